@@ -1,0 +1,1 @@
+"""vLLM: its processes, its server, its start."""

@@ -1,0 +1,1 @@
+"""The stages of an agent: ingest, generate, postprocess, orchestrate."""

@@ -1,0 +1,1 @@
+"""Knative: its vocabulary, rendering and applying, and a Knative for one machine."""

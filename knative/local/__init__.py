@@ -1,0 +1,1 @@
+"""A Knative for one machine: API, store, reconcilers, autoscaler, activator, replicas."""

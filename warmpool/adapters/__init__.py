@@ -1,0 +1,1 @@
+"""The edges of the control plane: clock, cluster, demand, history, metrics."""

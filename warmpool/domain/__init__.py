@@ -1,0 +1,1 @@
+"""Values only: pools, demand, decisions, cold starts, cost."""

@@ -1,0 +1,1 @@
+"""Pure steps `(memory, observation, now) -> (memory, decision)`."""
