@@ -1,0 +1,506 @@
+"""The one door to a Kubernetes API.
+
+Everything in the project that reads or writes cluster objects goes through `Cluster`, so that no other
+module knows where the API is: a real cluster with Knative, or `knative.local` on this machine. Objects are
+plain JSON dictionaries, as the API sends them, because the project's kinds are custom resources whose
+schemas belong to the server.
+
+lightkube supplies what is tedious and dangerous to write oneself: kubeconfig, contexts, credentials
+(tokens, token files, client certificates, exec plugins) and TLS. Its typed verbs aren't used; they cannot
+ask for strict field validation, and without it the server drops a misspelled field in silence. The decision
+is recorded in docs/adr/0005-kubernetes-client.md.
+
+Errors:
+
+    ClusterError                    any answer that isn't a success
+    |-- NotFound                    404
+    |-- Conflict                    409, a newer version exists or another manager owns a field
+    |-- AlreadyExists               409 with reason AlreadyExists
+    |-- Invalid                     400 and 422, the object is wrong; `causes` name the fields
+    |-- Forbidden                   401 and 403
+    |-- Expired                     410, a resourceVersion or continue token is too old
+    |-- TooManyRequests             429; `retry_after` in seconds
+    `-- Unavailable                 5xx, or no answer at all; `retry_after` if the server said one
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+from urllib.parse import quote
+
+import httpx2
+from lightkube.config.client_adapter import AsyncClient, ConnectionParams
+from lightkube.config.kubeconfig import KubeConfig, SingleConfig
+from lightkube.core.exceptions import ConfigError
+
+log = logging.getLogger(__name__)
+
+Object = dict[str, Any]
+"""A Kubernetes object as JSON: apiVersion, kind, metadata, spec, status."""
+
+EventType = Literal["ADDED", "MODIFIED", "DELETED"]
+Propagation = Literal["Background", "Foreground", "Orphan"]
+
+_Objects = list[Object]  # inside `Cluster`, `list` is a method
+
+_PAGE = 500  # objects per page of a list; the size kubectl asks for
+_WATCH_SECONDS = 240  # the server ends a watch after this long, so that a dead connection is noticed
+_TEXT_CUT = 256  # characters kept of a body that isn't a Status: it may hold anything, secrets included
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """Where a kind lives in the API; `group` is empty for the core group."""
+
+    group: str
+    version: str
+    plural: str
+    kind: str
+    namespaced: bool = True
+
+    @property
+    def api_version(self) -> str:
+        """`group/version`, or just the version for the core group."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    def path(
+        self, namespace: str | None = None, name: str | None = None, subresource: str | None = None
+    ) -> str:
+        """The URL path of a collection, an object or a subresource, without leading slash."""
+        parts = ["apis", self.group, self.version] if self.group else ["api", self.version]
+        if self.namespaced and namespace is not None:
+            parts += ["namespaces", namespace]
+        parts.append(self.plural)
+        parts += [part for part in (name, subresource) if part is not None]
+        return "/".join(quote(part, safe="") for part in parts)
+
+
+SERVICE = Resource("serving.knative.dev", "v1", "services", "Service")
+CONFIGURATION = Resource("serving.knative.dev", "v1", "configurations", "Configuration")
+REVISION = Resource("serving.knative.dev", "v1", "revisions", "Revision")
+ROUTE = Resource("serving.knative.dev", "v1", "routes", "Route")
+POD_AUTOSCALER = Resource("autoscaling.internal.knative.dev", "v1alpha1", "podautoscalers", "PodAutoscaler")
+WARM_POOL = Resource("pilotlight.dev", "v1alpha1", "warmpools", "WarmPool")
+POD = Resource("", "v1", "pods", "Pod")
+EVENT = Resource("", "v1", "events", "Event")
+NAMESPACE = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
+CONFIG_MAP = Resource("", "v1", "configmaps", "ConfigMap")
+SECRET = Resource("", "v1", "secrets", "Secret")
+LEASE = Resource("coordination.k8s.io", "v1", "leases", "Lease")
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """One thing that is wrong with an object: `field` is a path such as `spec.template.spec`, if known."""
+
+    message: str
+    field: str | None = None
+    reason: str | None = None
+
+
+class ClusterError(Exception):
+    """The API answered with something other than success.
+
+    `status` is the HTTP status (None when there was no answer), `reason` Kubernetes' machine-readable word,
+    `message` a sentence for people, `causes` the fields at fault.
+    """
+
+    def __init__(
+        self,
+        status: int | None,
+        reason: str,
+        message: str,
+        causes: Sequence[Cause] = (),
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+        self.message = message
+        self.causes = tuple(causes)
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.reason})" if self.reason else self.message
+
+
+class NotFound(ClusterError):  # noqa: N818  # Kubernetes' own names of these answers
+    """The object, or the kind, does not exist."""
+
+
+class Conflict(ClusterError):  # noqa: N818
+    """The object has changed since it was read, or another field manager owns a field."""
+
+
+class AlreadyExists(ClusterError):  # noqa: N818
+    """An object of that name exists."""
+
+
+class Invalid(ClusterError):  # noqa: N818
+    """The server refuses the object's content."""
+
+
+class Forbidden(ClusterError):  # noqa: N818
+    """The credentials are missing, wrong or not enough."""
+
+
+class Expired(ClusterError):  # noqa: N818
+    """The resourceVersion or continue token is too old; list again."""
+
+
+class TooManyRequests(ClusterError):  # noqa: N818
+    """The server asks to slow down; `retry_after` says for how long, in seconds, if it does."""
+
+
+class Unavailable(ClusterError):  # noqa: N818
+    """No answer, or the server failed; trying again may work."""
+
+
+_BY_STATUS: Mapping[int, type[ClusterError]] = {
+    400: Invalid,
+    401: Forbidden,
+    403: Forbidden,
+    404: NotFound,
+    409: Conflict,
+    410: Expired,
+    422: Invalid,
+    429: TooManyRequests,
+}
+
+
+def _error(status: int, body: bytes, retry_after: str | None) -> ClusterError:
+    """The exception for an answer; `body` is a Kubernetes Status if the server is one."""
+    reason, message, causes = "", "", []
+    delay = float(retry_after) if retry_after and retry_after.isdigit() else None
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        answer = None
+    if isinstance(answer, dict) and answer.get("kind") == "Status":
+        status = answer.get("code") or status
+        reason, message = answer.get("reason") or "", answer.get("message") or ""
+        details = answer.get("details") or {}
+        causes = [
+            Cause(cause.get("message", ""), cause.get("field"), cause.get("reason"))
+            for cause in details.get("causes") or []
+        ]
+        delay = delay if delay is not None else details.get("retryAfterSeconds")
+    else:
+        message = f"HTTP {status}: {body[:_TEXT_CUT].decode(errors='replace')!r}"
+    kind = _BY_STATUS.get(status, Unavailable if status >= 500 else ClusterError)
+    if reason == "AlreadyExists":
+        kind = AlreadyExists
+    return kind(status, reason, message, causes, delay)
+
+
+class Cluster:
+    """A Kubernetes API, whichever one the kubeconfig names.
+
+    Use as an async context manager, or call `close()`. Every method raises a `ClusterError`; none retries,
+    because only the caller knows what its retry would cost, except `watch`, which goes on for ever.
+    """
+
+    def __init__(self, config: SingleConfig, *, on_warning: Callable[[str], None] | None = None) -> None:
+        """Connect lazily to what `config` names; `on_warning` receives the server's warnings (or the log)."""
+        timeout = httpx2.Timeout(30, connect=5)
+        self._http = AsyncClient(config, ConnectionParams(timeout=timeout))
+        self._on_warning = on_warning or log.warning
+        self.server: str = config.cluster.server
+        self.namespace: str = config.namespace
+        self.context: str = config.context_name
+
+    @classmethod
+    def from_kubeconfig(
+        cls,
+        path: Path | None = None,
+        context: str | None = None,
+        *,
+        on_warning: Callable[[str], None] | None = None,
+    ) -> Self:
+        """The cluster of a kubeconfig; by default the pod's account, `$KUBECONFIG` or `~/.kube/config`.
+
+        Raises `ClusterError` (status None) when there is no usable configuration.
+        """
+        try:
+            loaded = KubeConfig.from_file(path) if path is not None else KubeConfig.from_env()
+            config = loaded.get(context)
+            if config is None:
+                raise KeyError("current-context")  # noqa: TRY301  # one message for all of these
+            return cls(config, on_warning=on_warning)
+        except (ConfigError, KeyError, OSError) as problem:
+            where = str(path) if path is not None else "the environment"
+            raise ClusterError(None, "Config", f"no usable kubeconfig in {where}: {problem}") from problem
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def version(self) -> Object:
+        """The server's `/version`: `gitVersion`, `major`, `minor`, ..."""
+        return await self._call("GET", "version")
+
+    async def get(self, res: Resource, name: str, namespace: str | None = None) -> Object:
+        """One object; `NotFound` if there is none."""
+        return await self._call("GET", res.path(namespace, name))
+
+    async def list(
+        self,
+        res: Resource,
+        namespace: str | None = None,
+        label_selector: str | None = None,
+        field_selector: str | None = None,
+    ) -> list[Object]:
+        """All objects of a kind, in one namespace or (None) in all, page by page."""
+        objects, _ = await self._list(res, namespace, label_selector, field_selector)
+        return objects
+
+    async def create(self, res: Resource, obj: Object, *, dry_run: bool = False) -> Object:
+        """Create `obj`; `AlreadyExists` if there is one of its name."""
+        return await self._call(
+            "POST", res.path(_namespace(obj)), _write_params(dry_run=dry_run), _typed(res, obj)
+        )
+
+    async def apply(
+        self,
+        res: Resource,
+        obj: Object,
+        *,
+        field_manager: str = "pilotlight",
+        force: bool = False,
+        dry_run: bool = False,
+    ) -> Object:
+        """Server-side apply: create or merge, owning the fields of `obj`; `Conflict` if another owns one."""
+        params = _write_params(dry_run=dry_run) | {"fieldManager": field_manager}
+        if force:
+            params["force"] = "true"
+        path = res.path(_namespace(obj), obj["metadata"]["name"])
+        return await self._call("PATCH", path, params, _typed(res, obj), "application/apply-patch+yaml")
+
+    async def patch(
+        self,
+        res: Resource,
+        name: str,
+        namespace: str | None,
+        body: Object,
+        *,
+        subresource: str | None = None,
+        dry_run: bool = False,
+    ) -> Object:
+        """Merge `body` into the object (RFC 7396).
+
+        A `metadata.resourceVersion` in `body` makes it fail with `Conflict` if the object changed since.
+        """
+        path = res.path(namespace, name, subresource)
+        return await self._call(
+            "PATCH", path, _write_params(dry_run=dry_run), body, "application/merge-patch+json"
+        )
+
+    async def replace(self, res: Resource, obj: Object, *, subresource: str | None = None) -> Object:
+        """Put `obj` in place of what is there; `Conflict` if its resourceVersion isn't the current one."""
+        path = res.path(_namespace(obj), obj["metadata"]["name"], subresource)
+        return await self._call("PUT", path, _write_params(dry_run=False), _typed(res, obj))
+
+    async def delete(
+        self,
+        res: Resource,
+        name: str,
+        namespace: str | None = None,
+        *,
+        propagation: Propagation = "Background",
+        uid: str | None = None,
+    ) -> None:
+        """Delete an object; with `uid`, only that incarnation of it (`Conflict` otherwise)."""
+        options: Object = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "propagationPolicy": propagation,
+        }
+        if uid is not None:
+            options["preconditions"] = {"uid": uid}
+        await self._call("DELETE", res.path(namespace, name), None, options)
+
+    async def watch(  # noqa: C901  # one loop, one branch for each way that a watch ends
+        self,
+        res: Resource,
+        namespace: str | None = None,
+        label_selector: str | None = None,
+    ) -> AsyncIterator[tuple[EventType, Object]]:
+        """What exists, as ADDED, and then every change; never ends by itself.
+
+        When the connection drops or the server has forgotten the version, the objects are listed again and
+        the difference is reported, deletions included, so a caller's picture stays whole. `Forbidden` and
+        `NotFound` (of the kind) are raised; everything else is retried with a growing delay.
+        """
+        known: dict[tuple[str, str], Object] = {}
+        version: str | None = None
+        failures = 0
+        while True:
+            try:
+                if version is None:
+                    objects, version = await self._list(res, namespace, label_selector, None)
+                    for event in _difference(known, objects):
+                        yield event
+                async for kind, obj in self._watch_once(res, namespace, label_selector, version):
+                    version = obj["metadata"]["resourceVersion"]
+                    failures = 0
+                    if kind == "BOOKMARK":
+                        continue
+                    if kind == "DELETED":
+                        known.pop(_key(obj), None)
+                    else:
+                        known[_key(obj)] = obj
+                    yield kind, obj
+            except (Forbidden, NotFound):
+                raise
+            except Expired:
+                version = None
+            except ClusterError as problem:
+                failures += 1
+                version = None
+                log.debug("watch of %s dropped: %s", res.plural, problem)
+            if failures:
+                delay = min(0.25 * 2 ** min(failures, 7), 30.0)
+                await asyncio.sleep(delay * (0.5 + random.random() / 2))  # noqa: S311  # spreads reconnects
+
+    async def _watch_once(
+        self, res: Resource, namespace: str | None, label_selector: str | None, version: str
+    ) -> AsyncIterator[tuple[Any, Object]]:
+        params = {
+            "watch": "true",
+            "resourceVersion": version,
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(_WATCH_SECONDS),
+        }
+        if label_selector:
+            params["labelSelector"] = label_selector
+        timeout = httpx2.Timeout(_WATCH_SECONDS + 30, connect=5)
+        request = self._http.build_request("GET", res.path(namespace), params=params, timeout=timeout)
+        try:
+            response = await self._http.send(request, stream=True)
+            try:
+                if response.status_code >= 300:
+                    raise _error(
+                        response.status_code, await response.aread(), response.headers.get("retry-after")
+                    )
+                async for line in response.aiter_lines():
+                    event = json.loads(line)
+                    if event["type"] == "ERROR":
+                        raise _error(
+                            event["object"].get("code", 500), json.dumps(event["object"]).encode(), None
+                        )
+                    yield event["type"], event["object"]
+            finally:
+                await response.aclose()
+        except (httpx2.HTTPError, ValueError) as problem:
+            raise Unavailable(None, "Unreachable", f"watch of {res.plural} broke: {problem!r}") from problem
+
+    async def _list(
+        self,
+        res: Resource,
+        namespace: str | None,
+        label_selector: str | None,
+        field_selector: str | None,
+    ) -> tuple[_Objects, str]:
+        params: dict[str, str] = {"limit": str(_PAGE)}
+        if label_selector:
+            params["labelSelector"] = label_selector
+        if field_selector:
+            params["fieldSelector"] = field_selector
+        objects: _Objects = []
+        while True:
+            page = await self._call("GET", res.path(namespace), params)
+            # Lists of built-in kinds leave these two out of the items.
+            objects += [
+                {"apiVersion": res.api_version, "kind": res.kind} | item for item in page.get("items") or []
+            ]
+            following = page["metadata"].get("continue")
+            if not following:
+                return objects, page["metadata"]["resourceVersion"]
+            params["continue"] = following
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str] | None = None,
+        body: Object | None = None,
+        content_type: str = "application/json",
+    ) -> Object:
+        content = None if body is None else json.dumps(body).encode()
+        headers = {"accept": "application/json"}
+        if content is not None:
+            headers["content-type"] = content_type
+        try:
+            response = await self._http.request(method, path, params=params, content=content, headers=headers)
+        except httpx2.HTTPError as problem:
+            detail = str(problem) or type(problem).__name__
+            raise Unavailable(None, "Unreachable", f"no answer from {self.server}: {detail}") from problem
+        except ConfigError as problem:  # credentials that are fetched at the first request
+            raise Forbidden(None, "Config", str(problem)) from problem
+        for warning in response.headers.get_list("warning"):
+            self._on_warning(_warning_text(warning))
+        if response.status_code >= 300:
+            raise _error(response.status_code, response.content, response.headers.get("retry-after"))
+        try:
+            answer = response.json()
+        except ValueError as problem:
+            raise Unavailable(
+                response.status_code, "NotJSON", f"{self.server} answered without JSON"
+            ) from problem
+        if not isinstance(answer, dict):
+            raise Unavailable(response.status_code, "NotJSON", f"{self.server} answered without an object")
+        return answer
+
+
+def _namespace(obj: Object) -> str | None:
+    namespace: str | None = obj["metadata"].get("namespace")
+    return namespace
+
+
+def _key(obj: Object) -> tuple[str, str]:
+    return obj["metadata"].get("namespace", ""), obj["metadata"]["name"]
+
+
+def _typed(res: Resource, obj: Object) -> Object:
+    return {"apiVersion": res.api_version, "kind": res.kind} | obj
+
+
+def _write_params(*, dry_run: bool) -> dict[str, str]:
+    return {"fieldValidation": "Strict"} | ({"dryRun": "All"} if dry_run else {})
+
+
+def _warning_text(header: str) -> str:
+    """The text of `299 - "text"`, RFC 7234 section 5.5."""
+    _, _, quoted = header.partition('"')
+    return quoted.removesuffix('"').replace('\\"', '"') if quoted else header
+
+
+def _difference(
+    known: dict[tuple[str, str], Object], objects: Sequence[Object]
+) -> list[tuple[EventType, Object]]:
+    """The events that lead from `known` to `objects`; updates `known` to match."""
+    now = {_key(obj): obj for obj in objects}
+    events: list[tuple[EventType, Object]] = [
+        ("DELETED", known.pop(key)) for key in [key for key in known if key not in now]
+    ]
+    for key, obj in now.items():
+        before = known.get(key)
+        if before is None:
+            events.append(("ADDED", obj))
+        elif before["metadata"].get("resourceVersion") != obj["metadata"].get("resourceVersion"):
+            events.append(("MODIFIED", obj))
+        known[key] = obj
+    return events
