@@ -1,0 +1,42 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+VENV   ?= .venv
+PYTHON ?= python3
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast check format lock clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(READY)  ## make .venv with vLLM for CPUs and everything else (about two minutes, once)
+
+$(READY): pyproject.toml constraints.txt scripts/setup.sh
+	@sh scripts/setup.sh "$(PYTHON)" "$(VENV)"
+
+demo: $(READY)  ## the main job, end to end (ARGS="--keep --model DIR|s3://bucket/prefix")
+	@$(BIN)/pilotlight demo $(ARGS)
+
+test: $(READY)  ## every test, real vLLM included (ARGS="-k name")
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-fast: $(READY)  ## the tests that start no vLLM
+	@$(BIN)/python -m pytest -m "not vllm" $(ARGS)
+
+check: $(READY)  ## format, lint, types, import contract
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+format: $(READY)  ## format and fix what can be fixed
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+lock: $(READY)  ## write constraints.txt from what is installed now
+	@sh scripts/lock.sh "$(VENV)"
+
+clean:  ## remove the environment and everything built
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

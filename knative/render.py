@@ -1,0 +1,131 @@
+"""From a plain description to a Knative Service object (pure).
+
+The caller decides names and numbers; this module knows where each of them stands in a
+`serving.knative.dev/v1` Service and in which form the admission webhook wants it (annotation values are
+strings; autoscaling annotations belong on the template, never on the Service).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+AUTOSCALING = "autoscaling.knative.dev"
+PROGRESS_DEADLINE = "serving.knative.dev/progress-deadline"
+
+
+@dataclass(frozen=True)
+class Container:
+    """The one container of a Service.
+
+    Attributes:
+        image: image reference; on one machine it is recorded, not run.
+        command: replaces the image's entry point. A platform without images needs it.
+        args: its arguments.
+        env: plain environment variables.
+        env_from: `envFrom` entries as Kubernetes writes them.
+        requests: resource requests, e.g. `{"cpu": "500m"}`.
+        limits: resource limits, e.g. `{"nvidia.com/gpu": "1"}`.
+        ready_path: path of the HTTP readiness probe; None leaves Knative's TCP probe.
+    """
+
+    image: str
+    command: Sequence[str] = ()
+    args: Sequence[str] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    env_from: Sequence[Mapping[str, Any]] = ()
+    requests: Mapping[str, str] = field(default_factory=dict)
+    limits: Mapping[str, str] = field(default_factory=dict)
+    ready_path: str | None = None
+
+
+@dataclass(frozen=True)
+class Autoscaling:
+    """The autoscaling annotations of a Revision; None leaves Knative's own default in force.
+
+    Durations are Go durations such as `90s`.
+    """
+
+    min_scale: int | None = None
+    max_scale: int | None = None
+    initial_scale: int | None = None
+    activation_scale: int | None = None
+    metric: str | None = None
+    target: float | None = None
+    target_utilization_percentage: int | None = None
+    window: str | None = None
+    scale_down_delay: str | None = None
+    scale_to_zero_pod_retention_period: str | None = None
+
+    def annotations(self) -> dict[str, str]:
+        """The annotations for the template's metadata, values as strings."""
+        values = {
+            "min-scale": self.min_scale,
+            "max-scale": self.max_scale,
+            "initial-scale": self.initial_scale,
+            "activation-scale": self.activation_scale,
+            "metric": self.metric,
+            "target": None if self.target is None else f"{self.target:g}",
+            "target-utilization-percentage": self.target_utilization_percentage,
+            "window": self.window,
+            "scale-down-delay": self.scale_down_delay,
+            "scale-to-zero-pod-retention-period": self.scale_to_zero_pod_retention_period,
+        }
+        return {f"{AUTOSCALING}/{key}": str(value) for key, value in values.items() if value is not None}
+
+
+def service(  # noqa: PLR0913 - each is one field of the object
+    *,
+    name: str,
+    namespace: str,
+    container: Container,
+    autoscaling: Autoscaling,
+    container_concurrency: int | None = None,
+    timeout_seconds: int | None = None,
+    progress_deadline: str | None = None,
+    labels: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """A `serving.knative.dev/v1` Service as a JSON object."""
+    annotations = autoscaling.annotations()
+    if progress_deadline is not None:
+        annotations[PROGRESS_DEADLINE] = progress_deadline
+    spec: dict[str, Any] = {"containers": [_container(container)]}
+    if container_concurrency is not None:
+        spec["containerConcurrency"] = container_concurrency
+    if timeout_seconds is not None:
+        spec["timeoutSeconds"] = timeout_seconds
+    template_metadata: dict[str, Any] = {}
+    if labels:
+        template_metadata["labels"] = dict(labels)
+    if annotations:
+        template_metadata["annotations"] = annotations
+    metadata: dict[str, Any] = {"name": name, "namespace": namespace}
+    if labels:
+        metadata["labels"] = dict(labels)
+    return {
+        "apiVersion": "serving.knative.dev/v1",
+        "kind": "Service",
+        "metadata": metadata,
+        "spec": {"template": {"metadata": template_metadata, "spec": spec}},
+    }
+
+
+def _container(container: Container) -> dict[str, Any]:
+    out: dict[str, Any] = {"image": container.image}
+    if container.command:
+        out["command"] = list(container.command)
+    if container.args:
+        out["args"] = list(container.args)
+    if container.env:
+        out["env"] = [{"name": key, "value": value} for key, value in container.env.items()]
+    if container.env_from:
+        out["envFrom"] = [dict(entry) for entry in container.env_from]
+    resources: dict[str, Any] = {}
+    if container.requests:
+        resources["requests"] = dict(container.requests)
+    if container.limits:
+        resources["limits"] = dict(container.limits)
+    if resources:
+        out["resources"] = resources
+    if container.ready_path is not None:
+        out["readinessProbe"] = {"httpGet": {"path": container.ready_path}}
+    return out
