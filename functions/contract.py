@@ -1,0 +1,248 @@
+"""The wire between stages: what every stage accepts at `POST /invoke` and what it answers.
+
+One shape for all stages, so that a chain is a fold: the next request's `input` is the last reply's `output`.
+Strict and bounded: unknown fields are refused, sizes have limits, and nothing is coerced silently.
+
+Streaming (`"stream": true`) is server-sent events, one JSON object per event:
+
+    event: delta    data: {"text": "..."}          zero or more
+    event: reply    data: StageReply               exactly one at the end of a good stream
+    event: error    data: problem+json             instead of `reply`, at the end of a failed one
+
+A stream that ends without `reply` or `error` was cut off and must be treated as failed.
+
+A stage that transforms text (postprocess) also works on a stream, without holding a connection open: its
+caller posts the stream segment by segment with `segment` set, and hands the `carry` of each reply to the
+next request. The stage keeps nothing between two posts, so a segment can be retried and can reach any
+replica.
+"""
+
+import json
+import uuid
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+MAX_INPUT_CHARS = 1_000_000
+"""Characters of one text. A stage sets its own, tighter bound; this one protects the parser."""
+
+MAX_MESSAGES = 1_000
+"""Messages of one conversation."""
+
+MAX_BODY_BYTES = 8 * 1024 * 1024
+"""Bytes of one request body."""
+
+Text: TypeAlias = Annotated[str, Field(max_length=MAX_INPUT_CHARS)]
+StopSequence: TypeAlias = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class Wire(BaseModel):
+    """Base of everything on the wire: frozen, strict about names and types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Role(StrEnum):
+    """Who speaks in a conversation."""
+
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+    TOOL = "tool"
+
+
+class Message(Wire):
+    """One turn of a conversation, text only."""
+
+    # Not strict: JSON knows roles as strings.
+    role: Annotated[Role, Field(strict=False)]
+    content: Text
+
+
+Input: TypeAlias = (
+    Text | Annotated[tuple[Message, ...], Field(min_length=1, max_length=MAX_MESSAGES, strict=False)]
+)
+"""A text (completed as it is) or a conversation (laid out by the model's chat template)."""
+
+
+class Parameters(Wire):
+    """How to generate. What is None is left to the engine's own default."""
+
+    max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Tokens to generate at most."""
+    min_tokens: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    """Tokens to generate before the end of the text is allowed."""
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=0)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    stop: Annotated[tuple[StopSequence, ...], Field(max_length=16, strict=False)] = ()
+    """Texts that end the output; not part of it."""
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    ignore_eos: bool = False
+    """Generate exactly `max_tokens`, for measurements."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_stop_is_a_list_of_one(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("stop"), str):
+            return {**value, "stop": (value["stop"],)}
+        return value
+
+
+class Segment(Wire):
+    """This request is one segment of a longer text that is still arriving."""
+
+    carry: dict[str, JsonValue] | None = None
+    """The `carry` of the previous segment's reply; None for the first segment. Opaque to the caller."""
+    final: bool
+    """Nothing follows: whatever is held back comes out now."""
+
+
+class StageRequest(Wire):
+    """What a stage is asked to do."""
+
+    id: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+$")] = Field(
+        default_factory=lambda: uuid.uuid4().hex
+    )
+    """Chosen by the client or made here; the same through the whole chain."""
+    input: Input
+    parameters: Parameters = Parameters()
+    stream: bool = False
+    segment: Segment | None = None
+    metadata: Annotated[dict[str, JsonValue], Field(max_length=64)] = Field(default_factory=dict)
+    """The caller's own; travels unchanged into the reply."""
+
+    @property
+    def text(self) -> str:
+        """The input as one text; the last message's content for a conversation."""
+        return self.input if isinstance(self.input, str) else self.input[-1].content
+
+
+class FinishReason(StrEnum):
+    """Why the output ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+    TOOL_CALLS = "tool_calls"
+    CONTENT_FILTER = "content_filter"
+
+
+class Usage(Wire):
+    """Token counts of the model; None where the stage does not know."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class StageTiming(Wire):
+    """How long one stage took for one request."""
+
+    stage: str
+    seconds: float
+    """From arrival at the stage to its reply, as the stage's caller or the stage itself saw it."""
+    phases: dict[str, float] = Field(default_factory=dict)
+    """Shares of it in seconds, by name (`functions.timing.Phase` and the stage's own)."""
+    ttft: float | None = None
+    """Seconds to the first token, for a stage that generates."""
+    warmth: str | None = None
+    """How the request found the replica: cold, standby, asleep, hot."""
+    attempts: int = 1
+    """Calls that the caller needed."""
+
+
+class StageReply(Wire):
+    """What a stage answers."""
+
+    id: str
+    stage: str
+    """Name of the stage that answers."""
+    output: Input
+    data: JsonValue = None
+    """Structured output: parsed JSON, token counts, vectors; as the stage documents it."""
+    finish_reason: Annotated[FinishReason, Field(strict=False)] | None = None
+    usage: Usage = Usage()
+    timings: Annotated[tuple[StageTiming, ...], Field(strict=False)] = ()
+    carry: dict[str, JsonValue] | None = None
+    """For the next segment's request; only in the reply to a segment."""
+    metadata: dict[str, JsonValue] = Field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The output as one text; the last message's content for a conversation."""
+        return self.output if isinstance(self.output, str) else self.output[-1].content
+
+
+class Problem(BaseModel):
+    """An error on the wire: RFC 9457 `application/problem+json` with our own members."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str = ""
+    retryable: bool = False
+    """The same request may succeed later, unchanged."""
+    retry_after: float | None = None
+    """Seconds to wait before it; also in the `Retry-After` header."""
+    stage: str | None = None
+    """The stage where it went wrong."""
+    errors: tuple[dict[str, JsonValue], ...] | None = None
+    """One entry per bad field: `field`, `message`, `value` (cut short)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of output text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Final:
+    """The end of a good stream. `reply.output` is the whole text."""
+
+    reply: StageReply
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The end of a failed stream."""
+
+    problem: Problem
+
+
+StageEvent: TypeAlias = Delta | Final | Failure
+EventName: TypeAlias = Literal["delta", "reply", "error"]
+
+
+def encode_event(event: StageEvent) -> bytes:
+    """One server-sent event, with its closing blank line."""
+    if isinstance(event, Delta):
+        return b"event: delta\ndata: " + json.dumps({"text": event.text}).encode() + b"\n\n"
+    if isinstance(event, Final):
+        return b"event: reply\ndata: " + event.reply.model_dump_json(exclude_none=True).encode() + b"\n\n"
+    return b"event: error\ndata: " + event.problem.model_dump_json(exclude_none=True).encode() + b"\n\n"
+
+
+def decode_event(name: str, data: str) -> StageEvent:
+    """The event of a parsed server-sent event.
+
+    Raises:
+        ValueError: unknown event name, or data that does not fit it (pydantic's errors are ValueErrors).
+    """
+    if name == "delta":
+        value = json.loads(data)
+        if not isinstance(value, dict) or not isinstance(value.get("text"), str):
+            raise ValueError(f'delta: data = {data[:80]!r}, must be {{"text": "..."}}')
+        return Delta(value["text"])
+    if name == "reply":
+        return Final(StageReply.model_validate_json(data))
+    if name == "error":
+        return Failure(Problem.model_validate_json(data))
+    raise ValueError(f"event = {name!r}, must be delta, reply or error")

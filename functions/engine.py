@@ -1,0 +1,130 @@
+"""What a model engine is, whatever runs behind it: vLLM, an OpenAI-compatible URL, onnxruntime.
+
+The consumer (`functions.stages.generate`) cannot tell which. Values are frozen; an engine owns its own clock,
+threads and processes and gives back only these.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from functions.contract import FinishReason, Message, Parameters, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """Complete a text as it is."""
+
+    id: str
+    prompt: str
+    parameters: Parameters = field(default_factory=Parameters)
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """Answer a conversation, laid out by the model's chat template."""
+
+    id: str
+    messages: tuple[Message, ...]
+    parameters: Parameters = field(default_factory=Parameters)
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedRequest:
+    """Turn texts into vectors."""
+
+    id: str
+    inputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of output. The last chunk has a finish reason and the usage; its text may be empty."""
+
+    text: str
+    tokens: int | None = None
+    """Tokens that this chunk stands for; None where the engine does not say."""
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """One vector per input, in order, all of the same length."""
+
+    vectors: tuple[tuple[float, ...], ...]
+    usage: Usage = field(default_factory=Usage)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What runs: for readiness bodies and reports."""
+
+    engine: str
+    """`vllm`, `openai`, `onnx`."""
+    version: str | None = None
+    model: str | None = None
+    max_model_len: int | None = None
+
+
+class EngineError(Exception):
+    """The engine could not do it. `functions.problems` turns it into problem+json.
+
+    Args:
+        message: for the user; never holds a secret.
+        retryable: the same request may succeed later.
+        status: HTTP status; 503 for an engine that is gone, 4xx for a request that it refused, 502 for a bad
+        answer.
+        retry_after: seconds, where known.
+    """
+
+    def __init__(
+        self, message: str, *, retryable: bool, status: int = 503, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+        self.status = status
+        self.retry_after = retry_after
+
+
+class UnsupportedError(EngineError):
+    """This engine does not do that at all (embeddings of a generator, chat of an embedder)."""
+
+    def __init__(self, engine: str, operation: str) -> None:
+        super().__init__(f"engine {engine} does not offer {operation}", retryable=False, status=501)
+
+
+class Engine(Protocol):
+    """A model that can answer now. Made hot by its stage; every method may be called concurrently.
+
+    Closing the iterator of `generate` or `chat` (or cancelling its consumer) aborts the generation.
+    """
+
+    @property
+    def info(self) -> EngineInfo:
+        """What runs."""
+        ...
+
+    def generate(self, request: GenerateRequest) -> AsyncIterator[Chunk]:
+        """Stream a completion.
+
+        Raises:
+            EngineError: from the first step of the iterator for a refused request, from any step otherwise.
+        """
+        ...
+
+    def chat(self, request: ChatRequest) -> AsyncIterator[Chunk]:
+        """Stream an answer. Errors as `generate`."""
+        ...
+
+    async def embed(self, request: EmbedRequest) -> Embeddings:
+        """Vectors of the inputs.
+
+        Raises:
+            EngineError: as `generate`; UnsupportedError where the model is no embedder.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Give everything back: processes, memory, connections. May be called twice."""
+        ...

@@ -1,0 +1,266 @@
+"""The environment of a replica, read once: the only module of this package that knows variable names.
+
+`Settings.parse` is a pure function of a mapping, and it reports every bad variable at once, each with its
+name, its value and what would be right. `docs/architecture.md` lists the variables.
+"""
+
+import json
+import math
+import os
+import urllib.parse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from functions.lifecycle import Warmth
+
+KINDS = ("ingest", "generate", "postprocess", "orchestrate")
+ENGINES = ("vllm", "openai", "onnx")
+
+_VALUE_CHARS = 120
+_SECRET_HINTS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
+
+
+class SettingsError(ValueError):
+    """Bad variables, one line each in `problems`."""
+
+    def __init__(self, problems: tuple[str, ...]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True)
+class StageAddress:
+    """One stage of the chain, as orchestrate calls it."""
+
+    name: str
+    kind: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that a replica is told from outside."""
+
+    port: int = 8080
+    """Port to listen on; 0 for any free one."""
+    host: str = "0.0.0.0"  # noqa: S104 - a container's port is reached from outside it
+    service: str | None = None
+    """Knative's Service (`K_SERVICE`)."""
+    revision: str | None = None
+    configuration: str | None = None
+    agent: str | None = None
+    model_uri: str | None = None
+    """`s3://bucket/prefix`, `file:///dir` or a path."""
+    model_name: str | None = None
+    """The name it is served under."""
+    engine: Literal["vllm", "openai", "onnx"] = "vllm"
+    engine_args: Mapping[str, Any] = field(default_factory=dict)
+    """The engine's own options, as on vLLM's command line without the dashes in front."""
+    stages: tuple[StageAddress, ...] = ()
+    """The chain, in order, for orchestrate."""
+    stage_config: Mapping[str, Any] = field(default_factory=dict)
+    """The stage kind's own settings, checked by the stage."""
+    gateway: str | None = None
+    """Connect here for stage calls, with the stage's host in `Host`."""
+    cache_dir: Path = Path("~/.cache/pilotlight")
+    warmth: Warmth = Warmth.HOT
+    """The rung to rest on: hot, asleep, standby."""
+    drain_seconds: float = 30.0
+    """How long requests in flight may take after SIGTERM."""
+    failure_seconds: float = 3.0
+    """How long a failed replica still shows its cause before it exits."""
+    deadline_seconds: float = 300.0
+    """The deadline of a request that brings none."""
+    queue_limit: int = 1024
+    """Requests in the replica, running and waiting, above which it answers 429."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def stage_name(self) -> str | None:
+        """The Service's name, as the stage's own name where the chain does not give one."""
+        return self.service
+
+    @classmethod
+    def parse(cls, environ: Mapping[str, str]) -> "Settings":
+        """The settings of an environment; an empty variable counts as unset.
+
+        Raises:
+            SettingsError: with a line for each bad variable.
+        """
+        reader = _Reader(environ)
+        defaults = cls()
+        cache_home = environ.get("XDG_CACHE_HOME") or "~/.cache"
+        settings = cls(
+            port=reader.read("PORT", _integer(0, 65535), defaults.port),
+            host=reader.read("PILOTLIGHT_HOST", str, defaults.host),
+            service=reader.read("K_SERVICE", str, None),
+            revision=reader.read("K_REVISION", str, None),
+            configuration=reader.read("K_CONFIGURATION", str, None),
+            agent=reader.read("PILOTLIGHT_AGENT", str, None),
+            model_uri=reader.read("PILOTLIGHT_MODEL_URI", _model_uri, None),
+            model_name=reader.read("PILOTLIGHT_MODEL_NAME", str, None),
+            engine=reader.read("PILOTLIGHT_ENGINE", _one_of(*ENGINES), defaults.engine),
+            engine_args=reader.read("PILOTLIGHT_ENGINE_ARGS", _engine_args, {}),
+            stages=reader.read("PILOTLIGHT_STAGES", _stages, ()),
+            stage_config=reader.read("PILOTLIGHT_STAGE_CONFIG", _json_object, {}),
+            gateway=reader.read("PILOTLIGHT_GATEWAY", _http_url, None),
+            cache_dir=reader.read("PILOTLIGHT_CACHE_DIR", Path, Path(cache_home) / "pilotlight").expanduser(),
+            warmth=reader.read("PILOTLIGHT_WARMTH", _warmth, Warmth.HOT),
+            drain_seconds=reader.read("PILOTLIGHT_DRAIN_SECONDS", _seconds, defaults.drain_seconds),
+            failure_seconds=reader.read("PILOTLIGHT_FAILURE_SECONDS", _seconds, defaults.failure_seconds),
+            deadline_seconds=reader.read("PILOTLIGHT_DEADLINE_SECONDS", _seconds, defaults.deadline_seconds),
+            queue_limit=reader.read("PILOTLIGHT_QUEUE_LIMIT", _integer(1, 1_000_000), defaults.queue_limit),
+            log_level=reader.read(
+                "PILOTLIGHT_LOG_LEVEL", _one_of("debug", "info", "warning", "error"), defaults.log_level
+            ),
+        )
+        if reader.problems:
+            raise SettingsError(tuple(reader.problems))
+        return settings
+
+
+def read_settings() -> Settings:
+    """The settings of this process's environment.
+
+    Raises:
+        SettingsError: as `Settings.parse`.
+    """
+    return Settings.parse(os.environ)
+
+
+def read_secret(variable: str) -> str | None:
+    """A secret from the file that `VARIABLE_FILE` names, else from `VARIABLE`; None without either.
+
+    Raises:
+        SettingsError: the file cannot be read or is empty. The message holds the path, never the secret.
+    """
+    path = os.environ.get(f"{variable}_FILE")
+    if not path:
+        return os.environ.get(variable) or None
+    try:
+        secret = Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise SettingsError((f"{variable}_FILE = {path}: {reason}; must be a readable file",)) from None
+    if not secret:
+        raise SettingsError((f"{variable}_FILE = {path}: the file is empty; must hold the secret",))
+    return secret
+
+
+class _Reader:
+    """Reads variables one by one and remembers what was wrong with each."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        self.problems: list[str] = []
+
+    def read(self, name: str, parse: Callable[[str], Any], default: Any) -> Any:
+        raw = self._environ.get(name, "").strip()
+        if not raw:
+            return default
+        try:
+            return parse(raw)
+        except ValueError as error:
+            shown = "(hidden)" if any(hint in name for hint in _SECRET_HINTS) else repr(raw[:_VALUE_CHARS])
+            self.problems.append(f"{name} = {shown}: {error}")
+            return default
+
+
+def _integer(low: int, high: int) -> Callable[[str], int]:
+    def parse(raw: str) -> int:
+        if not raw.isascii() or not raw.isdigit() or not low <= int(raw) <= high:
+            raise ValueError(f"must be an integer from {low} to {high}")
+        return int(raw)
+
+    return parse
+
+
+def _seconds(raw: str) -> float:
+    try:
+        value = float(raw)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or value < 0:
+        raise ValueError("must be a number of seconds, at least 0")
+    return value
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def parse(raw: str) -> str:
+        if raw not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}")
+        return raw
+
+    return parse
+
+
+def _warmth(raw: str) -> Warmth:
+    return Warmth(_one_of("hot", "asleep", "standby")(raw))
+
+
+def _json(raw: str, shape: str) -> Any:
+    try:
+        return json.loads(raw)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error.msg} at character {error.pos + 1}); must be {shape}") from None
+
+
+def _json_object(raw: str) -> dict[str, Any]:
+    value = _json(raw, "a JSON object")
+    if not isinstance(value, dict):
+        raise ValueError(f"is a JSON {_json_type(value)}; must be a JSON object")  # noqa: TRY004 - bad text
+    return value
+
+
+def _engine_args(raw: str) -> dict[str, Any]:
+    value = _json_object(raw)
+    for key in value:
+        if key.startswith("-"):
+            raise ValueError(f"key {key!r} has dashes in front; must be {key.lstrip('-')!r}")
+    return value
+
+
+def _stages(raw: str) -> tuple[StageAddress, ...]:
+    shape = 'a JSON list of {"name", "kind", "url"}'
+    value = _json(raw, shape)
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"must be {shape}, not empty")
+    stages: list[StageAddress] = []
+    for position, item in enumerate(value):
+        where = f"[{position}]"
+        if not isinstance(item, dict) or set(item) != {"name", "kind", "url"}:
+            raise ValueError(f"{where} must be an object of name, kind and url")
+        for key, text in item.items():
+            if not isinstance(text, str) or not text:
+                raise ValueError(f"{where}.{key} = {text!r}, must be a text")
+        try:
+            url = _http_url(item["url"])
+        except ValueError as error:
+            raise ValueError(f"{where}.url = {item['url']!r}: {error}") from None
+        if item["name"] in {stage.name for stage in stages}:
+            raise ValueError(f"{where}.name = {item['name']!r} is there twice; names must differ")
+        stages.append(StageAddress(item["name"], item["kind"], url))
+    return tuple(stages)
+
+
+def _http_url(raw: str) -> str:
+    parts = urllib.parse.urlsplit(raw)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("must be a URL such as http://host:port")
+    parts.port  # noqa: B018 - raises ValueError for a port that is none
+    return raw.rstrip("/")
+
+
+def _model_uri(raw: str) -> str:
+    scheme, separator, rest = raw.partition("://")
+    if separator and scheme not in {"s3", "file"}:
+        raise ValueError("must be s3://bucket/prefix, file:///dir or a path")
+    if scheme == "s3" and separator and not rest.strip("/"):
+        raise ValueError("names no bucket; must be s3://bucket/prefix")
+    return raw
+
+
+def _json_type(value: Any) -> str:
+    return {list: "list", str: "string", bool: "boolean", type(None): "null"}.get(type(value), "number")

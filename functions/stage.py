@@ -1,0 +1,140 @@
+"""What a stage is: the seam between the HTTP app (`functions.app`) and the stages behind it.
+
+A stage module `functions/stages/KIND.py` has one function `build(settings: Settings) -> Stage`, cheap and
+without I/O: the port is already open, and `start` runs in the background.
+"""
+
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Protocol
+
+from functions.contract import StageEvent, StageReply, StageRequest
+from functions.timing import ColdStart, Phase, ServerTiming
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from functions.replica import Replica
+
+
+class RequestContext:
+    """What travels with one request besides its body, and what it is measured by.
+
+    Reached in a router of the stage's own through `functions.app.context_of(request)`.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_timings",
+        "arrived",
+        "cold_start",
+        "deadline",
+        "request_id",
+        "traceparent",
+        "warmth",
+    )
+
+    def __init__(
+        self,
+        *,
+        request_id: str,
+        traceparent: str,
+        arrived: float,
+        deadline: float | None,
+        warmth: str,
+        cold_start: ColdStart | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.request_id = request_id
+        """`X-Request-Id` as received or made."""
+        self.traceparent = traceparent
+        """W3C trace context: the received trace with this hop's span id."""
+        self.arrived = arrived
+        """Instant of arrival on `clock` (monotonic)."""
+        self.deadline = deadline
+        """Instant after which nobody waits for the answer; None for never."""
+        self.warmth = warmth
+        """How the request found the replica."""
+        self.cold_start = cold_start
+        """The cold start that this request paid for."""
+        self._clock = clock
+        self._timings: list[ServerTiming] = []
+
+    def remaining(self) -> float | None:
+        """Seconds until the deadline, at least 0; None without one."""
+        return None if self.deadline is None else max(0.0, self.deadline - self._clock())
+
+    def record(self, name: str | Phase, seconds: float) -> None:
+        """Add an entry to this response's `Server-Timing`; effective until the response's head is sent."""
+        self._timings.append(ServerTiming(str(name), seconds))
+
+    def paid(self, cold_start: ColdStart | None) -> None:
+        """The request waited for this cold start: held in STANDBY or ASLEEP, or first after a start."""
+        if cold_start is not None:
+            self.cold_start = cold_start
+            self.warmth = cold_start.warmth
+
+    @property
+    def timings(self) -> tuple[ServerTiming, ...]:
+        """All entries for `Server-Timing`: warmth as found, cold-start phases, recorded ones, total."""
+        cold = self.cold_start.phases.items() if self.cold_start else ()
+        return (
+            ServerTiming("warmth", description=self.warmth),
+            *(ServerTiming(str(phase), seconds) for phase, seconds in cold),
+            *self._timings,
+            ServerTiming("total", self._clock() - self.arrived),
+        )
+
+    def headers(self) -> dict[str, str]:
+        """Headers for a call that is made on behalf of this request."""
+        headers = {"X-Request-Id": self.request_id, "traceparent": self.traceparent}
+        if (remaining := self.remaining()) is not None:
+            headers["X-Pilotlight-Deadline"] = f"{remaining:.3f}"
+        return headers
+
+
+class Stage(Protocol):
+    """One step of an agent."""
+
+    @property
+    def name(self) -> str:
+        """The stage's name in the agent; stands in replies, timings and problems."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """ingest, generate, postprocess, orchestrate."""
+        ...
+
+    async def start(self, replica: "Replica") -> None:
+        """Become able to answer; runs in the background once the port is open.
+
+        Moves `replica` (STARTING -> LOADING -> HOT, or STANDBY) and records phases. Returning while still
+        STARTING or LOADING is a bug and fails the replica. May keep `replica` for later moves.
+
+        Raises:
+            Exception: whatever went wrong; its message becomes the cause of FAILED and the process ends
+            non-zero.
+        """
+        ...
+
+    async def invoke(
+        self, request: StageRequest, context: RequestContext
+    ) -> StageReply | AsyncIterator[StageEvent]:
+        """Answer one request: a reply, or for `request.stream` events (a reply is sent as one event).
+
+        Cancelled when the client goes away or the deadline passes; an event iterator is closed (`aclose`).
+
+        Raises:
+            functions.problems.ProblemError: a refusal with its HTTP status.
+            functions.engine.EngineError: the engine's own.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Give everything back; no request is in flight any more. May be called before `start` has ended."""
+        ...
+
+    def extend(self, app: "FastAPI") -> None:
+        """Add routers, mounts or metrics of its own (generate: `/v1/`); most stages do nothing here."""
+        ...

@@ -1,0 +1,142 @@
+"""What a request waited for, as values: cold-start phases, token latencies, the `Server-Timing` header. Pure.
+
+All instants and durations are seconds of one clock, given by the caller.
+`Server-Timing` is W3C's (https://www.w3.org/TR/server-timing/), whose durations are milliseconds.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Phase(StrEnum):
+    """Where the time of a cold start goes, in the order it usually happens. Phases may overlap."""
+
+    QUEUE = "queue"
+    """Held by the activator or in the replica's queue."""
+    SCHEDULE = "schedule"
+    """From the order for a replica to its process."""
+    IMPORT = "import"
+    """Process start to the code being imported."""
+    DEVICE = "device"
+    """Waiting for the accelerator's memory to become free."""
+    WEIGHTS = "weights"
+    """From object store or cache to the device."""
+    INIT = "init"
+    """The engine's own start without the weights."""
+    WARMUP = "warmup"
+    """Profiling, graph capture, first throw-away request."""
+    PREFILL = "prefill"
+    """The request's own time to first token on a hot engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class ColdStart:
+    """One way up to HOT: where it began, and how long each phase took, in seconds."""
+
+    warmth: str
+    """The rung it started from: cold, standby, asleep."""
+    phases: Mapping[Phase, float] = field(default_factory=dict)
+    total: float | None = None
+    """Wall seconds from the order to HOT; less than the sum where phases overlap. None until it is known."""
+
+    def with_phase(self, phase: Phase, seconds: float) -> "ColdStart":
+        """The same with a phase's seconds added."""
+        if seconds < 0:
+            raise ValueError(f"{phase} = {seconds} s, must be at least 0")
+        return ColdStart(
+            self.warmth, {**self.phases, phase: self.phases.get(phase, 0.0) + seconds}, self.total
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TokenTimes:
+    """Instants of one generation at one measuring point: its arrival and that of each token."""
+
+    arrived: float
+    tokens: tuple[float, ...] = ()
+
+    @property
+    def ttft(self) -> float | None:
+        """Time to first token; None before it."""
+        return self.tokens[0] - self.arrived if self.tokens else None
+
+    @property
+    def itl(self) -> tuple[float, ...]:
+        """Gaps between consecutive tokens; empty for fewer than two."""
+        return tuple(b - a for a, b in zip(self.tokens, self.tokens[1:], strict=False))
+
+    @property
+    def e2e(self) -> float | None:
+        """Arrival to last token."""
+        return self.tokens[-1] - self.arrived if self.tokens else None
+
+    @property
+    def tpot(self) -> float | None:
+        """Mean time per output token after the first, (end-to-end - TTFT) / (n - 1); None for n < 2."""
+        n = len(self.tokens)
+        return (self.tokens[-1] - self.tokens[0]) / (n - 1) if n > 1 else None
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTiming:
+    """One metric of a `Server-Timing` header."""
+
+    name: str
+    seconds: float | None = None
+    description: str | None = None
+
+
+_TOKEN = re.compile(r"^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$")
+_METRIC = re.compile(
+    r"""\s*(?P<name>[!#$%&'*+\-.^_`|~0-9A-Za-z]+)
+        (?P<params>(?:\s*;\s*[^=;,\s]+\s*(?:=\s*(?:"(?:[^"\\]|\\.)*"|[^;,"]*))?)*)\s*(?:,|$)""",
+    re.VERBOSE,
+)
+_PARAM = re.compile(r""";\s*(?P<key>[^=;,\s]+)\s*(?:=\s*(?P<value>"(?:[^"\\]|\\.)*"|[^;,"]*))?""")
+
+
+def format_server_timing(metrics: Iterable[ServerTiming]) -> str:
+    """The header's value, durations in milliseconds with three decimals.
+
+    Raises:
+        ValueError: a name that is no HTTP token.
+    """
+    parts = []
+    for metric in metrics:
+        if not _TOKEN.match(metric.name):
+            raise ValueError(f"Server-Timing name = {metric.name!r}, must be an HTTP token")
+        part = metric.name
+        if metric.description is not None:
+            if _TOKEN.match(metric.description):
+                part += f";desc={metric.description}"
+            else:
+                quoted = metric.description.replace("\\", "\\\\").replace('"', '\\"')
+                part += f';desc="{quoted}"'
+        if metric.seconds is not None:
+            part += f";dur={metric.seconds * 1000:.3f}"
+        parts.append(part)
+    return ", ".join(parts)
+
+
+def parse_server_timing(value: str) -> tuple[ServerTiming, ...]:
+    """The metrics of a header; what does not parse is left out, as the W3C text has it."""
+    metrics = []
+    for match in _METRIC.finditer(value):
+        seconds: float | None = None
+        description: str | None = None
+        for param in _PARAM.finditer(match["params"]):
+            raw = (param["value"] or "").strip()
+            if raw.startswith('"'):
+                raw = re.sub(r"\\(.)", r"\1", raw[1:-1])
+            key = param["key"].lower()
+            if key == "dur" and seconds is None:
+                try:
+                    seconds = float(raw) / 1000
+                except ValueError:
+                    seconds = None
+            elif key == "desc" and description is None:
+                description = raw
+        metrics.append(ServerTiming(match["name"], seconds, description))
+    return tuple(metrics)
