@@ -280,6 +280,21 @@ class Agent(_Model):
                 return stage
         return self.spec.stages[0]
 
+    def with_model(self, uri: str) -> "Agent":
+        """The same agent with another model URI.
+
+        Raises:
+            AgentFileError: when `uri` is none, or the agent has no model to replace.
+        """
+        if self.spec.model is None:
+            raise AgentFileError(f"--model {uri}: agent {self.metadata.name} has no spec.model")
+        try:
+            _uri(uri)
+        except ValueError as error:
+            raise AgentFileError(f"--model {uri}: {error}") from error
+        model = self.spec.model.model_copy(update={"uri": uri})
+        return self.model_copy(update={"spec": self.spec.model_copy(update={"model": model})})
+
     def pool(self, stage: Stage) -> WarmPoolTemplate | None:
         """The stage's warm pool: its own, else the agent's."""
         return stage.warm_pool or self.spec.warm_pool

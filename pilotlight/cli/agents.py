@@ -1,0 +1,153 @@
+"""`pilotlight render | deploy | delete | invoke`: an agent file, to a Knative and back."""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from knative.cluster import Cluster
+from pilotlight import deploy as deploying
+from pilotlight import invoke as invoking
+from pilotlight.agent import Agent, compile_agent, load_agent
+from pilotlight.kubeconfig import connect
+
+AgentFile = Annotated[
+    list[Path], typer.Option("--file", "-f", help="Agent file; may be given more than once.", show_default=False)
+]
+ModelUri = Annotated[
+    str | None, typer.Option("--model", metavar="URI", help="Use this model instead of the file's spec.model.uri.")
+]
+Kubeconfig = Annotated[
+    Path | None,
+    typer.Option("--kubeconfig", envvar="KUBECONFIG", help="Default: the platform that `pilotlight up` runs."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the top level."""
+    app.command()(render)
+    app.command()(deploy)
+    app.command()(delete)
+    app.command()(invoke)
+
+
+def load(paths: list[Path], model: str | None = None) -> list[Agent]:
+    """Read the agent files, with the model replaced where one is named."""
+    return [agent if model is None else agent.with_model(model) for agent in map(load_agent, paths)]
+
+
+def compile_all(agents: list[Agent]) -> list[dict[str, Any]]:
+    """The objects of all agents, in order."""
+    return [obj for agent in agents for obj in compile_agent(agent)]
+
+
+def render(
+    file: AgentFile,
+    *,
+    model: ModelUri = None,
+    output: Annotated[str, typer.Option("--output", "-o", help="yaml or json.")] = "yaml",
+) -> None:
+    """Print the Knative Services and WarmPools that an agent file compiles to."""
+    objects = compile_all(load(file, model))
+    if output == "yaml":
+        typer.echo(yaml.safe_dump_all(objects, sort_keys=False, width=110), nl=False)
+    elif output == "json":
+        typer.echo(json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}, indent=2))
+    else:
+        raise typer.BadParameter(f"'{output}' must be yaml or json", param_hint="--output")
+
+
+def deploy(
+    file: AgentFile,
+    *,
+    model: ModelUri = None,
+    kubeconfig: Kubeconfig = None,
+    wait: Annotated[bool, typer.Option(help="Wait until every Service is ready.")] = True,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait.")] = 600,
+    dry_run: Annotated[bool, typer.Option(help="Check with the server, change nothing.")] = False,
+) -> None:
+    """Apply an agent file to a cluster, or to the platform on this machine."""
+    agents = load(file, model)
+    objects = compile_all(agents)
+
+    async def run() -> None:
+        async with connect(kubeconfig) as cluster:
+            if dry_run:
+                await deploying.check(cluster, objects)
+                typer.echo(f"ok: {len(objects)} objects would be accepted")
+                return
+            for done in await deploying.apply(cluster, objects):
+                typer.echo(f"{done.kind.lower()}/{done.name} {done.outcome}")
+            if wait:
+                await _wait(cluster, agents, timeout)
+
+    asyncio.run(run())
+
+
+async def _wait(cluster: Cluster, agents: list[Agent], timeout_s: float) -> None:
+    for agent in agents:
+        names = [agent.service_name(stage) for stage in agent.spec.stages]
+        namespace = agent.metadata.namespace
+        async for now in deploying.watch_until_ready(cluster, names, namespace, timeout_s=timeout_s):
+            detail = f" {now.reason} {now.message}".rstrip()
+            typer.echo(f"  {now.name}: {'ready' if now.status == 'True' else 'waiting'}{detail}", err=True)
+
+
+def delete(file: AgentFile, *, kubeconfig: Kubeconfig = None) -> None:
+    """Delete an agent's Services and WarmPools."""
+    objects = compile_all(load(file))
+
+    async def run() -> None:
+        async with connect(kubeconfig) as cluster:
+            gone = await deploying.delete(cluster, objects)
+        for name in gone:
+            typer.echo(f"{name} deleted")
+        if not gone:
+            typer.echo("nothing of this agent was there")
+
+    asyncio.run(run())
+
+
+def invoke(
+    service: Annotated[str, typer.Argument(help="NAME or NAMESPACE/NAME of a Service.")],
+    text: Annotated[str | None, typer.Argument(help="The input; '-' or nothing reads standard input.")] = None,
+    *,
+    url: Annotated[str, typer.Option(help="The gateway.")] = "http://127.0.0.1:8080",
+    max_tokens: Annotated[int | None, typer.Option(min=1)] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, max=2)] = None,
+    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    stream: Annotated[bool, typer.Option(help="Print tokens as they come.")] = True,
+    timeout: Annotated[float, typer.Option(help="Seconds, cold start included.")] = 300,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole reply.")] = False,
+) -> None:
+    """Call a function URL and print what it answers."""
+    prompt = sys.stdin.read() if text in {None, "-"} else text
+    namespace, _, name = service.rpartition("/")
+    parameters = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+    call = invoking.Call(
+        url=f"{url.rstrip('/')}/{namespace or 'default'}/{name}/invoke",
+        prompt=prompt or "",
+        parameters={key: value for key, value in parameters.items() if value is not None},
+        timeout_s=timeout,
+    )
+
+    async def run() -> invoking.Answer:
+        def show(piece: str) -> None:
+            if not as_json:
+                typer.echo(piece, nl=False)
+
+        async with invoking.client() as session:
+            return await invoking.stream(session, call, on_text=show if stream else None)
+
+    answer = asyncio.run(run())
+    if as_json:
+        typer.echo(json.dumps(answer.reply, indent=2, ensure_ascii=False))
+    elif not stream:
+        typer.echo(answer.text)
+    else:
+        typer.echo()
+    typer.echo(f"first token {answer.ttft_s:.2f} s, all {answer.e2e_s:.2f} s", err=True)

@@ -1,0 +1,75 @@
+"""`pilotlight up | down | status | logs`: the Knative for this machine."""
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pilotlight import paths, up as running
+from pilotlight.cli import agents
+from pilotlight.stack import StackConfig, inherited_env
+
+StateDir = Annotated[
+    Path | None,
+    typer.Option("--state", envvar="PILOTLIGHT_STATE", help="State folder.", show_default="~/.local/state/pilotlight"),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the top level."""
+    app.command()(up)
+    app.command()(down)
+    app.command()(status)
+    app.command()(logs)
+
+
+def up(
+    file: Annotated[
+        list[Path] | None, typer.Option("--file", "-f", help="Agent files to deploy once it runs.")
+    ] = None,
+    *,
+    model: agents.ModelUri = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Function URLs; 0 picks a free port.")] = 8080,
+    api_port: Annotated[int, typer.Option(min=0, max=65535, help="Kubernetes API; 0 picks one.")] = 8081,
+    gpus: Annotated[int, typer.Option(min=0, help="GPU slots, real or virtual.")] = 1,
+    state: StateDir = None,
+) -> None:
+    """Start a Knative on this machine, with the warm-pool controller; Ctrl-C stops it and all replicas."""
+    loaded = agents.load(file or [], model)
+    config = StackConfig(
+        state_dir=(state or paths.state_dir()).expanduser().absolute(),
+        gateway_port=port,
+        api_port=api_port,
+        gpus=gpus,
+        env=inherited_env(),
+    )
+    asyncio.run(running.up(config, loaded))
+
+
+def down(
+    *,
+    state: StateDir = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for its replicas to end.")] = 30,
+) -> None:
+    """Stop the platform that runs on this machine."""
+    directory = (state or paths.state_dir()).expanduser().absolute()
+    pid = running.down(directory, timeout_s=timeout)
+    typer.echo("nothing runs here" if pid is None else f"stopped (process {pid})")
+
+
+def status(*, state: StateDir = None, kubeconfig: agents.Kubeconfig = None) -> None:
+    """Show Services, replicas and warm pools."""
+    asyncio.run(running.status(kubeconfig, state))
+
+
+def logs(
+    service: Annotated[str, typer.Argument(help="NAME or NAMESPACE/NAME of a Service.")],
+    *,
+    state: StateDir = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Lines of each replica to start with.")] = 50,
+) -> None:
+    """Print what a Service's replicas wrote."""
+    directory = (state or paths.state_dir()).expanduser().absolute()
+    asyncio.run(running.logs(directory, service, follow=follow, lines=lines))

@@ -1,0 +1,131 @@
+"""Apply an agent's objects to any Knative and wait until they are ready."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from knative.cluster import SERVICE, WARM_POOL, Cluster, NotFound, Resource
+
+FIELD_MANAGER = "pilotlight-deploy"
+
+_RESOURCES = {resource.kind: resource for resource in (SERVICE, WARM_POOL)}
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What applying one object did."""
+
+    kind: str
+    name: str
+    namespace: str
+    outcome: str
+    """`created`, `configured` or `unchanged`."""
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """The Ready condition of one Service; `status` is True, False or Unknown as Kubernetes writes it."""
+
+    name: str
+    status: str
+    reason: str
+    message: str
+
+    @property
+    def failed(self) -> bool:
+        """Ready is False: Knative has given up for now."""
+        return self.status == "False"
+
+
+class DeployError(RuntimeError):
+    """A Service did not become ready; the text says which and why."""
+
+
+def resource_of(obj: dict[str, Any]) -> Resource:
+    """The resource that an object of an agent belongs to."""
+    return _RESOURCES[obj["kind"]]
+
+
+async def check(cluster: Cluster, objects: Sequence[dict[str, Any]]) -> None:
+    """Ask the server whether it would take every object; nothing is written."""
+    for obj in objects:
+        await cluster.apply(resource_of(obj), obj, field_manager=FIELD_MANAGER, force=True, dry_run=True)
+
+
+async def apply(cluster: Cluster, objects: Sequence[dict[str, Any]]) -> list[Applied]:
+    """Apply all or nothing: every object is tried with a dry run before the first is written."""
+    await check(cluster, objects)
+    done = []
+    for obj in objects:
+        meta = obj["metadata"]
+        resource = resource_of(obj)
+        try:
+            before: dict[str, Any] | None = await cluster.get(resource, meta["name"], meta["namespace"])
+        except NotFound:
+            before = None
+        after = await cluster.apply(resource, obj, field_manager=FIELD_MANAGER, force=True)
+        if before is None:
+            outcome = "created"
+        elif before["metadata"].get("generation") == after["metadata"].get("generation"):
+            outcome = "unchanged"
+        else:
+            outcome = "configured"
+        done.append(Applied(obj["kind"], meta["name"], meta["namespace"], outcome))
+    return done
+
+
+async def delete(cluster: Cluster, objects: Sequence[dict[str, Any]]) -> list[str]:
+    """Delete what exists of these objects, last ones first; the names of what was there."""
+    gone = []
+    for obj in reversed(objects):
+        meta = obj["metadata"]
+        try:
+            await cluster.delete(resource_of(obj), meta["name"], meta["namespace"])
+        except NotFound:
+            continue
+        gone.append(f"{obj['kind'].lower()}/{meta['name']}")
+    return gone
+
+
+async def readiness(cluster: Cluster, name: str, namespace: str) -> Readiness:
+    """The Ready condition of a Service as it stands."""
+    return ready_condition(await cluster.get(SERVICE, name, namespace))
+
+
+def ready_condition(service: dict[str, Any]) -> Readiness:
+    """The Ready condition in a Service object; Unknown while its latest generation is unobserved."""
+    name = service["metadata"]["name"]
+    status = service.get("status", {})
+    if status.get("observedGeneration") != service["metadata"].get("generation"):
+        return Readiness(name, "Unknown", "Outdated", "the latest change has not been seen yet")
+    for condition in status.get("conditions", ()):
+        if condition["type"] == "Ready":
+            return Readiness(name, condition["status"], condition.get("reason", ""), condition.get("message", ""))
+    return Readiness(name, "Unknown", "", "")
+
+
+async def watch_until_ready(
+    cluster: Cluster, names: Sequence[str], namespace: str, *, timeout_s: float, poll_s: float = 0.2
+) -> AsyncIterator[Readiness]:
+    """Yield each Service's condition as it changes; ends when all are ready.
+
+    Raises:
+        DeployError: one of them failed, or time ran out.
+    """
+    seen: dict[str, Readiness] = {}
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    while True:
+        for name in names:
+            now = await readiness(cluster, name, namespace)
+            if seen.get(name) != now:
+                seen[name] = now
+                yield now
+            if now.failed:
+                raise DeployError(f"{namespace}/{name} is not ready: {now.reason}: {now.message}")
+        if all(seen[name].status == "True" for name in names):
+            return
+        if asyncio.get_running_loop().time() > deadline:
+            waiting = ", ".join(f"{name} ({r.reason or r.status})" for name, r in seen.items() if r.status != "True")
+            raise DeployError(f"not ready after {timeout_s:g} s: {waiting}")
+        await asyncio.sleep(poll_s)

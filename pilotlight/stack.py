@@ -1,0 +1,99 @@
+"""The platform and the warm-pool controller together, as `pilotlight up` runs them.
+
+The controller talks to the platform as it would to a cluster: over HTTP, through the kubeconfig that the
+platform wrote. Only this module knows that they share a process.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from knative.cluster import Cluster
+from knative.local.platform import Platform, PlatformConfig, PlatformError
+from warmpool.controller import Controller
+
+# What a replica inherits besides PATH and HOME: where S3 is, who we are there, and engine settings.
+_INHERITED = ("AWS_", "PILOTLIGHT_", "VLLM_", "HF_", "CUDA_", "OMP_", "TOKENIZERS_", "LD_LIBRARY_PATH", "XDG_")
+
+
+class StackError(RuntimeError):
+    """The platform cannot start or cannot be reached; the text says what to do."""
+
+
+@dataclass(frozen=True)
+class StackConfig:
+    """What `pilotlight up` can be told.
+
+    Attributes:
+        state_dir: store, kubeconfig, logs; two platforms cannot share one.
+        gateway_port: where function URLs answer; 0 picks a free port.
+        api_port: where the Kubernetes API answers; 0 picks a free port.
+        gpus: how many GPU slots replicas may hold, real or virtual.
+        env: environment of every replica, under the container's own.
+    """
+
+    state_dir: Path
+    host: str = "127.0.0.1"
+    gateway_port: int = 8080
+    api_port: int = 8081
+    gpus: int = 1
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A running platform with its controller."""
+
+    platform: Platform
+    cluster: Cluster
+
+    @property
+    def gateway_url(self) -> str:
+        """Where function URLs answer."""
+        return self.platform.gateway_url
+
+
+def inherited_env() -> dict[str, str]:
+    """The part of this process's environment that replicas get."""
+    return {key: value for key, value in os.environ.items() if key.startswith(_INHERITED)}
+
+
+@asynccontextmanager
+async def running(config: StackConfig) -> AsyncIterator[Stack]:
+    """Run the platform and the controller for as long as the context lasts; nothing is left afterwards.
+
+    Raises:
+        StackError: a port is taken, the state folder is in use or cannot be written.
+    """
+    platform = Platform(
+        PlatformConfig(
+            state_dir=config.state_dir,
+            host=config.host,
+            gateway_port=config.gateway_port,
+            api_port=config.api_port,
+            gpus=config.gpus,
+            env=config.env,
+        )
+    )
+    try:
+        await platform.start()
+    except PlatformError as error:
+        raise StackError(str(error)) from error
+    try:
+        cluster = Cluster.from_kubeconfig(platform.kubeconfig)
+        stop = asyncio.Event()
+        controller = asyncio.create_task(Controller(cluster).run(stop), name="warm-pool controller")
+        try:
+            yield Stack(platform, cluster)
+        finally:
+            stop.set()
+            try:
+                await asyncio.wait_for(controller, timeout=5)
+            except TimeoutError:
+                controller.cancel()
+            await cluster.close()
+    finally:
+        await platform.stop()

@@ -1,0 +1,198 @@
+"""What `pilotlight up`, `down`, `status` and `logs` do."""
+
+import asyncio
+import json
+import os
+import shlex
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from knative.cluster import POD, POD_AUTOSCALER, REVISION, SERVICE, WARM_POOL, Cluster, NotFound
+from pilotlight import deploy, stack
+from pilotlight.agent import Agent, compile_agent
+from pilotlight.kubeconfig import connect
+
+PROCESS_FILE = "up.json"
+
+
+def url_of(gateway: str, agent: Agent) -> str:
+    """The function URL of an agent's entry, by path (works without any name resolution)."""
+    return f"{gateway}/{agent.metadata.namespace}/{agent.service_name(agent.entry())}"
+
+
+def curl_line(gateway: str, agent: Agent, prompt: str) -> str:
+    """A command that calls the agent and shows the tokens as they come."""
+    body = json.dumps({"input": prompt, "parameters": {"max_tokens": 48}, "stream": True})
+    url = url_of(gateway, agent).replace("127.0.0.1", "localhost")
+    return f"curl -N {url}/invoke -H 'Content-Type: application/json' -d {shlex.quote(body)}"
+
+
+async def up(config: stack.StackConfig, agents: Sequence[Agent], console: Console | None = None) -> None:
+    """Run until SIGINT or SIGTERM; replicas and ports are gone when this returns."""
+    console = console or Console(highlight=False)
+    with stop_on_signal() as stop:
+        async with stack.running(config) as running:
+            process_file = config.state_dir / PROCESS_FILE
+            process_file.write_text(json.dumps({"pid": os.getpid(), "started": psutil.Process().create_time()}))
+            try:
+                console.print(f"[bold]pilotlight[/] runs: functions {running.gateway_url}  "
+                              f"api {running.platform.api_url}  GPU slots {config.gpus}")  # fmt: skip
+                console.print(f"  export KUBECONFIG={running.platform.kubeconfig}")
+                deploying = asyncio.create_task(_deploy(running, agents, console))
+                stopping = asyncio.create_task(stop.wait())
+                await asyncio.wait({deploying, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                if not stop.is_set():
+                    await deploying
+                    console.print("Ctrl-C stops it and every replica.")
+                    await stopping
+                deploying.cancel()
+            finally:
+                process_file.unlink(missing_ok=True)
+            console.print("stopping ...")
+    console.print("stopped; objects are kept in " + str(config.state_dir))
+
+
+async def _deploy(running: stack.Stack, agents: Sequence[Agent], console: Console) -> None:
+    for agent in agents:
+        for done in await deploy.apply(running.cluster, compile_agent(agent)):
+            console.print(f"  {done.kind.lower()}/{done.name} {done.outcome}")
+    for agent in agents:
+        names = [agent.service_name(stage) for stage in agent.spec.stages]
+        try:
+            async for now in deploy.watch_until_ready(
+                running.cluster, names, agent.metadata.namespace, timeout_s=900
+            ):
+                if now.status == "True":
+                    console.print(f"  {now.name} ready")
+        except deploy.DeployError as error:
+            # The platform goes on: the user can look at the logs, mend the file and deploy again.
+            console.print(f"[red]error:[/] {error}")
+            continue
+        console.print(f"[bold]{agent.metadata.name}[/] answers at {url_of(running.gateway_url, agent)}/invoke")
+        console.print("  " + curl_line(running.gateway_url, agent, "How do I reset my password?"), soft_wrap=True)
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[asyncio.Event]:
+    """An event that SIGINT or SIGTERM sets; a second signal interrupts at once."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def first(number: int) -> None:
+        stop.set()
+        loop.remove_signal_handler(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, first, number)
+    try:
+        yield stop
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+def down(state_dir: Path, *, timeout_s: float) -> int | None:
+    """End the platform that runs on `state_dir`; its pid, or None when there is none.
+
+    Raises:
+        StackError: it did not end in time.
+    """
+    try:
+        noted = json.loads((state_dir / PROCESS_FILE).read_text())
+        process = psutil.Process(noted["pid"])
+        # A pid is used again; its start time is not.
+        if abs(process.create_time() - noted["started"]) > 1:
+            return None
+    except (OSError, ValueError, KeyError, psutil.NoSuchProcess):
+        return None
+    process.terminate()
+    try:
+        process.wait(timeout_s)
+    except psutil.TimeoutExpired as error:
+        raise stack.StackError(f"process {process.pid} still runs after {timeout_s:g} s") from error
+    return process.pid
+
+
+async def status(kubeconfig: Path | None, state: Path | None, console: Console | None = None) -> None:
+    """Print one line a Service."""
+    console = console or Console()
+    async with connect(kubeconfig, state) as cluster:
+        rows = [await _status_row(cluster, service) for service in await cluster.list(SERVICE)]
+    if not rows:
+        console.print("no Services; deploy an agent with: pilotlight deploy -f agent.yaml")
+        return
+    table = Table("service", "ready", "replicas", "desired", "floor", "why", box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+async def _status_row(cluster: Cluster, service: dict[str, Any]) -> tuple[str, ...]:
+    meta = service["metadata"]
+    namespace, name = meta["namespace"], meta["name"]
+    ready = deploy.ready_condition(service)
+    revision = service.get("status", {}).get("latestReadyRevisionName")
+    pods = await cluster.list(POD, namespace, label_selector=f"serving.knative.dev/service={name}")
+    hot = sum(_is_ready(pod) for pod in pods)
+    desired = floor = "-"
+    if revision:
+        try:
+            scaler = await cluster.get(POD_AUTOSCALER, revision, namespace)
+            desired = str(scaler.get("status", {}).get("desiredScale", "-"))
+            annotations = (await cluster.get(REVISION, revision, namespace))["metadata"].get("annotations", {})
+            floor = annotations.get("autoscaling.knative.dev/min-scale", "0")
+        except NotFound:
+            pass
+    try:
+        pool = (await cluster.get(WARM_POOL, name, namespace)).get("status", {})
+    except NotFound:
+        pool = {}
+    why = str(pool.get("reason", "")) if ready.status == "True" else f"{ready.reason} {ready.message}".strip()
+    state = {"True": "yes", "False": "no"}.get(ready.status, "not yet")
+    return f"{namespace}/{name}", state, f"{hot}/{len(pods)}", desired, floor, why
+
+
+def _is_ready(pod: dict[str, Any]) -> bool:
+    conditions = pod.get("status", {}).get("conditions", ())
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+
+
+async def logs(state_dir: Path, service: str, *, follow: bool, lines: int) -> None:
+    """Print the logs of a Service's replicas, each line behind its replica's name.
+
+    Raises:
+        StackError: no replica of it has ever run here.
+    """
+    namespace, _, name = service.rpartition("/")
+    folder = state_dir / "logs" / (namespace or "default")
+    # A Revision is called NAME-00001, its replicas after it.
+    pattern = f"{name}-[0-9][0-9][0-9][0-9][0-9]*.log"
+    offsets: dict[Path, int] = {}
+    if not follow and not list(folder.glob(pattern)):
+        raise stack.StackError(f"no replica of {namespace or 'default'}/{name} has run here ({folder})")
+    while True:
+        for path in sorted(folder.glob(pattern), key=lambda p: p.stat().st_mtime):
+            _print_new(path, offsets, lines)
+        if not follow:
+            return
+        await asyncio.sleep(0.3)
+
+
+def _print_new(path: Path, offsets: dict[Path, int], lines: int) -> None:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        size = path.stat().st_size
+        known = offsets.get(path)
+        # A file that shrank was rotated: start again.
+        file.seek(known if known is not None and known <= size else 0)
+        text = file.read()
+        offsets[path] = file.tell()
+    found = text.splitlines()
+    for line in found if known is not None else found[max(0, len(found) - lines) :]:
+        print(f"{path.stem} | {line}", flush=True)  # noqa: T201 - the command's output
