@@ -78,6 +78,11 @@ class WeeklyWindow(Wire):
         return value
 
     @property
+    def weekdays(self) -> frozenset[int]:
+        """The days on which it opens, Monday is 0."""
+        return frozenset(DAYS.index(day) for day in self.days)
+
+    @property
     def overnight(self) -> bool:
         """Whether it closes on the day after it opens."""
         return self.to < self.from_
@@ -107,8 +112,8 @@ class CronWindow(Wire):
     @field_validator("duration")
     @classmethod
     def _bounded(cls, value: timedelta) -> timedelta:
-        if not timedelta(minutes=1) <= value <= timedelta(days=31):
-            raise ValueError('must be from "1m" to "31d"')
+        if not timedelta(minutes=1) <= value <= timedelta(days=7):
+            raise ValueError('must be from "1m" to "7d"')
         return value
 
 
