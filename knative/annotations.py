@@ -6,9 +6,17 @@ manifest refused on one machine is refused with the same words on a cluster.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from fractions import Fraction
+from typing import TypeVar
+
+_T = TypeVar("_T")
+_D = TypeVar("_D")
 
 GROUP = "autoscaling.knative.dev"
 CLASS = f"{GROUP}/class"
@@ -26,6 +34,31 @@ WINDOW = f"{GROUP}/window"
 PANIC_WINDOW_PERCENTAGE = f"{GROUP}/panic-window-percentage"
 PANIC_THRESHOLD_PERCENTAGE = f"{GROUP}/panic-threshold-percentage"
 METRIC_AGGREGATION_ALGORITHM = f"{GROUP}/metric-aggregation-algorithm"
+
+ALIASES: Mapping[str, str] = {
+    MIN_SCALE: f"{GROUP}/minScale",
+    MAX_SCALE: f"{GROUP}/maxScale",
+    INITIAL_SCALE: f"{GROUP}/initialScale",
+    METRIC_AGGREGATION_ALGORITHM: f"{GROUP}/metricAggregationAlgorithm",
+    PANIC_WINDOW_PERCENTAGE: f"{GROUP}/panicWindowPercentage",
+    PANIC_THRESHOLD_PERCENTAGE: f"{GROUP}/panicThresholdPercentage",
+    SCALE_DOWN_DELAY: f"{GROUP}/scaleDownDelay",
+    POD_RETENTION: f"{GROUP}/scaleToZeroPodRetentionPeriod",
+    TARGET_BURST_CAPACITY: f"{GROUP}/targetBurstCapacity",
+    TARGET_UTILIZATION_PERCENTAGE: f"{GROUP}/targetUtilizationPercentage",
+}
+"""Older spellings that Knative still reads; the newer one wins where both are given."""
+KEYS = frozenset(
+    {
+        CLASS, METRIC, TARGET, TARGET_UTILIZATION_PERCENTAGE, TARGET_BURST_CAPACITY, MIN_SCALE, MAX_SCALE,
+        INITIAL_SCALE, ACTIVATION_SCALE, SCALE_DOWN_DELAY, POD_RETENTION, WINDOW, PANIC_WINDOW_PERCENTAGE,
+        PANIC_THRESHOLD_PERCENTAGE, METRIC_AGGREGATION_ALGORITHM, *ALIASES.values(),
+    }
+)  # fmt: skip
+
+MAX_INT32 = 2**31 - 1
+WINDOW_MIN_S, WINDOW_MAX_S = 6, 3600
+TARGET_MIN = 0.01
 
 KPA = "kpa.autoscaling.knative.dev"
 HPA = "hpa.autoscaling.knative.dev"
@@ -54,7 +87,7 @@ class AutoscalingSpec:
 
     metric: Metric = Metric.CONCURRENCY
     target: float | None = None
-    """Requests in flight (or per second) for each replica at 100 %; None: container concurrency, or the default."""
+    """In flight (or per second) for each replica at 100 %; None: container concurrency, or the default."""
     target_utilization_percentage: float | None = None
     """None: 70, Knative's default."""
     target_burst_capacity: float = 211.0
@@ -73,31 +106,282 @@ class AutoscalingSpec:
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """A refused value: Knative's message and the annotation keys it is about (`str()` reads as Knative prints it)."""
+    """A refused value: Knative's message and the annotation keys it is about; `str()` is Knative's text."""
 
     message: str
     paths: tuple[str, ...]
+    details: str = ""
 
     def __str__(self) -> str:
-        return f"{self.message}: {', '.join(self.paths)}"
+        text = f"{self.message}: {', '.join(self.paths)}" if any(self.paths) else self.message
+        return f"{text}\n{self.details}" if self.details else text
+
+
+def _invalid(value: str, path: str) -> FieldError:
+    return FieldError(f"invalid value: {value}", (path,))
+
+
+def _out_of_bounds(value: str, low: str, high: str, path: str) -> FieldError:
+    return FieldError(f"expected {low} <= {value} <= {high}", (path,))
+
+
+def lookup(annotations: Mapping[str, str], key: str) -> tuple[str, str] | None:
+    """The spelling that was used and its value, or None. Older spellings count where the newer is absent."""
+    for spelling in (key, ALIASES.get(key, key)):
+        if spelling in annotations:
+            return spelling, annotations[spelling]
+    return None
+
+
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+_FLOAT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_DURATION_PART = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
+_UNIT_S = {
+    "ns": Fraction(1, 10**9), "us": Fraction(1, 10**6), "µs": Fraction(1, 10**6), "μs": Fraction(1, 10**6),
+    "ms": Fraction(1, 1000), "s": Fraction(1), "m": Fraction(60), "h": Fraction(3600),
+}  # fmt: skip
+
+
+def _integer(text: str) -> int | None:
+    return int(text) if _INTEGER.fullmatch(text) else None
+
+
+def _float(text: str) -> float | None:
+    if not _FLOAT.fullmatch(text):
+        return None
+    value = float(text)
+    return value if math.isfinite(value) else None
+
+
+def parse_duration(text: str) -> Fraction | None:
+    """Seconds of a Go duration such as `90s`, `1h30m` or `250ms`; None when it is not one."""
+    sign, rest = (-1, text[1:]) if text.startswith("-") else (1, text.removeprefix("+"))
+    if rest == "0":
+        return Fraction(0)
+    total, at = Fraction(0), 0
+    while part := _DURATION_PART.match(rest, at):
+        total += Fraction(part[1]) * _UNIT_S[part[2]]
+        at = part.end()
+    return sign * total if rest and at == len(rest) else None
+
+
+def _scale(annotations: Mapping[str, str], key: str) -> tuple[int, list[FieldError]]:
+    found = lookup(annotations, key)
+    if found is None:
+        return 0, []
+    path, text = found
+    value = _integer(text)
+    if value is None:
+        return 0, [_invalid(text, path)]
+    if not 0 <= value <= MAX_INT32:
+        return 0, [_out_of_bounds(text, "0", str(MAX_INT32), path)]
+    return value, []
+
+
+def _class(annotations: Mapping[str, str]) -> Iterator[FieldError]:
+    name = annotations.get(CLASS, KPA)
+    if name.endswith(".knative.dev") and name not in (KPA, HPA):
+        yield _invalid(name, CLASS)
+
+
+def _scales(annotations: Mapping[str, str]) -> Iterator[FieldError]:
+    least, errors = _scale(annotations, MIN_SCALE)
+    yield from errors
+    most, errors = _scale(annotations, MAX_SCALE)
+    yield from errors
+    if most and most < least:
+        yield FieldError(f"max-scale={most} is less than min-scale={least}", (MAX_SCALE, MIN_SCALE))
+    text = annotations.get(ACTIVATION_SCALE)
+    if text is None:
+        return
+    value = _integer(text)
+    if value is None or not -MAX_INT32 - 1 <= value <= MAX_INT32:
+        yield _invalid(text, ACTIVATION_SCALE)
+    elif least > value:
+        yield FieldError(f"min-scale={least} is greater than activation-scale={value}", (ACTIVATION_SCALE,))
+    elif most and most < value:
+        yield FieldError(f"max-scale={most} is less than activation-scale={value}", (ACTIVATION_SCALE,))
+    elif value < 2:
+        yield FieldError(f"activation-scale={value} must be greater than 1", (ACTIVATION_SCALE,))
+
+
+def _floats(annotations: Mapping[str, str]) -> Iterator[FieldError]:
+    for key, low, high in (
+        (PANIC_WINDOW_PERCENTAGE, 1, 100),
+        (PANIC_THRESHOLD_PERCENTAGE, 110, 1000),
+        (TARGET_UTILIZATION_PERCENTAGE, 1, 100),
+    ):
+        if found := lookup(annotations, key):
+            path, text = found
+            value = _float(text)
+            if value is None:
+                yield _invalid(text, path)
+            elif not low <= value <= high:
+                yield _out_of_bounds(text, str(low), str(high), path)
+    if (target := annotations.get(TARGET)) is not None:
+        value = _float(target)
+        if value is None:
+            yield _invalid(target, TARGET)
+        elif value < TARGET_MIN:
+            yield FieldError(f"target {target} should be at least {TARGET_MIN:g}", (TARGET,))
+    if found := lookup(annotations, TARGET_BURST_CAPACITY):
+        value = _float(found[1])
+        if value is None or (value < 0 and value != -1):
+            yield _invalid(found[1], found[0])
+
+
+def _durations(annotations: Mapping[str, str]) -> Iterator[FieldError]:
+    for key, low, whole in (
+        (WINDOW, WINDOW_MIN_S, True),
+        (POD_RETENTION, 0, False),
+        (SCALE_DOWN_DELAY, 0, True),
+    ):
+        found = lookup(annotations, key)
+        if found is None:
+            continue
+        path, text = found
+        value = parse_duration(text)
+        if value is None:
+            yield _invalid(text, path)
+        elif not low <= value <= WINDOW_MAX_S:
+            yield _out_of_bounds(text, f"{low}s", "1h0m0s", path)
+        elif whole and value.denominator != 1:
+            yield FieldError("must be specified with at most second precision", (path,))
+
+
+def _words(annotations: Mapping[str, str]) -> Iterator[FieldError]:
+    name = annotations.get(CLASS, KPA)
+    if (metric := annotations.get(METRIC)) is not None and (
+        (name == KPA and metric not in tuple(Metric)) or (name == HPA and metric == "")
+    ):
+        yield _invalid(metric, METRIC)
+    found = lookup(annotations, METRIC_AGGREGATION_ALGORITHM)
+    # Knative checks the algorithm only where the class is spelled out; what it does not know is linear.
+    if annotations.get(CLASS) == KPA and found and found[1] not in ("", *Algorithm, "weightedExponential"):
+        yield _invalid(found[1], found[0])
+
+
+def _initial_scale(annotations: Mapping[str, str], *, allow_zero: bool) -> Iterator[FieldError]:
+    found = lookup(annotations, INITIAL_SCALE)
+    if found is None:
+        return
+    path, text = found
+    value = _integer(text)
+    if value is None or value > MAX_INT32:
+        yield _invalid(text, path)
+    elif value < 0:
+        yield _invalid(text, f"{path} must be greater than 0")
+    elif value == 0 and not allow_zero:
+        yield _invalid(text, f"{path}=0 not allowed by cluster")
 
 
 def validate(
     annotations: Mapping[str, str], *, allow_zero_initial_scale: bool = False
 ) -> tuple[FieldError, ...]:
     """What Knative's webhook refuses in these annotations; empty when it would accept them."""
-    raise NotImplementedError
+    return (
+        *_class(annotations),
+        *_scales(annotations),
+        *_floats(annotations),
+        *_durations(annotations),
+        *_words(annotations),
+        *_initial_scale(annotations, allow_zero=allow_zero_initial_scale),
+    )
+
+
+def misplaced(annotations: Mapping[str, str]) -> tuple[FieldError, ...]:
+    """What the webhook refuses in a Service's own metadata: these annotations belong on the template."""
+    return tuple(
+        FieldError(
+            f'invalid key name "{key}"',
+            ("",),
+            'autoscaling annotations must be put under "spec.template.metadata.annotations" to work',
+        )
+        for key in sorted(annotations)
+        if key.startswith(GROUP)
+    )
 
 
 def warnings(annotations: Mapping[str, str], *, container_concurrency: int = 0) -> tuple[FieldError, ...]:
-    """What Knative lets pass in silence and nobody means: unknown keys, initial-scale above max-scale, ..."""
-    raise NotImplementedError
+    """What Knative lets pass in silence and nobody means: unknown keys, initial-scale above max-scale, ...
+
+    `container_concurrency`: the Revision's; 0 means no limit. Takes annotations that `validate` accepts.
+    """
+    found: list[FieldError] = []
+    for key in sorted(annotations):
+        if key.partition("/")[0].endswith(GROUP) or key.startswith("autoscaling."):
+            if key in KEYS:
+                continue
+            near = difflib.get_close_matches(key, sorted(KEYS), n=1)
+            hint = f", did you mean {near[0]}?" if near else ""
+            found.append(FieldError(f"unknown autoscaling annotation{hint}", (key,)))
+    spec = parse(annotations, allow_zero_initial_scale=True)
+    if spec.max_scale is not None and spec.initial_scale > spec.max_scale:
+        found.append(
+            FieldError(
+                f"initial-scale={spec.initial_scale} is greater than max-scale={spec.max_scale}",
+                (INITIAL_SCALE,),
+            )
+        )
+    if (
+        spec.metric is Metric.CONCURRENCY
+        and spec.target is not None
+        and 0 < container_concurrency < spec.target
+    ):
+        found.append(
+            FieldError(
+                f"target={spec.target:g} is greater than containerConcurrency={container_concurrency},"
+                " which is what counts",
+                (TARGET,),
+            )
+        )
+    algorithm = lookup(annotations, METRIC_AGGREGATION_ALGORITHM)
+    if algorithm and algorithm[1] not in ("", *Algorithm, "weightedExponential"):
+        found.append(FieldError(f'unknown algorithm "{algorithm[1]}", linear is used', (algorithm[0],)))
+    if annotations.get(CLASS, KPA) != KPA:
+        found.append(FieldError(f"class {annotations[CLASS]} is not run on one machine, {KPA} is", (CLASS,)))
+    return tuple(found)
 
 
-def parse(annotations: Mapping[str, str]) -> AutoscalingSpec:
+def parse(annotations: Mapping[str, str], *, allow_zero_initial_scale: bool = False) -> AutoscalingSpec:
     """The settings that these (validated) annotations stand for.
 
     Raises:
         ValueError: an annotation is not valid; the text is that of `validate`.
     """
-    raise NotImplementedError
+    if errors := validate(annotations, allow_zero_initial_scale=allow_zero_initial_scale):
+        raise ValueError("\n".join(map(str, errors)))
+    defaults = AutoscalingSpec()
+
+    def read(key: str, convert: Callable[[str], _T], default: _D) -> _T | _D:
+        found = lookup(annotations, key)
+        return default if found is None else convert(found[1])
+
+    def seconds(text: str) -> float:
+        return float(parse_duration(text) or 0)
+
+    name = annotations.get(CLASS, KPA)
+    algorithm = read(METRIC_AGGREGATION_ALGORITHM, str, "")
+    least = read(MIN_SCALE, int, defaults.min_scale)
+    return AutoscalingSpec(
+        metric=Metric.RPS if name == KPA and annotations.get(METRIC) == Metric.RPS else Metric.CONCURRENCY,
+        target=read(TARGET, float, None),
+        target_utilization_percentage=read(TARGET_UTILIZATION_PERCENTAGE, float, None),
+        target_burst_capacity=read(TARGET_BURST_CAPACITY, float, defaults.target_burst_capacity),
+        min_scale=max(1, least) if name == HPA else least,
+        max_scale=read(MAX_SCALE, int, 0) or None,
+        initial_scale=read(INITIAL_SCALE, int, defaults.initial_scale),
+        activation_scale=read(ACTIVATION_SCALE, int, defaults.activation_scale),
+        scale_down_delay_s=read(SCALE_DOWN_DELAY, seconds, defaults.scale_down_delay_s),
+        pod_retention_s=read(POD_RETENTION, seconds, defaults.pod_retention_s),
+        window_s=read(WINDOW, seconds, defaults.window_s),
+        panic_window_percentage=read(PANIC_WINDOW_PERCENTAGE, float, defaults.panic_window_percentage),
+        panic_threshold_percentage=read(
+            PANIC_THRESHOLD_PERCENTAGE, float, defaults.panic_threshold_percentage
+        ),
+        algorithm=(
+            Algorithm.WEIGHTED_EXPONENTIAL
+            if algorithm in (Algorithm.WEIGHTED_EXPONENTIAL, "weightedExponential")
+            else Algorithm.LINEAR
+        ),
+    )
