@@ -39,13 +39,13 @@ _LONGEST_NAME = 57  # a Revision is called NAME-00001 and its label value may ha
 
 
 class AgentFileError(ValueError):
-    """The agent file is not usable; `str()` is one line a problem: file, line, field, value, what would be right."""
+    """The agent file is not usable; `str()` has a line a problem: file, line, field, value, what is right."""
 
 
 def _label(value: str) -> str:
     if not _LABEL.fullmatch(value) or len(value) > _LONGEST_NAME:
         raise ValueError(
-            f"must be lower-case letters, digits and '-', starting with a letter, at most {_LONGEST_NAME} long"
+            f"must be lower-case letters, digits and '-', first a letter, at most {_LONGEST_NAME} long"
         )
     return value
 
@@ -157,12 +157,12 @@ class Scaling(_Model):
             raise ValueError(f"min ({self.min}) must be at most max ({self.max})")
         if self.max and self.initial is not None and self.initial > self.max:
             raise ValueError(f"initial ({self.initial}) must be at most max ({self.max})")
-        if self.target is not None and self.metric == "concurrency" and self.container_concurrency:
-            if self.target > self.container_concurrency:
-                raise ValueError(
-                    f"target ({self.target:g}) must be at most containerConcurrency "
-                    f"({self.container_concurrency}): it could never be reached"
-                )
+        limit = self.container_concurrency if self.metric == "concurrency" else 0
+        if limit and self.target is not None and self.target > limit:
+            raise ValueError(
+                f"target ({self.target:g}) must be at most containerConcurrency ({limit}): "
+                "it could never be reached"
+            )
         if self.activation is not None and self.activation < self.min:
             raise ValueError(f"activation ({self.activation}) must be at least min ({self.min})")
         return self
@@ -207,8 +207,8 @@ class Stage(_Model):
         concurrency = self.scaling.container_concurrency
         if isinstance(seqs, int) and concurrency and concurrency > seqs:
             raise ValueError(
-                f"scaling.containerConcurrency ({concurrency}) must be at most engine.args.max-num-seqs ({seqs}): "
-                "the rest would wait inside the engine, where no other replica can take them"
+                f"scaling.containerConcurrency ({concurrency}) must be at most engine.args.max-num-seqs "
+                f"({seqs}): the rest would wait inside the engine, where no other replica can take them"
             )
 
     def _check_pool(self) -> None:
@@ -244,7 +244,9 @@ class Spec(_Model):
             if sum(stage.kind is kind for stage in self.stages) > 1:
                 raise ValueError(f"stages: at most one stage of kind {kind}")
         if self.model is None and any(stage.kind in {Kind.GENERATE, Kind.INGEST} for stage in self.stages):
-            raise ValueError("model is required by stages of kind ingest and generate: model: {uri: s3://BUCKET/PREFIX}")
+            raise ValueError(
+                "model is required by stages of kind ingest and generate: model: {uri: s3://BUCKET/PREFIX}"
+            )
         if any(stage.kind is Kind.ORCHESTRATE for stage in self.stages) and len(self.stages) == 1:
             raise ValueError("stages: orchestrate needs at least one other stage to call")
         return self
@@ -329,7 +331,7 @@ def load_agent(path: Path) -> Agent:
 
 
 def _problem(path: Path, document: located.Located, detail: Mapping[str, Any]) -> str:
-    location = tuple(detail["loc"])
+    location = _without_union_tags(detail["loc"])
     dotted = ".".join(str(part) for part in location) or "(whole file)"
     message = detail["msg"].removeprefix("Value error, ")
     match detail["type"]:
@@ -340,9 +342,20 @@ def _problem(path: Path, document: located.Located, detail: Mapping[str, Any]) -
             text = f"{dotted}: no such field" + (f"; known here: {', '.join(known)}" if known else "")
         case _:
             value = detail.get("input")
-            shown = "" if isinstance(value, dict | list | BaseModel) else f" = {json.dumps(value, default=str)}"
+            shown = (
+                "" if isinstance(value, dict | list | BaseModel) else f" = {json.dumps(value, default=str)}"
+            )
             text = f"{dotted}{shown}: {message}"
     return f"{path}:{document.line(location)}: {text}"
+
+
+def _without_union_tags(location: located.Location) -> located.Location:
+    """Pydantic names the kind of a window (`weekly`, `cron`) in a location; the file has no such key."""
+    kept: list[str | int] = []
+    for part in location:
+        if not (kept and isinstance(kept[-1], int) and part in {"weekly", "cron"}):
+            kept.append(part)
+    return tuple(kept)
 
 
 def _known_fields(location: located.Location) -> list[str]:

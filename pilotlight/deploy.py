@@ -101,7 +101,9 @@ def ready_condition(service: dict[str, Any]) -> Readiness:
         return Readiness(name, "Unknown", "Outdated", "the latest change has not been seen yet")
     for condition in status.get("conditions", ()):
         if condition["type"] == "Ready":
-            return Readiness(name, condition["status"], condition.get("reason", ""), condition.get("message", ""))
+            return Readiness(
+                name, condition["status"], condition.get("reason", ""), condition.get("message", "")
+            )
     return Readiness(name, "Unknown", "", "")
 
 
@@ -126,6 +128,8 @@ async def watch_until_ready(
         if all(seen[name].status == "True" for name in names):
             return
         if asyncio.get_running_loop().time() > deadline:
-            waiting = ", ".join(f"{name} ({r.reason or r.status})" for name, r in seen.items() if r.status != "True")
+            waiting = ", ".join(
+                f"{name} ({r.reason or r.status})" for name, r in seen.items() if r.status != "True"
+            )
             raise DeployError(f"not ready after {timeout_s:g} s: {waiting}")
         await asyncio.sleep(poll_s)

@@ -16,7 +16,17 @@ from knative.local.platform import Platform, PlatformConfig, PlatformError
 from warmpool.controller import Controller
 
 # What a replica inherits besides PATH and HOME: where S3 is, who we are there, and engine settings.
-_INHERITED = ("AWS_", "PILOTLIGHT_", "VLLM_", "HF_", "CUDA_", "OMP_", "TOKENIZERS_", "LD_LIBRARY_PATH", "XDG_")
+_INHERITED = (
+    "AWS_",
+    "PILOTLIGHT_",
+    "VLLM_",
+    "HF_",
+    "CUDA_",
+    "OMP_",
+    "TOKENIZERS_",
+    "LD_LIBRARY_PATH",
+    "XDG_",
+)
 
 
 class StackError(RuntimeError):

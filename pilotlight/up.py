@@ -40,7 +40,9 @@ async def up(config: stack.StackConfig, agents: Sequence[Agent], console: Consol
     with stop_on_signal() as stop:
         async with stack.running(config) as running:
             process_file = config.state_dir / PROCESS_FILE
-            process_file.write_text(json.dumps({"pid": os.getpid(), "started": psutil.Process().create_time()}))
+            process_file.write_text(
+                json.dumps({"pid": os.getpid(), "started": psutil.Process().create_time()})
+            )
             try:
                 console.print(f"[bold]pilotlight[/] runs: functions {running.gateway_url}  "
                               f"api {running.platform.api_url}  GPU slots {config.gpus}")  # fmt: skip
@@ -75,8 +77,12 @@ async def _deploy(running: stack.Stack, agents: Sequence[Agent], console: Consol
             # The platform goes on: the user can look at the logs, mend the file and deploy again.
             console.print(f"[red]error:[/] {error}")
             continue
-        console.print(f"[bold]{agent.metadata.name}[/] answers at {url_of(running.gateway_url, agent)}/invoke")
-        console.print("  " + curl_line(running.gateway_url, agent, "How do I reset my password?"), soft_wrap=True)
+        console.print(
+            f"[bold]{agent.metadata.name}[/] answers at {url_of(running.gateway_url, agent)}/invoke"
+        )
+        console.print(
+            "  " + curl_line(running.gateway_url, agent, "How do I reset my password?"), soft_wrap=True
+        )
 
 
 @contextmanager
@@ -146,7 +152,9 @@ async def _status_row(cluster: Cluster, service: dict[str, Any]) -> tuple[str, .
         try:
             scaler = await cluster.get(POD_AUTOSCALER, revision, namespace)
             desired = str(scaler.get("status", {}).get("desiredScale", "-"))
-            annotations = (await cluster.get(REVISION, revision, namespace))["metadata"].get("annotations", {})
+            annotations = (await cluster.get(REVISION, revision, namespace))["metadata"].get(
+                "annotations", {}
+            )
             floor = annotations.get("autoscaling.knative.dev/min-scale", "0")
         except NotFound:
             pass

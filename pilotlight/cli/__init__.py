@@ -12,6 +12,7 @@ import typer
 from knative.cluster import ClusterError
 from pilotlight.agent import AgentFileError
 from pilotlight.cli import agents, demo, platform, pool, weights
+from pilotlight.demo.run import DemoError
 from pilotlight.deploy import DeployError
 from pilotlight.stack import StackError
 from warmpool.domain.problems import PoolError
@@ -40,7 +41,7 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         code = error.exit_code
-    except (DeployError, StackError, ClusterError) as error:
+    except (DemoError, DeployError, StackError, ClusterError) as error:
         code = _fail(error, 1)
     except (KeyboardInterrupt, click.Abort):
         code = 130

@@ -16,14 +16,18 @@ from pilotlight.agent import Agent, compile_agent, load_agent
 from pilotlight.kubeconfig import connect
 
 AgentFile = Annotated[
-    list[Path], typer.Option("--file", "-f", help="Agent file; may be given more than once.", show_default=False)
+    list[Path],
+    typer.Option("--file", "-f", help="Agent file; may be given more than once.", show_default=False),
 ]
 ModelUri = Annotated[
-    str | None, typer.Option("--model", metavar="URI", help="Use this model instead of the file's spec.model.uri.")
+    str | None,
+    typer.Option("--model", metavar="URI", help="Use this model instead of the file's spec.model.uri."),
 ]
 Kubeconfig = Annotated[
     Path | None,
-    typer.Option("--kubeconfig", envvar="KUBECONFIG", help="Default: the platform that `pilotlight up` runs."),
+    typer.Option(
+        "--kubeconfig", envvar="KUBECONFIG", help="Default: the platform that `pilotlight up` runs."
+    ),
 ]
 
 
@@ -114,7 +118,9 @@ def delete(file: AgentFile, *, kubeconfig: Kubeconfig = None) -> None:
 
 def invoke(
     service: Annotated[str, typer.Argument(help="NAME or NAMESPACE/NAME of a Service.")],
-    text: Annotated[str | None, typer.Argument(help="The input; '-' or nothing reads standard input.")] = None,
+    text: Annotated[
+        str | None, typer.Argument(help="The input; '-' or nothing reads standard input.")
+    ] = None,
     *,
     url: Annotated[str, typer.Option(help="The gateway.")] = "http://127.0.0.1:8080",
     max_tokens: Annotated[int | None, typer.Option(min=1)] = None,

@@ -6,13 +6,16 @@ from typing import Annotated
 
 import typer
 
-from pilotlight import paths, up as running
+from pilotlight import paths
+from pilotlight import up as running
 from pilotlight.cli import agents
 from pilotlight.stack import StackConfig, inherited_env
 
 StateDir = Annotated[
     Path | None,
-    typer.Option("--state", envvar="PILOTLIGHT_STATE", help="State folder.", show_default="~/.local/state/pilotlight"),
+    typer.Option(
+        "--state", envvar="PILOTLIGHT_STATE", help="State folder.", show_default="~/.local/state/pilotlight"
+    ),
 ]
 
 
@@ -68,7 +71,9 @@ def logs(
     *,
     state: StateDir = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come.")] = False,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Lines of each replica to start with.")] = 50,
+    lines: Annotated[
+        int, typer.Option("--lines", "-n", min=0, help="Lines of each replica to start with.")
+    ] = 50,
 ) -> None:
     """Print what a Service's replicas wrote."""
     directory = (state or paths.state_dir()).expanduser().absolute()

@@ -1,0 +1,275 @@
+"""The demo's steps, in order, with what is shown while they run."""
+
+import asyncio
+import json
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+import weights
+from pilotlight import deploy, stack, up
+from pilotlight.agent import Agent, AgentFileError, compile_agent, load_agent
+from pilotlight.demo import s3
+from pilotlight.demo.arms import Arm, Prompt, Runner
+from pilotlight.demo.report import Price, Report, show
+from warmpool.domain.cost import PriceList
+from weights.make_model import make_model
+
+GPU = "NVIDIA H100 80GB"
+BUCKET, PREFIX = "models", "support-llama"
+
+
+class DemoError(RuntimeError):
+    """The demo cannot go on; the text says why."""
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """What the demo can be told.
+
+    Attributes:
+        agent: the agent file.
+        prompts: the prompts file, one JSON object a line: `{"id", "prompt", "max_tokens"}`.
+        model: a folder or `s3://BUCKET/PREFIX`; None makes a small model.
+        build: where everything goes.
+        port: of the function URLs; taken if it is free, else a free one.
+        keep: leave the platform running until Ctrl-C.
+    """
+
+    agent: Path
+    prompts: Path
+    model: str | None
+    build: Path
+    port: int
+    keep: bool
+
+
+@dataclass(frozen=True)
+class _Model:
+    uri: str
+    kept_uri: str
+    """Where the model is once the demo's own S3 endpoint has ended."""
+    env: dict[str, str]
+    parameters: int
+
+
+async def run(config: DemoConfig, console: Console) -> Report:
+    """Run the demo; every process and port is gone when this returns or raises.
+
+    Raises:
+        DemoError: something of the demo's own is missing or broken.
+        StackError, DeployError, AgentFileError: as the parts say.
+    """
+    agent = load_agent(config.agent)
+    prompts = read_prompts(config.prompts)
+    _fresh(config.build)
+    async with AsyncExitStack() as exits:
+        model = await exits.enter_async_context(_model(config, console))
+        kept = write_kept_agent(config, model.kept_uri)
+        agent = agent.with_model(model.uri)
+        with _step(console, "a Knative for this machine, with the warm-pool controller") as done:
+            running = await exits.enter_async_context(stack.running(_stack_config(config, model)))
+            done(f"functions {running.gateway_url}, Kubernetes API {running.platform.api_url}")
+        await _deploy(running, agent, console)
+        runner = Runner(running.cluster, running.gateway_url, f"{running.platform.api_url}/metrics", agent)
+        with _step(console, "the engine's name and version") as done:
+            engine = {"name": "vllm", "version": await runner.engine_version()}
+            done(f"{engine['name']} {engine['version']}, {model.parameters:,} parameters")
+        with _step(console, "scale to zero (nothing asks for it)") as done:
+            await runner.until(runner.services, hot=False, timeout_s=300)
+            done("no replica is left")
+        arms = []
+        for name, pool in (("pool_off", False), ("pool_on", True)):
+            # Every start of the model reads S3: what an earlier one cached would make the arms unequal.
+            shutil.rmtree(config.build / "cache", ignore_errors=True)
+            arms.append(await _arm(runner, console, name, prompts, pool=pool))
+        report = Report(engine, model.parameters, arms, price())
+        (config.build / "report.json").write_text(json.dumps(report.to_json(), indent=2) + "\n")
+        show(report, console)
+        curl = partial(up.curl_line, agent=agent, prompt=prompts[0].prompt)
+        await _farewell(config, console, running.gateway_url, kept, curl)
+    return report
+
+
+@asynccontextmanager
+async def _model(config: DemoConfig, console: Console) -> AsyncIterator[_Model]:
+    if config.model is not None:
+        uri = _given(config.model)
+        with _step(console, f"the model at {uri}") as done:
+            manifest = await weights.inspect(uri)
+            done(f"{manifest.parameters:,} parameters")
+        yield _Model(uri, uri, {}, manifest.parameters)
+        return
+    folder = (config.build / "model").absolute()
+    with _step(console, "a small real Llama with its tokenizer") as done:
+        made = await asyncio.to_thread(make_model, folder, name=PREFIX)
+        done(f"{made.parameters:,} parameters, {made.weight_bytes / 1e6:.1f} MB")
+    async with s3.serving(config.build / "s3.log") as endpoint:
+        with _step(console, "an S3 endpoint with the model in it") as done:
+            size = await asyncio.to_thread(s3.upload, endpoint, folder, BUCKET, PREFIX, lambda _: None)
+            done(f"s3://{BUCKET}/{PREFIX}, {size / 1e6:.1f} MB")
+        yield _Model(f"s3://{BUCKET}/{PREFIX}", str(folder), dict(endpoint.env), made.parameters)
+
+
+def _given(model: str) -> str:
+    """`--model` as a URI: a folder's absolute path, or the S3 URI as it is."""
+    if model.startswith("s3://"):
+        return model
+    folder = Path(model).expanduser().absolute()
+    if not (folder / "config.json").is_file():
+        raise DemoError(
+            f"--model {model}: no config.json in there; give a folder with a checkpoint, or s3://..."
+        )
+    return str(folder)
+
+
+def _stack_config(config: DemoConfig, model: _Model) -> stack.StackConfig:
+    env = (
+        stack.inherited_env() | model.env | {"PILOTLIGHT_CACHE_DIR": str((config.build / "cache").absolute())}
+    )
+    port = config.port if _is_free(config.port) else 0
+    return stack.StackConfig(
+        state_dir=(config.build / "state").absolute(), gateway_port=port, api_port=0, gpus=1, env=env
+    )
+
+
+def _is_free(port: int) -> bool:
+    with s3.socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+async def _deploy(running: stack.Stack, agent: Agent, console: Console) -> None:
+    names = [agent.service_name(stage) for stage in agent.spec.stages]
+    with _step(
+        console, f"deploy agent {agent.metadata.name} (each stage starts once, to prove that it can)"
+    ) as done:
+        await deploy.apply(running.cluster, demo_objects(agent))
+        namespace = agent.metadata.namespace
+        seen = deploy.watch_until_ready(running.cluster, names, namespace, timeout_s=600)
+        done(", ".join([now.name async for now in seen if now.status == "True"]))
+
+
+def demo_objects(agent: Agent) -> list[dict[str, Any]]:
+    """The agent's objects with every warm pool's window open all week, and the pools off to begin with."""
+    objects = compile_agent(agent)
+    for obj in objects:
+        if obj["kind"] == "WarmPool":
+            window = {"name": "demo", "from": "00:00", "to": "24:00", "replicas": 1}
+            obj["spec"] = {"target": obj["spec"]["target"], "windows": [window], "enabled": False}
+    if not any(obj["kind"] == "WarmPool" for obj in objects):
+        raise DemoError(f"agent {agent.metadata.name} has no warmPool: the demo has nothing to switch on")
+    return objects
+
+
+async def _arm(runner: Runner, console: Console, name: str, prompts: list[Prompt], *, pool: bool) -> Arm:
+    state = "on (a window is open)" if pool else "off (the first finds zero replicas)"
+    title = f"{len(prompts)} prompts, pool {state}"
+    with _step(console, title) as done:
+        arm = await runner.run(name, prompts, pool=pool, on_progress=lambda text, _: done.progress(text))
+        done(f"{len(arm.requests) - len(arm.failures)} answered, {arm.cold_starts} cold")
+    return arm
+
+
+async def _farewell(
+    config: DemoConfig, console: Console, gateway: str, kept: Path, curl: Callable[[str], str]
+) -> None:
+    console.print(f"\nreport: {config.build / 'report.json'}", highlight=False)
+    if config.keep:
+        console.print("It keeps running until Ctrl-C. Try:")
+        console.print("  " + curl(gateway), soft_wrap=True, highlight=False)
+        with up.stop_on_signal() as stop:
+            await stop.wait()
+        return
+    console.print("To keep it running, and to call it:")
+    console.print(f"  .venv/bin/pilotlight up -f {kept}", highlight=False)
+    console.print("  " + curl("http://localhost:8080"), soft_wrap=True, highlight=False)
+
+
+def read_prompts(path: Path) -> list[Prompt]:
+    """The prompts of a JSON-lines file.
+
+    Raises:
+        DemoError: naming file and line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise DemoError(f"{path}: {error.strerror}") from error
+    prompts = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            prompts.append(Prompt(**json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise DemoError(f'{path}:{number}: must be {{"id": "...", "prompt": "..."}}: {error}') from error
+    if not prompts:
+        raise DemoError(f"{path}: has no prompts")
+    return prompts
+
+
+def write_kept_agent(config: DemoConfig, model_uri: str) -> Path:
+    """A copy of the agent file that needs no S3 endpoint, for `pilotlight up -f`."""
+    document = yaml.safe_load(config.agent.read_text(encoding="utf-8"))
+    if "model" not in document["spec"]:
+        raise AgentFileError(f"{config.agent}: spec.model: is missing; the demo runs a model")
+    document["spec"]["model"]["uri"] = model_uri
+    path = config.build / "agent.yaml"
+    path.write_text(yaml.safe_dump(document, sort_keys=False))
+    return path
+
+
+def price() -> Price:
+    """The demo's GPU price, from the price list that ships with the controller."""
+    entry = PriceList.load().find(GPU)
+    return Price(entry.gpu, float(entry.per_hour), entry.currency, entry.source)
+
+
+def _fresh(build: Path) -> None:
+    """Empty what an earlier demo left, so that every cold start is cold; keep nothing half-made."""
+    for name in ("state", "cache", "model"):
+        shutil.rmtree(build / name, ignore_errors=True)
+    try:
+        build.mkdir(parents=True, exist_ok=True)
+        (build / "report.json").unlink(missing_ok=True)
+    except OSError as error:
+        raise DemoError(f"{build}: cannot be written: {error.strerror}") from error
+
+
+class _Done:
+    """What a step calls when it has something to say."""
+
+    def __init__(self, status: Any, title: str) -> None:
+        self._status = status
+        self._title = title
+        self.detail = ""
+
+    def __call__(self, detail: str) -> None:
+        self.detail = detail
+
+    def progress(self, text: str) -> None:
+        self._status.update(f"{self._title}: {text}")
+
+
+@contextmanager
+def _step(console: Console, title: str) -> Iterator[_Done]:
+    began = perf_counter()
+    with console.status(title) as status:
+        done = _Done(status, title)
+        if not console.is_terminal:
+            console.print(f"  {title} ...", highlight=False)
+        yield done
+    detail = f" [dim]{done.detail}[/]" if done.detail else ""
+    console.print(f"[green]✓[/] {title} ({perf_counter() - began:.1f} s){detail}", highlight=False)
