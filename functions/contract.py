@@ -146,7 +146,8 @@ class StageTiming(Wire):
     seconds: float
     """From arrival at the stage to its reply, as the stage's caller or the stage itself saw it."""
     phases: dict[str, float] = Field(default_factory=dict)
-    """Shares of it in seconds, by name (`functions.timing.Phase` and the stage's own)."""
+    """Seconds by name (`functions.timing.Phase` and the stage's own): shares of `seconds`, and of the cold
+    start that this request paid for before it arrived."""
     ttft: float | None = None
     """Seconds to the first token, for a stage that generates."""
     warmth: str | None = None

@@ -4,17 +4,47 @@ A stage module `functions/stages/KIND.py` has one function `build(settings: Sett
 without I/O: the port is already open, and `start` runs in the background.
 """
 
+import json
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from functions.contract import StageEvent, StageReply, StageRequest
+from functions.problems import field_errors
+from functions.settings import Settings, SettingsError
 from functions.timing import ColdStart, Phase, ServerTiming
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from functions.replica import Replica
+
+
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
+
+
+class StartError(Exception):
+    """A start that failed for a reason the user can act on; the message is the cause, without a trace."""
+
+
+def parse_config(model: type[ConfigT], settings: Settings) -> ConfigT:
+    """`PILOTLIGHT_STAGE_CONFIG` as the stage kind's own model.
+
+    Raises:
+        SettingsError: with a line per bad field.
+    """
+    try:
+        # Through JSON, which is how it came: lists are tuples there, also for a strict model.
+        return model.model_validate_json(json.dumps(dict(settings.stage_config)))
+    except ValidationError as error:
+        raise SettingsError(
+            tuple(
+                f"PILOTLIGHT_STAGE_CONFIG.{entry['field']} = {entry['value']!r}: {entry['message']}"
+                for entry in field_errors(error.errors(include_url=False, include_context=False))
+            )
+        ) from None
 
 
 class RequestContext:
@@ -31,6 +61,7 @@ class RequestContext:
         "deadline",
         "request_id",
         "traceparent",
+        "ttft",
         "warmth",
     )
 
@@ -57,8 +88,14 @@ class RequestContext:
         """How the request found the replica."""
         self.cold_start = cold_start
         """The cold start that this request paid for."""
+        self.ttft: float | None = None
+        """Seconds to the first token, where the stage knows better than the app, which sees its events."""
         self._clock = clock
         self._timings: list[ServerTiming] = []
+
+    def now(self) -> float:
+        """This instant on the clock of `arrived` and `deadline`."""
+        return self._clock()
 
     def remaining(self) -> float | None:
         """Seconds until the deadline, at least 0; None without one."""

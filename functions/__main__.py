@@ -1,0 +1,89 @@
+"""`python -m functions STAGE`: one replica of one stage.
+
+The port is bound before anything large is imported, so that a platform sees the process within milliseconds;
+connections wait in the listen queue until the app answers. No engine is ever imported in this process.
+"""
+
+import argparse
+import errno
+import importlib
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from functions.settings import KINDS, Settings, SettingsError, read_settings
+
+EXIT_USAGE = 2
+"""Bad arguments or environment: a restart will not help."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a stage until it is told to stop; the process's exit code.
+
+    0 after a drain; 1 for a port in use or a replica that failed; 2 for bad arguments or environment.
+    """
+    began = _process_started()
+    parser = argparse.ArgumentParser(
+        prog="python -m functions",
+        description="Run one stage of an agent behind HTTP. Settings come from the environment.",
+        epilog="The variables are listed in docs/functions.md.",
+    )
+    parser.add_argument("stage", metavar="STAGE", help=f"one of {', '.join(KINDS)}")
+    kind = parser.parse_args(arguments).stage
+    if kind not in KINDS:
+        return _complain(f"STAGE = {kind!r}, must be one of {', '.join(KINDS)}", EXIT_USAGE)
+    try:
+        settings = read_settings()
+    except SettingsError as error:
+        return _complain("; ".join(error.problems), EXIT_USAGE)
+    try:
+        listening = _listen(settings)
+    except OSError as error:
+        reason = "is in use" if error.errno == errno.EADDRINUSE else (error.strerror or str(error))
+        return _complain(f"PORT = {settings.port}: {settings.host}:{settings.port} {reason}", 1)
+    with listening:
+        return _serve(kind, settings, listening, began)
+
+
+def _serve(kind: str, settings: Settings, listening: socket.socket, began: float) -> int:
+    from functions import logs  # noqa: PLC0415 - after the port is open, see the module's docstring
+    from functions.app import create_app  # noqa: PLC0415
+    from functions.replica import Replica  # noqa: PLC0415
+    from functions.server import serve  # noqa: PLC0415
+
+    logs.configure(settings)
+    try:
+        stage = importlib.import_module(f"functions.stages.{kind}").build(settings)
+    except SettingsError as error:
+        return _complain("; ".join(error.problems), EXIT_USAGE)
+    return serve(create_app(stage, settings, replica=Replica(process_started=began)), listening)
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+
+
+def _process_started() -> float:
+    """Seconds since the epoch at which this process began; now, where the system does not say."""
+    try:
+        uptime = float(Path("/proc/uptime").read_text(encoding="ascii").split()[0])
+        # Field 22 of proc_pid_stat(5), counted after the command's closing parenthesis.
+        after_command = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        ticks = int(after_command[19])
+    except (OSError, ValueError, IndexError):
+        return time.time()
+    import os  # noqa: PLC0415 - only for the clock's rate, not for the environment
+
+    return time.time() - (uptime - ticks / os.sysconf("SC_CLK_TCK"))
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"functions: {message}", file=sys.stderr)  # noqa: T201 - the command's own error line
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,28 @@
+"""Logs as JSON lines on standard error, so that a cluster's collector needs no parser."""
+
+import logging
+import sys
+
+from pythonjsonlogger.json import JsonFormatter
+
+from functions.settings import Settings
+
+
+def configure(settings: Settings) -> None:
+    """Send all logging of the process to standard error as JSON."""
+    formatter = JsonFormatter(
+        ["levelname", "name", "message"],
+        timestamp="time",
+        rename_fields={"levelname": "level", "name": "logger"},
+        static_fields={
+            key: value
+            for key, value in {"service": settings.service, "revision": settings.revision}.items()
+            if value is not None
+        },
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    logging.basicConfig(handlers=[handler], level=settings.log_level.upper(), force=True)
+    # Their own lines at every start and stop say nothing that ours do not.
+    for name in ("uvicorn.error", "uvicorn.access"):
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.root.level))

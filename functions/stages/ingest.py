@@ -1,0 +1,224 @@
+"""The first stage: what reaches the model is valid, normal, bounded, and fits.
+
+Normalising: Unicode NFC, line ends to line feeds, control and other invisible characters that no text needs
+removed. Counting uses the model's own tokenizer, without importing an engine. A request whose prompt and
+answer together do not fit the model is refused here, with the number of tokens that are too many, before it
+costs a GPU anything.
+"""
+
+import asyncio
+import json
+import re
+import unicodedata
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from functions.contract import Input, StageReply, StageRequest, Usage
+from functions.lifecycle import State
+from functions.problems import ProblemError
+from functions.replica import Replica
+from functions.settings import Settings
+from functions.stage import RequestContext, StartError, parse_config
+from functions.timing import Phase
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from tokenizers import Tokenizer
+
+TOKENIZER_FILES = ("tokenizer*", "config.json")
+"""What of a model this stage needs: no weights."""
+
+_THREAD_CHARS = 20_000
+"""Texts longer than this are tokenized in a thread, so that the event loop keeps answering."""
+
+_LINE_ENDS = re.compile(r"\r\n?|\u2028|\u2029|\x85")
+# C0 and C1 controls but tab and line feed, delete, the byte order mark; bidirectional overrides and tag
+# characters, which make a text read differently from what the model sees.
+_UNWANTED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f]")
+
+
+class IngestConfig(BaseModel):
+    """`PILOTLIGHT_STAGE_CONFIG` of an ingest stage."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    max_chars: Annotated[int, Field(ge=1)] = 100_000
+    """Characters of one request, all messages together, after normalising."""
+    max_model_len: Annotated[int, Field(ge=1)] | None = None
+    """Tokens of prompt and answer together; by default what the engine or the model's config.json says."""
+    default_max_tokens: Annotated[int, Field(ge=1)] = 16
+    """Tokens counted for the answer where the request names none (vLLM's own default)."""
+    message_overhead: Annotated[int, Field(ge=0)] = 8
+    """Tokens added per message for the chat template, an upper bound for common templates."""
+
+
+def normalise(text: str) -> str:
+    """The text in its normal form; idempotent."""
+    return unicodedata.normalize("NFC", _UNWANTED.sub("", _LINE_ENDS.sub("\n", text)))
+
+
+def normalise_input(value: Input) -> Input:
+    """`normalise` for a text or for every message."""
+    if isinstance(value, str):
+        return normalise(value)
+    return tuple(m.model_copy(update={"content": normalise(m.content)}) for m in value)
+
+
+def texts(value: Input) -> tuple[str, ...]:
+    """The texts of an input, in order."""
+    return (value,) if isinstance(value, str) else tuple(message.content for message in value)
+
+
+class Ingest:
+    """The stage."""
+
+    kind = "ingest"
+
+    def __init__(self, settings: Settings, config: IngestConfig) -> None:
+        self.name = settings.stage_name or self.kind
+        self._settings = settings
+        self._config = config
+        self._tokenizer: Tokenizer | None = None
+        self._max_model_len = config.max_model_len
+
+    async def start(self, replica: Replica) -> None:
+        """Fetch and load the tokenizer; without a model, only characters are counted."""
+        replica.to(State.LOADING)
+        replica.record(Phase.IMPORT, replica.age)
+        if self._settings.model_uri is not None:
+            with replica.measure(Phase.WEIGHTS):
+                model = await fetch_tokenizer(self._settings)
+            with replica.measure(Phase.INIT):
+                self._tokenizer = await asyncio.to_thread(load_tokenizer, model)
+                if self._max_model_len is None:
+                    self._max_model_len = self._served_length() or read_model_length(model)
+        replica.to(State.HOT)
+
+    async def invoke(self, request: StageRequest, context: RequestContext) -> StageReply:  # noqa: ARG002 - the protocol
+        """The normalised input, with its token count in `data` and `usage`."""
+        value = normalise_input(request.input)
+        chars = sum(map(len, texts(value)))
+        if chars > self._config.max_chars:
+            raise ProblemError(
+                413,
+                f"input has {chars} characters, at most {self._config.max_chars} are allowed: "
+                f"{chars - self._config.max_chars} over",
+                title="Input too long",
+                extra={"over": chars - self._config.max_chars, "unit": "characters"},
+            )
+        if not any(text.strip() for text in texts(value)):
+            raise ProblemError(422, "input is empty after normalising, must hold a text", title="Empty input")
+        tokens = await self._count(value)
+        if tokens is not None:
+            self._check_fits(tokens, request)
+        return StageReply(
+            id=request.id,
+            stage=self.name,
+            output=value,
+            data={"characters": chars, "prompt_tokens": tokens, "changed": value != request.input},
+            usage=Usage(prompt_tokens=tokens),
+            metadata=request.metadata,
+        )
+
+    async def close(self) -> None:
+        """Nothing to give back."""
+
+    def extend(self, app: "FastAPI") -> None:
+        """No routes of its own."""
+
+    async def _count(self, value: Input) -> int | None:
+        if self._tokenizer is None:
+            return None
+        parts = texts(value)
+        if sum(map(len, parts)) > _THREAD_CHARS:
+            counts = await asyncio.to_thread(self._lengths, parts)
+        else:
+            counts = self._lengths(parts)
+        overhead = 0 if isinstance(value, str) else self._config.message_overhead * len(parts)
+        return sum(counts) + overhead
+
+    def _lengths(self, parts: tuple[str, ...]) -> list[int]:
+        assert self._tokenizer is not None
+        return [len(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(list(parts))]
+
+    def _check_fits(self, tokens: int, request: StageRequest) -> None:
+        if self._max_model_len is None:
+            return
+        answer = request.parameters.max_tokens or self._config.default_max_tokens
+        over = tokens + answer - self._max_model_len
+        if over > 0:
+            raise ProblemError(
+                413,
+                f"{tokens} prompt tokens and max_tokens = {answer} are {over} over the model's "
+                f"{self._max_model_len}; shorten the input or lower max_tokens",
+                title="Does not fit the model",
+                extra={"over": over, "unit": "tokens", "prompt_tokens": tokens, "limit": self._max_model_len},
+            )
+
+    def _served_length(self) -> int | None:
+        value = self._settings.engine_args.get("max-model-len")
+        return value if isinstance(value, int) and value > 0 else None
+
+
+async def fetch_tokenizer(settings: Settings) -> Path:
+    """The directory with the model's tokenizer and config.
+
+    Raises:
+        StartError: the model is not there or has no tokenizer.
+    """
+    uri = settings.model_uri
+    assert uri is not None
+    local = local_path(uri)
+    if local is not None:
+        if not local.is_dir():
+            raise StartError(f"PILOTLIGHT_MODEL_URI = {uri}: no such directory")
+        return local
+    from weights import pull  # type: ignore[attr-defined] # noqa: PLC0415 - for remote models only
+
+    pulled = await pull(uri, cache_dir=settings.cache_dir, patterns=TOKENIZER_FILES)
+    return Path(pulled.path)
+
+
+def local_path(uri: str) -> Path | None:
+    """The path of a model that is a directory here; None for a remote one."""
+    if uri.startswith("file://"):
+        return Path(uri.removeprefix("file://"))
+    return None if "://" in uri else Path(uri)
+
+
+def load_tokenizer(model: Path) -> "Tokenizer":
+    """The model's own tokenizer.
+
+    Raises:
+        StartError: no tokenizer.json, or one that does not load.
+    """
+    from tokenizers import Tokenizer  # noqa: PLC0415 - after the port is open
+
+    path = model / "tokenizer.json"
+    if not path.is_file():
+        raise StartError(f"model has no tokenizer.json: {path}")
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception for a bad file
+        raise StartError(f"{path} does not load: {error}") from error
+
+
+def read_model_length(model: Path) -> int | None:
+    """`max_position_embeddings` of the model's config.json; None where it does not say."""
+    try:
+        config: Any = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    value = config.get("max_position_embeddings") if isinstance(config, dict) else None
+    return value if isinstance(value, int) and value > 0 else None
+
+
+def build(settings: Settings) -> Ingest:
+    """The stage of these settings.
+
+    Raises:
+        SettingsError: a bad stage config.
+    """
+    return Ingest(settings, parse_config(IngestConfig, settings))

@@ -1,0 +1,40 @@
+"""W3C trace context (https://www.w3.org/TR/trace-context/): the identity of a request across stages.
+
+A stage keeps the trace id that it received, and makes one where there is none. Pure but for the random ids,
+which the caller hands in.
+"""
+
+import re
+import secrets
+from collections.abc import Callable
+
+_TRACEPARENT = re.compile(r"^([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?$")
+_REQUEST_ID = re.compile(r"^[\x21-\x7e]{1,128}$")
+
+
+def continue_trace(received: str | None, *, new_id: Callable[[int], str] = secrets.token_hex) -> str:
+    """The `traceparent` of this hop: the received trace with a new span id, or a new trace.
+
+    Args:
+        received: the header as it came; a malformed one starts a new trace, as the W3C text has it.
+        new_id: n random bytes in hexadecimal.
+    """
+    match = _TRACEPARENT.match((received or "").strip())
+    if match:
+        version, trace, parent, flags, rest = match.groups()
+        valid = (
+            version != "ff" and trace != "0" * 32 and parent != "0" * 16 and not (version == "00" and rest)
+        )
+        if valid:
+            return f"00-{trace}-{new_id(8)}-{flags}"
+    return f"00-{new_id(16)}-{new_id(8)}-01"
+
+
+def trace_id(traceparent: str) -> str:
+    """The trace id in a well-formed `traceparent`."""
+    return traceparent.split("-")[1]
+
+
+def request_id(received: str | None, *, new_id: Callable[[int], str] = secrets.token_hex) -> str:
+    """The `X-Request-Id` as it came, or a new one for a missing one or not 1 to 128 printable characters."""
+    return received if received and _REQUEST_ID.match(received) else new_id(16)
