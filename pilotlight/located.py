@@ -45,8 +45,8 @@ def load(path: Path) -> Located:
         raise FileError(f"{path}: cannot be read: {reason}") from error
     except UnicodeDecodeError as error:
         raise FileError(f"{path}: is not UTF-8 (byte {error.start})") from error
-    loader = yaml.SafeLoader(text)
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
