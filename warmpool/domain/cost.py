@@ -1,0 +1,131 @@
+"""What held GPUs cost: a list of prices, each with its date and source, and the arithmetic on it.
+
+The packaged list is a set of examples to edit (`prices.yaml` beside this module).
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import lru_cache
+from importlib.resources import files
+from typing import Annotated, Self
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from warmpool.domain.fields import WARMTHS, Money, Warmth, Wire
+from warmpool.domain.floor import Floor
+from warmpool.domain.problems import PoolError, problems
+
+_HOUR = 3600
+
+
+class GpuPrice(Wire):
+    """The price of one GPU."""
+
+    hourly: Annotated[Money, Field(ge=0)]
+    """For one hour of one GPU, in the list's currency."""
+    date: datetime.date
+    """When somebody looked the price up."""
+    source: Annotated[str, Field(min_length=1)]
+    """Where: provider, machine, region, kind of price."""
+
+
+class PriceList(Wire):
+    """GPU prices in one currency.
+
+    Raises (from `parse`):
+        PoolError: one line per problem.
+    """
+
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
+    default: str | None = None
+    """The GPU of a Service that names none; None: such a Service has no price."""
+    cold_start_penalty: Annotated[Money, Field(ge=0)] = Decimal(0)
+    """What it is worth to spare one user one cold start."""
+    warmth: dict[Warmth, Annotated[Money, Field(ge=0)]] = Field(default_factory=dict)
+    """The share of the price that a replica of this warmth costs; 1 where it is left out."""
+    gpus: dict[str, GpuPrice]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.default is not None and self.default not in self.gpus:
+            raise ValueError(
+                f"must have a default among its gpus ({', '.join(self.gpus)}), not {self.default!r}"
+            )
+        shares = [self.warmth.get(warmth, Decimal(1)) for warmth in WARMTHS]
+        if shares != sorted(shares, reverse=True):
+            raise ValueError("must not price a less warm replica above a warmer one")
+        return self
+
+    @classmethod
+    def parse(cls, content: object) -> Self:
+        """Read the list from what a YAML or JSON file holds."""
+        try:
+            return cls.model_validate(content)
+        except ValidationError as wrong:
+            raise PoolError(problems(wrong, "prices")) from None
+
+    def of(self, gpu: str | None) -> GpuPrice | None:
+        """The price of a GPU (None: of the default one); None when the list does not have it."""
+        name = self.default if gpu is None else _normal(gpu)
+        if name is None:
+            return None
+        return next((price for key, price in self.gpus.items() if _normal(key) == _normal(name)), None)
+
+    def replica(self, gpu: str | None, gpus: int) -> ReplicaPrice | None:
+        """The price of a replica that holds `gpus` GPUs; without GPUs it is free, whatever the list says."""
+        if gpus == 0:
+            return ReplicaPrice(Decimal(0), self.currency, self.cold_start_penalty)
+        price = self.of(gpu)
+        if price is None:
+            return None
+        shares = {warmth: self.warmth.get(warmth, Decimal(1)) for warmth in WARMTHS}
+        return ReplicaPrice(price.hourly * gpus / _HOUR, self.currency, self.cold_start_penalty, shares)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaPrice:
+    """What one replica of a Service costs."""
+
+    per_second: Decimal
+    """While it is hot."""
+    currency: str = "USD"
+    cold_start_penalty: Decimal = Decimal(0)
+    shares: Mapping[Warmth, Decimal] | None = None
+
+    def share(self, warmth: Warmth) -> Decimal:
+        """The part of the hot price that a replica of this warmth costs."""
+        return self.shares[warmth] if self.shares else Decimal(1)
+
+    def rate(self, floor: Floor) -> Decimal:
+        """What holding a floor costs per second."""
+        parts = (count * self.share(warmth) for warmth, count in floor.by_warmth().items())
+        return self.per_second * sum(parts, Decimal(0))
+
+
+@lru_cache(maxsize=1)
+def packaged_prices() -> PriceList:
+    """The list that comes with the package: examples to edit, a constant for the program."""
+    return PriceList.parse(yaml.safe_load((files("warmpool.domain") / "prices.yaml").read_text()))
+
+
+def cost(gpu_seconds: float, *, gpu: str | None = None, prices: PriceList | None = None) -> Decimal:
+    """The price of GPU-seconds on a named GPU, in the list's currency.
+
+    Raises:
+        PoolError: when the list has no such GPU; the message names those it has.
+    """
+    chosen = prices or packaged_prices()
+    price = chosen.of(gpu)
+    if price is None:
+        raise PoolError([f"gpu = {gpu!r}, must be one of {', '.join(chosen.gpus)}"])
+    return price.hourly * Decimal(str(gpu_seconds)) / _HOUR
+
+
+def _normal(gpu: str) -> str:
+    """`NVIDIA-L4` (the node label) and `nvidia_l4` are `nvidia-l4`."""
+    return gpu.strip().lower().replace("_", "-").replace(" ", "-")

@@ -1,0 +1,55 @@
+"""What a policy may know when it decides: readings, each of them absent when nobody could take it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from warmpool.domain.cost import ReplicaPrice
+from warmpool.domain.pool import WarmPoolTemplate
+
+DEFAULT_LEAD = timedelta(seconds=90)
+"""Lead time while no cold start of the Service has been measured: longer than a small model's start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """The requests of one Service as last read."""
+
+    concurrency: float
+    """Requests in flight, those held back included, averaged over the reading's window."""
+    last_active: datetime | None = None
+    """The latest instant at which there was a request; None: none that anybody remembers."""
+    backlog: int | None = None
+    """Messages waiting in a queue for this Service; None: no source reports one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A person's order to keep at least this many replicas until then."""
+
+    replicas: int
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """Everything a decision about one pool is made from, besides the instant."""
+
+    pool: WarmPoolTemplate
+    lead: timedelta = DEFAULT_LEAD
+    """How much earlier than a window opens its floor rises."""
+    cold_start: timedelta | None = None
+    """The p95 of the Service's whole cold start, as measured."""
+    demand: Demand | None = None
+    """None: no source could be read."""
+    backlog_expected: bool = False
+    """Whether a queue feeds this Service, so that a missing backlog is a missing reading."""
+    requests_per_replica: float = 1.0
+    """How many requests one replica takes at a time, for turning a backlog into replicas."""
+    price: ReplicaPrice | None = None
+    """None: the Service's GPU has no price."""
+    spent: Decimal | None = Decimal(0)
+    """What the pool has cost in the current budget period; None: the account is lost."""
+    hold: Hold | None = None

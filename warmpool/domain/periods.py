@@ -1,0 +1,27 @@
+"""Calendar periods of a budget, in the pool's own time zone."""
+
+from __future__ import annotations
+
+from datetime import date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
+
+from warmpool.domain.fields import Period
+from warmpool.domain.localtime import local_date, opening
+
+
+def period_of(now: datetime, period: Period, zone: ZoneInfo) -> tuple[datetime, datetime]:
+    """Start and end (UTC) of the day, week (from Monday) or month that `now` falls into."""
+    day = local_date(now, zone)
+    if period == "day":
+        first, after = day, day + timedelta(days=1)
+    elif period == "week":
+        first = day - timedelta(days=day.weekday())
+        after = first + timedelta(days=7)
+    else:
+        first = day.replace(day=1)
+        after = (first + timedelta(days=31)).replace(day=1)
+    return _midnight(first, zone), _midnight(after, zone)
+
+
+def _midnight(day: date, zone: ZoneInfo) -> datetime:
+    return opening(datetime.combine(day, time.min), zone)

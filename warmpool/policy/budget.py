@@ -1,0 +1,218 @@
+"""Budget: a floor degrades before it costs more than it may; service itself is never cut.
+
+What is lost first is what is cheapest to lose:
+
+1. what the schedule does not ask for (keep-alive, backlog, a person's hold), once the rest of the period's
+   schedule needs what is left;
+2. warmth, hot before asleep before standby, where less warm is cheaper;
+3. replicas, from the highest down, so that one is there for as long as possible;
+4. everything, when the money is spent, until the next period begins.
+
+Traffic still scales the Service from zero and beyond: a floor is all that a budget takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Final
+
+from warmpool.domain.calendar import Segment, timeline
+from warmpool.domain.cost import ReplicaPrice
+from warmpool.domain.decision import Cut
+from warmpool.domain.fields import WARMTHS, Warmth
+from warmpool.domain.floor import NOTHING, Floor
+from warmpool.domain.observation import Observation
+from warmpool.domain.periods import period_of
+from warmpool.domain.pool import Budget, WarmPoolTemplate
+from warmpool.policy.texts import clock
+
+DRAIN: Final = timedelta(seconds=90)
+"""How long Knative takes to let a replica go after its floor fell: stable window and grace, paid for as well."""
+RECHECK: Final = timedelta(minutes=10)
+"""How long a plan for the rest of the period stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the rest of the period can afford."""
+
+    reserve: Decimal
+    """What the schedule still needs, after warmth and replicas were cut to fit."""
+    warmth: Warmth = "hot"
+    replicas: int | None = None
+    """The most replicas the schedule may have; None: as many as it asks for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """The plan in force, what it was made for, and the timeline of the rest of the period."""
+
+    pool: WarmPoolTemplate | None = None
+    lead: timedelta = timedelta(0)
+    price: ReplicaPrice | None = None
+    made_at: datetime | None = None
+    ends: datetime | None = None
+    segments: tuple[Segment, ...] = ()
+    plan: Plan | None = None
+
+
+def initial() -> Memory:
+    """No plan."""
+    return Memory()
+
+
+def step(
+    memory: Memory, observation: Observation, scheduled: Floor, wanted: Floor, now: datetime
+) -> tuple[Memory, tuple[Cut, ...]]:
+    """What must be cut from `wanted`, of which the schedule (with the lower limit) asks for `scheduled`."""
+    budget = observation.pool.limits.budget
+    if budget is None:
+        return memory, ()
+    _, ends = period_of(now, budget.period, observation.pool.zone)
+    price = observation.price
+    if price is None or observation.spent is None or price.currency != budget.currency:
+        return memory, _uncountable(observation, budget, wanted)
+    left = budget.amount - observation.spent
+    if left <= price.rate(wanted) * _seconds(DRAIN):
+        text = (
+            f"{_money(observation.spent, budget)} of {_money(budget.amount, budget)} are spent; no floor until "
+            f"{clock(ends, now, observation.pool.zone)}. Requests still start replicas."
+        )
+        return memory, (Cut("budget/exhausted", wanted, NOTHING, text, ends),) if wanted != NOTHING else ()
+    memory = _planned(memory, observation, price, left, ends, now)
+    assert memory.plan is not None
+    return memory, _apply(memory.plan, price, budget, left, scheduled, wanted, now)
+
+
+def projected(memory: Memory, observation: Observation, now: datetime) -> Decimal | None:
+    """What the period will have cost at its end if only the schedule asks; None when that cannot be known."""
+    if observation.price is None or observation.spent is None or memory.made_at is None:
+        return None
+    plan = memory.plan or Plan(Decimal(0))
+    return observation.spent + _cost(
+        _ahead(memory.segments, now),
+        observation.price,
+        observation.pool.limits.min,
+        plan.warmth,
+        plan.replicas,
+    )
+
+
+def _uncountable(observation: Observation, budget: Budget, wanted: Floor) -> tuple[Cut, ...]:
+    """A budget nobody can count is not kept by hoping."""
+    if wanted == NOTHING:
+        return ()
+    price = observation.price
+    if price is None:
+        why = "the Service's GPU has no price"
+    elif price.currency != budget.currency:
+        why = f"the prices are in {price.currency}, the budget in {budget.currency}"
+    else:
+        why = "what was spent so far is not known"
+    return (Cut("budget/uncountable", wanted, NOTHING, f"No floor: {why}, so the budget cannot be kept."),)
+
+
+def _planned(
+    memory: Memory,
+    observation: Observation,
+    price: ReplicaPrice,
+    left: Decimal,
+    ends: datetime,
+    now: datetime,
+) -> Memory:
+    """The memory with a plan that is still good, or a new one."""
+    same = (
+        memory.pool is observation.pool
+        and memory.lead == observation.lead
+        and memory.price == price
+        and memory.ends == ends
+        and memory.made_at is not None
+        and memory.made_at <= now
+    )
+    if same and memory.made_at is not None and now < memory.made_at + RECHECK:
+        return memory
+    segments = memory.segments if same else timeline(observation.pool, observation.lead, now, ends)
+    segments = tuple(_ahead(segments, now))
+    plan = _plan(segments, price, observation.pool.limits.min, left)
+    return Memory(observation.pool, observation.lead, price, now, ends, segments, plan)
+
+
+def _plan(segments: tuple[Segment, ...], price: ReplicaPrice, least: int, left: Decimal) -> Plan:
+    """The first of: all of it, less warm, fewer replicas, that fits into what is left."""
+    cheapest: Warmth = "hot"
+    for warmth in WARMTHS:
+        if price.share(warmth) < price.share(cheapest) or warmth == "hot":
+            cheapest = warmth
+            need = _cost(segments, price, least, warmth, None)
+            if need <= left:
+                return Plan(need, warmth)
+    highest = max((piece.floor.replicas for piece in segments), default=0)
+    for replicas in range(max(highest, least) - 1, 1, -1):
+        need = _cost(segments, price, least, cheapest, replicas)
+        if need <= left:
+            return Plan(need, cheapest, replicas)
+    return Plan(left, cheapest, 1)
+
+
+def _cost(
+    segments: Iterable[Segment], price: ReplicaPrice, least: int, warmth: Warmth, replicas: int | None
+) -> Decimal:
+    total = Decimal(0)
+    for piece in segments:
+        floor = _fit(piece.floor | Floor.of(least), warmth, replicas)
+        total += price.rate(floor) * _seconds(piece.end - piece.start)
+    return total
+
+
+def _apply(
+    plan: Plan,
+    price: ReplicaPrice,
+    budget: Budget,
+    left: Decimal,
+    scheduled: Floor,
+    wanted: Floor,
+    now: datetime,
+) -> tuple[Cut, ...]:
+    cuts: list[Cut] = []
+    floor = wanted
+    kept = f"{_money(left, budget)} are left and the schedule still needs {_money(plan.reserve, budget)}"
+    extra = (price.rate(wanted) - price.rate(scheduled)) * _seconds(RECHECK)
+    if wanted != scheduled and extra > left - plan.reserve:
+        text = f"{kept}: keep-alive, backlog and holds are left out."
+        cuts.append(Cut("budget/extras", floor, scheduled, text))
+        floor = scheduled
+    if plan.warmth != "hot" and floor.no_warmer_than(plan.warmth) != floor:
+        lower = floor.no_warmer_than(plan.warmth)
+        text = f"{kept} with nothing warmer than {plan.warmth}: replicas are kept {plan.warmth}."
+        cuts.append(Cut("budget/warmth", floor, lower, text))
+        floor = lower
+    if plan.replicas is not None and floor.replicas > plan.replicas:
+        lower = floor.at_most(plan.replicas)
+        text = f"{kept} with {plan.replicas} instead of {floor.replicas} replicas."
+        ends = now + timedelta(seconds=float(left / price.rate(lower))) if price.rate(lower) else None
+        cuts.append(Cut("budget/replicas", floor, lower, text, ends))
+    return tuple(cuts)
+
+
+def _fit(floor: Floor, warmth: Warmth, replicas: int | None) -> Floor:
+    fitted = floor.no_warmer_than(warmth)
+    return fitted if replicas is None else fitted.at_most(replicas)
+
+
+def _ahead(segments: Iterable[Segment], now: datetime) -> Iterable[Segment]:
+    """What of the segments is yet to come."""
+    for piece in segments:
+        if piece.end > now:
+            start = max(piece.start, now)
+            yield Segment(start, piece.end, piece.floor, piece.names, piece.opens)
+
+
+def _seconds(span: timedelta) -> Decimal:
+    return Decimal(str(span.total_seconds()))
+
+
+def _money(amount: Decimal, budget: Budget) -> str:
+    return f"{amount:.2f} {budget.currency}"

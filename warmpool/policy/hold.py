@@ -1,0 +1,23 @@
+"""Hold: a person's order to keep some replicas hot until a given instant."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from warmpool.domain.decision import Ask
+from warmpool.domain.floor import NOTHING, Floor
+from warmpool.domain.observation import Observation
+from warmpool.policy.texts import clock
+
+
+def initial() -> None:
+    """An order is read each time; there is nothing to remember."""
+
+
+def step(memory: None, observation: Observation, now: datetime) -> tuple[None, Ask]:
+    """The order's replicas until it ends."""
+    order = observation.hold
+    if order is None or now >= order.until:
+        return memory, Ask("hold", NOTHING, "hold/none", "Nobody holds the pool.")
+    text = f"Held at {order.replicas} by hand until {clock(order.until, now, observation.pool.zone)}."
+    return memory, Ask("hold", Floor.of(order.replicas), "hold", text, order.until)

@@ -1,0 +1,89 @@
+"""Keep-alive: hold the last replica for a while after the last request.
+
+The default time is the break-even of ski rental: keeping a replica idle for T costs g*T, losing it costs a cold
+start, K = g*L + beta (GPU price g, cold-start time L, price beta of one user-visible cold start), so T* = K/g =
+L + beta/g. It never costs more than twice what somebody who knew the next arrival would pay.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from warmpool.domain import durations
+from warmpool.domain.decision import Ask
+from warmpool.domain.floor import NOTHING, Floor
+from warmpool.domain.observation import DEFAULT_LEAD, Observation
+from warmpool.policy.texts import clock
+
+BLIND: Final = timedelta(hours=1)
+"""How long a replica is held on the word of the last reading when no new one can be had; then it goes."""
+UNPRICED: Final = timedelta(minutes=5)
+"""Keep-alive where no price is known: the order of magnitude of break-even times of priced GPUs."""
+LONGEST: Final = timedelta(hours=4)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """The latest request anybody has seen, and when demand was last readable."""
+
+    last_active: datetime | None = None
+    read_at: datetime | None = None
+    asked: bool = False
+
+
+def initial() -> Memory:
+    """No request seen."""
+    return Memory()
+
+
+def break_even(observation: Observation) -> timedelta:
+    """T* = L + beta/g, at least a second and at most `LONGEST`."""
+    start = observation.cold_start or DEFAULT_LEAD
+    price = observation.price
+    if price is None or not price.per_second:
+        return UNPRICED
+    worth = timedelta(seconds=float(price.cold_start_penalty / price.per_second))
+    return min(max(start + worth, timedelta(seconds=1)), LONGEST)
+
+
+def step(memory: Memory, observation: Observation, now: datetime) -> tuple[Memory, Ask]:
+    """One replica while the last request is younger than the keep-alive time, else none."""
+    wanted = observation.pool.keep_alive
+    if wanted is None:
+        return memory, Ask("keep-alive", NOTHING, "keep-alive/off", "No keep-alive is asked for.")
+    if observation.demand is None:
+        return _blind(memory, now, observation)
+    demand = observation.demand
+    last = now if demand.concurrency > 0 else demand.last_active
+    if memory.last_active is not None and memory.last_active <= now:
+        last = max(last, memory.last_active) if last else memory.last_active
+    memory = replace(memory, last_active=last, read_at=now)
+    span = wanted if isinstance(wanted, timedelta) else break_even(observation)
+    kind = "break-even time" if wanted == "auto" else "keep-alive"
+    if last is None or now >= last + span:
+        text = f"No request for {durations.show(span)} ({kind})." if last else "No request yet."
+        return replace(memory, asked=False), Ask("keep-alive", NOTHING, "keep-alive/over", text)
+    until = last + span
+    text = (
+        f"Last request at {clock(last, now, observation.pool.zone)}; the last replica is kept for "
+        f"{durations.show(span)} ({kind})."
+    )
+    return replace(memory, asked=True), Ask("keep-alive", Floor.of(1), "keep-alive", text, until)
+
+
+def _blind(memory: Memory, now: datetime, observation: Observation) -> tuple[Memory, Ask]:
+    """Without a reading the last answer stands, but not for ever: nobody may be there to end it."""
+    missing = ("demand",)
+    since = memory.read_at
+    if memory.asked and since is not None and since <= now < since + BLIND:
+        text = (
+            f"Demand cannot be read since {clock(since, now, observation.pool.zone)}; the last replica is held "
+            f"for at most {durations.show(BLIND)} after that."
+        )
+        return memory, Ask(
+            "keep-alive", Floor.of(1), "keep-alive/blind", text, since + BLIND, missing=missing
+        )
+    text = "Demand cannot be read; nothing is kept alive on a guess."
+    return replace(memory, asked=False), Ask("keep-alive", NOTHING, "keep-alive/blind", text, missing=missing)

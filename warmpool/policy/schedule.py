@@ -1,0 +1,95 @@
+"""Schedule: the floor of the windows that are open, or about to be.
+
+Windows name clock times; nothing here is learned. The timeline is worked out once and then only looked up, so
+a decision costs microseconds until the timeline runs out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from warmpool.domain.calendar import Segment, exception_on, timeline
+from warmpool.domain.decision import Ask
+from warmpool.domain.floor import NOTHING
+from warmpool.domain.observation import Observation
+from warmpool.domain.pool import WarmPoolTemplate
+from warmpool.policy.texts import clock
+
+_HORIZONS: Final = (timedelta(hours=40), timedelta(days=9), timedelta(days=400))
+"""How far ahead to look for the next change, each only when the one before has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """The part of the timeline that is worked out: valid in `[start, end)` for this pool and lead time."""
+
+    pool: WarmPoolTemplate | None = None
+    lead: timedelta = timedelta(0)
+    start: datetime | None = None
+    end: datetime | None = None
+    ask: Ask | None = None
+
+
+def initial() -> Memory:
+    """Nothing worked out yet."""
+    return Memory()
+
+
+def step(memory: Memory, observation: Observation, now: datetime) -> tuple[Memory, Ask]:
+    """The floor of the schedule at `now`."""
+    if (
+        memory.ask is not None
+        and memory.pool is observation.pool
+        and memory.lead == observation.lead
+        and memory.start is not None
+        and memory.start <= now  # a clock set back is a reason to look again
+        and (memory.end is None or now < memory.end)
+    ):
+        return memory, memory.ask
+    ask, end = _look(observation, now)
+    return Memory(observation.pool, observation.lead, now, end, ask), ask
+
+
+def _look(observation: Observation, now: datetime) -> tuple[Ask, datetime | None]:
+    """The ask at `now` and the instant until which it is the same."""
+    pool = observation.pool
+    if not pool.windows and not any(exception.replicas for exception in pool.exceptions):
+        return Ask("schedule", NOTHING, "schedule/none", "The pool has no windows."), None
+    segments: tuple[Segment, ...] = ()
+    until: datetime | None = None
+    for horizon in _HORIZONS:
+        segments = timeline(pool, observation.lead, now, now + horizon)
+        until = next((piece.start for piece in segments if piece.floor != segments[0].floor), None)
+        if until is not None:
+            break
+    current = segments[0]
+    # The reason may change before the floor: two windows of one height, or the end of a window's lead.
+    end = current.end if until is None or current.end < until else until
+    return _explain(current, observation, now, until), end
+
+
+def _explain(current: Segment, observation: Observation, now: datetime, until: datetime | None) -> Ask:
+    zone = observation.pool.zone
+    when = f" until {clock(until, now, zone)}" if until else ""
+    if current.floor == NOTHING:
+        exception = exception_on(observation.pool, now)
+        if exception is not None:
+            reason, text = (
+                f"exception/{exception.name}",
+                f"Exception {exception.name} closes every window{when}.",
+            )
+        else:
+            reason, text = "schedule/closed", f"No window is open{when}."
+        return Ask("schedule", NOTHING, reason, text, until)
+    reason = "+".join(current.names)
+    named = " and ".join(name.replace("/", " ") for name in current.names)
+    if current.opens is not None:
+        text = (
+            f"{named} opens at {clock(current.opens, now, zone)}; replicas start "
+            f"{int(observation.lead.total_seconds())} s earlier so that {current.floor} are ready by then."
+        )
+    else:
+        text = f"{named} holds {current.floor}{when}."
+    return Ask("schedule", current.floor, reason, text[0].upper() + text[1:], until, current.opens)
