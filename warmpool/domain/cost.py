@@ -5,7 +5,7 @@ The packaged list is a set of examples to edit (`prices.yaml` beside this module
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -28,7 +28,7 @@ class GpuPrice(Wire):
 
     hourly: Annotated[Money, Field(ge=0)]
     """For one hour of one GPU, in the list's currency."""
-    date: datetime.date
+    date: dt.date
     """When somebody looked the price up."""
     source: Annotated[str, Field(min_length=1)]
     """Where: provider, machine, region, kind of price."""

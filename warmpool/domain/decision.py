@@ -31,7 +31,7 @@ class Cut:
     """What a limit or the budget took away (or added, for the lower limit)."""
 
     rule: str
-    """`limits/min`, `limits/max`, `budget/extras`, `budget/warmth`, `budget/replicas`, `budget/exhausted`, ..."""
+    """`limits/min`, `limits/max`, `budget/extras`, `budget/warmth`, `budget/replicas`, `budget/exhausted`."""
     before: Floor
     after: Floor
     detail: str

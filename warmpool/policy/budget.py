@@ -30,7 +30,7 @@ from warmpool.domain.pool import Budget, WarmPoolTemplate
 from warmpool.policy.texts import clock
 
 DRAIN: Final = timedelta(seconds=90)
-"""How long Knative takes to let a replica go after its floor fell: stable window and grace, paid for as well."""
+"""How long Knative keeps a replica after its floor fell (stable window, grace); it is paid for as well."""
 RECHECK: Final = timedelta(minutes=10)
 """How long a plan for the rest of the period stands."""
 
@@ -78,13 +78,15 @@ def step(
     left = budget.amount - observation.spent
     if left <= price.rate(wanted) * _seconds(DRAIN):
         text = (
-            f"{_money(observation.spent, budget)} of {_money(budget.amount, budget)} are spent; no floor until "
-            f"{clock(ends, now, observation.pool.zone)}. Requests still start replicas."
+            f"{_money(observation.spent, budget)} of {_money(budget.amount, budget)} are spent; no floor "
+            f"until {clock(ends, now, observation.pool.zone)}. Requests still start replicas."
         )
         return memory, (Cut("budget/exhausted", wanted, NOTHING, text, ends),) if wanted != NOTHING else ()
-    memory = _planned(memory, observation, price, left, ends, now)
+    memory = _planned(memory, observation, price=price, left=left, ends=ends, now=now)
     assert memory.plan is not None
-    return memory, _apply(memory.plan, price, budget, left, scheduled, wanted, now)
+    return memory, _apply(
+        memory.plan, price=price, budget=budget, left=left, scheduled=scheduled, wanted=wanted, now=now
+    )
 
 
 def projected(memory: Memory, observation: Observation, now: datetime) -> Decimal | None:
@@ -118,6 +120,7 @@ def _uncountable(observation: Observation, budget: Budget, wanted: Floor) -> tup
 def _planned(
     memory: Memory,
     observation: Observation,
+    *,
     price: ReplicaPrice,
     left: Decimal,
     ends: datetime,
@@ -169,6 +172,7 @@ def _cost(
 
 def _apply(
     plan: Plan,
+    *,
     price: ReplicaPrice,
     budget: Budget,
     left: Decimal,

@@ -110,7 +110,17 @@ def _reason(floor: Floor, asks: list[Ask], cuts: tuple[Cut, ...]) -> str:
 
 
 def _until(asks: list[Ask], cuts: tuple[Cut, ...], now: datetime) -> datetime | None:
-    """The first instant at which anybody may say something else."""
-    instants = [ask.until for ask in asks] + [cut.until for cut in cuts]
+    """The first instant at which the floor may be another.
+
+    Every schedule edge counts, because it may raise; the end of another ask counts if the rest asks for less.
+    """
+    instants = [cut.until for cut in cuts]
+    for ask in asks:
+        rest = NOTHING
+        for other in asks:
+            if other is not ask:
+                rest |= other.floor
+        if ask.policy == "schedule" or rest | ask.floor != rest:
+            instants.append(ask.until)
     ahead = [instant for instant in instants if instant is not None and instant > now]
     return min(ahead, default=None)

@@ -1,8 +1,8 @@
 """Keep-alive: hold the last replica for a while after the last request.
 
-The default time is the break-even of ski rental: keeping a replica idle for T costs g*T, losing it costs a cold
-start, K = g*L + beta (GPU price g, cold-start time L, price beta of one user-visible cold start), so T* = K/g =
-L + beta/g. It never costs more than twice what somebody who knew the next arrival would pay.
+The default time is the break-even of ski rental: keeping a replica idle for T costs g*T, losing it costs a
+cold start, K = g*L + beta (GPU price g, cold-start time L, price beta of one user-visible cold start), so
+T* = K/g = L + beta/g. It never costs more than twice what somebody who knew the next arrival would pay.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def _blind(memory: Memory, now: datetime, observation: Observation) -> tuple[Mem
     since = memory.read_at
     if memory.asked and since is not None and since <= now < since + BLIND:
         text = (
-            f"Demand cannot be read since {clock(since, now, observation.pool.zone)}; the last replica is held "
-            f"for at most {durations.show(BLIND)} after that."
+            f"Demand cannot be read since {clock(since, now, observation.pool.zone)}; the last replica is "
+            f"held for at most {durations.show(BLIND)} after that."
         )
         return memory, Ask(
             "keep-alive", Floor.of(1), "keep-alive/blind", text, since + BLIND, missing=missing
