@@ -1,1 +1,41 @@
 """Model weights: from S3 or a shared folder, verified and cached, to the device."""
+
+from weights.errors import (
+    AccessDeniedError,
+    CacheError,
+    IntegrityError,
+    InvalidURIError,
+    NoCredentialsError,
+    NotFoundError,
+    ObjectChangedError,
+    RefusedError,
+    SourceError,
+    TransferError,
+    UnreachableError,
+    WeightsError,
+)
+from weights.manifest import FileEntry, Manifest
+from weights.pull import Progress, PulledModel, pull, pull_blocking
+from weights.ranged import RetryPolicy
+
+__all__ = [
+    "AccessDeniedError",
+    "CacheError",
+    "FileEntry",
+    "IntegrityError",
+    "InvalidURIError",
+    "Manifest",
+    "NoCredentialsError",
+    "NotFoundError",
+    "ObjectChangedError",
+    "Progress",
+    "PulledModel",
+    "RefusedError",
+    "RetryPolicy",
+    "SourceError",
+    "TransferError",
+    "UnreachableError",
+    "WeightsError",
+    "pull",
+    "pull_blocking",
+]
