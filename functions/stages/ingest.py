@@ -168,24 +168,14 @@ async def fetch_tokenizer(settings: Settings) -> Path:
     Raises:
         StartError: the model is not there or has no tokenizer.
     """
-    uri = settings.model_uri
-    assert uri is not None
-    local = local_path(uri)
-    if local is not None:
-        if not local.is_dir():
-            raise StartError(f"PILOTLIGHT_MODEL_URI = {uri}: no such directory")
-        return local
-    from weights import pull  # type: ignore[attr-defined] # noqa: PLC0415 - for remote models only
+    from weights import WeightsError, pull  # noqa: PLC0415 - after the port is open
 
-    pulled = await pull(uri, cache_dir=settings.cache_dir, patterns=TOKENIZER_FILES)
-    return Path(pulled.path)
-
-
-def local_path(uri: str) -> Path | None:
-    """The path of a model that is a directory here; None for a remote one."""
-    if uri.startswith("file://"):
-        return Path(uri.removeprefix("file://"))
-    return None if "://" in uri else Path(uri)
+    assert settings.model_uri is not None
+    try:
+        pulled = await pull(settings.model_uri, cache_dir=settings.cache_dir, patterns=TOKENIZER_FILES)
+    except WeightsError as error:
+        raise StartError(f"PILOTLIGHT_MODEL_URI = {settings.model_uri}: {error}") from error
+    return pulled.path
 
 
 def load_tokenizer(model: Path) -> "Tokenizer":

@@ -1,0 +1,192 @@
+"""The stage behind the model: stop sequences, redaction, whitespace, and a check of JSON output.
+
+Works on a whole text, and on a stream segment by segment: what it holds back travels in the reply's `carry`
+to the next segment's request, so the stage itself keeps nothing. The carry holds unredacted text and is
+meant for the caller that posts the segments, not for the end user.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+
+from functions.contract import FinishReason, StageReply, StageRequest, StopSequence
+from functions.filters import FilterState, Whitespace, step
+from functions.lifecycle import State
+from functions.problems import ProblemError, field_errors
+from functions.replica import Replica
+from functions.settings import Settings
+from functions.stage import RequestContext, parse_config
+from functions.timing import Phase
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from jsonschema.protocols import Validator
+
+_FENCE = re.compile(r"^```[A-Za-z0-9]*[ \t]*\n(?P<body>.*)\n```$", re.DOTALL)
+
+
+class PostprocessConfig(BaseModel):
+    """`PILOTLIGHT_STAGE_CONFIG` of a postprocess stage."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    stop: Annotated[tuple[StopSequence, ...], Field(max_length=16)] = ()
+    """Texts that end the output, besides the request's own."""
+    whitespace: Whitespace = "strip"
+    """`keep`; `strip` both ends; `tidy`: also line ends, and at most one empty line in a row."""
+    redact: tuple[Literal["email", "card", "key"], ...] = ("email", "card", "key")
+    """What is replaced."""
+    replacement: Annotated[str, Field(max_length=200)] = "[redacted {kind}]"
+    json_output: Literal["off", "flag", "refuse"] = "off"
+    """Whether the output must be JSON (a Markdown fence around it is allowed): `flag` says in `data` if it
+    is not,
+    `refuse` makes it an error."""
+    json_schema: dict[str, JsonValue] | None = None
+    """JSON Schema that the output must meet; draft by `$schema`, else 2020-12."""
+
+    @field_validator("json_schema")
+    @classmethod
+    def _schema_is_one(cls, value: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
+        if value is not None:
+            _validator(value)
+        return value
+
+
+class Postprocess:
+    """The stage."""
+
+    kind = "postprocess"
+
+    def __init__(self, settings: Settings, config: PostprocessConfig) -> None:
+        self.name = settings.stage_name or self.kind
+        self._config = config
+        self._schema = _validator(config.json_schema) if config.json_schema is not None else None
+
+    async def start(self, replica: Replica) -> None:
+        """Nothing to load."""
+        replica.record(Phase.IMPORT, replica.age)
+        replica.to(State.HOT)
+
+    async def invoke(self, request: StageRequest, context: RequestContext) -> StageReply:  # noqa: ARG002 - the protocol
+        """The filtered text; `data` has `redactions`, `stopped` and, when checked, `json` or `json_error`."""
+        config, segment = self._config, request.segment
+        final = segment is None or segment.final
+        state, out = step(
+            _state(segment.carry if segment else None, keep_text=config.json_output != "off"),
+            request.text,
+            final=final,
+            stop=(*config.stop, *request.parameters.stop),
+            kinds=config.redact,
+            replacement=config.replacement,
+            whitespace=config.whitespace,
+        )
+        data: dict[str, JsonValue] = {"redactions": dict(state.redactions), "stopped": state.stopped}
+        if final and state.text is not None:
+            data |= self._check_json(state.text)
+        return StageReply(
+            id=request.id,
+            stage=self.name,
+            output=out,
+            data=data,
+            finish_reason=FinishReason.STOP if state.stopped else None,
+            carry=None if final else state.model_dump(mode="json"),
+            metadata=request.metadata,
+        )
+
+    def _check_json(self, text: str) -> dict[str, JsonValue]:
+        try:
+            return {"json": self._parse(text)}
+        except ValueError as error:
+            if self._config.json_output == "refuse":
+                raise ProblemError(
+                    422, f"output is not the JSON that was asked for: {error}", title="Output is not JSON"
+                ) from None
+            return {"json_error": str(error)}
+
+    def _parse(self, text: str) -> JsonValue:
+        fenced = _FENCE.match(text.strip())
+        try:
+            value: JsonValue = json.loads(fenced["body"] if fenced else text, parse_constant=_no_constant)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{error.msg} at line {error.lineno}, column {error.colno}") from None
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+        if self._schema is not None:
+            # The message names the place and the rule; jsonschema's own would quote the whole output.
+            broken = next(self._schema.iter_errors(value), None)
+            if broken is not None:
+                raise ValueError(f"{broken.json_path} does not meet {broken.validator!r} of the schema")
+        return value
+
+    async def close(self) -> None:
+        """Nothing to give back."""
+
+    def extend(self, app: "FastAPI") -> None:
+        """No routes of its own."""
+
+
+def _state(carry: dict[str, JsonValue] | None, *, keep_text: bool) -> FilterState:
+    if carry is None:
+        return FilterState(text="" if keep_text else None)
+    try:
+        return FilterState.model_validate(carry)
+    except ValidationError as error:
+        errors = [
+            {**entry, "field": f"segment.carry.{entry['field']}", "value": "(hidden)"}
+            for entry in field_errors(error.errors(include_url=False, include_context=False))
+        ]
+        raise ProblemError(
+            422,
+            "segment.carry is not the carry of a reply of this stage",
+            title="Invalid request",
+            errors=errors,
+        ) from None
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _validator(schema: dict[str, JsonValue]) -> "Validator":
+    """The schema's validator.
+
+    Raises:
+        ValueError: it is no JSON Schema, or refers to another document (nothing is ever fetched).
+    """
+    import jsonschema  # noqa: PLC0415 - only where a schema is configured
+    import referencing  # noqa: PLC0415
+
+    for reference in _references(schema):
+        if not reference.startswith("#"):
+            raise ValueError(f"$ref = {reference!r}, must be inside the schema and begin with #")
+    kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
+    try:
+        kind.check_schema(schema)
+    except jsonschema.SchemaError as error:
+        raise ValueError(f"{error.json_path}: {error.message}") from None
+    validator: Validator = kind(schema, registry=referencing.Registry())
+    return validator
+
+
+def _references(value: JsonValue) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key in {"$ref", "$dynamicRef"} and isinstance(item, str):
+                yield item
+            else:
+                yield from _references(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _references(item)
+
+
+def build(settings: Settings) -> Postprocess:
+    """The stage of these settings.
+
+    Raises:
+        SettingsError: a bad stage config.
+    """
+    return Postprocess(settings, parse_config(PostprocessConfig, settings))
