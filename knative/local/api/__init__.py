@@ -1,0 +1,1 @@
+"""The Kubernetes REST API of the local platform, as an ASGI application."""

@@ -1,0 +1,267 @@
+"""The kinds that the local API serves, with their names, shapes and columns.
+
+Kinds of the project's own are read from their CustomResourceDefinitions (`knative/manifests/**/*.yaml`), so
+that the schema a cluster gets and the one checked here are the same file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from knative import cluster
+from knative.cluster import Resource
+from knative.local.schemas import core, serving
+from knative.local.schemas.meta import OBJECT_META
+from knative.local.schemas.structural import FREE, STRING, Schema, struct
+
+MANIFESTS = Path(__file__).parent.parent / "manifests"
+OUR_GROUPS = frozenset({cluster.WARM_POOL.group})
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of `kubectl get`; `priority` above 0 shows only with `-o wide`."""
+
+    name: str
+    type: str
+    path: str
+    """JSONPath as in a CustomResourceDefinition's additionalPrinterColumns."""
+    priority: int = 0
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KindInfo:
+    """What the API needs to know of one kind."""
+
+    resource: Resource
+    singular: str
+    schema: Schema
+    short_names: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    columns: tuple[Column, ...] = ()
+    has_status: bool = True
+    """Whether status is a subresource, with generation counting changes of everything else."""
+    custom: bool = True
+    """Whether the kind is a custom resource on a real cluster (else part of Kubernetes)."""
+
+
+def _ready_columns() -> tuple[Column, ...]:
+    return (
+        Column("Ready", "string", ".status.conditions[?(@.type=='Ready')].status"),
+        Column("Reason", "string", ".status.conditions[?(@.type=='Ready')].reason"),
+    )
+
+
+_LATEST = (
+    Column("LatestCreated", "string", ".status.latestCreatedRevisionName"),
+    Column("LatestReady", "string", ".status.latestReadyRevisionName"),
+)
+_SERVING = ("all", "knative", "serving")
+
+BUILT_IN = (
+    KindInfo(
+        cluster.SERVICE,
+        "service",
+        serving.SERVICE_SCHEMA,
+        ("kservice", "ksvc"),
+        _SERVING,
+        (Column("URL", "string", ".status.url"), *_LATEST, *_ready_columns()),
+    ),
+    KindInfo(
+        cluster.CONFIGURATION,
+        "configuration",
+        serving.CONFIGURATION_SCHEMA,
+        ("config", "cfg"),
+        _SERVING,
+        (*_LATEST, *_ready_columns()),
+    ),
+    KindInfo(
+        cluster.REVISION,
+        "revision",
+        serving.REVISION_SCHEMA,
+        ("rev",),
+        _SERVING,
+        (
+            Column("Config Name", "string", r".metadata.labels['serving\.knative\.dev/configuration']"),
+            Column(
+                "Generation", "string", r".metadata.labels['serving\.knative\.dev/configurationGeneration']"
+            ),
+            *_ready_columns(),
+            Column("Actual Replicas", "integer", ".status.actualReplicas"),
+            Column("Desired Replicas", "integer", ".status.desiredReplicas"),
+        ),
+    ),
+    KindInfo(
+        cluster.ROUTE,
+        "route",
+        serving.ROUTE_SCHEMA,
+        ("rt",),
+        _SERVING,
+        (Column("URL", "string", ".status.url"), *_ready_columns()),
+    ),
+    KindInfo(
+        cluster.POD_AUTOSCALER,
+        "podautoscaler",
+        serving.POD_AUTOSCALER_SCHEMA,
+        ("kpa", "pa"),
+        ("knative-internal", "autoscaling"),
+        (
+            Column("DesiredScale", "integer", ".status.desiredScale"),
+            Column("ActualScale", "integer", ".status.actualScale"),
+            *_ready_columns(),
+        ),
+    ),
+    KindInfo(
+        cluster.POD,
+        "pod",
+        core.POD_SCHEMA,
+        ("po",),
+        ("all",),
+        (
+            Column("Ready", "string", ".status.conditions[?(@.type=='Ready')].status"),
+            Column("Status", "string", ".status.phase"),
+            Column("Restarts", "integer", ".status.containerStatuses[0].restartCount"),
+            Column("Age", "date", ".metadata.creationTimestamp"),
+            Column("IP", "string", ".status.podIP", priority=1),
+            Column("Node", "string", ".spec.nodeName", priority=1),
+        ),
+        custom=False,
+    ),
+    KindInfo(
+        cluster.NAMESPACE,
+        "namespace",
+        core.NAMESPACE_SCHEMA,
+        ("ns",),
+        columns=(
+            Column("Status", "string", ".status.phase"),
+            Column("Age", "date", ".metadata.creationTimestamp"),
+        ),
+        custom=False,
+    ),
+    KindInfo(
+        cluster.CONFIG_MAP,
+        "configmap",
+        core.CONFIG_MAP_SCHEMA,
+        ("cm",),
+        has_status=False,
+        custom=False,
+    ),
+    KindInfo(
+        cluster.SECRET,
+        "secret",
+        core.SECRET_SCHEMA,
+        columns=(
+            Column("Type", "string", ".type"),
+            Column("Age", "date", ".metadata.creationTimestamp"),
+        ),
+        has_status=False,
+        custom=False,
+    ),
+    KindInfo(
+        cluster.EVENT,
+        "event",
+        core.EVENT_SCHEMA,
+        ("ev",),
+        columns=(
+            Column("Last Seen", "date", ".lastTimestamp"),
+            Column("Type", "string", ".type"),
+            Column("Reason", "string", ".reason"),
+            Column("Object", "string", ".involvedObject.name"),
+            Column("Message", "string", ".message"),
+        ),
+        has_status=False,
+        custom=False,
+    ),
+    KindInfo(
+        cluster.LEASE,
+        "lease",
+        core.LEASE_SCHEMA,
+        columns=(
+            Column("Holder", "string", ".spec.holderIdentity"),
+            Column("Age", "date", ".metadata.creationTimestamp"),
+        ),
+        has_status=False,
+        custom=False,
+    ),
+)
+
+_WARM_POOL_WITHOUT_SCHEMA = KindInfo(
+    cluster.WARM_POOL,
+    "warmpool",
+    struct(
+        {
+            "apiVersion": STRING,
+            "kind": STRING,
+            "metadata": OBJECT_META,
+            "spec": FREE,
+            "status": FREE,
+        },
+        about="Keeps a Service's replicas warm.",
+    ),
+    ("wp",),
+    columns=_ready_columns(),
+)
+
+
+def load(manifests: Path = MANIFESTS) -> Mapping[Resource, KindInfo]:
+    """All kinds by resource."""
+    kinds = {info.resource: info for info in BUILT_IN}
+    kinds[cluster.WARM_POOL] = _WARM_POOL_WITHOUT_SCHEMA
+    for document in _definitions(manifests):
+        for info in _from_definition(document):
+            kinds[info.resource] = info
+    return kinds
+
+
+def _definitions(manifests: Path) -> Iterator[Mapping[str, Any]]:
+    for path in sorted(manifests.rglob("*.yaml")):
+        text = path.read_text()
+        if "CustomResourceDefinition" not in text:
+            continue
+        for document in yaml.safe_load_all(text):
+            if (
+                isinstance(document, dict)
+                and document.get("kind") == "CustomResourceDefinition"
+                and document["spec"]["group"] in OUR_GROUPS
+            ):
+                yield document
+
+
+def _from_definition(document: Mapping[str, Any]) -> Iterator[KindInfo]:
+    spec = document["spec"]
+    names = spec["names"]
+    for version in spec["versions"]:
+        if not version.get("served", True):
+            continue
+        schema = dict(version["schema"]["openAPIV3Schema"])
+        schema["properties"] = {**schema["properties"], "metadata": OBJECT_META}
+        yield KindInfo(
+            Resource(
+                spec["group"],
+                version["name"],
+                names["plural"],
+                names["kind"],
+                namespaced=spec["scope"] == "Namespaced",
+            ),
+            names.get("singular") or names["kind"].lower(),
+            schema,
+            tuple(names.get("shortNames") or ()),
+            tuple(names.get("categories") or ()),
+            tuple(
+                Column(
+                    column["name"],
+                    column["type"],
+                    column["jsonPath"],
+                    column.get("priority", 0),
+                    column.get("description", ""),
+                )
+                for column in version.get("additionalPrinterColumns") or ()
+            ),
+            has_status="status" in (version.get("subresources") or {}),
+        )

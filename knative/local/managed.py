@@ -1,0 +1,403 @@
+"""Who owns which field: server-side apply and the bookkeeping of `managedFields`.
+
+A set of fields is a frozenset of paths; a path is a tuple of elements as FieldsV1 spells them: `f:name` for a
+field, `k:{"name":"x"}` for an item of a keyed list, `v:"x"` for an item of a set. The rules are those of
+sigs.k8s.io/structured-merge-diff: scalars, atomic lists and maps, and items of keyed lists are owned; a
+struct is not, only what it holds.
+
+Who merely sees a value filled in (defaults, admission) does not own it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from knative.cluster import Cause, Object
+from knative.local import objects
+from knative.local.errors import ApiError, Subject
+from knative.local.schemas.structural import Schema
+
+Path = tuple[str, ...]
+Fields = frozenset[Path]
+
+_OPEN: Schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+_ITSELF = "."
+_NEVER = (
+    ("f:apiVersion",),
+    ("f:kind",),
+    *(
+        ("f:metadata", f"f:{name}")
+        for name in (
+            "name",
+            "namespace",
+            "generateName",
+            "uid",
+            "resourceVersion",
+            "generation",
+            "creationTimestamp",
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
+            "selfLink",
+            "managedFields",
+        )
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One manager's claim."""
+
+    manager: str
+    operation: str
+    api_version: str
+    subresource: str
+    time: str
+    fields: Fields
+
+    @property
+    def identity(self) -> tuple[str, str, str, str]:
+        return self.manager, self.operation, self.api_version, self.subresource
+
+    def with_fields(self, fields: Fields, time: str | None = None) -> _Entry:
+        return _Entry(
+            self.manager, self.operation, self.api_version, self.subresource, time or self.time, fields
+        )
+
+
+def track(
+    schema: Schema,
+    old: Object | None,
+    new: Object,
+    *,
+    manager: str,
+    operation: str,
+    now: str,
+    subresource: str | None = None,
+) -> None:
+    """Note in `new` that `manager` owns what it changed; with `Apply`, `apply` has done so."""
+    meta = new["metadata"]
+    if operation == "Apply":
+        return
+    given = meta.get("managedFields")
+    if given in ([], [{}]):
+        entries: list[_Entry] = []  # the documented way to start over
+    else:
+        entries = _read(old) if old is not None else []
+    before = _leaves(schema, old) if old is not None else {}
+    after = _leaves(schema, new)
+    scope = _scope(subresource)
+    changed = frozenset(
+        path for path, value in after.items() if scope(path) and (path not in before or before[path] != value)
+    )
+    present = frozenset(after)
+    mine = (manager, "Update", new["apiVersion"], subresource or "")
+    kept: list[_Entry] = []
+    owned = changed
+    time = now
+    for entry in entries:
+        if entry.identity == mine:
+            owned |= entry.fields & present
+            time = now if changed else entry.time
+        else:
+            kept.append(entry.with_fields((entry.fields & present) - changed))
+    if owned:
+        kept.append(_Entry(*mine, time, owned))
+    _write(meta, kept)
+
+
+def apply(
+    schema: Schema,
+    live: Object | None,
+    config: Object,
+    *,
+    manager: str,
+    force: bool,
+    now: str,
+    subject: Subject,
+    subresource: str | None = None,
+) -> Object:
+    """The object after `manager` applied `config`; the caller stores it.
+
+    Raises:
+        ApiError: 409, another manager owns a field that would change, and not `force`.
+    """
+    scope = _scope(subresource)
+    applied = frozenset(path for path in _leaves(schema, config) if scope(path))
+    mine = (manager, "Apply", config["apiVersion"], subresource or "")
+    if live is None:
+        merged = objects.clone(config)
+        _write(merged["metadata"], [_Entry(*mine, now, applied)])
+        return _drop_empty(merged)
+    entries = _read(live)
+    before = _leaves(schema, live)
+    if not entries:
+        everything = frozenset(path for path in before if scope(path))
+        entries = [_Entry("before-first-apply", "Update", live["apiVersion"], "", now, everything)]
+    last = next((entry.fields for entry in entries if entry.identity == mine), frozenset())
+    others = [entry for entry in entries if entry.identity != mine]
+    merged = _merge(schema, live, config)
+    elsewhere = frozenset().union(*(entry.fields for entry in others)) if others else frozenset()
+    for path in sorted(last - applied - elsewhere, key=len, reverse=True):
+        if not any(other[: len(path)] == path for other in elsewhere | applied):
+            _remove(merged, path)
+    merged = _drop_empty(merged)
+    after = _leaves(schema, merged)
+    changed = frozenset(path for path, value in after.items() if before.get(path, _MISSING) != value)
+    clashes = [(entry, path) for entry in others for path in sorted(entry.fields & changed & applied)]
+    if clashes and not force:
+        raise _conflict(clashes, subject)
+    present = frozenset(after)
+    kept = [entry.with_fields((entry.fields & present) - (changed & applied)) for entry in others]
+    kept.append(_Entry(*mine, now, applied))
+    _write(merged["metadata"], kept)
+    return merged
+
+
+_MISSING = object()
+
+
+def _scope(subresource: str | None) -> Any:
+    """Which paths a write through this door may own."""
+    if subresource == "status":
+        return lambda path: path[0] == "f:status"
+    return lambda path: path[0] != "f:status" and path[:1] not in _NEVER and path[:2] not in _NEVER
+
+
+def _leaves(schema: Schema, obj: Object) -> dict[Path, Any]:
+    return {
+        path: value
+        for path, value in _walk(schema, obj, ())
+        if path[:1] not in _NEVER and path[:2] not in _NEVER
+    }
+
+
+def _walk(  # noqa: C901  # one branch for each kind of value
+    schema: Schema, value: Any, path: Path
+) -> Iterator[tuple[Path, Any]]:
+    """All paths that can be owned, with the value that decides whether they changed."""
+    if isinstance(value, dict) and schema.get("x-kubernetes-map-type") != "atomic":
+        if not value:
+            if path:
+                yield path, {}
+            return
+        properties = schema.get("properties") or {}
+        for key, item in value.items():
+            here = (*path, f"f:{key}")
+            if key in properties:
+                yield from _walk(properties[key], item, here)
+            else:
+                inner = _inner(schema)
+                if isinstance(item, dict) and item and inner.get("x-kubernetes-map-type") != "atomic":
+                    yield here, None  # a key of a free map is owned itself
+                yield from _walk(inner, item, here)
+    elif isinstance(value, list) and value and (elements := _elements(schema, value)) is not None:
+        for element, item in elements:
+            here = (*path, element)
+            if isinstance(item, dict):
+                yield here, None
+                yield from _walk(schema["items"], item, here)
+            else:
+                yield here, item
+    elif path:
+        yield path, value
+
+
+def _inner(schema: Schema) -> Schema:
+    extra = schema.get("additionalProperties")
+    return extra if isinstance(extra, Mapping) else _OPEN
+
+
+def _elements(schema: Schema, items: Sequence[Any]) -> list[tuple[str, Any]] | None:
+    """The items with their path elements, or None for a list that is owned as a whole."""
+    kind = schema.get("x-kubernetes-list-type")
+    if kind == "set":
+        return [(f"v:{_compact(item)}", item) for item in items]
+    if kind == "map":
+        keys = schema["x-kubernetes-list-map-keys"]
+        properties = schema["items"].get("properties") or {}
+        return [
+            (
+                "k:"
+                + _compact(
+                    {key: item.get(key, properties.get(key, {}).get("default")) for key in sorted(keys)}
+                ),
+                item,
+            )
+            for item in items
+        ]
+    return None
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), sort_keys=True)
+
+
+def _merge(schema: Schema, live: Any, config: Any) -> Any:
+    if (
+        isinstance(live, dict)
+        and isinstance(config, dict)
+        and schema.get("x-kubernetes-map-type") != "atomic"
+    ):
+        merged = dict(live)
+        properties = schema.get("properties") or {}
+        for key, item in config.items():
+            inner = properties.get(key) or _inner(schema)
+            merged[key] = _merge(inner, live[key], item) if key in live else objects.clone(item)
+        return merged
+    if isinstance(live, list) and isinstance(config, list):
+        ours, theirs = _elements(schema, config), _elements(schema, live)
+        if ours is not None and theirs is not None:
+            by_element = dict(theirs)
+            wanted = {
+                element: _merge(schema["items"], by_element[element], item)
+                if element in by_element
+                else objects.clone(item)
+                for element, item in ours
+            }
+            return [wanted.pop(element, item) for element, item in theirs] + list(wanted.values())
+    return objects.clone(config)
+
+
+def _remove(obj: Any, path: Path) -> None:
+    """Take one path out of `obj`, in place; what lies on the way is copied, the live object shares it."""
+    for depth, element in enumerate(path):
+        last = depth == len(path) - 1
+        if element.startswith("f:"):
+            key = element[2:]
+            if not isinstance(obj, dict) or key not in obj:
+                return
+            if last:
+                del obj[key]
+                return
+            obj[key] = dict(obj[key]) if isinstance(obj[key], dict) else list(obj[key])
+            obj = obj[key]
+        else:
+            index = _find(obj, element)
+            if index is None:
+                return
+            if last:
+                del obj[index]
+                return
+            obj[index] = dict(obj[index])
+            obj = obj[index]
+
+
+def _find(items: Any, element: str) -> int | None:
+    wanted = json.loads(element[2:])
+    for index, item in enumerate(items if isinstance(items, list) else ()):
+        if element.startswith("v:"):
+            if item == wanted:
+                return index
+        elif isinstance(item, dict) and all(item.get(key) == value for key, value in wanted.items()):
+            return index
+    return None
+
+
+def _drop_empty(obj: Object) -> Object:
+    """Labels, annotations and the like that a removal has left empty."""
+    meta = dict(obj["metadata"])
+    for key in ("labels", "annotations", "finalizers", "ownerReferences"):
+        if key in meta and not meta[key]:
+            del meta[key]
+    return {**obj, "metadata": meta}
+
+
+def _conflict(clashes: Sequence[tuple[_Entry, Path]], subject: Subject) -> ApiError:
+    causes = []
+    lines = []
+    for entry, path in clashes:
+        field = _dotted(path)
+        who = f'conflict with "{entry.manager}"' + (
+            f" with subresource {json.dumps(entry.subresource)}" if entry.subresource else ""
+        )
+        who += f" using {entry.api_version}"
+        causes.append(Cause(who, field, "FieldManagerConflict"))
+        lines.append(f"{who}: {field}")
+    count = f"{len(clashes)} conflict{'s' if len(clashes) > 1 else ''}"
+    joined = lines[0] if len(lines) == 1 else "\n- ".join(["", *lines]).lstrip("\n")
+    return ApiError(409, "Conflict", f"Apply failed with {count}: {joined}", subject, tuple(causes))
+
+
+def _dotted(path: Path) -> str:
+    text = ""
+    for element in path:
+        kind, _, rest = element.partition(":")
+        if kind == "f":
+            text += f".{rest}"
+        elif kind == "k":
+            text += (
+                "[" + ",".join(f"{key}={_compact(value)}" for key, value in json.loads(rest).items()) + "]"
+            )
+        else:
+            text += f"[={rest}]"
+    return text
+
+
+def _read(obj: Object) -> list[_Entry]:
+    return [
+        _Entry(
+            entry.get("manager", ""),
+            entry.get("operation", "Update"),
+            entry.get("apiVersion", ""),
+            entry.get("subresource", ""),
+            entry.get("time", ""),
+            frozenset(_from_v1(entry.get("fieldsV1") or {}, ())),
+        )
+        for entry in obj["metadata"].get("managedFields") or ()
+    ]
+
+
+def _write(meta: Object, entries: Iterable[_Entry]) -> None:
+    listed = [
+        {
+            "manager": entry.manager,
+            "operation": entry.operation,
+            "apiVersion": entry.api_version,
+            "time": entry.time,
+            "fieldsType": "FieldsV1",
+            "fieldsV1": _to_v1(entry.fields),
+            **({"subresource": entry.subresource} if entry.subresource else {}),
+        }
+        for entry in entries
+        if entry.fields
+    ]
+    if listed:
+        meta["managedFields"] = listed
+    else:
+        meta.pop("managedFields", None)
+
+
+def _from_v1(tree: Mapping[str, Any], path: Path) -> Iterator[Path]:
+    for element, below in tree.items():
+        if element == _ITSELF:
+            yield path
+        elif not below:
+            yield (*path, element)
+        else:
+            yield from _from_v1(below, (*path, element))
+
+
+def _to_v1(fields: Fields) -> Object:
+    tree: Object = {}
+    for path in sorted(fields):
+        node = tree
+        for element in path:
+            node = node.setdefault(element, {})
+        node[_ITSELF] = {}
+    _tidy(tree)
+    return tree
+
+
+def _tidy(tree: Object) -> None:
+    """A leaf is written `{}`, without its dot."""
+    for element, below in tree.items():
+        if element == _ITSELF:
+            continue
+        if set(below) == {_ITSELF}:
+            tree[element] = {}
+        else:
+            _tidy(below)

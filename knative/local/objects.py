@@ -1,0 +1,103 @@
+"""Small, pure helpers for Kubernetes objects as JSON: copies, timestamps, owners, conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from knative.cluster import Object, Resource
+
+
+def clone(value: Any) -> Any:
+    """A deep copy of a JSON value; several times faster than `copy.deepcopy`."""
+    return _clone(value)
+
+
+def _clone(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _clone(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_clone(item) for item in value]
+    return value
+
+
+def timestamp(instant: datetime) -> str:
+    """RFC 3339 in whole seconds, as `metav1.Time` prints it."""
+    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def micro_timestamp(instant: datetime) -> str:
+    """RFC 3339 in microseconds, as `metav1.MicroTime` prints it."""
+    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def parse_timestamp(text: str) -> datetime:
+    """The instant that `timestamp` or `micro_timestamp` printed."""
+    return datetime.fromisoformat(text)
+
+
+def namespace_of(obj: Mapping[str, Any]) -> str:
+    """The object's namespace; empty for a cluster-wide kind."""
+    return str(obj["metadata"].get("namespace") or "")
+
+
+def name_of(obj: Mapping[str, Any]) -> str:
+    """The object's name."""
+    return str(obj["metadata"]["name"])
+
+
+def labels_of(obj: Mapping[str, Any]) -> Mapping[str, str]:
+    """The object's labels, empty if it has none."""
+    return cast("Mapping[str, str]", obj["metadata"].get("labels") or {})
+
+
+def annotations_of(obj: Mapping[str, Any]) -> Mapping[str, str]:
+    """The object's annotations, empty if it has none."""
+    return cast("Mapping[str, str]", obj["metadata"].get("annotations") or {})
+
+
+def owner_reference(owner: Mapping[str, Any]) -> Object:
+    """The reference that makes an object a child of `owner`, its controller."""
+    return {
+        "apiVersion": owner["apiVersion"],
+        "kind": owner["kind"],
+        "name": owner["metadata"]["name"],
+        "uid": owner["metadata"]["uid"],
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+
+
+def owner_uids(obj: Mapping[str, Any]) -> list[str]:
+    """The identities of all owners."""
+    return [reference["uid"] for reference in obj["metadata"].get("ownerReferences") or ()]
+
+
+def condition(obj: Mapping[str, Any], kind: str) -> Mapping[str, Any] | None:
+    """The condition of that type, if the object has it."""
+    conditions: Sequence[Mapping[str, Any]] = (obj.get("status") or {}).get("conditions") or ()
+    return next((item for item in conditions if item["type"] == kind), None)
+
+
+def condition_status(obj: Mapping[str, Any], kind: str = "Ready") -> str | None:
+    """`True`, `False`, `Unknown`, or None when the condition isn't there."""
+    found = condition(obj, kind)
+    return None if found is None else str(found["status"])
+
+
+def typed(res: Resource, obj: Object) -> Object:
+    """`obj` with its apiVersion and kind in front."""
+    return {"apiVersion": res.api_version, "kind": res.kind, **obj}
+
+
+def gpus(pod_spec: Mapping[str, Any]) -> int:
+    """GPUs that a pod's containers ask for; limits and requests are equal by the API's rules."""
+    total = 0
+    for container in pod_spec.get("containers") or ():
+        resources = container.get("resources") or {}
+        wanted = (resources.get("limits") or {}).get("nvidia.com/gpu")
+        if wanted is None:
+            wanted = (resources.get("requests") or {}).get("nvidia.com/gpu", 0)
+        total += int(wanted)
+    return total
