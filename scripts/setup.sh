@@ -4,7 +4,7 @@
 set -eu
 python=$1
 venv=$2
-say() { printf '\033[1msetup\033[0m %s\n' "$*"; }
+say() { printf 'setup: %s\n' "$*"; }
 die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||

@@ -16,6 +16,7 @@ from pilotlight.demo.run import DemoError
 from pilotlight.deploy import DeployError
 from pilotlight.stack import StackError
 from warmpool.domain.problems import PoolError
+from weights import WeightsError
 
 app = typer.Typer(
     name="pilotlight",
@@ -41,7 +42,7 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         code = error.exit_code
-    except (DemoError, DeployError, StackError, ClusterError) as error:
+    except (DemoError, DeployError, StackError, ClusterError, WeightsError) as error:
         code = _fail(error, 1)
     except (KeyboardInterrupt, click.Abort):
         code = 130

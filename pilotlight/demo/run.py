@@ -14,16 +14,18 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-import weights
 from pilotlight import deploy, stack, up
 from pilotlight.agent import Agent, AgentFileError, compile_agent, load_agent
 from pilotlight.demo import s3
 from pilotlight.demo.arms import Arm, Prompt, Runner
 from pilotlight.demo.report import Price, Report, show
-from warmpool.domain.cost import PriceList
+from warmpool.domain.cost import packaged_prices
 from weights.make_model import make_model
+from weights.manifest import Manifest
+from weights.pull import inspect
+from weights.source import open_source
 
-GPU = "NVIDIA H100 80GB"
+GPU = "nvidia-l4"
 BUCKET, PREFIX = "models", "support-llama"
 
 
@@ -104,7 +106,7 @@ async def _model(config: DemoConfig, console: Console) -> AsyncIterator[_Model]:
     if config.model is not None:
         uri = _given(config.model)
         with _step(console, f"the model at {uri}") as done:
-            manifest = await weights.inspect(uri)
+            manifest = await asyncio.to_thread(_inspect, uri)
             done(f"{manifest.parameters:,} parameters")
         yield _Model(uri, uri, {}, manifest.parameters)
         return
@@ -117,6 +119,14 @@ async def _model(config: DemoConfig, console: Console) -> AsyncIterator[_Model]:
             size = await asyncio.to_thread(s3.upload, endpoint, folder, BUCKET, PREFIX, lambda _: None)
             done(f"s3://{BUCKET}/{PREFIX}, {size / 1e6:.1f} MB")
         yield _Model(f"s3://{BUCKET}/{PREFIX}", str(folder), dict(endpoint.env), made.parameters)
+
+
+def _inspect(uri: str) -> Manifest:
+    source = open_source(uri)
+    try:
+        return inspect(source)
+    finally:
+        source.close()
 
 
 def _given(model: str) -> str:
@@ -233,8 +243,11 @@ def write_kept_agent(config: DemoConfig, model_uri: str) -> Path:
 
 def price() -> Price:
     """The demo's GPU price, from the price list that ships with the controller."""
-    entry = PriceList.load().find(GPU)
-    return Price(entry.gpu, float(entry.per_hour), entry.currency, entry.source)
+    prices = packaged_prices()
+    found = prices.of(GPU)
+    if found is None:
+        raise DemoError(f"the price list has no {GPU}")
+    return Price(GPU, float(found.hourly), prices.currency, f"{found.source}, {found.date}")
 
 
 def _fresh(build: Path) -> None:
