@@ -1,0 +1,387 @@
+"""Calling another stage over HTTP: retries, circuit breaker, deadline and trace.
+
+What is retried: a stage that cannot be reached, and an answer whose problem says `retryable`; with
+exponential back-off and jitter, or after the time that `Retry-After` names; never once a stream has begun.
+The deadline bounds it all, so a stage that is cold is waited for, not given up.
+
+The circuit breaker of a stage opens after consecutive failures. A request that arrives then is refused at
+once; one that is already being retried waits until the circuit may close.
+"""
+
+import asyncio
+import email.utils
+import logging
+import random
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import aiohttp
+import stamina
+from purgatory import AsyncCircuitBreakerFactory
+from purgatory.domain.model import OpenedState
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from functions.contract import (
+    Delta,
+    Failure,
+    Final,
+    Problem,
+    StageEvent,
+    StageReply,
+    StageRequest,
+    StageTiming,
+    decode_event,
+)
+from functions.problems import RETRYABLE_STATUSES, ProblemError, phrase
+from functions.settings import StageAddress
+from functions.sse import EventParser
+from functions.stage import RequestContext
+from functions.timing import parse_server_timing
+
+log = logging.getLogger(__name__)
+
+CONNECT_SECONDS = 10.0
+"""For the connection alone; a stage that starts is waited for behind its activator, after it is connected."""
+
+
+class CallPolicy(BaseModel):
+    """How patient the caller is with one stage."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    attempts: Annotated[int, Field(ge=1, le=100)] = 10
+    """Calls at most for one request, the first one included."""
+    wait_initial: Annotated[float, Field(gt=0)] = 0.1
+    """Seconds before the second call; doubled each time, with jitter of the same size."""
+    wait_max: Annotated[float, Field(gt=0)] = 5.0
+    """Seconds between calls at most, unless the stage asked for more."""
+    breaker_failures: Annotated[int, Field(ge=1)] = 5
+    """Consecutive failures that open the circuit."""
+    breaker_seconds: Annotated[float, Field(gt=0)] = 5.0
+    """How long it stays open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Called:
+    """A stage's reply, with the caller's view of its time."""
+
+    reply: StageReply
+    timing: StageTiming
+
+
+class _CircuitOpenError(ProblemError):
+    """Nobody was called. A new request fails fast; one that is already being retried waits."""
+
+    worth_waiting = False
+
+
+class StageClient:
+    """One stage as another one calls it.
+
+    Args:
+        session: shared by all stages; its connector has no limit, the stages' own queue limits hold.
+        address: where it is.
+        gateway: connect there instead, with the stage's host in `Host`.
+        policy: patience.
+    """
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        address: StageAddress,
+        *,
+        gateway: str | None,
+        policy: CallPolicy,
+    ) -> None:
+        self.name = address.name
+        self.kind = address.kind
+        self._session = session
+        self._policy = policy
+        self._url = (gateway or address.url).rstrip("/")
+        if gateway is not None:
+            self._url += urlsplit(address.url).path.rstrip("/")
+        self._host = {"Host": urlsplit(address.url).netloc} if gateway is not None else {}
+        self._breakers = AsyncCircuitBreakerFactory(
+            default_threshold=policy.breaker_failures,
+            default_ttl=policy.breaker_seconds,
+            exclude=[asyncio.CancelledError, (ProblemError, _is_no_failure_of_the_stage)],
+        )
+        self._answered: float | None = None
+        self._waking: asyncio.Task[None] | None = None
+
+    async def call(self, request: StageRequest, context: RequestContext) -> Called:
+        """The stage's whole reply.
+
+        Raises:
+            ProblemError: the stage's own problem, or ours about it; `stage` names it.
+        """
+        began = context.now()
+        attempts = 0
+        async for attempt in self._retrying(context):
+            with attempt:
+                attempts = attempt.num
+                response = await self._post(request, context, first=attempts == 1)
+                try:
+                    body = await response.read()
+                except (aiohttp.ClientError, OSError) as error:
+                    raise self._unreachable(error) from error
+                finally:
+                    response.close() if not response.content.at_eof() else response.release()
+        return self._called(self._reply(body), response.headers, context.now() - began, attempts)
+
+    @asynccontextmanager
+    async def stream(
+        self, request: StageRequest, context: RequestContext
+    ) -> AsyncIterator[AsyncGenerator[StageEvent, None]]:
+        """The stage's events, ending in `Final` (with the caller's timing added) or `Failure`.
+
+        Leaving the block closes the connection, which makes the stage stop.
+
+        Raises:
+            ProblemError: on entering, as `call`; after that a failure is an event.
+        """
+        began = context.now()
+        attempts = 0
+        async for attempt in self._retrying(context):
+            with attempt:
+                attempts = attempt.num
+                response = await self._post(request, context, first=attempts == 1)
+        try:
+            yield self._events(response, context, began, attempts)
+        finally:
+            response.close() if not response.content.at_eof() else response.release()
+
+    def wake(self, headers: Mapping[str, str], *, idle_seconds: float, patience_seconds: float) -> None:
+        """Ask for the stage's readiness in the background, so that it starts now if it is cold.
+
+        Nothing happens while another such call is under way, or when the stage answered `idle_seconds` ago
+        or less.
+        """
+        fresh = self._answered is not None and time.monotonic() - self._answered <= idle_seconds
+        if not fresh and (self._waking is None or self._waking.done()):
+            self._waking = asyncio.create_task(self._wake(dict(headers), patience_seconds))
+
+    async def close(self) -> None:
+        """End what runs in the background."""
+        if self._waking is not None:
+            self._waking.cancel()
+            await asyncio.wait({self._waking})
+
+    async def _wake(self, headers: dict[str, str], patience_seconds: float) -> None:
+        try:
+            async with (
+                asyncio.timeout(patience_seconds),
+                self._session.get(
+                    f"{self._url}/healthz/ready", headers={**headers, **self._host}
+                ) as response,
+            ):
+                await response.read()
+                if response.status == 200:
+                    self._answered = time.monotonic()
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            # Only a head start; the call itself retries and reports.
+            log.debug("wake failed", extra={"target": self.name, "reason": str(error)})
+
+    def _retrying(self, context: RequestContext) -> AsyncIterator[stamina.Attempt]:
+        policy = self._policy
+
+        def wait(error: Exception) -> bool | float:
+            if not isinstance(error, ProblemError) or not error.problem.retryable:
+                return False
+            if isinstance(error, _CircuitOpenError) and not error.worth_waiting:
+                return False
+            after = error.problem.retry_after
+            if after is None:
+                return True
+            left = context.remaining()
+            if left is not None and after >= left:
+                return False
+            return after + random.uniform(0, policy.wait_initial)  # noqa: S311 - spreads load, guards nothing
+
+        return stamina.retry_context(
+            on=wait,
+            attempts=policy.attempts,
+            timeout=context.remaining(),
+            wait_initial=policy.wait_initial,
+            wait_jitter=policy.wait_initial,
+            wait_max=policy.wait_max,
+        ).__aiter__()
+
+    async def _post(
+        self, request: StageRequest, context: RequestContext, *, first: bool
+    ) -> aiohttp.ClientResponse:
+        """A response with status 200 and its body unread."""
+        try:
+            async with await self._breakers.get_breaker(self.name):
+                return await self._send(request, context)
+        except OpenedState as error:
+            left = max(0.0, error.opened_at + self._policy.breaker_seconds - time.time())
+            refusal = _CircuitOpenError(
+                503,
+                f"stage {self.name} failed {self._policy.breaker_failures} times in a row; "
+                f"it is tried again in {left:.1f} s",
+                title="Circuit open",
+                retry_after=left,
+                stage=self.name,
+            )
+            refusal.worth_waiting = not first
+            raise refusal from None
+
+    async def _send(self, request: StageRequest, context: RequestContext) -> aiohttp.ClientResponse:
+        try:
+            response = await self._session.post(
+                f"{self._url}/invoke",
+                data=request.model_dump_json(exclude_none=True, exclude_defaults=False).encode(),
+                headers={"Content-Type": "application/json", **context.headers(), **self._host},
+            )
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._unreachable(error) from error
+        if response.status == 200:
+            self._answered = time.monotonic()
+            return response
+        try:
+            body = await response.read()
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._unreachable(error) from error
+        finally:
+            response.release()
+        raise ProblemError.of(self._problem(response, body))
+
+    async def _events(
+        self, response: aiohttp.ClientResponse, context: RequestContext, began: float, attempts: int
+    ) -> AsyncGenerator[StageEvent, None]:
+        try:
+            if response.content_type == "application/json":
+                # A stage that does not stream answers whole.
+                reply = self._reply(await response.read())
+                yield Delta(reply.text)
+                called = self._called(reply, response.headers, context.now() - began, attempts)
+                yield Final(called.reply)
+                return
+            parser = EventParser()
+            async for piece in response.content.iter_any():
+                for raw in parser.feed(piece):
+                    event = decode_event(raw.name, raw.data)
+                    if isinstance(event, Final):
+                        called = self._called(event.reply, response.headers, context.now() - began, attempts)
+                        event = Final(called.reply)
+                    yield event
+                    if not isinstance(event, Delta):
+                        return
+            reason = "it ended without a reply"
+        except (aiohttp.ClientError, OSError) as error:
+            reason = type(error).__name__
+        except ProblemError as error:
+            yield Failure(error.problem)
+            return
+        except ValueError as error:
+            yield Failure(self._broken(f"sent what is no event: {error}"))
+            return
+        yield Failure(
+            Problem(
+                title="Stream cut off",
+                status=502,
+                detail=f"the stream of stage {self.name} was cut off: {reason}",
+                retryable=True,
+                stage=self.name,
+            )
+        )
+
+    def _called(self, reply: StageReply, headers: Mapping[str, str], seconds: float, attempts: int) -> Called:
+        """The reply with one timing: the stage's own, seen from here, with what proxies on the way added."""
+        own = reply.timings[-1] if reply.timings else StageTiming(stage=self.name, seconds=seconds)
+        phases = {
+            metric.name: metric.seconds
+            for metric in parse_server_timing(headers.get("Server-Timing", ""))
+            if metric.seconds is not None and metric.name != "total"
+        }
+        timing = own.model_copy(
+            update={
+                "stage": self.name,
+                "seconds": seconds,
+                "phases": {**phases, **own.phases},
+                "attempts": attempts,
+            }
+        )
+        return Called(reply.model_copy(update={"timings": (timing,)}), timing)
+
+    def _reply(self, body: bytes) -> StageReply:
+        try:
+            return StageReply.model_validate_json(body)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "body"
+            raise ProblemError.of(
+                self._broken(f"answered what is no StageReply: {where}: {first['msg']}")
+            ) from None
+
+    def _broken(self, what: str) -> Problem:
+        return Problem(
+            title="Bad answer of a stage", status=502, detail=f"stage {self.name} {what}", stage=self.name
+        )
+
+    def _problem(self, response: aiohttp.ClientResponse, body: bytes) -> Problem:
+        after = _retry_after(response.headers.get("Retry-After"))
+        if response.content_type == "application/problem+json":
+            try:
+                problem = Problem.model_validate_json(body)
+            except ValidationError:
+                pass
+            else:
+                return problem.model_copy(
+                    update={
+                        "stage": problem.stage or self.name,
+                        "status": response.status,
+                        "retry_after": problem.retry_after if problem.retry_after is not None else after,
+                    }
+                )
+        # The body of something else on the way (a proxy, an activator) is not passed on: it may hold
+        # anything.
+        return Problem(
+            title=phrase(response.status),
+            status=response.status if response.status >= 400 else 502,
+            detail=f"stage {self.name} answered with status {response.status}",
+            retryable=response.status in RETRYABLE_STATUSES,
+            retry_after=after,
+            stage=self.name,
+        )
+
+    def _unreachable(self, error: Exception) -> ProblemError:
+        return ProblemError(
+            503,
+            f"stage {self.name} at {self._url} did not answer: {error or type(error).__name__}",
+            title="Stage unreachable",
+            stage=self.name,
+        )
+
+
+def open_session() -> aiohttp.ClientSession:
+    """A session for stage calls: no limit of connections, no cookies, no time limit but for connecting."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+        read_bufsize=2**18,
+    )
+
+
+def _is_no_failure_of_the_stage(error: BaseException) -> bool:
+    """Refusals of a bad request, a full queue and a deadline that passed do not open the circuit."""
+    assert isinstance(error, ProblemError)
+    return error.problem.status < 500 or error.problem.status == 504
+
+
+def _retry_after(raw: str | None) -> float | None:
+    """Seconds of a `Retry-After` header (RFC 9110 section 10.2.3), which is seconds or a date."""
+    if raw is None:
+        return None
+    if raw.strip().isdigit():
+        return float(raw)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(raw).timestamp() - time.time())
+    except ValueError:
+        return None

@@ -1,0 +1,324 @@
+"""The stage in front: runs a request through the other stages, whole or as a stream.
+
+A whole request is a fold over the chain. A stream is called through up to the model, then streamed: each
+stage behind the model either takes the stream segment by segment (postprocess) or the whole text at its end.
+While one segment is under way the next one collects, so the number of posts follows the speed of the
+network, not the number of tokens, and the first token waits for one round trip only.
+
+When work arrives, all later stages are woken at once, so that cold stages start side by side.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field, JsonValue
+
+from functions.contract import (
+    Delta,
+    Failure,
+    Final,
+    FinishReason,
+    Input,
+    Segment,
+    StageEvent,
+    StageReply,
+    StageRequest,
+    StageTiming,
+    Usage,
+)
+from functions.lifecycle import State
+from functions.problems import ProblemError
+from functions.replica import Replica
+from functions.settings import Settings, SettingsError
+from functions.stage import RequestContext, parse_config
+from functions.timing import Phase
+
+if TYPE_CHECKING:
+    import aiohttp
+    from fastapi import FastAPI
+
+from functions.calling import CallPolicy, StageClient, open_session
+
+_Events = AsyncGenerator[StageEvent, None]
+
+
+class OrchestrateConfig(CallPolicy):
+    """`PILOTLIGHT_STAGE_CONFIG` of an orchestrate stage: the patience with each stage, and waking."""
+
+    wake: bool = True
+    """Wake all later stages when a request arrives."""
+    wake_idle_seconds: Annotated[float, Field(ge=0)] = 10.0
+    """A stage that answered so recently is taken to be awake."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Progress:
+    """What is known after some stages of the chain."""
+
+    value: Input
+    finish_reason: FinishReason | None = None
+    usage: Usage = field(default_factory=Usage)
+    timings: tuple[StageTiming, ...] = ()
+    data: dict[str, JsonValue] = field(default_factory=dict)
+
+    def after(self, name: str, reply: StageReply) -> "_Progress":
+        """With a stage's reply. What it does not know stays as it was."""
+        usage = self.usage.model_copy(update=reply.usage.model_dump(exclude_none=True))
+        data = self.data if reply.data is None else {**self.data, name: reply.data}
+        return replace(
+            self,
+            value=reply.output,
+            finish_reason=reply.finish_reason or self.finish_reason,
+            usage=usage,
+            timings=(*self.timings, *reply.timings),
+            data=data,
+        )
+
+
+class Orchestrate:
+    """The stage."""
+
+    kind = "orchestrate"
+
+    def __init__(self, settings: Settings, config: OrchestrateConfig) -> None:
+        self.name = settings.stage_name or self.kind
+        self._settings = settings
+        self._config = config
+        self._session: aiohttp.ClientSession | None = None
+        self._chain: tuple[StageClient, ...] = ()
+
+    async def start(self, replica: Replica) -> None:
+        """Open the session; no stage is called, a cold one may stay cold."""
+        replica.record(Phase.IMPORT, replica.age)
+        self._session = open_session()
+        policy = CallPolicy(**self._config.model_dump(include=set(CallPolicy.model_fields)))
+        self._chain = tuple(
+            StageClient(self._session, address, gateway=self._settings.gateway, policy=policy)
+            for address in self._settings.stages
+            if address.kind != self.kind
+        )
+        replica.to(State.HOT)
+
+    async def invoke(self, request: StageRequest, context: RequestContext) -> StageReply | _Events:
+        """Run the chain. The reply's `data` has each stage's under its name; `timings` has one per stage."""
+        if request.segment is not None:
+            raise ProblemError(422, "segment: an orchestrate stage takes whole requests; must be left out")
+        if self._config.wake:
+            for client in self._chain[1:]:
+                client.wake(
+                    context.headers(),
+                    idle_seconds=self._config.wake_idle_seconds,
+                    patience_seconds=self._settings.deadline_seconds,
+                )
+        if request.stream:
+            return self._stream(request, context)
+        progress = await self._fold(self._chain, _Progress(request.input), request, context)
+        return self._reply(request, progress)
+
+    async def close(self) -> None:
+        """End the background calls and the connections."""
+        for client in self._chain:
+            await client.close()
+        if self._session is not None:
+            await self._session.close()
+
+    def extend(self, app: "FastAPI") -> None:
+        """No routes of its own."""
+
+    async def _fold(
+        self,
+        chain: Sequence[StageClient],
+        progress: _Progress,
+        request: StageRequest,
+        context: RequestContext,
+    ) -> _Progress:
+        for client in chain:
+            called = await client.call(_next(request, progress.value), context)
+            context.record(client.name, called.timing.seconds)
+            progress = progress.after(client.name, called.reply)
+        return progress
+
+    async def _stream(self, request: StageRequest, context: RequestContext) -> _Events:
+        model = next((i for i, client in enumerate(self._chain) if client.kind == "generate"), None)
+        if model is None:
+            progress = await self._fold(self._chain, _Progress(request.input), request, context)
+            reply = self._reply(request, progress)
+            yield Delta(reply.text)
+            yield Final(reply)
+            return
+        progress = await self._fold(self._chain[:model], _Progress(request.input), request, context)
+        source, *filters = self._chain[model:]
+        events = _from_model(source, _next(request, progress.value, stream=True), context)
+        for client in filters:
+            through = _by_segments if client.kind == "postprocess" else _at_the_end
+            events = through(client, events, request, context)
+        async with aclosing(events) as stream:
+            async for event in stream:
+                if isinstance(event, Final):
+                    yield Final(self._reply(request, self._joined(progress, event.reply)))
+                    return
+                yield event
+
+    def _joined(self, before: _Progress, streamed: StageReply) -> _Progress:
+        """The stages before the stream and those of the stream, whose data is by name already."""
+        joined = before.after("", streamed.model_copy(update={"data": None}))
+        data = streamed.data if isinstance(streamed.data, dict) else {}
+        return replace(joined, data={**joined.data, **data})
+
+    def _reply(self, request: StageRequest, progress: _Progress) -> StageReply:
+        return StageReply(
+            id=request.id,
+            stage=self.name,
+            output=progress.value,
+            data=progress.data,
+            finish_reason=progress.finish_reason,
+            usage=progress.usage,
+            timings=progress.timings,
+            metadata=request.metadata,
+        )
+
+
+def _next(
+    request: StageRequest, value: Input, *, stream: bool = False, segment: Segment | None = None
+) -> StageRequest:
+    return request.model_copy(update={"input": value, "stream": stream, "segment": segment})
+
+
+async def _from_model(client: StageClient, request: StageRequest, context: RequestContext) -> _Events:
+    """The model's events; data of its reply under its name."""
+    async with client.stream(request, context) as events, aclosing(events):
+        async for event in events:
+            if isinstance(event, Final):
+                yield Final(event.reply.model_copy(update={"data": _named(client, event.reply, {})}))
+                return
+            yield event
+
+
+async def _at_the_end(
+    client: StageClient, events: _Events, request: StageRequest, context: RequestContext
+) -> _Events:
+    """A stage that needs the whole text: the stream pauses until it is there."""
+    async with aclosing(events) as stream:
+        async for event in stream:
+            if isinstance(event, Failure):
+                yield event
+                return
+            if isinstance(event, Final):
+                called = await client.call(_next(request, event.reply.output), context)
+                yield Delta(called.reply.text)
+                yield Final(_merged(client, event.reply, called.reply, called.timing))
+                return
+
+
+async def _by_segments(
+    client: StageClient, events: _Events, request: StageRequest, context: RequestContext
+) -> _Events:
+    """A stage that takes the stream piece by piece."""
+    inbox = _Inbox()
+    reader = asyncio.create_task(inbox.fill(events))
+    out: list[str] = []
+    carry: dict[str, JsonValue] | None = None
+    seconds, attempts = 0.0, 0
+    try:
+        while True:
+            text, end = await inbox.take()
+            if isinstance(end, Failure) and not text:
+                yield end
+                return
+            final = isinstance(end, Final)
+            called = await client.call(
+                _next(request, text, segment=Segment(carry=carry, final=final)), context
+            )
+            seconds += called.timing.seconds
+            attempts += called.timing.attempts
+            carry = called.reply.carry
+            if called.reply.text:
+                out.append(called.reply.text)
+                yield Delta(called.reply.text)
+            if called.reply.finish_reason is FinishReason.STOP and not final:
+                # It wants no more: stop the model, and ask for the end of what it has.
+                reader.cancel()
+                inbox.end = Final(
+                    StageReply(id=request.id, stage=client.name, output="", finish_reason=FinishReason.STOP)
+                )
+                continue
+            if isinstance(end, Final):
+                timing = called.timing.model_copy(update={"seconds": seconds, "attempts": attempts})
+                reply = called.reply.model_copy(update={"output": "".join(out)})
+                yield Final(_merged(client, end.reply, reply, timing))
+                return
+    finally:
+        reader.cancel()
+        await asyncio.wait({reader})
+
+
+class _Inbox:
+    """What has arrived of a stream since it was last looked at."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+        self.end: Final | Failure | None = None
+        self._error: ProblemError | None = None
+        self._changed = asyncio.Event()
+
+    async def fill(self, events: _Events) -> None:
+        """Read to the end."""
+        try:
+            async with aclosing(events) as stream:
+                async for event in stream:
+                    if isinstance(event, Delta):
+                        self._texts.append(event.text)
+                    else:
+                        self.end = event
+                    self._changed.set()
+        except ProblemError as error:
+            self._error = error
+        finally:
+            self._changed.set()
+
+    async def take(self) -> tuple[str, Final | Failure | None]:
+        """All text that is there, at least a piece or the end; the end if it has come.
+
+        Raises:
+            ProblemError: the stream could not be begun.
+        """
+        while not (self._texts or self.end or self._error):
+            await self._changed.wait()
+            self._changed.clear()
+        if self._error is not None:
+            raise self._error
+        text, self._texts = "".join(self._texts), []
+        return text, self.end
+
+
+def _named(client: StageClient, reply: StageReply, before: JsonValue) -> dict[str, JsonValue]:
+    known = before if isinstance(before, dict) else {}
+    return known if reply.data is None else {**known, client.name: reply.data}
+
+
+def _merged(client: StageClient, before: StageReply, reply: StageReply, timing: StageTiming) -> StageReply:
+    """The reply of the stream so far with a stage behind it."""
+    usage = before.usage.model_copy(update=reply.usage.model_dump(exclude_none=True))
+    return reply.model_copy(
+        update={
+            "usage": usage,
+            "finish_reason": reply.finish_reason or before.finish_reason,
+            "timings": (*before.timings, timing),
+            "data": _named(client, reply, before.data),
+        }
+    )
+
+
+def build(settings: Settings) -> Orchestrate:
+    """The stage of these settings.
+
+    Raises:
+        SettingsError: a bad stage config, or no stages to call.
+    """
+    if not any(stage.kind != Orchestrate.kind for stage in settings.stages):
+        shape = 'a JSON list of {"name", "kind", "url"} with a stage to call'
+        raise SettingsError((f"PILOTLIGHT_STAGES = unset, must be {shape}",))
+    return Orchestrate(settings, parse_config(OrchestrateConfig, settings))
