@@ -1,0 +1,137 @@
+"""uvicorn's HTTP protocol, with what a proxy needs and ASGI does not say.
+
+- A client that goes away cancels its request at once, without a task per request that watches for it.
+- A response that breaks off upstream breaks off here too, instead of ending as if it were whole.
+- `Upgrade` (WebSocket and any other) hands the connection's bytes to a tunnel.
+- A request in absolute form is for the host that its target names (RFC 9112, 3.2.2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Protocol, cast
+
+import httptools
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+EXTENSION = "pilotlight.connection"
+
+
+class Tunnel(Protocol):
+    """Where a connection's bytes go once it has been upgraded."""
+
+    def feed(self, data: bytes) -> None:
+        """Bytes from the client."""
+
+    def client_lost(self) -> None:
+        """The client is gone."""
+
+    def pause(self) -> None:
+        """The client takes no more for now."""
+
+    def resume(self) -> None:
+        """The client takes more."""
+
+
+class ActivatorProtocol(HttpToolsProtocol):
+    """One client's connection."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.running: RequestResponseCycle | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.client_gone = False
+        self.tunnel: Tunnel | None = None
+        self.upgrading = False
+        self.early = b""
+
+    # what uvicorn calls
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self.running = cycle
+        self.task = task = self.loop.create_task(cycle.run_asgi(app))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """An upgrade is the replica's to accept or not: nothing to warn of."""
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        cast("dict[str, Any]", self.scope)["extensions"] = {EXTENSION: self}
+
+    def on_headers_complete(self) -> None:
+        """Its head is there."""
+        if not self.url.startswith(b"/") and b"://" in self.url:
+            authority = self.url.partition(b"://")[2].partition(b"/")[0].partition(b"?")[0]
+            self.headers[:] = [(n, v) for n, v in self.headers if n != b"host"]
+            self.headers.append((b"host", authority.rpartition(b"@")[2]))
+            if httptools.parse_url(self.url).path is None:
+                self.url += b"/"
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the client."""
+        if self.tunnel is not None:
+            self.tunnel.feed(data)
+        elif self.upgrading:
+            self.early += data
+            self.transport.pause_reading()
+        else:
+            self._unset_keepalive_if_required()
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                self.upgrading = True
+                self.early = data[upgrade.args[0] :]
+            except httptools.HttpParserError:
+                self.send_400_response("Invalid HTTP request received.")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone."""
+        super().connection_lost(exc)
+        if self.tunnel is not None:
+            self.tunnel.client_lost()
+        cycle = self.running
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
+            if self.task is not None and not self.task.done():
+                self.client_gone = True
+                self.task.cancel()
+
+    def pause_writing(self) -> None:
+        """The client takes no more for now."""
+        if self.tunnel is not None:
+            self.tunnel.pause()
+        else:
+            super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """The client takes more."""
+        if self.tunnel is not None:
+            self.tunnel.resume()
+        else:
+            super().resume_writing()
+
+    # what the activator calls
+
+    def break_off(self) -> None:
+        """End the connection so that the client sees its response as incomplete."""
+        if self.running is not None:
+            self.running.disconnected = True
+        if not self.transport.is_closing():
+            self.transport.abort()
+
+    def open_tunnel(self, head: bytes, tunnel: Tunnel) -> None:
+        """Answer with `head` (a whole `101` response head) and pass bytes to `tunnel` from here on."""
+        if self.running is not None:
+            self.running.disconnected = True  # nothing more to say over ASGI
+        self.transport.write(head)
+        self.tunnel = tunnel
+        early, self.early = self.early, b""
+        if early:
+            tunnel.feed(early)
+        self.transport.resume_reading()

@@ -1,0 +1,205 @@
+"""One request's way: wait for a slot, forward, stream back, try again where that is safe.
+
+Tried again elsewhere is only what no replica has begun to answer: a refused connection (nothing was
+delivered), or one reset before any byte of the response, if the body can be sent again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any, cast
+
+import aiohttp
+from yarl import URL
+
+from knative.local.activator import headers as fields
+from knative.local.activator.body import Body, Receive
+from knative.local.activator.problems import Problem
+from knative.local.activator.protocol import EXTENSION, ActivatorProtocol
+from knative.local.activator.routes import Match
+from knative.local.activator.throttle import GoneError, Pod, QueueFullError, Revision
+from knative.local.activator.tunnel import ReplicaTunnel
+
+MAX_RESETS = 3
+"""So often may replicas die under one request before it is answered with an error."""
+CLIENT_GONE = 499
+"""What is counted for a request whose client did not wait for the answer (nginx's code)."""
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+_REFUSED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+_RESET = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionResetError)
+
+
+def open_pool() -> aiohttp.ClientSession:
+    """The connections to replicas; needs a running loop."""
+    # Replicas close idle connections too (uvicorn after 5 s): being first avoids the race.
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0, use_dns_cache=False),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=10.0),
+        skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+        read_bufsize=256 * 1024,
+    )
+
+
+async def send_problem(send: Send, problem: Problem) -> None:
+    """Answer with a problem document."""
+    body = problem.body()
+    headers = problem.headers(len(body))
+    await send({"type": "http.response.start", "status": int(problem.status), "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+class Exchange:
+    """One request and its response."""
+
+    __slots__ = (
+        "_clock", "_connection", "_expired", "_match", "_pool", "_receive", "_revision", "_scope", "_send",
+        "_started", "_task", "_timer", "status",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        pool: aiohttp.ClientSession,
+        *,
+        clock: Callable[[], float],
+        scope: dict[str, Any],
+        receive: Receive,
+        send: Send,
+        match: Match,
+        revision: Revision,
+    ) -> None:
+        self._pool = pool
+        self._clock = clock
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._match = match
+        self._revision = revision
+        self._connection: ActivatorProtocol = scope["extensions"][EXTENSION]
+        self._task = cast("asyncio.Task[None]", asyncio.current_task())
+        self._expired = False
+        self._started = False
+        self.status = CLIENT_GONE
+        """What was answered."""
+
+    async def run(self, began: float) -> None:
+        """Answer the request, which arrived at `began`.
+
+        Raises:
+            asyncio.CancelledError: the client went away, or the server is stopping.
+        """
+        timeout_s = self._revision.spec.timeout_s
+        self._timer = asyncio.get_running_loop().call_later(timeout_s, self._expire)
+        try:
+            await self._forward(began)
+        except asyncio.CancelledError:
+            if not self._expired or self._connection.client_gone:
+                raise
+            self._task.uncancel()
+            detail = f"no answer within the {timeout_s:g} s that the Service allows (timeoutSeconds)"
+            await self._answer(Problem(HTTPStatus.GATEWAY_TIMEOUT, detail, retryable=True))
+        finally:
+            self._timer.cancel()
+
+    def _expire(self) -> None:
+        if not self._started:
+            self._expired = True
+            self._task.cancel()
+
+    async def _answer(self, problem: Problem) -> None:
+        self._started = True
+        self.status = int(problem.status)
+        await send_problem(self._send, problem)
+
+    async def _forward(self, began: float) -> None:
+        revision = self._revision
+        body = Body(self._scope["headers"], self._receive)
+        resets = 0
+        while True:
+            pod = revision.acquire()
+            if pod is None:
+                try:
+                    pod = await revision.wait()
+                except QueueFullError:
+                    detail = f"{revision.waiting} requests already wait for {revision.spec.key}"
+                    return await self._answer(Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, retryable=True))
+                except GoneError:
+                    detail = f"{revision.spec.key} went away while the request waited for a replica"
+                    return await self._answer(Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, retryable=True))
+            try:
+                try:
+                    response = await self._open(pod, body)
+                except _REFUSED:
+                    revision.suspect(pod)
+                    if body.replayable:
+                        continue
+                    return await self._answer(_bad_gateway(pod, "refused the connection"))
+                except _RESET:
+                    resets += 1
+                    if body.replayable and resets <= MAX_RESETS:
+                        continue
+                    return await self._answer(_bad_gateway(pod, "ended the connection without an answer"))
+                except aiohttp.ClientError as error:
+                    return await self._answer(_bad_gateway(pod, f"gave no valid answer ({error})"))
+                return await self._relay(response, self._clock() - began)
+            finally:
+                revision.leave(pod)
+
+    async def _open(self, pod: Pod, body: Body) -> aiohttp.ClientResponse:
+        """Send the request to a replica; its response once the head is there."""
+        scope, match = self._scope, self._match
+        query: bytes = scope["query_string"]
+        target = match.raw_path + b"?" + query if query else match.raw_path
+        client = scope["client"]
+        headers = fields.to_replica(
+            scope["headers"],
+            client=client[0] if client else "",
+            scheme=scope["scheme"],
+            prefix=match.prefix,
+        )
+        if self._connection.upgrading and (upgrade := fields.upgrade_of(scope["headers"])):
+            headers["connection"], headers["upgrade"] = "Upgrade", upgrade
+        return await self._pool.request(
+            scope["method"],
+            URL(pod.base + target.decode("ascii"), encoded=True),
+            headers=headers,
+            data=await body.payload(),
+            allow_redirects=False,
+        )
+
+    async def _relay(self, response: aiohttp.ClientResponse, queued_s: float) -> None:
+        """Pass a response on to the client, piece by piece as it comes."""
+        self._started = True
+        self._timer.cancel()
+        self.status = status = response.status
+        try:
+            timing = (b"server-timing", b"queue;dur=%.2f" % (queued_s * 1000.0))
+            if status == HTTPStatus.SWITCHING_PROTOCOLS:
+                return await ReplicaTunnel(self._connection, response).run(_upgraded(response, timing))
+            headers = fields.to_client(response.raw_headers, status=status)
+            headers.append(timing)
+            send, content = self._send, response.content
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            while True:
+                piece = await content.readany()
+                if content.at_eof():
+                    return await send({"type": "http.response.body", "body": piece})
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        except (aiohttp.ClientError, ConnectionError):
+            self._connection.break_off()
+        finally:
+            response.close()
+
+
+def _bad_gateway(pod: Pod, what: str) -> Problem:
+    return Problem(HTTPStatus.BAD_GATEWAY, f"replica {pod.endpoint.pod} {what}", retryable=True)
+
+
+def _upgraded(response: aiohttp.ClientResponse, timing: tuple[bytes, bytes]) -> bytes:
+    lines = [b"HTTP/1.1 101 Switching Protocols"]
+    lines += [name + b": " + value for name, value in (*response.raw_headers, timing)]
+    return b"\r\n".join((*lines, b"", b""))

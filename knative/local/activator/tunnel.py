@@ -1,0 +1,95 @@
+"""An upgraded connection: bytes both ways between a client and a replica until either side ends it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import ClientResponse
+
+from knative.local.activator.protocol import ActivatorProtocol
+
+
+class _Leftover:
+    """Takes what the replica sent right behind its `101` head (aiohttp's interface of a payload parser)."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        self.data += data
+        return False, b""
+
+    def feed_eof(self) -> None:
+        """Nothing to finish."""
+
+
+class ReplicaTunnel(asyncio.Protocol):
+    """The replica's side of an upgraded connection, joined with the client's.
+
+    Each side stops reading while the other one takes no more.
+    """
+
+    def __init__(self, client: ActivatorProtocol, response: ClientResponse) -> None:
+        connection = response.connection
+        if connection is None or connection.protocol is None or connection.transport is None:
+            raise ConnectionResetError("the replica's connection was lost while it was upgraded")
+        self._client = client
+        self._response = response
+        leftover = _Leftover()
+        connection.protocol.set_parser(leftover, None)
+        self._leftover = leftover.data
+        self._replica = connection.transport
+        self._replica.set_protocol(self)
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def run(self, head: bytes) -> None:
+        """Send `head`, the replica's `101`, to the client and pass bytes both ways until one side closes."""
+        self._client.open_tunnel(head + self._leftover, self)
+        try:
+            await self._ended
+        finally:
+            self._replica.close()
+            self._client.transport.close()
+            self._response.close()
+
+    def _end(self) -> None:
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    # from the replica (asyncio.Protocol)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the replica."""
+        self._client.transport.write(data)
+
+    def pause_writing(self) -> None:
+        """The replica takes no more for now."""
+        self._client.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """The replica takes more."""
+        if not self._client.transport.is_closing():
+            self._client.transport.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 asyncio's signature
+        """The replica is gone."""
+        self._end()
+
+    # from the client (protocol.Tunnel)
+
+    def feed(self, data: bytes) -> None:
+        """Bytes from the client."""
+        self._replica.write(data)
+
+    def client_lost(self) -> None:
+        """The client is gone."""
+        self._end()
+
+    def pause(self) -> None:
+        """The client takes no more for now."""
+        self._replica.pause_reading()
+
+    def resume(self) -> None:
+        """The client takes more."""
+        if not self._replica.is_closing():
+            self._replica.resume_reading()

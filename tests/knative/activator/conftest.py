@@ -1,0 +1,241 @@
+"""A real activator on a real port, and real replicas behind it."""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import socket
+from urllib.parse import parse_qs
+
+import aiohttp
+import pytest
+import uvicorn
+import uvloop
+
+from knative.local.activator import Activator, server
+from knative.local.routing import Endpoint, RevisionKey, RevisionSpec, Split
+
+KEY = RevisionKey("default", "a-00001")
+
+
+@pytest.fixture(scope="session")
+def event_loop_policy():
+    return uvloop.EventLoopPolicy()
+
+
+class Serving:
+    """A uvicorn server on a free port of this loop."""
+
+    def __init__(self, uvicorn_server):
+        self.socket = socket.create_server(("127.0.0.1", 0), backlog=4096)
+        self.port = self.socket.getsockname()[1]
+        self.server = uvicorn_server
+        self.task = asyncio.create_task(uvicorn_server.serve(sockets=[self.socket]))
+
+    async def started(self):
+        async with asyncio.timeout(10):
+            while not self.server.started:
+                await asyncio.sleep(0.005)
+        return self
+
+    async def stop(self):
+        self.server.should_exit = True
+        await asyncio.wait([self.task], timeout=10)
+        self.socket.close()
+
+
+class Replica:
+    """A replica that says what it saw, and counts what it is doing."""
+
+    def __init__(self, name):
+        self.name = name
+        self.in_flight = self.peak = self.total = 0
+        self.cancelled = asyncio.Event()
+        self.entered = asyncio.Event()
+        self.release = asyncio.Event()
+        self.first_bytes = asyncio.Event()
+        self.serving = None
+
+    @property
+    def endpoint(self):
+        return Endpoint(self.name, "127.0.0.1", self.serving.port)
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] == "websocket":
+            return await self.websocket(scope, receive, send)
+        self.total += 1
+        self.in_flight += 1
+        self.peak = max(self.peak, self.in_flight)
+        self.entered.set()
+        try:
+            await self.answer(scope, receive, send)
+        finally:
+            self.in_flight -= 1
+
+    async def answer(self, scope, receive, send):
+        query = {key: values[0] for key, values in parse_qs(scope["query_string"].decode()).items()}
+        kind = scope["path"].rsplit("/", 1)[-1]
+
+        async def start(status=200, headers=()):
+            headers = [(b"x-replica", self.name.encode()), *headers]
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+
+        async def piece(body, *, more):
+            await send({"type": "http.response.body", "body": body, "more_body": more})
+
+        if kind == "hold":
+            await self.release.wait()
+        elif kind == "sleep":
+            await asyncio.sleep(float(query["s"]))
+        elif kind == "hang":
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            self.cancelled.set()
+            return
+        elif kind == "events":
+            await start(headers=[(b"content-type", b"text/event-stream")])
+            for number in range(int(query["n"])):
+                await piece(f"data: {number}\n\n".encode(), more=True)
+                if query.get("wait"):
+                    self.release.clear()
+                    await self.release.wait()
+                if query.get("forever"):
+                    message = await receive()
+                    while message["type"] != "http.disconnect":
+                        message = await receive()
+                    self.cancelled.set()
+                    return
+            await piece(b"", more=False)
+            return
+        elif kind == "download":
+            size = int(query["bytes"])
+            await start()
+            while size:
+                part = min(size, 1 << 16)
+                await piece(b"x" * part, more=True)
+                size -= part
+            await piece(b"", more=False)
+            return
+        elif kind == "status":
+            await start(int(query["code"]), [(b"content-length", b"7")] if query.get("length") else ())
+            await piece(b"", more=False)
+            return
+        elif kind == "headers":
+            pairs = [
+                (b"Set-Cookie", b"a=1"),
+                (b"Set-Cookie", b"b=2"),
+                (b"content-encoding", b"gzip"),
+                (b"connection", b"x-hop"),
+                (b"x-hop", b"1"),
+            ]
+            await start(headers=pairs)
+            await piece(b"not gzip at all", more=False)
+            return
+        digest, length = hashlib.sha256(), 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                self.cancelled.set()
+                return
+            digest.update(message.get("body", b""))
+            length += len(message.get("body", b""))
+            if length:
+                self.first_bytes.set()
+            if not message.get("more_body"):
+                break
+        seen = {
+            "replica": self.name,
+            "method": scope["method"],
+            "path": scope["raw_path"].decode(),
+            "query": scope["query_string"].decode(),
+            "headers": [[name.decode(), value.decode()] for name, value in scope["headers"]],
+            "length": length,
+            "sha256": digest.hexdigest(),
+        }
+        body = json.dumps(seen).encode()
+        await start(headers=[(b"content-length", str(len(body)).encode()), (b"server-timing", b"model;dur=1")])
+        await piece(b"" if scope["method"] == "HEAD" else body, more=False)
+
+    async def websocket(self, scope, receive, send):
+        await receive()
+        if scope["path"] == "/refuse":
+            return await send({"type": "websocket.close"})
+        await send({"type": "websocket.accept", "subprotocol": next(iter(scope["subprotocols"]), None)})
+        while True:
+            message = await receive()
+            if message["type"] == "websocket.disconnect":
+                self.cancelled.set()
+                return
+            await send({"type": "websocket.send", "text": message.get("text"), "bytes": message.get("bytes")})
+
+
+class Gateway:
+    """The activator under test and a client for it."""
+
+    def __init__(self, stack, activator, serving, client, stats):
+        self.stack = stack
+        self.activator = activator
+        self.serving = serving
+        self.port = serving.port
+        self.url = f"http://127.0.0.1:{serving.port}"
+        self.client = client
+        self.stats = stats
+        self.replicas = []
+
+    async def stop(self):
+        """Stop all servers; what a replica still answers is broken off."""
+        for replica in self.replicas:
+            replica.release.set()
+            replica.serving.server.force_exit = True
+        await asyncio.gather(self.serving.stop(), *(replica.serving.stop() for replica in self.replicas))
+
+    def deploy(self, key=KEY, service="a", *, splits=None, **spec):
+        self.activator.set_revision(RevisionSpec(key, service, **spec))
+        self.activator.set_service(key.namespace, service, splits or [Split(key, 100)])
+
+    async def replica(self, name="pod-1", *, app=None):
+        replica = app or Replica(name)
+        config = uvicorn.Config(
+            replica, lifespan="off", log_level="error", access_log=False, loop="none", timeout_keep_alive=5
+        )
+        replica.serving = await Serving(uvicorn.Server(config)).started()
+        self.replicas.append(replica)
+        return replica
+
+    async def ready(self, *replicas, key=KEY):
+        self.activator.set_endpoints(key, tuple(replica.endpoint for replica in replicas))
+
+    async def running(self, names=("pod-1",), **spec):
+        """Deploy with ready replicas; the only one or all of them."""
+        self.deploy(**spec)
+        replicas = [await self.replica(name) for name in names]
+        await self.ready(*replicas)
+        return replicas[0] if len(replicas) == 1 else replicas
+
+    def request(self, method, path, *, host="a.default.localhost", headers=None, **options):
+        return self.client.request(
+            method, self.url + path, headers={"Host": host, **(headers or {})}, **options
+        )
+
+    async def get(self, path="/", **options):
+        async with self.request("GET", path, **options) as response:
+            return response.status, await response.json(content_type=None)
+
+    async def until(self, condition, seconds=10.0):
+        async with asyncio.timeout(seconds):
+            while not condition():
+                await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+async def gateway():
+    stats = []
+    async with contextlib.AsyncExitStack() as stack:
+        activator = Activator(on_stats=stats.extend, queue_depth=20)
+        serving = await Serving(server(activator)).started()
+        client = await stack.enter_async_context(
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), auto_decompress=False)
+        )
+        gateway = Gateway(stack, activator, serving, client, stats)
+        stack.push_async_callback(gateway.stop)
+        yield gateway
