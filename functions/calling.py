@@ -23,7 +23,7 @@ import aiohttp
 import stamina
 from purgatory import AsyncCircuitBreakerFactory
 from purgatory.domain.model import OpenedState
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from functions.contract import (
     Delta,
@@ -39,7 +39,7 @@ from functions.contract import (
 from functions.problems import RETRYABLE_STATUSES, ProblemError, phrase
 from functions.settings import StageAddress
 from functions.sse import EventParser
-from functions.stage import RequestContext
+from functions.stage import RequestContext, StageConfig
 from functions.timing import parse_server_timing
 
 log = logging.getLogger(__name__)
@@ -48,10 +48,8 @@ CONNECT_SECONDS = 10.0
 """For the connection alone; a stage that starts is waited for behind its activator, after it is connected."""
 
 
-class CallPolicy(BaseModel):
+class CallPolicy(StageConfig):
     """How patient the caller is with one stage."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     attempts: Annotated[int, Field(ge=1, le=100)] = 10
     """Calls at most for one request, the first one included."""

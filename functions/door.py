@@ -138,6 +138,7 @@ class Door:
         except ProblemError as error:
             return problem_of(error, stage=self._stage)
         context.deadline = context.arrived + seconds
+        context.deadline_given = b"x-pilotlight-deadline" in headers
         if seconds <= 0:
             refusal = ProblemError(
                 504, "the deadline had passed when the request arrived", title="Deadline passed"

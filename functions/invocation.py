@@ -139,7 +139,9 @@ class Invocation:
         self.abort(None)
 
     async def _work(self, request: StageRequest, send: Send) -> None:
-        async with asyncio.timeout(self._context.remaining()):
+        async with asyncio.timeout(self._context.remaining()) as limit:
+            now = asyncio.get_running_loop().time
+            self._context.on_deadline(lambda seconds: limit.reschedule(now() + seconds))
             result = await self._stage.invoke(request, self._context)
             events = _single(result) if isinstance(result, StageReply) else _iterate(result)
             async with aclosing(events) as stream:

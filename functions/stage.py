@@ -9,7 +9,8 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.alias_generators import to_camel
 
 from functions.contract import StageEvent, StageReply, StageRequest
 from functions.problems import field_errors
@@ -20,6 +21,19 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from functions.replica import Replica
+
+
+class StageConfig(BaseModel):
+    """Base of a stage kind's own settings: names as in the agent file (`maxCharacters`), strict, frozen."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+    )
 
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
@@ -55,10 +69,12 @@ class RequestContext:
 
     __slots__ = (
         "_clock",
+        "_rescheduled",
         "_timings",
         "arrived",
         "cold_start",
         "deadline",
+        "deadline_given",
         "request_id",
         "traceparent",
         "ttft",
@@ -72,6 +88,7 @@ class RequestContext:
         traceparent: str,
         arrived: float,
         deadline: float | None,
+        deadline_given: bool = False,
         warmth: str,
         cold_start: ColdStart | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -84,10 +101,13 @@ class RequestContext:
         """Instant of arrival on `clock` (monotonic)."""
         self.deadline = deadline
         """Instant after which nobody waits for the answer; None for never."""
+        self.deadline_given = deadline_given
+        """The request brought it, rather than taking the replica's default."""
         self.warmth = warmth
         """How the request found the replica."""
         self.cold_start = cold_start
         """The cold start that this request paid for."""
+        self._rescheduled: Callable[[float], None] | None = None
         self.ttft: float | None = None
         """Seconds to the first token, where the stage knows better than the app, which sees its events."""
         self._clock = clock
@@ -100,6 +120,17 @@ class RequestContext:
     def remaining(self) -> float | None:
         """Seconds until the deadline, at least 0; None without one."""
         return None if self.deadline is None else max(0.0, self.deadline - self._clock())
+
+    def default_deadline(self, seconds: float) -> None:
+        """A stage's own default, from arrival, for a request that brought no deadline."""
+        if not self.deadline_given:
+            self.deadline = self.arrived + seconds
+            if self._rescheduled is not None:
+                self._rescheduled(self.deadline - self._clock())
+
+    def on_deadline(self, rescheduled: Callable[[float], None]) -> None:
+        """Whoever enforces the deadline hears of a new one: seconds from now."""
+        self._rescheduled = rescheduled
 
     def record(self, name: str | Phase, seconds: float) -> None:
         """Add an entry to this response's `Server-Timing`; effective until the response's head is sent."""

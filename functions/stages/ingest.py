@@ -13,14 +13,14 @@ import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from functions.contract import Input, StageReply, StageRequest, Usage
 from functions.lifecycle import State
 from functions.problems import ProblemError
 from functions.replica import Replica
 from functions.settings import Settings
-from functions.stage import RequestContext, StartError, parse_config
+from functions.stage import RequestContext, StageConfig, StartError, parse_config
 from functions.timing import Phase
 
 if TYPE_CHECKING:
@@ -39,12 +39,10 @@ _LINE_ENDS = re.compile(r"\r\n?|\u2028|\u2029|\x85")
 _UNWANTED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f]")
 
 
-class IngestConfig(BaseModel):
+class IngestConfig(StageConfig):
     """`PILOTLIGHT_STAGE_CONFIG` of an ingest stage."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    max_chars: Annotated[int, Field(ge=1)] = 100_000
+    max_characters: Annotated[int, Field(ge=1)] = 100_000
     """Characters of one request, all messages together, after normalising."""
     max_model_len: Annotated[int, Field(ge=1)] | None = None
     """Tokens of prompt and answer together; by default what the engine or the model's config.json says."""
@@ -100,13 +98,13 @@ class Ingest:
         """The normalised input, with its token count in `data` and `usage`."""
         value = normalise_input(request.input)
         chars = sum(map(len, texts(value)))
-        if chars > self._config.max_chars:
+        if chars > self._config.max_characters:
             raise ProblemError(
                 413,
-                f"input has {chars} characters, at most {self._config.max_chars} are allowed: "
-                f"{chars - self._config.max_chars} over",
+                f"input has {chars} characters, at most {self._config.max_characters} are allowed: "
+                f"{chars - self._config.max_characters} over",
                 title="Input too long",
-                extra={"over": chars - self._config.max_chars, "unit": "characters"},
+                extra={"over": chars - self._config.max_characters, "unit": "characters"},
             )
         if not any(text.strip() for text in texts(value)):
             raise ProblemError(422, "input is empty after normalising, must hold a text", title="Empty input")

@@ -48,6 +48,8 @@ _Events = AsyncGenerator[StageEvent, None]
 class OrchestrateConfig(CallPolicy):
     """`PILOTLIGHT_STAGE_CONFIG` of an orchestrate stage: the patience with each stage, and waking."""
 
+    deadline_seconds: Annotated[float, Field(gt=0)] = 300.0
+    """Deadline of a request that brings none: how long a cold chain is waited for."""
     wake: bool = True
     """Wake all later stages when a request arrives."""
     wake_idle_seconds: Annotated[float, Field(ge=0)] = 10.0
@@ -106,12 +108,13 @@ class Orchestrate:
         """Run the chain. The reply's `data` has each stage's under its name; `timings` has one per stage."""
         if request.segment is not None:
             raise ProblemError(422, "segment: an orchestrate stage takes whole requests; must be left out")
+        context.default_deadline(self._config.deadline_seconds)
         if self._config.wake:
             for client in self._chain[1:]:
                 client.wake(
                     context.headers(),
                     idle_seconds=self._config.wake_idle_seconds,
-                    patience_seconds=self._settings.deadline_seconds,
+                    patience_seconds=self._config.deadline_seconds,
                 )
         if request.stream:
             return self._stream(request, context)

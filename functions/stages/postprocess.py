@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+from pydantic import Field, JsonValue, ValidationError, field_validator
 
 from functions.contract import FinishReason, StageReply, StageRequest, StopSequence
 from functions.filters import FilterState, Whitespace, step
@@ -18,7 +18,7 @@ from functions.lifecycle import State
 from functions.problems import ProblemError, field_errors
 from functions.replica import Replica
 from functions.settings import Settings
-from functions.stage import RequestContext, parse_config
+from functions.stage import RequestContext, StageConfig, parse_config
 from functions.timing import Phase
 
 if TYPE_CHECKING:
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 _FENCE = re.compile(r"^```[A-Za-z0-9]*[ \t]*\n(?P<body>.*)\n```$", re.DOTALL)
 
 
-class PostprocessConfig(BaseModel):
+class PostprocessConfig(StageConfig):
     """`PILOTLIGHT_STAGE_CONFIG` of a postprocess stage."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     stop: Annotated[tuple[StopSequence, ...], Field(max_length=16)] = ()
     """Texts that end the output, besides the request's own."""
-    whitespace: Whitespace = "strip"
-    """`keep`; `strip` both ends; `tidy`: also line ends, and at most one empty line in a row."""
+    strip_whitespace: bool = True
+    """Remove it at both ends."""
+    collapse_whitespace: bool = False
+    """Remove it at both ends and at the ends of lines, and keep at most one empty line in a row."""
     redact: tuple[Literal["email", "card", "key"], ...] = ("email", "card", "key")
     """What is replaced."""
     replacement: Annotated[str, Field(max_length=200)] = "[redacted {kind}]"
@@ -46,6 +46,13 @@ class PostprocessConfig(BaseModel):
     `refuse` makes it an error."""
     json_schema: dict[str, JsonValue] | None = None
     """JSON Schema that the output must meet; draft by `$schema`, else 2020-12."""
+
+    @property
+    def whitespace(self) -> Whitespace:
+        """The filter's mode."""
+        if self.collapse_whitespace:
+            return "tidy"
+        return "strip" if self.strip_whitespace else "keep"
 
     @field_validator("json_schema")
     @classmethod
