@@ -28,7 +28,7 @@ def excepted(pool: WarmPoolSpec, day: date):
     return None
 
 
-def oracle(pool: WarmPoolSpec, start: datetime, minutes: int) -> list[int]:
+def oracle(pool: WarmPoolSpec, start: datetime, minutes: int) -> list[int]:  # noqa: PLR0912  slow and obvious on purpose
     """Replicas for each minute: every window of every day as the hull of the minutes whose reading is inside.
 
     It knows nothing of offsets: it asks the zone what the clock reads at each minute of a long stretch.

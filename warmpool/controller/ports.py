@@ -1,0 +1,88 @@
+"""What the controller needs from the outside, each as small as its use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Protocol
+
+from warmpool.controller.views import Key
+from warmpool.domain.account import Account
+from warmpool.domain.coldstart import ColdStart
+from warmpool.domain.observation import Demand
+
+
+class DemandUnavailableError(Exception):
+    """Demand could not be read; the text says from where and why."""
+
+
+class DemandSource(Protocol):
+    """Tells the demand of every Service at once."""
+
+    async def read(self, now: datetime) -> Mapping[Key, Demand]:
+        """Demand by Service; a Service that is left out has none.
+
+        Raises:
+            DemandUnavailableError: when the source does not answer.
+        """
+        ...
+
+
+class History(Protocol):
+    """Remembers across restarts. It may lose things; it may not raise."""
+
+    def cold_starts(self, service: Key) -> Sequence[float]:
+        """Seconds of the latest cold starts, oldest first."""
+        ...
+
+    def add_cold_start(self, service: Key, start: ColdStart) -> None:
+        """Remember one."""
+        ...
+
+    def account(self, pool: Key, since: datetime) -> Account | None:
+        """What a pool had spent in the period that began then."""
+        ...
+
+    def save(self, now: datetime, accounts: Mapping[Key, Account]) -> None:
+        """Keep the accounts, at most once a minute."""
+        ...
+
+    def add_demand(self, now: datetime, demand: Mapping[Key, Demand]) -> None:
+        """Add a reading of demand to the current minute."""
+        ...
+
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong with it, in one sentence, if something is."""
+        ...
+
+
+class ForgetfulHistory:
+    """A history in memory: enough for one run."""
+
+    trouble: str | None = None
+
+    def __init__(self) -> None:
+        self._starts: dict[Key, list[float]] = {}
+
+    def cold_starts(self, service: Key) -> Sequence[float]:
+        """Seconds of the latest cold starts, oldest first."""
+        return self._starts.get(service, ())
+
+    def add_cold_start(self, service: Key, start: ColdStart) -> None:
+        """Remember one."""
+        self._starts.setdefault(service, []).append(start.seconds)
+        del self._starts[service][:-200]
+
+    def account(self, pool: Key, since: datetime) -> Account | None:
+        """Nothing survives, so nothing is known."""
+        _ = pool, since
+        return None
+
+    def save(self, now: datetime, accounts: Mapping[Key, Account]) -> None:
+        """The controller itself keeps them as long as it lives."""
+        _ = now, accounts
+
+    def add_demand(self, now: datetime, demand: Mapping[Key, Demand]) -> None:
+        """Nobody asks for it later."""
+        _ = now, demand

@@ -1,0 +1,361 @@
+"""The control loop: observe, decide, act, as often as something changes and at every window's edge.
+
+Level-triggered: a tick looks at what is there and brings it to what should be there. Whatever was missed (an
+event, a tick, the whole night) is made good by the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from apscheduler.triggers.date import DateTrigger
+from apscheduler.triggers.interval import IntervalTrigger
+
+from knative.cluster import Cluster, ClusterError, Resource
+from warmpool.adapters.clock import Clock, SystemClock
+from warmpool.adapters.waker import HttpWaker, Waker
+from warmpool.controller import judging, marks, planning, status
+from warmpool.controller.acting import Hands
+from warmpool.controller.judging import Outcome, Sight
+from warmpool.controller.planning import Write
+from warmpool.controller.ports import DemandSource, DemandUnavailableError, ForgetfulHistory, History
+from warmpool.controller.settings import Settings
+from warmpool.controller.state import PoolState
+from warmpool.controller.views import Key, PoolView
+from warmpool.controller.world import WATCHED, World
+from warmpool.domain.coldstart import stats
+from warmpool.domain.cost import PriceList, packaged_prices
+from warmpool.domain.observation import Demand
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class TickReport:
+    """What one tick did."""
+
+    looked_at: int = 0
+    writes: int = 0
+    """Requests that changed something in the cluster."""
+    floors: int = 0
+    """Of these, how many moved or re-affirmed a floor."""
+    errors: list[str] = field(default_factory=list)
+
+
+class Controller:
+    """Keeps every WarmPool of a cluster, or of one namespace."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        *,
+        clock: Clock | None = None,
+        history: History | None = None,
+        prices: PriceList | None = None,
+        namespace: str | None = None,
+        demand: DemandSource | None = None,
+        waker: Waker | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        """Everything but the cluster has a default: the machine's clock, a forgetful history, example prices.
+
+        Without a `demand` source no request is ever seen: keep-alive and backlog then hold nothing.
+        """
+        self._cluster = cluster
+        self._clock: Clock = clock or SystemClock()
+        self._history: History = history or ForgetfulHistory()
+        self._prices = prices or packaged_prices()
+        self._namespace = namespace
+        self._demand = demand
+        self._waker: Waker = waker or HttpWaker()
+        self._settings = settings or Settings()
+        self.world = World()
+        self._hands = Hands(cluster, self.world, self._clock)
+        self._states: dict[Key, PoolState] = {}
+        self._gate = asyncio.Semaphore(self._settings.parallel)
+        self._reading: Mapping[Key, Demand] | None = {}
+        self._demand_trouble: str | None = None
+        self._read_at: datetime | None = None
+        self._woken = asyncio.Event()
+        self._dirty: set[Key] = set()
+        self._whole = True
+        self._synced_at: datetime | None = None
+
+    # ------------------------------------------------------------------------------------------ one look
+    async def refresh(self) -> None:
+        """List everything there is, anew.
+
+        Raises:
+            ClusterError: when the API does not answer; the picture is then as it was.
+        """
+        listed = [await self._cluster.list(resource, self._namespace) for resource in WATCHED]
+        for resource, objects in zip(WATCHED, listed, strict=True):
+            self.world.replace(resource, objects)
+        self._synced_at = self._clock.now()
+
+    async def tick(
+        self, now: datetime | None = None, only: Collection[Key] | None = None, *, refresh: bool = True
+    ) -> TickReport:
+        """Look at every pool (or only at those named) and bring it to what it should be.
+
+        With `refresh` the cluster is listed first; the loop of `run` leaves that to its watches. Trouble
+        with one pool is reported in its status and in the report, and is no trouble for another.
+        """
+        now = now or self._clock.now()
+        if refresh:
+            await self.refresh()
+        await self._read_demand(now)
+        before = self._hands.writes
+        report = TickReport()
+        for key in [key for key in self._states if key not in self.world.pools]:
+            del self._states[key]
+        keys = list(self.world.pools) if only is None else [key for key in only if key in self.world.pools]
+        await asyncio.gather(*(self._give_back(write, report) for write in self._orphans()))
+        # Looking is pure and quick; only what has to be written waits for the network, and side by side.
+        pending = [(key, outcome) for key in keys if (outcome := self._look(key, now, report)) is not None]
+        await asyncio.gather(*(self._act(key, outcome, now, report) for key, outcome in pending))
+        report.looked_at = len(keys)
+        report.writes = self._hands.writes - before
+        accounts = {key: state.account for key, state in self._states.items() if state.account}
+        self._history.save(now, accounts)
+        return report
+
+    def _orphans(self) -> tuple[Write, ...]:
+        return planning.give_back(self.world.orphaned())
+
+    async def _give_back(self, write: Write, report: TickReport) -> None:
+        def again() -> Write | None:
+            return next((other for other in self._orphans() if other.revision == write.revision), None)
+
+        try:
+            async with self._gate:
+                report.floors += await self._hands.set_floor(write, again)
+        except ClusterError as problem:
+            report.errors.append(f"{write.revision[0]}/{write.revision[1]}: {problem}")
+
+    def _look(self, key: Key, now: datetime, report: TickReport) -> Outcome | None:
+        """Judge a pool and remember; None when there is nothing to write."""
+        state = self._states.setdefault(key, PoolState())
+        pool = self.world.pools[key]
+        try:
+            outcome = judging.judge(self._sight(pool), state, now)
+        except Exception as problem:  # one pool that trips us must not take the others' floors with it
+            log.exception("pool %s/%s cannot be judged", *key)
+            report.errors.append(f"{key[0]}/{key[1]}: {problem!r}")
+            state.due = now + self._settings.retry_last
+            return judging.broken(pool, state, repr(problem), now)
+        self._states[key] = judging.remembered(state, outcome)
+        for start in outcome.started:
+            if pool.spec:
+                self._history.add_cold_start((key[0], pool.spec.target), start)
+        nothing = (
+            not outcome.plan.writes
+            and not outcome.scale_writes
+            and not outcome.notices
+            and not outcome.wake
+            and not outcome.finished
+            and status.patch(pool.status, outcome.status, now, state.status_at) is None
+        )
+        return None if nothing else outcome
+
+    def _sight(self, pool: PoolView) -> Sight:
+        target = (pool.key[0], pool.spec.target) if pool.spec else None
+        revisions = self.world.revisions_for(pool)
+        reading = self._reading
+        return Sight(
+            pool=pool,
+            service=self.world.services.get(target) if target else None,
+            revisions=revisions,
+            scales={
+                revision.key[1]: self.world.scales[revision.key]
+                for revision in revisions
+                if revision.key in self.world.scales
+            },
+            rightful=self.world.rightful(target) if target else None,
+            demand=None if reading is None or target is None else reading.get(target, Demand(0.0)),
+            demand_trouble=self._demand_trouble,
+            cold_starts=stats(self._history.cold_starts(target)) if target else None,
+            history_trouble=self._history.trouble,
+            prices=self._prices,
+        )
+
+    async def _act(self, key: Key, outcome: Outcome, now: datetime, report: TickReport) -> None:
+        """Carry an outcome out; what fails is tried again, and said in the status."""
+        state = self._states[key]
+        try:
+            async with self._gate:
+                await self._carry_out(key, outcome, now, report)
+        except ClusterError as problem:
+            state.failures += 1
+            state.trouble = f"the API did not take a write: {problem}"
+            first, last = self._settings.retry_first, self._settings.retry_last
+            state.due = now + min(first * 2 ** min(state.failures - 1, 10), last)
+            quiet = self._hands.quiet_until
+            if quiet is not None:
+                state.due = max(state.due, quiet)
+            report.errors.append(f"{key[0]}/{key[1]}: {problem}")
+            log.warning("pool %s/%s: %s", *key, state.trouble)
+        else:
+            if state.trouble is not None:
+                state.due = now  # the status still says so
+            state.failures, state.trouble = 0, None
+
+    async def _carry_out(self, key: Key, outcome: Outcome, now: datetime, report: TickReport) -> None:
+        pool = self.world.pools.get(key)
+        if pool is None:
+            return
+        await self._move_floor(pool, outcome, now, report)
+        current = self.world.pools.get(key)
+        if current is None:
+            return
+        if outcome.finished:
+            if current.finalized:
+                await self._hands.finalize(current, on=False)
+            return
+        state = self._states[key]
+        for notice in outcome.notices:
+            await self._hands.tell(current, notice)
+        state.announced = outcome.announces
+        change = status.patch(current.status, outcome.status, now, state.status_at)
+        if change is not None:
+            await self._hands.set_status(key, change)
+            state.status_at = now
+
+    async def _move_floor(self, pool: PoolView, outcome: Outcome, now: datetime, report: TickReport) -> None:
+        holding = any(write.annotations.get(marks.POOL) for write in outcome.plan.writes)
+        if holding and not pool.finalized and not pool.deleting:
+            await self._hands.finalize(pool, on=True)  # first, or a deletion could leave the floor behind
+        for write in outcome.plan.writes:
+            again = partial(self._again, pool.key, write, now)
+            report.floors += await self._hands.set_floor(write, again)
+        for name, min_scale in outcome.scale_writes.items():
+            await self._hands.set_scale(pool.key[0], name, min_scale)
+            self._states[pool.key].via[name] = "PodAutoscaler"
+        if outcome.wake and pool.spec:
+            await self._waker.wake(self.world.services[pool.key[0], pool.spec.target])
+
+    def _again(self, key: Key, write: Write, now: datetime) -> Write | None:
+        """The write for the same Revision, planned on what the world looks like by now."""
+        pool = self.world.pools.get(key)
+        if pool is None:
+            return None
+        outcome = judging.judge(self._sight(pool), self._states[key], now)
+        return next((other for other in outcome.plan.writes if other.revision == write.revision), None)
+
+    async def _read_demand(self, now: datetime) -> None:
+        if self._demand is None:
+            return
+        if self._read_at is not None and self._read_at <= now < self._read_at + self._settings.interval / 2:
+            return
+        self._read_at = now
+        try:
+            self._reading = await self._demand.read(now)
+            self._demand_trouble = None
+            self._history.add_demand(now, self._reading)
+        except DemandUnavailableError as problem:
+            self._reading = None
+            self._demand_trouble = str(problem)
+
+    # ------------------------------------------------------------------------------------------ the loop
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set; the API may come and go."""
+        await self._first_sight(stop)
+        if stop.is_set():
+            return
+        scheduler = AsyncIOScheduler(timezone=UTC)
+        scheduler.add_job(
+            self._look_at_all, IntervalTrigger(seconds=self._settings.interval.total_seconds()), coalesce=True
+        )
+        scheduler.start()
+        tasks = [
+            asyncio.create_task(self._watch(resource), name=f"watch {resource.plural}")
+            for resource in WATCHED
+        ]
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        try:
+            while not stop.is_set():
+                await self._turn(scheduler)
+                waking = asyncio.create_task(self._woken.wait())
+                await asyncio.wait({waking, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                waking.cancel()
+                await asyncio.sleep(self._settings.gather.total_seconds() if self._dirty else 0)
+        finally:
+            scheduler.shutdown(wait=False)
+            stopping.cancel()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, stopping, return_exceptions=True)
+            await self._waker.close()
+
+    async def _first_sight(self, stop: asyncio.Event) -> None:
+        delay = self._settings.retry_first
+        while not stop.is_set():
+            try:
+                await self.refresh()
+            except ClusterError as problem:
+                log.warning("the cluster cannot be seen yet: %s", problem)
+            else:
+                return
+            try:
+                await asyncio.wait_for(stop.wait(), delay.total_seconds())
+            except TimeoutError:
+                delay = min(delay * 2, self._settings.retry_last)
+
+    async def _turn(self, scheduler: AsyncIOScheduler) -> None:
+        """One tick over what there is reason to look at, and an alarm for the next edge."""
+        self._woken.clear()
+        now = self._clock.now()
+        whole, self._whole = self._whole, False
+        dirty, self._dirty = self._dirty, set()
+        due = {key for key, state in self._states.items() if state.due is not None and state.due <= now}
+        stale = (
+            self._synced_at is None or now >= self._synced_at + self._settings.resync or now < self._synced_at
+        )
+        try:
+            await self.tick(now, None if whole or stale else dirty | due, refresh=stale)
+        except ClusterError as problem:  # only the listing raises; the watches go on
+            log.warning("the cluster cannot be listed: %s", problem)
+            self._whole = True
+        self._set_alarm(scheduler)
+
+    def _set_alarm(self, scheduler: AsyncIOScheduler) -> None:
+        next_due = min((state.due for state in self._states.values() if state.due is not None), default=None)
+        if next_due is None:
+            if scheduler.get_job("edge"):
+                scheduler.remove_job("edge")
+            return
+        wait = max(next_due - self._clock.now(), timedelta(milliseconds=20))
+        at = datetime.now(UTC) + wait
+        scheduler.add_job(
+            self._woken.set, DateTrigger(at), id="edge", replace_existing=True, misfire_grace_time=None
+        )
+
+    async def _look_at_all(self) -> None:
+        self._whole = True
+        self._woken.set()
+
+    async def _watch(self, resource: Resource) -> None:
+        while True:
+            try:
+                async for kind, obj in self._cluster.watch(resource, self._namespace):
+                    self._take(resource, kind, obj)
+            except ClusterError as problem:
+                log.warning("watch of %s: %s", resource.plural, problem)
+            await asyncio.sleep(self._settings.retry_last.total_seconds())
+
+    def _take(self, resource: Resource, kind: str, obj: Mapping[str, Any]) -> None:
+        meta = obj["metadata"]
+        if kind == "DELETED":
+            concerned = self.world.remove(resource, (meta.get("namespace", ""), meta["name"]))
+        else:
+            concerned = self.world.put(resource, obj)
+        if concerned:
+            self._dirty |= concerned
+            self._woken.set()

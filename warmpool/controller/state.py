@@ -1,0 +1,35 @@
+"""What the controller remembers of one pool between ticks; a restart may lose all of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from warmpool.controller.verifying import Watch
+from warmpool.domain.account import Account
+from warmpool.domain.decision import Decision
+from warmpool.domain.floor import Floor
+from warmpool.policy import compose
+
+
+@dataclass(slots=True)
+class PoolState:
+    """The memory of one pool."""
+
+    memory: compose.Memory = field(default_factory=compose.initial)
+    decision: Decision | None = None
+    due: datetime | None = None
+    """When to look again without being told."""
+    watches: dict[str, Watch] = field(default_factory=dict)
+    """By Revision."""
+    account: Account | None = None
+    status_at: datetime | None = None
+    """When its status was last written."""
+    failures: int = 0
+    """Ticks in a row in which the API did not take what was to be written."""
+    trouble: str | None = None
+    """What went wrong last."""
+    announced: tuple[Floor, str] | None = None
+    """Floor and reason of the last event."""
+    via: dict[str, str] = field(default_factory=dict)
+    """Where the floor of a Revision had to be written: the Revision, or its PodAutoscaler."""

@@ -1,0 +1,255 @@
+"""The little of each Kubernetes object that decisions need, read once when the object arrives.
+
+A controller of ten thousand pools can keep these; it could not keep the objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from knative.annotations import ACTIVATION_SCALE, HPA, MAX_SCALE, MIN_SCALE
+from warmpool.controller import marks
+from warmpool.domain.observation import Hold
+from warmpool.domain.pool import WarmPoolSpec
+from warmpool.domain.problems import PoolError
+
+Key = tuple[str, str]
+"""Namespace and name."""
+
+_SERVICE_LABEL = "serving.knative.dev/service"
+_GPU_RESOURCE = "nvidia.com/gpu"
+_GPU_NODE_LABEL = "nvidia.com/gpu.product"
+
+
+@dataclass(frozen=True, slots=True)
+class PoolView:
+    """A WarmPool: its spec, or why it cannot be read."""
+
+    key: Key
+    uid: str
+    version: str
+    generation: int
+    created: str
+    spec: WarmPoolSpec | None
+    problems: tuple[str, ...]
+    hold: Hold | None
+    deleting: bool
+    finalized: bool
+    """Whether it has our finalizer."""
+    finalizers: tuple[str, ...]
+    status: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A Revision's part of a Service's traffic."""
+
+    revision: str
+    percent: int
+    tag: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceView:
+    """A Knative Service: who gets its traffic, and what a replica holds."""
+
+    key: Key
+    uid: str
+    traffic: tuple[Share, ...]
+    url: str | None
+    """Where it answers from outside."""
+    address: str | None
+    """Where it answers inside the cluster."""
+    latest_created: str | None
+    latest_ready: str | None
+    deleting: bool
+    gpu: str | None
+    gpus: int
+    container_concurrency: int
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One of Knative's conditions."""
+
+    status: str
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionView:
+    """A Revision: its floor, its bounds, and how it fares."""
+
+    key: Key
+    uid: str
+    version: str
+    service: Key | None
+    annotations: dict[str, str]
+    """Only those that matter here."""
+    min_scale: int | None
+    max_scale: int | None
+    activation_scale: int | None
+    hpa: bool
+    actual: int | None
+    desired: int | None
+    conditions: Mapping[str, Condition]
+    deleting: bool
+
+    @property
+    def marks(self) -> marks.Marks | None:
+        """What a pool has written on it."""
+        return marks.read(self.annotations)
+
+    @property
+    def user_min_scale(self) -> int | None:
+        """Its own min-scale."""
+        return marks.user_min_scale(self.annotations)
+
+    @property
+    def unschedulable(self) -> str | None:
+        """Why its replicas find no place, if they do not."""
+        condition = self.conditions.get("ResourcesAvailable")
+        if condition is None or condition.status == "True" or condition.reason != "Unschedulable":
+            return None
+        return condition.message or condition.reason
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleView:
+    """A PodAutoscaler, which has its Revision's name."""
+
+    key: Key
+    version: str
+    min_scale: int | None
+    desired: int | None
+    actual: int | None
+    active: Condition | None = None
+
+
+def pool(obj: Mapping[str, Any], before: PoolView | None = None) -> PoolView:
+    """Read a WarmPool; the spec of `before` is kept while the generation is the same: memories stay good."""
+    meta = obj["metadata"]
+    generation = meta.get("generation", 0)
+    if before is not None and (before.uid, before.generation) == (meta.get("uid", ""), generation):
+        spec, problems = before.spec, before.problems
+    else:
+        spec, problems = _spec(obj)
+    finalizers = tuple(meta.get("finalizers") or ())
+    return PoolView(
+        key=_key(obj),
+        uid=meta.get("uid", ""),
+        version=meta.get("resourceVersion", ""),
+        generation=generation,
+        created=meta.get("creationTimestamp", ""),
+        spec=spec,
+        problems=problems,
+        hold=_hold(meta.get("annotations") or {}),
+        deleting="deletionTimestamp" in meta,
+        finalized=marks.FINALIZER in finalizers,
+        finalizers=finalizers,
+        status=obj.get("status") or {},
+    )
+
+
+def _spec(obj: Mapping[str, Any]) -> tuple[WarmPoolSpec | None, tuple[str, ...]]:
+    try:
+        return WarmPoolSpec.parse(obj.get("spec")), ()
+    except PoolError as wrong:
+        return None, tuple(wrong.problems)
+
+
+def _hold(annotations: Mapping[str, str]) -> Hold | None:
+    replicas = annotations.get(marks.HOLD_REPLICAS, "")
+    until = marks.parse_instant(annotations.get(marks.HOLD_UNTIL))
+    return Hold(int(replicas), until) if replicas.isdigit() and until is not None else None
+
+
+def service(obj: Mapping[str, Any]) -> ServiceView:
+    """Read a Knative Service."""
+    meta, status = obj["metadata"], obj.get("status") or {}
+    template = (obj.get("spec") or {}).get("template") or {}
+    pod = template.get("spec") or {}
+    annotations = {
+        **(meta.get("annotations") or {}),
+        **((template.get("metadata") or {}).get("annotations") or {}),
+    }
+    shares = tuple(
+        Share(entry["revisionName"], entry.get("percent") or 0, entry.get("tag"))
+        for entry in status.get("traffic") or ()
+        if entry.get("revisionName")
+    )
+    return ServiceView(
+        key=_key(obj),
+        uid=meta.get("uid", ""),
+        traffic=shares,
+        url=status.get("url"),
+        address=(status.get("address") or {}).get("url"),
+        latest_created=status.get("latestCreatedRevisionName"),
+        latest_ready=status.get("latestReadyRevisionName"),
+        deleting="deletionTimestamp" in meta,
+        gpu=annotations.get(marks.GPU) or (pod.get("nodeSelector") or {}).get(_GPU_NODE_LABEL),
+        gpus=sum(_gpus(container) for container in pod.get("containers") or ()),
+        container_concurrency=pod.get("containerConcurrency") or 0,
+    )
+
+
+def _gpus(container: Mapping[str, Any]) -> int:
+    amount = str(((container.get("resources") or {}).get("limits") or {}).get(_GPU_RESOURCE, "0"))
+    return int(amount) if amount.isdigit() else 0
+
+
+def revision(obj: Mapping[str, Any]) -> RevisionView:
+    """Read a Revision."""
+    meta, status = obj["metadata"], obj.get("status") or {}
+    annotations = meta.get("annotations") or {}
+    namespace, name = _key(obj)
+    owner = (meta.get("labels") or {}).get(_SERVICE_LABEL)
+    kept = {key: annotations[key] for key in (MIN_SCALE, *marks.ALL) if key in annotations}
+    return RevisionView(
+        key=(namespace, name),
+        uid=meta.get("uid", ""),
+        version=meta.get("resourceVersion", ""),
+        service=(namespace, owner) if owner else None,
+        annotations=kept,
+        min_scale=_number(annotations.get(MIN_SCALE)),
+        max_scale=_number(annotations.get(MAX_SCALE)) or None,  # 0 is Knative's word for no limit
+        activation_scale=_number(annotations.get(ACTIVATION_SCALE)),
+        hpa=annotations.get("autoscaling.knative.dev/class") == HPA,
+        actual=status.get("actualReplicas"),
+        desired=status.get("desiredReplicas"),
+        conditions=_conditions(status),
+        deleting="deletionTimestamp" in meta,
+    )
+
+
+def scale(obj: Mapping[str, Any]) -> ScaleView:
+    """Read a PodAutoscaler."""
+    meta, status = obj["metadata"], obj.get("status") or {}
+    desired = status.get("desiredScale")
+    return ScaleView(
+        key=_key(obj),
+        version=meta.get("resourceVersion", ""),
+        min_scale=_number((meta.get("annotations") or {}).get(MIN_SCALE)),
+        desired=desired if desired is not None and desired >= 0 else None,  # -1 is Knative's unknown
+        actual=status.get("actualScale"),
+        active=_conditions(status).get("Active"),
+    )
+
+
+def _conditions(status: Mapping[str, Any]) -> dict[str, Condition]:
+    return {
+        entry["type"]: Condition(entry["status"], entry.get("reason", ""), entry.get("message", ""))
+        for entry in status.get("conditions") or ()
+    }
+
+
+def _key(obj: Mapping[str, Any]) -> Key:
+    meta = obj["metadata"]
+    return meta.get("namespace", ""), meta["name"]
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text and text.isdigit() else None
