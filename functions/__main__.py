@@ -7,6 +7,7 @@ connections wait in the listen queue until the app answers. No engine is ever im
 import argparse
 import errno
 import importlib
+import signal
 import socket
 import sys
 import time
@@ -43,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         reason = "is in use" if error.errno == errno.EADDRINUSE else (error.strerror or str(error))
         return _complain(f"PORT = {settings.port}: {settings.host}:{settings.port} {reason}", 1)
+    # Until the server has its own handlers there is nothing to drain: being told to stop is no failure.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with listening:
         return _serve(kind, settings, listening, began)
 
