@@ -1,0 +1,259 @@
+"""The project's own Kubernetes API on a real port, and a Knative on it whose autoscaler does what a test says."""
+
+import asyncio
+import copy
+import socket
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import uvicorn
+import yaml
+
+from knative.cluster import POD_AUTOSCALER, REVISION, SERVICE, WARM_POOL, Cluster
+from knative.local import kinds
+from knative.local.api.app import Api
+from knative.local.registry import Registry
+from knative.local.store import Key, Store
+from warmpool.controller import Controller
+
+MIN = "autoscaling.knative.dev/min-scale"
+MONDAY = datetime(2026, 11, 23, tzinfo=UTC)
+OFFICE = {"name": "office-hours", "days": ["Mon-Fri"], "from": "08:00", "to": "19:00", "replicas": 2}
+
+
+class MovableClock:
+    """A clock that stands where a test puts it."""
+
+    def __init__(self, at: datetime) -> None:
+        self.at = at
+
+    def now(self) -> datetime:
+        return self.at
+
+    def on(self, span: timedelta) -> datetime:
+        self.at += span
+        return self.at
+
+
+class RecordingWaker:
+    """Notes who was woken; the puppet's autoscaler hears it."""
+
+    def __init__(self, puppet) -> None:
+        self.puppet = puppet
+        self.woken = []
+
+    async def wake(self, service) -> None:
+        self.woken.append(service.key)
+        self.puppet.deaf.discard(service.key[1])
+
+    async def close(self) -> None:
+        return
+
+
+class Puppet:
+    """Knative's reactions, one `settle` at a time, with knobs for what can go wrong."""
+
+    def __init__(self, registry: Registry, cluster: Cluster) -> None:
+        self.registry = registry
+        self.cluster = cluster
+        self.capacity = 100
+        self.deaf: set[str] = set()
+        """Services whose autoscaler has no data since it restarted."""
+        self.old = False
+        """Knative before 1.21: Revision annotations stay where they are."""
+        self.demand: dict[str, int] = {}
+        """Replicas that traffic wants, by Revision."""
+
+    def service(self, name, traffic=None, *, namespace="default", gpus=1, annotations=None, latest=None) -> None:
+        """Make a Service with one Revision for each entry of `traffic` (percent, or percent and tag)."""
+        traffic = traffic or {f"{name}-00001": 100}
+        container = {"name": "user-container", "image": "registry.local/x"}
+        if gpus:
+            container["resources"] = {"limits": {"nvidia.com/gpu": str(gpus)}}
+        spec = {"template": {"spec": {"containers": [container]}}}
+        key = Key(SERVICE, namespace, name)
+        if self.registry.store.get(key) is None:
+            obj = {"apiVersion": "serving.knative.dev/v1", "kind": "Service", "metadata": {"name": name}, "spec": spec}
+            self.registry.create(SERVICE, namespace, obj)
+        for revision in traffic:
+            if self.registry.store.get(Key(REVISION, namespace, revision)) is None:
+                self.revision(name, revision, namespace=namespace, annotations=annotations)
+        self.route(name, traffic, namespace=namespace, latest=latest)
+
+    def route(self, name, traffic, *, namespace="default", latest=None) -> None:
+        """Divide the Service's traffic."""
+        entries = []
+        for revision, part in traffic.items():
+            percent, tag = part if isinstance(part, tuple) else (part, None)
+            entries.append({"revisionName": revision, "percent": percent} | ({"tag": tag} if tag else {}))
+        newest = latest or max(traffic)
+        self.registry.set_status(
+            Key(SERVICE, namespace, name),
+            {
+                "url": f"http://{name}.{namespace}.localhost",
+                "latestCreatedRevisionName": newest,
+                "latestReadyRevisionName": max(traffic),
+                "traffic": entries,
+            },
+        )
+
+    def revision(self, service, name, *, namespace="default", annotations=None) -> None:
+        """Make a Revision with its PodAutoscaler."""
+        meta = {
+            "name": name,
+            "labels": {"serving.knative.dev/service": service},
+            "annotations": dict(annotations or {}),
+        }
+        pod = {"containers": [{"name": "user-container", "image": "registry.local/x"}]}
+        revision = {"apiVersion": "serving.knative.dev/v1", "kind": "Revision", "metadata": meta, "spec": pod}
+        self.registry.create(REVISION, namespace, copy.deepcopy(revision))
+        spec = {"protocolType": "http1", "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name}}
+        scale = {"apiVersion": POD_AUTOSCALER.api_version, "kind": "PodAutoscaler", "metadata": meta, "spec": spec}
+        self.registry.create(POD_AUTOSCALER, namespace, copy.deepcopy(scale))
+
+    def unschedulable(self, name, message="0/1 nodes are available: 1 Insufficient nvidia.com/gpu.") -> None:
+        """Say on a Revision that its replicas find no place."""
+        condition = {"type": "ResourcesAvailable", "status": "False", "reason": "Unschedulable", "message": message}
+        self.registry.set_status(Key(REVISION, "default", name), {"conditions": [condition]})
+
+    def settle(self, namespace="default") -> None:
+        """Let Knative react to what stands there."""
+        free = self.capacity
+        for record in list(self.registry.store.list(REVISION, namespace)):
+            meta = record.obj["metadata"]
+            key = Key(POD_AUTOSCALER, namespace, meta["name"])
+            scale = copy.deepcopy(self.registry.store.get(key).obj)
+            annotations = scale["metadata"].setdefault("annotations", {})
+            wanted = meta.get("annotations", {}).get(MIN)
+            if not self.old and annotations.get(MIN) != wanted:
+                annotations.pop(MIN, None)
+                annotations |= {MIN: wanted} if wanted else {}
+                self.registry.update(key, scale)
+            floor = int(annotations.get(MIN) or 0)
+            status = scale.get("status") or {}
+            desired = max(floor, self.demand.get(meta["name"], 0))
+            if meta["labels"]["serving.knative.dev/service"] in self.deaf and not status.get("actualScale"):
+                desired = 0
+            actual = min(desired, free)
+            free -= actual
+            queued = {"type": "Active", "status": "Unknown", "reason": "Queued"}
+            active = {"type": "Active", "status": "True"}
+            self.registry.set_status(
+                key,
+                {
+                    "metricsServiceName": f"{meta['name']}-private",
+                    "serviceName": meta["name"],
+                    "desiredScale": desired,
+                    "actualScale": actual,
+                    "conditions": [queued if actual < desired else active],
+                },
+            )
+
+    def min_scale(self, name, namespace="default"):
+        """What stands on a Revision; None when nothing does."""
+        annotations = self.registry.store.get(Key(REVISION, namespace, name)).obj["metadata"].get("annotations", {})
+        return annotations.get(MIN)
+
+    def marks(self, name, namespace="default"):
+        """Our own annotations on a Revision."""
+        annotations = self.registry.store.get(Key(REVISION, namespace, name)).obj["metadata"].get("annotations", {})
+        return {key: value for key, value in annotations.items() if key.startswith("pilotlight.dev/")}
+
+    async def pool(self, name="pool", target="generate", namespace="default", **spec):
+        """Create a WarmPool as a user would, over the API."""
+        meta = {"name": name, "namespace": namespace}
+        body = {"metadata": meta, "spec": {"target": target, "windows": [OFFICE], **spec}}
+        return await self.cluster.create(WARM_POOL, body)
+
+    async def status(self, name="pool", namespace="default"):
+        """The status of a pool."""
+        return (await self.cluster.get(WARM_POOL, name, namespace)).get("status", {})
+
+    async def condition(self, kind, name="pool", namespace="default"):
+        """One condition of a pool."""
+        conditions = (await self.status(name, namespace)).get("conditions", [])
+        return next((entry for entry in conditions if entry["type"] == kind), None)
+
+
+class ApiServer:
+    """The API on a free port of this loop."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store = Store(folder / "state.db")
+        self.store.open(asyncio.get_running_loop())
+        self.registry = Registry(self.store, kinds.load(), {}, lambda: datetime.now(UTC))
+        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}}
+        self.registry.create(kinds.cluster.NAMESPACE, "", namespace)
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self.socket.getsockname()[1]
+        api = Api(
+            self.registry,
+            token="secret",
+            metrics=lambda: "",
+            now=lambda: datetime.now(UTC),
+            log_path=lambda namespace, name: folder / f"{namespace}-{name}.log",
+            address=f"127.0.0.1:{self.port}",
+        )
+        config = uvicorn.Config(api, log_level="error", lifespan="off", timeout_graceful_shutdown=1)
+        self.server = uvicorn.Server(config)
+        self.task = asyncio.create_task(self.server.serve(sockets=[self.socket]))
+
+    async def started(self) -> None:
+        async with asyncio.timeout(10):
+            while not self.server.started:
+                await asyncio.sleep(0.005)
+
+    async def stop(self) -> None:
+        self.server.should_exit = True
+        self.server.force_exit = True
+        await asyncio.wait([self.task], timeout=10)
+        self.store.close()
+
+
+def kubeconfig(folder: Path, port: int, name: str = "kubeconfig") -> Path:
+    path = folder / name
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "test", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+        "users": [{"name": "test", "user": {"token": "secret"}}],
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+        "current-context": "test",
+    }
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+@pytest.fixture
+async def api(tmp_path):
+    server = ApiServer(tmp_path)
+    await server.started()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture
+async def cluster(api, tmp_path):
+    async with Cluster.from_kubeconfig(kubeconfig(tmp_path, api.port)) as client:
+        yield client
+
+
+@pytest.fixture
+def knative(api, cluster):
+    return Puppet(api.registry, cluster)
+
+
+@pytest.fixture
+def clock():
+    return MovableClock(MONDAY + timedelta(hours=12))
+
+
+@pytest.fixture
+def waker(knative):
+    return RecordingWaker(knative)
+
+
+@pytest.fixture
+def controller(cluster, clock, waker):
+    return Controller(cluster, clock=clock, waker=waker)
