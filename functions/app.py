@@ -9,13 +9,14 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from functions.contract import MAX_BODY_BYTES, Problem, StageReply, StageRequest
+from functions.contract import Problem, StageReply, StageRequest
 from functions.door import Door, Receive, Scope, Send, problem_body, problem_head
 from functions.engine import EngineError
 from functions.invocation import Invocation
@@ -213,16 +214,23 @@ class _Answer(Response):
 
 def _add_invoke(app: FastAPI, surface: Surface) -> None:
     schema = StageRequest.model_json_schema(ref_template="#/components/schemas/{model}")
-    schema.pop("$defs", None)
+    parts = schema.pop("$defs")
+    describe = app.openapi
+
+    def with_request() -> dict[str, Any]:
+        # The body is read by hand (limits, problems), so the framework does not know its schema.
+        document = describe()
+        document["components"]["schemas"] |= {"StageRequest": schema, **parts}
+        return document
+
+    app.openapi = with_request  # type: ignore[method-assign]
+    body = {"application/json": {"schema": {"$ref": "#/components/schemas/StageRequest"}}}
 
     @app.post(
         "/invoke",
         response_model=StageReply,
         tags=["stage"],
-        openapi_extra={
-            "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
-            "x-max-body-bytes": MAX_BODY_BYTES,
-        },
+        openapi_extra={"requestBody": {"required": True, "content": body}},
     )
     async def invoke(request: Request) -> Response:
         """Do the stage's work: `StageRequest` in, `StageReply` out, or events with `"stream": true`."""
@@ -237,6 +245,10 @@ def _add_problems(app: FastAPI, stage: Stage) -> None:
 
     def problem_response(error: Exception) -> Response:
         return respond(problem_of(error, stage=stage.name))
+
+    @app.exception_handler(Exception)
+    async def _(_: Request, error: Exception) -> Response:
+        return problem_response(error)
 
     @app.exception_handler(ProblemError)
     async def _(_: Request, error: ProblemError) -> Response:

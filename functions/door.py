@@ -161,11 +161,11 @@ class Door:
         try:
             await self._app(scope, receive, response)
         except Exception as error:  # the last line: any bug of a stage must still be answered
-            if not isinstance(error, ProblemError):
-                log.exception("unforeseen error", extra={"request_id": response.context.request_id})
+            log.exception("unforeseen error", extra={"request_id": response.context.request_id})
             if response.status is None:
                 await send_problem(response, problem_of(error, stage=self._stage))
-            else:
+            elif not response.complete:
+                # Too late for a problem: the server must cut the connection, lest half an answer look whole.
                 raise
 
     def _enter(self) -> None:
@@ -183,13 +183,14 @@ class Door:
 class _Response:
     """The `send` of one request, which adds the headers that every response carries."""
 
-    __slots__ = ("_replica", "_send", "context", "status")
+    __slots__ = ("_replica", "_send", "complete", "context", "status")
 
     def __init__(self, send: Send, context: RequestContext, replica: Replica) -> None:
         self._send = send
         self._replica = replica
         self.context = context
         self.status: int | None = None
+        self.complete = False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -200,6 +201,8 @@ class _Response:
             if self._replica.state is State.DRAINING:
                 headers.append((b"connection", b"close"))
             message = {**message, "headers": headers}
+        elif message["type"] == "http.response.body" and not message.get("more_body", False):
+            self.complete = True
         await self._send(message)
 
 
