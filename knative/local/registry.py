@@ -45,7 +45,7 @@ class Options:
     """The platform's own write: no admission, no field validation."""
 
 
-TRUSTED = Options(manager="pilotlight-platform", trusted=True)
+TRUSTED = Options(manager="controller", trusted=True)
 
 
 class Admission(Protocol):

@@ -1,0 +1,1 @@
+"""From wished to actual state: Service, Configuration, Route, Revision, PodAutoscaler, pods."""

@@ -1,0 +1,111 @@
+"""A Configuration: the Revision its latest template wants, and which Revision is newest and ready (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from knative.cluster import REVISION, Object
+from knative.local import objects
+from knative.local.reconciler import conditions, names
+
+
+def revision_name(config: Mapping[str, Any]) -> str:
+    """The template's own name for the Revision, or Knative's `NAME-00001`."""
+    given = (config["spec"]["template"].get("metadata") or {}).get("name")
+    return str(given or f"{config['metadata']['name']}-{config['metadata']['generation']:05d}")
+
+
+def revision(config: Mapping[str, Any], now: str) -> Object:
+    """The Revision of the Configuration's present generation."""
+    meta, template = config["metadata"], config["spec"]["template"]
+    template_meta = template.get("metadata") or {}
+    owner_labels = objects.labels_of(config)
+    labels = {
+        **(template_meta.get("labels") or {}),
+        names.CONFIGURATION_LABEL: meta["name"],
+        names.CONFIGURATION_GENERATION: str(meta["generation"]),
+        names.CONFIGURATION_UID: meta["uid"],
+        names.ROUTING_STATE: "pending",
+    }
+    for key in (names.SERVICE_LABEL, names.SERVICE_UID):
+        if key in owner_labels:
+            labels[key] = owner_labels[key]
+    annotations = {
+        **(template_meta.get("annotations") or {}),
+        names.ROUTING_STATE_MODIFIED: now,
+        names.CREATOR: objects.annotations_of(config).get(names.LAST_MODIFIER, names.USER),
+    }
+    return objects.typed(
+        REVISION,
+        {
+            "metadata": {
+                "name": revision_name(config),
+                "namespace": meta["namespace"],
+                "labels": labels,
+                "annotations": annotations,
+                "ownerReferences": [objects.owner_reference(config)],
+            },
+            "spec": objects.clone(template["spec"]),
+        },
+    )
+
+
+def generation(revision_obj: Mapping[str, Any]) -> int:
+    """The Configuration's generation that a Revision was made for."""
+    return int(objects.labels_of(revision_obj).get(names.CONFIGURATION_GENERATION, "0"))
+
+
+def of_generation(
+    config: Mapping[str, Any], revisions: Sequence[Mapping[str, Any]]
+) -> Mapping[str, Any] | None:
+    """The Revision that stands for the Configuration's present generation."""
+    wanted = config["metadata"]["generation"]
+    return next((item for item in revisions if generation(item) == wanted), None)
+
+
+def status(
+    config: Mapping[str, Any],
+    revisions: Sequence[Mapping[str, Any]],
+    now: str,
+    *,
+    problem: str | None = None,
+) -> Object:
+    """The Configuration's status; `problem` says why its Revision could not be made."""
+    latest = of_generation(config, revisions)
+    old = config.get("status") or {}
+    result: Object = {}
+    if latest is not None:
+        result["latestCreatedRevisionName"] = objects.name_of(latest)
+    elif old.get("latestCreatedRevisionName"):
+        result["latestCreatedRevisionName"] = old["latestCreatedRevisionName"]
+    ready_name = _latest_ready(revisions, old.get("latestReadyRevisionName"))
+    if ready_name is not None:
+        result["latestReadyRevisionName"] = ready_name
+    result["conditions"] = conditions.written([_ready(latest, problem)], conditions.before(config), now)
+    result["observedGeneration"] = config["metadata"]["generation"]
+    return result
+
+
+def _latest_ready(revisions: Sequence[Mapping[str, Any]], before: str | None) -> str | None:
+    """The newest Revision that is ready, never older than the one before (which may be away for a moment)."""
+    best: tuple[int, str] | None = None
+    for item in revisions:
+        if objects.condition_status(item) == "True" or objects.name_of(item) == before:
+            candidate = (generation(item), objects.name_of(item))
+            best = candidate if best is None else max(best, candidate)
+    return None if best is None else best[1]
+
+
+def _ready(latest: Mapping[str, Any] | None, problem: str | None) -> conditions.Condition:
+    if problem is not None:
+        return conditions.false("Ready", "RevisionFailed", problem)
+    found = conditions.named(latest)
+    if latest is None or found is None:
+        return conditions.unknown("Ready")
+    if found.status == "False":
+        message = f'Revision "{objects.name_of(latest)}" failed with message: {found.message}.'
+        return conditions.false("Ready", "RevisionFailed", message)
+    if found.status == "Unknown":
+        return conditions.unknown("Ready")
+    return conditions.true("Ready")

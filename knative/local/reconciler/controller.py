@@ -1,0 +1,341 @@
+"""The loop that makes actual what is wished: one queue, one reconcile for each kind, all effects here.
+
+Level-triggered: a change of an object puts it and whoever depends on it into the queue; a reconcile reads
+the present state, asks the pure modules what should be, and writes only differences. Nothing is remembered
+between two reconciles, so a crash at any point heals at the next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+from knative import cluster
+from knative.cluster import Object, Resource
+from knative.local import objects
+from knative.local.activator import Activator
+from knative.local.autoscaler import Autoscaler, ScaleDecision
+from knative.local.events import Recorder
+from knative.local.reconciler import (
+    autoscalers,
+    conditions,
+    configurations,
+    names,
+    revisions,
+    routes,
+    services,
+)
+from knative.local.registry import Registry
+from knative.local.routing import RevisionKey
+from knative.local.store import Change, Key, Kind, Record
+
+log = logging.getLogger(__name__)
+
+_RETRY_S = 1.0
+_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
+
+
+class ControlPlane:
+    """Reconciles everything.
+
+    Args:
+        registry: reads and writes objects.
+        activator: is told what exists and where it runs.
+        autoscaler: is told of Revisions and ready pods; decides how many there should be.
+        now: the wall clock.
+        url_of: the public URL of a name in a namespace.
+        recorder: takes Events.
+        unrunnable: why a Revision can't run on this platform, or None.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        activator: Activator,
+        autoscaler: Autoscaler,
+        *,
+        now: Callable[[], datetime],
+        url_of: Callable[[str, str], str],
+        recorder: Recorder,
+        unrunnable: Callable[[Mapping[str, Any]], conditions.Condition | None],
+    ) -> None:
+        self._registry = registry
+        self._store = registry.store
+        self._activator = activator
+        self._autoscaler = autoscaler
+        self._clock = now
+        self._url_of = url_of
+        self._events = recorder
+        self._unrunnable = unrunnable
+        self._queue: dict[Key, None] = {}
+        self._wake = asyncio.Event()
+        self._reconcilers: Mapping[Resource, Callable[[Key, Record], None]] = {
+            cluster.SERVICE: self._service,
+            cluster.CONFIGURATION: self._configuration,
+            cluster.ROUTE: self._route,
+            cluster.REVISION: self._revision,
+            cluster.POD_AUTOSCALER: self._pod_autoscaler,
+        }
+
+    # life
+
+    def start(self) -> None:
+        """Follow the store from now on and look at everything once."""
+        self._store.subscribe(self._changed)
+        self._store.on_reset(self._look_at_everything)
+        self._look_at_everything()
+
+    def _look_at_everything(self) -> None:
+        for resource in self._reconcilers:
+            for record in self._store.list(resource):
+                self._enqueue(record.key)
+
+    async def run(self) -> None:
+        """Work on the queue until cancelled."""
+        while True:
+            await self._wake.wait()
+            self.work()
+            if self._queue:
+                await asyncio.sleep(0)
+
+    def work(self, most: int = 20) -> None:
+        """Reconcile up to `most` objects of the queue; the event loop gets a turn in between."""
+        for _ in range(most):
+            if not self._queue:
+                break
+            key = next(iter(self._queue))
+            del self._queue[key]
+            self._reconcile(key)
+        if not self._queue:
+            self._wake.clear()
+
+    def on_scale(self, key: RevisionKey, decision: ScaleDecision) -> None:
+        """The autoscaler's word: reconcile the PodAutoscaler."""
+        del decision  # read again when its turn comes, so that the newest counts
+        self._enqueue(Key(cluster.POD_AUTOSCALER, key.namespace, key.name))
+
+    def _enqueue(self, key: Key) -> None:
+        self._queue[key] = None
+        self._wake.set()
+
+    def _reconcile(self, key: Key) -> None:
+        record = self._store.get(key)
+        if record is None or record.obj["metadata"].get("deletionTimestamp"):
+            return
+        try:
+            self._reconcilers[key.resource](key, record)
+        except Exception:  # one broken object must not stop the others; it is tried again
+            log.exception("reconciling %s %s/%s failed", key.resource.kind, key.namespace, key.name)
+            asyncio.get_running_loop().call_later(_RETRY_S, self._enqueue, key)
+
+    # what a change concerns
+
+    def _changed(self, change: Change) -> None:
+        key, obj = change.record.key, change.record.obj
+        gone = change.kind is Kind.DELETED
+        if key.resource in self._reconcilers and not gone:
+            self._enqueue(key)
+        match key.resource:
+            case cluster.CONFIGURATION | cluster.REVISION | cluster.ROUTE:
+                self._enqueue_owners(key, obj)
+            case cluster.POD_AUTOSCALER:
+                self._enqueue_owners(key, obj)
+            case cluster.POD:
+                name = objects.labels_of(obj).get(names.REVISION_LABEL, "")
+                self._enqueue(Key(cluster.POD_AUTOSCALER, key.namespace, name))
+                self._enqueue(Key(cluster.REVISION, key.namespace, name))
+        if key.resource in (cluster.CONFIGURATION, cluster.REVISION):
+            self._enqueue_routes(key, obj)
+        if key.resource == cluster.ROUTE and gone:
+            self._activator.remove_service(key.namespace, key.name)
+            self._unroute(key)
+        if key.resource == cluster.REVISION and gone:
+            revision = RevisionKey(key.namespace, key.name)
+            self._autoscaler.forget(revision)
+            self._activator.remove_revision(revision)
+
+    def _enqueue_owners(self, key: Key, obj: Object) -> None:
+        for owner in obj["metadata"].get("ownerReferences") or ():
+            for resource in self._reconcilers:
+                if resource.kind == owner["kind"]:
+                    self._enqueue(Key(resource, key.namespace, owner["name"]))
+
+    def _enqueue_routes(self, key: Key, obj: Object) -> None:
+        """Routes that may lead to this Revision or Configuration: the Service's own, else all."""
+        labels = objects.labels_of(obj)
+        name = labels.get(names.SERVICE_LABEL)
+        if name is not None:
+            self._enqueue(Key(cluster.ROUTE, key.namespace, name))
+            return
+        for record in self._store.list(cluster.ROUTE, key.namespace):
+            self._enqueue(record.key)
+
+    # reconciles
+
+    def _service(self, key: Key, record: Record) -> None:
+        service = record.obj
+        config_key = Key(cluster.CONFIGURATION, key.namespace, key.name)
+        route_key = Key(cluster.ROUTE, key.namespace, key.name)
+        self._ensure(config_key, services.configuration(service), service)
+        self._ensure(route_key, services.route(service), service)
+        status = services.status(service, self._obj(config_key), self._obj(route_key), self._now())
+        self._registry.set_status(key, status)
+
+    def _configuration(self, key: Key, record: Record) -> None:
+        config = record.obj
+        made = self._owned(config, cluster.REVISION)
+        problem = None
+        if configurations.of_generation(config, made) is None:
+            name = configurations.revision_name(config)
+            taken = self._obj(Key(cluster.REVISION, key.namespace, name))
+            if taken is None:
+                wanted = configurations.revision(config, self._now())
+                self._registry.create(cluster.REVISION, key.namespace, wanted)
+                self._events.normal(config, "Created", f'Created Revision "{name}"')
+                made = self._owned(config, cluster.REVISION)
+            else:
+                problem = f'Revision "{name}" already exists and was made from another template.'
+        status = configurations.status(config, made, self._now(), problem=problem)
+        self._registry.set_status(key, status)
+
+    def _route(self, key: Key, record: Record) -> None:
+        resolved = routes.resolve(
+            record.obj,
+            lambda name: self._obj(Key(cluster.CONFIGURATION, key.namespace, name)),
+            lambda name: self._obj(Key(cluster.REVISION, key.namespace, name)),
+            self._url_of,
+        )
+        self._registry.set_status(key, routes.status(record.obj, resolved, self._url_of, self._now()))
+        route = self._obj(key)
+        assert route is not None
+        self._activator.set_service(key.namespace, key.name, routes.splits(route))
+        self._label_revisions(key, routes.routed(route))
+
+    def _label_revisions(self, route: Key, routed: frozenset[str]) -> None:
+        """Tell the Revisions that this Route leads to, and those that it no longer leads to."""
+        candidates = {
+            name: revision
+            for name in routed
+            if (revision := self._obj(Key(cluster.REVISION, route.namespace, name))) is not None
+        }
+        config = self._obj(Key(cluster.CONFIGURATION, route.namespace, route.name))
+        for revision in self._owned(config, cluster.REVISION) if config is not None else ():
+            candidates.setdefault(objects.name_of(revision), revision)
+        for name, revision in candidates.items():
+            listed = objects.annotations_of(revision).get(names.ROUTES, "")
+            through = {item for item in listed.split(",") if item}
+            through = through | {route.name} if name in routed else through - {route.name}
+            changed = routes.routing_labels(revision, sorted(through), self._now())
+            if changed is not None:
+                self._registry.update(Key(cluster.REVISION, route.namespace, name), changed)
+
+    def _unroute(self, route: Key) -> None:
+        for record in self._store.list(cluster.REVISION, route.namespace):
+            if route.name in objects.annotations_of(record.obj).get(names.ROUTES, "").split(","):
+                through = set(objects.annotations_of(record.obj)[names.ROUTES].split(",")) - {route.name}
+                changed = routes.routing_labels(record.obj, sorted(through), self._now())
+                if changed is not None:
+                    self._registry.update(record.key, changed)
+
+    def _revision(self, key: Key, record: Record) -> None:
+        revision = record.obj
+        autoscaler_key = Key(cluster.POD_AUTOSCALER, key.namespace, key.name)
+        problem = self._unrunnable(revision)
+        if problem is None:
+            self._ensure(autoscaler_key, revisions.pod_autoscaler(revision), revision)
+            spec = revisions.routing_spec(revision)
+            self._activator.set_revision(spec)
+            pod_autoscaler = self._obj(autoscaler_key)
+            known = pod_autoscaler is not None and (
+                objects.condition_status(pod_autoscaler, "ScaleTargetInitialized") == "True"
+            )
+            self._autoscaler.set_revision(spec, remembered=0 if known else None)
+        status = revisions.status(
+            revision,
+            self._obj(autoscaler_key),
+            self._owned(revision, cluster.POD),
+            self._now(),
+            problem=problem,
+        )
+        before = objects.condition_status(revision)
+        if self._registry.set_status(key, status):
+            self._tell_readiness(key, before)
+
+    def _tell_readiness(self, key: Key, before: str | None) -> None:
+        revision = self._obj(key)
+        ready = None if revision is None else conditions.named(revision)
+        if revision is None or ready is None or ready.status == before:
+            return
+        if ready.status == "True":
+            self._events.normal(
+                revision, "RevisionReady", "Revision becomes ready upon all resources being ready"
+            )
+        elif ready.status == "False":
+            self._events.warning(revision, ready.reason, ready.message)
+
+    def _pod_autoscaler(self, key: Key, record: Record) -> None:
+        revision = self._store.get(Key(cluster.REVISION, key.namespace, key.name))
+        revision_key = RevisionKey(key.namespace, key.name)
+        if revision is None or revision.obj["metadata"].get("deletionTimestamp"):
+            return
+        pods = self._owned(revision.obj, cluster.POD)
+        ready = autoscalers.ready(pods)
+        self._activator.set_endpoints(revision_key, autoscalers.endpoints(pods))
+        self._autoscaler.set_pods(revision_key, len(ready), len(autoscalers.living(pods)))
+        try:
+            decision = self._autoscaler.status(revision_key).decision
+        except KeyError:
+            return  # the Revision's own reconcile comes first and will lead here again
+        step = autoscalers.step(pods, decision.replicas)
+        for _ in range(step.create):
+            suffix = "".join(secrets.choice(_LETTERS) for _ in range(5))
+            self._registry.create(cluster.POD, key.namespace, revisions.pod(revision.obj, suffix))
+        for name in step.delete:
+            self._registry.delete(Key(cluster.POD, key.namespace, name))
+        status = autoscalers.status(record.obj, decision, len(ready), self._now())
+        self._registry.set_status(key, status)
+
+    # tools
+
+    def _now(self) -> str:
+        return objects.timestamp(self._clock())
+
+    def _obj(self, key: Key) -> Object | None:
+        record = self._store.get(key)
+        return None if record is None else record.obj
+
+    def _owned(self, owner: Mapping[str, Any], resource: Resource) -> list[Object]:
+        found = [
+            record.obj
+            for record in self._store.owned(owner["metadata"]["uid"])
+            if record.key.resource == resource
+        ]
+        return sorted(found, key=objects.name_of)
+
+    def _ensure(self, key: Key, wanted: Object, owner: Mapping[str, Any]) -> None:
+        """Make the child exist with this spec and, at least, these labels and annotations."""
+        record = self._store.get(key)
+        if record is None:
+            self._registry.create(key.resource, key.namespace, wanted)
+            return
+        have = record.obj
+        if owner["metadata"]["uid"] not in objects.owner_uids(have):
+            log.warning("%s %s belongs to someone else; left alone", key.resource.kind, key.name)
+            return
+        if have["metadata"].get("deletionTimestamp"):
+            return
+        labels, marks = wanted["metadata"]["labels"], wanted["metadata"]["annotations"]
+        same = (
+            have["spec"] == wanted["spec"]
+            and objects.labels_of(have) == labels
+            and objects.annotations_of(have) == marks
+        )
+        if not same:
+            changed = objects.clone(have)
+            changed["spec"] = wanted["spec"]
+            changed["metadata"]["labels"], changed["metadata"]["annotations"] = labels, marks
+            self._registry.update(key, changed)

@@ -1,0 +1,249 @@
+"""A Revision: its PodAutoscaler, its pods, and what they say about it (pure).
+
+Which observation becomes which condition follows pkg/reconciler/revision/reconcile_resources.go and
+pkg/apis/serving/v1/revision_lifecycle.go.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from knative import annotations as vocabulary
+from knative.annotations import parse_duration
+from knative.cluster import POD, POD_AUTOSCALER, Object
+from knative.local import objects
+from knative.local.reconciler import conditions, names
+from knative.local.reconciler.conditions import Condition
+from knative.local.routing import RevisionKey, RevisionSpec
+
+PROGRESS_DEADLINE_S = 600.0
+CONTAINER = "user-container"
+_DEPLOYING = "Deploying"
+
+
+def key_of(obj: Mapping[str, Any]) -> RevisionKey:
+    """The key of a Revision or its PodAutoscaler, which share a name."""
+    return RevisionKey(objects.namespace_of(obj), objects.name_of(obj))
+
+
+def progress_deadline_s(revision: Mapping[str, Any]) -> float:
+    """How long the Revision may take to its first readiness."""
+    text = objects.annotations_of(revision).get(names.PROGRESS_DEADLINE)
+    seconds = parse_duration(text) if text else None
+    return PROGRESS_DEADLINE_S if seconds is None else float(seconds)
+
+
+def is_reachable(revision: Mapping[str, Any]) -> bool:
+    """Whether requests can reach it; infrastructure that failed counts as not."""
+    for kind in ("ResourcesAvailable", "ContainerHealthy"):
+        if objects.condition_status(revision, kind) == "False":
+            return False
+    return objects.labels_of(revision).get(names.ROUTING_STATE) != "reserve"
+
+
+def routing_spec(revision: Mapping[str, Any]) -> RevisionSpec:
+    """What the data path and the autoscaler need to know."""
+    spec = revision["spec"]
+    labels = objects.labels_of(revision)
+    return RevisionSpec(
+        key=key_of(revision),
+        service=labels.get(names.SERVICE_LABEL) or labels.get(names.CONFIGURATION_LABEL, ""),
+        container_concurrency=int(spec.get("containerConcurrency") or 0),
+        timeout_s=float(spec.get("timeoutSeconds") or 300),
+        autoscaling=vocabulary.parse(objects.annotations_of(revision), allow_zero_initial_scale=True),
+        reachable=is_reachable(revision),
+        progress_deadline_s=progress_deadline_s(revision),
+    )
+
+
+def pod_autoscaler(revision: Mapping[str, Any]) -> Object:
+    """The PodAutoscaler that a Revision wants; it follows the Revision's annotations."""
+    meta, labels = revision["metadata"], objects.labels_of(revision)
+    state = labels.get(names.ROUTING_STATE)
+    reachability = "Unreachable" if not is_reachable(revision) else "Reachable" if state == "active" else ""
+    spec: Object = {
+        "containerConcurrency": int(revision["spec"].get("containerConcurrency") or 0),
+        "protocolType": "h2c" if _port_name(revision) == "h2c" else "http1",
+        "scaleTargetRef": {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "name": f"{meta['name']}-deployment",
+        },
+    }
+    if reachability:
+        spec["reachability"] = reachability
+    return objects.typed(
+        POD_AUTOSCALER,
+        {
+            "metadata": {
+                "name": meta["name"],
+                "namespace": meta["namespace"],
+                "labels": _child_labels(revision),
+                "annotations": names.autoscaling(objects.annotations_of(revision)),
+                "ownerReferences": [objects.owner_reference(revision)],
+            },
+            "spec": spec,
+        },
+    )
+
+
+def _child_labels(revision: Mapping[str, Any]) -> dict[str, str]:
+    meta = revision["metadata"]
+    kept = {key: value for key, value in objects.labels_of(revision).items() if key != names.ROUTING_STATE}
+    return {
+        **kept,
+        "app": meta["name"],
+        names.REVISION_LABEL: meta["name"],
+        names.REVISION_UID: meta["uid"],
+    }
+
+
+def _port_name(revision: Mapping[str, Any]) -> str:
+    ports = revision["spec"]["containers"][0].get("ports") or [{}]
+    return str(ports[0].get("name") or "")
+
+
+def pod(revision: Mapping[str, Any], suffix: str) -> Object:
+    """A new replica of a Revision; `suffix` makes its name unique."""
+    meta, spec = revision["metadata"], revision["spec"]
+    template = hashlib.sha256(meta["uid"].encode()).hexdigest()[:10]
+    container = objects.clone(_serving_container(spec))
+    container["name"] = container.get("name") or CONTAINER
+    labels = objects.labels_of(revision)
+    container["env"] = [
+        *(container.get("env") or []),
+        {"name": "K_REVISION", "value": meta["name"]},
+        {"name": "K_CONFIGURATION", "value": labels.get(names.CONFIGURATION_LABEL, "")},
+        {"name": "K_SERVICE", "value": labels.get(names.SERVICE_LABEL, "")},
+    ]
+    pod_spec: Object = {"containers": [container], "restartPolicy": "Always"}
+    for key in ("volumes", "serviceAccountName"):
+        if spec.get(key):
+            pod_spec[key] = objects.clone(spec[key])
+    pod_spec["terminationGracePeriodSeconds"] = int(spec.get("timeoutSeconds") or 300)
+    # A ReplicaSet's name in the middle, as on a cluster; long names are cut the way Kubernetes cuts them.
+    base = f"{meta['name']}-deployment-{template}"[: 63 - len(suffix) - 1]
+    return objects.typed(
+        POD,
+        {
+            "metadata": {
+                "name": f"{re.sub(r'[^a-z0-9]+$', '', base)}-{suffix}",
+                "namespace": meta["namespace"],
+                "labels": _child_labels(revision),
+                "annotations": dict(names.autoscaling(objects.annotations_of(revision))),
+                "ownerReferences": [objects.owner_reference(revision)],
+            },
+            "spec": pod_spec,
+            "status": {"phase": "Pending", "conditions": []},
+        },
+    )
+
+
+def _serving_container(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The container that serves requests: the only one, or the one with a port."""
+    containers: Sequence[Mapping[str, Any]] = spec["containers"]
+    return next((item for item in containers if item.get("ports")), containers[0])
+
+
+def status(
+    revision: Mapping[str, Any],
+    autoscaler: Mapping[str, Any] | None,
+    pods: Sequence[Mapping[str, Any]],
+    now: str,
+    *,
+    problem: Condition | None = None,
+) -> Object:
+    """The Revision's status; `problem` says that it can't run on this platform at all."""
+    seen = _observed(revision, autoscaler, pods) if problem is None else [problem]
+    by_type = {condition.type: condition for condition in seen}
+    for kind in ("ContainerHealthy", "ResourcesAvailable"):
+        by_type.setdefault(kind, conditions.unknown(kind, _DEPLOYING))
+    by_type.setdefault("Active", conditions.unknown("Active", _DEPLOYING, severity="Info"))
+    # The order says which reason Ready shows when several are False.
+    ordered = [by_type[kind] for kind in ("ContainerHealthy", "ResourcesAvailable", "Active")]
+    result: Object = {
+        "conditions": conditions.written(conditions.with_ready(ordered), conditions.before(revision), now),
+        "containerStatuses": [{"name": _serving_container(revision["spec"]).get("name") or CONTAINER}],
+        "observedGeneration": revision["metadata"]["generation"],
+    }
+    if image := _serving_container(revision["spec"]).get("image"):
+        result["containerStatuses"][0]["imageDigest"] = image
+    scale = (autoscaler or {}).get("status") or {}
+    for field, source in (("actualReplicas", "actualScale"), ("desiredReplicas", "desiredScale")):
+        if scale.get(source) is not None:
+            result[field] = scale[source]
+    return result
+
+
+def _observed(
+    revision: Mapping[str, Any],
+    autoscaler: Mapping[str, Any] | None,
+    pods: Sequence[Mapping[str, Any]],
+) -> list[Condition]:
+    found: dict[str, Condition] = {}
+    for kind in ("ContainerHealthy", "ResourcesAvailable"):
+        known = conditions.named(revision, kind)
+        if known is not None:
+            found[kind] = known
+    living = [item for item in pods if not item["metadata"].get("deletionTimestamp")]
+    available = any(objects.condition_status(item) == "True" for item in living)
+    if living and not available:
+        for condition in _pod_problems(living[0]):
+            found[condition.type] = condition
+    elif available:
+        if objects.condition_status(revision, "ContainerHealthy") == "False":
+            found["ContainerHealthy"] = conditions.true("ContainerHealthy")
+        if objects.condition_status(revision, "ResourcesAvailable") == "False":
+            found["ResourcesAvailable"] = conditions.true("ResourcesAvailable")
+    found |= _from_autoscaler(autoscaler, found)
+    return list(found.values())
+
+
+def _pod_problems(pod_obj: Mapping[str, Any]) -> list[Condition]:
+    """What one replica that isn't ready tells about all."""
+    problems: list[Condition] = []
+    scheduled = conditions.named(pod_obj, "PodScheduled")
+    if scheduled is not None and scheduled.status == "False":
+        problems.append(conditions.false("ResourcesAvailable", scheduled.reason, scheduled.message))
+    elif scheduled is not None:
+        problems.append(conditions.unknown("ResourcesAvailable", _DEPLOYING))
+    for container in (pod_obj.get("status") or {}).get("containerStatuses") or ():
+        terminated = (container.get("lastState") or {}).get("terminated")
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        if terminated:
+            message = f"Container failed with: {terminated.get('message') or ''}"
+            problems.append(
+                conditions.false("ContainerHealthy", f"ExitCode{terminated['exitCode']}", message)
+            )
+        elif waiting.get("reason") in ("CreateContainerConfigError", "CreateContainerError"):
+            problems.append(
+                conditions.false("ContainerHealthy", waiting["reason"], waiting.get("message", ""))
+            )
+    return problems
+
+
+def _from_autoscaler(
+    autoscaler: Mapping[str, Any] | None, found: Mapping[str, Condition]
+) -> dict[str, Condition]:
+    ready = conditions.named(autoscaler)
+    if autoscaler is None or ready is None:
+        return {"Active": conditions.unknown("Active", _DEPLOYING, severity="Info")}
+    result: dict[str, Condition] = {}
+    unavailable = any(
+        (known := found.get(kind)) is not None and known.status == "False"
+        for kind in ("ResourcesAvailable", "ContainerHealthy")
+    )
+    initialized = objects.condition_status(autoscaler, "ScaleTargetInitialized") == "True"
+    active = conditions.named(autoscaler, "Active")
+    if initialized and not unavailable:
+        result["ResourcesAvailable"] = conditions.true("ResourcesAvailable")
+        result["ContainerHealthy"] = conditions.true("ContainerHealthy")
+    elif not initialized and not unavailable and active is not None and active.status == "False":
+        result["ResourcesAvailable"] = conditions.false(
+            "ResourcesAvailable", "ProgressDeadlineExceeded", "Initial scale was never achieved"
+        )
+    result["Active"] = Condition("Active", ready.status, ready.reason, ready.message, "Info")
+    return result

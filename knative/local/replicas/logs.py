@@ -1,0 +1,68 @@
+"""Replicas' output: one file for each pod, kept small, its end quotable."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+ROTATE_BYTES = 10 * 1024 * 1024
+KEPT_FILES = 200
+"""Files of pods that are gone; the oldest go first."""
+_TAIL_BYTES = 2048
+_TAIL_LINES = 20
+
+
+class Logs:
+    """The folder of logs: `NAMESPACE/POD.log`, and `.log.1` with what was before the last rotation."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def path(self, namespace: str, pod: str) -> Path:
+        """Where a pod's output is."""
+        return self._folder / namespace / f"{pod}.log"
+
+    def open(self, namespace: str, pod: str) -> int:
+        """A file descriptor to append to; the caller closes it."""
+        path = self.path(namespace, pod)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Appending, because rotation empties the file under the process that writes it.
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+
+    def tail(self, namespace: str, pod: str, since: int = 0) -> str:
+        """The last lines, as far as Kubernetes takes them into a termination message."""
+        try:
+            with self.path(namespace, pod).open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(since if since <= size else 0, size - _TAIL_BYTES))
+                text = file.read().decode(errors="replace")
+        except FileNotFoundError:
+            return ""
+        return "\n".join(text.strip().splitlines()[-_TAIL_LINES:])
+
+    def size(self, namespace: str, pod: str) -> int:
+        """Bytes written since the last rotation."""
+        try:
+            return self.path(namespace, pod).stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def rotate(self, living: Collection[tuple[str, str]]) -> None:
+        """Rotate what has grown, drop old files of pods that are gone. Blocking: call it in a thread."""
+        gone: list[tuple[float, Path]] = []
+        for path in self._folder.glob("*/*.log"):
+            try:
+                stat = path.stat()
+                if stat.st_size > ROTATE_BYTES:
+                    shutil.copyfile(path, path.with_suffix(".log.1"))
+                    os.truncate(path, 0)
+            except FileNotFoundError:
+                continue
+            if (path.parent.name, path.stem) not in living:
+                gone.append((stat.st_mtime, path))
+        gone.sort()
+        for _, path in gone[: max(0, len(gone) - KEPT_FILES)]:
+            path.unlink(missing_ok=True)
+            path.with_suffix(".log.1").unlink(missing_ok=True)
