@@ -1,0 +1,189 @@
+"""Ingest: normalising, bounds, and token counts with the model's own tokenizer."""
+
+import json
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from functions.app import create_app
+from functions.settings import Settings
+from functions.stages.ingest import build, normalise
+from tests.functions.servers import serving, stage_process, wait_ready
+
+
+@pytest.fixture
+async def ingest(http, made_model):
+    settings = Settings(model_uri=str(made_model.path), service="ingest-support")
+    async with serving(create_app(build(settings), settings)) as url:
+        await wait_ready(http, url)
+        yield url
+
+
+@pytest.mark.parametrize(
+    ("given_text", "normal"),
+    [
+        ("cafe\u0301", "caf\u00e9"),
+        ("a\r\nb\rc\u2028d\u0085e", "a\nb\nc\nd\ne"),
+        ("nul\x00bel\x07esc\x1b[31m", "nulbelesc[31m"),
+        ("tab\tstays, so does \U0001f468\u200d\U0001f469", "tab\tstays, so does \U0001f468\u200d\U0001f469"),
+        ("\ufeffbom", "bom"),
+        ("ab\u202ec\u2066d", "abcd"),
+        ("see \U000e0069\U000e0067\U000e006e", "see "),
+    ],
+)
+def test_a_text_is_brought_to_its_normal_form(given_text, normal):
+    assert normalise(given_text) == normal
+
+
+@given(st.text())
+def test_normalising_twice_changes_nothing_more(text):
+    once = normalise(text)
+    assert normalise(once) == once
+    assert unicodedata.is_normalized("NFC", once)
+
+
+async def test_the_reply_has_the_normal_text_and_the_models_own_token_count(http, ingest, made_model):
+    tokenizer = Tokenizer.from_file(str(made_model.path / "tokenizer.json"))
+    async with http.post(
+        f"{ingest}/invoke", json={"input": "Where is\r\nmy order\x00?", "metadata": {"a": 1}}
+    ) as response:
+        reply = await response.json()
+    assert response.status == 200
+    assert reply["output"] == "Where is\nmy order?"
+    count = len(tokenizer.encode("Where is\nmy order?").ids)
+    assert reply["usage"] == {"prompt_tokens": count}
+    assert reply["data"] == {"characters": 18, "prompt_tokens": count, "changed": True}
+    assert reply["stage"] == "ingest-support"
+    assert reply["metadata"] == {"a": 1}
+
+
+async def test_a_conversation_stays_one_and_is_counted_with_room_for_the_template(http, ingest, made_model):
+    tokenizer = Tokenizer.from_file(str(made_model.path / "tokenizer.json"))
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi\r\n"}]
+    async with http.post(f"{ingest}/invoke", json={"input": messages}) as response:
+        reply = await response.json()
+    assert reply["output"] == [messages[0], {"role": "user", "content": "Hi\n"}]
+    plain = sum(len(tokenizer.encode(text).ids) for text in ("Be brief.", "Hi\n"))
+    assert reply["usage"]["prompt_tokens"] == plain + 2 * 8
+
+
+async def test_what_does_not_fit_the_model_is_refused_with_the_tokens_over(http, ingest, made_model):
+    tokenizer = Tokenizer.from_file(str(made_model.path / "tokenizer.json"))
+    limit = json.loads((made_model.path / "config.json").read_text())["max_position_embeddings"]
+    text = "word " * 50
+    count = len(tokenizer.encode(text).ids)
+    fits = limit - count
+    async with http.post(
+        f"{ingest}/invoke", json={"input": text, "parameters": {"max_tokens": fits}}
+    ) as response:
+        assert response.status == 200
+    async with http.post(
+        f"{ingest}/invoke", json={"input": text, "parameters": {"max_tokens": fits + 7}}
+    ) as response:
+        problem = await response.json(content_type=None)
+    assert response.status == 413
+    assert (problem["over"], problem["unit"], problem["limit"]) == (7, "tokens", limit)
+    assert f"7 over the model's {limit}" in problem["detail"]
+    assert problem["retryable"] is False
+
+
+async def test_a_long_text_is_refused_by_its_tokens_while_the_probes_answer(http, ingest):
+    async with http.post(f"{ingest}/invoke", json={"input": "long text " * 9_900}) as response:
+        problem = await response.json(content_type=None)
+    assert response.status == 413
+    assert problem["unit"] == "tokens"
+    assert problem["over"] > 1000
+
+
+@pytest.mark.parametrize("empty", ["", "  \n", "\x00\x01", "\u202e"])
+async def test_nothing_left_after_normalising_is_refused(http, ingest, empty):
+    async with http.post(f"{ingest}/invoke", json={"input": empty}) as response:
+        assert response.status == 422
+        assert "empty" in (await response.json(content_type=None))["detail"]
+
+
+async def test_the_limits_of_the_configuration_hold_before_those_of_the_model(http, made_model):
+    settings = Settings(
+        model_uri=str(made_model.path),
+        stage_config={"maxCharacters": 10, "maxModelLen": 20, "defaultMaxTokens": 19},
+    )
+    async with serving(create_app(build(settings), settings)) as url:
+        await wait_ready(http, url)
+        async with http.post(f"{url}/invoke", json={"input": "x" * 13}) as response:
+            problem = await response.json(content_type=None)
+            assert response.status == 413
+            assert (problem["over"], problem["unit"]) == (3, "characters")
+        async with http.post(f"{url}/invoke", json={"input": "a b c d e"}) as response:
+            assert response.status == 413
+            assert (await response.json(content_type=None))["limit"] == 20
+
+
+async def test_the_engines_own_limit_counts_where_the_stage_sets_none(http, made_model):
+    settings = Settings(model_uri=str(made_model.path), engine_args={"max-model-len": 18})
+    async with serving(create_app(build(settings), settings)) as url:
+        await wait_ready(http, url)
+        async with http.post(f"{url}/invoke", json={"input": "a b c d e"}) as response:
+            assert (await response.json(content_type=None))["limit"] == 18
+
+
+async def test_without_a_model_only_characters_are_counted(http):
+    settings = Settings()
+    async with serving(create_app(build(settings), settings)) as url:
+        await wait_ready(http, url)
+        async with http.post(f"{url}/invoke", json={"input": "hello"}) as response:
+            reply = await response.json()
+            assert reply["data"] == {"characters": 5, "prompt_tokens": None, "changed": False}
+            assert reply["usage"] == {}
+
+
+async def test_the_tokenizer_comes_from_s3_without_the_weights(http, tmp_path, made_model, s3):
+    import boto3
+
+    client = boto3.client(
+        "s3",
+        endpoint_url=s3.environment["AWS_ENDPOINT_URL"],
+        aws_access_key_id=s3.environment["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=s3.environment["AWS_SECRET_ACCESS_KEY"],
+        region_name="us-east-1",
+    )
+    client.create_bucket(Bucket="ingest-models")
+    for path in made_model.path.iterdir():
+        if path.is_file():
+            client.upload_file(str(path), "ingest-models", f"m/{path.name}")
+    with stage_process(
+        "ingest",
+        tmp_path,
+        PILOTLIGHT_MODEL_URI="s3://ingest-models/m",
+        PILOTLIGHT_CACHE_DIR=str(tmp_path / "cache"),
+        **s3.environment,
+    ) as process:
+        await wait_ready(http, process.url)
+        async with http.post(f"{process.url}/invoke", json={"input": "hello"}) as response:
+            assert (await response.json())["usage"]["prompt_tokens"] >= 1
+    cached = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert cached
+    weights = sum(path.stat().st_size for path in made_model.path.glob("*.safetensors"))
+    assert sum(path.stat().st_size for path in cached) < weights
+
+
+@pytest.mark.parametrize(
+    ("prepare", "said"),
+    [
+        (lambda _: None, "tokenizer.json"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{}"), "tokenizer.json"),
+    ],
+)
+async def test_a_model_without_a_good_tokenizer_fails_the_start_with_the_cause(tmp_path, prepare, said):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    prepare(folder)
+    with stage_process(
+        "ingest", tmp_path, PILOTLIGHT_MODEL_URI=str(folder), PILOTLIGHT_FAILURE_SECONDS="0"
+    ) as process:
+        assert process.wait() == 1
+        (failed,) = [line for line in process.lines() if line["message"] == "replica failed"]
+        assert said in failed["cause"]
