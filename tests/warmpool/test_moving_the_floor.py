@@ -85,8 +85,12 @@ async def test_a_users_lower_min_scale_comes_back(knative, controller, clock):
     assert knative.marks("generate-00001") == {}
 
 
-@pytest.mark.parametrize(("by_hand", "then", "afterwards"), [("7", "7", "7"), ("1", "2", "1"), (None, "2", None)])
-async def test_a_min_scale_set_by_hand_meanwhile_is_the_users(knative, controller, clock, cluster, by_hand, then, afterwards):
+@pytest.mark.parametrize(
+    ("by_hand", "then", "afterwards"), [("7", "7", "7"), ("1", "2", "1"), (None, "2", None)]
+)
+async def test_a_min_scale_set_by_hand_meanwhile_is_the_users(
+    knative, controller, clock, cluster, by_hand, then, afterwards
+):
     knative.service("generate")
     await knative.pool()
     await controller.tick()
@@ -99,7 +103,9 @@ async def test_a_min_scale_set_by_hand_meanwhile_is_the_users(knative, controlle
 
 
 async def test_the_floor_is_divided_by_traffic_and_a_tag_without_traffic_gets_none(knative, controller):
-    knative.service("generate", {"generate-00001": 75, "generate-00002": 25, "generate-00003": (0, "preview")})
+    knative.service(
+        "generate", {"generate-00001": 75, "generate-00002": 25, "generate-00003": (0, "preview")}
+    )
     await knative.pool(windows=[{**OFFICE, "replicas": 4}])
     await controller.tick()
     assert [knative.min_scale(f"generate-0000{n}") for n in (1, 2, 3)] == ["3", "1", None]
