@@ -6,6 +6,7 @@ Everything runs on one event loop of one process; the only other thread writes t
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import fcntl
 import logging
@@ -26,9 +27,10 @@ import yaml
 from knative import cluster
 from knative.cluster import Object
 from knative.local import activator as gateway
-from knative.local import kinds, objects
+from knative.local import certificates, kinds, objects
 from knative.local.activator import Activator
 from knative.local.api.app import Api
+from knative.local.api.serving import ApiServer
 from knative.local.autoscaler import Autoscaler
 from knative.local.events import Recorder
 from knative.local.gpus import GpuMeter, Slots
@@ -95,7 +97,7 @@ class Platform:
 
     @property
     def api_url(self) -> str:
-        """Where the Kubernetes API answers."""
+        """Where the Kubernetes API and `/metrics` answer; the same port speaks TLS, as the kubeconfig asks."""
         return f"http://{self._public_host}:{self._api_port}"
 
     @property
@@ -150,6 +152,9 @@ class Platform:
         api_socket = self._listen(config.api_port, "API")
         self._gateway_port = gateway_socket.getsockname()[1]
         self._api_port = api_socket.getsockname()[1]
+        certificate = certificates.ensure(
+            config.state_dir, sorted({_LOOPBACK, "::1", "localhost", self._public_host})
+        )
         store = self._open_store()
         mark = store.note("platform") or store.note("platform", str(uuid.uuid4()))
         token = store.note("token") or store.note("token", secrets.token_urlsafe(32))
@@ -211,9 +216,9 @@ class Platform:
         self._background(control.run(), "control plane")
         self._background(autoscaler.run(), "autoscaler")
         self._background(_housekeeping(events, replicas), "housekeeping")
-        await self._serve(_api_server(api), api_socket)
+        await self._serve(_api_server(api, certificate), api_socket)
         self._stack.callback(api.watches.end)
-        self._write_kubeconfig(token)
+        self._write_kubeconfig(token, certificate)
 
     # parts
 
@@ -325,12 +330,17 @@ class Platform:
 
         self._stack.push_async_callback(stop)
 
-    def _write_kubeconfig(self, token: str) -> None:
+    def _write_kubeconfig(self, token: str, certificate: Path) -> None:
+        server = {
+            # client-go keeps a token to itself unless the server speaks TLS.
+            "server": self.api_url.replace("http://", "https://"),
+            "certificate-authority-data": base64.b64encode(certificate.read_bytes()).decode(),
+        }
         content: Object = {
             "apiVersion": "v1",
             "kind": "Config",
             "current-context": "pilotlight",
-            "clusters": [{"name": "pilotlight", "cluster": {"server": self.api_url}}],
+            "clusters": [{"name": "pilotlight", "cluster": server}],
             "users": [{"name": "pilotlight", "user": {"token": token}}],
             "contexts": [
                 {
@@ -362,8 +372,8 @@ async def _housekeeping(events: Recorder, replicas: Replicas) -> None:
         await replicas.keep_house()
 
 
-def _api_server(api: Api) -> uvicorn.Server:
-    return uvicorn.Server(
+def _api_server(api: Api, certificate: Path) -> uvicorn.Server:
+    return ApiServer(
         uvicorn.Config(
             api,
             http="httptools",
@@ -374,5 +384,6 @@ def _api_server(api: Api) -> uvicorn.Server:
             server_header=False,
             proxy_headers=False,
             timeout_graceful_shutdown=2,
-        )
+        ),
+        certificates.context(certificate),
     )

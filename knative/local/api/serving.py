@@ -1,0 +1,107 @@
+"""The API's server: TLS and plain HTTP on one port.
+
+`kubectl` and everything built on client-go send a bearer token over TLS only, so TLS there must be; scrapers
+and scripts on the same machine want plain HTTP. The first byte of a connection tells which it is (a TLS
+handshake starts with 0x16, which no HTTP method does), and it is looked at without being taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+
+import uvicorn
+
+log = logging.getLogger(__name__)
+
+_TLS_HANDSHAKE = 0x16
+_FIRST_BYTE_S = 10.0
+
+
+class ApiServer(uvicorn.Server):
+    """uvicorn, with an accept loop of its own."""
+
+    def __init__(self, config: uvicorn.Config, tls: ssl.SSLContext) -> None:
+        super().__init__(config)
+        self._tls = tls
+        self._accepting: asyncio.Task[None] | None = None
+        self._greeting: set[asyncio.Task[None]] = set()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen on the one socket that `serve` was given."""
+        assert sockets is not None
+        await self.lifespan.startup()
+        self.servers = []
+        (listener,) = sockets
+        listener.setblocking(False)  # noqa: FBT003  # the standard library's signature
+        listener.listen(self.config.backlog)
+        self._accepting = asyncio.get_running_loop().create_task(self._accept(listener))
+        self.started = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept no more, end what is under way."""
+        for task in (self._accepting, *self._greeting):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        await super().shutdown(sockets)
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(listener)
+            except OSError as problem:  # out of descriptors, or the client has gone already
+                log.warning("accepting a connection to the API failed: %s", problem)
+                await asyncio.sleep(0.1)
+                continue
+            task = loop.create_task(self._greet(connection))
+            self._greeting.add(task)
+            task.add_done_callback(self._greeting.discard)
+
+    async def _greet(self, connection: socket.socket) -> None:
+        """Look at the first byte and hand the connection over."""
+        loop = asyncio.get_running_loop()
+        connection.setblocking(False)  # noqa: FBT003  # the standard library's signature
+        try:
+            async with asyncio.timeout(_FIRST_BYTE_S):
+                first = await _peek(connection)
+            if not first:
+                connection.close()
+                return
+            secure = first[0] == _TLS_HANDSHAKE
+            await loop.connect_accepted_socket(self._protocol, connection, ssl=self._tls if secure else None)
+        except (OSError, TimeoutError) as problem:  # TLS errors are OSErrors
+            log.debug("a connection to the API broke while it was opened: %s", problem)
+            connection.close()
+        except asyncio.CancelledError:
+            connection.close()
+            raise
+
+    def _protocol(self) -> asyncio.Protocol:
+        return self.config.http_protocol_class(  # type: ignore[call-arg]  # as uvicorn itself makes them
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+
+
+async def _peek(connection: socket.socket) -> bytes:
+    """The first byte, left where it is; nothing if the client has gone."""
+    loop = asyncio.get_running_loop()
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            return connection.recv(1, socket.MSG_PEEK)
+        readable: asyncio.Future[None] = loop.create_future()
+        loop.add_reader(connection, _resolve, readable)
+        try:
+            await readable
+        finally:
+            loop.remove_reader(connection)
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
