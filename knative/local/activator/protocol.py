@@ -15,6 +15,9 @@ import httptools
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from knative.local.activator.headers import upgrade_of
+
+_UPGRADE_FIELDS = (b"connection", b"upgrade", b"http2-settings")
 EXTENSION = "pilotlight.connection"
 
 
@@ -64,6 +67,8 @@ class ActivatorProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Its head is there."""
+        if self.parser.should_upgrade() and upgrade_of(self.headers) is None:
+            return  # it is read once more, as an ordinary request
         if not self.url.startswith(b"/") and b"://" in self.url:
             authority = self.url.partition(b"://")[2].partition(b"/")[0].partition(b"?")[0]
             self.headers[:] = [(n, v) for n, v in self.headers if n != b"host"]
@@ -71,6 +76,11 @@ class ActivatorProtocol(HttpToolsProtocol):
             if httptools.parse_url(self.url).path is None:
                 self.url += b"/"
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Its body is there as well."""
+        if not self.parser.should_upgrade() or upgrade_of(self.headers) is not None:
+            super().on_message_complete()
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
@@ -84,8 +94,12 @@ class ActivatorProtocol(HttpToolsProtocol):
             try:
                 self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as upgrade:
-                self.upgrading = True
-                self.early = data[upgrade.args[0] :]
+                rest = data[upgrade.args[0] :]
+                if upgrade_of(self.headers) is None:
+                    self._read_without_upgrade(rest)
+                else:
+                    self.upgrading = True
+                    self.early = rest
             except httptools.HttpParserError:
                 self.send_400_response("Invalid HTTP request received.")
 
@@ -115,6 +129,13 @@ class ActivatorProtocol(HttpToolsProtocol):
             self.tunnel.resume()
         else:
             super().resume_writing()
+
+    def _read_without_upgrade(self, rest: bytes) -> None:
+        """Parse a request again whose upgrade is none (h2c): the parser left its body alone."""
+        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/1.1"]
+        lines += [name + b": " + value for name, value in self.headers if name not in _UPGRADE_FIELDS]
+        self.parser = httptools.HttpRequestParser(self)
+        self.data_received(b"\r\n".join((*lines, b"", rest)))
 
     # what the activator calls
 

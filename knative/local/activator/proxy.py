@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from enum import Enum
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -24,12 +25,21 @@ from knative.local.activator.tunnel import ReplicaTunnel
 
 MAX_RESETS = 3
 """So often may replicas die under one request before it is answered with an error."""
+RESET_PAUSE_S = 0.1
 CLIENT_GONE = 499
 """What is counted for a request whose client did not wait for the answer (nginx's code)."""
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 _REFUSED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 _RESET = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionResetError)
+
+
+class _Failure(Enum):
+    """Why a replica did not begin to answer."""
+
+    REFUSED = "refused the connection"
+    RESET = "ended the connection without an answer"
+    NONSENSE = "gave no valid answer"
 
 
 def open_pool() -> aiohttp.ClientSession:
@@ -116,38 +126,56 @@ class Exchange:
         await send_problem(self._send, problem)
 
     async def _forward(self, began: float) -> None:
+        """Try replicas until one has begun to answer, or there is no sense in it."""
         revision = self._revision
         body = Body(self._scope["headers"], self._receive)
         resets = 0
+        pod: Pod | None = None
         while True:
-            pod = revision.acquire()
+            pod = revision.acquire(avoid=pod) or await self._wait()
             if pod is None:
-                try:
-                    pod = await revision.wait()
-                except QueueFullError:
-                    detail = f"{revision.waiting} requests already wait for {revision.spec.key}"
-                    return await self._answer(Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, retryable=True))
-                except GoneError:
-                    detail = f"{revision.spec.key} went away while the request waited for a replica"
-                    return await self._answer(Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, retryable=True))
+                return
+            queued_s = self._clock() - began
             try:
-                try:
-                    response = await self._open(pod, body)
-                except _REFUSED:
-                    revision.suspect(pod)
-                    if body.replayable:
-                        continue
-                    return await self._answer(_bad_gateway(pod, "refused the connection"))
-                except _RESET:
-                    resets += 1
-                    if body.replayable and resets <= MAX_RESETS:
-                        continue
-                    return await self._answer(_bad_gateway(pod, "ended the connection without an answer"))
-                except aiohttp.ClientError as error:
-                    return await self._answer(_bad_gateway(pod, f"gave no valid answer ({error})"))
-                return await self._relay(response, self._clock() - began)
+                failure = await self._attempt(pod, body, queued_s)
             finally:
                 revision.leave(pod)
+            if failure is None:
+                return
+            if failure is _Failure.RESET:
+                resets += 1
+            if failure is _Failure.NONSENSE or resets > MAX_RESETS or not body.replayable:
+                detail = f"replica {pod.endpoint.pod} {failure.value}"
+                await self._answer(Problem(HTTPStatus.BAD_GATEWAY, detail, retryable=True))
+                return
+            if resets > 1:  # the first may have been a connection that was idle for too long
+                await asyncio.sleep(RESET_PAUSE_S * resets)
+
+    async def _wait(self) -> Pod | None:
+        """A slot, once one is free; None: the request has been answered instead."""
+        revision = self._revision
+        try:
+            return await revision.wait()
+        except QueueFullError:
+            detail = f"{revision.waiting} requests already wait for {revision.spec.key}"
+        except GoneError:
+            detail = f"{revision.spec.key} went away while the request waited for a replica"
+        await self._answer(Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, retryable=True))
+        return None
+
+    async def _attempt(self, pod: Pod, body: Body, queued_s: float) -> _Failure | None:
+        """Have one replica answer; what went wrong if it did not begin to."""
+        try:
+            response = await self._open(pod, body)
+        except _REFUSED:
+            self._revision.suspect(pod)
+            return _Failure.REFUSED
+        except _RESET:
+            return _Failure.RESET
+        except aiohttp.ClientError:
+            return _Failure.NONSENSE
+        await self._relay(response, queued_s)
+        return None
 
     async def _open(self, pod: Pod, body: Body) -> aiohttp.ClientResponse:
         """Send the request to a replica; its response once the head is there."""
@@ -193,10 +221,6 @@ class Exchange:
             self._connection.break_off()
         finally:
             response.close()
-
-
-def _bad_gateway(pod: Pod, what: str) -> Problem:
-    return Problem(HTTPStatus.BAD_GATEWAY, f"replica {pod.endpoint.pod} {what}", retryable=True)
 
 
 def _upgraded(response: aiohttp.ClientResponse, timing: tuple[bytes, bytes]) -> bytes:

@@ -121,11 +121,11 @@ class Revision:
 
     # slots
 
-    def acquire(self) -> Pod | None:
-        """A slot, if one is free and nobody waits for one."""
+    def acquire(self, avoid: Pod | None = None) -> Pod | None:
+        """A slot, if one is free and nobody waits for one; not at the replica `avoid` if there is another."""
         if self._waiters:
             return None
-        pod = self._pick()
+        pod = self._pick(avoid)
         if pod is not None:
             self._enter(pod)
         return pod
@@ -195,8 +195,10 @@ class Revision:
             pod.busy_since = self._clock()
         pod.in_flight += 1
 
-    def _pick(self) -> Pod | None:
+    def _pick(self, avoid: Pod | None = None) -> Pod | None:
         pods, limit = self._usable, self.spec.container_concurrency
+        if avoid is not None and len(pods) > 1:
+            pods = [pod for pod in pods if pod is not avoid]
         if not pods:
             return None
         if limit == 0:

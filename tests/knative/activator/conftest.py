@@ -62,7 +62,8 @@ class Replica:
 
     async def __call__(self, scope, receive, send):
         if scope["type"] == "websocket":
-            return await self.websocket(scope, receive, send)
+            await self.websocket(scope, receive, send)
+            return
         self.total += 1
         self.in_flight += 1
         self.peak = max(self.peak, self.in_flight)
@@ -72,7 +73,7 @@ class Replica:
         finally:
             self.in_flight -= 1
 
-    async def answer(self, scope, receive, send):
+    async def answer(self, scope, receive, send):  # noqa: PLR0911, PLR0912 one branch for each kind of answer
         query = {key: values[0] for key, values in parse_qs(scope["query_string"].decode()).items()}
         kind = scope["path"].rsplit("/", 1)[-1]
 
@@ -153,13 +154,21 @@ class Replica:
             "sha256": digest.hexdigest(),
         }
         body = json.dumps(seen).encode()
-        await start(headers=[(b"content-length", str(len(body)).encode()), (b"server-timing", b"model;dur=1")])
+        length = str(len(body)).encode()
+        await start(
+            headers=[
+                (b"content-type", b"application/json"),
+                (b"content-length", length),
+                (b"server-timing", b"model;dur=1"),
+            ]
+        )
         await piece(b"" if scope["method"] == "HEAD" else body, more=False)
 
     async def websocket(self, scope, receive, send):
         await receive()
         if scope["path"] == "/refuse":
-            return await send({"type": "websocket.close"})
+            await send({"type": "websocket.close"})
+            return
         await send({"type": "websocket.accept", "subprotocol": next(iter(scope["subprotocols"]), None)})
         while True:
             message = await receive()

@@ -126,7 +126,9 @@ async def test_it_says_that_it_lives(gateway):
 
 async def test_the_replica_learns_who_asked(gateway):
     await gateway.running()
-    _, seen = await gateway.get(headers={"X-Forwarded-For": "10.0.0.1", "Connection": "x-secret", "X-Secret": "1"})
+    _, seen = await gateway.get(
+        headers={"X-Forwarded-For": "10.0.0.1", "Connection": "x-secret", "X-Secret": "1"}
+    )
     headers = dict(seen["headers"])
     assert headers["x-forwarded-for"] == "10.0.0.1, 127.0.0.1"
     assert headers["x-forwarded-proto"] == "http"

@@ -1,0 +1,207 @@
+"""Replicas that refuse, reset, die or talk nonsense: tried again where that is safe, answered otherwise, never a hang."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+
+import aiohttp
+import pytest
+
+from knative.local.routing import Endpoint, RevisionKey
+
+KEY = RevisionKey("default", "a-00001")
+
+
+def refusing(name="dead"):
+    """An endpoint that nothing listens on, at an address that is chosen first."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    return Endpoint(name, "127.0.0.1", port)
+
+
+@contextlib.asynccontextmanager
+async def raw(handle, name="raw"):
+    """A replica on bare sockets."""
+    seen = []
+
+    async def serve(reader, writer):
+        head = await reader.readuntil(b"\r\n\r\n")
+        seen.append(head)
+        try:
+            await handle(reader, writer)
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield Endpoint(name, "127.0.0.1", server.sockets[0].getsockname()[1]), seen
+    finally:
+        server.close()
+
+
+async def reset(reader, writer):
+    writer.transport.abort()
+
+
+def first(gateway, *endpoints):
+    """Make these endpoints the ones that are chosen, in this order (a small container concurrency does)."""
+    gateway.activator.set_endpoints(KEY, endpoints)
+
+
+async def test_a_refused_connection_is_tried_elsewhere(gateway):
+    good = await gateway.running(container_concurrency=1)
+    gateway.activator.set_endpoints(KEY, (refusing(), good.endpoint))
+    for _ in range(5):
+        status, seen = await gateway.get()
+        assert (status, seen["replica"]) == (200, "pod-1")
+
+
+async def test_with_the_only_replica_gone_the_request_waits_for_another(gateway):
+    gateway.deploy()
+    gateway.activator.set_endpoints(KEY, (refusing(),))
+    async with contextlib.AsyncExitStack():
+        asking = asyncio.create_task(read(gateway.request("POST", "/", data=b"body")))
+        await asyncio.sleep(0.5)
+        assert not asking.done()
+        await gateway.ready(await gateway.replica())
+        status, seen = await asking
+    assert (status, seen["length"]) == (200, 4)
+
+
+async def read(request):
+    async with request as response:
+        return response.status, await response.json(content_type=None)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_reset_before_the_answer_is_tried_elsewhere_with_the_same_body(gateway, method):
+    good = await gateway.running()
+    async with raw(reset) as (bad, seen):
+        gateway.activator.set_endpoints(KEY, (bad,))
+        asking = asyncio.create_task(read(gateway.request(method, "/", data=b"the same body")))
+        await gateway.until(lambda: seen)
+        gateway.activator.set_endpoints(KEY, (good.endpoint,))
+        status, answer = await asking
+    assert (status, answer["length"]) == (200, 13)
+
+
+async def test_a_request_that_kills_every_replica_is_answered_in_the_end(gateway):
+    gateway.deploy()
+    async with raw(reset) as (bad, seen):
+        gateway.activator.set_endpoints(KEY, (bad,))
+        async with gateway.request("POST", "/", data=b"poison") as response:
+            problem = await response.json(content_type="application/problem+json")
+    assert (response.status, problem["retryable"]) == (502, True)
+    assert response.headers["retry-after"] == "1"
+    assert "raw" in problem["detail"]
+    assert 2 <= len(seen) <= 8
+
+
+async def test_a_large_body_is_not_sent_twice(gateway):
+    gateway.deploy()
+
+    async def take_some(reader, writer):
+        await reader.readexactly(100_000)
+        writer.transport.abort()
+
+    async with raw(take_some) as (bad, seen):
+        gateway.activator.set_endpoints(KEY, (bad,))
+        async with gateway.request("POST", "/", data=b"x" * 400_000) as response:
+            problem = await response.json(content_type="application/problem+json")
+    assert (response.status, problem["retryable"]) == (502, True)
+    assert len(seen) == 1
+
+
+async def test_a_response_that_breaks_off_is_not_passed_as_whole(gateway):
+    gateway.deploy()
+
+    async def half(reader, writer):
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n")
+        await writer.drain()
+        await asyncio.sleep(0.1)
+        writer.transport.abort()
+
+    async with raw(half) as (bad, seen):
+        gateway.activator.set_endpoints(KEY, (bad,))
+        async with gateway.request("GET", "/") as response:
+            assert response.status == 200
+            with pytest.raises(aiohttp.ClientError):
+                await response.read()
+    assert len(seen) == 1
+    await gateway.until(lambda: gateway.activator.in_flight(KEY, "raw") == 0)
+
+
+async def test_nonsense_is_a_bad_gateway(gateway):
+    gateway.deploy()
+
+    async def babble(reader, writer):
+        writer.write(b"220 mail.example ESMTP\r\n\r\n")
+        await writer.drain()
+
+    async with raw(babble) as (bad, _):
+        gateway.activator.set_endpoints(KEY, (bad,))
+        status, problem = await gateway.get()
+    assert (status, problem["retryable"]) == (502, True)
+
+
+async def test_an_idle_connection_that_the_replica_closed_is_no_error(gateway):
+    gateway.deploy()
+    served = 0
+
+    async def once(reader, writer):
+        nonlocal served
+        served += 1
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        await writer.drain()
+
+    async with raw(once) as (end, _):
+        gateway.activator.set_endpoints(KEY, (end,))
+        for _ in range(20):
+            async with gateway.request("POST", "/", data=b"x") as response:
+                assert (response.status, await response.read()) == (200, b"ok")
+    assert served == 20
+
+
+PROCESS = """
+import sys, socket, time
+server = socket.create_server(("127.0.0.1", 0)); print(server.getsockname()[1], flush=True)
+while True:
+    connection, _ = server.accept()
+    data = connection.recv(65536)
+    if b"GET /now" in data:
+        connection.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 3\\r\\nConnection: close\\r\\n\\r\\nnow"); connection.close()
+    elif b"GET /stream" in data:
+        connection.sendall(b"HTTP/1.1 200 OK\\r\\nTransfer-Encoding: chunked\\r\\n\\r\\n3\\r\\none\\r\\n")
+    kept = globals().setdefault("kept", []); kept.append(connection)
+"""
+
+
+async def test_nothing_hangs_when_a_replica_is_killed(gateway):
+    gateway.deploy()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", PROCESS, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        port = int(await process.stdout.readline())
+        gateway.activator.set_endpoints(KEY, (Endpoint("victim", "127.0.0.1", port),))
+        async with gateway.request("GET", "/now") as response:
+            assert await response.read() == b"now"
+        waiting = [asyncio.create_task(gateway.get(f"/silent/{number}")) for number in range(5)]
+        stream = await gateway.request("GET", "/stream")
+        assert await stream.content.readexactly(3) == b"one"
+        await gateway.until(lambda: gateway.activator.in_flight(KEY, "victim") == 6)
+        os.kill(process.pid, signal.SIGKILL)
+        with pytest.raises(aiohttp.ClientError):
+            await stream.read()
+        await gateway.ready(await gateway.replica())
+        answers = await asyncio.wait_for(asyncio.gather(*waiting), 10)
+        assert {status for status, _ in answers} == {200}
+        assert {seen["replica"] for _, seen in answers} == {"pod-1"}
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+        await process.wait()

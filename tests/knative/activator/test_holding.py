@@ -1,0 +1,175 @@
+"""A request for a Service at zero is held, never refused, and every wait has an end."""
+
+import asyncio
+import contextlib
+import re
+
+import aiohttp
+
+from knative.local.routing import RevisionKey, RevisionSpec, Split
+
+KEY = RevisionKey("default", "a-00001")
+
+
+async def test_a_request_at_zero_is_held_until_a_replica_is_ready(gateway):
+    gateway.deploy()
+    asking = asyncio.create_task(gateway.get("/x"))
+    await gateway.until(lambda: gateway.activator.waiting(KEY) == 1)
+    await gateway.ready(await gateway.replica())
+    status, seen = await asking
+    assert (status, seen["path"]) == (200, "/x")
+    assert gateway.activator.waiting(KEY) == 0
+
+
+async def test_the_first_request_is_reported_at_once(gateway):
+    gateway.deploy()
+    asking = asyncio.create_task(gateway.get())
+    await gateway.until(lambda: gateway.activator.waiting(KEY) == 1)
+    assert [(stat.key, stat.concurrency, stat.requests) for stat in gateway.stats[:1]] == [(KEY, 1.0, 1.0)]
+    await gateway.ready(await gateway.replica())
+    await asking
+
+
+async def test_waiting_requests_count_as_concurrency(gateway):
+    gateway.deploy()
+    asking = [asyncio.create_task(gateway.get()) for _ in range(5)]
+    await gateway.until(lambda: len(gateway.stats) >= 3)
+    assert gateway.stats[2].concurrency == 5.0
+    assert gateway.stats[2].requests == 0.0
+    await gateway.ready(await gateway.replica())
+    await asyncio.gather(*asking)
+
+
+async def test_a_silent_revision_is_reported_no_more(gateway):
+    await gateway.running()
+    await gateway.get()
+    await gateway.until(lambda: len(gateway.stats) >= 3)
+    reported = len(gateway.stats)
+    assert gateway.stats[-1].concurrency == 0.0
+    await asyncio.sleep(1.3)
+    assert len(gateway.stats) == reported
+
+
+async def test_a_service_without_a_revision_holds_too(gateway):
+    gateway.activator.set_service("default", "a", [])
+    asking = asyncio.create_task(gateway.get())
+    await asyncio.sleep(0.1)
+    assert not asking.done()
+    await gateway.running()
+    status, _ = await asking
+    assert status == 200
+
+
+async def test_removing_the_service_answers_who_waits_for_a_revision(gateway):
+    gateway.activator.set_service("default", "a", [])
+    asking = asyncio.create_task(gateway.get())
+    await asyncio.sleep(0.1)
+    gateway.activator.remove_service("default", "a")
+    status, _ = await asking
+    assert status == 404
+
+
+async def test_a_revision_may_be_routed_to_before_it_is_known(gateway):
+    gateway.activator.set_service("default", "a", [Split(KEY, 100)])
+    asking = asyncio.create_task(gateway.get())
+    await gateway.until(lambda: gateway.activator.waiting(KEY) == 1)
+    gateway.activator.set_revision(RevisionSpec(KEY, "a", container_concurrency=2))
+    await gateway.ready(await gateway.replica())
+    assert (await asking)[0] == 200
+
+
+async def test_all_held_requests_are_answered(gateway):
+    gateway.deploy(container_concurrency=2)
+    asking = [asyncio.create_task(gateway.get(f"/{number}")) for number in range(20)]
+    await gateway.until(lambda: gateway.activator.waiting(KEY) == 20)
+    replica = await gateway.replica()
+    await gateway.ready(replica)
+    answers = await asyncio.gather(*asking)
+    assert [status for status, _ in answers] == [200] * 20
+    assert [seen["path"] for _, seen in answers] == [f"/{number}" for number in range(20)]
+    assert replica.peak <= 2
+
+
+async def test_a_full_queue_is_503_with_retry_after(gateway):
+    gateway.deploy()
+    asking = [asyncio.create_task(gateway.get()) for _ in range(20)]
+    await gateway.until(lambda: gateway.activator.waiting(KEY) == 20)
+    async with gateway.request("GET", "/") as response:
+        problem = await response.json(content_type="application/problem+json")
+    assert (response.status, response.headers["retry-after"], problem["retryable"]) == (503, "1", True)
+    await gateway.ready(await gateway.replica())
+    assert {status for status, _ in await asyncio.gather(*asking)} == {200}
+
+
+async def test_a_held_request_ends_with_the_services_timeout(gateway):
+    gateway.deploy(timeout_s=0.3)
+    async with gateway.request("GET", "/") as response:
+        problem = await response.json(content_type="application/problem+json")
+    assert (response.status, problem["retryable"]) == (504, True)
+    assert "0.3 s" in problem["detail"]
+    assert gateway.activator.waiting(KEY) == 0
+
+
+async def test_a_slow_replica_ends_with_the_services_timeout(gateway):
+    replica = await gateway.running(timeout_s=0.3)
+    status, _ = await gateway.get("/hang")
+    assert status == 504
+    await asyncio.wait_for(replica.cancelled.wait(), 5)
+    await gateway.until(lambda: gateway.activator.in_flight(KEY, "pod-1") == 0)
+
+
+async def test_a_response_that_has_begun_may_take_longer_than_the_timeout(gateway):
+    replica = await gateway.running(timeout_s=0.3)
+    async with gateway.request("GET", "/events?n=2&wait=1") as response:
+        assert await response.content.readuntil(b"\n\n") == b"data: 0\n\n"
+        await asyncio.sleep(0.5)
+        replica.release.set()
+        assert await response.content.readuntil(b"\n\n") == b"data: 1\n\n"
+        replica.release.set()
+
+
+async def test_a_client_that_leaves_makes_room(gateway):
+    gateway.deploy()
+    with contextlib.suppress(TimeoutError):
+        await gateway.get(timeout=aiohttp.ClientTimeout(total=0.2))
+    await gateway.until(lambda: gateway.activator.waiting(KEY) == 0)
+    replica = await gateway.replica()
+    await gateway.ready(replica)
+    assert (await gateway.get())[0] == 200
+    assert replica.total == 1
+
+
+async def test_removing_a_revision_answers_its_waiting_requests(gateway):
+    gateway.deploy()
+    asking = asyncio.create_task(gateway.get())
+    await gateway.until(lambda: gateway.activator.waiting(KEY) == 1)
+    gateway.activator.remove_revision(KEY)
+    status, problem = await asking
+    assert (status, problem["retryable"]) == (503, True)
+
+
+async def test_stopping_answers_what_is_held(gateway):
+    gateway.deploy()
+    asking = asyncio.create_task(gateway.get())
+    await gateway.until(lambda: gateway.activator.waiting(KEY) == 1)
+    await gateway.serving.stop()
+    status, problem = await asking
+    assert (status, problem["retryable"]) == (503, True)
+
+
+async def test_the_answer_says_how_long_it_was_held(gateway):
+    gateway.deploy()
+
+    async def ask():
+        async with gateway.request("GET", "/") as response:
+            return response.headers.getall("server-timing")
+
+    asking = asyncio.create_task(ask())
+    await gateway.until(lambda: gateway.activator.waiting(KEY) == 1)
+    await asyncio.sleep(0.2)
+    await gateway.ready(await gateway.replica())
+    timings = await asking
+    assert timings[0] == "model;dur=1"
+    held = float(re.fullmatch(r"queue;dur=([0-9.]+)", timings[1])[1])
+    assert held >= 200
+    assert float((await ask())[1].partition("=")[2]) < 100

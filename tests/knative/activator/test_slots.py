@@ -1,0 +1,100 @@
+"""Container concurrency and the choice of a replica."""
+
+import asyncio
+from collections import Counter
+
+from knative.local.routing import RevisionKey
+
+KEY = RevisionKey("default", "a-00001")
+
+
+def hold(gateway, number):
+    return [asyncio.create_task(gateway.get("/hold")) for _ in range(number)]
+
+
+async def test_a_replica_never_gets_more_than_it_may(gateway):
+    replicas = await gateway.running(["pod-1", "pod-2"], container_concurrency=3)
+    asking = hold(gateway, 12)
+    await gateway.until(lambda: gateway.activator.waiting(KEY) == 6)
+    await gateway.until(lambda: all(replica.in_flight == 3 for replica in replicas))
+    for replica in replicas:
+        replica.release.set()
+    assert {status for status, _ in await asyncio.gather(*asking)} == {200}
+    assert [replica.peak for replica in replicas] == [3, 3]
+
+
+async def test_with_a_small_limit_low_addresses_stay_busy(gateway):
+    replicas = await gateway.running(["x", "y", "z"], container_concurrency=2)
+    for _ in range(6):
+        await gateway.get()
+    totals = sorted((replica.endpoint.port, replica.total) for replica in replicas)
+    assert [total for _, total in totals] == [6, 0, 0]
+
+
+async def test_with_a_larger_limit_replicas_take_turns(gateway):
+    replicas = await gateway.running(["x", "y", "z"], container_concurrency=4)
+    for _ in range(6):
+        await gateway.get()
+    assert [replica.total for replica in replicas] == [2, 2, 2]
+
+
+async def test_without_a_limit_the_less_busy_of_two_is_chosen(gateway):
+    replicas = await gateway.running(["x", "y"])
+    asking = hold(gateway, 20)
+    await gateway.until(lambda: sum(replica.in_flight for replica in replicas) == 20)
+    assert [replica.in_flight for replica in replicas] == [10, 10]
+    for replica in replicas:
+        replica.release.set()
+    await asyncio.gather(*asking)
+
+
+async def test_a_waiting_request_takes_the_first_slot_that_frees_anywhere(gateway):
+    one, two = await gateway.running(["pod-1", "pod-2"], container_concurrency=1)
+    asking = hold(gateway, 2)
+    await gateway.until(lambda: one.in_flight == two.in_flight == 1)
+    late = asyncio.create_task(gateway.get("/late"))
+    await gateway.until(lambda: gateway.activator.waiting(KEY) == 1)
+    two.release.set()
+    _, seen = await late
+    assert seen["replica"] == "pod-2"
+    one.release.set()
+    await asyncio.gather(*asking)
+
+
+async def test_a_new_replica_takes_from_the_queue(gateway):
+    one = await gateway.running(container_concurrency=1)
+    asking = hold(gateway, 3)
+    await gateway.until(lambda: gateway.activator.waiting(KEY) == 2)
+    two = await gateway.replica("pod-2")
+    two.release.set()
+    await gateway.ready(one, two)
+    await gateway.until(lambda: two.total == 2)
+    one.release.set()
+    answers = Counter(seen["replica"] for _, seen in await asyncio.gather(*asking))
+    assert answers == {"pod-1": 1, "pod-2": 2}
+
+
+async def test_a_raised_limit_holds_at_once(gateway):
+    replica = await gateway.running(container_concurrency=1)
+    asking = hold(gateway, 3)
+    await gateway.until(lambda: gateway.activator.waiting(KEY) == 2)
+    gateway.deploy(container_concurrency=3)
+    await gateway.until(lambda: replica.in_flight == 3)
+    replica.release.set()
+    await asyncio.gather(*asking)
+
+
+async def test_a_replica_left_out_gets_nothing_new_and_can_finish(gateway):
+    one = await gateway.running()
+    asking = hold(gateway, 1)
+    await gateway.until(lambda: one.in_flight == 1)
+    two = await gateway.replica("pod-2")
+    await gateway.ready(two)
+    assert (await gateway.get())[1]["replica"] == "pod-2"
+    assert gateway.activator.in_flight(KEY, "pod-1") == 1
+    assert not await gateway.activator.drained(KEY, "pod-1", timeout_s=0.05)
+    drained = asyncio.create_task(gateway.activator.drained(KEY, "pod-1", timeout_s=5))
+    one.release.set()
+    assert await drained
+    assert (await asking[0])[1]["replica"] == "pod-1"
+    assert gateway.activator.in_flight(KEY, "pod-1") == 0

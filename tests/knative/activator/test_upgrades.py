@@ -1,0 +1,128 @@
+"""WebSocket and any other `Upgrade` pass as bytes once the replica has agreed."""
+
+import asyncio
+
+import aiohttp
+import pytest
+import websockets
+
+from knative.local.routing import Endpoint, RevisionKey
+
+KEY = RevisionKey("default", "a-00001")
+
+
+def connect(gateway, path="/", **options):
+    return websockets.connect(
+        f"ws://a.default.localhost:{gateway.port}{path}",
+        host="127.0.0.1",
+        port=gateway.port,
+        proxy=None,
+        **options,
+    )
+
+
+async def test_a_websocket_talks_both_ways(gateway):
+    await gateway.running()
+    async with connect(gateway, subprotocols=["chat"]) as socket:
+        assert socket.subprotocol == "chat"
+        for message in ("hello", b"\x00\x01", "x" * 100_000):
+            await socket.send(message)
+            assert await socket.recv() == message
+        assert gateway.activator.in_flight(KEY, "pod-1") == 1
+    await gateway.until(lambda: gateway.activator.in_flight(KEY, "pod-1") == 0)
+
+
+async def test_a_websocket_is_held_at_zero(gateway):
+    gateway.deploy()
+    connecting = asyncio.ensure_future(connect(gateway).__aenter__())
+    await gateway.until(lambda: gateway.activator.waiting(KEY) == 1)
+    await gateway.ready(await gateway.replica())
+    socket = await connecting
+    await socket.send("late")
+    assert await socket.recv() == "late"
+    await socket.close()
+
+
+async def test_a_client_that_leaves_closes_the_replicas_side(gateway):
+    replica = await gateway.running()
+    async with connect(gateway) as socket:
+        await socket.send("x")
+        await socket.recv()
+        socket.transport.abort()
+    await asyncio.wait_for(replica.cancelled.wait(), 5)
+    await gateway.until(lambda: gateway.activator.in_flight(KEY, "pod-1") == 0)
+
+
+async def test_a_websocket_has_no_timeout_once_it_stands(gateway):
+    await gateway.running(timeout_s=0.3)
+    async with connect(gateway) as socket:
+        await asyncio.sleep(0.5)
+        await socket.send("still here")
+        assert await socket.recv() == "still here"
+
+
+async def test_a_refused_upgrade_is_an_ordinary_answer(gateway):
+    await gateway.running()
+    with pytest.raises(websockets.InvalidStatus) as refused:
+        await connect(gateway, "/refuse").__aenter__()
+    assert refused.value.response.status_code == 403
+    assert (await gateway.get())[0] == 200
+
+
+async def test_an_upgrade_for_an_unknown_service_is_a_404(gateway):
+    with pytest.raises(websockets.InvalidStatus) as refused:
+        await connect(gateway).__aenter__()
+    assert refused.value.response.status_code == 404
+
+
+async def test_any_protocol_may_be_upgraded_to(gateway):
+    gateway.deploy()
+
+    async def serve(reader, writer):
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b"upgrade: shout" in head.lower()
+        writer.write(
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: shout\r\n\r\nREADY\n"
+        )
+        while line := await reader.readline():
+            writer.write(line.upper())
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    gateway.activator.set_endpoints(KEY, (Endpoint("raw", "127.0.0.1", server.sockets[0].getsockname()[1]),))
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(
+        b"GET / HTTP/1.1\r\nHost: a.default.localhost\r\nConnection: Upgrade\r\nUpgrade: shout\r\n\r\nearly\n"
+    )
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 101")
+    assert b"server-timing: queue;dur=" in head
+    assert await reader.readline() == b"READY\n"
+    assert await reader.readline() == b"EARLY\n"
+    writer.write(b"more\n")
+    assert await reader.readline() == b"MORE\n"
+    writer.close()
+    await gateway.until(lambda: gateway.activator.in_flight(KEY, "raw") == 0)
+    server.close()
+
+
+async def test_http2_without_tls_is_answered_in_http1(gateway):
+    await gateway.running()
+    headers = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAMAAABkAAQ"}
+    async with gateway.request("POST", "/", data=b"x", headers=headers) as response:
+        seen = await response.json()
+    assert (response.status, seen["length"]) == (200, 1)
+    assert not {"upgrade", "http2-settings"} & set(dict(seen["headers"]))
+
+
+async def test_much_data_passes_at_the_slower_sides_pace(gateway):
+    await gateway.running()
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(gateway.url, headers={"Host": "a.default.localhost"}, max_msg_size=0) as socket,
+    ):
+        for _ in range(20):
+            await socket.send_bytes(b"y" * 900_000)
+        await asyncio.sleep(0.2)
+        for _ in range(20):
+            assert len((await socket.receive()).data) == 900_000
