@@ -85,16 +85,14 @@ async def test_a_users_lower_min_scale_comes_back(knative, controller, clock):
     assert knative.marks("generate-00001") == {}
 
 
-@pytest.mark.parametrize(
-    ("by_hand", "then", "afterwards"), [("7", "7", "7"), ("1", "2", "1"), (None, "2", None)]
-)
-async def test_a_min_scale_set_by_hand_meanwhile_is_the_users(
-    knative, controller, clock, cluster, by_hand, then, afterwards
-):
+@pytest.mark.parametrize("values", [("7", "7", "7"), ("1", "2", "1"), (None, "2", None)])
+async def test_a_min_scale_set_by_hand_meanwhile_is_the_users(knative, controller, clock, values):
+    by_hand, then, afterwards = values
     knative.service("generate")
     await knative.pool()
     await controller.tick()
-    await cluster.patch(REVISION, "generate-00001", "default", {"metadata": {"annotations": {MIN: by_hand}}})
+    body = {"metadata": {"annotations": {MIN: by_hand}}}
+    await knative.cluster.patch(REVISION, "generate-00001", "default", body)
     await controller.tick()
     assert knative.min_scale("generate-00001") == then
     clock.at = MONDAY + timedelta(hours=20)
