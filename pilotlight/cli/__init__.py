@@ -11,7 +11,7 @@ import typer
 
 from knative.cluster import ClusterError
 from pilotlight.agent import AgentFileError
-from pilotlight.cli import agents, demo, platform, pool, weights
+from pilotlight.cli import agents, demo, platform, pool
 from pilotlight.demo.run import DemoError
 from pilotlight.deploy import DeployError
 from pilotlight.stack import StackError
@@ -30,7 +30,7 @@ agents.register(app)
 platform.register(app)
 demo.register(app)
 app.add_typer(pool.app, name="pool", help="Warm pools: what they hold, why, and what it costs.")
-app.add_typer(weights.app, name="weights", help="Model weights: pull, list, verify, prune, make.")
+
 
 
 def main() -> None:
