@@ -9,7 +9,6 @@ once; one that is already being retried waits until the circuit may close.
 """
 
 import asyncio
-import email.utils
 import logging
 import random
 import time
@@ -36,7 +35,7 @@ from functions.contract import (
     StageTiming,
     decode_event,
 )
-from functions.problems import RETRYABLE_STATUSES, ProblemError, phrase
+from functions.problems import RETRYABLE_STATUSES, ProblemError, phrase, seconds_of
 from functions.settings import StageAddress
 from functions.sse import EventParser
 from functions.stage import RequestContext, StageConfig
@@ -323,7 +322,7 @@ class StageClient:
         )
 
     def _problem(self, response: aiohttp.ClientResponse, body: bytes) -> Problem:
-        after = _retry_after(response.headers.get("Retry-After"))
+        after = seconds_of(response.headers.get("Retry-After"), now=time.time())
         if response.content_type == "application/problem+json":
             try:
                 problem = Problem.model_validate_json(body)
@@ -371,15 +370,3 @@ def _is_no_failure_of_the_stage(error: BaseException) -> bool:
     """Refusals of a bad request, a full queue and a deadline that passed do not open the circuit."""
     assert isinstance(error, ProblemError)
     return error.problem.status < 500 or error.problem.status == 504
-
-
-def _retry_after(raw: str | None) -> float | None:
-    """Seconds of a `Retry-After` header (RFC 9110 section 10.2.3), which is seconds or a date."""
-    if raw is None:
-        return None
-    if raw.strip().isdigit():
-        return float(raw)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(raw).timestamp() - time.time())
-    except ValueError:
-        return None

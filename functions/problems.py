@@ -5,6 +5,7 @@ one. Bodies name the field and what would be right; they hold no stack traces an
 an input may be private.
 """
 
+import email.utils
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -73,6 +74,23 @@ def phrase(status: int) -> str:
         return HTTPStatus(status).phrase
     except ValueError:
         return f"Status {status}"
+
+
+def seconds_of(retry_after: str | None, *, now: float) -> float | None:
+    """Seconds that a `Retry-After` header asks for (RFC 9110 section 10.2.3): seconds, or a date.
+
+    Args:
+        retry_after: the header; None without it.
+        now: seconds since the epoch.
+    """
+    if retry_after is None:
+        return None
+    try:
+        if retry_after.strip().isdigit():
+            return float(retry_after)
+        return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - now)
+    except ValueError:
+        return None
 
 
 def field_errors(errors: Sequence[Any], *, skip: int = 0) -> tuple[dict[str, JsonValue], ...]:

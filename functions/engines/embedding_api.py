@@ -1,0 +1,75 @@
+"""`POST /v1/embeddings` and `GET /v1/models`, as OpenAI's clients call them, over any `Engine`.
+
+For the engines that bring no server of their own.
+"""
+
+import base64
+import struct
+import time
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from fastapi import FastAPI, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from functions.app import context_of
+from functions.engine import EmbedRequest, Engine
+from functions.problems import ProblemError
+
+MAX_INPUTS = 2048
+"""Texts of one request, as OpenAI's own limit."""
+
+
+class EmbeddingsBody(BaseModel):
+    """A request for embeddings. Token ids as input are not taken."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    input: str | Annotated[list[str], Field(min_length=1, max_length=MAX_INPUTS)]
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = None
+
+
+def add_embeddings(app: FastAPI, engine: Callable[[], Engine], model: str) -> None:
+    """Add both routes. `engine` is called for each request and may raise EngineError."""
+    created = int(time.time())
+
+    @app.get("/v1/models", tags=["openai"])
+    async def models() -> dict[str, Any]:
+        """The one model."""
+        card: dict[str, Any] = {"id": model, "object": "model", "created": created, "owned_by": "pilotlight"}
+        if (length := engine().info.max_model_len) is not None:
+            card["max_model_len"] = length
+        return {"object": "list", "data": [card]}
+
+    @app.post("/v1/embeddings", tags=["openai"])
+    async def embeddings(body: EmbeddingsBody, request: Request) -> dict[str, Any]:
+        """Vectors of the inputs, in order."""
+        if body.model not in {None, model}:
+            raise ProblemError(404, f"model = {body.model!r}, must be {model!r}", title="No such model")
+        if body.dimensions is not None:
+            raise ProblemError(
+                422, f"dimensions = {body.dimensions}: the vectors' length is fixed; leave it out"
+            )
+        inputs = (body.input,) if isinstance(body.input, str) else tuple(body.input)
+        empty = next((at for at, text in enumerate(inputs) if not text), None)
+        if empty is not None:
+            raise ProblemError(422, f"input[{empty}] is empty, must hold a text")
+        result = await engine().embed(EmbedRequest(context_of(request).request_id, inputs))
+        tokens = result.usage.prompt_tokens or 0
+        return {
+            "object": "list",
+            "model": model,
+            "data": [
+                {"object": "embedding", "index": at, "embedding": _encoded(vector, body.encoding_format)}
+                for at, vector in enumerate(result.vectors)
+            ],
+            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        }
+
+
+def _encoded(vector: tuple[float, ...], encoding: Literal["float", "base64"]) -> list[float] | str:
+    if encoding == "float":
+        return list(vector)
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
