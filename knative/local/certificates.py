@@ -19,7 +19,7 @@ _RENEW_BEFORE = timedelta(days=30)
 
 
 def ensure(folder: Path, hosts: Sequence[str]) -> Path:
-    """The certificate's file in `folder`, its key beside it; made anew when missing, old or of other hosts."""
+    """The certificate's file in `folder`, its key beside it; made anew when missing or old."""
     certificate, key = folder / "api.crt", folder / "api.key"
     if not (key.exists() and _is_good(certificate, hosts)):
         _make(certificate, key, hosts)

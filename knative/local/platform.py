@@ -29,6 +29,9 @@ from knative.cluster import Object
 from knative.local import activator as gateway
 from knative.local import certificates, kinds, objects
 from knative.local.activator import Activator
+from knative.local.admission import admissions
+from knative.local.admission import features as admission_settings
+from knative.local.admission.features import Features
 from knative.local.api.app import Api
 from knative.local.api.serving import ApiServer
 from knative.local.autoscaler import Autoscaler
@@ -97,7 +100,7 @@ class Platform:
 
     @property
     def api_url(self) -> str:
-        """Where the Kubernetes API and `/metrics` answer; the same port speaks TLS, as the kubeconfig asks."""
+        """Where the Kubernetes API and `/metrics` answer; the same port speaks TLS too."""
         return f"http://{self._public_host}:{self._api_port}"
 
     @property
@@ -161,7 +164,7 @@ class Platform:
         assert mark is not None
         assert token is not None
 
-        registry = Registry(store, kinds.load(), {}, _utc_now)
+        registry = Registry(store, kinds.load(), admissions(lambda: _features(store)), _utc_now)
         self._make_namespaces(registry)
         registry.sweep()
 
@@ -358,6 +361,14 @@ class Platform:
 
 def _utc_now() -> datetime:
     return datetime.now(UTC)
+
+
+def _features(store: Store) -> Features:
+    def data(name: str) -> Mapping[str, str]:
+        record = store.get(Key(cluster.CONFIG_MAP, admission_settings.NAMESPACE, name))
+        return {} if record is None else record.obj.get("data") or {}
+
+    return Features.of(data)
 
 
 def _complain(task: asyncio.Task[None]) -> None:

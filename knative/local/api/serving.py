@@ -36,7 +36,7 @@ class ApiServer(uvicorn.Server):
         await self.lifespan.startup()
         self.servers = []
         (listener,) = sockets
-        listener.setblocking(False)  # noqa: FBT003  # the standard library's signature
+        listener.setblocking(False)  # the standard library's signature
         listener.listen(self.config.backlog)
         self._accepting = asyncio.get_running_loop().create_task(self._accept(listener))
         self.started = True
@@ -66,7 +66,7 @@ class ApiServer(uvicorn.Server):
     async def _greet(self, connection: socket.socket) -> None:
         """Look at the first byte and hand the connection over."""
         loop = asyncio.get_running_loop()
-        connection.setblocking(False)  # noqa: FBT003  # the standard library's signature
+        connection.setblocking(False)  # the standard library's signature
         try:
             async with asyncio.timeout(_FIRST_BYTE_S):
                 first = await _peek(connection)
