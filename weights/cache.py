@@ -1,179 +1,245 @@
 """A folder of models on NVMe or on a shared file system that never serves a wrong or half-written file.
 
-    blobs/HEX            a file's content, named by its SHA-256, read-only, published by one rename
+    blobs/HEX            a file's content, named by its SHA-256, published by one rename
+    blobs/HEX.parts      where its parts end and their digests: what every read is checked against
     objects/HEX.json     which blob an object's version is (endpoint, bucket, key, ETag, size)
     models/HEX/          a model at a version: one symbolic link per file, and its manifest
-    tmp/                 what is being written; nothing there is ever read by name from elsewhere
+    filling/HEX/         a file while it arrives (`weights.filling`)
+    leases/HEX           which blobs a living process uses (`weights.leases`)
+    tmp/                 scratch, of no importance
 
-Names come into being complete: a process that dies leaves at most a file under `tmp/`. Everything works
-with what NFS offers: exclusive create, rename, no locks.
+Names come into being complete, so a process may die at any point. Everything works with what NFS offers:
+exclusive create and rename, no locks.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from weights.errors import CacheError, IntegrityError
+from weights.filling import Filling
+from weights.leases import LeaseKeeper
 from weights.manifest import FileEntry, Manifest, from_json, to_json
+from weights.plan import Part
+from weights.source import LocalSource, Source
 
 MANIFEST = ".pilotlight.json"
-_FOLDERS = ("blobs", "objects", "models", "tmp")
+_FOLDERS = ("blobs", "objects", "models", "filling", "leases", "tmp")
+_SHARED_FILE_SYSTEMS = ("nfs", "lustre", "fuse", "ceph", "cifs", "smb", "gpfs", "beegfs", "9p", "virtiofs")
+
+
+@dataclasses.dataclass(frozen=True)
+class Blob:
+    """A published file: where it lies, its parts and their digests."""
+
+    path: Path
+    sha256: str
+    parts: tuple[Part, ...]
+    digests: tuple[bytes, ...]
+
+    def as_source(self) -> Source:
+        """Reads this blob in the place of the object that it came from."""
+        return _BlobSource(self)
 
 
 class Cache:
-    """One cache folder. Any number of processes and hosts may use it at once."""
+    """One cache folder, as one process uses it. Any number of processes and hosts may do so at once."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, read_only_will_do: bool = False) -> None:
         """Open the folder, making it if need be.
+
+        Args:
+            root: the folder.
+            read_only_will_do: a folder that cannot be written is used for what it holds.
 
         Raises:
             CacheError: it cannot be made or written to.
         """
         self.root = root.expanduser().absolute()
-        with self._writing():
-            for folder in _FOLDERS:
-                (self.root / folder).mkdir(parents=True, exist_ok=True)
+        self.read_only: CacheError | None = None
+        try:
+            with self.writing():
+                for folder in _FOLDERS:
+                    (self.root / folder).mkdir(parents=True, exist_ok=True)
+                # Found out now, not after the download.
+                with tempfile.TemporaryFile(dir=self.root / "tmp"):
+                    pass
+        except CacheError as error:
+            if not read_only_will_do:
+                raise
+            self.read_only = error
+        self.keeper = LeaseKeeper(self.root / "tmp")
+        self.shared = _on_shared_file_system(self.root)
+        self._use = self.root / "leases" / uuid.uuid4().hex
+        self._used: set[str] = set()
+        self._lock = threading.Lock()
 
-    def blob_of(self, identity: str, entry: FileEntry) -> str | None:
-        """The SHA-256 of the blob that holds this version of an object, if it is here whole."""
+    def close(self) -> None:
+        """Give up all leases."""
+        self.keeper.close()
+
+    def use(self, sha256s: Sequence[str]) -> None:
+        """Keep these blobs from eviction for as long as this object is open, and note the time of use."""
+        if self.read_only is not None:
+            return  # then nobody evicts here either
+        with self._lock:
+            self._used |= set(sha256s)
+            with self.writing():
+                self.keeper.announce(self._use, sorted(self._used))
+        for sha256 in sha256s:
+            with contextlib.suppress(OSError):  # eviction then sees an older use
+                path = self.root / "blobs" / sha256
+                os.utime(path, (self.keeper.now(), path.stat().st_mtime))
+
+    def blob(self, identity: str, entry: FileEntry) -> Blob | None:
+        """The blob that holds this version of an object, if it is here at its full size."""
         try:
             record = json.loads(self._object_path(identity, entry).read_text())
-            sha256 = str(record["sha256"])
-            whole = self.blob_path(sha256).stat().st_size == entry.size
+            return self.blob_named(str(record["sha256"]), entry.size)
         except (OSError, ValueError, KeyError, TypeError):
             return None  # never fetched, or no longer here: fetch it
-        return sha256 if whole else None
 
-    def blob_path(self, sha256: str) -> Path:
-        """Where a blob lies, or would."""
-        return self.root / "blobs" / sha256
+    def blob_named(self, sha256: str, size: int) -> Blob | None:
+        """The blob with this content, if it is here at its full size."""
+        path = self.root / "blobs" / sha256
+        try:
+            sidecar = json.loads(self._sidecar(sha256).read_text())
+            ends = [int(end) for end in sidecar["ends"]]
+            digests = tuple(bytes.fromhex(digest) for digest in sidecar["digests"])
+            whole = path.stat().st_size == size == (ends[-1] if ends else 0) and len(ends) == len(digests)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        begins = [0, *ends[:-1]] if ends else []
+        parts = tuple(Part(index, *bounds) for index, bounds in enumerate(zip(begins, ends, strict=True)))
+        return Blob(path, sha256, parts, digests) if whole else None
 
-    @contextlib.contextmanager
-    def new_file(self, size: int) -> Iterator[Path]:
-        """A scratch file of `size` bytes, removed at the end unless it was published by then.
+    def fill(self, identity: str, entry: FileEntry, parts: Sequence[Part]) -> Filling:
+        """Begin, join or continue the filling of an object's version.
 
         Raises:
             CacheError: no room for it.
         """
-        with self._writing(size):
-            descriptor, name = tempfile.mkstemp(dir=self.root / "tmp")
-            try:
-                if size:
-                    # Room is taken now: a full disk shows before the download, not at its end.
-                    os.posix_fallocate(descriptor, 0, size)
-            except OSError:
-                Path(name).unlink()
-                raise
-            finally:
-                os.close(descriptor)
-        try:
-            yield Path(name)
-        finally:
-            Path(name).unlink(missing_ok=True)
+        if self.read_only is not None:
+            raise self.read_only
+        name = self._object_path(identity, entry).stem
+        with self.writing(entry.size):
+            return Filling(self.root / "filling" / name, entry, parts, self.keeper, flush=self.shared)
 
-    def publish_blob(self, identity: str, entry: FileEntry, path: Path) -> str:
-        """Hash a finished scratch file, compare it with what was promised, and make it a blob.
+    def publish(self, identity: str, filling: Filling, stop: threading.Event) -> str | None:
+        """Make a blob of a filling that has all its parts.
+
+        Returns:
+            The file's SHA-256, or None if `stop` was set or parts are missing.
 
         Raises:
-            IntegrityError: its SHA-256 is not the one that the source declared.
-            CacheError: it cannot be published.
+            IntegrityError: it is not the file that the source declared; its parts are forgotten.
+            CacheError: the cache cannot be written.
         """
-        sha256 = file_sha256(path)
+        entry = filling.entry
+        marks = filling.marks()
+        sha256 = None if marks is None else filling.sha256(stop)
+        if marks is None or sha256 is None:
+            return None
         if entry.sha256 is not None and sha256 != entry.sha256:
-            raise IntegrityError(f"{entry.path}: SHA-256 is {sha256}, must be {entry.sha256}")
-        with self._writing():
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
-            path.chmod(0o444)
-            path.replace(self.blob_path(sha256))
+            filling.forget_parts()
+            raise IntegrityError(
+                f"{entry.path}: the bytes that arrived have SHA-256 {sha256}, must be {entry.sha256}"
+            )
+        ends = [part.end for part in filling.parts]
+        with self.writing():
+            self._write(self._sidecar(sha256), {"ends": ends, "digests": [mark.hex() for mark in marks]})
+            with contextlib.suppress(FileNotFoundError):  # another process published it a moment ago
+                (filling.folder / "data").replace(self.root / "blobs" / sha256)
             self._write(self._object_path(identity, entry), {"sha256": sha256, "size": entry.size})
+            filling.remove()
         return sha256
 
-    def model(self, identity: str, files: tuple[FileEntry, ...]) -> tuple[Path, Manifest] | None:
-        """A published model with exactly these files at these versions, if it is here whole."""
-        path = self._model_path(identity, files)
+    def repair(self, blob: Blob, part: Part, view: memoryview) -> None:
+        """Put right bytes back into a damaged part of a blob. In place: who has it mapped sees them too."""
+        with self.writing(), blob.path.open("rb+", buffering=0) as file:
+            done = 0
+            while done < part.nbytes:
+                done += os.pwrite(file.fileno(), view[done:], part.begin + done)
+
+    def model(
+        self, identity: str, files: tuple[FileEntry, ...], *, whole: bool = True
+    ) -> tuple[Path, Manifest] | None:
+        """A published model with exactly these files at these versions, if all of it is here.
+
+        Args:
+            identity: of the source.
+            files: as listed.
+            whole: with its weights; else without, for an engine that streams them.
+        """
+        path = self._model_path(identity, files, whole=whole)
         try:
-            manifest = from_json(json.loads((path / MANIFEST).read_text()))
-            whole = all((path / entry.path).stat().st_size == entry.size for entry in manifest.files)
+            manifest = read_manifest(path)
+            here = all(
+                (entry.is_weights and not whole) or (path / entry.path).stat().st_size == entry.size
+                for entry in manifest.files
+            )
         except (OSError, ValueError):
             return None
-        return (path, manifest) if whole else None
+        return (path, manifest) if here else None
 
-    def publish_model(self, identity: str, files: tuple[FileEntry, ...], manifest: Manifest) -> Path:
-        """Make a folder of links to the blobs of `manifest`, whose entries all have their SHA-256.
+    def publish_model(
+        self, identity: str, files: tuple[FileEntry, ...], manifest: Manifest, *, whole: bool = True
+    ) -> Path:
+        """Make a folder of links to the blobs of `manifest`.
 
         Args:
             identity: of the source.
             files: as listed; with `identity` they name the model's version.
             manifest: the same files with their SHA-256.
+            whole: link the weights too.
 
         Raises:
             CacheError: it cannot be published.
         """
-        target = self._model_path(identity, files)
-        with self._writing():
+        target = self._model_path(identity, files, whole=whole)
+        with self.writing():
             scratch = Path(tempfile.mkdtemp(dir=self.root / "tmp"))
             try:
                 for entry in manifest.files:
+                    if entry.is_weights and not whole:
+                        continue
                     assert entry.sha256 is not None
                     link = scratch / entry.path
                     link.parent.mkdir(parents=True, exist_ok=True)
                     # Relative, so that the cache may be mounted elsewhere.
                     depth = entry.path.count("/") + 2
                     link.symlink_to(Path(*[".."] * depth, "blobs", entry.sha256))
-                (scratch / MANIFEST).write_text(json.dumps(to_json(manifest), indent=1))
+                (scratch / MANIFEST).write_text(
+                    json.dumps(to_json(manifest) | {"identity": identity}, indent=1)
+                )
                 scratch.chmod(0o755)
-                self._move_into_place(scratch, target)
+                _move_into_place(scratch, target)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
         return target
 
-    @staticmethod
-    def _move_into_place(scratch: Path, target: Path) -> None:
-        try:
-            scratch.rename(target)
-        except OSError as error:
-            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-                raise
-            # Another process published the same version, or a damaged one is there: links are cheap, so
-            # the present one goes aside and ours takes its name.
-            aside = scratch.with_name(scratch.name + ".old")
-            with contextlib.suppress(FileNotFoundError):
-                target.rename(aside)
-            scratch.rename(target)
-            shutil.rmtree(aside, ignore_errors=True)
-
-    def _write(self, path: Path, content: object) -> None:
-        descriptor, name = tempfile.mkstemp(dir=self.root / "tmp")
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(content, file)
-        Path(name).replace(path)
-
-    def _object_path(self, identity: str, entry: FileEntry) -> Path:
-        return self.root / "objects" / f"{_digest(identity, entry.path, entry.etag, str(entry.size))}.json"
-
-    def _model_path(self, identity: str, files: tuple[FileEntry, ...]) -> Path:
-        parts = [part for entry in files for part in (entry.path, entry.etag, str(entry.size))]
-        return self.root / "models" / _digest(identity, *parts)
-
     @contextlib.contextmanager
-    def _writing(self, needed: int = 0) -> Iterator[None]:
+    def writing(self, needed: int = 0) -> Iterator[None]:
         """Turn the ways in which a folder refuses to be written into one clear error."""
         try:
             yield
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 free = shutil.disk_usage(self.root).free
+                wanted = f"{needed} bytes needed, " if needed else ""
                 raise CacheError(
-                    f"cache folder = {self.root}, no room: {needed} bytes needed, {free} free; "
+                    f"cache folder = {self.root}, no room ({wanted}{free} free); "
                     "must be on a file system with room for the model"
                 ) from None
             if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
@@ -183,11 +249,79 @@ class Cache:
                 ) from None
             raise CacheError(f"cache folder = {self.root}: {error}") from error
 
+    def _write(self, path: Path, content: object) -> None:
+        descriptor, name = tempfile.mkstemp(dir=self.root / "tmp")
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(content, file)
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
 
-def file_sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    def _sidecar(self, sha256: str) -> Path:
+        return self.root / "blobs" / f"{sha256}.parts"
+
+    def _object_path(self, identity: str, entry: FileEntry) -> Path:
+        return self.root / "objects" / f"{_digest(identity, entry.path, entry.etag, str(entry.size))}.json"
+
+    def _model_path(self, identity: str, files: tuple[FileEntry, ...], *, whole: bool) -> Path:
+        parts = [part for entry in files for part in (entry.path, entry.etag, str(entry.size))]
+        return self.root / "models" / _digest(identity, *parts, *([] if whole else ["without weights"]))
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a model folder in a cache.
+
+    Raises:
+        OSError: there is none.
+        ValueError: it is not one.
+    """
+    return from_json(json.loads((folder / MANIFEST).read_text()))
+
+
+def read_identity(folder: Path) -> str:
+    """The identity of the source of a model folder in a cache. Raises like `read_manifest`."""
+    try:
+        return str(json.loads((folder / MANIFEST).read_text())["identity"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{folder / MANIFEST}: not a manifest: {error!r}") from None
+
+
+class _BlobSource(LocalSource):
+    def __init__(self, blob: Blob) -> None:
+        super().__init__(blob.path.parent)
+        self._blob = blob
+
+    def head(self, entry: FileEntry) -> FileEntry:
+        return super().head(dataclasses.replace(entry, path=self._blob.path.name))
+
+
+def _move_into_place(scratch: Path, target: Path) -> None:
+    try:
+        scratch.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        # Another process published the same version, or a damaged one is there. Links are cheap: the present
+        # one goes aside and ours takes its name.
+        aside = scratch.with_name(scratch.name + ".old")
+        with contextlib.suppress(FileNotFoundError):
+            target.rename(aside)
+        with contextlib.suppress(OSError):  # and if yet another one took it meanwhile, it is as good
+            scratch.rename(target)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _on_shared_file_system(path: Path) -> bool:
+    """Whether other hosts may look at the same files, as far as the mount's type tells."""
+    try:
+        mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    except OSError:
+        return True
+    best = max(
+        (mount for mount in mounts if path.is_relative_to(mount[1])),
+        key=lambda mount: len(mount[1]),
+        default=None,
+    )
+    return best is None or best[2].startswith(_SHARED_FILE_SYSTEMS)
 
 
 def _digest(*parts: str) -> str:

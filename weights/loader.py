@@ -1,12 +1,25 @@
 """The door through which any vLLM finds `--load-format pilotlight`.
 
-vLLM calls `register` through the entry point group `vllm.general_plugins` in each of its processes, before
-it has read its own configuration, so this module imports nothing at the top: a vLLM that loads its weights
-another way pays nothing for having Pilotlight installed.
+vLLM calls `register` through the entry point group `vllm.general_plugins` in each of its processes, when it
+reads its arguments, so this module imports nothing at the top: `register` costs what is imported anyway.
 """
 
 from __future__ import annotations
 
+import importlib.util
+
+LOAD_FORMAT = "pilotlight"
+
 
 def register() -> None:
-    """Tell vLLM about Pilotlight's loader. Safe to call more than once."""
+    """Tell vLLM about the load format. Safe to call more than once."""
+    from vllm.model_executor.model_loader import register_model_loader  # noqa: PLC0415 - see above
+
+    from weights.vllm_loader import PilotlightLoader, pull_files  # noqa: PLC0415 - see above
+
+    register_model_loader(LOAD_FORMAT)(PilotlightLoader)
+    if importlib.util.find_spec("runai_model_streamer") is None:
+        # `--model s3://...`: vLLM asks this package for configuration and tokenizer; without it we answer.
+        from vllm.transformers_utils import runai_utils  # noqa: PLC0415 - see above
+
+        runai_utils.runai_pull_files = pull_files

@@ -10,25 +10,31 @@ import asyncio
 import concurrent.futures
 import contextlib
 import dataclasses
+import mmap
 import os
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from weights import manifest as manifests
+from weights.backing import Counter, MappedBacking
 from weights.cache import Cache
-from weights.errors import ObjectChangedError
+from weights.errors import CacheError, IntegrityError, ObjectChangedError
+from weights.listing import Listing, inspect, list_model, read_headers
 from weights.manifest import FileEntry, Manifest, SafetensorsHeader
+from weights.plan import PART_BYTES, Part, parts_of_file, parts_of_weights
 from weights.ranged import ReaderClosedError, RetryPolicy
 from weights.source import LocalSource, Source, open_source
+from weights.through_cache import FillingBacking, WriteThrough
 
-PART_BYTES = 8 << 20
-CONCURRENCY = 16
 _VERSIONS_TRIED = 3
-_HEADER_GUESS = 256 << 10
-"""First read of a weights file, in bytes: most headers fit."""
 _REPORT_EVERY = 0.1
+
+
+def default_concurrency() -> int:
+    """Ranged reads at a time: eight for each processor, between 16 and 64."""
+    return min(64, max(16, 8 * (os.cpu_count() or 1)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +64,8 @@ class PulledModel:
     `path` is a folder with the model's files. `bytes_read` came from the source. `from_cache` says that
     nothing had to. A model on a mounted file system stays where it is: `bytes_read` is 0 and `from_cache`
     False.
+
+    A model in the cache is safe from eviction until `release` is called or the process ends.
     """
 
     path: Path
@@ -65,6 +73,7 @@ class PulledModel:
     bytes_read: int
     from_cache: bool
     seconds: float
+    release: Callable[[], None] = dataclasses.field(default=lambda: None, repr=False, compare=False)
 
 
 async def pull(
@@ -72,6 +81,7 @@ async def pull(
     *,
     cache_dir: Path,
     patterns: Sequence[str] | None = None,
+    with_weights: bool = True,
     progress: Callable[[Progress], None] | None = None,
     retry: RetryPolicy | None = None,
 ) -> PulledModel:
@@ -81,6 +91,8 @@ async def pull(
         uri: `s3://bucket/prefix`, `file:///folder` or a path.
         cache_dir: made if need be; shared between processes and hosts. Not used for a mounted model.
         patterns: `fnmatch` patterns of the files wanted; without them, all that serving needs.
+        with_weights: False leaves the tensors where they are, for an engine that streams them itself
+            (`--load-format pilotlight` finds them by the folder).
         progress: called on the event loop, about ten times a second and at the end.
         retry: patience with the source.
 
@@ -101,7 +113,13 @@ async def pull(
     work = loop.run_in_executor(
         None,
         lambda: pull_blocking(
-            uri, cache_dir=cache_dir, patterns=patterns, progress=report, retry=retry, stop=stop
+            uri,
+            cache_dir=cache_dir,
+            patterns=patterns,
+            with_weights=with_weights,
+            progress=report,
+            retry=retry,
+            stop=stop,
         ),
     )
     try:
@@ -118,20 +136,26 @@ def pull_blocking(
     *,
     cache_dir: Path,
     patterns: Sequence[str] | None = None,
+    with_weights: bool = True,
     progress: Callable[[Progress], None] | None = None,
     retry: RetryPolicy | None = None,
     stop: threading.Event | None = None,
 ) -> PulledModel:
     """`pull` for callers without an event loop. `progress` is called on this thread; `stop` gives up."""
     started = time.monotonic()
-    request = _Request(patterns, progress, stop or threading.Event(), started)
+    request = _Request(patterns, with_weights, progress, stop or threading.Event(), started)
     for attempt in range(1, _VERSIONS_TRIED + 1):
         source = open_source(uri, retry=retry)
         try:
             if isinstance(source, LocalSource):
                 manifest = inspect(source, patterns)
                 return PulledModel(source.path, manifest, 0, from_cache=False, seconds=request.seconds)
-            return _Pull(source, Cache(cache_dir), request).run()
+            cache = Cache(cache_dir)
+            try:
+                return _Pull(source, cache, request).run()
+            except BaseException:
+                cache.close()
+                raise
         except ObjectChangedError:
             # Someone uploads a new version right now: begin again with that one, mix nothing.
             if attempt == _VERSIONS_TRIED:
@@ -141,67 +165,12 @@ def pull_blocking(
     raise AssertionError("unreachable")
 
 
-def inspect(source: Source, patterns: Sequence[str] | None = None) -> Manifest:
-    """List a model and check everything that can be checked without reading its tensors.
-
-    Raises:
-        SourceError: it cannot be listed or read.
-        RefusedError: a file must not be loaded.
-    """
-    selection, index = choose(source, patterns)
-    headers = read_headers(source, [entry for entry in selection.files if entry.is_weights])
-    check(headers, index)
-    return Manifest(source.uri, selection.files, headers, selection.skipped)
-
-
-def choose(
-    source: Source, patterns: Sequence[str] | None
-) -> tuple[manifests.Selection, dict[str, str] | None]:
-    """List a source and select its model's files; also the index, where there is one."""
-    listed = source.list()
-    index = None
-    for entry in listed:
-        if entry.path == manifests.INDEX:
-            index = manifests.parse_index(read(source, entry))
-    return manifests.select(listed, patterns, uri=source.uri, index=index), index
-
-
-def check(headers: Sequence[SafetensorsHeader], index: dict[str, str] | None) -> None:
-    """Check headers against each other and against the index, if its weights were selected."""
-    manifests.check_duplicates(headers)
-    if index is not None and headers:
-        manifests.check_index(index, headers)
-
-
-def read(source: Source, entry: FileEntry, length: int | None = None) -> bytes:
-    """The first `length` bytes of a file, or all of it."""
-    buffer = bytearray(entry.size if length is None else min(length, entry.size))
-    if buffer:
-        source.read_into(entry, 0, memoryview(buffer))
-    return bytes(buffer)
-
-
-def read_headers(source: Source, entries: Sequence[FileEntry]) -> tuple[SafetensorsHeader, ...]:
-    """The checked headers of weights files, read at the same time."""
-
-    def header(entry: FileEntry) -> SafetensorsHeader:
-        head = read(source, entry, _HEADER_GUESS)
-        length = manifests.header_length(entry.path, head, entry.size)
-        if 8 + length > len(head):
-            head = read(source, entry, 8 + length)
-        return manifests.parse_header(entry.path, head, entry.size)
-
-    if not entries:
-        return ()
-    with concurrent.futures.ThreadPoolExecutor(min(CONCURRENCY, len(entries))) as pool:
-        return tuple(pool.map(header, entries))
-
-
 @dataclasses.dataclass(frozen=True)
 class _Request:
     """What the caller asked for, through all attempts."""
 
     patterns: Sequence[str] | None
+    with_weights: bool
     progress: Callable[[Progress], None] | None
     stop: threading.Event
     started: float
@@ -211,6 +180,15 @@ class _Request:
         return time.monotonic() - self.started
 
 
+@dataclasses.dataclass
+class _Arrival:
+    """A file that is being fetched."""
+
+    backing: FillingBacking
+    left: int = 0
+    again: bool = False
+
+
 class _Pull:
     """One attempt at one version."""
 
@@ -218,95 +196,159 @@ class _Pull:
         self._source = source
         self._cache = cache
         self._request = request
+        self._counter = Counter()
         self._total = 0
-        # Below: shared between the threads that fetch, under the lock.
-        self._lock = threading.Lock()
-        self._done = 0
-        self._parts_left: dict[str, int] = {}
+        self._present = 0
         self._digests: dict[str, str] = {}
+        self._buffers: queue.LifoQueue[memoryview] = queue.LifoQueue()
 
     def run(self) -> PulledModel:
-        source, cache = self._source, self._cache
-        selection, index = choose(source, self._request.patterns)
-        self._total = sum(entry.size for entry in selection.files)
-        known = cache.model(source.identity, selection.files)
-        if known is not None:
+        source, cache, whole = self._source, self._cache, self._request.with_weights
+        listing = list_model(source, self._request.patterns)
+        known = cache.model(source.identity, listing.files, whole=whole)
+        headers = read_headers(source, listing, instead=self._cached)
+        wanted = listing.files if whole else tuple(e for e in listing.files if not e.is_weights)
+        self._total = sum(entry.size for entry in wanted)
+        missing = self._check_present(wanted)
+        self._fetch(missing, {header.file: header for header in headers})
+        if known is not None and not missing:
             path, manifest = known
-            headers = read_headers(LocalSource(path), _local_entries(path, manifest))
-            self._done = self._total
-            return self._finish(path, dataclasses.replace(manifest, headers=headers), 0)
-        headers = read_headers(source, [entry for entry in selection.files if entry.is_weights])
-        check(headers, index)
-        fetched = self._fetch(selection.files)
-        files = tuple(
-            dataclasses.replace(entry, sha256=self._digests[entry.path]) for entry in selection.files
-        )
-        manifest = Manifest(source.uri, files, headers, selection.skipped)
-        path = cache.publish_model(source.identity, selection.files, manifest)
-        return self._finish(path, manifest, fetched)
-
-    def _finish(self, path: Path, manifest: Manifest, fetched: int) -> PulledModel:
+            manifest = dataclasses.replace(manifest, headers=headers)
+        else:
+            path, manifest = self._publish(listing, headers)
         self._report()
-        return PulledModel(path, manifest, fetched, from_cache=fetched == 0, seconds=self._request.seconds)
+        fetched = self._counter.source
+        return PulledModel(
+            path,
+            manifest,
+            fetched,
+            from_cache=fetched == 0,
+            seconds=self._request.seconds,
+            release=cache.close,
+        )
 
-    def _fetch(self, files: Iterable[FileEntry]) -> int:
-        """Fetch the files that are not in the cache. Returns how many bytes that took."""
+    def _publish(self, listing: Listing, headers: tuple[SafetensorsHeader, ...]) -> tuple[Path, Manifest]:
+        files = tuple(
+            dataclasses.replace(entry, sha256=self._digests.get(entry.path, entry.sha256))
+            for entry in listing.files
+        )
+        manifest = Manifest(self._source.uri, files, headers, listing.skipped)
+        whole = self._request.with_weights
+        path = self._cache.publish_model(self._source.identity, listing.files, manifest, whole=whole)
+        return path, manifest
+
+    def _cached(self, entry: FileEntry) -> Source | None:
+        blob = self._cache.blob(self._source.identity, entry)
+        return None if blob is None else blob.as_source()
+
+    def _check_present(self, wanted: Iterable[FileEntry]) -> list[FileEntry]:
+        """Check what is here, part by part; damaged parts are put right. Returns what is not here."""
         missing = []
-        for entry in files:
-            sha256 = self._cache.blob_of(self._source.identity, entry)
-            if sha256 is None:
+        present = []
+        for entry in wanted:
+            blob = self._cache.blob(self._source.identity, entry)
+            if blob is None:
                 missing.append(entry)
-                self._parts_left[entry.path] = len(_parts(entry))
             else:
-                self._digests[entry.path] = sha256
-                self._done += entry.size
-        with contextlib.ExitStack() as scratch, concurrent.futures.ThreadPoolExecutor(CONCURRENCY) as pool:
-            running = set()
+                present.append((entry, blob))
+                self._digests[entry.path] = blob.sha256
+        self._cache.use(list(self._digests.values()))
+        jobs = []
+        backings = []
+        for entry, blob in present:
+            if entry.size:
+                repair = (self._cache, self._source, entry)
+                backing = MappedBacking(blob.path, blob.parts, self._counter, blob=blob, repair=repair)
+                backings.append(backing)
+                jobs += [(backing.check, part) for part in blob.parts]
+        try:
+            self._run(jobs)
+        finally:
+            for backing in backings:
+                backing.close()
+        return missing
+
+    def _fetch(self, missing: Sequence[FileEntry], headers: dict[str, SafetensorsHeader]) -> None:
+        arrivals = []
+        try:
             for entry in missing:
-                path = scratch.enter_context(self._cache.new_file(entry.size))
-                running |= {pool.submit(self._part, entry, start, path) for start in _parts(entry)}
+                header = headers.get(entry.path)
+                parts = parts_of_file(entry.size) if header is None else parts_of_weights(header)
+                filling = self._cache.fill(self._source.identity, entry, parts)
+                backing = FillingBacking(
+                    self._source,
+                    self._cache,
+                    filling,
+                    writer=WriteThrough(),
+                    counter=self._counter,
+                    stop=self._request.stop,
+                )
+                arrivals.append(_Arrival(backing))
+            self._run(
+                [(self._bring, arrival, part) for arrival in arrivals for part in arrival.backing.parts]
+            )
+            self._run([(self._verify, arrival) for arrival in arrivals])
+            wrong = [arrival for arrival in arrivals if arrival.again]
+            self._run([(self._bring, arrival, part) for arrival in wrong for part in arrival.backing.parts])
+            self._run([(self._verify, arrival) for arrival in wrong])
+            for arrival in arrivals:
+                assert arrival.backing.published is not None
+                self._digests[arrival.backing.entry.path] = arrival.backing.published
+        finally:
+            for arrival in arrivals:
+                arrival.backing.close()
+        self._cache.use(list(self._digests.values()))
+
+    def _bring(self, arrival: _Arrival, part: Part) -> None:
+        try:
+            buffer = self._buffers.get_nowait()
+        except queue.Empty:
+            # Of the largest size that a part has: a page-aligned buffer that is used for many parts.
+            buffer = memoryview(mmap.mmap(-1, PART_BYTES))
+        if part.nbytes > len(buffer):  # a header may be larger
+            buffer = memoryview(mmap.mmap(-1, part.nbytes))
+        try:
+            arrival.backing.read(part, buffer[: part.nbytes])
+        except OSError as error:
+            with self._cache.writing(arrival.backing.entry.size):
+                raise
+            raise CacheError(str(error)) from error
+        self._buffers.put(buffer)
+
+    def _verify(self, arrival: _Arrival) -> None:
+        try:
+            arrival.backing.verify()
+        except IntegrityError:
+            if arrival.again:
+                raise
+            arrival.again = True
+
+    def _run(self, jobs: Sequence[tuple[Callable[..., None], *tuple[object, ...]]]) -> None:
+        """Do jobs on many threads, report meanwhile, and end all of them at the first failure."""
+        if not jobs:
+            return
+        with concurrent.futures.ThreadPoolExecutor(default_concurrency(), "weights-pull") as pool:
+            running = {pool.submit(self._unless_stopped, *job) for job in jobs}
             try:
                 while running:
                     finished, running = concurrent.futures.wait(
-                        running, _REPORT_EVERY, concurrent.futures.FIRST_COMPLETED
+                        running, _REPORT_EVERY, concurrent.futures.FIRST_EXCEPTION
                     )
                     for future in finished:
                         future.result()
                     self._report()
             except BaseException:
-                # The first failure ends the rest at once instead of after its retries.
                 self._request.stop.set()
                 self._source.close()
                 pool.shutdown(cancel_futures=True)
                 raise
-        return sum(entry.size for entry in missing)
 
-    def _part(self, entry: FileEntry, start: int, path: Path) -> None:
-        """Fetch one part; whoever fetches a file's last one publishes it."""
+    def _unless_stopped(self, job: Callable[..., None], *arguments: object) -> None:
         if self._request.stop.is_set():
             raise ReaderClosedError
-        buffer = bytearray(min(PART_BYTES, entry.size - start))
-        if buffer:
-            self._source.read_into(entry, start, memoryview(buffer))
-            with path.open("rb+", buffering=0) as file:
-                os.pwrite(file.fileno(), buffer, start)
-        with self._lock:
-            self._done += len(buffer)
-            self._parts_left[entry.path] -= 1
-            last = self._parts_left[entry.path] == 0
-        if last:
-            self._digests[entry.path] = self._cache.publish_blob(self._source.identity, entry, path)
+        job(*arguments)
 
     def _report(self) -> None:
         if self._request.progress is not None:
-            self._request.progress(Progress(self._done, self._total, self._request.seconds))
-
-
-def _parts(entry: FileEntry) -> range:
-    """Where the parts of a file begin; an empty file has one, empty."""
-    return range(0, max(1, entry.size), PART_BYTES)
-
-
-def _local_entries(path: Path, manifest: Manifest) -> list[FileEntry]:
-    source = LocalSource(path)
-    return [source.head(entry) for entry in manifest.files if entry.is_weights]
+            done = min(self._total, self._counter.source + self._counter.cache)
+            self._request.progress(Progress(done, self._total, self._request.seconds))

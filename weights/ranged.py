@@ -10,10 +10,12 @@ arrives; what is not (403, 404, another version of the object) ends at once.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import http.client
 import random
 import re
+import socket
 import ssl
 import threading
 import time
@@ -117,6 +119,7 @@ class RangedReader:
         self._describe = describe
         self._retry = retry or RetryPolicy()
         self._idle: list[http.client.HTTPConnection] = []
+        self._busy: set[http.client.HTTPConnection] = set()
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._not_before = 0.0
@@ -147,6 +150,8 @@ class RangedReader:
             try:
                 done += self._attempt(target, offset + done, view[done:])
             except _RetryableError as failure:
+                if self._closed.is_set():
+                    raise ReaderClosedError from None
                 done += failure.received
                 if failure.stale:
                     continue  # an idle connection that the server had closed: nobody's fault
@@ -169,10 +174,13 @@ class RangedReader:
                 failures = unconnected = 0
 
     def close(self) -> None:
-        """Close idle connections and make reads under way give up at their next wait."""
+        """Close all connections; reads under way end with ReaderClosedError."""
         self._closed.set()
         with self._lock:
             idle, self._idle = self._idle, []
+            for connection in self._busy:
+                with contextlib.suppress(OSError, AttributeError):  # not connected, or no more
+                    connection.sock.shutdown(socket.SHUT_RDWR)
         for connection in idle:
             connection.close()
 
@@ -184,6 +192,8 @@ class RangedReader:
             headers["If-Match"] = target.etag
         connection, reused = self._connection()
         received = 0
+        with self._lock:
+            self._busy.add(connection)
         try:
             if not reused:
                 self._connect(connection)
@@ -205,8 +215,12 @@ class RangedReader:
         except BaseException:
             connection.close()
             raise
+        finally:
+            with self._lock:
+                self._busy.discard(connection)
         # A whole body leaves the connection ready for the next request.
-        if received == len(view) and response.isclosed() and connection.sock is not None:
+        whole = received == len(view) and response.isclosed() and connection.sock is not None
+        if whole and not self._closed.is_set():
             with self._lock:
                 self._idle.append(connection)
         else:

@@ -1,0 +1,244 @@
+"""Tensors in the order an engine wants them, while later ones are still on the wire.
+
+    feeder     opens extents in order, each with a buffer (or a mapping), and queues their parts
+    workers    fill parts; the interpreter lock is free while they do
+    consumer   iterates: waits for the next extent, gets its tensors as views, copies or keeps them
+
+The feeder stops when the pool's limit is reached and goes on when the consumer has let go of tensors, so
+memory is bounded by the limit and not by the model.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Self
+
+from weights.backing import Backing
+from weights.buffers import BufferPool
+from weights.errors import IntegrityError
+from weights.manifest import TensorEntry
+from weights.plan import Extent, Part
+from weights.ranged import ReaderClosedError
+
+_LOOK_AGAIN = 0.1
+
+
+class _Opened:
+    """An extent whose bytes are arriving."""
+
+    def __init__(self, extent: Extent, view: memoryview) -> None:
+        self.extent = extent
+        self.view: memoryview | None = view
+        self.left = len(extent.parts)
+        self.done = threading.Event()
+
+
+class TensorStream:
+    """One pass over the tensors of a model. Close it, or use it in a with statement."""
+
+    def __init__(
+        self,
+        extents: Sequence[Extent],
+        backings: Mapping[str, Backing],
+        *,
+        limit_bytes: int,
+        concurrency: int,
+    ) -> None:
+        """Start reading.
+
+        Args:
+            extents: what, in order.
+            backings: by file.
+            limit_bytes: of memory for tensors on their way.
+            concurrency: parts read at the same time.
+        """
+        self._extents = extents
+        self._backings = backings
+        self._limit = limit_bytes
+        self._pool = BufferPool(limit_bytes)
+        self._ahead = 0
+        """Bytes of mappings checked or being checked and not yet delivered."""
+        self._stop = threading.Event()
+        self._starving = False
+        self._error: BaseException | None = None
+        self._lock = threading.Lock()
+        self._opened: queue.SimpleQueue[_Opened | None] = queue.SimpleQueue()
+        self._jobs: queue.Queue[tuple[_Opened, Part]] = queue.Queue(2 * concurrency)
+        self._again: queue.SimpleQueue[Sequence[Extent] | None] = queue.SimpleQueue()
+        self._threads = [threading.Thread(target=self._feed, name="weights-feeder", daemon=True)]
+        self._threads += [
+            threading.Thread(target=self._work, name=f"weights-reader-{number}", daemon=True)
+            for number in range(concurrency)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def peak_buffer_bytes(self) -> int:
+        """The most memory that buffers took at once."""
+        return self._pool.peak_bytes
+
+    def __iter__(self) -> Iterator[tuple[TensorEntry, memoryview]]:
+        """Each tensor with its bytes.
+
+        The bytes stay what they are for as long as something refers to them. When a file turns out not to
+        have the checksum that its source declares, its tensors are fetched and delivered once more, and the
+        later ones count; the iteration only ends well when all that has been delivered is right.
+
+        Raises:
+            IntegrityError: wrong again.
+            SourceError: the source does not deliver.
+        """
+        yield from self._deliver(len(self._extents))
+        wrong = self._unverified()
+        again = [extent for extent in self._extents if extent.file in wrong]
+        if again:
+            self._again.put(again)
+            yield from self._deliver(len(again))
+            still = self._unverified(wrong)
+            if still:
+                raise next(iter(still.values()))
+        self._again.put(None)
+
+    def close(self) -> None:
+        """Stop reading and give memory back. Views that are still referred to stay valid."""
+        self._stop.set()
+        self._again.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._pool.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _deliver(self, count: int) -> Iterator[tuple[TensorEntry, memoryview]]:
+        for _ in range(count):
+            opened = self._next_opened()
+            while not opened.done.wait(_LOOK_AGAIN):
+                self._raise_error()
+            self._raise_error()
+            view, opened.view = opened.view, None
+            assert view is not None
+            extent = opened.extent
+            with self._lock:
+                self._ahead -= extent.nbytes
+            self._backings[extent.file].delivered(extent.parts, view)
+            for tensor in extent.tensors:
+                start = tensor.begin - extent.begin
+                yield tensor, view[start : start + tensor.nbytes]
+            del view, opened
+
+    def _next_opened(self) -> _Opened:
+        while True:
+            try:
+                opened = self._opened.get_nowait()
+            except queue.Empty:
+                # Everything opened so far is with the consumer.
+                self._starving = True
+                try:
+                    opened = self._opened.get(timeout=_LOOK_AGAIN)
+                except queue.Empty:
+                    self._raise_error()
+                    continue
+                finally:
+                    self._starving = False
+            assert opened is not None
+            return opened
+
+    def _unverified(self, files: Mapping[str, object] | None = None) -> dict[str, IntegrityError]:
+        wrong: dict[str, IntegrityError] = {}
+        for file in dict.fromkeys(extent.file for extent in self._extents):
+            backing = self._backings[file]
+            if backing.must_verify and (files is None or file in files):
+                try:
+                    backing.verify()
+                except IntegrityError as error:
+                    wrong[file] = error
+        return wrong
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise self._error
+        if self._stop.is_set():
+            raise ReaderClosedError
+
+    def _fail(self, error: BaseException) -> None:
+        with self._lock:
+            if self._error is None:
+                self._error = error
+        self._stop.set()
+
+    def _feed(self) -> None:
+        try:
+            extents: Sequence[Extent] | None = self._extents
+            while extents is not None:
+                for extent in extents:
+                    if not self._open(extent):
+                        return
+                extents = self._again.get()
+        except BaseException as error:  # noqa: BLE001 - the consumer's thread raises it
+            self._fail(error)
+
+    def _open(self, extent: Extent) -> bool:
+        whole = self._backings[extent.file].mapped()
+        if whole is not None:
+            # Not further ahead than buffers would be: the page cache is everybody's.
+            while self._ahead and self._ahead + extent.nbytes > self._limit:
+                if self._stop.wait(_LOOK_AGAIN / 10):
+                    return False
+            view: memoryview | None = whole[extent.begin : extent.begin + extent.nbytes]
+        else:
+            view = self._pool.acquire(extent.nbytes, stop=self._stop, may_exceed=self._stuck)
+        if view is None:
+            return False
+        opened = _Opened(extent, view)
+        del view
+        with self._lock:
+            self._ahead += extent.nbytes
+        self._opened.put(opened)
+        for part in extent.parts:
+            while True:
+                if self._stop.is_set():
+                    return False
+                try:
+                    self._jobs.put((opened, part), timeout=_LOOK_AGAIN)
+                    break
+                except queue.Full:
+                    continue
+        return True
+
+    def _stuck(self) -> bool:
+        """Whether the consumer keeps every buffer and waits for more."""
+        return self._starving and not any(backing.pending() for backing in self._backings.values())
+
+    def _work(self) -> None:
+        while not self._stop.is_set():
+            try:
+                opened, part = self._jobs.get(timeout=_LOOK_AGAIN)
+            except queue.Empty:
+                continue
+            try:
+                self._fill(opened, part)
+            except BaseException as error:  # noqa: BLE001 - the consumer's thread raises it
+                self._fail(error)
+                return
+            del opened
+
+    def _fill(self, opened: _Opened, part: Part) -> None:
+        backing = self._backings[opened.extent.file]
+        if backing.mapped() is not None:
+            backing.check(part)
+        else:
+            assert opened.view is not None
+            start = part.begin - opened.extent.begin
+            backing.read(part, opened.view[start : start + part.nbytes])
+        with self._lock:
+            opened.left -= 1
+            finished = opened.left == 0
+        if finished:
+            opened.done.set()

@@ -1,0 +1,192 @@
+"""vLLM's loader for `--load-format pilotlight`. The only module here that knows vLLM.
+
+Works with `--model FOLDER` (any folder; best one from `weights.pull`, which knows where the weights are and
+at which version) and with `--model s3://bucket/prefix`. Options, as
+`--model-loader-extra-config '{"cache_dir": "/var/cache/pilotlight"}'`:
+
+    cache_dir     where to keep what is fetched; default $PILOTLIGHT_CACHE_DIR, else the user's cache folder
+    cache         false keeps nothing
+    limit_bytes   of memory for tensors on their way, default 1 GiB
+    concurrency   ranged reads at a time
+
+Tensor-parallel ranks of one host share one download: one of them fetches, the others read what it wrote, and
+of a mapped file each touches only the slices that it copies. Pipeline ranks ask for their own layers only.
+
+Written against vLLM 0.32 and 0.33.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from vllm.config import ModelConfig
+from vllm.config.load import LoadConfig
+from vllm.model_executor.model_loader.base_loader import BaseModelLoader
+from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
+
+from weights.cache import MANIFEST
+from weights.listing import list_model, read
+from weights.load import LIMIT_BYTES, OpenModel, open_model
+from weights.manifest import Manifest, to_json
+from weights.source import open_source
+from weights.tensors import as_torch
+
+_OPTIONS: Mapping[str, type] = {"cache_dir": str, "cache": bool, "limit_bytes": int, "concurrency": int}
+_LOWEST_PRIORITY = 19
+_log = logging.getLogger(__name__)
+
+
+class PilotlightLoader(DefaultModelLoader):  # type: ignore[misc]  # vLLM has no types to check against
+    """Streams or maps a model's tensors into vLLM; everything around that is the default loader's."""
+
+    def __init__(self, load_config: LoadConfig) -> None:
+        # Not the default loader's own constructor: it refuses options that it does not know.
+        BaseModelLoader.__init__(self, load_config)
+        self.counter_before_loading_weights = 0.0
+        self.local_expert_ids: set[int] | None = None
+        self._encoder_only_lm_prefixes = None
+        self._encoder_only_weights_mapper = None
+        self.enable_weights_track = None
+        self._options = _checked(load_config.model_loader_extra_config or {})
+        self._skipped: Callable[[str], bool] | None = None
+
+    def download_model(self, model_config: ModelConfig) -> None:
+        """Nothing beforehand: loading streams."""
+
+    def load_weights(self, model: torch.nn.Module, model_config: ModelConfig) -> None:
+        """Load, leaving out what belongs to other pipeline ranks."""
+        self._skipped = _of_other_ranks(model)
+        super().load_weights(model, model_config)
+
+    def get_all_weights(
+        self, model_config: ModelConfig, model: torch.nn.Module
+    ) -> Generator[tuple[str, torch.Tensor], None, None]:
+        """The model's tensors, then those of its secondary sources."""
+        pinned = Path(model_config.model) / MANIFEST
+        where = model_config.model if pinned.exists() else model_config.model_weights or model_config.model
+        unused = getattr(model, "is_unused_checkpoint_weight", None)
+        yield from self._tensors(where, "", unused)
+        for source in getattr(model, "secondary_weights", ()):
+            yield from self._tensors(source.model_or_path, source.prefix, source.is_unused_weight)
+
+    def _tensors(
+        self, where: str, prefix: str, unused: Callable[[str], bool] | None
+    ) -> Generator[tuple[str, torch.Tensor], None, None]:
+        if self.counter_before_loading_weights == 0.0:
+            self.counter_before_loading_weights = time.perf_counter()
+        wanted = None
+        if unused is not None or self._skipped is not None:
+
+            def wanted(name: str) -> bool:
+                return not (
+                    (unused is not None and unused(name))
+                    or (self._skipped is not None and self._skipped(prefix + name))
+                )
+
+        options = self._options
+        opened = open_model(
+            where,
+            cache_dir=_cache_dir(options) if options.get("cache", True) else None,
+            wanted=wanted,
+            limit_bytes=options.get("limit_bytes", LIMIT_BYTES),
+            concurrency=options.get("concurrency"),
+        )
+        try:
+            for entry, data in opened:
+                yield prefix + entry.name, as_torch(entry, data)
+        except BaseException:
+            opened.close()
+            raise
+        # The engine goes on to warm up; what is left to do for the next start is done beside it.
+        threading.Thread(target=_finish, args=(opened, where), name="weights-finish", daemon=True).start()
+
+
+def _finish(opened: OpenModel, where: str) -> None:
+    with contextlib.suppress(OSError):  # a system without priorities for threads
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
+    try:
+        opened.finish()
+        report = opened.report()
+        _log.info(
+            "%s: %d bytes from the source, %d from the cache",
+            where,
+            report.bytes_from_source,
+            report.bytes_from_cache,
+        )
+    except Exception:  # noqa: BLE001 - see below
+        # The model is loaded and serves; a cache that could not be completed costs only the next start.
+        _log.exception("%s: could not be completed in the cache", where)
+    finally:
+        opened.close()
+
+
+def _of_other_ranks(model: torch.nn.Module) -> Callable[[str], bool] | None:
+    from vllm.distributed import get_pp_group  # noqa: PLC0415 - heavy, and not set up at import
+    from vllm.model_executor.models.utils import is_pp_missing_parameter  # noqa: PLC0415 - the same
+
+    if get_pp_group().world_size == 1:
+        return None
+    return lambda name: bool(is_pp_missing_parameter(name, model))
+
+
+def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
+    value: Any
+    for name, value in options.items():
+        kind = _OPTIONS.get(name)
+        if kind is None:
+            raise ValueError(f"model_loader_extra_config: {name!r}, must be one of {', '.join(_OPTIONS)}")
+        if type(value) is not kind or (isinstance(value, int) and kind is int and value < 1):
+            positive = " from 1" if kind is int else ""
+            raise ValueError(
+                f"model_loader_extra_config: {name} = {value!r}, must be {kind.__name__}{positive}"
+            )
+    return dict(options)
+
+
+def _cache_dir(options: Mapping[str, Any]) -> Path:
+    given = options.get("cache_dir") or os.environ.get("PILOTLIGHT_CACHE_DIR")
+    if given:
+        return Path(given)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "pilotlight"
+
+
+def pull_files(
+    model_path: str,
+    folder: str,
+    allow_pattern: list[str] | None = None,
+    ignore_pattern: list[str] | None = None,
+) -> None:
+    """Copy a model's small files into vLLM's folder, and note version and origin of its weights there.
+
+    The signature is that of `runai_model_streamer.pull_files`, which vLLM calls for `--model s3://...`.
+    """
+    source = open_source(model_path)
+    try:
+        listing = list_model(source)
+        for entry in listing.files:
+            if entry.is_weights:
+                continue
+            if allow_pattern and not any(
+                fnmatch.fnmatchcase(entry.path, pattern) for pattern in allow_pattern
+            ):
+                continue
+            if ignore_pattern and any(fnmatch.fnmatchcase(entry.path, pattern) for pattern in ignore_pattern):
+                continue
+            target = Path(folder) / entry.path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(read(source, entry))
+        manifest = to_json(Manifest(source.uri, listing.files, (), listing.skipped))
+        (Path(folder) / MANIFEST).write_text(json.dumps(manifest | {"identity": source.identity}))
+    finally:
+        source.close()
