@@ -5,30 +5,40 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, aclosing
-from typing import TYPE_CHECKING, Annotated, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from functions.contract import Delta, Final, FinishReason, StageEvent, StageReply, StageRequest, Usage
 from functions.engine import ChatRequest, Engine, GenerateRequest
 from functions.replica import Replica
-from functions.settings import Settings, SettingsError
-from functions.stage import RequestContext, parse_config
+from functions.settings import Settings, SettingsError, read_secret
+from functions.stage import RequestContext, StageConfig, parse_config
 from functions.timing import Phase
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
 
-class GenerateConfig(BaseModel):
+class GenerateConfig(StageConfig):
     """`PILOTLIGHT_STAGE_CONFIG` of this kind."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     idle_seconds: Annotated[float, Field(gt=0)] | None = None
     """A hot replica whose resting rung is lower goes back to it after so long without a request."""
+    stall_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """An engine with requests that is silent for so long is asked whether it lives, and replaced if not."""
+    device: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] | None = None
+    """Name of a device that several replicas of this host share; they take turns on it."""
+    device_dir: Path = Path(tempfile.gettempdir()) / "pilotlight-devices"
+    """Where those replicas keep their queues; the same for all of them."""
+    turn_seconds: Annotated[float, Field(gt=0)] = 30.0
+    """How long a busy replica may keep a device that others wait for."""
+    sleep_level: Literal[1, 2] = 1
+    """Of the rung asleep: 1 keeps the weights in host memory, 2 drops them."""
 
 
 class EngineHost(Protocol):
@@ -122,14 +132,32 @@ def build(settings: Settings) -> Generate:
     config = parse_config(GenerateConfig, settings)
     if settings.engine == "vllm":
         return Generate(settings, _vllm(settings, config))
-    raise SettingsError((f"PILOTLIGHT_ENGINE = {settings.engine!r}: is not offered by generate",))
+    if settings.engine == "openai":
+        from functions.engines import openai  # noqa: PLC0415 - other engines need none of it
+
+        return Generate(settings, openai.build_host(settings))
+    from functions.engines import onnx  # noqa: PLC0415 - other engines need none of it
+
+    return Generate(settings, onnx.build_host(settings))
 
 
 def _vllm(settings: Settings, config: GenerateConfig) -> EngineHost:
     from functions.engines.vllm.host import VllmHost  # noqa: PLC0415 - other engines need none of it
+    from functions.engines.vllm.tending import Patience  # noqa: PLC0415
 
     if settings.model_uri is None:
         raise SettingsError(
             ("PILOTLIGHT_MODEL_URI is not set; must be s3://bucket/prefix, file:///dir or a path",)
         )
-    return VllmHost(settings, idle=config.idle_seconds)
+    return VllmHost(
+        settings,
+        patience=Patience(
+            idle=config.idle_seconds,
+            stall=config.stall_seconds,
+            probe=min(10.0, config.stall_seconds),
+            turn=config.turn_seconds,
+        ),
+        device=None if config.device is None else config.device_dir / config.device,
+        sleep_level=config.sleep_level,
+        admin_token=read_secret("PILOTLIGHT_ADMIN_TOKEN"),
+    )

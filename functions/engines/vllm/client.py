@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
 import json
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,8 @@ from functions.engine import (
 BASE = "http://vllm"
 _DEAD = "the engine died before the answer was complete; another is being started"
 _RETRY_AFTER = 1.0
+_UNUSED_SECONDS = 5.0
+"""How long requests may take to notice that their engine is gone."""
 _DEATH_IS_TOLD_SECONDS = 0.5
 """How long after a failed answer the engine's death may become known."""
 
@@ -50,8 +55,30 @@ class VllmEngine:
 
     def __init__(self, session: aiohttp.ClientSession, info: EngineInfo, dead: asyncio.Future[str]) -> None:
         self.session = session
+        self.last_heard = time.monotonic()
+        """Instant at which the engine last said anything (monotonic); kept by whoever reads its answers."""
         self._info = info
         self._dead = dead
+        self._users = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep the connections while a request has the engine."""
+        self._users += 1
+        self._unused.clear()
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if not self._users:
+                self._unused.set()
+
+    @classmethod
+    def on(cls, path: Path, dead: asyncio.Future[str], *, model: str, version: str) -> VllmEngine:
+        """The engine that listens on this socket."""
+        return cls(open_session(path), EngineInfo("vllm", version, model), dead)
 
     @property
     def info(self) -> EngineInfo:
@@ -94,8 +121,75 @@ class VllmEngine:
         return Embeddings(tuple(tuple(item["embedding"]) for item in vectors), _usage(answer.get("usage")))
 
     async def close(self) -> None:
-        """Close the connections; the engine's processes are its owner's."""
+        """Close the connections once no request needs them; the engine's processes are its owner's."""
+        # A connection that is closed under a reader leaves it waiting for ever (aiohttp drops the payload).
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._unused.wait(), _UNUSED_SECONDS)
         await self.session.close()
+
+    async def warm_up(self) -> None:
+        """One real token (or vector) through the whole engine; also learns what the engine says of the model.
+
+        Raises:
+            EngineError: it cannot answer.
+            aiohttp.ClientError: it is gone.
+        """
+        async with self.session.get(BASE + "/v1/models") as response:
+            card = (await response.json())["data"][0]
+        self._info = dataclasses.replace(self._info, max_model_len=card.get("max_model_len"))
+        request = GenerateRequest("warmup", "0", Parameters(max_tokens=1, temperature=0.0))
+        try:
+            async for _ in self.generate(request):
+                pass
+        except EngineError as error:
+            if error.status != 404:
+                raise
+            # vLLM offers this path only for models that generate.
+            await self.embed(EmbedRequest("warmup", ("0",)))
+
+    async def answers(self, seconds: float) -> bool:
+        """Whether the engine core, not only its server, answers within this time."""
+        try:
+            async with self.session.get(
+                BASE + "/is_sleeping", timeout=aiohttp.ClientTimeout(total=seconds)
+            ) as response:
+                heard = response.status == 200
+        except (aiohttp.ClientError, TimeoutError, ConnectionError):
+            return False
+        if heard:
+            self.last_heard = time.monotonic()
+        return heard
+
+    async def sleep(self, level: int) -> None:
+        """Free the device's memory: level 1 keeps the weights in host memory, level 2 drops them. CUDA only.
+
+        Raises:
+            EngineError: it did not.
+        """
+        await self._control("/sleep", {"level": str(level)})
+
+    async def wake(self, level: int) -> None:
+        """Undo `sleep` of this level; after level 2 the weights are read again from their files.
+
+        Raises:
+            EngineError: it did not.
+        """
+        if level == 1:
+            await self._control("/wake_up", {})
+            return
+        await self._control("/wake_up", {"tags": "weights"})
+        await self._control("/collective_rpc", {}, body={"method": "reload_weights"})
+        await self._control("/wake_up", {"tags": "kv_cache"})
+
+    async def _control(
+        self, path: str, query: Mapping[str, str], body: Mapping[str, Any] | None = None
+    ) -> None:
+        try:
+            async with self.session.post(BASE + path, params=dict(query), json=body) as response:
+                if response.status != 200:
+                    raise await self._refusal(response.status, await response.read())
+        except (aiohttp.ClientError, ConnectionError) as error:
+            raise self.died() from error
 
     def died(self) -> EngineError:
         """What a request is told whose engine is gone."""
@@ -119,6 +213,7 @@ class VllmEngine:
                 if response.status != 200:
                     raise await self._refusal(response.status, await response.read())
                 async for event in _events(response.content):
+                    self.last_heard = time.monotonic()
                     if "error" in event:
                         raise await self._refusal(500, json.dumps(event).encode())
                     for choice in event.get("choices") or ():

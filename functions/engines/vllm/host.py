@@ -10,9 +10,11 @@ import aiohttp
 
 import weights
 from functions.app import surface_of
-from functions.engines.vllm import proxy
+from functions.engines.vllm import admin, proxy
 from functions.engines.vllm.client import BASE, VllmEngine
-from functions.engines.vllm.ladder import Ladder, Patience
+from functions.engines.vllm.device import DeviceTurn
+from functions.engines.vllm.ladder import Ladder
+from functions.engines.vllm.tending import Patience
 from functions.replica import Replica
 from functions.settings import Settings
 from functions.stage import RequestContext, StartError
@@ -26,13 +28,26 @@ class VllmHost:
 
     Args:
         settings: with a model URI.
-        idle: seconds without a request after which a hot replica goes back to its resting rung.
+        patience: when to give something up.
+        device: folder of the queue for a device that this replica shares with others of its host.
+        sleep_level: vLLM's, for the rung asleep.
+        admin_token: opens the admin endpoint; None for none.
     """
 
-    def __init__(self, settings: Settings, *, idle: float | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        patience: Patience,
+        device: Path | None = None,
+        sleep_level: int = 1,
+        admin_token: str | None = None,
+    ) -> None:
         self._settings = settings
         self._name = settings.stage_name or "generate"
-        self.ladder = Ladder(settings, self._fetch, Patience(idle=idle))
+        self._admin_token = admin_token
+        turn = None if device is None else DeviceTurn(device)
+        self.ladder = Ladder(settings, self._fetch, patience, device=turn, sleep_level=sleep_level)
 
     async def start(self, replica: Replica) -> None:
         """See `EngineHost.start`."""
@@ -51,6 +66,7 @@ class VllmHost:
         metrics = surface_of(app).metrics
         metrics.extra.append(self._metrics)
         proxy.add_to(app, proxy.Proxy(self.ladder, metrics, self._name))
+        admin.add_to(app, self.ladder, self._admin_token)
 
     async def _fetch(self) -> Path:
         assert self._settings.model_uri is not None

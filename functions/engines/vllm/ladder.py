@@ -1,11 +1,12 @@
 """A vLLM replica's way up and down the ladder of warmth: cold, standby, asleep, hot.
 
     cold     -> fetch the weights and import vLLM side by side
-    standby  -> fork an engine: wait for the device, load, warm up with a real token
-    hot      -> after idling back to the resting rung; after a crash a new fork, without an import
+    standby  -> take the device, fork an engine, load, warm up with a real token
+    asleep   -> take the device, wake the engine (CUDA only)
+    hot      -> idle, told so, or its turn over: back to the resting rung; dead: forked anew
 
-One task at a time moves the replica (`_climb`), so that a request, an order and a crash that come together do
-not race. Requests wait in `hot()`, up to their deadline.
+    hot      -> idle, told so, its turn over: back to the resting rung; dead: forked anew, no import
+clock may all ask at the same moment. What to do next while hot is decided in `tending`.
 """
 
 from __future__ import annotations
@@ -14,18 +15,19 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
-from functions.contract import Parameters
-from functions.engine import EmbedRequest, EngineError, EngineInfo, GenerateRequest
-from functions.engines.vllm import client, options
+from functions.engine import EngineError
+from functions.engines.vllm import options, tending
 from functions.engines.vllm.client import VllmEngine
+from functions.engines.vllm.device import DeviceTurn
 from functions.engines.vllm.processes import EngineProcess, EngineStartError, Template, TemplateError
-from functions.lifecycle import State, Warmth
+from functions.engines.vllm.tending import Move, Patience, View
+from functions.lifecycle import Lifecycle, State, Warmth
 from functions.replica import Replica
 from functions.settings import Settings
 from functions.stage import RequestContext, StartError
@@ -36,16 +38,8 @@ log = logging.getLogger(__name__)
 Fetch = Callable[[], Awaitable[Path]]
 """Brings the model's files here and returns their folder. Raises StartError with the cause."""
 
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """When to give up, in seconds."""
-
-    crashes: int = 3
-    """Deaths of the engine, each within `crash_window` of the one before, that make the replica FAILED."""
-    crash_window: float = 60.0
-    idle: float | None = None
-    """Without a request for so long, a hot replica goes back to its resting rung; None for never."""
+_TEND_SECONDS = 0.1
+_RESTING = {Warmth.STANDBY: State.STANDBY, Warmth.ASLEEP: State.ASLEEP}
 
 
 class Ladder:
@@ -55,6 +49,8 @@ class Ladder:
         settings: model, options, resting rung.
         fetch: brings the model here; runs beside the import.
         patience: when to give up.
+        device: the replica's place in the queue for its device; None for a device of its own.
+        sleep_level: vLLM's, for the rung asleep: 1 keeps the weights in host memory, 2 drops them.
         clock: monotonic seconds.
     """
 
@@ -64,29 +60,42 @@ class Ladder:
         fetch: Fetch,
         patience: Patience | None = None,
         *,
+        device: DeviceTurn | None = None,
+        sleep_level: int = 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._fetch = fetch
         self._patience = patience or Patience()
+        self._turn = device
+        self._sleep_level = sleep_level
         self._clock = clock
+        self.rest = settings.warmth
+        """The rung to which the replica goes when nobody needs it."""
         self._replica: Replica | None = None
         self._template: Template | None = None
         self._process: EngineProcess | None = None
         self._engine: VllmEngine | None = None
         self._model: Path | None = None
-        self._version: str | None = None
-        self._device = ""
-        self._climbing: asyncio.Task[None] | None = None
-        self._watching: asyncio.Task[None] | None = None
+        self._imported: tuple[str, str] | None = None
+        self._moving = asyncio.Lock()
+        self._changed = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._in_use = 0
-        self._crashes: list[float] = []
+        """Requests that have the engine."""
+        self._held = 0
+        """Requests that wait for it."""
+        self._last_used = self._hot_since = clock()
+        self._deaths: tuple[float, ...] = ()
+        self._yielding = False
+        self._ordered_down = False
         self._closed = False
 
     @property
     def engine(self) -> VllmEngine | None:
-        """The engine, if it is hot now."""
-        return self._engine
+        """The engine, if it can answer now."""
+        usable = self._engine is not None and not self._engine.dead.done() and not self._yielding
+        return self._engine if usable and self._replica is not None and self._is_up(self._replica) else None
 
     @property
     def process(self) -> EngineProcess | None:
@@ -105,42 +114,69 @@ class Ladder:
             StartError: with the cause.
         """
         self._replica = replica
-        if self._settings.warmth is not Warmth.STANDBY:
-            replica.to(State.LOADING)
+        replica.on_change(self._notify)
         try:
             # Refused before anything large is touched.
             options.command_line(self._settings.engine_args, model=Path("model"), name="model")
         except ValueError as error:
             raise StartError(f"PILOTLIGHT_ENGINE_ARGS: {error}") from None
+        if self.rest is not Warmth.STANDBY:
+            replica.to(State.LOADING)
         await self._prepare(replica)
-        if self._settings.warmth is Warmth.STANDBY:
-            replica.to(State.STANDBY)
-            return
-        await self._load(replica)
+        async with self._moving:
+            if replica.state is State.STARTING:
+                replica.to(State.STANDBY)
+            else:
+                await self._load(replica)
+        if self.rest is Warmth.ASLEEP:
+            await self._lower(State.ASLEEP)
+        self._spawn(self._tend())
 
     @contextlib.asynccontextmanager
     async def hot(self, context: RequestContext) -> AsyncIterator[VllmEngine]:
-        """The engine for one request; the replica stays hot while it is in use.
+        """The engine for one request; the replica stays up while it is in use.
 
         Raises:
             EngineError: it cannot be had before the request's deadline; retryable.
         """
+        engine = self.engine or await self._wait_for_engine(context)
         self._in_use += 1
+        self._last_used = self._clock()
         try:
-            engine = self._engine
-            if engine is None or self._process is None or not self._process.alive:
-                engine = await self._wait_for_engine(context)
-            yield engine
+            with engine.in_use():
+                yield engine
         finally:
             self._in_use -= 1
+            self._last_used = self._clock()
+
+    async def order(self, rung: Warmth) -> None:
+        """Rest on this rung from now on, and go there: up at once, down as soon as nobody uses the engine.
+
+        Raises:
+            ValueError: the rung is not for this replica; the message says why.
+        """
+        if rung is Warmth.COLD:
+            raise ValueError("warmth = cold: a replica cannot be cold; must be hot, asleep or standby")
+        if rung is Warmth.ASLEEP and (self._imported is None or self._imported[1] == "cpu"):
+            raise ValueError(f"warmth = asleep: {_NO_SLEEP}")
+        if rung is Warmth.ASLEEP and self.rest is not Warmth.ASLEEP and not self._sleeps():
+            raise ValueError(
+                "warmth = asleep: the engine was started without its sleep mode; set enable-sleep-mode"
+            )
+        self.rest = rung
+        self._ordered_down = rung is not Warmth.HOT
+        if rung is Warmth.HOT:
+            self._spawn(self._rise())
+        elif self._replica is not None and self._replica.state is State.ASLEEP:
+            self._spawn(self._lower(_RESTING[rung]))
 
     async def close(self) -> None:
         """End everything. May be called twice."""
         self._closed = True
-        for task in (self._watching, self._climbing):
-            if task is not None:
-                task.cancel()
-                await asyncio.wait({task})
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
         await self._unload(gently=True)
         if self._template is not None:
             await self._template.close()
@@ -149,27 +185,23 @@ class Ladder:
     async def _prepare(self, replica: Replica) -> None:
         """Fetch and import side by side; the first failure ends both."""
 
-        async def fetch() -> None:
+        async def fetch(template: Template) -> None:
             with replica.measure(Phase.WEIGHTS):
                 self._model = await self._fetch()
-            assert self._template is not None
-            self._template.import_model(self._model)
+            template.import_model(self._model)
 
-        async def importing() -> None:
-            assert self._template is not None
-            imported = await self._template.imported()
+        async def importing(template: Template) -> None:
+            imported = await template.imported()
             replica.record(Phase.IMPORT, imported.seconds)
-            self._version, self._device = imported.version, imported.device
-            if self._settings.warmth is Warmth.ASLEEP and imported.device == "cpu":
-                raise StartError(
-                    "PILOTLIGHT_WARMTH = asleep: vLLM has no sleep mode on CPUs; must be hot or standby here"
-                )
+            self._imported = imported.version, imported.device
+            if self.rest is Warmth.ASLEEP and imported.device == "cpu":
+                raise StartError(f"PILOTLIGHT_WARMTH = asleep: {_NO_SLEEP}")
 
         try:
             self._template = await Template.start()
             async with asyncio.TaskGroup() as group:
-                group.create_task(fetch())
-                group.create_task(importing())
+                group.create_task(fetch(self._template))
+                group.create_task(importing(self._template))
         except TemplateError as error:
             raise StartError(str(error)) from None
         except BaseExceptionGroup as errors:
@@ -179,125 +211,281 @@ class Ladder:
             raise first from None
 
     async def _load(self, replica: Replica) -> None:
-        """Fork an engine and make it answer; ends HOT.
+        """Fork an engine and make it answer; ends HOT. The lock is held.
 
         Raises:
             StartError: it did not come up.
         """
-        assert self._template is not None
         assert self._model is not None
+        assert self._imported is not None
+        version, device = self._imported
+        await self._take_device(replica)
+        template = await self._live_template(replica)
         name = self._settings.model_name or self._model.name
         args = {
-            **options.defaults(self._settings.engine_args, self._model, self._device),
+            **options.defaults(self._settings.engine_args, self._model, device),
             **self._settings.engine_args,
         }
-        argv = options.command_line(args, model=self._model, name=name)
+        if self.rest is Warmth.ASLEEP:
+            args["enable-sleep-mode"] = True
         began = self._clock()
-        process = self._process = self._template.fork(argv)
+        process = self._process = template.fork(options.command_line(args, model=self._model, name=name))
         try:
             await process.wait_serving()
         except EngineStartError as error:
+            self._give_device_back()
             raise StartError(str(error)) from None
         replica.record(Phase.WEIGHTS, process.load_seconds)
         replica.record(Phase.INIT, max(0.0, self._clock() - began - process.load_seconds))
-        info = EngineInfo("vllm", self._version, name)
-        engine = VllmEngine(client.open_session(process.socket), info, process.dead)
+        engine = VllmEngine.on(process.socket, process.dead, model=name, version=version)
         try:
             with replica.measure(Phase.WARMUP):
-                engine = await self._warm_up(engine)
+                await engine.warm_up()
         except (EngineError, aiohttp.ClientError) as error:
             await engine.close()
             cause = process.cause if not process.alive else str(error)
             raise StartError(f"the engine answers no request: {cause}") from None
-        self._engine = engine
-        self._watching = asyncio.create_task(self._watch(process))
-        replica.to(State.HOT)
+        process.dead.add_done_callback(lambda _: self._spawn(self._replace(process)))
+        self._become_hot(replica, engine)
 
-    async def _warm_up(self, engine: VllmEngine) -> VllmEngine:
-        """One real token through the whole engine; returns the engine with what it says about the model."""
-        async with engine.session.get(client.BASE + "/v1/models") as response:
-            card = (await response.json())["data"][0]
-        info = EngineInfo("vllm", self._version, engine.info.model, card.get("max_model_len"))
-        engine = VllmEngine(engine.session, info, engine.dead)
-        request = GenerateRequest("warmup", "0", Parameters(max_tokens=1, temperature=0.0))
-        try:
-            async for _ in engine.generate(request):
-                pass
-        except EngineError as error:
-            if error.status != 404:
-                raise
-            # vLLM offers this path only for models that generate.
-            await engine.embed(EmbedRequest("warmup", ("0",)))
-        return engine
+    async def _live_template(self, replica: Replica) -> Template:
+        """The template process, or another one if it was killed."""
+        assert self._template is not None
+        if self._template.ended.done():
+            log.error("template process died; importing again")
+            await self._template.close()
+            self._template = await Template.start()
+            try:
+                imported = await self._template.imported()
+            except TemplateError as error:
+                raise StartError(str(error)) from None
+            replica.record(Phase.IMPORT, imported.seconds)
+        return self._template
+
+    def _become_hot(self, replica: Replica, engine: VllmEngine) -> None:
+        self._engine = engine
+        self._hot_since = self._last_used = self._clock()
+        self._yielding = False
+        if replica.state is State.LOADING:
+            replica.to(State.HOT)
+        self._notify(replica.lifecycle)
+
+    async def _take_device(self, replica: Replica) -> None:
+        if self._turn is not None:
+            with replica.measure(Phase.DEVICE):
+                await self._turn.acquire()
+
+    def _give_device_back(self) -> None:
+        if self._turn is not None:
+            self._turn.release()
 
     async def _wait_for_engine(self, context: RequestContext) -> VllmEngine:
         replica = self._replica
-        if replica is None or self._closed:
+        if replica is None:
             raise EngineError("the replica has not begun to start", retryable=True, retry_after=1.0)
-        if replica.state in {State.STANDBY, State.ASLEEP}:
-            self._go(self._rise)
         began = self._clock()
+        self._held += 1
         try:
             async with asyncio.timeout(context.remaining()):
-                state = await replica.wait_for(State.HOT)
+                while (engine := self.engine) is None:
+                    if replica.state is State.FAILED or self._closed:
+                        cause = replica.lifecycle.cause or "the replica is stopping"
+                        raise EngineError(
+                            f"the model cannot answer: {cause}", retryable=True, retry_after=1.0
+                        )
+                    if replica.state in {State.STANDBY, State.ASLEEP}:
+                        self._spawn(self._rise())
+                    await self._changed.wait()
         except TimeoutError:
+            what = "for its turn on the device" if self._waits_for_device() else "for the engine"
             raise EngineError(
-                "the model was not hot before the deadline", retryable=True, status=503, retry_after=1.0
+                f"the model was not hot before the deadline; it waited {what}",
+                retryable=True,
+                status=503,
+                retry_after=1.0,
             ) from None
-        if state is not State.HOT or self._engine is None:
-            cause = replica.lifecycle.cause or f"the replica is {state}"
-            raise EngineError(f"the model cannot answer: {cause}", retryable=True, retry_after=1.0)
+        finally:
+            self._held -= 1
         # Whoever waited paid for this cold start, and nobody after.
-        claimed = replica.claim_cold_start()
-        context.paid(claimed or replica.climb)
+        context.paid(replica.claim_cold_start() or replica.climb)
         context.record("held", self._clock() - began)
-        return self._engine
+        return engine
 
-    def _go(self, move: Callable[[Replica], Awaitable[None]]) -> None:
-        """Begin a move unless one is under way."""
-        if self._closed or (self._climbing is not None and not self._climbing.done()):
-            return
-        self._climbing = asyncio.create_task(self._move(move))
+    def _waits_for_device(self) -> bool:
+        """A load is under way and has not come to its engine yet."""
+        return self._turn is not None and self._process is None and self._moving.locked()
 
-    async def _move(self, move: Callable[[Replica], Awaitable[None]]) -> None:
+    async def _rise(self) -> None:
+        """From STANDBY or ASLEEP to HOT."""
         assert self._replica is not None
-        try:
-            await move(self._replica)
-        except StartError as error:
-            self._replica.fail(str(error))
-
-    async def _rise(self, replica: Replica) -> None:
-        replica.to(State.LOADING)
-        await self._load(replica)
-
-    async def _watch(self, process: EngineProcess) -> None:
-        """Wait for the engine's death and answer it with another engine."""
-        cause = await asyncio.shield(process.dead)
         replica = self._replica
-        if self._closed or replica is None or process is not self._process:
-            return
-        log.error("engine died", extra={"cause": cause, "in_flight": self._in_use})
-        now = self._clock()
-        self._crashes = [at for at in self._crashes if now - at < self._patience.crash_window] + [now]
-        await self._unload(gently=False)
-        if replica.state is not State.HOT:
-            return
-        if len(self._crashes) >= self._patience.crashes:
-            replica.fail(
-                f"the engine died {len(self._crashes)} times in {self._patience.crash_window:.0f} s: "
-                f"{process.cause}"
+        async with self._moving:
+            before = replica.state
+            if before not in {State.STANDBY, State.ASLEEP}:
+                return
+            replica.to(State.LOADING)
+            loading = asyncio.create_task(
+                self._wake(replica) if before is State.ASLEEP else self._load(replica)
             )
+            try:
+                while not loading.done():
+                    await asyncio.wait({loading}, timeout=_TEND_SECONDS)
+                    if not loading.done() and self._waits_for_device() and not self._wanted():
+                        loading.cancel()
+                        await asyncio.wait({loading})
+                        replica.to(State.STANDBY)
+                        return
+                loading.result()
+            except StartError as error:
+                replica.fail(str(error))
+            finally:
+                loading.cancel()
+
+    def _wanted(self) -> bool:
+        return self._held > 0 or self.rest is Warmth.HOT
+
+    async def _lower(self, rung: State) -> None:
+        """From HOT to STANDBY or ASLEEP, unless somebody uses the engine."""
+        assert self._replica is not None
+        replica = self._replica
+        async with self._moving:
+            if self._in_use:
+                return
+            if rung is State.STANDBY and replica.state in {State.HOT, State.ASLEEP}:
+                replica.to(State.STANDBY)
+                await self._unload(gently=False)
+            elif rung is State.ASLEEP and replica.state is State.HOT and self._engine is not None:
+                replica.to(State.ASLEEP)
+                await self._engine.sleep(self._sleep_level)
+            else:
+                return
+            self._yielding = self._ordered_down = False
+            self._give_device_back()
+            self._notify(replica.lifecycle)
+
+    async def _wake(self, replica: Replica) -> None:
+        await self._take_device(replica)
+        if self._engine is None or self._engine.dead.done():
+            await self._load(replica)
             return
-        self._go(self._rise)
+        try:
+            with replica.measure(Phase.WEIGHTS):
+                await self._engine.wake(self._sleep_level)
+            with replica.measure(Phase.WARMUP):
+                await self._engine.warm_up()
+        except (EngineError, aiohttp.ClientError) as error:
+            raise StartError(f"the engine does not wake: {error}") from None
+        self._become_hot(replica, self._engine)
+
+    async def _replace(self, process: EngineProcess) -> None:
+        """Answer an engine's death with another engine."""
+        self._notify()
+        assert self._replica is not None
+        replica = self._replica
+        async with self._moving:
+            if self._closed or process is not self._process:
+                return
+            now = self._clock()
+            log.error("engine died", extra={"cause": process.cause, "in_flight": self._in_use})
+            answered = self._engine is not None and self._engine.last_heard > self._hot_since
+            # Once it has answered, whatever kills the next one is another story.
+            self._deaths = (now,) if answered else (*self._deaths, now)
+            await self._unload(gently=False)
+            if replica.state is State.ASLEEP:
+                replica.to(State.STANDBY)
+            if replica.state is not State.HOT:
+                return
+            if tending.is_hopeless(self._deaths, self._patience, now):
+                replica.fail(f"the engine died {len(self._deaths)} times without an answer: {process.cause}")
+                return
+            replica.to(State.LOADING)
+            try:
+                await self._load(replica)
+            except StartError as error:
+                replica.fail(str(error))
 
     async def _unload(self, *, gently: bool) -> None:
         engine, self._engine = self._engine, None
         process, self._process = self._process, None
-        if engine is not None:
-            await engine.close()
         if process is not None:
-            if gently:
+            if gently and self._spans_processes():
                 await process.stop()
             else:
                 process.kill()
                 await asyncio.wait({process.gone}, timeout=10)
+        if engine is not None:
+            # After the processes: the requests in flight learn it from their broken connections.
+            await engine.close()
+
+    def _spans_processes(self) -> bool:
+        """Whether the engine's workers are processes of their own, which leave shared memory if killed."""
+        sizes = (
+            self._settings.engine_args.get(f"{kind}-parallel-size", 1)
+            for kind in ("tensor", "pipeline", "data")
+        )
+        return any(isinstance(size, int) and size > 1 for size in sizes)
+
+    def _sleeps(self) -> bool:
+        return bool(self._settings.engine_args.get("enable-sleep-mode"))
+
+    async def _tend(self) -> None:
+        """Look a few times per second at what is hot, and do what `tending` says."""
+        while True:
+            await asyncio.sleep(_TEND_SECONDS)
+            engine, process = self._engine, self._process
+            if (
+                engine is None
+                or process is None
+                or self._replica is None
+                or self._replica.state is not State.HOT
+            ):
+                continue
+            move = tending.next_move(
+                View(
+                    rest=self.rest,
+                    in_use=self._in_use,
+                    ordered_down=self._ordered_down,
+                    last_used=self._last_used,
+                    last_heard=engine.last_heard,
+                    hot_since=self._hot_since,
+                    others_waiting=self._turn is not None and self._turn.others_waiting(),
+                ),
+                self._patience,
+                self._clock(),
+            )
+            if move is Move.PROBE and not await engine.answers(self._patience.probe):
+                if process.alive:
+                    log.error("engine stalled", extra={"engine": process.number, "in_flight": self._in_use})
+                    process.kill("the engine stalled")
+            elif move is Move.YIELD:
+                self._yielding = True
+            elif move is Move.LOWER:
+                await self._lower(_RESTING[self.rest])
+            if self._yielding and not self._in_use:
+                await self._lower(_RESTING.get(self.rest, State.STANDBY))
+
+    def _is_up(self, replica: Replica) -> bool:
+        """HOT, or draining with an engine that still answers."""
+        return replica.state in {State.HOT, State.DRAINING}
+
+    def _notify(self, _: Lifecycle | None = None) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    def _spawn(self, move: Coroutine[Any, Any, None]) -> None:
+        if self._closed:
+            move.close()
+            return
+        task = asyncio.get_running_loop().create_task(move)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a move on the ladder failed", exc_info=error)
+            if self._replica is not None:
+                self._replica.fail(f"{type(error).__name__}: {error}")
+
+
+_NO_SLEEP = "vLLM has no sleep mode on CPUs; must be hot or standby here"

@@ -81,10 +81,12 @@ class EngineProcess:
 
     @property
     def cause(self) -> str:
-        """Why it died: the first error that any of its processes reported, else how it ended.
+        """Why it died: before it served, the first error that any of its processes reported.
 
         The first, since vLLM's outer processes report the inner one's death as their own.
         """
+        if self.serving.done() and self.dead.done():
+            return self.dead.result()
         if self.troubles:
             return self.troubles[0].cause
         status = self.gone.result() if self.gone.done() else None
@@ -94,10 +96,9 @@ class EngineProcess:
             return f"the engine was ended by {name}{hint}"
         return self.dead.result() if self.dead.done() else f"the engine ended with status {status}"
 
-    def kill(self) -> None:
+    def kill(self, cause: str = "killed by order") -> None:
         """SIGKILL to every process of it, now."""
-        self._unwatch()
-        self.declare_dead("killed by order")
+        self.declare_dead(cause)
         self._template.send(wire.KillEngine(self.number))
 
     async def stop(self, grace: float = _GIVE_UP_SECONDS) -> None:

@@ -124,7 +124,9 @@ class Proxy:
         head = [(key, value) for key, value in response.raw_headers if key.lower() not in _NOT_BACK]
         content = response.content
         if response.content_type != "text/event-stream":
-            await answer.whole(response.status, head, await response.read())
+            body = await response.read()
+            engine.last_heard = context.now()
+            await answer.whole(response.status, head, body)
             return
         instants: list[float] = []
         while data := await content.readany():
@@ -134,7 +136,8 @@ class Proxy:
                 context.ttft = context.now() - context.arrived
                 context.record(Phase.PREFILL, context.ttft)
                 await answer.begin(response.status, head)
-            instants.append(context.now())
+            now = engine.last_heard = context.now()
+            instants.append(now)
             await answer.more(data)
         await answer.end()
         self._metrics.generation(TokenTimes(context.arrived, tuple(instants)), None)

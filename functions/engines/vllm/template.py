@@ -20,6 +20,7 @@ import shutil
 import signal
 import socket
 import sys
+import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -27,12 +28,17 @@ from pathlib import Path
 from functions.engines.vllm import ground, wire
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 _POLL_SECONDS = 1.0
 
 
 def die_with_parent(number: int) -> None:
     """Ask the kernel for this signal when the parent dies; 0 asks for none (prctl(2))."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, number)
+    _prctl(_PR_SET_PDEATHSIG, number)
+
+
+def _prctl(option: int, value: int) -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 
 class Template:
@@ -134,6 +140,7 @@ class Template:
         # Whatever vLLM forks from here dies with the process that forked it.
         os.register_at_fork(after_in_child=lambda: die_with_parent(signal.SIGKILL))
         os.environ["TMPDIR"] = os.environ["VLLM_RPC_BASE_PATH"] = order.directory
+        tempfile.tempdir = None  # read TMPDIR again
         ground.Observer(
             loaded=lambda seconds: self.say(wire.Loaded(order.engine, seconds)),
             trouble=lambda role, cause: self.say(wire.Trouble(order.engine, role, cause)),
@@ -162,6 +169,10 @@ class Template:
             # Still a zombie: its number cannot belong to anybody else yet.
             self._end(pid, signal.SIGKILL)
             _, status = os.waitpid(pid, 0)
+            # The rest of its group, which has become ours by that (see main): killed, so soon gone.
+            with contextlib.suppress(ChildProcessError):
+                while True:
+                    os.waitpid(-pid, 0)
             order = self._children.pop(pid)
             shutil.rmtree(order.directory, ignore_errors=True)
             self.say(wire.Exited(order.engine, os.waitstatus_to_exitcode(status)))
@@ -180,6 +191,8 @@ def main() -> int:
     control = socket.socket(fileno=options.control)
     # While importing it cannot look at the channel, so the kernel has to tell it.
     die_with_parent(signal.SIGTERM)
+    # Orphans of an engine come to the template instead of to a container's first process, which may not reap.
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ground.quieten()
     template = Template(control)

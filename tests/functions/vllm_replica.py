@@ -1,0 +1,169 @@
+"""Real generate replicas for tests: one hot replica that most tests share, and others by need."""
+
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+import pytest
+
+from tests.functions.servers import StageProcess, stage_process, wait_until
+from weights.make_model import MadeModel
+
+PATIENCE = 120.0
+"""A cold start on a busy machine."""
+NAME = "tiny"
+TOKEN = "a token for tests"
+AUTH = {"Authorization": f"Bearer {TOKEN}"}
+
+
+class VllmReplica:
+    """A running replica, and what tests do to it."""
+
+    def __init__(self, stage: StageProcess) -> None:
+        self.stage = stage
+        self.url = stage.url
+
+    async def view(self, session: aiohttp.ClientSession) -> dict[str, Any]:
+        async with session.get(f"{self.url}/healthz/ready") as response:
+            return {"status": response.status, **await response.json()}
+
+    async def wait_for(self, session: aiohttp.ClientSession, *states: str) -> dict[str, Any]:
+        seen: dict[str, Any] = {}
+
+        async def there() -> bool:
+            with contextlib.suppress(aiohttp.ClientError):
+                seen.update(await self.view(session))
+            assert self.stage.process.poll() is None, self.stage.log.read_text()[-3000:]
+            assert seen.get("state") != "failed", seen
+            return seen.get("state") in states
+
+        await wait_until(there, PATIENCE)
+        return seen
+
+    async def complete(
+        self,
+        session: aiohttp.ClientSession,
+        prompt: str = "hello",
+        headers: dict[str, str] | None = None,
+        **more: Any,
+    ) -> tuple[int, dict[str, Any], Any]:
+        """Status, body and headers of one completion."""
+        body = {"model": NAME, "prompt": prompt, "max_tokens": 8, "temperature": 0, **more}
+        async with session.post(f"{self.url}/v1/completions", json=body, headers=headers) as response:
+            return response.status, json.loads(await response.read()), response.headers
+
+    async def order(
+        self, session: aiohttp.ClientSession, warmth: str, *, wait: bool = True
+    ) -> dict[str, Any]:
+        body = {"warmth": warmth, "wait": wait}
+        async with session.post(f"{self.url}/admin/warmth", json=body, headers=AUTH) as response:
+            answer: dict[str, Any] = await response.json()
+            assert response.status in {200, 202}, answer
+            return answer
+
+    async def metric(self, session: aiohttp.ClientSession, name: str) -> float:
+        """Sum of a metric's samples on the replica's page; 0 if it is not there."""
+        async with session.get(f"{self.url}/metrics") as response:
+            text = await response.text()
+        values = [
+            float(line.rsplit(" ", 1)[1])
+            for line in text.splitlines()
+            if line.startswith((f"{name}{{", f"{name} "))
+        ]
+        return sum(values)
+
+    @property
+    def template(self) -> psutil.Process:
+        for child in psutil.Process(self.stage.process.pid).children():
+            if "functions.engines.vllm.template" in " ".join(child.cmdline()):
+                return child
+        raise AssertionError("no template process")
+
+    @property
+    def server(self) -> psutil.Process:
+        """vLLM's API server."""
+        (server,) = self.template.children()
+        return server
+
+    @property
+    def core(self) -> psutil.Process:
+        """vLLM's engine core."""
+        (core,) = self.server.children()
+        return core
+
+    def processes(self) -> list[psutil.Process]:
+        return psutil.Process(self.stage.process.pid).children(recursive=True)
+
+
+@contextlib.contextmanager
+def vllm_replica(
+    model: Path | str,
+    folder: Path,
+    *,
+    args: dict[str, Any] | None = None,
+    config: dict[str, Any] | None = None,
+    **variables: str,
+) -> Iterator[VllmReplica]:
+    """A replica of the model; nothing of it is left afterwards."""
+    options = {"max-model-len": 1024, "enforce-eager": True, **(args or {})}
+    with stage_process(
+        "generate",
+        folder,
+        PILOTLIGHT_MODEL_URI=str(model),
+        PILOTLIGHT_MODEL_NAME=NAME,
+        PILOTLIGHT_ENGINE_ARGS=json.dumps(options),
+        PILOTLIGHT_STAGE_CONFIG=json.dumps(config or {}),
+        PILOTLIGHT_CACHE_DIR=str(folder / "cache"),
+        PILOTLIGHT_ADMIN_TOKEN=TOKEN,
+        **variables,
+    ) as stage:
+        replica = VllmReplica(stage)
+        try:
+            yield replica
+        finally:
+            left = replica.processes() if stage.process.poll() is None else []
+            if stage.process.poll() is None:
+                stage.terminate()
+                stage.wait(30)
+            _, alive = psutil.wait_procs(left, timeout=10)
+            for process in alive:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            assert not alive, f"left behind: {alive}"
+
+
+@pytest.fixture(scope="session")
+def warm_replica(made_model: MadeModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmReplica]:
+    """One replica for all tests that leave it as they found it: able to go hot within seconds."""
+    folder = tmp_path_factory.mktemp("warm-replica")
+    with vllm_replica(made_model.path, folder, config={"stallSeconds": 2.0}) as replica:
+        deadline = time.monotonic() + PATIENCE
+        while b'"state":"hot"' not in _probe(replica):
+            assert replica.stage.process.poll() is None, replica.stage.log.read_text()[-3000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        yield replica
+
+
+def _probe(replica: VllmReplica) -> bytes:
+    import urllib.error
+    import urllib.request
+
+    try:
+        with urllib.request.urlopen(f"{replica.url}/healthz/ready", timeout=5) as response:
+            return response.read()
+    except urllib.error.HTTPError as error:
+        return error.read()
+    except OSError:
+        return b""
+
+
+def kill(process: psutil.Process) -> None:
+    os.kill(process.pid, signal.SIGKILL)
