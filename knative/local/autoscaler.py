@@ -113,7 +113,7 @@ class _Entry:
 
     def decide(self, now: float) -> bool:
         """Renew the wish; True when a reconcile is due because of it."""
-        if self.stable.is_empty(now) and self.decider.target_burst_capacity != -1:
+        if self.stable.is_empty(now) and not self.wish:
             return False
         seen = kpa.Observation(self.ready, self.stable.average(now), self.panic.average(now))
         self.kpa, wish = kpa.step(self.kpa, self.decider, seen, now)

@@ -320,6 +320,15 @@ def test_an_idle_revision_costs_no_time():
     assert machine.decision.replicas == 1
 
 
+def test_silence_that_was_slept_through_ends_at_zero_too():
+    machine = Machine()
+    machine.add(remembered=0)
+    machine.run(10, concurrency=1)
+    machine.now += 3_600
+    machine.run(70)
+    assert machine.decision.replicas == 0
+
+
 def test_a_forgotten_revision_is_gone():
     machine = Machine()
     machine.add()
@@ -334,7 +343,7 @@ def test_a_forgotten_revision_is_gone():
 async def test_it_runs_by_itself():
     loop = asyncio.get_running_loop()
     decisions = []
-    autoscaler = Autoscaler(loop.time, lambda key, decision: decisions.append(decision.replicas))
+    autoscaler = Autoscaler(loop.time, lambda _, decision: decisions.append(decision.replicas))
     autoscaler.set_revision(RevisionSpec(KEY, "a", autoscaling=AutoscalingSpec(target=1.0)), remembered=0)
     running = asyncio.create_task(autoscaler.run())
     try:
