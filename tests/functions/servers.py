@@ -169,19 +169,52 @@ def echo(name: str) -> Behaviour:
     return lambda request, _context: StageReply(id=request.id, stage=name, output=request.input)
 
 
+class QuickServer(uvicorn.Server):
+    """uvicorn without its tenths of seconds of polling, for the hundreds of servers that tests start."""
+
+    def __init__(self, app: Any) -> None:
+        super().__init__(
+            uvicorn.Config(app, log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=1)
+        )
+        self.up = asyncio.Event()
+        self.stop = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """The test runner keeps its own."""
+        yield
+
+    async def main_loop(self) -> None:
+        await self.on_tick(0)
+        self.up.set()
+        await self.stop.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - uvicorn's signature
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        if self.server_state.tasks:
+            await asyncio.wait(set(self.server_state.tasks), timeout=1)
+        for task in self.server_state.tasks:
+            task.cancel()
+        await self.lifespan.shutdown()
+
+
 @contextlib.asynccontextmanager
 async def serving(app: Any, port: int = 0) -> AsyncIterator[str]:
     """An ASGI application on a port of its own, in this event loop; the URL."""
     listening = socket.create_server(("127.0.0.1", port))
-    config = uvicorn.Config(app, log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    server.capture_signals = contextlib.nullcontext  # the test runner keeps its own signals
+    server = QuickServer(app)
     task = asyncio.create_task(server.serve([listening]))
+    up = asyncio.create_task(server.up.wait())
     try:
-        await wait_until(lambda: server.started)
+        await asyncio.wait({task, up}, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+        assert server.up.is_set(), "the server did not start"
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
-        server.should_exit = True
+        up.cancel()
+        server.stop.set()
         await asyncio.wait_for(task, 10)
 
 
