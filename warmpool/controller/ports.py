@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Protocol
 
 from warmpool.controller.views import Key
 from warmpool.domain.account import Account
-from warmpool.domain.coldstart import ColdStart
+from warmpool.domain.coldstart import KEPT, ColdStart, ColdStartStats, stats
 from warmpool.domain.observation import Demand
 
 
@@ -31,8 +31,8 @@ class DemandSource(Protocol):
 class History(Protocol):
     """Remembers across restarts. It may lose things; it may not raise."""
 
-    def cold_starts(self, service: Key) -> Sequence[float]:
-        """Seconds of the latest cold starts, oldest first."""
+    def cold_starts(self, service: Key) -> ColdStartStats | None:
+        """What the latest cold starts of a Service took; None while none is known."""
         ...
 
     def add_cold_start(self, service: Key, start: ColdStart) -> None:
@@ -65,14 +65,14 @@ class ForgetfulHistory:
     def __init__(self) -> None:
         self._starts: dict[Key, list[float]] = {}
 
-    def cold_starts(self, service: Key) -> Sequence[float]:
-        """Seconds of the latest cold starts, oldest first."""
-        return self._starts.get(service, ())
+    def cold_starts(self, service: Key) -> ColdStartStats | None:
+        """What the latest cold starts of a Service took; None while none is known."""
+        return stats(self._starts.get(service, ()))
 
     def add_cold_start(self, service: Key, start: ColdStart) -> None:
         """Remember one."""
         self._starts.setdefault(service, []).append(start.seconds)
-        del self._starts[service][:-200]
+        del self._starts[service][:-KEPT]
 
     def account(self, pool: Key, since: datetime) -> Account | None:
         """Nothing survives, so nothing is known."""

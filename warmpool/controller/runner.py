@@ -30,9 +30,10 @@ from warmpool.controller.settings import Settings
 from warmpool.controller.state import PoolState
 from warmpool.controller.views import Key, PoolView
 from warmpool.controller.world import WATCHED, World
-from warmpool.domain.coldstart import stats
+from warmpool.domain.account import Account
 from warmpool.domain.cost import PriceList, packaged_prices
 from warmpool.domain.observation import Demand
+from warmpool.domain.periods import period_of
 
 log = logging.getLogger(__name__)
 
@@ -142,8 +143,9 @@ class Controller:
 
     def _look(self, key: Key, now: datetime, report: TickReport) -> Outcome | None:
         """Judge a pool and remember; None when there is nothing to write."""
-        state = self._states.setdefault(key, PoolState())
         pool = self.world.pools[key]
+        state = self._states.get(key) or PoolState(account=self._account_of(pool, now))
+        self._states[key] = state
         try:
             outcome = judging.judge(self._sight(pool), state, now)
         except Exception as problem:  # one pool that trips us must not take the others' floors with it
@@ -165,6 +167,16 @@ class Controller:
         )
         return None if nothing else outcome
 
+    def _account_of(self, pool: PoolView, now: datetime) -> Account | None:
+        """The account as the history has it, or else as the pool's own status says."""
+        if pool.spec is None:
+            return None
+        limit = pool.spec.limits.budget
+        since, _ = period_of(now, limit.period if limit else "month", pool.spec.zone)
+        kept = self._history.account(pool.key, since)
+        told = status.account(pool.status, since)
+        return max((known for known in (kept, told) if known), key=lambda known: known.spent, default=None)
+
     def _sight(self, pool: PoolView) -> Sight:
         target = (pool.key[0], pool.spec.target) if pool.spec else None
         revisions = self.world.revisions_for(pool)
@@ -181,7 +193,7 @@ class Controller:
             rightful=self.world.rightful(target) if target else None,
             demand=None if reading is None or target is None else reading.get(target, Demand(0.0)),
             demand_trouble=self._demand_trouble,
-            cold_starts=stats(self._history.cold_starts(target)) if target else None,
+            cold_starts=self._history.cold_starts(target) if target else None,
             history_trouble=self._history.trouble,
             prices=self._prices,
         )

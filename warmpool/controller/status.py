@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
 from warmpool.controller import marks
@@ -132,6 +132,20 @@ def patch(
     gone = {key: None for key in before if key not in after}
     changed = {key: value for key, value in after.items() if before.get(key) != value}
     return {**gone, **{key: _whole(before.get(key), value) for key, value in changed.items()}} or None
+
+
+def account(status: Mapping[str, Any], since: datetime) -> Account | None:
+    """The account that a status tells of, if it is of the period that began at `since`."""
+    told = status.get("cost") or {}
+    if marks.parse_instant(told.get("periodStart")) != since:
+        return None
+    try:
+        spent = Decimal(told["toDate"])
+        reasons = {reason: Decimal(amount) for reason, amount in (told.get("byReason") or {}).items()}
+    except (KeyError, InvalidOperation):
+        return None
+    idle, busy = float(told.get("idleGpuSeconds") or 0), float(told.get("busyGpuSeconds") or 0)
+    return Account(since, spent, reasons, idle_gpu_s=idle, busy_gpu_s=busy)
 
 
 def _whole(before: object, after: object) -> object:

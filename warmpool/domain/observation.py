@@ -23,6 +23,8 @@ class Demand:
     """The latest instant at which there was a request; None: none that anybody remembers."""
     backlog: int | None = None
     """Messages waiting in a queue for this Service; None: no source reports one."""
+    arrivals: float | None = None
+    """Requests that came since the reading before; None: nobody counts them."""
 
 
 @dataclass(frozen=True, slots=True)
