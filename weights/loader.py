@@ -6,8 +6,6 @@ reads its arguments, so this module imports nothing at the top: `register` costs
 
 from __future__ import annotations
 
-import importlib.util
-
 LOAD_FORMAT = "pilotlight"
 
 
@@ -15,11 +13,6 @@ def register() -> None:
     """Tell vLLM about the load format. Safe to call more than once."""
     from vllm.model_executor.model_loader import register_model_loader  # noqa: PLC0415 - see above
 
-    from weights.vllm_loader import PilotlightLoader, pull_files  # noqa: PLC0415 - see above
+    from weights.vllm_loader import PilotlightLoader  # noqa: PLC0415 - see above
 
     register_model_loader(LOAD_FORMAT)(PilotlightLoader)
-    if importlib.util.find_spec("runai_model_streamer") is None:
-        # `--model s3://...`: vLLM asks this package for configuration and tokenizer; without it we answer.
-        from vllm.transformers_utils import runai_utils  # noqa: PLC0415 - see above
-
-        runai_utils.runai_pull_files = pull_files

@@ -1,9 +1,11 @@
 """vLLM's loader for `--load-format pilotlight`. The only module here that knows vLLM.
 
-Works with `--model FOLDER` (any folder; best one from `weights.pull`, which knows where the weights are and
-at which version) and with `--model s3://bucket/prefix`. Options, as
+`--model` takes a folder: one with weights, or one from `weights.pull(..., with_weights=False)`
+(`pilotlight weights pull --no-weights`), which knows where the weights are and at which version; vLLM itself
+keeps `--model s3://...` to the loaders that it ships. Options, as
 `--model-loader-extra-config '{"cache_dir": "/var/cache/pilotlight"}'`:
 
+    uri           where the weights are, if the folder does not know
     cache_dir     where to keep what is fetched; default $PILOTLIGHT_CACHE_DIR, else the user's cache folder
     cache         false keeps nothing
     limit_bytes   of memory for tensors on their way, default 1 GiB
@@ -18,8 +20,6 @@ Written against vLLM 0.32 and 0.33.
 from __future__ import annotations
 
 import contextlib
-import fnmatch
-import json
 import logging
 import os
 import threading
@@ -34,14 +34,12 @@ from vllm.config.load import LoadConfig
 from vllm.model_executor.model_loader.base_loader import BaseModelLoader
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 
-from weights.cache import MANIFEST
-from weights.listing import list_model, read
 from weights.load import LIMIT_BYTES, OpenModel, open_model
-from weights.manifest import Manifest, to_json
-from weights.source import open_source
 from weights.tensors import as_torch
 
-_OPTIONS: Mapping[str, type] = {"cache_dir": str, "cache": bool, "limit_bytes": int, "concurrency": int}
+_OPTIONS: Mapping[str, type] = {
+    "uri": str, "cache_dir": str, "cache": bool, "limit_bytes": int, "concurrency": int,
+}  # fmt: skip
 _LOWEST_PRIORITY = 19
 _log = logging.getLogger(__name__)
 
@@ -72,8 +70,7 @@ class PilotlightLoader(DefaultModelLoader):  # type: ignore[misc]  # vLLM has no
         self, model_config: ModelConfig, model: torch.nn.Module
     ) -> Generator[tuple[str, torch.Tensor], None, None]:
         """The model's tensors, then those of its secondary sources."""
-        pinned = Path(model_config.model) / MANIFEST
-        where = model_config.model if pinned.exists() else model_config.model_weights or model_config.model
+        where = self._options.get("uri") or model_config.model_weights or model_config.model
         unused = getattr(model, "is_unused_checkpoint_weight", None)
         yield from self._tensors(where, "", unused)
         for source in getattr(model, "secondary_weights", ()):
@@ -159,34 +156,3 @@ def _cache_dir(options: Mapping[str, Any]) -> Path:
         return Path(given)
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "pilotlight"
-
-
-def pull_files(
-    model_path: str,
-    folder: str,
-    allow_pattern: list[str] | None = None,
-    ignore_pattern: list[str] | None = None,
-) -> None:
-    """Copy a model's small files into vLLM's folder, and note version and origin of its weights there.
-
-    The signature is that of `runai_model_streamer.pull_files`, which vLLM calls for `--model s3://...`.
-    """
-    source = open_source(model_path)
-    try:
-        listing = list_model(source)
-        for entry in listing.files:
-            if entry.is_weights:
-                continue
-            if allow_pattern and not any(
-                fnmatch.fnmatchcase(entry.path, pattern) for pattern in allow_pattern
-            ):
-                continue
-            if ignore_pattern and any(fnmatch.fnmatchcase(entry.path, pattern) for pattern in ignore_pattern):
-                continue
-            target = Path(folder) / entry.path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(read(source, entry))
-        manifest = to_json(Manifest(source.uri, listing.files, (), listing.skipped))
-        (Path(folder) / MANIFEST).write_text(json.dumps(manifest | {"identity": source.identity}))
-    finally:
-        source.close()
