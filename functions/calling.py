@@ -12,10 +12,10 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -70,10 +70,29 @@ class Called:
     timing: StageTiming
 
 
+Outcome: TypeAlias = Literal["ok", "refused", "failed", "unreachable", "circuit_open"]
+"""How one attempt ended: `refused` is a problem below 500, `failed` one from there on."""
+
+ObserveCall: TypeAlias = Callable[[str, Outcome, float], None]
+"""Told of each attempt: the stage's name, how it ended, and the seconds up to the response's head."""
+
+
 class _CircuitOpenError(ProblemError):
     """Nobody was called. A new request fails fast; one that is already being retried waits."""
 
-    worth_waiting = False
+    def __init__(self, stage: str, failures: int, left: float, *, under_way: bool) -> None:
+        super().__init__(
+            503,
+            f"stage {stage} failed {failures} times in a row; it is tried again in {left:.1f} s",
+            title="Circuit open",
+            retry_after=left,
+            stage=stage,
+        )
+        self.worth_waiting = under_way
+
+
+class _UnreachableError(ProblemError):
+    """No answer at all."""
 
 
 class StageClient:
@@ -84,6 +103,7 @@ class StageClient:
         address: where it is.
         gateway: connect there instead, with the stage's host in `Host`.
         policy: patience.
+        observe: told of each attempt.
     """
 
     def __init__(
@@ -93,11 +113,13 @@ class StageClient:
         *,
         gateway: str | None,
         policy: CallPolicy,
+        observe: ObserveCall,
     ) -> None:
         self.name = address.name
         self.kind = address.kind
         self._session = session
         self._policy = policy
+        self._observe = observe
         self._url = (gateway or address.url).rstrip("/")
         if gateway is not None:
             self._url += urlsplit(address.url).path.rstrip("/")
@@ -212,21 +234,26 @@ class StageClient:
         self, request: StageRequest, context: RequestContext, *, first: bool
     ) -> aiohttp.ClientResponse:
         """A response with status 200 and its body unread."""
+        began = context.now()
+        try:
+            response = await self._through_breaker(request, context, first=first)
+        except ProblemError as error:
+            self._observe(self.name, _outcome(error), context.now() - began)
+            raise
+        self._observe(self.name, "ok", context.now() - began)
+        return response
+
+    async def _through_breaker(
+        self, request: StageRequest, context: RequestContext, *, first: bool
+    ) -> aiohttp.ClientResponse:
         try:
             async with await self._breakers.get_breaker(self.name):
                 return await self._send(request, context)
         except OpenedState as error:
             left = max(0.0, error.opened_at + self._policy.breaker_seconds - time.time())
-            refusal = _CircuitOpenError(
-                503,
-                f"stage {self.name} failed {self._policy.breaker_failures} times in a row; "
-                f"it is tried again in {left:.1f} s",
-                title="Circuit open",
-                retry_after=left,
-                stage=self.name,
-            )
-            refusal.worth_waiting = not first
-            raise refusal from None
+            raise _CircuitOpenError(
+                self.name, self._policy.breaker_failures, left, under_way=not first
+            ) from None
 
     async def _send(self, request: StageRequest, context: RequestContext) -> aiohttp.ClientResponse:
         try:
@@ -348,12 +375,20 @@ class StageClient:
         )
 
     def _unreachable(self, error: Exception) -> ProblemError:
-        return ProblemError(
+        return _UnreachableError(
             503,
             f"stage {self.name} at {self._url} did not answer: {error or type(error).__name__}",
             title="Stage unreachable",
             stage=self.name,
         )
+
+
+def _outcome(error: ProblemError) -> Outcome:
+    if isinstance(error, _CircuitOpenError):
+        return "circuit_open"
+    if isinstance(error, _UnreachableError):
+        return "unreachable"
+    return "refused" if error.problem.status < 500 else "failed"
 
 
 def open_session() -> aiohttp.ClientSession:

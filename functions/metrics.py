@@ -15,7 +15,7 @@ from functions.timing import ColdStart, TokenTimes
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 _COLD_START_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377)
-_REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2)
 
 ExtraMetrics = Callable[[], Awaitable[bytes]]
@@ -57,12 +57,12 @@ class Metrics:
         self._tokens = tokens
         self._where = where
         self._seconds = histogram(
-            "pilotlight_request_seconds", "Seconds from arrival to the end of the answer.", _REQUEST_BUCKETS
+            "pilotlight_request_seconds", "Seconds from arrival to the end of the answer.", REQUEST_BUCKETS
         )
         self._ttft = histogram(
             "pilotlight_time_to_first_token_seconds",
             "Seconds from arrival to the first token.",
-            _REQUEST_BUCKETS,
+            REQUEST_BUCKETS,
         )
         self._itl = histogram(
             "pilotlight_inter_token_seconds", "Seconds between consecutive tokens.", _TOKEN_BUCKETS

@@ -14,8 +14,11 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated
 
+from prometheus_client import Counter, Histogram
 from pydantic import Field, JsonValue
 
+from functions.app import surface_of
+from functions.calling import CallPolicy, ObserveCall, Outcome, StageClient, open_session
 from functions.contract import (
     Delta,
     Failure,
@@ -30,6 +33,7 @@ from functions.contract import (
     Usage,
 )
 from functions.lifecycle import State
+from functions.metrics import REQUEST_BUCKETS
 from functions.problems import ProblemError
 from functions.replica import Replica
 from functions.settings import Settings, SettingsError
@@ -40,7 +44,6 @@ if TYPE_CHECKING:
     import aiohttp
     from fastapi import FastAPI
 
-from functions.calling import CallPolicy, StageClient, open_session
 
 _Events = AsyncGenerator[StageEvent, None]
 
@@ -91,6 +94,7 @@ class Orchestrate:
         self._config = config
         self._session: aiohttp.ClientSession | None = None
         self._chain: tuple[StageClient, ...] = ()
+        self._observe: ObserveCall = lambda _target, _outcome, _seconds: None
 
     async def start(self, replica: Replica) -> None:
         """Open the session; no stage is called, a cold one may stay cold."""
@@ -98,7 +102,9 @@ class Orchestrate:
         self._session = open_session()
         policy = CallPolicy(**self._config.model_dump(include=set(CallPolicy.model_fields)))
         self._chain = tuple(
-            StageClient(self._session, address, gateway=self._settings.gateway, policy=policy)
+            StageClient(
+                self._session, address, gateway=self._settings.gateway, policy=policy, observe=self._observe
+            )
             for address in self._settings.stages
             if address.kind != self.kind
         )
@@ -129,7 +135,27 @@ class Orchestrate:
             await self._session.close()
 
     def extend(self, app: "FastAPI") -> None:
-        """No routes of its own."""
+        """Add the metrics of stage calls."""
+        registry = surface_of(app).metrics.registry
+        calls = Counter(
+            "pilotlight_stage_calls",
+            "Attempts to call a stage, by how they ended.",
+            ("target", "outcome"),
+            registry=registry,
+        )
+        seconds = Histogram(
+            "pilotlight_stage_call_seconds",
+            "Seconds of an attempt up to the response's head.",
+            ("target",),
+            buckets=REQUEST_BUCKETS,
+            registry=registry,
+        )
+
+        def observe(target: str, outcome: Outcome, took: float) -> None:
+            calls.labels(target=target, outcome=outcome).inc()
+            seconds.labels(target=target).observe(took)
+
+        self._observe = observe
 
     async def _fold(
         self,

@@ -219,6 +219,11 @@ async def test_retryable_failures_are_retried_and_counted(http, stream):
         reply = (await read_events(response))[-1][1] if stream else await response.json()
         assert reply["output"] == "fine"
         assert reply["timings"][0]["attempts"] == 4
+        async with http.get(f"{process.url}/metrics") as page:
+            text = await page.text()
+        for outcome, count in (("ok", 1), ("failed", 2), ("refused", 1)):
+            assert f'pilotlight_stage_calls_total{{outcome="{outcome}",target="model"}} {count}.0' in text
+        assert 'pilotlight_stage_call_seconds_count{target="model"} 4.0' in text
         assert len({seen.request.id for seen in model.seen}) == 1
 
 
