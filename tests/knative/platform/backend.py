@@ -47,7 +47,12 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.answer(
                 200,
-                {"pid": os.getpid(), "revision": os.environ.get("K_REVISION"), "argv": sys.argv[1:], "cwd": os.getcwd()},
+                {
+                    "pid": os.getpid(),
+                    "revision": os.environ.get("K_REVISION"),
+                    "argv": sys.argv[1:],
+                    "cwd": os.getcwd(),
+                },
             )
 
     do_POST = do_GET
@@ -65,4 +70,6 @@ if os.environ.get("CHILD"):
     subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
 time.sleep(float(os.environ.get("START_DELAY_S", "0")))
 print("listening", flush=True)
-ThreadingHTTPServer((os.environ.get("PILOTLIGHT_HOST", "127.0.0.1"), int(os.environ["PORT"])), Handler).serve_forever()
+ThreadingHTTPServer(
+    (os.environ.get("PILOTLIGHT_HOST", "127.0.0.1"), int(os.environ["PORT"])), Handler
+).serve_forever()

@@ -1,0 +1,172 @@
+"""A running platform for each test, and words to talk about it."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+import pytest
+
+from knative.cluster import POD, REVISION, SERVICE, Cluster, NotFound, Object
+from knative.local.platform import Platform, PlatformConfig
+from knative.local.replicas.process import MARK
+
+BACKEND = Path(__file__).with_name("backend.py")
+AUTOSCALING = "autoscaling.knative.dev"
+
+
+def service(
+    name: str,
+    *,
+    scale: dict[str, str] | None = None,
+    env: dict[str, str] | None = None,
+    gpus: int = 0,
+    args: Iterable[str] = (),
+    container: dict[str, Any] | None = None,
+    annotations: dict[str, str] | None = None,
+    spec: dict[str, Any] | None = None,
+    traffic: list[dict[str, Any]] | None = None,
+    revision: str | None = None,
+    namespace: str = "default",
+) -> Object:
+    """A Service that runs the test backend."""
+    contained: Object = {
+        "image": "example.com/backend",
+        "command": ["python", str(BACKEND)],
+        "args": list(args),
+    }
+    if env:
+        contained["env"] = [{"name": key, "value": value} for key, value in env.items()]
+    if gpus:
+        contained["resources"] = {"limits": {"nvidia.com/gpu": str(gpus)}}
+    contained |= container or {}
+    marks = {f"{AUTOSCALING}/{key}": value for key, value in (scale or {}).items()} | (annotations or {})
+    meta: Object = {"annotations": marks}
+    if revision:
+        meta["name"] = revision
+    obj: Object = {
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"template": {"metadata": meta, "spec": {"containers": [contained], **(spec or {})}}},
+    }
+    if traffic:
+        obj["spec"]["traffic"] = traffic
+    return obj
+
+
+def condition(obj: Object, kind: str = "Ready") -> dict[str, Any]:
+    """A condition's fields; an empty status while it isn't there."""
+    found = (obj.get("status") or {}).get("conditions") or []
+    return next((item for item in found if item["type"] == kind), {"type": kind, "status": ""})
+
+
+async def until(check: Callable[[], Awaitable[Any]], *, timeout_s: float = 20.0, what: str = "") -> Any:
+    """Poll until `check` gives something true."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        value = await check()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout_s} s: {what or check}; last seen: {value}")
+        await asyncio.sleep(0.02)
+
+
+class World:
+    """A platform, a client for its API and a client for its functions."""
+
+    def __init__(self, platform: Platform, cluster: Cluster, http: aiohttp.ClientSession) -> None:
+        self.platform = platform
+        self.cluster = cluster
+        self.http = http
+
+    async def call(self, name: str, path: str = "/", *, namespace: str = "default") -> tuple[int, Any]:
+        """Status and JSON body of a request to a function."""
+        url = f"{self.platform.gateway_url}/{namespace}/{name}{path}"
+        async with self.http.get(url) as answer:
+            return answer.status, await answer.json(content_type=None)
+
+    async def ready(self, name: str, *, timeout_s: float = 20.0) -> Object:
+        """The Service once its latest generation is ready."""
+
+        async def check() -> Object | None:
+            obj = await self.cluster.get(SERVICE, name, "default")
+            observed = (obj.get("status") or {}).get("observedGeneration") == obj["metadata"]["generation"]
+            return obj if observed and condition(obj)["status"] == "True" else None
+
+        return await until(check, timeout_s=timeout_s, what=f"Service {name} is ready")
+
+    async def service_condition(self, name: str, status: str, kind: str = "Ready") -> dict[str, Any]:
+        """A Service's condition once it has that status."""
+        return await self.condition_of(SERVICE, name, status, kind)
+
+    async def revision_condition(self, name: str, status: str, kind: str = "Ready") -> dict[str, Any]:
+        """A Revision's condition once it has that status."""
+        return await self.condition_of(REVISION, name, status, kind)
+
+    async def condition_of(self, resource, name, status, kind="Ready"):
+        async def check():
+            try:
+                obj = await self.cluster.get(resource, name, "default")
+            except NotFound:
+                return None
+            found = condition(obj, kind)
+            return found if found["status"] == status else None
+
+        return await until(check, what=f"{resource.kind} {name} {kind}={status}")
+
+    async def pods(self, revision: str | None = None) -> list[Object]:
+        """All pods, or a Revision's, those that are ending left out."""
+        selector = f"serving.knative.dev/revision={revision}" if revision else None
+        found = await self.cluster.list(POD, "default", label_selector=selector)
+        return [pod for pod in found if not pod["metadata"].get("deletionTimestamp")]
+
+    async def ready_pods(self, count: int, revision: str | None = None) -> list[Object]:
+        """The pods once exactly `count` exist and all are ready."""
+
+        async def check():
+            pods = await self.pods(revision)
+            ready = [pod for pod in pods if condition(pod)["status"] == "True"]
+            return (pods or [True]) if len(pods) == len(ready) == count else None
+
+        found = await until(check, what=f"{count} pods ready")
+        return [] if found == [True] else found
+
+    async def set_floor(self, revision: str, floor: int | str | None) -> None:
+        """Patch min-scale on a Revision."""
+        value = None if floor is None else str(floor)
+        body = {"metadata": {"annotations": {f"{AUTOSCALING}/min-scale": value}}}
+        await self.cluster.patch(REVISION, revision, "default", body)
+
+
+def processes_of(platform_mark: str) -> list[psutil.Process]:
+    """Every process that carries a platform's mark."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == platform_mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> PlatformConfig:
+    """How the test's platform is set up; a module may override it."""
+    return PlatformConfig(
+        tmp_path / "state", gateway_port=0, api_port=0, gpus=2, crash_backoff_s=0.2, stop_grace_s=2.0
+    )
+
+
+@pytest.fixture
+async def world(config: PlatformConfig) -> AsyncIterator[World]:
+    """A running platform with clients."""
+    async with (
+        Platform(config) as platform,
+        Cluster.from_kubeconfig(platform.kubeconfig) as cluster,
+        aiohttp.ClientSession() as http,
+    ):
+        yield World(platform, cluster, http)

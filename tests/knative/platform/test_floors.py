@@ -1,0 +1,89 @@
+"""The floor: min-scale on a Revision moves replicas in place, as observed on a real control plane."""
+
+import pytest
+
+from knative.cluster import CONFIGURATION, POD_AUTOSCALER, REVISION, SERVICE, Invalid
+from tests.knative.platform.conftest import World, service, until
+
+
+async def test_raising_the_floor_on_the_revision_starts_replicas_without_a_new_revision(world: World):
+    await world.cluster.create(SERVICE, service("a"))
+    await world.ready("a")
+    await world.set_floor("a-00001", 3)
+    await world.ready_pods(3, "a-00001")
+    assert (await world.cluster.get(CONFIGURATION, "a", "default"))["metadata"]["generation"] == 1
+    assert len(await world.cluster.list(REVISION, "default")) == 1
+    autoscaler = await world.cluster.get(POD_AUTOSCALER, "a-00001", "default")
+    assert autoscaler["metadata"]["annotations"] == {"autoscaling.knative.dev/min-scale": "3"}
+
+
+async def test_lowering_the_floor_hands_control_back_to_the_autoscaler(world: World):
+    await world.cluster.create(SERVICE, service("a", scale={"min-scale": "3"}))
+    await world.ready_pods(3)
+    await world.set_floor("a-00001", None)
+
+    async def fewer():
+        return len(await world.pods()) < 3
+
+    await until(fewer)
+
+
+async def test_what_is_set_on_the_pod_autoscaler_is_put_back(world: World):
+    await world.cluster.create(SERVICE, service("a", scale={"min-scale": "1"}))
+    await world.ready("a")
+    body = {"metadata": {"annotations": {"autoscaling.knative.dev/min-scale": "4"}}}
+    await world.cluster.patch(POD_AUTOSCALER, "a-00001", "default", body)
+
+    async def restored():
+        found = await world.cluster.get(POD_AUTOSCALER, "a-00001", "default")
+        return found["metadata"]["annotations"]["autoscaling.knative.dev/min-scale"] == "1"
+
+    await until(restored)
+    assert len(await world.pods()) == 1
+
+
+async def test_a_revision_without_traffic_accepts_a_floor_and_ignores_it(world: World):
+    await world.cluster.apply(SERVICE, service("a", env={"N": "1"}))
+    await world.ready("a")
+    await world.cluster.apply(SERVICE, service("a", env={"N": "2"}))
+    await world.ready("a")
+
+    async def reserved():
+        old = await world.cluster.get(REVISION, "a-00001", "default")
+        return old["metadata"]["labels"]["serving.knative.dev/routingState"] == "reserve"
+
+    await until(reserved)
+    await world.set_floor("a-00001", 2)
+    await world.set_floor("a-00002", 2)  # the later one has acted, so the earlier one would have
+    await world.ready_pods(2, "a-00002")
+    assert len(await world.pods("a-00001")) <= 1
+
+
+async def test_a_tag_with_no_share_makes_a_revision_reachable_again(world: World):
+    await world.cluster.apply(SERVICE, service("a", revision="a-one"))
+    await world.ready("a")
+    tagged = [{"latestRevision": True, "percent": 100}, {"revisionName": "a-one", "percent": 0, "tag": "old"}]
+    await world.cluster.apply(SERVICE, service("a", revision="a-two", traffic=tagged))
+    await world.ready("a")
+    await world.set_floor("a-one", 2)
+    await world.ready_pods(2, "a-one")
+
+
+@pytest.mark.parametrize("value", ["-1", "abc", "1.5", "2147483648"])
+async def test_a_floor_that_is_no_number_is_refused_with_knatives_text(world: World, value):
+    await world.cluster.create(SERVICE, service("a"))
+    await world.ready("a")
+    with pytest.raises(Invalid, match="validation.webhook.serving.knative.dev.*validation failed"):
+        await world.set_floor("a-00001", value)
+
+
+async def test_a_new_revision_starts_with_the_templates_floor(world: World):
+    await world.cluster.apply(SERVICE, service("a", env={"N": "1"}))
+    await world.ready("a")
+    await world.set_floor("a-00001", 2)
+    await world.ready_pods(2, "a-00001")
+    await world.cluster.apply(SERVICE, service("a", env={"N": "2"}))
+    await world.ready("a")
+    revision = await world.cluster.get(REVISION, "a-00002", "default")
+    assert "autoscaling.knative.dev/min-scale" not in revision["metadata"]["annotations"]
+    assert len(await world.pods("a-00002")) == 1

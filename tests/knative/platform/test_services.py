@@ -1,0 +1,195 @@
+"""A Service becomes a Configuration, a Route, Revisions and replicas, with Knative's names and conditions."""
+
+import asyncio
+
+import pytest
+
+from knative.cluster import CONFIGURATION, POD_AUTOSCALER, REVISION, ROUTE, SERVICE, NotFound
+from tests.knative.platform.conftest import World, condition, service, until
+
+
+async def test_a_service_gets_ready_and_answers_at_all_three_urls(world: World):
+    await world.cluster.create(SERVICE, service("a"))
+    ready = await world.ready("a")
+    port = world.platform.gateway_url.rpartition(":")[2]
+    assert ready["status"]["url"] == f"http://a.default.localhost:{port}"
+    assert ready["status"]["address"]["url"] == "http://a.default.svc.cluster.local"
+    for url, host in (
+        (f"{world.platform.gateway_url}/default/a/", None),
+        (world.platform.gateway_url, f"a.default.localhost:{port}"),
+        (world.platform.gateway_url, "a.default.svc.cluster.local"),
+    ):
+        async with world.http.get(url, headers={"Host": host} if host else {}) as answer:
+            assert (answer.status, (await answer.json())["revision"]) == (200, "a-00001")
+
+
+async def test_names_generations_and_conditions_are_those_of_knative(world: World):
+    await world.cluster.create(SERVICE, service("a"))
+    ready = await world.ready("a")
+    assert (
+        ready["status"]["latestCreatedRevisionName"]
+        == ready["status"]["latestReadyRevisionName"]
+        == "a-00001"
+    )
+    assert ready["status"]["traffic"] == [{"latestRevision": True, "percent": 100, "revisionName": "a-00001"}]
+    kinds = {item["type"] for item in ready["status"]["conditions"]}
+    assert kinds == {"ConfigurationsReady", "Ready", "RoutesReady"}
+    revision = await world.cluster.get(REVISION, "a-00001", "default")
+    labels = revision["metadata"]["labels"]
+    assert labels["serving.knative.dev/configurationGeneration"] == "1"
+    assert labels["serving.knative.dev/routingState"] == "active"
+    assert revision["metadata"]["annotations"]["serving.knative.dev/routes"] == "a"
+    assert {item["type"] for item in revision["status"]["conditions"]} == {
+        "Active",
+        "ContainerHealthy",
+        "Ready",
+        "ResourcesAvailable",
+    }
+    assert revision["spec"]["containerConcurrency"] == 0
+    assert revision["spec"]["timeoutSeconds"] == 300
+    autoscaler = await world.cluster.get(POD_AUTOSCALER, "a-00001", "default")
+    assert autoscaler["spec"]["reachability"] == "Reachable"
+    assert {item["type"] for item in autoscaler["status"]["conditions"]} == {
+        "Active",
+        "Ready",
+        "SKSReady",
+        "ScaleTargetInitialized",
+    }
+
+
+async def test_a_changed_template_makes_a_new_revision_and_the_old_one_goes_to_reserve(world: World):
+    await world.cluster.apply(SERVICE, service("a", env={"COLOUR": "red"}))
+    await world.ready("a")
+    await world.cluster.apply(SERVICE, service("a", env={"COLOUR": "blue"}))
+    ready = await world.ready("a")
+    assert ready["status"]["latestReadyRevisionName"] == "a-00002"
+    status, env = await world.call("a", "/env")
+    assert (status, env["COLOUR"], env["K_REVISION"]) == (200, "blue", "a-00002")
+
+    async def reserved():
+        old = await world.cluster.get(REVISION, "a-00001", "default")
+        return old["metadata"]["labels"]["serving.knative.dev/routingState"] == "reserve"
+
+    await until(reserved)
+    autoscaler = await world.cluster.get(POD_AUTOSCALER, "a-00001", "default")
+    assert autoscaler["spec"]["reachability"] == "Unreachable"
+
+
+async def test_metadata_of_the_service_alone_makes_no_new_revision(world: World):
+    await world.cluster.create(SERVICE, service("a"))
+    await world.ready("a")
+    changed = await world.cluster.patch(SERVICE, "a", "default", {"metadata": {"labels": {"team": "x"}}})
+    assert changed["metadata"]["generation"] == 1
+
+    async def labelled():
+        config = await world.cluster.get(CONFIGURATION, "a", "default")
+        return config["metadata"]["labels"].get("team") == "x" and config
+
+    config = await until(labelled)
+    assert config["metadata"]["generation"] == 1
+    assert [item["metadata"]["name"] for item in await world.cluster.list(REVISION, "default")] == ["a-00001"]
+
+
+async def test_a_container_that_exits_shows_its_last_words_and_the_old_revision_goes_on(world: World):
+    await world.cluster.apply(SERVICE, service("a"))
+    await world.ready("a")
+    await world.cluster.apply(SERVICE, service("a", env={"EXIT_CODE": "3", "LAST_WORDS": "no model here"}))
+    failed = await world.service_condition("a", "False")
+    assert failed["reason"] == "RevisionFailed"
+    assert 'Revision "a-00002" failed with message: Container failed with: no model here' in failed["message"]
+    healthy = await world.revision_condition("a-00002", "False", "ContainerHealthy")
+    assert healthy["reason"] == "ExitCode3"
+    status, body = await world.call("a")
+    assert (status, body["revision"]) == (200, "a-00001")
+
+
+async def test_a_crashing_container_is_restarted_with_growing_pauses(world: World):
+    await world.cluster.create(SERVICE, service("a", env={"EXIT_CODE": "1"}))
+
+    async def backing_off():
+        for pod in await world.pods():
+            state = pod["status"]["containerStatuses"][0]
+            if (
+                state["restartCount"] >= 2
+                and (state["state"].get("waiting") or {}).get("reason") == "CrashLoopBackOff"
+            ):
+                return state
+        return None
+
+    state = await until(backing_off)
+    assert state["lastState"]["terminated"]["exitCode"] == 1
+    assert "last words" in state["lastState"]["terminated"]["message"]
+
+
+async def test_a_container_without_command_is_explained_on_the_revision(world: World):
+    body = service("a")
+    del body["spec"]["template"]["spec"]["containers"][0]["command"]
+    del body["spec"]["template"]["spec"]["containers"][0]["args"]
+    await world.cluster.create(SERVICE, body)
+    found = await world.revision_condition("a-00001", "False")
+    assert found["reason"] == "NoCommand"
+    assert "set command" in found["message"]
+    assert "set command" in (await world.service_condition("a", "False"))["message"]
+
+
+async def test_a_program_that_does_not_exist_is_named(world: World):
+    await world.cluster.create(SERVICE, service("a", container={"command": ["no-such-program"], "args": []}))
+    found = await world.revision_condition("a-00001", "False")
+    assert 'exec: "no-such-program": executable file not found in $PATH' in found["message"]
+
+
+async def test_deleting_a_service_ends_its_replicas_and_its_url(world: World):
+    await world.cluster.create(SERVICE, service("a"))
+    await world.ready("a")
+    _, body = await world.call("a")
+    await world.cluster.delete(SERVICE, "a", "default")
+
+    async def empty():
+        kinds = (CONFIGURATION, ROUTE, REVISION, POD_AUTOSCALER)
+        return (
+            not any([await world.cluster.list(kind, "default") for kind in kinds]) and not await world.pods()
+        )
+
+    await until(empty)
+    status, _ = await world.call("a")
+    assert status == 404
+    with pytest.raises(NotFound):
+        await world.cluster.get(SERVICE, "a", "default")
+
+
+async def test_traffic_is_split_and_tags_have_urls(world: World):
+    await world.cluster.apply(SERVICE, service("a", revision="a-one"))
+    await world.ready("a")
+    split = [
+        {"revisionName": "a-one", "percent": 50, "tag": "old"},
+        {"revisionName": "a-two", "percent": 50},
+        {"latestRevision": True, "percent": 0, "tag": "new"},
+    ]
+    await world.cluster.apply(SERVICE, service("a", revision="a-two", traffic=split))
+    ready = await world.ready("a")
+    urls = {item.get("tag"): item.get("url") for item in ready["status"]["traffic"]}
+    port = world.platform.gateway_url.rpartition(":")[2]
+    assert urls["old"] == f"http://old-a.default.localhost:{port}"
+    seen = {(await world.call("a"))[1]["revision"] for _ in range(60)}
+    assert seen == {"a-one", "a-two"}
+    async with world.http.get(
+        world.platform.gateway_url, headers={"Host": f"old-a.default.localhost:{port}"}
+    ) as answer:
+        assert (await answer.json())["revision"] == "a-one"
+
+
+async def test_a_route_that_names_a_missing_revision_says_so(world: World):
+    await world.cluster.apply(SERVICE, service("a"))
+    await world.ready("a")
+    await world.cluster.apply(SERVICE, service("a", traffic=[{"revisionName": "a-nope", "percent": 100}]))
+    failed = await world.service_condition("a", "False")
+    assert failed["reason"] == "RevisionMissing"
+    assert 'Revision "a-nope" referenced in traffic not found.' in failed["message"]
+    assert (await world.call("a"))[0] == 200  # the traffic of before stays
+
+
+async def test_many_services_at_once_all_get_ready(world: World):
+    names = [f"s{number}" for number in range(8)]
+    await asyncio.gather(*(world.cluster.create(SERVICE, service(name)) for name in names))
+    for name in names:
+        assert condition(await world.ready(name))["status"] == "True"
