@@ -127,6 +127,12 @@ class Puppet:
         }
         self.registry.create(POD_AUTOSCALER, namespace, copy.deepcopy(scale))
 
+    def key(self, kind, name, namespace="default") -> Key:
+        """Where an object is kept."""
+        return Key(
+            {"Revision": REVISION, "Service": SERVICE, "PodAutoscaler": POD_AUTOSCALER}[kind], namespace, name
+        )
+
     def unschedulable(self, name, message="0/1 nodes are available: 1 Insufficient nvidia.com/gpu.") -> None:
         """Say on a Revision that its replicas find no place."""
         condition = {

@@ -36,6 +36,9 @@ _PURGE: Final = timedelta(hours=1)
 _BUFFERED: Final = 200_000
 """Buckets kept in memory while the disk does not take them; then the oldest go."""
 
+_ACCOUNT: Final = """SELECT spent, reasons, idle, busy, held FROM accounts
+WHERE namespace = ? AND pool = ? AND since = ?"""
+
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS minutes (
   namespace TEXT, service TEXT, minute INTEGER, readings INTEGER, concurrency REAL, peak REAL, arrivals REAL,
@@ -117,9 +120,8 @@ class SqliteHistory:
 
     def account(self, pool: Key, since: datetime) -> Account | None:
         """What a pool had spent in the period that began at `since`."""
-        query = "SELECT spent, reasons, idle, busy, held FROM accounts WHERE namespace = ? AND pool = ? AND since = ?"
         values = (*pool, since.timestamp())
-        row = self._on_disk(lambda connection: connection.execute(query, values).fetchone(), None)
+        row = self._on_disk(lambda connection: connection.execute(_ACCOUNT, values).fetchone(), None)
         if row is None:
             return None
         spent, reasons, idle, busy, held = row
@@ -257,8 +259,9 @@ class SqliteHistory:
         )
         for service in {service for service, _ in self._waiting}:
             connection.execute(
-                "DELETE FROM cold_starts WHERE namespace = ? AND service = ? AND started NOT IN (SELECT started"
-                " FROM cold_starts WHERE namespace = ? AND service = ? ORDER BY started DESC LIMIT ?)",
+                "DELETE FROM cold_starts WHERE namespace = ? AND service = ? AND started NOT IN"
+                " (SELECT started FROM cold_starts"
+                " WHERE namespace = ? AND service = ? ORDER BY started DESC LIMIT ?)",
                 (*service, *service, KEPT),
             )
         connection.commit()

@@ -6,6 +6,7 @@ https://knative.dev/docs/serving/observability/metrics/serving-metrics
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ class Tally:
         for sample in samples:
             meaning, (namespace, service) = NAMES[sample.name]
             key = (sample.labels.get(namespace, ""), sample.labels.get(service, ""))
-            if all(key) and sample.value == sample.value:  # noqa: PLR0124  Prometheus may say NaN
+            if all(key) and not math.isnan(sample.value):
                 sums[key][meaning] += sample.value
         found: dict[Key, Demand] = {}
         for key, values in sums.items():

@@ -23,7 +23,7 @@ from knative.cluster import (
 )
 from warmpool.adapters.clock import Clock
 from warmpool.controller import events, marks
-from warmpool.controller.planning import Write
+from warmpool.controller.planning import ScaleWrite, Write
 from warmpool.controller.views import Key, PoolView
 from warmpool.controller.world import World
 
@@ -80,15 +80,17 @@ class Hands:
             return True
         raise Conflict(409, "Conflict", f"Revision {name} keeps changing")
 
-    async def set_scale(self, namespace: str, name: str, min_scale: int) -> None:
+    async def set_scale(self, namespace: str, write: ScaleWrite) -> None:
         """Patch a PodAutoscaler, for a Knative that does not pass the Revision's annotation on."""
-        body = {"metadata": {"annotations": {MIN_SCALE: str(min_scale)}}}
+        value = None if write.min_scale is None else str(write.min_scale)
+        body = {"metadata": {"annotations": {MIN_SCALE: value, marks.POOL: write.pool}}}
         try:
-            found = await self._send(lambda: self._cluster.patch(POD_AUTOSCALER, name, namespace, body))
+            found = await self._send(lambda: self._cluster.patch(POD_AUTOSCALER, write.name, namespace, body))
         except NotFound:
             return
         self.writes += 1
         self._world.put(POD_AUTOSCALER, found)
+        log.info("podautoscaler %s/%s: min-scale %s", namespace, write.name, value)
 
     async def finalize(self, pool: PoolView, *, on: bool) -> bool:
         """Put our finalizer on a pool, or take it off; returns whether the pool is still there."""

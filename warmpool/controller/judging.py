@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 from warmpool.controller import planning, status, verifying
 from warmpool.controller.events import Notice
-from warmpool.controller.planning import Plan, Wanted, Write
+from warmpool.controller.planning import Plan, ScaleWrite, Wanted, Write
 from warmpool.controller.state import PoolState
 from warmpool.controller.status import Condition, NextChange, Report, RevisionStatus
 from warmpool.controller.verifying import Verdict
@@ -61,8 +61,7 @@ class Outcome:
     started: tuple[ColdStart, ...]
     due: datetime | None
     wake: bool
-    scale_writes: Mapping[str, int] = field(default_factory=dict)
-    """min-scale to write on PodAutoscalers, by name."""
+    scale_writes: tuple[ScaleWrite, ...] = ()
     lead_s: float = 0.0
     ready: int = 0
     budget_left: Decimal | None = None
@@ -97,7 +96,7 @@ def judge(sight: Sight, state: PoolState, now: datetime) -> Outcome:
         lead=observation.lead,
         lead_source=lead_source,
         cold_start=sight.cold_starts,
-        revisions=_revisions(sight, plan, state),
+        revisions=_revisions(sight, plan),
         conditions=conditions,
         account=account,
         projected=projected,
@@ -118,9 +117,14 @@ def judge(sight: Sight, state: PoolState, now: datetime) -> Outcome:
         started=tuple(verdict.started for verdict in verdicts.values() if verdict.started),
         due=min((look for look in looks if look is not None and look > now), default=None),
         wake=any(verdict.wake for verdict in verdicts.values()),
-        scale_writes={
-            name: verdict.patch_scale for name, verdict in verdicts.items() if verdict.patch_scale is not None
-        },
+        scale_writes=(
+            *(
+                ScaleWrite(name, verdict.lever, pool.key[1])
+                for name, verdict in verdicts.items()
+                if verdict.lever is not None
+            ),
+            *planning.let_go(sight.revisions, sight.scales, plan.shares),
+        ),
         lead_s=observation.lead.total_seconds(),
         ready=report.ready,
         budget_left=limit.amount - account.spent if limit and account else None,
@@ -153,6 +157,7 @@ def _refused(sight: Sight, state: PoolState, refusal: Condition, now: datetime) 
         due = min((expires for expires in expiries if expires > now), default=None)
         held = [rev for rev in held if (mark := rev.marks) and mark.expires and mark.expires <= now]
     writes = planning.give_back([rev for rev in held if rev.marks and rev.marks.pool == sight.pool.key[1]])
+    scale_writes = planning.let_go(held, sight.scales, {})
     left = sum(mark.written or 0 for rev in sight.revisions if (mark := rev.marks)) if not writes else 0
     reason = {"InvalidSpec": "invalid", "TargetMissing": "target-missing", "TargetTaken": "target-taken"}
     decision = Decision(NOTHING, reason.get(refusal.reason, "deleting"))
@@ -181,7 +186,8 @@ def _refused(sight: Sight, state: PoolState, refusal: Condition, now: datetime) 
         started=(),
         due=due,
         wake=False,
-        finished=sight.pool.deleting and not writes,
+        finished=sight.pool.deleting and not writes and not scale_writes,
+        scale_writes=scale_writes,
         announces=(NOTHING, refusal.reason),
     )
 
@@ -265,7 +271,7 @@ def _ready(sight: Sight) -> int:
     return sum(scale.actual or 0 for name in names if (scale := sight.scales.get(name)))
 
 
-def _revisions(sight: Sight, plan: Plan, state: PoolState) -> list[RevisionStatus]:
+def _revisions(sight: Sight, plan: Plan) -> list[RevisionStatus]:
     assert sight.service is not None
     percent: dict[str, int] = {}
     for share in sight.service.traffic:
@@ -285,7 +291,7 @@ def _revisions(sight: Sight, plan: Plan, state: PoolState) -> list[RevisionStatu
                 floor=floor,
                 min_scale=writes[name].min_scale if name in writes else revision.min_scale,
                 ready=scale.actual or 0 if scale else 0,
-                via=state.via.get(name, "Revision"),
+                via="PodAutoscaler" if scale and scale.marked else "Revision",
             )
         )
     return found

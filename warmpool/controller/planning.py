@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from warmpool.controller import marks
-from warmpool.controller.views import Key, RevisionView, ServiceView, Share
+from warmpool.controller.views import Key, RevisionView, ScaleView, ServiceView, Share
 from warmpool.domain.floor import Floor
 
 LONGEST_EXPIRY: Final = timedelta(hours=24)
@@ -42,6 +42,16 @@ class Write:
     annotations: dict[str, str | None]
     min_scale: int | None
     """What min-scale will be."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleWrite:
+    """One merge patch of a PodAutoscaler, for a Knative that does not pass the Revision's annotation on."""
+
+    name: str
+    min_scale: int | None
+    pool: str | None
+    """The pool whose floor it is; None gives it back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +137,18 @@ def give_back(revisions: Iterable[RevisionView]) -> tuple[Write, ...]:
         if revision.marks and not revision.deleting
     ]
     return tuple(write for write in found if write is not None)
+
+
+def let_go(
+    revisions: Iterable[RevisionView], scales: Mapping[str, ScaleView], shares: Mapping[str, int]
+) -> tuple[ScaleWrite, ...]:
+    """The writes that give back PodAutoscalers that were written themselves and shall hold nothing."""
+    names = [revision for revision in revisions if not shares.get(revision.key[1])]
+    return tuple(
+        ScaleWrite(revision.key[1], revision.user_min_scale, None)
+        for revision in names
+        if (scale := scales.get(revision.key[1])) and scale.marked
+    )
 
 
 def _bounded(share: int, revision: RevisionView) -> tuple[int, list[str]]:

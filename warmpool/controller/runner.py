@@ -247,9 +247,8 @@ class Controller:
         for write in outcome.plan.writes:
             again = partial(self._again, pool.key, write, now)
             report.floors += await self._hands.set_floor(write, again)
-        for name, min_scale in outcome.scale_writes.items():
-            await self._hands.set_scale(pool.key[0], name, min_scale)
-            self._states[pool.key].via[name] = "PodAutoscaler"
+        for scale_write in outcome.scale_writes:
+            await self._hands.set_scale(pool.key[0], scale_write)
         if outcome.wake and pool.spec:
             await self._waker.wake(self.world.services[pool.key[0], pool.spec.target])
 

@@ -31,5 +31,3 @@ class PoolState:
     """What went wrong last."""
     announced: tuple[Floor, str] | None = None
     """Floor and reason of the last event."""
-    via: dict[str, str] = field(default_factory=dict)
-    """Where the floor of a Revision had to be written: the Revision, or its PodAutoscaler."""

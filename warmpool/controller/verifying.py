@@ -49,8 +49,8 @@ class Verdict:
 
     watch: Watch
     wake: bool = False
-    patch_scale: int | None = None
-    """The min-scale to write on the PodAutoscaler itself."""
+    lever: int | None = None
+    """The min-scale to write on the PodAutoscaler itself, because the Revision's does not arrive there."""
     short: str | None = None
     """Why capacity is short."""
     started: ColdStart | None = None
@@ -79,12 +79,12 @@ def look(
     behind = _since(watch.behind_since, now, holds=desired < goal and actual < goal)
     short = _since(watch.short_since, now, holds=actual < goal)
     watch = replace(watch, unlike_since=unlike, behind_since=behind, short_since=short)
-    patch_scale = goal if unlike and now >= unlike + PATIENCE and not revision.hpa else None
+    lever = goal if unlike and now >= unlike + PATIENCE and not revision.hpa else None
     watch, wake = _wake(watch, now)
     return Verdict(
         watch,
         wake=wake and unlike is None,  # the annotation has to be there before a request helps
-        patch_scale=patch_scale,
+        lever=lever,
         short=_short(watch, revision, scale, goal, now=now, cold_start=cold_start),
         started=started,
         look_again=_next_look(watch, now, cold_start),

@@ -127,6 +127,8 @@ class ScaleView:
     desired: int | None
     actual: int | None
     active: Condition | None = None
+    marked: bool = False
+    """Whether a pool has written on it directly."""
 
 
 def pool(obj: Mapping[str, Any], before: PoolView | None = None) -> PoolView:
@@ -236,6 +238,7 @@ def scale(obj: Mapping[str, Any]) -> ScaleView:
         desired=desired if desired is not None and desired >= 0 else None,  # -1 is Knative's unknown
         actual=status.get("actualScale"),
         active=_conditions(status).get("Active"),
+        marked=marks.POOL in (meta.get("annotations") or {}),
     )
 
 

@@ -1,0 +1,221 @@
+"""Things that a real Knative does in silence, each noticed and answered."""
+
+from datetime import timedelta
+
+import pytest
+
+from knative.cluster import EVENT, WARM_POOL
+from tests.warmpool.conftest import MIN, MONDAY, OFFICE
+
+
+@pytest.fixture
+async def raised(knative, controller):
+    """A pool whose floor of two has just been written."""
+    knative.service("generate")
+    await knative.pool()
+    await controller.tick()
+    return knative
+
+
+async def test_an_autoscaler_without_data_gets_one_wake_up_request(raised, controller, clock, waker):
+    raised.deaf.add("generate")
+    raised.settle()
+    await controller.tick()
+    assert waker.woken == []
+    clock.on(timedelta(seconds=11))
+    await controller.tick()
+    assert waker.woken == [("default", "generate")]
+    raised.settle()
+    await controller.tick()
+    assert (await raised.condition("Ready"))["reason"] == "FloorHeld"
+    clock.on(timedelta(minutes=10))
+    await controller.tick()
+    assert len(waker.woken) == 1
+
+
+async def test_wake_up_requests_grow_rarer_while_they_do_not_help(raised, controller, clock, waker):
+    waker.puppet = type("Nobody", (), {"deaf": set()})  # nobody hears the request
+    raised.deaf.add("generate")
+    raised.settle()
+    await controller.tick()
+    for _ in range(240):  # an hour
+        clock.on(timedelta(seconds=15))
+        await controller.tick()
+    assert 3 <= len(waker.woken) <= 15
+
+
+async def test_on_an_old_knative_the_pod_autoscaler_is_patched_too_and_the_status_says_so(
+    raised, controller, clock
+):
+    raised.old = True
+    raised.settle()
+    await controller.tick()
+    clock.on(timedelta(seconds=11))
+    await controller.tick()
+    raised.settle()
+    await controller.tick()
+    status = await raised.status()
+    assert status["ready"] == 2
+    assert status["revisions"][0]["via"] == "PodAutoscaler"
+
+
+async def test_on_an_old_knative_the_pod_autoscaler_is_put_back_too(raised, controller, clock, cluster):
+    raised.old = True
+    raised.settle()
+    await controller.tick()
+    clock.on(timedelta(seconds=11))
+    await controller.tick()
+    raised.settle()
+    clock.at = MONDAY + timedelta(hours=20)
+    await controller.tick()
+    clock.on(timedelta(seconds=11))
+    await controller.tick()
+    raised.settle()
+    await controller.tick()
+    assert (await raised.status())["ready"] == 0
+
+
+async def test_a_floor_above_the_capacity_is_said_though_the_service_stays_ready(raised, controller, clock):
+    raised.capacity = 1
+    raised.settle()
+    await controller.tick()
+    assert (await raised.condition("CapacityShort"))["status"] == "False"
+    clock.on(timedelta(minutes=5))
+    await controller.tick()
+    short = await raised.condition("CapacityShort")
+    assert short["status"] == "True"
+    assert "1 of 2 replicas" in short["message"]
+    assert (await raised.condition("Ready"))["status"] == "False"
+    raised.capacity = 2
+    raised.settle()
+    await controller.tick()
+    assert (await raised.condition("CapacityShort"))["status"] == "False"
+    assert (await raised.condition("Ready"))["status"] == "True"
+
+
+async def test_replicas_that_find_no_place_are_reported_at_once(raised, controller):
+    raised.capacity = 1
+    raised.settle()
+    raised.unschedulable("generate-00001")
+    await controller.tick()
+    short = await raised.condition("CapacityShort")
+    assert short["status"] == "True"
+    assert "Insufficient nvidia.com/gpu" in short["message"]
+
+
+async def test_a_rollout_that_finds_no_gpu_gets_one_from_the_old_floor(raised, controller):
+    raised.settle()
+    raised.revision("generate", "generate-00002")
+    raised.unschedulable("generate-00002")
+    raised.route("generate", {"generate-00001": 100}, latest="generate-00002")
+    await controller.tick()
+    assert raised.min_scale("generate-00001") == "1"
+    assert "generate-00002 finds no place" in (await raised.condition("Degraded"))["message"]
+    raised.registry.set_status(
+        raised.key("Revision", "generate-00002"), {"conditions": [{"type": "Ready", "status": "True"}]}
+    )
+    raised.route("generate", {"generate-00002": 100})
+    await controller.tick()
+    assert raised.min_scale("generate-00001") is None
+    assert raised.min_scale("generate-00002") == "2"
+
+
+async def test_a_rollout_with_room_keeps_the_old_floor_until_traffic_moves(raised, controller):
+    raised.settle()
+    raised.revision("generate", "generate-00002")
+    raised.route("generate", {"generate-00001": 100}, latest="generate-00002")
+    await controller.tick()
+    assert raised.min_scale("generate-00001") == "2"
+
+
+async def test_cold_starts_are_measured_and_become_the_lead_time(raised, controller, clock):
+    raised.capacity = 0
+    raised.settle()
+    await controller.tick()
+    clock.on(timedelta(seconds=42))
+    raised.capacity = 9
+    raised.settle()
+    await controller.tick()
+    await controller.tick()
+    status = await raised.status()
+    assert status["coldStart"] == {"p50": "42.0s", "p95": "42.0s", "samples": 1}
+    assert status["leadTime"] == "42s"
+    assert status["leadTimeSource"] == "measured"
+    clock.at = MONDAY + timedelta(days=1, hours=7, minutes=59, seconds=17)
+    await controller.tick()
+    assert raised.min_scale("generate-00001") is None
+    clock.on(timedelta(seconds=1))
+    await controller.tick()
+    assert raised.min_scale("generate-00001") == "2"
+
+
+async def test_a_start_that_had_to_wait_for_a_gpu_does_not_spoil_the_lead_time(raised, controller, clock):
+    raised.capacity = 0
+    raised.settle()
+    raised.unschedulable("generate-00001")
+    await controller.tick()
+    clock.on(timedelta(hours=2))
+    raised.capacity = 9
+    raised.settle()
+    await controller.tick()
+    await controller.tick()
+    assert "coldStart" not in await raised.status()
+
+
+async def test_a_service_that_is_missing_is_said_and_found_when_it_comes(knative, controller):
+    await knative.pool()
+    await controller.tick()
+    assert (await knative.condition("Ready"))["reason"] == "TargetMissing"
+    knative.service("generate")
+    await controller.tick()
+    assert knative.min_scale("generate-00001") == "2"
+
+
+async def test_a_broken_pool_keeps_its_floor_until_it_expires_and_harms_no_other(
+    knative, controller, cluster, clock
+):
+    knative.service("generate")
+    knative.service("other")
+    await knative.pool("good", target="other")
+    await knative.pool("bad")
+    await controller.tick()
+    await cluster.patch(WARM_POOL, "bad", "default", {"spec": {"timeZone": "Mars/Olympus"}})
+    await controller.tick()
+    ready = await knative.condition("Ready", "bad")
+    assert ready["reason"] == "InvalidSpec"
+    assert "spec.timeZone = 'Mars/Olympus'" in ready["message"]
+    assert knative.min_scale("generate-00001") == "2"
+    clock.at = MONDAY + timedelta(hours=19)
+    await controller.tick()
+    assert knative.min_scale("generate-00001") is None
+    assert knative.min_scale("other-00001") is None
+    assert (await knative.status("good"))["reason"] == "schedule/closed"
+
+
+async def test_a_hpa_revision_is_never_woken_below_its_one_replica(knative, controller, clock, waker):
+    knative.service("generate", annotations={"autoscaling.knative.dev/class": "hpa.autoscaling.knative.dev"})
+    await knative.pool(windows=[{**OFFICE, "replicas": 1}])
+    await controller.tick()
+    assert knative.min_scale("generate-00001") == "1"
+
+
+async def test_warnings_reach_the_events(raised, controller, clock, cluster):
+    raised.capacity = 0
+    raised.settle()
+    raised.unschedulable("generate-00001")
+    await controller.tick()
+    told = {event["reason"]: event for event in await cluster.list(EVENT, "default")}
+    assert told["CapacityShort"]["type"] == "Warning"
+    assert told["CapacityShort"]["involvedObject"]["name"] == "pool"
+
+
+async def test_a_clock_set_back_an_hour_changes_nothing_that_is_right(raised, controller, clock):
+    raised.settle()
+    await controller.tick()
+    clock.on(timedelta(hours=-1))
+    await controller.tick()
+    assert raised.min_scale("generate-00001") == "2"
+    clock.at = MONDAY + timedelta(hours=7)
+    await controller.tick()
+    assert raised.min_scale("generate-00001") is None
+    assert MIN not in raised.marks("generate-00001")
