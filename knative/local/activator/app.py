@@ -178,7 +178,11 @@ class Activator:
             return await self._unknown(host, scope["raw_path"], send)
         key = match.route.choose()
         if key is None:
-            key = await self._routable(match)
+            try:
+                key = await self._routable(match)
+            except TimeoutError:
+                detail = f"no Revision of {match.route} was there within {UNROUTED_TIMEOUT_S:g} s"
+                return await send_problem(send, Problem(HTTPStatus.GATEWAY_TIMEOUT, detail, retryable=True))
             if key is None:
                 return await self._unknown(host, scope["raw_path"], send)
         revision = self._revisions.get(key) or self._revision(key)

@@ -26,6 +26,8 @@ from knative.local.activator.tunnel import ReplicaTunnel
 MAX_RESETS = 3
 """So often may replicas die under one request before it is answered with an error."""
 RESET_PAUSE_S = 0.1
+MAX_FIELD = 64 * 1024
+"""Bytes of a response's longest header field."""
 CLIENT_GONE = 499
 """What is counted for a request whose client did not wait for the answer (nginx's code)."""
 
@@ -52,6 +54,8 @@ def open_pool() -> aiohttp.ClientSession:
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=10.0),
         skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
         read_bufsize=256 * 1024,
+        max_line_size=MAX_FIELD,
+        max_field_size=MAX_FIELD,
     )
 
 

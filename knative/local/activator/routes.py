@@ -25,6 +25,9 @@ class Route:
     revisions: tuple[RevisionKey, ...] = ()
     weights: tuple[int, ...] = field(default=())
 
+    def __str__(self) -> str:
+        return f"{self.name}.{self.namespace}"
+
     def choose(self) -> RevisionKey | None:
         """The Revision for one request; None while none is routable."""
         if len(self.revisions) == 1:

@@ -75,7 +75,7 @@ class Revision:
         """Replace the replicas that get requests."""
         known = {pod.endpoint: pod for pod in self._pods}
         usable = set(self._usable)
-        fresh = [known.pop(end) if end in known else Pod(end) for end in set(endpoints)]
+        fresh = [known.pop(end) if end in known else self._returning(end) for end in set(endpoints)]
         fresh.sort(key=lambda pod: (pod.endpoint.host, pod.endpoint.port, pod.endpoint.pod))
         suspects = set(self._pods) - usable
         for pod in known.values():
@@ -87,6 +87,15 @@ class Revision:
         self._pods = fresh
         self._usable = [pod for pod in fresh if pod not in suspects]
         self.release_waiters()
+
+    def _returning(self, endpoint: Endpoint) -> Pod:
+        """A replica that is ready again goes on with what it is answering; else a new one."""
+        pod = self._leaving.get(endpoint.pod)
+        if pod is None or pod.endpoint != endpoint:
+            return Pod(endpoint)
+        del self._leaving[endpoint.pod]
+        pod.leaving = False
+        return pod
 
     def suspect(self, pod: Pod) -> None:
         """Give a replica that refused a connection no request for a moment."""
@@ -150,6 +159,8 @@ class Revision:
             raise
         finally:
             self.waiting -= 1
+            if len(self._waiters) > 2 * self.waiting + BURST:  # mostly those who went away
+                self._waiters = deque(waiter for waiter in self._waiters if not waiter.done())
 
     def leave(self, pod: Pod) -> None:
         """Give a slot back."""

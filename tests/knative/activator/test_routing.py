@@ -38,6 +38,19 @@ async def test_a_service_answers_at_its_path(gateway):
         assert dict(seen["headers"])["x-forwarded-prefix"] == "/default/a"
 
 
+@pytest.mark.parametrize(
+    "target", [b"/a/../b", b"/a//b/", b"/%2f%41?", b"/?a=b&c=%20+;x", b"/~u/$1,(2)'*!@:"]
+)
+async def test_the_target_arrives_as_it_was_sent(gateway, target):
+    await gateway.running()
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(b"GET " + target + b" HTTP/1.1\r\nHost: a.default.localhost\r\nConnection: close\r\n\r\n")
+    seen = json.loads((await reader.read()).partition(b"\r\n\r\n")[2])
+    writer.close()
+    path, _, query = target.decode().partition("?")
+    assert (seen["path"], seen["query"]) == (path, query)
+
+
 async def test_the_host_name_goes_before_the_path(gateway):
     await gateway.running()
     _, seen = await gateway.get("/default/a/x")
@@ -112,9 +125,20 @@ async def test_a_request_in_absolute_form_is_for_the_host_in_its_target(gateway)
     assert dict(seen["headers"])["host"] == "a.default.localhost"
 
 
-async def test_what_is_not_http_is_a_400(gateway):
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"EHLO example",
+        b"GET /\xe9 HTTP/1.1\r\nHost: a.default",
+        b"POST / HTTP/1.1\r\nHost: a.default\r\nContent-Length: 1\r\nTransfer-Encoding: chunked",
+        b"POST / HTTP/1.1\r\nHost: a.default\r\nContent-Length: 1\r\nContent-Length: 2",
+        b"GET / HTTP/1.1\r\nHost: a.default\r\nX : y",
+    ],
+)
+async def test_what_is_not_http_is_a_400(gateway, said):
+    await gateway.running()
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-    writer.write(b"EHLO example\r\n\r\n")
+    writer.write(said + b"\r\n\r\n")
     assert (await reader.read()).startswith(b"HTTP/1.1 400")
     writer.close()
 

@@ -84,6 +84,19 @@ async def test_a_raised_limit_holds_at_once(gateway):
     await asyncio.gather(*asking)
 
 
+async def test_a_replica_that_is_ready_again_keeps_its_count(gateway):
+    one = await gateway.running(container_concurrency=1)
+    asking = hold(gateway, 1)
+    await gateway.until(lambda: one.in_flight == 1)
+    await gateway.ready()
+    await gateway.ready(one)
+    late = asyncio.create_task(gateway.get("/late"))
+    await gateway.until(lambda: gateway.activator.waiting(KEY) == 1)
+    one.release.set()
+    await asyncio.gather(late, *asking)
+    assert one.peak == 1
+
+
 async def test_a_replica_left_out_gets_nothing_new_and_can_finish(gateway):
     one = await gateway.running()
     asking = hold(gateway, 1)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from knative.local.routing import RevisionKey
+from knative.local.routing import Endpoint, RevisionKey
 
 KEY = RevisionKey("default", "a-00001")
 CHUNK = b"0123456789abcdef" * 4096
@@ -103,6 +103,23 @@ async def test_header_fields_arrive_as_they_were_sent(gateway):
         assert response.headers.getall("set-cookie") == ["a=1", "b=2"]
         assert "x-hop" not in response.headers
         assert response.headers["x-replica"] == "pod-1"
+
+
+async def test_long_header_fields_pass(gateway):
+    gateway.deploy()
+
+    async def answer(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 60_000 + b"\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    gateway.activator.set_endpoints(KEY, (Endpoint("raw", "127.0.0.1", server.sockets[0].getsockname()[1]),))
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port, limit=1 << 20)
+    writer.write(b"GET / HTTP/1.1\r\nHost: a.default.localhost\r\nX-Much: " + b"y" * 60_000 + b"\r\n\r\n")
+    assert len(await reader.readuntil(b"\r\n\r\n")) > 60_000
+    writer.close()
+    server.close()
 
 
 @pytest.mark.parametrize("value", ["plain", "naïve", "日本"])

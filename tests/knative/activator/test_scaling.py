@@ -1,0 +1,85 @@
+"""Activator and autoscaler together: from zero, up with the load, and back, in real time."""
+
+import asyncio
+import time
+
+from knative.annotations import AutoscalingSpec
+from knative.kpa import Config
+from knative.local.autoscaler import ActiveStatus, Autoscaler
+from knative.local.routing import RevisionKey, RevisionSpec
+
+KEY = RevisionKey("default", "a-00001")
+
+
+class ControlPlane:
+    """Keeps as many replicas ready as the autoscaler says."""
+
+    def __init__(self, gateway, spec, grace_s):
+        self.gateway = gateway
+        self.autoscaler = Autoscaler(
+            time.monotonic, self.on_scale, Config(scale_to_zero_grace_period_s=grace_s)
+        )
+        gateway.activator._on_stats = self.autoscaler.record
+        self.wanted = asyncio.Event()
+        self.replicas = []
+        self.history = [0]
+        self.spec = spec
+
+    def on_scale(self, _, decision):
+        self.decision = decision
+        self.wanted.set()
+
+    async def run(self):
+        self.autoscaler.set_revision(self.spec, remembered=0)
+        deciding = asyncio.create_task(self.autoscaler.run())
+        try:
+            while True:
+                await self.wanted.wait()
+                self.wanted.clear()
+                while len(self.replicas) < self.decision.replicas:
+                    self.replicas.append(await self.gateway.replica(f"pod-{len(self.replicas)}"))
+                del self.replicas[self.decision.replicas :]
+                if self.history[-1] != len(self.replicas):
+                    self.history.append(len(self.replicas))
+                await self.gateway.ready(*self.replicas)
+                self.autoscaler.set_pods(KEY, len(self.replicas), len(self.replicas))
+        finally:
+            deciding.cancel()
+
+
+async def test_from_zero_up_with_the_load_and_back_to_zero(gateway):
+    spec = RevisionSpec(KEY, "a", container_concurrency=2, autoscaling=AutoscalingSpec(window_s=6.0))
+    gateway.deploy(container_concurrency=2)
+    plane = ControlPlane(gateway, spec, grace_s=1.0)
+    running = asyncio.create_task(plane.run())
+    try:
+        answers = await asyncio.gather(*(gateway.get("/sleep?s=1") for _ in range(12)))
+        assert {status for status, _ in answers} == {200}
+        assert max(plane.history) >= 4
+        assert len({seen["replica"] for _, seen in answers}) >= 4
+        async with asyncio.timeout(40):
+            while plane.replicas:
+                await asyncio.sleep(0.1)
+        assert plane.decision.active is ActiveStatus.FALSE
+        assert (await gateway.get())[0] == 200  # and from zero again
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+async def test_a_floor_raised_on_an_idle_revision_starts_replicas_at_once(gateway):
+    spec = RevisionSpec(KEY, "a")
+    gateway.deploy()
+    plane = ControlPlane(gateway, spec, grace_s=30.0)
+    running = asyncio.create_task(plane.run())
+    try:
+        await asyncio.sleep(0)
+        began = time.monotonic()
+        await gateway.until(plane.autoscaler.keys)
+        plane.autoscaler.set_revision(RevisionSpec(KEY, "a", autoscaling=AutoscalingSpec(min_scale=2)))
+        await gateway.until(lambda: len(plane.replicas) == 2)
+        assert time.monotonic() - began < 5
+        assert plane.decision.active is ActiveStatus.TRUE
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
