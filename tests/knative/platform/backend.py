@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 BEGUN = time.monotonic()
 READY_AFTER_S = float(os.environ.get("READY_AFTER_S", "0"))
@@ -39,8 +40,7 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(float(self.path.partition("=")[2] or "1"))
             self.answer(200, {"pid": os.getpid()})
         elif self.path.startswith("/file"):
-            with open(self.path.partition("=")[2]) as file:
-                self.answer(200, {"content": file.read()})
+            self.answer(200, {"content": Path(self.path.partition("=")[2]).read_text()})
         elif self.path.startswith("/unready"):
             STATE["ready"] = False
             self.answer(200, {})
@@ -51,25 +51,28 @@ class Handler(BaseHTTPRequestHandler):
                     "pid": os.getpid(),
                     "revision": os.environ.get("K_REVISION"),
                     "argv": sys.argv[1:],
-                    "cwd": os.getcwd(),
+                    "cwd": str(Path.cwd()),
                 },
             )
 
-    do_POST = do_GET
+    do_POST = do_GET  # noqa: N815  # the library's name
 
     def log_message(self, template, *values):
-        print(template % values, flush=True)
+        sys.stdout.write(f"{template % values}\n")
+        sys.stdout.flush()
 
 
 if code := os.environ.get("EXIT_CODE"):
-    print(os.environ.get("LAST_WORDS", "last words"), flush=True)
+    sys.stdout.write(os.environ.get("LAST_WORDS", "last words") + "\n")
+    sys.stdout.flush()
     sys.exit(int(code))
 if os.environ.get("IGNORE_TERM"):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if os.environ.get("CHILD"):
     subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
 time.sleep(float(os.environ.get("START_DELAY_S", "0")))
-print("listening", flush=True)
+sys.stdout.write("listening\n")
+sys.stdout.flush()
 ThreadingHTTPServer(
     (os.environ.get("PILOTLIGHT_HOST", "127.0.0.1"), int(os.environ["PORT"])), Handler
 ).serve_forever()

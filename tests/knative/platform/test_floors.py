@@ -73,7 +73,7 @@ async def test_a_tag_with_no_share_makes_a_revision_reachable_again(world: World
 async def test_a_floor_that_is_no_number_is_refused_with_knatives_text(world: World, value):
     await world.cluster.create(SERVICE, service("a"))
     await world.ready("a")
-    with pytest.raises(Invalid, match="validation.webhook.serving.knative.dev.*validation failed"):
+    with pytest.raises(Invalid, match=r"validation.webhook.serving.knative.dev.*validation failed"):
         await world.set_floor("a-00001", value)
 
 

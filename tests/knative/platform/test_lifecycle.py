@@ -1,0 +1,159 @@
+"""Starting, stopping, dying and starting again: nothing half-started, nothing lost, nothing left behind."""
+
+import asyncio
+import signal
+import socket
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import aiohttp
+import psutil
+import pytest
+
+from knative.cluster import NAMESPACE, SERVICE, Cluster, Unavailable
+from knative.local.platform import Platform, PlatformConfig, PlatformError
+from knative.local.replicas.process import MARK
+from tests.knative.platform.conftest import World, condition, processes_of, service, until
+
+UP = Path(__file__).with_name("up.py")
+
+
+async def pid_of(world: World, name: str = "a") -> int:
+    return int((await world.call(name))[1]["pid"])
+
+
+async def test_after_a_stop_no_process_no_port_and_no_kubeconfig_is_left(config: PlatformConfig):
+    platform = Platform(config)
+    await platform.start()
+    async with Cluster.from_kubeconfig(platform.kubeconfig) as cluster, aiohttp.ClientSession() as http:
+        world = World(platform, cluster, http)
+        await cluster.create(SERVICE, service("a", env={"CHILD": "1", "IGNORE_TERM": "1"}))
+        await world.ready("a")
+        mark = psutil.Process(await pid_of(world)).environ()[MARK]
+        assert len(processes_of(mark)) >= 2  # the child, in a session of its own, too
+    await platform.stop()
+    assert processes_of(mark) == []
+    assert not platform.kubeconfig.exists()
+    for url in (platform.gateway_url, platform.api_url):
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", int(url.rpartition(":")[2]))) != 0
+
+
+@pytest.mark.parametrize("which", ["gateway", "api"])
+async def test_a_port_in_use_is_named_and_nothing_is_started(config: PlatformConfig, which):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        bad = replace(config, **{f"{which}_port": port})
+        what = "gateway" if which == "gateway" else "API"
+        with pytest.raises(
+            PlatformError, match=f"127.0.0.1:{port} for the {what}.*choose another {what} port"
+        ):
+            await Platform(bad).start()
+    assert not (config.state_dir / "kubeconfig").exists()
+    async with Platform(config):  # the folder is free again
+        pass
+
+
+async def test_a_second_platform_on_the_same_folder_is_refused(config: PlatformConfig):
+    async with Platform(config):
+        with pytest.raises(PlatformError, match=r"in use by the platform with process id \d+"):
+            await Platform(config).start()
+
+
+async def test_a_folder_that_cannot_be_written_is_named(config: PlatformConfig, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PlatformError, match="cannot use the state folder"):
+        await Platform(replace(config, state_dir=tmp_path / "file" / "state")).start()
+
+
+async def test_a_damaged_store_is_named_and_nothing_is_started(config: PlatformConfig):
+    config.state_dir.mkdir()
+    (config.state_dir / "state.db").write_bytes(b"this is no database, whatever its name says" * 100)
+    with pytest.raises(PlatformError, match=r"state\.db"):
+        await Platform(config).start()
+
+
+async def test_services_come_back_after_a_restart_at_zero_or_at_their_floor(config: PlatformConfig):
+    async with Platform(config) as platform, Cluster.from_kubeconfig(platform.kubeconfig) as cluster:
+        world = World(platform, cluster, None)
+        await cluster.create(SERVICE, service("zero"))
+        await cluster.create(SERVICE, service("warm", scale={"min-scale": "2"}))
+        await world.ready("zero")
+        await world.ready_pods(2, "warm-00001")
+    async with (
+        Platform(config) as platform,
+        Cluster.from_kubeconfig(platform.kubeconfig) as cluster,
+        aiohttp.ClientSession() as http,
+    ):
+        world = World(platform, cluster, http)
+        await world.ready_pods(2, "warm-00001")
+        assert await world.pods("zero-00001") == []
+        assert (await world.ready("zero"))["status"]["latestReadyRevisionName"] == "zero-00001"
+        assert (await world.call("zero"))[0] == 200
+
+
+async def start_platform(state: Path) -> tuple[asyncio.subprocess.Process, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(UP), str(state), "0", "0", "2", stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    line = (await asyncio.wait_for(process.stdout.readline(), 20)).decode().split()
+    assert len(line) == 2
+    return process, line[0], line[1]
+
+
+async def test_a_killed_platform_loses_no_acknowledged_write_and_leaks_no_process(tmp_path: Path):
+    state = tmp_path / "state"
+    process, gateway, _ = await start_platform(state)
+    try:
+        async with Cluster.from_kubeconfig(state / "kubeconfig") as cluster, aiohttp.ClientSession() as http:
+            await cluster.create(SERVICE, service("a", env={"CHILD": "1"}, scale={"min-scale": "1"}))
+
+            async def answers():
+                async with http.get(f"{gateway}/default/a/") as answer:
+                    return answer.status == 200 and await answer.json()
+
+            pid = (await until(answers))["pid"]
+            mark = psutil.Process(pid).environ()[MARK]
+            acknowledged = []
+
+            async def write() -> None:
+                number = 0
+                while True:
+                    name = f"n{number}"
+                    await cluster.create(NAMESPACE, {"metadata": {"name": name}})
+                    acknowledged.append(name)
+                    number += 1
+
+            writing = asyncio.create_task(write())
+
+            async def some():
+                return len(acknowledged) > 20
+
+            await until(some)
+            process.send_signal(signal.SIGKILL)
+            with pytest.raises(Unavailable):
+                await writing
+        await process.wait()
+
+        async def main_process_gone():
+            return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+        await until(main_process_gone, what="the replica dies with its platform")
+        process, gateway, _ = await start_platform(state)
+        async with Cluster.from_kubeconfig(state / "kubeconfig") as cluster, aiohttp.ClientSession() as http:
+            names = {item["metadata"]["name"] for item in await cluster.list(NAMESPACE)}
+            assert set(acknowledged) <= names
+            world = World(None, cluster, http)
+            (pod,) = await world.ready_pods(1, "a-00001")
+            assert condition(pod)["status"] == "True"
+            # Of the old replica nothing is left, its child in another session included: one replica, one child.
+            assert len(processes_of(mark)) == 2
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            await process.wait()
+    assert processes_of(mark) == []

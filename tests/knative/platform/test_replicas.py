@@ -1,0 +1,212 @@
+"""A replica: its environment, its readiness, its end, and what happens when it dies."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from knative.cluster import CONFIG_MAP, POD, SECRET, SERVICE
+from knative.local.platform import PlatformConfig
+from tests.knative.platform.conftest import World, condition, service, until
+
+
+@pytest.fixture
+def config(config: PlatformConfig, tmp_path: Path) -> PlatformConfig:
+    return replace(
+        config, env={"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "COLOUR": "platform"}, workdir=tmp_path
+    )
+
+
+async def test_the_environment_is_knatives_the_platforms_and_the_containers(world: World, tmp_path: Path):
+    env = {
+        "COLOUR": "container",
+        "WHERE": "$(PILOTLIGHT_GATEWAY)/x",
+        "DOLLAR": "$$(PORT)",
+        "NONE": "$(NO_SUCH)",
+    }
+    await world.cluster.create(SERVICE, service("a", env=env, args=["--port=$(PORT)", "$(COLOUR)"]))
+    await world.ready("a")
+    _, seen = await world.call("a", "/env")
+    assert (seen["K_SERVICE"], seen["K_CONFIGURATION"], seen["K_REVISION"]) == ("a", "a", "a-00001")
+    assert seen["PILOTLIGHT_HOST"] == "127.0.0.1"
+    assert seen["PILOTLIGHT_GATEWAY"] == world.platform.gateway_url
+    assert seen["AWS_ENDPOINT_URL"] == "http://127.0.0.1:1"
+    assert seen["COLOUR"] == "container"
+    assert seen["WHERE"] == f"{world.platform.gateway_url}/x"
+    assert (seen["DOLLAR"], seen["NONE"]) == ("$(PORT)", "$(NO_SUCH)")
+    assert "PATH" in seen
+    assert "HOME" in seen
+    _, about = await world.call("a")
+    assert about["argv"] == [f"--port={seen['PORT']}", "container"]
+    assert about["cwd"] == str(tmp_path)
+    assert Path(psutil.Process(about["pid"]).exe()).resolve() == Path(sys.executable).resolve()
+
+
+async def test_the_pod_says_when_and_where_in_microseconds(world: World):
+    await world.cluster.create(SERVICE, service("a", gpus=1, env={"START_DELAY_S": "0.2"}))
+    await world.ready("a")
+    (pod,) = await world.pods()
+    marks = pod["metadata"]["annotations"]
+    assert (
+        marks["pilotlight.dev/scheduled-at"]
+        <= marks["pilotlight.dev/started-at"]
+        < marks["pilotlight.dev/ready-at"]
+    )
+    assert len(marks["pilotlight.dev/ready-at"]) == len("2026-11-24T10:00:00.000000Z")
+    assert marks["pilotlight.dev/gpu-slots"] == "0"
+    assert pod["status"]["startTime"] == marks["pilotlight.dev/scheduled-at"][:19] + "Z"
+    assert pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    _, env = await world.call("a", "/env")
+    assert env["PORT"] == marks["pilotlight.dev/port"]
+    assert {item["type"] for item in pod["status"]["conditions"]} == {
+        "ContainersReady",
+        "Initialized",
+        "PodScheduled",
+        "Ready",
+    }
+
+
+async def test_env_comes_from_config_maps_and_secrets(world: World):
+    await world.cluster.create(
+        CONFIG_MAP, {"metadata": {"name": "cm", "namespace": "default"}, "data": {"A": "1", "B": "2"}}
+    )
+    await world.cluster.create(
+        SECRET, {"metadata": {"name": "s", "namespace": "default"}, "stringData": {"KEY": "secret words"}}
+    )
+    container = {
+        "envFrom": [{"configMapRef": {"name": "cm"}, "prefix": "CM_"}],
+        "env": [
+            {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "s", "key": "KEY"}}},
+            {"name": "B", "valueFrom": {"configMapKeyRef": {"name": "cm", "key": "B"}}},
+            {"name": "X", "valueFrom": {"configMapKeyRef": {"name": "nope", "key": "B", "optional": True}}},
+        ],
+    }
+    await world.cluster.create(SERVICE, service("a", container=container))
+    await world.ready("a")
+    _, seen = await world.call("a", "/env")
+    assert (seen["CM_A"], seen["KEY"], seen["B"], "X" in seen) == ("1", "secret words", "2", False)
+
+
+async def test_a_missing_config_map_is_named_and_waited_for(world: World):
+    container = {"env": [{"name": "B", "valueFrom": {"configMapKeyRef": {"name": "cm", "key": "B"}}}]}
+    await world.cluster.create(SERVICE, service("a", container=container))
+    found = await world.revision_condition("a-00001", "False", "ContainerHealthy")
+    assert (found["reason"], found["message"]) == ("CreateContainerConfigError", 'configmap "cm" not found')
+    await world.cluster.create(
+        CONFIG_MAP, {"metadata": {"name": "cm", "namespace": "default"}, "data": {"B": "2"}}
+    )
+    await world.ready("a")
+
+
+async def test_requests_wait_for_the_readiness_probe(world: World):
+    probe = {"readinessProbe": {"httpGet": {"path": "/ready"}}}
+    await world.cluster.create(SERVICE, service("a", env={"READY_AFTER_S": "0.7"}, container=probe))
+    begun = time.monotonic()
+    assert (await world.call("a"))[0] == 200
+    assert time.monotonic() - begun >= 0.7
+
+
+async def test_a_replica_that_stops_being_ready_gets_no_requests(world: World):
+    probe = {"readinessProbe": {"httpGet": {"path": "/ready"}, "periodSeconds": 1, "failureThreshold": 1}}
+    await world.cluster.create(SERVICE, service("a", container=probe, scale={"min-scale": "2"}))
+    await world.ready_pods(2)
+    _, first = await world.call("a", "/unready")
+    assert first == {}
+
+    async def one():
+        return sum(condition(pod)["status"] == "True" for pod in await world.pods()) == 1
+
+    await until(one)
+    assert len({(await world.call("a"))[1]["pid"] for _ in range(10)}) == 1
+
+
+async def test_a_failing_startup_probe_restarts_the_container(world: World):
+    probe = {
+        "startupProbe": {
+            "httpGet": {"path": "/ready", "port": 8080},
+            "periodSeconds": 1,
+            "failureThreshold": 1,
+        }
+    }
+    await world.cluster.create(SERVICE, service("a", env={"READY_AFTER_S": "100"}, container=probe))
+
+    async def restarted():
+        return any(pod["status"]["containerStatuses"][0]["restartCount"] for pod in await world.pods())
+
+    await until(restarted)
+
+
+async def test_a_killed_replica_is_replaced_and_requests_go_on(world: World):
+    await world.cluster.create(SERVICE, service("a"))
+    await world.ready("a")
+    pid = (await world.call("a"))[1]["pid"]
+    os.kill(pid, signal.SIGKILL)
+    status, body = await world.call("a")
+    assert status == 200
+    assert body["pid"] != pid
+
+    async def told():
+        (pod,) = await world.pods()
+        state = pod["status"]["containerStatuses"][0]
+        return state["ready"] and state
+
+    state = await until(told)
+    assert state["restartCount"] == 1
+    assert state["lastState"]["terminated"]["exitCode"] == 137
+    await world.ready("a")
+
+
+async def test_a_request_under_way_is_finished_before_its_replica_ends(world: World):
+    await world.cluster.create(SERVICE, service("a"))
+    await world.ready("a")
+    slow = asyncio.ensure_future(world.call("a", "/slow?s=1"))
+    (pod,) = await world.pods()
+
+    async def in_flight():
+        async with world.http.get(f"{world.platform.api_url}/metrics") as answer:
+            return (
+                'activator_request_concurrency{namespace_name="default",revision_name="a-00001",service_name="a"} 1.0'
+                in await answer.text()
+            )
+
+    await until(in_flight)
+    await world.cluster.delete(POD, pod["metadata"]["name"], "default")
+    assert (await slow)[0] == 200
+
+
+async def test_a_replica_that_ignores_sigterm_is_killed(world: World):
+    spec = {"timeoutSeconds": 1}
+    await world.cluster.create(SERVICE, service("a", env={"IGNORE_TERM": "1", "CHILD": "1"}, spec=spec))
+    await world.ready("a")
+    pid = (await world.call("a"))[1]["pid"]
+    await world.cluster.delete(SERVICE, "a", "default")
+
+    async def gone():
+        return not psutil.pid_exists(pid)
+
+    await until(gone)
+
+
+async def test_output_is_kept_in_a_file_and_served_by_the_api(world: World):
+    await world.cluster.create(SERVICE, service("a"))
+    await world.ready("a")
+    (pod,) = await world.pods()
+    name = pod["metadata"]["name"]
+    path = world.platform.logs / "default" / f"{name}.log"
+    assert "listening" in path.read_text()
+    assert path.stat().st_mode & 0o077 == 0
+
+
+async def test_pods_cannot_be_made_by_hand(world: World):
+    from knative.cluster import Forbidden
+
+    with pytest.raises(Forbidden, match="create a Service instead"):
+        await world.cluster.create(
+            POD, {"metadata": {"name": "p", "namespace": "default"}, "spec": {"containers": []}}
+        )
