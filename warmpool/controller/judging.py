@@ -403,5 +403,8 @@ def remembered(state: PoolState, outcome: Outcome) -> PoolState:
         decision=outcome.decision,
         due=outcome.due,
         account=outcome.account,
+        ready=outcome.ready,
+        lead_s=outcome.lead_s,
+        budget_left=outcome.budget_left,
         watches={name: verdict.watch for name, verdict in outcome.verdicts.items()},
     )

@@ -50,6 +50,17 @@ class TickReport:
     errors: list[str] = field(default_factory=list)
 
 
+@dataclass(slots=True)
+class Counts:
+    """What the controller has done since it started."""
+
+    looks: int = 0
+    floors: int = 0
+    writes: int = 0
+    errors: int = 0
+    wakes: int = 0
+
+
 class Controller:
     """Keeps every WarmPool of a cluster, or of one namespace."""
 
@@ -79,15 +90,30 @@ class Controller:
         self._settings = settings or Settings()
         self.world = World()
         self._hands = Hands(cluster, self.world, self._clock)
-        self._states: dict[Key, PoolState] = {}
+        self.states: dict[Key, PoolState] = {}
+        """What is remembered of each pool."""
         self._gate = asyncio.Semaphore(self._settings.parallel)
         self._reading: Mapping[Key, Demand] | None = {}
-        self._demand_trouble: str | None = None
+        self.demand_trouble: str | None = None
+        """Why demand cannot be read, if it cannot."""
+        self.counts = Counts()
+        self.looked_at: datetime | None = None
+        """When all pools were last looked at."""
         self._read_at: datetime | None = None
         self._woken = asyncio.Event()
         self._dirty: set[Key] = set()
         self._whole = True
         self._synced_at: datetime | None = None
+
+    @property
+    def synced(self) -> bool:
+        """Whether the cluster has been seen at all."""
+        return self._synced_at is not None
+
+    @property
+    def currency(self) -> str:
+        """The currency of its prices."""
+        return self._prices.currency
 
     # ------------------------------------------------------------------------------------------ one look
     async def refresh(self) -> None:
@@ -115,8 +141,8 @@ class Controller:
         await self._read_demand(now)
         before = self._hands.writes
         report = TickReport()
-        for key in [key for key in self._states if key not in self.world.pools]:
-            del self._states[key]
+        for key in [key for key in self.states if key not in self.world.pools]:
+            del self.states[key]
         keys = list(self.world.pools) if only is None else [key for key in only if key in self.world.pools]
         await asyncio.gather(*(self._give_back(write, report) for write in self._orphans()))
         # Looking is pure and quick; only what has to be written waits for the network, and side by side.
@@ -124,7 +150,13 @@ class Controller:
         await asyncio.gather(*(self._act(key, outcome, now, report) for key, outcome in pending))
         report.looked_at = len(keys)
         report.writes = self._hands.writes - before
-        accounts = {key: state.account for key, state in self._states.items() if state.account}
+        self.counts.looks += report.looked_at
+        self.counts.floors += report.floors
+        self.counts.writes += report.writes
+        self.counts.errors += len(report.errors)
+        if only is None:
+            self.looked_at = now
+        accounts = {key: state.account for key, state in self.states.items() if state.account}
         self._history.save(now, accounts)
         return report
 
@@ -144,8 +176,8 @@ class Controller:
     def _look(self, key: Key, now: datetime, report: TickReport) -> Outcome | None:
         """Judge a pool and remember; None when there is nothing to write."""
         pool = self.world.pools[key]
-        state = self._states.get(key) or PoolState(account=self._account_of(pool, now))
-        self._states[key] = state
+        state = self.states.get(key) or PoolState(account=self._account_of(pool, now))
+        self.states[key] = state
         try:
             outcome = judging.judge(self._sight(pool), state, now)
         except Exception as problem:  # one pool that trips us must not take the others' floors with it
@@ -153,7 +185,7 @@ class Controller:
             report.errors.append(f"{key[0]}/{key[1]}: {problem!r}")
             state.due = now + self._settings.retry_last
             return judging.broken(pool, state, repr(problem), now)
-        self._states[key] = judging.remembered(state, outcome)
+        self.states[key] = judging.remembered(state, outcome)
         for start in outcome.started:
             if pool.spec:
                 self._history.add_cold_start((key[0], pool.spec.target), start)
@@ -192,7 +224,7 @@ class Controller:
             },
             rightful=self.world.rightful(target) if target else None,
             demand=None if reading is None or target is None else reading.get(target, Demand(0.0)),
-            demand_trouble=self._demand_trouble,
+            demand_trouble=self.demand_trouble,
             cold_starts=self._history.cold_starts(target) if target else None,
             history_trouble=self._history.trouble,
             prices=self._prices,
@@ -200,7 +232,7 @@ class Controller:
 
     async def _act(self, key: Key, outcome: Outcome, now: datetime, report: TickReport) -> None:
         """Carry an outcome out; what fails is tried again, and said in the status."""
-        state = self._states[key]
+        state = self.states[key]
         try:
             async with self._gate:
                 await self._carry_out(key, outcome, now, report)
@@ -231,7 +263,7 @@ class Controller:
             if current.finalized:
                 await self._hands.finalize(current, on=False)
             return
-        state = self._states[key]
+        state = self.states[key]
         for notice in outcome.notices:
             await self._hands.tell(current, notice)
         state.announced = outcome.announces
@@ -250,6 +282,7 @@ class Controller:
         for scale_write in outcome.scale_writes:
             await self._hands.set_scale(pool.key[0], scale_write)
         if outcome.wake and pool.spec:
+            self.counts.wakes += 1
             await self._waker.wake(self.world.services[pool.key[0], pool.spec.target])
 
     def _again(self, key: Key, write: Write, now: datetime) -> Write | None:
@@ -257,7 +290,7 @@ class Controller:
         pool = self.world.pools.get(key)
         if pool is None:
             return None
-        outcome = judging.judge(self._sight(pool), self._states[key], now)
+        outcome = judging.judge(self._sight(pool), self.states[key], now)
         return next((other for other in outcome.plan.writes if other.revision == write.revision), None)
 
     async def _read_demand(self, now: datetime) -> None:
@@ -268,11 +301,11 @@ class Controller:
         self._read_at = now
         try:
             self._reading = await self._demand.read(now)
-            self._demand_trouble = None
+            self.demand_trouble = None
             self._history.add_demand(now, self._reading)
         except DemandUnavailableError as problem:
             self._reading = None
-            self._demand_trouble = str(problem)
+            self.demand_trouble = str(problem)
 
     # ------------------------------------------------------------------------------------------ the loop
     async def run(self, stop: asyncio.Event) -> None:
@@ -325,19 +358,20 @@ class Controller:
         now = self._clock.now()
         whole, self._whole = self._whole, False
         dirty, self._dirty = self._dirty, set()
-        due = {key for key, state in self._states.items() if state.due is not None and state.due <= now}
+        due = {key for key, state in self.states.items() if state.due is not None and state.due <= now}
         stale = (
             self._synced_at is None or now >= self._synced_at + self._settings.resync or now < self._synced_at
         )
-        try:
-            await self.tick(now, None if whole or stale else dirty | due, refresh=stale)
-        except ClusterError as problem:  # only the listing raises; the watches go on
-            log.warning("the cluster cannot be listed: %s", problem)
-            self._whole = True
+        if stale:
+            try:
+                await self.refresh()
+            except ClusterError as problem:  # what is known is looked at all the same
+                log.warning("the cluster cannot be listed: %s", problem)
+        await self.tick(now, None if whole or stale else dirty | due, refresh=False)
         self._set_alarm(scheduler)
 
     def _set_alarm(self, scheduler: AsyncIOScheduler) -> None:
-        next_due = min((state.due for state in self._states.values() if state.due is not None), default=None)
+        next_due = min((state.due for state in self.states.values() if state.due is not None), default=None)
         if next_due is None:
             if scheduler.get_job("edge"):
                 scheduler.remove_job("edge")

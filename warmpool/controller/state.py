@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 
 from warmpool.controller.verifying import Watch
 from warmpool.domain.account import Account
@@ -31,3 +32,6 @@ class PoolState:
     """What went wrong last."""
     announced: tuple[Floor, str] | None = None
     """Floor and reason of the last event."""
+    ready: int = 0
+    lead_s: float = 0.0
+    budget_left: Decimal | None = None

@@ -1,0 +1,228 @@
+"""The API goes away, refuses, stalls and forgets; controllers die and double: afterwards the floor is right."""
+
+import asyncio
+import contextlib
+from datetime import timedelta
+
+import pytest
+
+from knative.cluster import SERVICE, WARM_POOL, Cluster, ClusterError
+from tests.warmpool.conftest import MONDAY, OFFICE, kubeconfig
+from tests.warmpool.faults import FaultyProxy
+from warmpool.controller import Controller, Settings
+
+QUICK = Settings(
+    interval=timedelta(milliseconds=200),
+    gather=timedelta(milliseconds=10),
+    retry_first=timedelta(milliseconds=50),
+    retry_last=timedelta(milliseconds=200),
+)
+
+
+@pytest.fixture
+async def proxy(api):
+    faulty = FaultyProxy(api.port)
+    await faulty.start()
+    yield faulty
+    await faulty.stop()
+
+
+@pytest.fixture
+async def through(proxy, tmp_path):
+    """A client that goes through the proxy."""
+    async with Cluster.from_kubeconfig(kubeconfig(tmp_path, proxy.port, "proxied")) as client:
+        yield client
+
+
+@pytest.fixture
+def shaken(through, clock, waker):
+    """A controller behind the proxy."""
+    return Controller(through, clock=clock, waker=waker)
+
+
+async def until(condition, *, seconds=15):
+    """Wait for something that will be true soon."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@contextlib.asynccontextmanager
+async def running(controller):
+    """The controller's own loop, for as long as the context lasts."""
+    stop = asyncio.Event()
+    task = asyncio.create_task(controller.run(stop))
+    try:
+        yield
+    finally:
+        stop.set()
+        await asyncio.wait_for(task, 10)
+
+
+async def test_after_ten_minutes_without_an_api_one_tick_sets_it_right(knative, shaken, proxy, clock):
+    knative.service("generate")
+    await knative.pool()
+    await shaken.tick()
+    proxy.go_away()
+    clock.at = MONDAY + timedelta(hours=18, minutes=55)
+    for _ in range(40):
+        with pytest.raises(ClusterError):
+            await shaken.tick()
+        clock.on(timedelta(seconds=15))
+    assert clock.at > MONDAY + timedelta(hours=19)
+    proxy.away = False
+    await shaken.tick()
+    assert knative.min_scale("generate-00001") is None
+
+
+@pytest.mark.parametrize("status", [409, 500, 503])
+async def test_a_refused_write_is_made_at_the_next_look(knative, shaken, proxy, clock, status):
+    knative.service("generate")
+    await knative.pool()
+    proxy.answers = [("PATCH", status, {})] * 6
+    for _ in range(7):
+        await shaken.tick()
+        clock.on(timedelta(seconds=1))
+    assert knative.min_scale("generate-00001") == "2"
+    await shaken.tick()
+    assert (await knative.condition("Ready"))["status"] != "False"
+
+
+async def test_a_server_that_asks_to_wait_is_left_alone_for_as_long(knative, shaken, proxy, clock):
+    knative.service("generate")
+    await knative.pool()
+    proxy.answers = [("PATCH", 429, {"Retry-After": "30"})]
+    await shaken.tick()
+    changed = proxy.changes
+    for _ in range(5):
+        clock.on(timedelta(seconds=5))
+        await shaken.tick()
+    assert proxy.changes == changed
+    clock.on(timedelta(seconds=6))
+    await shaken.tick()
+    assert knative.min_scale("generate-00001") == "2"
+
+
+@pytest.mark.parametrize("lose_reply", [False, True])
+@pytest.mark.parametrize("change", range(1, 6))
+async def test_killed_after_any_change_a_fresh_controller_finishes(  # noqa: PLR0917  fixtures
+    knative, through, cluster, proxy, clock, change, lose_reply
+):
+    knative.service("generate", annotations={"autoscaling.knative.dev/min-scale": "1"})
+    await knative.pool()
+    proxy.cut_after, proxy.lose_reply = change, lose_reply
+    dying = Controller(through, clock=clock)
+    for _ in range(3):
+        with contextlib.suppress(ClusterError):
+            await dying.tick()
+    fresh = Controller(cluster, clock=clock)
+    await fresh.tick()
+    assert knative.min_scale("generate-00001") == "2"
+    clock.at = MONDAY + timedelta(hours=20)
+    await Controller(cluster, clock=clock).tick()
+    assert knative.min_scale("generate-00001") == "1"
+    assert knative.marks("generate-00001") == {}
+
+
+@pytest.mark.parametrize("change", range(1, 4))
+async def test_killed_in_the_middle_of_a_deletion_a_fresh_controller_finishes(  # noqa: PLR0917  fixtures
+    knative, through, cluster, proxy, clock, change
+):
+    knative.service("generate")
+    await knative.pool()
+    await Controller(cluster, clock=clock).tick()
+    await cluster.delete(WARM_POOL, "pool", "default")
+    proxy.cut_after = change
+    dying = Controller(through, clock=clock)
+    for _ in range(3):
+        with contextlib.suppress(ClusterError):
+            await dying.tick()
+    fresh = Controller(cluster, clock=clock)
+    await fresh.tick()
+    await fresh.tick()
+    assert knative.min_scale("generate-00001") is None
+    assert await cluster.list(WARM_POOL) == []
+
+
+async def test_two_controllers_at_once_agree_and_then_write_nothing(knative, cluster, through, clock):
+    for number in range(5):
+        knative.service(f"s{number}")
+        await knative.pool(f"p{number}", target=f"s{number}")
+    one, two = Controller(cluster, clock=clock), Controller(through, clock=clock)
+    for _ in range(3):
+        await asyncio.gather(one.tick(), two.tick())
+        knative.settle()
+    assert [knative.min_scale(f"s{n}-00001") for n in range(5)] == ["2"] * 5
+    await asyncio.gather(one.tick(), two.tick())
+    reports = await asyncio.gather(one.tick(), two.tick())
+    assert [report.writes for report in reports] == [0, 0]
+
+
+async def test_the_service_is_deleted_and_made_again_under_the_pool(knative, controller, cluster):
+    knative.service("generate")
+    await knative.pool()
+    await controller.tick()
+    for resource, name in (
+        ("Revision", "generate-00001"),
+        ("PodAutoscaler", "generate-00001"),
+        ("Service", "generate"),
+    ):
+        knative.registry.delete(knative.key(resource, name))
+    await controller.tick()
+    assert (await knative.condition("Ready"))["reason"] == "TargetMissing"
+    knative.service("generate")
+    await controller.tick()
+    assert knative.min_scale("generate-00001") == "2"
+
+
+async def test_the_loop_survives_an_api_that_comes_and_goes(knative, through, proxy, clock):
+    knative.service("generate")
+    proxy.go_away()
+    controller = Controller(through, clock=clock, settings=QUICK)
+    async with running(controller):
+        await until(lambda: proxy.requests > 1)
+        proxy.away = False
+        await until(lambda: controller.synced)
+        await knative.pool()
+        await until(lambda: knative.min_scale("generate-00001") == "2")
+        proxy.go_away()
+        clock.at = MONDAY + timedelta(hours=20)
+        await asyncio.sleep(0)
+        seen = proxy.requests
+        await until(lambda: proxy.requests > seen + 3)
+        proxy.away = False
+        await until(lambda: knative.min_scale("generate-00001") is None)
+
+
+async def test_a_watch_that_is_cut_loses_nothing(knative, through, proxy, clock, cluster):
+    knative.service("generate")
+    await knative.pool()
+    controller = Controller(through, clock=clock, settings=QUICK)
+    async with running(controller):
+        await until(lambda: knative.min_scale("generate-00001") == "2")
+        proxy.drop_watches()
+        body = {"spec": {"windows": [{**OFFICE, "replicas": 3}]}}
+        await cluster.patch(WARM_POOL, "pool", "default", body)
+        await until(lambda: knative.min_scale("generate-00001") == "3")
+
+
+async def test_slow_answers_delay_and_break_nothing(knative, through, proxy, clock):
+    for number in range(4):
+        knative.service(f"s{number}")
+        await knative.pool(f"p{number}", target=f"s{number}")
+    proxy.delay_s = 0.2
+    await Controller(through, clock=clock).tick()
+    assert [knative.min_scale(f"s{n}-00001") for n in range(4)] == ["2"] * 4
+
+
+async def test_one_broken_pool_among_a_hundred_is_alone_in_its_trouble(knative, controller, cluster):
+    for number in range(100):
+        knative.service(f"s{number}")
+        await knative.pool(f"p{number}", target=f"s{number}")
+    await cluster.patch(WARM_POOL, "p50", "default", {"spec": {"timeZone": "Nowhere"}})
+    report = await controller.tick()
+    assert report.errors == []
+    held = [number for number in range(100) if knative.min_scale(f"s{number}-00001") == "2"]
+    assert held == [number for number in range(100) if number != 50]
+    assert (await knative.condition("Ready", "p50"))["reason"] == "InvalidSpec"
+    assert await cluster.list(SERVICE)

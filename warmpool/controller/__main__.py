@@ -1,0 +1,185 @@
+"""`python -m warmpool.controller`: the controller alone, against whatever a kubeconfig names."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from knative.cluster import Cluster, ClusterError
+from warmpool.adapters import logs
+from warmpool.adapters.clock import SystemClock
+from warmpool.adapters.exposition import MetricsPage
+from warmpool.adapters.health import HealthServer
+from warmpool.adapters.history import SqliteHistory
+from warmpool.adapters.prometheus import Prometheus
+from warmpool.adapters.waker import HttpWaker
+from warmpool.controller.ports import DemandSource, ForgetfulHistory, History
+from warmpool.controller.runner import Controller
+from warmpool.controller.settings import Settings
+from warmpool.domain.cost import PriceList, packaged_prices
+from warmpool.domain.problems import PoolError
+
+log = logging.getLogger("warmpool.controller")
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+class LogStyle(StrEnum):
+    """How log lines look."""
+
+    JSON = "json"
+    TEXT = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says, read once."""
+
+    kubeconfig: Path | None
+    context: str | None
+    namespace: str | None
+    prices: Path | None
+    history: Path | None
+    prometheus: str | None
+    metrics_page: str | None
+    gateway: str | None
+    host: str
+    port: int
+    interval_s: float
+
+
+@app.command()
+def main(
+    *,
+    kubeconfig: Annotated[
+        Path | None, typer.Option(help="Default: the pod's account, $KUBECONFIG or ~/.kube/config.")
+    ] = None,
+    context: Annotated[str | None, typer.Option(help="A context of the kubeconfig.")] = None,
+    namespace: Annotated[
+        str | None, typer.Option("--namespace", "-n", help="Only this one; default all.")
+    ] = None,
+    prices: Annotated[
+        Path | None,
+        typer.Option(envvar="PILOTLIGHT_PRICES", help="GPU prices; default: the packaged examples."),
+    ] = None,
+    history: Annotated[
+        Path | None, typer.Option(envvar="PILOTLIGHT_HISTORY", help="SQLite file; default: forget at exit.")
+    ] = None,
+    prometheus: Annotated[
+        str | None,
+        typer.Option(envvar="PILOTLIGHT_PROMETHEUS", help="URL of a Prometheus that scrapes Knative."),
+    ] = None,
+    metrics_page: Annotated[
+        str | None, typer.Option(help="URL of a /metrics page with demand, instead of a Prometheus.")
+    ] = None,
+    gateway: Annotated[
+        str | None, typer.Option(help="Where wake-up requests go (by Host); default: each Service's address.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address of health and metrics.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of health and metrics; 0 picks one.")
+    ] = 9464,
+    interval: Annotated[
+        float, typer.Option(min=1, max=300, help="Seconds between looks at every pool.")
+    ] = 15,
+    log_style: Annotated[LogStyle, typer.Option("--log", help="json or text.")] = LogStyle.TEXT,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+) -> None:
+    """Keep warm pools on a cluster until SIGTERM."""
+    logs.set_up(log_style.value, logging.DEBUG if verbose else logging.INFO)
+    options = Options(
+        kubeconfig=kubeconfig,
+        context=context,
+        namespace=namespace,
+        prices=prices,
+        history=history,
+        prometheus=prometheus,
+        metrics_page=metrics_page,
+        gateway=gateway,
+        host=host,
+        port=port,
+        interval_s=interval,
+    )
+    try:
+        asyncio.run(serve(options))
+    except (ClusterError, PoolError, OSError) as problem:
+        typer.echo(f"error: {problem}", err=True)
+        sys.exit(1)
+
+
+async def serve(options: Options) -> None:
+    """Run until SIGTERM or SIGINT.
+
+    Raises:
+        ClusterError: there is no usable kubeconfig.
+        PoolError: the price file is wrong.
+        OSError: a file cannot be read, or the port is taken.
+    """
+    clock = SystemClock()
+    prices = read_prices(options.prices)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with suppress(NotImplementedError):  # not every event loop has them
+            loop.add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        cluster = await stack.enter_async_context(
+            Cluster.from_kubeconfig(options.kubeconfig, options.context)
+        )
+        history: History = ForgetfulHistory()
+        if options.history is not None:
+            kept = SqliteHistory(options.history)
+            stack.callback(kept.close)
+            history = kept
+        controller = Controller(
+            cluster,
+            clock=clock,
+            history=history,
+            prices=prices,
+            namespace=options.namespace,
+            demand=_demand(options),
+            waker=HttpWaker(options.gateway),
+            settings=Settings(interval=timedelta(seconds=options.interval_s)),
+        )
+        health = HealthServer(controller, clock, host=options.host, port=options.port)
+        await stack.enter_async_context(health)
+        log.info("serving %s; health and metrics on %s:%d", cluster.server, options.host, health.port)
+        await controller.run(stop)
+
+
+def read_prices(path: Path | None) -> PriceList:
+    """The price list of a YAML or JSON file; the packaged examples when none is named.
+
+    Raises:
+        PoolError: the file is no price list.
+        OSError: it cannot be read.
+    """
+    if path is None:
+        return packaged_prices()
+    try:
+        content: Any = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as wrong:
+        raise PoolError([f"{path} is not YAML: {wrong}"]) from wrong
+    return PriceList.parse(content)
+
+
+def _demand(options: Options) -> DemandSource | None:
+    if options.prometheus:
+        return Prometheus(options.prometheus)
+    if options.metrics_page:
+        return MetricsPage(options.metrics_page)
+    return None
+
+
+if __name__ == "__main__":
+    app()
