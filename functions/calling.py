@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import stamina
+from multidict import CIMultiDictProxy
 from purgatory import AsyncCircuitBreakerFactory
 from purgatory.domain.model import OpenedState
 from pydantic import Field, ValidationError
@@ -315,12 +316,14 @@ class StageClient:
             )
         )
 
-    def _called(self, reply: StageReply, headers: Mapping[str, str], seconds: float, attempts: int) -> Called:
+    def _called(
+        self, reply: StageReply, headers: CIMultiDictProxy[str], seconds: float, attempts: int
+    ) -> Called:
         """The reply with one timing: the stage's own, seen from here, with what proxies on the way added."""
         own = reply.timings[-1] if reply.timings else StageTiming(stage=self.name, seconds=seconds)
         phases = {
             metric.name: metric.seconds
-            for metric in parse_server_timing(headers.get("Server-Timing", ""))
+            for metric in parse_server_timing(", ".join(headers.getall("Server-Timing", ())))
             if metric.seconds is not None and metric.name != "total"
         }
         timing = own.model_copy(

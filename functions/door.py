@@ -34,6 +34,10 @@ PROBES = frozenset({"/healthz/live", "/healthz/ready", "/metrics", "/openapi.jso
 """Paths that are answered in every state, and that are no work."""
 
 
+HELD_S = 1.0
+"""Without a word from the activator: a request that comes so soon after HOT was held until then."""
+
+
 def problem_head(problem: Problem) -> list[tuple[bytes, bytes]]:
     """The response headers of a problem."""
     headers = [(b"content-type", MEDIA_TYPE.encode())]
@@ -153,7 +157,7 @@ class Door:
         elif self._replica.state is State.FAILED:
             refusal = ProblemError(503, "the replica has failed; readiness says why", retry_after=1.0)
         else:
-            context.paid(self._replica.claim_cold_start())
+            context.paid(self._replica.cold_start_for(context.arrived - _held(headers)))
             return None
         return problem_of(refusal, stage=self._stage)
 
@@ -206,12 +210,21 @@ class _Response:
         await self._send(message)
 
 
-_HEADERS = frozenset({b"x-request-id", b"traceparent", b"x-pilotlight-deadline"})
+_HEADERS = frozenset({b"x-request-id", b"traceparent", b"x-pilotlight-deadline", b"x-pilotlight-held"})
 
 
 def _text(headers: dict[bytes, bytes], name: bytes) -> str | None:
     value = headers.get(name)
     return None if value is None else value.decode("latin-1")
+
+
+def _held(headers: dict[bytes, bytes]) -> float:
+    """Seconds for which the request was held before it came here, as the activator says."""
+    try:
+        seconds = float(headers[b"x-pilotlight-held"])
+    except (KeyError, ValueError):
+        return HELD_S
+    return seconds if seconds >= 0 else HELD_S
 
 
 def _deadline(raw: str | None, default: float) -> float:

@@ -79,6 +79,7 @@ class Replica:
             began = self._began if self._climb.warmth == Warmth.COLD else self._began_climb
             done = ColdStart(self._climb.warmth, self._climb.phases, self._clock() - began)
             self._last = self._unclaimed = done
+            self._hot_since = self._clock()
             for completed in self._cold_start_observers:
                 completed(done)
         for observer in self._observers:
@@ -116,6 +117,10 @@ class Replica:
         claimed, self._unclaimed = self._unclaimed, None
         return claimed
 
+    def cold_start_for(self, since: float) -> ColdStart | None:
+        """The last cold start if a request that has waited since the instant `since` waited for it, else None."""
+        return self._last if self._hot_since is not None and since < self._hot_since else None
+
     def on_change(self, observer: Callable[[Lifecycle], None]) -> None:
         """Call `observer` after each move."""
         self._observers.append(observer)
@@ -125,3 +130,4 @@ class Replica:
         self._cold_start_observers.append(observer)
 
     _began_climb: float = 0.0
+    _hot_since: float | None = None

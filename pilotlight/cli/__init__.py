@@ -32,7 +32,6 @@ demo.register(app)
 app.add_typer(pool.app, name="pool", help="Warm pools: what they hold, why, and what it costs.")
 
 
-
 def main() -> None:
     """Run the command line."""
     try:

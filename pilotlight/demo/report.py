@@ -107,7 +107,7 @@ def show(report: Report, console: Console) -> None:
     table = Table(
         title="What a user waited", title_justify="left", title_style="bold", box=None, pad_edge=False
     )
-    for heading in ("", "requests", "failed", "TTFT p50", "TTFT max", "end to end p50", "end to end max"):
+    for heading in ("", "requests", "failed", "TTFT p50", "TTFT max", "e2e p50", "e2e max"):
         table.add_column(heading, justify="left" if not heading else "right")
     for arm in report.arms:
         for cold in (True, False):
@@ -138,10 +138,9 @@ def _show_phases(report: Report, console: Console) -> None:
     phases = report.to_json()["phases"]
     if not phases:
         return
-    line = Text("Where the cold start went: ", style="bold")
-    parts = ", ".join(f"{phase} {_seconds(seconds)}" for phase, seconds in phases.items())
-    console.print(Group(Text(), line.append(parts, style="not bold")))
-    console.print("  (phases overlap: weights arrive while the engine's code is imported)", style="dim")
+    console.print(Group(Text(), Text("Where the cold start went", style="bold")))
+    console.print("  " + ", ".join(f"{phase} {_seconds(seconds)}" for phase, seconds in phases.items()))
+    console.print("  (they overlap: queue holds the rest, weights arrive during the import)", style="dim")
 
 
 def _show_cost(report: Report, console: Console) -> None:

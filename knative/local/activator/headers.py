@@ -25,6 +25,8 @@ _NAMES: dict[bytes, istr] = {
 }  # fmt: skip
 _FORWARDED_FOR, _FORWARDED_PROTO = istr("x-forwarded-for"), istr("x-forwarded-proto")
 _FORWARDED_PREFIX = istr("x-forwarded-prefix")
+HELD = istr("x-pilotlight-held")
+"""Seconds for which the activator held the request, so that a replica can tell who waited for its start."""
 
 
 def _text(value: bytes) -> str:

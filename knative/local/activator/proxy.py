@@ -170,7 +170,7 @@ class Exchange:
     async def _attempt(self, pod: Pod, body: Body, queued_s: float) -> _Failure | None:
         """Have one replica answer; what went wrong if it did not begin to."""
         try:
-            response = await self._open(pod, body)
+            response = await self._open(pod, body, queued_s)
         except _REFUSED:
             self._revision.suspect(pod)
             return _Failure.REFUSED
@@ -181,7 +181,7 @@ class Exchange:
         await self._relay(response, queued_s)
         return None
 
-    async def _open(self, pod: Pod, body: Body) -> aiohttp.ClientResponse:
+    async def _open(self, pod: Pod, body: Body, queued_s: float) -> aiohttp.ClientResponse:
         """Send the request to a replica; its response once the head is there."""
         scope, match = self._scope, self._match
         query: bytes = scope["query_string"]
@@ -193,6 +193,7 @@ class Exchange:
             scheme=scope["scheme"],
             prefix=match.prefix,
         )
+        headers[fields.HELD] = f"{queued_s:.4f}"
         if self._connection.upgrading and (upgrade := fields.upgrade_of(scope["headers"])):
             headers["connection"], headers["upgrade"] = "Upgrade", upgrade
         return await self._pool.request(
