@@ -6,7 +6,7 @@ that the schema a cluster gets and the one checked here are the same file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ class Column:
     """JSONPath as in a CustomResourceDefinition's additionalPrinterColumns."""
     priority: int = 0
     description: str = ""
+    compute: Callable[[Mapping[str, Any]], Any] | None = None
+    """For what no path can say, in place of `path`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,30 @@ _LATEST = (
     Column("LatestReady", "string", ".status.latestReadyRevisionName"),
 )
 _SERVING = ("all", "knative", "serving")
+
+
+def _ready_containers(pod: Mapping[str, Any]) -> str:
+    statuses = (pod.get("status") or {}).get("containerStatuses") or []
+    return f"{sum(bool(item.get('ready')) for item in statuses)}/{len(pod['spec']['containers'])}"
+
+
+def _pod_status(pod: Mapping[str, Any]) -> str:
+    """The word that kubectl shows: why it waits, else its phase."""
+    if pod["metadata"].get("deletionTimestamp"):
+        return "Terminating"
+    status = pod.get("status") or {}
+    for item in status.get("containerStatuses") or ():
+        reason = ((item.get("state") or {}).get("waiting") or {}).get("reason")
+        scheduled = "podIP" in status
+        if reason and scheduled:
+            return str(reason)
+    return str(status.get("phase") or "Pending")
+
+
+def _event_object(event: Mapping[str, Any]) -> str:
+    about = event.get("involvedObject") or {}
+    return f"{str(about.get('kind', '')).lower()}/{about.get('name', '')}"
+
 
 BUILT_IN = (
     KindInfo(
@@ -124,8 +150,8 @@ BUILT_IN = (
         ("po",),
         ("all",),
         (
-            Column("Ready", "string", ".status.conditions[?(@.type=='Ready')].status"),
-            Column("Status", "string", ".status.phase"),
+            Column("Ready", "string", "", compute=_ready_containers),
+            Column("Status", "string", "", compute=_pod_status),
             Column("Restarts", "integer", ".status.containerStatuses[0].restartCount"),
             Column("Age", "date", ".metadata.creationTimestamp"),
             Column("IP", "string", ".status.podIP", priority=1),
@@ -172,7 +198,7 @@ BUILT_IN = (
             Column("Last Seen", "date", ".lastTimestamp"),
             Column("Type", "string", ".type"),
             Column("Reason", "string", ".reason"),
-            Column("Object", "string", ".involvedObject.name"),
+            Column("Object", "string", "", compute=_event_object),
             Column("Message", "string", ".message"),
         ),
         has_status=False,

@@ -99,7 +99,7 @@ class Api:
         if found is not None:
             return await self._on_objects(request, found)
         if request.method == "POST" and path.startswith("/apis/authorization.k8s.io/v1/"):
-            return await _access_review(request)
+            return _access_review(path)
         if request.method in ("GET", "HEAD"):
             document = self._document(path)
             if document is not None:
@@ -197,10 +197,22 @@ def _is_loopback(request: Request) -> bool:
         return False
 
 
-async def _access_review(request: Request) -> Response:
+def _access_review(path: str) -> Response:
     """Whoever has the token may do everything."""
-    review = json.loads(await request.body())
-    return json_response({**review, "status": {"allowed": True}}, 201)
+    kind = {
+        "selfsubjectaccessreviews": "SelfSubjectAccessReview",
+        "selfsubjectrulesreviews": "SelfSubjectRulesReview",
+    }.get(path.rpartition("/")[2])
+    if kind is None:
+        raise errors.ApiError(404, "NotFound", "the server could not find the requested resource")
+    everything = {"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}
+    status: Object = (
+        {"allowed": True}
+        if kind == "SelfSubjectAccessReview"
+        else {"resourceRules": [everything], "nonResourceRules": [], "incomplete": False}
+    )
+    review = {"apiVersion": "authorization.k8s.io/v1", "kind": kind, "metadata": {}, "spec": {}}
+    return json_response({**review, "status": status}, 201)
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

@@ -11,6 +11,7 @@ import yaml
 from starlette.requests import Request
 
 from knative.cluster import Object, Resource
+from knative.local.api import protobuf
 from knative.local.errors import ApiError, Subject, bad_request
 from knative.local.kinds import KindInfo
 from knative.local.registry import Options, Validation
@@ -107,6 +108,8 @@ def parse(data: bytes, media_type: str, validation: Validation) -> tuple[Any, li
     try:
         if media_type in _YAML:
             value = _json_like(yaml.safe_load(data))
+        elif media_type == protobuf.MEDIA_TYPE:
+            value = protobuf.read(data)
         elif media_type.endswith("json"):
             value = json.loads(data, object_pairs_hook=lambda pairs: _object(pairs, duplicates))
         else:

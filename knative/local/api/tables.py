@@ -78,7 +78,7 @@ def _object(record: Record, include: str, version: str) -> Any:
 
 
 def _cell(column: Column, obj: Object, now: datetime) -> Any:
-    value = compiled(column.path)(obj)
+    value = column.compute(obj) if column.compute is not None else compiled(column.path)(obj)
     if value is None:
         return None if column.type != "date" else "<unknown>"
     if column.type == "date":
