@@ -14,33 +14,24 @@ import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Annotated, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 import aiohttp
 import stamina
-from multidict import CIMultiDictProxy
 from purgatory import AsyncCircuitBreakerFactory
 from purgatory.domain.model import OpenedState
-from pydantic import Field, ValidationError
+from pydantic import Field
 
+from functions.answers import Called, called, read_events, read_problem, read_reply
 from functions.contract import (
-    Delta,
-    Failure,
-    Final,
-    Problem,
     StageEvent,
     StageReply,
     StageRequest,
-    StageTiming,
-    decode_event,
 )
-from functions.problems import RETRYABLE_STATUSES, ProblemError, phrase, seconds_of
+from functions.problems import ProblemError
 from functions.settings import StageAddress
-from functions.sse import EventParser
 from functions.stage import RequestContext, StageConfig
-from functions.timing import parse_server_timing
 
 log = logging.getLogger(__name__)
 
@@ -61,14 +52,6 @@ class CallPolicy(StageConfig):
     """Consecutive failures that open the circuit."""
     breaker_seconds: Annotated[float, Field(gt=0)] = 5.0
     """How long it stays open."""
-
-
-@dataclass(frozen=True, slots=True)
-class Called:
-    """A stage's reply, with the caller's view of its time."""
-
-    reply: StageReply
-    timing: StageTiming
 
 
 Outcome: TypeAlias = Literal["ok", "refused", "failed", "unreachable", "circuit_open"]
@@ -151,7 +134,9 @@ class StageClient:
                     raise self._unreachable(error) from error
                 finally:
                     response.close() if not response.content.at_eof() else response.release()
-        return self._called(self._reply(body), response.headers, context.now() - began, attempts)
+        seconds = context.now() - began
+        reply = read_reply(self.name, body)
+        return called(self.name, reply, response.headers, seconds=seconds, attempts=attempts)
 
     @asynccontextmanager
     async def stream(
@@ -170,8 +155,13 @@ class StageClient:
             with attempt:
                 attempts = attempt.num
                 response = await self._post(request, context, first=attempts == 1)
+
+        def finish(reply: StageReply) -> StageReply:
+            seconds = context.now() - began
+            return called(self.name, reply, response.headers, seconds=seconds, attempts=attempts).reply
+
         try:
-            yield self._events(response, context, began, attempts)
+            yield read_events(self.name, response, finish)
         finally:
             response.close() if not response.content.at_eof() else response.release()
 
@@ -260,7 +250,7 @@ class StageClient:
         try:
             response = await self._session.post(
                 f"{self._url}/invoke",
-                data=request.model_dump_json(exclude_none=True, exclude_defaults=False).encode(),
+                data=request.model_dump_json(exclude_none=True).encode(),
                 headers={"Content-Type": "application/json", **context.headers(), **self._host},
             )
         except (aiohttp.ClientError, OSError) as error:
@@ -274,108 +264,15 @@ class StageClient:
             raise self._unreachable(error) from error
         finally:
             response.release()
-        raise ProblemError.of(self._problem(response, body))
-
-    async def _events(
-        self, response: aiohttp.ClientResponse, context: RequestContext, began: float, attempts: int
-    ) -> AsyncGenerator[StageEvent, None]:
-        try:
-            if response.content_type == "application/json":
-                # A stage that does not stream answers whole.
-                reply = self._reply(await response.read())
-                yield Delta(reply.text)
-                called = self._called(reply, response.headers, context.now() - began, attempts)
-                yield Final(called.reply)
-                return
-            parser = EventParser()
-            async for piece in response.content.iter_any():
-                for raw in parser.feed(piece):
-                    event = decode_event(raw.name, raw.data)
-                    if isinstance(event, Final):
-                        called = self._called(event.reply, response.headers, context.now() - began, attempts)
-                        event = Final(called.reply)
-                    yield event
-                    if not isinstance(event, Delta):
-                        return
-            reason = "it ended without a reply"
-        except (aiohttp.ClientError, OSError) as error:
-            reason = type(error).__name__
-        except ProblemError as error:
-            yield Failure(error.problem)
-            return
-        except ValueError as error:
-            yield Failure(self._broken(f"sent what is no event: {error}"))
-            return
-        yield Failure(
-            Problem(
-                title="Stream cut off",
-                status=502,
-                detail=f"the stream of stage {self.name} was cut off: {reason}",
-                retryable=True,
-                stage=self.name,
-            )
+        problem = read_problem(
+            self.name,
+            status=response.status,
+            content_type=response.content_type,
+            headers=response.headers,
+            body=body,
+            now=time.time(),
         )
-
-    def _called(
-        self, reply: StageReply, headers: CIMultiDictProxy[str], seconds: float, attempts: int
-    ) -> Called:
-        """The reply with one timing: the stage's own, seen from here, with what proxies on the way added."""
-        own = reply.timings[-1] if reply.timings else StageTiming(stage=self.name, seconds=seconds)
-        phases = {
-            metric.name: metric.seconds
-            for metric in parse_server_timing(", ".join(headers.getall("Server-Timing", ())))
-            if metric.seconds is not None and metric.name != "total"
-        }
-        timing = own.model_copy(
-            update={
-                "stage": self.name,
-                "seconds": seconds,
-                "phases": {**phases, **own.phases},
-                "attempts": attempts,
-            }
-        )
-        return Called(reply.model_copy(update={"timings": (timing,)}), timing)
-
-    def _reply(self, body: bytes) -> StageReply:
-        try:
-            return StageReply.model_validate_json(body)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "body"
-            raise ProblemError.of(
-                self._broken(f"answered what is no StageReply: {where}: {first['msg']}")
-            ) from None
-
-    def _broken(self, what: str) -> Problem:
-        return Problem(
-            title="Bad answer of a stage", status=502, detail=f"stage {self.name} {what}", stage=self.name
-        )
-
-    def _problem(self, response: aiohttp.ClientResponse, body: bytes) -> Problem:
-        after = seconds_of(response.headers.get("Retry-After"), now=time.time())
-        if response.content_type == "application/problem+json":
-            try:
-                problem = Problem.model_validate_json(body)
-            except ValidationError:
-                pass
-            else:
-                return problem.model_copy(
-                    update={
-                        "stage": problem.stage or self.name,
-                        "status": response.status,
-                        "retry_after": problem.retry_after if problem.retry_after is not None else after,
-                    }
-                )
-        # The body of something else on the way (a proxy, an activator) is not passed on: it may hold
-        # anything.
-        return Problem(
-            title=phrase(response.status),
-            status=response.status if response.status >= 400 else 502,
-            detail=f"stage {self.name} answered with status {response.status}",
-            retryable=response.status in RETRYABLE_STATUSES,
-            retry_after=after,
-            stage=self.name,
-        )
+        raise ProblemError.of(problem)
 
     def _unreachable(self, error: Exception) -> ProblemError:
         return _UnreachableError(

@@ -8,8 +8,7 @@ network, not the number of tokens, and the first token waits for one round trip 
 When work arrives, all later stages are woken at once, so that cold stages start side by side.
 """
 
-import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated
@@ -21,12 +20,9 @@ from functions.app import surface_of
 from functions.calling import CallPolicy, ObserveCall, Outcome, StageClient, open_session
 from functions.contract import (
     Delta,
-    Failure,
     Final,
     FinishReason,
     Input,
-    Segment,
-    StageEvent,
     StageReply,
     StageRequest,
     StageTiming,
@@ -38,14 +34,12 @@ from functions.problems import ProblemError
 from functions.replica import Replica
 from functions.settings import Settings, SettingsError
 from functions.stage import RequestContext, parse_config
+from functions.streaming import Events, at_the_end, by_segments, from_model, next_request
 from functions.timing import Phase
 
 if TYPE_CHECKING:
     import aiohttp
     from fastapi import FastAPI
-
-
-_Events = AsyncGenerator[StageEvent, None]
 
 
 class OrchestrateConfig(CallPolicy):
@@ -110,7 +104,7 @@ class Orchestrate:
         )
         replica.to(State.HOT)
 
-    async def invoke(self, request: StageRequest, context: RequestContext) -> StageReply | _Events:
+    async def invoke(self, request: StageRequest, context: RequestContext) -> StageReply | Events:
         """Run the chain. The reply's `data` has each stage's under its name; `timings` has one per stage."""
         if request.segment is not None:
             raise ProblemError(422, "segment: an orchestrate stage takes whole requests; must be left out")
@@ -165,12 +159,12 @@ class Orchestrate:
         context: RequestContext,
     ) -> _Progress:
         for client in chain:
-            called = await client.call(_next(request, progress.value), context)
+            called = await client.call(next_request(request, progress.value), context)
             context.record(client.name, called.timing.seconds)
             progress = progress.after(client.name, called.reply)
         return progress
 
-    async def _stream(self, request: StageRequest, context: RequestContext) -> _Events:
+    async def _stream(self, request: StageRequest, context: RequestContext) -> Events:
         model = next((i for i, client in enumerate(self._chain) if client.kind == "generate"), None)
         if model is None:
             progress = await self._fold(self._chain, _Progress(request.input), request, context)
@@ -180,13 +174,15 @@ class Orchestrate:
             return
         progress = await self._fold(self._chain[:model], _Progress(request.input), request, context)
         source, *filters = self._chain[model:]
-        events = _from_model(source, _next(request, progress.value, stream=True), context)
+        unfinished: list[StageTiming] = []
+        events = from_model(source, next_request(request, progress.value, stream=True), context, unfinished)
         for client in filters:
-            through = _by_segments if client.kind == "postprocess" else _at_the_end
+            through = by_segments if client.kind == "postprocess" else at_the_end
             events = through(client, events, request, context)
         async with aclosing(events) as stream:
             async for event in stream:
                 if isinstance(event, Final):
+                    progress = replace(progress, timings=(*progress.timings, *unfinished))
                     yield Final(self._reply(request, self._joined(progress, event.reply)))
                     return
                 yield event
@@ -208,137 +204,6 @@ class Orchestrate:
             timings=progress.timings,
             metadata=request.metadata,
         )
-
-
-def _next(
-    request: StageRequest, value: Input, *, stream: bool = False, segment: Segment | None = None
-) -> StageRequest:
-    return request.model_copy(update={"input": value, "stream": stream, "segment": segment})
-
-
-async def _from_model(client: StageClient, request: StageRequest, context: RequestContext) -> _Events:
-    """The model's events; data of its reply under its name."""
-    async with client.stream(request, context) as events, aclosing(events):
-        async for event in events:
-            if isinstance(event, Final):
-                yield Final(event.reply.model_copy(update={"data": _named(client, event.reply, {})}))
-                return
-            yield event
-
-
-async def _at_the_end(
-    client: StageClient, events: _Events, request: StageRequest, context: RequestContext
-) -> _Events:
-    """A stage that needs the whole text: the stream pauses until it is there."""
-    async with aclosing(events) as stream:
-        async for event in stream:
-            if isinstance(event, Failure):
-                yield event
-                return
-            if isinstance(event, Final):
-                called = await client.call(_next(request, event.reply.output), context)
-                yield Delta(called.reply.text)
-                yield Final(_merged(client, event.reply, called.reply, called.timing))
-                return
-
-
-async def _by_segments(
-    client: StageClient, events: _Events, request: StageRequest, context: RequestContext
-) -> _Events:
-    """A stage that takes the stream piece by piece."""
-    inbox = _Inbox()
-    reader = asyncio.create_task(inbox.fill(events))
-    out: list[str] = []
-    carry: dict[str, JsonValue] | None = None
-    seconds, attempts = 0.0, 0
-    try:
-        while True:
-            text, end = await inbox.take()
-            if isinstance(end, Failure) and not text:
-                yield end
-                return
-            final = isinstance(end, Final)
-            called = await client.call(
-                _next(request, text, segment=Segment(carry=carry, final=final)), context
-            )
-            seconds += called.timing.seconds
-            attempts += called.timing.attempts
-            carry = called.reply.carry
-            if called.reply.text:
-                out.append(called.reply.text)
-                yield Delta(called.reply.text)
-            if called.reply.finish_reason is FinishReason.STOP and not final:
-                # It wants no more: stop the model, and ask for the end of what it has.
-                reader.cancel()
-                inbox.end = Final(
-                    StageReply(id=request.id, stage=client.name, output="", finish_reason=FinishReason.STOP)
-                )
-                continue
-            if isinstance(end, Final):
-                timing = called.timing.model_copy(update={"seconds": seconds, "attempts": attempts})
-                reply = called.reply.model_copy(update={"output": "".join(out)})
-                yield Final(_merged(client, end.reply, reply, timing))
-                return
-    finally:
-        reader.cancel()
-        await asyncio.wait({reader})
-
-
-class _Inbox:
-    """What has arrived of a stream since it was last looked at."""
-
-    def __init__(self) -> None:
-        self._texts: list[str] = []
-        self.end: Final | Failure | None = None
-        self._error: ProblemError | None = None
-        self._changed = asyncio.Event()
-
-    async def fill(self, events: _Events) -> None:
-        """Read to the end."""
-        try:
-            async with aclosing(events) as stream:
-                async for event in stream:
-                    if isinstance(event, Delta):
-                        self._texts.append(event.text)
-                    else:
-                        self.end = event
-                    self._changed.set()
-        except ProblemError as error:
-            self._error = error
-        finally:
-            self._changed.set()
-
-    async def take(self) -> tuple[str, Final | Failure | None]:
-        """All text that is there, at least a piece or the end; the end if it has come.
-
-        Raises:
-            ProblemError: the stream could not be begun.
-        """
-        while not (self._texts or self.end or self._error):
-            await self._changed.wait()
-            self._changed.clear()
-        if self._error is not None:
-            raise self._error
-        text, self._texts = "".join(self._texts), []
-        return text, self.end
-
-
-def _named(client: StageClient, reply: StageReply, before: JsonValue) -> dict[str, JsonValue]:
-    known = before if isinstance(before, dict) else {}
-    return known if reply.data is None else {**known, client.name: reply.data}
-
-
-def _merged(client: StageClient, before: StageReply, reply: StageReply, timing: StageTiming) -> StageReply:
-    """The reply of the stream so far with a stage behind it."""
-    usage = before.usage.model_copy(update=reply.usage.model_dump(exclude_none=True))
-    return reply.model_copy(
-        update={
-            "usage": usage,
-            "finish_reason": reply.finish_reason or before.finish_reason,
-            "timings": (*before.timings, timing),
-            "data": _named(client, reply, before.data),
-        }
-    )
 
 
 def build(settings: Settings) -> Orchestrate:

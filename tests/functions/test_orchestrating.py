@@ -182,6 +182,9 @@ async def test_a_stop_sequence_of_postprocess_ends_the_generation(http):
         assert events[-1][0] == "reply"
         assert events[-1][1]["output"] == "0 1 2 3 4 5 6 7 8 9 10 11"
         assert events[-1][1]["finish_reason"] == "stop"
+        model_timing, post_timing, _ = events[-1][1]["timings"]
+        assert (model_timing["stage"], post_timing["stage"]) == ("model", "post")
+        assert 0 < model_timing["ttft"] < model_timing["seconds"]
         await wait_until(lambda: model.seen[0].cancelled)
 
 
