@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 from warmpool.controller import planning, status, verifying
 from warmpool.controller.events import Notice
@@ -24,6 +24,8 @@ from warmpool.domain.observation import DEFAULT_LEAD, Demand, Observation
 from warmpool.domain.periods import period_of
 from warmpool.domain.pool import WarmPoolSpec
 from warmpool.policy import budget, compose
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,10 @@ class Outcome:
     budget_left: Decimal | None = None
     finished: bool = False
     """A pool that is being deleted has given everything back."""
+    at: datetime = EPOCH
+    """The instant it was judged for."""
+    holds: bool = False
+    """Whether the pool may hold floors, so that it must not go without our knowing."""
     announces: tuple[Floor, str] = (NOTHING, "")
     """Floor and reason that the notices speak of."""
 
@@ -128,6 +134,8 @@ def judge(sight: Sight, state: PoolState, now: datetime) -> Outcome:
         lead_s=observation.lead.total_seconds(),
         ready=report.ready,
         budget_left=limit.amount - account.spent if limit and account else None,
+        at=now,
+        holds=True,
         announces=(decision.floor, decision.reason),
     )
 
@@ -188,6 +196,7 @@ def _refused(sight: Sight, state: PoolState, refusal: Condition, now: datetime) 
         wake=False,
         finished=sight.pool.deleting and not writes and not scale_writes,
         scale_writes=scale_writes,
+        at=now,
         announces=(NOTHING, refusal.reason),
     )
 
@@ -387,6 +396,7 @@ def broken(pool: PoolView, state: PoolState, problem: str, now: datetime) -> Out
         started=(),
         due=state.due,
         wake=False,
+        at=now,
         announces=(NOTHING, "InternalError"),
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -21,7 +21,7 @@ from apscheduler.triggers.interval import IntervalTrigger
 from knative.cluster import Cluster, ClusterError, Resource
 from warmpool.adapters.clock import Clock, SystemClock
 from warmpool.adapters.waker import HttpWaker, Waker
-from warmpool.controller import judging, marks, planning, status
+from warmpool.controller import judging, planning, status
 from warmpool.controller.acting import Hands
 from warmpool.controller.judging import Outcome, Sight
 from warmpool.controller.planning import Write
@@ -36,6 +36,8 @@ from warmpool.domain.observation import Demand
 from warmpool.domain.periods import period_of
 
 log = logging.getLogger(__name__)
+
+Effect = Callable[["Key", Outcome, "TickReport"], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -147,7 +149,12 @@ class Controller:
         await asyncio.gather(*(self._give_back(write, report) for write in self._orphans()))
         # Looking is pure and quick; only what has to be written waits for the network, and side by side.
         pending = [(key, outcome) for key in keys if (outcome := self._look(key, now, report)) is not None]
-        await asyncio.gather(*(self._act(key, outcome, now, report) for key, outcome in pending))
+        # Floors first, words after: when many windows open at once, no floor waits for another one's event.
+        moved = await asyncio.gather(
+            *(self._try(key, self._move_floor, outcome, report) for key, outcome in pending)
+        )
+        said = [(key, outcome) for (key, outcome), done in zip(pending, moved, strict=True) if done]
+        await asyncio.gather(*(self._try(key, self._say, outcome, report) for key, outcome in said))
         report.looked_at = len(keys)
         report.writes = self._hands.writes - before
         self.counts.looks += report.looked_at
@@ -195,6 +202,7 @@ class Controller:
             and not outcome.notices
             and not outcome.wake
             and not outcome.finished
+            and (pool.finalized or not outcome.holds)
             and status.patch(pool.status, outcome.status, now, state.status_at) is None
         )
         return None if nothing else outcome
@@ -230,60 +238,61 @@ class Controller:
             prices=self._prices,
         )
 
-    async def _act(self, key: Key, outcome: Outcome, now: datetime, report: TickReport) -> None:
-        """Carry an outcome out; what fails is tried again, and said in the status."""
+    async def _try(self, key: Key, effect: Effect, outcome: Outcome, report: TickReport) -> bool:
+        """Carry out a part of an outcome; what fails is tried again, and said in the status."""
         state = self.states[key]
         try:
             async with self._gate:
-                await self._carry_out(key, outcome, now, report)
+                await effect(key, outcome, report)
         except ClusterError as problem:
             state.failures += 1
             state.trouble = f"the API did not take a write: {problem}"
             first, last = self._settings.retry_first, self._settings.retry_last
-            state.due = now + min(first * 2 ** min(state.failures - 1, 10), last)
+            state.due = outcome.at + min(first * 2 ** min(state.failures - 1, 10), last)
             quiet = self._hands.quiet_until
             if quiet is not None:
                 state.due = max(state.due, quiet)
             report.errors.append(f"{key[0]}/{key[1]}: {problem}")
             log.warning("pool %s/%s: %s", *key, state.trouble)
-        else:
+            return False
+        if effect == self._say:
             if state.trouble is not None:
-                state.due = now  # the status still says so
+                state.due = outcome.at  # the status still tells of it
             state.failures, state.trouble = 0, None
+        return True
 
-    async def _carry_out(self, key: Key, outcome: Outcome, now: datetime, report: TickReport) -> None:
+    async def _move_floor(self, key: Key, outcome: Outcome, report: TickReport) -> None:
         pool = self.world.pools.get(key)
         if pool is None:
             return
-        await self._move_floor(pool, outcome, now, report)
-        current = self.world.pools.get(key)
-        if current is None:
+        if outcome.holds and not pool.finalized and not pool.deleting:
+            await self._hands.finalize(pool, on=True)  # first, or a deletion could leave a floor behind
+        for write in outcome.plan.writes:
+            again = partial(self._again, key, write, outcome.at)
+            report.floors += await self._hands.set_floor(write, again)
+        for scale_write in outcome.scale_writes:
+            await self._hands.set_scale(key[0], scale_write)
+        if outcome.wake and pool.spec:
+            self.counts.wakes += 1
+            await self._waker.wake(self.world.services[key[0], pool.spec.target])
+
+    async def _say(self, key: Key, outcome: Outcome, report: TickReport) -> None:
+        _ = report
+        pool = self.world.pools.get(key)
+        if pool is None:
             return
         if outcome.finished:
-            if current.finalized:
-                await self._hands.finalize(current, on=False)
+            if pool.finalized:
+                await self._hands.finalize(pool, on=False)
             return
         state = self.states[key]
         for notice in outcome.notices:
-            await self._hands.tell(current, notice)
+            await self._hands.tell(pool, notice)
         state.announced = outcome.announces
-        change = status.patch(current.status, outcome.status, now, state.status_at)
+        change = status.patch(pool.status, outcome.status, outcome.at, state.status_at)
         if change is not None:
             await self._hands.set_status(key, change)
-            state.status_at = now
-
-    async def _move_floor(self, pool: PoolView, outcome: Outcome, now: datetime, report: TickReport) -> None:
-        holding = any(write.annotations.get(marks.POOL) for write in outcome.plan.writes)
-        if holding and not pool.finalized and not pool.deleting:
-            await self._hands.finalize(pool, on=True)  # first, or a deletion could leave the floor behind
-        for write in outcome.plan.writes:
-            again = partial(self._again, pool.key, write, now)
-            report.floors += await self._hands.set_floor(write, again)
-        for scale_write in outcome.scale_writes:
-            await self._hands.set_scale(pool.key[0], scale_write)
-        if outcome.wake and pool.spec:
-            self.counts.wakes += 1
-            await self._waker.wake(self.world.services[pool.key[0], pool.spec.target])
+            state.status_at = outcome.at
 
     def _again(self, key: Key, write: Write, now: datetime) -> Write | None:
         """The write for the same Revision, planned on what the world looks like by now."""
