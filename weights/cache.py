@@ -32,6 +32,7 @@ from weights.filling import Filling
 from weights.leases import LeaseKeeper
 from weights.manifest import FileEntry, Manifest, from_json, to_json
 from weights.plan import Part
+from weights.pruning import Pruned, prune
 from weights.source import LocalSource, Source
 
 MANIFEST = ".pilotlight.json"
@@ -56,12 +57,15 @@ class Blob:
 class Cache:
     """One cache folder, as one process uses it. Any number of processes and hosts may do so at once."""
 
-    def __init__(self, root: Path, *, read_only_will_do: bool = False) -> None:
+    def __init__(
+        self, root: Path, *, read_only_will_do: bool = False, quota_bytes: int | None = None
+    ) -> None:
         """Open the folder, making it if need be.
 
         Args:
             root: the folder.
             read_only_will_do: a folder that cannot be written is used for what it holds.
+            quota_bytes: room is made before a file comes in; no limit when None.
 
         Raises:
             CacheError: it cannot be made or written to.
@@ -82,6 +86,7 @@ class Cache:
         self.keeper = LeaseKeeper(self.root / "tmp")
         self.shared = _on_shared_file_system(self.root)
         self._use = self.root / "leases" / uuid.uuid4().hex
+        self._quota = quota_bytes
         self._used: set[str] = set()
         self._lock = threading.Lock()
 
@@ -132,9 +137,13 @@ class Cache:
         """
         if self.read_only is not None:
             raise self.read_only
+        if self._quota is not None:
+            self.prune(max(0, self._quota - entry.size))
         name = self._object_path(identity, entry).stem
         with self.writing(entry.size):
-            return Filling(self.root / "filling" / name, entry, parts, self.keeper, flush=self.shared)
+            filling = Filling(self.root / "filling" / name, entry, parts, self.keeper, flush=self.shared)
+            filling.own()  # if nobody does; a lease also keeps it from being pruned
+            return filling
 
     def publish(self, identity: str, filling: Filling, stop: threading.Event) -> str | None:
         """Make a blob of a filling that has all its parts.
@@ -228,6 +237,18 @@ class Cache:
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
         return target
+
+    def prune(self, quota_bytes: int, *, dry_run: bool = False) -> Pruned:
+        """Remove what was used longest ago until at most `quota_bytes` are taken; nothing that is in use.
+
+        Raises:
+            CacheError: the cache cannot be written.
+            ValueError: the quota is negative.
+        """
+        if self.read_only is not None:
+            raise self.read_only
+        with self.writing():
+            return prune(self.root, self.keeper, quota_bytes, dry_run=dry_run)
 
     @contextlib.contextmanager
     def writing(self, needed: int = 0) -> Iterator[None]:

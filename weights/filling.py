@@ -69,6 +69,11 @@ class Filling:
         """The lease of the one who fetches."""
         return self.folder / "lease"
 
+    @property
+    def gone(self) -> bool:
+        """Whether the folder is no longer there: published, or removed by an operator."""
+        return not self.folder.exists()
+
     def own(self) -> bool:
         """Become, or be, the one who fetches; False while somebody else is."""
         with self._lock:

@@ -214,6 +214,7 @@ def open_model(
     wanted: Callable[[str], bool] | None = None,
     limit_bytes: int = LIMIT_BYTES,
     concurrency: int | None = None,
+    quota_bytes: int | None = None,
     retry: RetryPolicy | None = None,
 ) -> OpenModel:
     """Open a model for loading.
@@ -225,6 +226,7 @@ def open_model(
         wanted: by tensor name; all when None.
         limit_bytes: of memory for tensors on their way. A single larger tensor exceeds it.
         concurrency: ranged reads at a time; by number of processors when None.
+        quota_bytes: of the cache; no limit when None.
         retry: patience with the source.
 
     Raises:
@@ -237,7 +239,9 @@ def open_model(
         own = folder.resolve().parent.parent
         if (own / "blobs").is_dir():
             cache_dir = own
-        cache = None if cache_dir is None else Cache(cache_dir, read_only_will_do=True)
+        cache = (
+            None if cache_dir is None else Cache(cache_dir, read_only_will_do=True, quota_bytes=quota_bytes)
+        )
         source: Source = _Later(manifest.uri, identity, retry)
         listing = Listing(manifest.files, manifest.skipped, None)
     else:
@@ -245,7 +249,7 @@ def open_model(
         listing = list_model(source)
         identity = source.identity
         if cache_dir is not None and not isinstance(source, LocalSource):
-            cache = Cache(cache_dir, read_only_will_do=True)
+            cache = Cache(cache_dir, read_only_will_do=True, quota_bytes=quota_bytes)
     return OpenModel(
         source,
         cache,

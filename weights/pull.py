@@ -83,6 +83,7 @@ async def pull(
     patterns: Sequence[str] | None = None,
     with_weights: bool = True,
     progress: Callable[[Progress], None] | None = None,
+    quota_bytes: int | None = None,
     retry: RetryPolicy | None = None,
 ) -> PulledModel:
     """Bring a model here, or find it here.
@@ -94,6 +95,7 @@ async def pull(
         with_weights: False leaves the tensors where they are, for an engine that streams them itself
             (`--load-format pilotlight` finds them by the folder).
         progress: called on the event loop, about ten times a second and at the end.
+        quota_bytes: of the cache; room is made before files come in. No limit when None.
         retry: patience with the source.
 
     Raises:
@@ -118,6 +120,7 @@ async def pull(
             patterns=patterns,
             with_weights=with_weights,
             progress=report,
+            quota_bytes=quota_bytes,
             retry=retry,
             stop=stop,
         ),
@@ -138,6 +141,7 @@ def pull_blocking(
     patterns: Sequence[str] | None = None,
     with_weights: bool = True,
     progress: Callable[[Progress], None] | None = None,
+    quota_bytes: int | None = None,
     retry: RetryPolicy | None = None,
     stop: threading.Event | None = None,
 ) -> PulledModel:
@@ -150,7 +154,7 @@ def pull_blocking(
             if isinstance(source, LocalSource):
                 manifest = inspect(source, patterns)
                 return PulledModel(source.path, manifest, 0, from_cache=False, seconds=request.seconds)
-            cache = Cache(cache_dir)
+            cache = Cache(cache_dir, quota_bytes=quota_bytes)
             try:
                 return _Pull(source, cache, request).run()
             except BaseException:
@@ -197,6 +201,7 @@ class _Pull:
         self._cache = cache
         self._request = request
         self._counter = Counter()
+        self._stop = threading.Event()  # ends this attempt; the request's ends all of them
         self._total = 0
         self._present = 0
         self._digests: dict[str, str] = {}
@@ -281,7 +286,7 @@ class _Pull:
                     filling,
                     writer=WriteThrough(),
                     counter=self._counter,
-                    stop=self._request.stop,
+                    stop=self._stop,
                 )
                 arrivals.append(_Arrival(backing))
             self._run(
@@ -337,16 +342,21 @@ class _Pull:
                     for future in finished:
                         future.result()
                     self._report()
+                    self._give_up_if_asked()
             except BaseException:
-                self._request.stop.set()
+                self._stop.set()
                 self._source.close()
                 pool.shutdown(cancel_futures=True)
                 raise
 
     def _unless_stopped(self, job: Callable[..., None], *arguments: object) -> None:
-        if self._request.stop.is_set():
+        if self._stop.is_set():
             raise ReaderClosedError
         job(*arguments)
+
+    def _give_up_if_asked(self) -> None:
+        if self._request.stop.is_set():
+            raise ReaderClosedError
 
     def _report(self) -> None:
         if self._request.progress is not None:

@@ -162,8 +162,10 @@ class FillingBacking:
         while not self._stop.is_set():
             if self._load(part, view):
                 return
-            if self._owned() or waited > _PATIENCE or self._filling.mark(part) is not None:
-                # Ours to fetch; or the other one makes no progress; or what it wrote is damaged.
+            damaged = self._filling.mark(part) is not None
+            if self._owned() or damaged or waited > _PATIENCE or self._filling.gone:
+                # Ours to fetch; or what the other one wrote is damaged; or it makes no progress; or an
+                # operator removed the folder.
                 self._fetch(part, view)
                 return
             self._stop.wait(_POLL)
@@ -184,6 +186,7 @@ class FillingBacking:
                 self.published = blob.sha256
                 return
             if not self._owned():
+                self._give_up_if_removed()
                 self._stop.wait(_POLL)
                 continue
             try:
@@ -207,6 +210,13 @@ class FillingBacking:
     def close(self) -> None:
         """Let go, once no thread reads any more; what is there stays for the next one."""
         self._filling.close()
+
+    def _give_up_if_removed(self) -> None:
+        if self._filling.gone and self._cache.blob(self._source.identity, self.entry) is None:
+            raise CacheError(
+                f"cache folder = {self._cache.root}: {self._filling.folder} was removed while it was filled; "
+                "must be left alone, or pruned by 'pilotlight weights prune'"
+            )
 
     def _owned(self) -> bool:
         try:

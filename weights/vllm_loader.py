@@ -8,6 +8,7 @@ keeps `--model s3://...` to the loaders that it ships. Options, as
     uri           where the weights are, if the folder does not know
     cache_dir     where to keep what is fetched; default $PILOTLIGHT_CACHE_DIR, else the user's cache folder
     cache         false keeps nothing
+    quota_bytes   of the cache; no limit by default
     limit_bytes   of memory for tensors on their way, default 1 GiB
     concurrency   ranged reads at a time
 
@@ -38,7 +39,7 @@ from weights.load import LIMIT_BYTES, OpenModel, open_model
 from weights.tensors import as_torch
 
 _OPTIONS: Mapping[str, type] = {
-    "uri": str, "cache_dir": str, "cache": bool, "limit_bytes": int, "concurrency": int,
+    "uri": str, "cache_dir": str, "cache": bool, "quota_bytes": int, "limit_bytes": int, "concurrency": int,
 }  # fmt: skip
 _LOWEST_PRIORITY = 19
 _log = logging.getLogger(__name__)
@@ -97,6 +98,7 @@ class PilotlightLoader(DefaultModelLoader):  # type: ignore[misc]  # vLLM has no
             wanted=wanted,
             limit_bytes=options.get("limit_bytes", LIMIT_BYTES),
             concurrency=options.get("concurrency"),
+            quota_bytes=options.get("quota_bytes"),
         )
         try:
             for entry, data in opened:
