@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Any, Protocol, cast
 
 import httptools
@@ -145,6 +146,17 @@ class ActivatorProtocol(HttpToolsProtocol):
             self.running.disconnected = True
         if not self.transport.is_closing():
             self.transport.abort()
+
+    def stream_until_close(self) -> None:
+        """The client speaks HTTP/1.0: a body of unknown length ends with the connection."""
+        if self.running is not None:
+            self.running.chunked_encoding = False
+            self.running.expected_content_length = sys.maxsize
+
+    def end_stream(self, last: int) -> None:
+        """Only `last` more bytes come."""
+        if self.running is not None:
+            self.running.expected_content_length = last
 
     def open_tunnel(self, head: bytes, tunnel: Tunnel) -> None:
         """Answer with `head` (a whole `101` response head) and pass bytes to `tunnel` from here on."""

@@ -215,11 +215,16 @@ class Exchange:
                 return await ReplicaTunnel(self._connection, response).run(_upgraded(response, timing))
             headers = fields.to_client(response.raw_headers, status=status)
             headers.append(timing)
-            send, content = self._send, response.content
+            send, content, connection = self._send, response.content, self._connection
+            until_close = self._scope["http_version"] == "1.0" and response.content_length is None
+            if until_close:
+                connection.stream_until_close()
             await send({"type": "http.response.start", "status": status, "headers": headers})
             while True:
                 piece = await content.readany()
                 if content.at_eof():
+                    if until_close:
+                        connection.end_stream(len(piece))
                     return await send({"type": "http.response.body", "body": piece})
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
         except (aiohttp.ClientError, ConnectionError):

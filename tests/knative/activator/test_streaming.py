@@ -172,6 +172,17 @@ async def test_one_connection_carries_many_requests(gateway):
     writer.close()
 
 
+@pytest.mark.parametrize(("path", "length"), [("/", None), ("/events?n=3", 27)])
+async def test_an_old_client_gets_its_answer_and_the_end_of_the_connection(gateway, path, length):
+    await gateway.running()
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(f"GET {path} HTTP/1.0\r\nHost: a.default.localhost\r\n\r\n".encode())
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    assert b"transfer-encoding" not in head.lower()
+    assert len(body) == (length or int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]))
+
+
 async def test_a_client_that_waits_for_continue_is_told_to(gateway):
     await gateway.running()
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
