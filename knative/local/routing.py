@@ -27,7 +27,11 @@ class RevisionSpec:
     container_concurrency: int = 0
     """Requests that one replica handles at a time; 0: no limit."""
     timeout_s: float = 300.0
-    """Until the first byte of the response (`timeoutSeconds`); waiting for a replica counts."""
+    """For the whole request (`timeoutSeconds`); waiting for a replica counts."""
+    response_start_timeout_s: float | None = None
+    """Until the first byte of the response (`responseStartTimeoutSeconds`)."""
+    idle_timeout_s: float | None = None
+    """Between two pieces of the response (`idleTimeoutSeconds`)."""
     autoscaling: AutoscalingSpec = field(default_factory=AutoscalingSpec)
     reachable: bool = True
     """Some route leads to it; else its floor is ignored and it shrinks without a rate limit."""

@@ -17,6 +17,7 @@ from yarl import URL
 
 from knative.local.activator import headers as fields
 from knative.local.activator.body import Body, Receive
+from knative.local.activator.deadlines import Deadlines
 from knative.local.activator.problems import Problem
 from knative.local.activator.protocol import EXTENSION, ActivatorProtocol
 from knative.local.activator.routes import Match
@@ -71,8 +72,8 @@ class Exchange:
     """One request and its response."""
 
     __slots__ = (
-        "_clock", "_connection", "_expired", "_match", "_pool", "_receive", "_revision", "_scope", "_send",
-        "_started", "_task", "_timer", "status",
+        "_clock", "_connection", "_deadlines", "_match", "_pool", "_receive", "_revision", "_scope", "_send",
+        "_started", "_task", "status",
     )  # fmt: skip
 
     def __init__(
@@ -95,7 +96,7 @@ class Exchange:
         self._revision = revision
         self._connection: ActivatorProtocol = scope["extensions"][EXTENSION]
         self._task = cast("asyncio.Task[None]", asyncio.current_task())
-        self._expired = False
+        self._deadlines = Deadlines(revision.spec, self._task)
         self._started = False
         self.status = CLIENT_GONE
         """What was answered."""
@@ -106,23 +107,19 @@ class Exchange:
         Raises:
             asyncio.CancelledError: the client went away, or the server is stopping.
         """
-        timeout_s = self._revision.spec.timeout_s
-        self._timer = asyncio.get_running_loop().call_later(timeout_s, self._expire)
         try:
             await self._forward(began)
         except asyncio.CancelledError:
-            if not self._expired or self._connection.client_gone:
+            if self._deadlines.expired is None or self._connection.client_gone:
                 raise
             self._task.uncancel()
-            detail = f"no answer within the {timeout_s:g} s that the Service allows (timeoutSeconds)"
-            await self._answer(Problem(HTTPStatus.GATEWAY_TIMEOUT, detail, retryable=True))
+            if self._started:
+                self._connection.break_off()
+            else:
+                detail = f"no answer within {self._deadlines.expired}"
+                await self._answer(Problem(HTTPStatus.GATEWAY_TIMEOUT, detail, retryable=True))
         finally:
-            self._timer.cancel()
-
-    def _expire(self) -> None:
-        if not self._started:
-            self._expired = True
-            self._task.cancel()
+            self._deadlines.stop()
 
     async def _answer(self, problem: Problem) -> None:
         self._started = True
@@ -207,7 +204,8 @@ class Exchange:
     async def _relay(self, response: aiohttp.ClientResponse, queued_s: float) -> None:
         """Pass a response on to the client, piece by piece as it comes."""
         self._started = True
-        self._timer.cancel()
+        deadlines = self._deadlines
+        deadlines.begun()
         self.status = status = response.status
         try:
             timing = (b"server-timing", b"queue;dur=%.2f" % (queued_s * 1000.0))
@@ -227,6 +225,8 @@ class Exchange:
                         connection.end_stream(len(piece))
                     return await send({"type": "http.response.body", "body": piece})
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
+                if deadlines.watches_pauses:
+                    deadlines.moved()
         except (aiohttp.ClientError, ConnectionError):
             self._connection.break_off()
         finally:

@@ -53,6 +53,8 @@ def routing_spec(revision: Mapping[str, Any]) -> RevisionSpec:
         service=labels.get(names.SERVICE_LABEL) or labels.get(names.CONFIGURATION_LABEL, ""),
         container_concurrency=int(spec.get("containerConcurrency") or 0),
         timeout_s=float(spec.get("timeoutSeconds") or 300),
+        response_start_timeout_s=spec.get("responseStartTimeoutSeconds") or None,
+        idle_timeout_s=spec.get("idleTimeoutSeconds") or None,
         autoscaling=vocabulary.parse(objects.annotations_of(revision), allow_zero_initial_scale=True),
         reachable=is_reachable(revision),
         progress_deadline_s=progress_deadline_s(revision),

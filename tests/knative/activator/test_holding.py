@@ -5,6 +5,7 @@ import contextlib
 import re
 
 import aiohttp
+import pytest
 
 from knative.local.routing import RevisionKey, RevisionSpec, Split
 
@@ -118,14 +119,42 @@ async def test_a_slow_replica_ends_with_the_services_timeout(gateway):
     await gateway.until(lambda: gateway.activator.in_flight(KEY, "pod-1") == 0)
 
 
-async def test_a_response_that_has_begun_may_take_longer_than_the_timeout(gateway):
+async def test_the_timeout_is_for_the_whole_answer_and_a_late_one_is_broken_off(gateway):
     replica = await gateway.running(timeout_s=0.3)
+    async with gateway.request("GET", "/events?n=2&forever=1") as response:
+        assert response.status == 200
+        assert await response.content.readuntil(b"\n\n") == b"data: 0\n\n"
+        with pytest.raises(aiohttp.ClientError):
+            await response.content.read()
+    await asyncio.wait_for(replica.cancelled.wait(), 5)
+    await gateway.until(lambda: gateway.activator.in_flight(KEY, "pod-1") == 0)
+
+
+async def test_the_beginning_of_the_answer_may_have_a_timeout_of_its_own(gateway):
+    replica = await gateway.running(response_start_timeout_s=0.3)
+    async with gateway.request("GET", "/hang") as response:
+        problem = await response.json(content_type="application/problem+json")
+    assert response.status == 504
+    assert "responseStartTimeoutSeconds" in problem["detail"]
     async with gateway.request("GET", "/events?n=2&wait=1") as response:
         assert await response.content.readuntil(b"\n\n") == b"data: 0\n\n"
         await asyncio.sleep(0.5)
         replica.release.set()
         assert await response.content.readuntil(b"\n\n") == b"data: 1\n\n"
         replica.release.set()
+
+
+async def test_each_pause_may_have_a_timeout(gateway):
+    replica = await gateway.running(idle_timeout_s=0.4)
+    async with gateway.request("GET", "/events?n=20&wait=1") as response:
+        for _ in range(4):  # longer than the timeout in all
+            await response.content.readuntil(b"\n\n")
+            await asyncio.sleep(0.2)
+            replica.release.set()
+        await response.content.readuntil(b"\n\n")
+        with pytest.raises(aiohttp.ClientError):
+            await response.content.read()
+    assert (await gateway.get("/hang"))[0] == 504
 
 
 async def test_a_client_that_leaves_makes_room(gateway):

@@ -53,12 +53,15 @@ async def test_a_client_that_leaves_closes_the_replicas_side(gateway):
     await gateway.until(lambda: gateway.activator.in_flight(KEY, "pod-1") == 0)
 
 
-async def test_a_websocket_has_no_timeout_once_it_stands(gateway):
-    await gateway.running(timeout_s=0.3)
+async def test_a_websocket_ends_with_the_services_timeout(gateway):
+    replica = await gateway.running(timeout_s=0.3)
     async with connect(gateway) as socket:
-        await asyncio.sleep(0.5)
-        await socket.send("still here")
-        assert await socket.recv() == "still here"
+        await socket.send("here")
+        assert await socket.recv() == "here"
+        with pytest.raises(websockets.ConnectionClosed):
+            await socket.recv()
+    await asyncio.wait_for(replica.cancelled.wait(), 5)
+    await gateway.until(lambda: gateway.activator.in_flight(KEY, "pod-1") == 0)
 
 
 async def test_a_refused_upgrade_is_an_ordinary_answer(gateway):
