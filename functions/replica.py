@@ -118,7 +118,7 @@ class Replica:
         return claimed
 
     def cold_start_for(self, since: float) -> ColdStart | None:
-        """The last cold start if a request that has waited since the instant `since` waited for it, else None."""
+        """The last cold start, if a request that waits since the instant `since` waited for it; else None."""
         return self._last if self._hot_since is not None and since < self._hot_since else None
 
     def on_change(self, observer: Callable[[Lifecycle], None]) -> None:

@@ -166,12 +166,13 @@ async def test_a_cold_start_is_one_structured_line_and_one_histogram(http, tmp_p
     assert 'pilotlight_replica_state{kind="ingest",pilotlight_replica_state="hot",stage="in"} 1.0' in page
 
 
-async def test_the_first_request_after_a_start_carries_the_phases_it_waited_for(http, tmp_path, made_model):
+async def test_a_request_that_was_held_for_the_start_carries_its_phases(http, tmp_path, made_model):
     with stage_process("ingest", tmp_path, PILOTLIGHT_MODEL_URI=str(made_model.path)) as process:
         await wait_ready(http, process.url)
         timings = []
-        for _ in range(2):
-            async with http.post(f"{process.url}/invoke", json={"input": "x"}) as response:
+        for held in ("60", "0"):
+            headers = {"X-Pilotlight-Held": held}
+            async with http.post(f"{process.url}/invoke", json={"input": "x"}, headers=headers) as response:
                 timings.append(response.headers["Server-Timing"])
         assert timings[0].startswith("warmth;desc=cold, import;dur=")
         assert timings[1].startswith("warmth;desc=hot, total;dur=")
