@@ -110,7 +110,7 @@ def judge(sight: Sight, state: PoolState, now: datetime) -> Outcome:
         price=sight.prices.of(sight.service.gpu) if sight.service.gpus else None,
         currency=sight.prices.currency,
     )
-    looks = [decision.until, *(verdict.look_again for verdict in verdicts.values())]
+    looks = [decision.until, decision.look, *(verdict.look_again for verdict in verdicts.values())]
     limit = pool.spec.limits.budget
     return Outcome(
         memory=memory,

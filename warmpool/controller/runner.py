@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import zlib
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -148,6 +149,8 @@ class Controller:
         keys = list(self.world.pools) if only is None else [key for key in only if key in self.world.pools]
         await asyncio.gather(*(self._give_back(write, report) for write in self._orphans()))
         # Looking is pure and quick; only what has to be written waits for the network, and side by side.
+        if only is None:
+            keys = [key for key in keys if self._worth_a_look(key, now)]
         pending = [(key, outcome) for key in keys if (outcome := self._look(key, now, report)) is not None]
         # Floors first, words after: when many windows open at once, no floor waits for another one's event.
         moved = await asyncio.gather(
@@ -166,6 +169,23 @@ class Controller:
         accounts = {key: state.account for key, state in self.states.items() if state.account}
         self._history.save(now, accounts)
         return report
+
+    def _worth_a_look(self, key: Key, now: datetime) -> bool:
+        """Whether a look can find anything else than the last one did."""
+        state = self.states.get(key)
+        if state is None or state.looked_at is None or state.stale is None or state.trouble is not None:
+            return True
+        if now < state.looked_at or now >= state.stale or (state.due is not None and now >= state.due):
+            return True
+        return state.seen != self._basis(self.world.pools[key])
+
+    def _basis(self, pool: PoolView) -> object:
+        """Everything but the time that a look depends on."""
+        target = (pool.key[0], pool.spec.target) if pool.spec else None
+        demand = self._reading.get(target) if self._reading is not None and target else None
+        cold_starts = self._history.cold_starts(target) if target else None
+        troubles = (self.demand_trouble, self._history.trouble)
+        return self.world.versions[pool.key], demand, cold_starts, troubles
 
     def _orphans(self) -> tuple[Write, ...]:
         return planning.give_back(self.world.orphaned())
@@ -193,6 +213,9 @@ class Controller:
             state.due = now + self._settings.retry_last
             return judging.broken(pool, state, repr(problem), now)
         self.states[key] = judging.remembered(state, outcome)
+        self.states[key].seen = self._basis(pool)
+        self.states[key].looked_at = now
+        self.states[key].stale = now + self._settings.relook * (1 + _spread(key))
         for start in outcome.started:
             if pool.spec:
                 self._history.add_cold_start((key[0], pool.spec.target), start)
@@ -413,3 +436,8 @@ class Controller:
         if concerned:
             self._dirty |= concerned
             self._woken.set()
+
+
+def _spread(key: Key) -> float:
+    """From 0 to 1, the same for a pool each time: so that pools are not all looked at in one tick."""
+    return zlib.crc32("/".join(key).encode()) / 2**32

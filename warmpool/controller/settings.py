@@ -12,6 +12,8 @@ class Settings:
 
     interval: timedelta = timedelta(seconds=15)
     """Time between two looks at every pool: what nobody announces (demand) is seen this late."""
+    relook: timedelta = timedelta(minutes=2)
+    """A pool about which nothing has changed is looked at again after this long, or up to twice as long."""
     resync: timedelta = timedelta(minutes=30)
     """Time between two full lists, in case a watch has lost something."""
     parallel: int = 16

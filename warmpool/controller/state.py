@@ -32,6 +32,10 @@ class PoolState:
     """What went wrong last."""
     announced: tuple[Floor, str] | None = None
     """Floor and reason of the last event."""
+    seen: object = None
+    """What the last look was based on; the same again is not worth another before `stale`."""
+    looked_at: datetime | None = None
+    stale: datetime | None = None
     ready: int = 0
     lead_s: float = 0.0
     budget_left: Decimal | None = None

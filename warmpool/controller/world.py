@@ -22,6 +22,8 @@ class World:
         self.services: dict[Key, ServiceView] = {}
         self.revisions: dict[Key, RevisionView] = {}
         self.scales: dict[Key, ScaleView] = {}
+        self.versions: defaultdict[Key, int] = defaultdict(int)
+        """By pool: grows whenever something that concerns it changes."""
         self._pools_of: defaultdict[Key, set[Key]] = defaultdict(set)
         self._revisions_of: defaultdict[Key, set[Key]] = defaultdict(set)
         self._marked_by: defaultdict[Key, set[Key]] = defaultdict(set)
@@ -39,6 +41,18 @@ class World:
 
     def put(self, resource: Resource, obj: Mapping[str, Any]) -> set[Key]:
         """Take in one object; returns the pools concerned, none when nothing that matters has changed."""
+        return self._note(self._put(resource, obj))
+
+    def remove(self, resource: Resource, key: Key) -> set[Key]:
+        """Forget one object; returns the pools concerned."""
+        return self._note(self._remove(resource, key))
+
+    def _note(self, concerned: set[Key]) -> set[Key]:
+        for key in concerned:
+            self.versions[key] += 1
+        return concerned
+
+    def _put(self, resource: Resource, obj: Mapping[str, Any]) -> set[Key]:
         key = _key(obj)
         if resource == WARM_POOL:
             before = self.pools.get(key)
@@ -49,10 +63,12 @@ class World:
             service = views.service(obj)
             changed = self.services.get(key) != service
             self.services[key] = service
-            return self._pools_of.get(key, set()) if changed else set()
+            return set(self._pools_of.get(key, ())) if changed else set()
         if resource == REVISION:
             revision = views.revision(obj)
             known = self.revisions.get(key)
+            if known == revision:
+                return set()
             self._index_revision(key, known, revision)
             return self._concerned(revision) | (self._concerned(known) if known else set())
         scale = views.scale(obj)
@@ -61,8 +77,7 @@ class World:
         owner = self.revisions.get(key)
         return set() if same or owner is None else self._concerned(owner)
 
-    def remove(self, resource: Resource, key: Key) -> set[Key]:
-        """Forget one object; returns the pools concerned."""
+    def _remove(self, resource: Resource, key: Key) -> set[Key]:
         if resource == WARM_POOL:
             pool = self.pools.pop(key, None)
             if pool is None:

@@ -45,7 +45,9 @@ class Decision:
     floor: Floor
     reason: str
     until: datetime | None = None
-    """When the floor may change if nothing else happens; the controller looks again then."""
+    """When the floor may change if nothing else happens."""
+    look: datetime | None = None
+    """When to decide again, should that be sooner: money may have run out by then."""
     asks: tuple[Ask, ...] = ()
     cuts: tuple[Cut, ...] = ()
     missing: tuple[str, ...] = ()

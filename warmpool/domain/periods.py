@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, datetime, time, timedelta
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from warmpool.domain.fields import Period
@@ -11,7 +12,11 @@ from warmpool.domain.localtime import local_date, opening
 
 def period_of(now: datetime, period: Period, zone: ZoneInfo) -> tuple[datetime, datetime]:
     """Start and end (UTC) of the day, week (from Monday) or month that `now` falls into."""
-    day = local_date(now, zone)
+    return _period_with(local_date(now, zone), period, zone)
+
+
+@lru_cache(maxsize=4096)
+def _period_with(day: date, period: Period, zone: ZoneInfo) -> tuple[datetime, datetime]:
     if period == "day":
         first, after = day, day + timedelta(days=1)
     elif period == "week":

@@ -14,7 +14,7 @@ Traffic still scales the Service from zero and beyond: a floor is all that a bud
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final
@@ -57,6 +57,8 @@ class Memory:
     ends: datetime | None = None
     segments: tuple[Segment, ...] = ()
     plan: Plan | None = None
+    look: datetime | None = None
+    """When the money may have run out, at the price of the floor that was wanted last."""
 
 
 def initial() -> Memory:
@@ -83,6 +85,7 @@ def step(
         )
         return memory, (Cut("budget/exhausted", wanted, NOTHING, text, ends),) if wanted != NOTHING else ()
     memory = _planned(memory, observation, price=price, left=left, ends=ends, now=now)
+    memory = replace(memory, look=_runs_out(left, price.rate(wanted), now))
     assert memory.plan is not None
     return memory, _apply(
         memory.plan, price=price, budget=budget, left=left, scheduled=scheduled, wanted=wanted, now=now
@@ -101,6 +104,14 @@ def projected(memory: Memory, observation: Observation, now: datetime) -> Decima
         plan.warmth,
         plan.replicas,
     )
+
+
+def _runs_out(left: Decimal, rate: Decimal, now: datetime) -> datetime | None:
+    """When what is left is spent at that rate, less the time a replica takes to go; None: not this year."""
+    if not rate:
+        return None
+    seconds = float(left / rate) - DRAIN.total_seconds()
+    return now + timedelta(seconds=max(1.0, seconds)) if seconds < 366 * 86_400 else None
 
 
 def _uncountable(observation: Observation, budget: Budget, wanted: Floor) -> tuple[Cut, ...]:

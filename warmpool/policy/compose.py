@@ -78,6 +78,7 @@ def decide(
         floor=floor,
         reason=_reason(floor, asks, cuts),
         until=_until(asks, cuts, now),
+        look=plan.look if limits.budget else None,
         asks=tuple(asks),
         cuts=cuts,
         missing=tuple(dict.fromkeys(name for ask in asks for name in ask.missing)),
