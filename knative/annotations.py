@@ -7,13 +7,12 @@ manifest refused on one machine is refused with the same words on a cluster.
 from __future__ import annotations
 
 import difflib
-import math
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from fractions import Fraction
 from typing import TypeVar
+
+from knative.literals import parse_duration, parse_float, parse_integer
 
 _T = TypeVar("_T")
 _D = TypeVar("_D")
@@ -133,44 +132,12 @@ def lookup(annotations: Mapping[str, str], key: str) -> tuple[str, str] | None:
     return None
 
 
-_INTEGER = re.compile(r"[+-]?[0-9]+")
-_FLOAT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-_DURATION_PART = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
-_UNIT_S = {
-    "ns": Fraction(1, 10**9), "us": Fraction(1, 10**6), "µs": Fraction(1, 10**6), "μs": Fraction(1, 10**6),
-    "ms": Fraction(1, 1000), "s": Fraction(1), "m": Fraction(60), "h": Fraction(3600),
-}  # fmt: skip
-
-
-def _integer(text: str) -> int | None:
-    return int(text) if _INTEGER.fullmatch(text) else None
-
-
-def _float(text: str) -> float | None:
-    if not _FLOAT.fullmatch(text):
-        return None
-    value = float(text)
-    return value if math.isfinite(value) else None
-
-
-def parse_duration(text: str) -> Fraction | None:
-    """Seconds of a Go duration such as `90s`, `1h30m` or `250ms`; None when it is not one."""
-    sign, rest = (-1, text[1:]) if text.startswith("-") else (1, text.removeprefix("+"))
-    if rest == "0":
-        return Fraction(0)
-    total, at = Fraction(0), 0
-    while part := _DURATION_PART.match(rest, at):
-        total += Fraction(part[1]) * _UNIT_S[part[2]]
-        at = part.end()
-    return sign * total if rest and at == len(rest) else None
-
-
 def _scale(annotations: Mapping[str, str], key: str) -> tuple[int, list[FieldError]]:
     found = lookup(annotations, key)
     if found is None:
         return 0, []
     path, text = found
-    value = _integer(text)
+    value = parse_integer(text)
     if value is None:
         return 0, [_invalid(text, path)]
     if not 0 <= value <= MAX_INT32:
@@ -194,7 +161,7 @@ def _scales(annotations: Mapping[str, str]) -> Iterator[FieldError]:
     text = annotations.get(ACTIVATION_SCALE)
     if text is None:
         return
-    value = _integer(text)
+    value = parse_integer(text)
     if value is None or not -MAX_INT32 - 1 <= value <= MAX_INT32:
         yield _invalid(text, ACTIVATION_SCALE)
     elif least > value:
@@ -213,19 +180,19 @@ def _floats(annotations: Mapping[str, str]) -> Iterator[FieldError]:
     ):
         if found := lookup(annotations, key):
             path, text = found
-            value = _float(text)
+            value = parse_float(text)
             if value is None:
                 yield _invalid(text, path)
             elif not low <= value <= high:
                 yield _out_of_bounds(text, str(low), str(high), path)
     if (target := annotations.get(TARGET)) is not None:
-        value = _float(target)
+        value = parse_float(target)
         if value is None:
             yield _invalid(target, TARGET)
         elif value < TARGET_MIN:
             yield FieldError(f"target {target} should be at least {TARGET_MIN:g}", (TARGET,))
     if found := lookup(annotations, TARGET_BURST_CAPACITY):
-        value = _float(found[1])
+        value = parse_float(found[1])
         if value is None or (value < 0 and value != -1):
             yield _invalid(found[1], found[0])
 
@@ -266,7 +233,7 @@ def _initial_scale(annotations: Mapping[str, str], *, allow_zero: bool) -> Itera
     if found is None:
         return
     path, text = found
-    value = _integer(text)
+    value = parse_integer(text)
     if value is None or value > MAX_INT32:
         yield _invalid(text, path)
     elif value < 0:

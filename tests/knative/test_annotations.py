@@ -2,7 +2,7 @@
 
 import pytest
 
-from knative import annotations
+from knative import annotations, literals
 from knative.annotations import Algorithm, AutoscalingSpec, Metric
 
 A = "autoscaling.knative.dev/"
@@ -156,12 +156,12 @@ def test_with_class_hpa_there_is_no_zero():
     [("0", 0), ("1h1m1s", 3661), ("1.5s", 1.5), ("-2m", -120), (".5h", 1800), ("100us", 1e-4)],
 )
 def test_go_durations_are_read(text, seconds):
-    assert float(annotations.parse_duration(text)) == seconds
+    assert float(literals.parse_duration(text)) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "1", "s", "1x", "1s ", "1 s", "--1s", "1s2"])
 def test_what_is_no_duration_is_none(text):
-    assert annotations.parse_duration(text) is None
+    assert literals.parse_duration(text) is None
 
 
 def test_silent_mistakes_become_warnings():

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from knative import annotations as vocabulary
-from knative.annotations import FieldError, parse_duration
+from knative.annotations import FieldError
 from knative.cluster import CONFIGURATION, REVISION, ROUTE, SERVICE, Object, Resource
+from knative.literals import parse_duration
 from knative.local import errors, objects
 from knative.local.admission import fields, pod_spec
 from knative.local.admission.features import Features

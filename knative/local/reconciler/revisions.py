@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from knative import annotations as vocabulary
-from knative.annotations import parse_duration
 from knative.cluster import POD, POD_AUTOSCALER, Object
+from knative.literals import parse_duration
 from knative.local import objects
 from knative.local.reconciler import conditions, names
 from knative.local.reconciler.conditions import Condition
