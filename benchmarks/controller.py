@@ -11,9 +11,9 @@ runs in this one, fed by watches as in service.
 | `tick_cpu_max_s` | the longest of these | |
 | `first_tick_cpu_s` | the first look after a start, all memories empty | |
 | `rss_mib` | resident memory of the controller's process afterwards | <= 300 |
-| `writes_when_nothing_changes` | requests that changed anything in these 40 looks, ten minutes of pool time
-| 0 | | `edge_p50_s`, `edge_p99_s` | from a window's edge to its floor in the API's store, `--edge` windows
-at once | p99 <= 1 | | `edges_late_or_lost` | of these, not there within 10 s | 0 |
+| `writes_when_nothing_changes` | requests that changed anything in these 40 looks | 0 |
+| `edge_p50_s`, `edge_p99_s` | from a window's edge to the floor in the API's store | p99 <= 1 |
+| `edges_late_or_lost` | of `--edge` windows that open at once, not there within 10 s | 0 |
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ async def _serve(folder: Path, pools: int, edge: int, pipe: Connection) -> None:
 
 
 async def measure(folder: Path, port: int, pools: int, edge: int, pipe: Connection) -> dict[str, Any]:
-    """The controller's process: start, ten quiet minutes of pool time look by look, then an edge in real time."""
+    """The controller's process: start, ten quiet minutes of pool time, then an edge in real time."""
     path = kubeconfig(folder, port)
     result: dict[str, Any] = {"pools": pools, "windows_at_the_edge": edge}
     clock = SkippableClock()
