@@ -98,7 +98,8 @@ async def stream(
 
 async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[tuple[str, dict[str, Any]]]:
     """Server-sent events (HTML Standard, 9.2) as (event, JSON data)."""
-    event, data = "message", []
+    event = "message"
+    data: list[str] = []
     async for raw in response.content:
         line = raw.decode().rstrip("\r\n")
         if not line:

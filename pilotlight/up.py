@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,9 +45,10 @@ async def up(config: stack.StackConfig, agents: Sequence[Agent], console: Consol
                 json.dumps({"pid": os.getpid(), "started": psutil.Process().create_time()})
             )
             try:
-                console.print(f"[bold]pilotlight[/] runs: functions {running.gateway_url}  "
-                              f"api {running.platform.api_url}  GPU slots {config.gpus}")  # fmt: skip
-                console.print(f"  export KUBECONFIG={running.platform.kubeconfig}")
+                console.print("[bold]pilotlight[/] runs", highlight=False)
+                console.print(f"  functions  {running.gateway_url}")
+                console.print(f"  api        {running.platform.api_url}  (GPU slots: {config.gpus})")
+                console.print(f"  export KUBECONFIG={running.platform.kubeconfig}", soft_wrap=True)
                 deploying = asyncio.create_task(_deploy(running, agents, console))
                 stopping = asyncio.create_task(stop.wait())
                 await asyncio.wait({deploying, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -119,10 +121,12 @@ def down(state_dir: Path, *, timeout_s: float) -> int | None:
     except (OSError, ValueError, KeyError, psutil.NoSuchProcess):
         return None
     process.terminate()
-    try:
-        process.wait(timeout_s)
-    except psutil.TimeoutExpired as error:
-        raise stack.StackError(f"process {process.pid} still runs after {timeout_s:g} s") from error
+    deadline = time.monotonic() + timeout_s
+    # A zombie has ended; only its parent has not looked yet.
+    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+        if time.monotonic() > deadline:
+            raise stack.StackError(f"process {process.pid} still runs after {timeout_s:g} s")
+        time.sleep(0.05)
     return process.pid
 
 

@@ -6,7 +6,6 @@ option), 1 for what happened (a port in use, a cluster out of reach).
 
 import sys
 
-import click
 import typer
 
 from knative.cluster import ClusterError
@@ -14,6 +13,7 @@ from pilotlight.agent import AgentFileError
 from pilotlight.cli import agents, demo, platform, pool
 from pilotlight.demo.run import DemoError
 from pilotlight.deploy import DeployError
+from pilotlight.invoke import InvokeError
 from pilotlight.stack import StackError
 from warmpool.domain.problems import PoolError
 from weights import WeightsError
@@ -38,12 +38,13 @@ def main() -> None:
         code = app(standalone_mode=False)
     except (AgentFileError, PoolError) as error:
         code = _fail(error, 2)
-    except click.ClickException as error:
+    except typer.TyperException as error:
+        # Usage errors; the classes that have these two are private to Typer.
         error.show()
-        code = error.exit_code
-    except (DemoError, DeployError, StackError, ClusterError, WeightsError) as error:
+        code = error.exit_code  # type: ignore[attr-defined]
+    except (DemoError, DeployError, InvokeError, StackError, ClusterError, WeightsError) as error:
         code = _fail(error, 1)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         code = 130
     except BrokenPipeError:
         # The reader (head, less) went away; there is nobody left to tell.

@@ -183,7 +183,7 @@ def _show_replicas(report: Report, console: Console) -> None:
 
 def timeline(arm: Arm, cells: int) -> str:
     """The arm's samples as one character each slice of time: █ ready, ▒ starting, · none."""
-    marks = []
+    marks: list[str] = []
     for cell in range(cells):
         low, high = arm.seconds * cell / cells, arm.seconds * (cell + 1) / cells
         inside = [s for s in arm.samples if low <= s.at_s < high]

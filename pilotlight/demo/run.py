@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from pilotlight.demo.report import Price, Report, show
 from warmpool.domain.cost import packaged_prices
 from weights.make_model import make_model
 from weights.manifest import Manifest
-from weights.pull import inspect
+from weights.listing import inspect
 from weights.source import open_source
 
 GPU = "nvidia-l4"
@@ -152,7 +153,7 @@ def _stack_config(config: DemoConfig, model: _Model) -> stack.StackConfig:
 
 
 def _is_free(port: int) -> bool:
-    with s3.socket.socket() as probe:
+    with socket.socket() as probe:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:

@@ -1,0 +1,53 @@
+"""The demo as a user runs it: real vLLM, real S3 endpoint, real processes."""
+
+import json
+import signal
+import time
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.vllm
+
+
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.timeout(420)
+def test_demo_answers_every_prompt_and_the_pool_spares_the_cold_start(cli, tmp_path):
+    build = tmp_path / "demo"
+    result = cli.run("demo", "--build", str(build), "--port", "0", timeout=400)
+    assert result.returncode == 0, result.stdout + result.stderr
+    report = json.loads((build / "report.json").read_text())
+    assert report["engine"]["name"] == "vllm"
+    assert report["engine"]["version"][0].isdigit()
+    assert report["model_parameters"] > 1_000_000
+    assert (report["requests"], report["failures"]) == (40, 0)
+    off, on = report["arms"]["pool_off"], report["arms"]["pool_on"]
+    assert off["cold_starts"] >= 1
+    assert on["cold_starts"] == 0
+    assert on["ttft_max_s"] < off["ttft_max_s"]
+    assert off["idle_gpu_s"] > 0 < on["idle_gpu_s"]
+    assert off["cost"] > 0 < on["cost"]
+    assert {"import", "weights", "init", "warmup"} <= set(report["phases"])
+    assert all(request["tokens"] for arm in (off, on) for request in arm["requests"])
+    # It ended at zero replicas in both arms, and had one while it served.
+    for arm in (off, on):
+        assert max(ready for _, ready, _ in arm["replicas"]) == 1
+    for shown in ("What a user waited", "Where the cold start went", "What it cost", "curl -N http://"):
+        assert shown in result.stdout
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("after", ["an S3 endpoint", "deploy agent"])
+def test_ctrl_c_leaves_no_process_behind(cli, tmp_path, after):
+    running = cli.start("demo", "--build", str(tmp_path / "demo"), "--port", "0")
+    running.until(lambda text: after in text)
+    time.sleep(2)  # into the step, wherever that is
+    below = running.descendants()
+    assert below
+    running.process.send_signal(signal.SIGINT)
+    assert running.process.wait(60) == 130
+    assert not alive(below)
+    assert "Traceback" not in running.output

@@ -1,0 +1,147 @@
+"""`pilotlight up` and the commands around it, as processes."""
+
+import json
+import re
+import socket
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+
+
+def gateway(output: str) -> str:
+    found = re.search(r"functions +(http://\S+)", output)
+    assert found
+    return found[1]
+
+
+def started(cli, *args: str):
+    running = cli.start("up", "--port", "0", "--api-port", "0", "--state", str(cli.state), *args)
+    return running, gateway(running.until(lambda text: "KUBECONFIG" in text))
+
+
+def get(url: str, host: str | None = None) -> dict[str, str]:
+    request = urllib.request.Request(url, headers={"Host": host} if host else {})
+    with urllib.request.urlopen(request, timeout=30) as response:
+        return json.loads(response.read())
+
+
+def test_deploys_and_answers_at_path_and_host_and_leaves_nothing_after_ctrl_c(cli, echo_agent):
+    running, url = started(cli, "-f", str(echo_agent))
+    output = running.until(lambda text: "Ctrl-C stops" in text)
+    assert "service/echo-demo created" in output
+    assert f"curl -N {url.replace('127.0.0.1', 'localhost')}/default/echo-demo/invoke" in output
+    assert get(f"{url}/default/echo-demo/x?y=1") == {"service": "echo-demo", "path": "/x?y=1"}
+    assert get(f"{url}/z", host="echo-demo.default.localhost")["path"] == "/z"
+    below = running.descendants()
+    assert below
+    assert running.interrupt() == 0
+    assert "stopped" in running.output
+    assert not [p for p in below if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", int(url.rsplit(":", 1)[1])))
+
+
+def test_status_logs_and_pool_tell_what_runs(cli, echo_agent):
+    running, url = started(cli, "-f", str(echo_agent))
+    running.until(lambda text: "Ctrl-C stops" in text)
+    get(f"{url}/default/echo-demo/seen-in-the-log")
+    kubeconfig = str(cli.state / "kubeconfig")
+    status = cli.run("status", "--kubeconfig", kubeconfig).stdout
+    assert re.search(r"default/echo-demo\s+yes\s+1/1", status)
+    logs = cli.run("logs", "echo-demo", "--state", str(cli.state)).stdout
+    assert "seen-in-the-log" in logs
+    pools = cli.run("pool", "ls", "--kubeconfig", kubeconfig)
+    assert pools.returncode == 0, pools.stderr
+    assert "echo-demo" in pools.stdout
+
+
+def test_deploy_twice_is_unchanged_and_delete_removes(cli, echo_agent):
+    running, url = started(cli)
+    running.until(lambda text: "Ctrl-C stops" in text)
+    kubeconfig = str(cli.state / "kubeconfig")
+    first = cli.run("deploy", "-f", str(echo_agent), "--kubeconfig", kubeconfig)
+    assert "service/echo-demo created" in first.stdout
+    again = cli.run("deploy", "-f", str(echo_agent), "--kubeconfig", kubeconfig)
+    assert again.stdout.splitlines() == ["service/echo-demo unchanged", "warmpool/echo-demo unchanged"]
+    assert get(f"{url}/default/echo-demo/")["service"] == "echo-demo"
+    gone = cli.run("delete", "-f", str(echo_agent), "--kubeconfig", kubeconfig)
+    assert "service/echo-demo deleted" in gone.stdout
+    assert (
+        "nothing of this agent" in cli.run("delete", "-f", str(echo_agent), "--kubeconfig", kubeconfig).stdout
+    )
+
+
+def test_objects_outlive_a_restart_and_down_stops_it(cli, echo_agent):
+    first, _ = started(cli, "-f", str(echo_agent))
+    first.until(lambda text: "Ctrl-C stops" in text)
+    down = cli.run("down", "--state", str(cli.state))
+    assert "stopped" in down.stdout
+    assert first.process.wait(10) == 0
+    second, url = started(cli)
+    assert get(f"{url}/default/echo-demo/again")["path"] == "/again"
+    assert second.interrupt() == 0
+    assert "nothing runs here" in cli.run("down", "--state", str(cli.state)).stdout
+
+
+def test_port_in_use_is_one_clear_error_and_nothing_is_started(cli):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = cli.run("up", "--port", str(port), "--api-port", "0", "--state", str(cli.state))
+    assert result.returncode == 1
+    assert str(port) in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_second_platform_on_one_state_folder_is_refused(cli):
+    started(cli)
+    result = cli.run("up", "--port", "0", "--api-port", "0", "--state", str(cli.state))
+    assert result.returncode == 1
+    assert str(cli.state) in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_bad_agent_file_stops_up_before_anything_starts(cli, tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text(
+        "apiVersion: pilotlight.dev/v1alpha1\nkind: Agent\nmetadata: {name: A}\nspec: {stages: []}\n"
+    )
+    result = cli.run("up", "-f", str(path), "--state", str(cli.state))
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"error: {path}:3: metadata.name")
+    assert not cli.state.exists()
+
+
+def test_render_prints_what_deploy_would_apply(cli, echo_agent):
+    result = cli.run("render", "-f", str(echo_agent), "-o", "json")
+    items = json.loads(result.stdout)["items"]
+    assert [item["kind"] for item in items] == ["Service", "WarmPool"]
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "says"),
+    [
+        (("status",), 1, "start one with `pilotlight up`"),
+        (("deploy", "-f", "none.yaml"), 2, "none.yaml: cannot be read"),
+        (
+            ("render", "-f", str(Path(__file__).parents[2] / "examples/support/agent.yaml"), "--model", "x"),
+            2,
+            "s3://",
+        ),
+        (("logs", "nothing"), 1, "no replica of default/nothing"),
+        (("invoke", "a", "hello", "--url", "http://127.0.0.1:9"), 1, "127.0.0.1:9"),
+        (("up", "--port", "70000"), 2, "65535"),
+        (("nonsense",), 2, "nonsense"),
+        (("demo", "--model", "nowhere"), 1, "no config.json in there"),
+    ],
+)
+def test_mistakes_are_answered_with_a_line_and_a_code(cli, args, code, says):
+    result = cli.run(*args)
+    assert result.returncode == code
+    assert says in result.stderr
+    assert "Traceback" not in result.stderr
