@@ -8,6 +8,7 @@ The `data` of a reply on the way is an object with each stage's data under its n
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TypeAlias
@@ -88,12 +89,18 @@ async def at_the_end(
 
 
 async def by_segments(
-    client: StageClient, events: Events, request: StageRequest, context: RequestContext
+    client: StageClient,
+    events: Events,
+    request: StageRequest,
+    context: RequestContext,
+    *,
+    pause: float = 0.0,
 ) -> Events:
     """Through a stage that takes the stream piece by piece.
 
     While one segment is under way the next one collects. A stage that wants no more (finish reason `stop`
-    before the end) stops the model.
+    before the end) stops the model. `pause` is the least time in seconds from one post to the next; the first
+    goes at once, and so does the last.
     """
     inbox = _Inbox(client.name)
     reader = asyncio.create_task(inbox.fill(events))
@@ -103,6 +110,7 @@ async def by_segments(
     try:
         while True:
             text, end = await inbox.take()
+            posted = context.now()
             if isinstance(end, Failure) and not text:
                 yield end
                 return
@@ -128,6 +136,8 @@ async def by_segments(
                     id=request.id, stage=client.name, output="", finish_reason=FinishReason.STOP
                 )
                 inbox.end = Final(reply)
+                continue
+            await inbox.wait_for_end(posted + pause - context.now())
     finally:
         reader.cancel()
         await asyncio.wait({reader})
@@ -142,6 +152,7 @@ class _Inbox:
         self.end: Final | Failure | None = None
         self._error: Exception | None = None
         self._changed = asyncio.Event()
+        self._ended = asyncio.Event()
 
     async def fill(self, events: Events) -> None:
         """Read to the end; raises nothing, `take` does."""
@@ -159,6 +170,13 @@ class _Inbox:
             self._error = error
         finally:
             self._changed.set()
+            self._ended.set()
+
+    async def wait_for_end(self, seconds: float) -> None:
+        """Let text collect for so long, or until the end."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, seconds)):
+                await self._ended.wait()
 
     async def take(self) -> tuple[str, Final | Failure | None]:
         """All text that is there, at least a piece or the end; the end if it has come.

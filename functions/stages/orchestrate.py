@@ -47,6 +47,8 @@ class OrchestrateConfig(CallPolicy):
 
     deadline_seconds: Annotated[float, Field(gt=0)] = 300.0
     """Deadline of a request that brings none: how long a cold chain is waited for."""
+    segment_seconds: Annotated[float, Field(ge=0)] = 0.02
+    """Least time from one segment of a stream to the next: fewer posts, text that comes this much later."""
     wake: bool = True
     """Wake all later stages when a request arrives."""
     wake_idle_seconds: Annotated[float, Field(ge=0)] = 10.0
@@ -177,8 +179,11 @@ class Orchestrate:
         unfinished: list[StageTiming] = []
         events = from_model(source, next_request(request, progress.value, stream=True), context, unfinished)
         for client in filters:
-            through = by_segments if client.kind == "postprocess" else at_the_end
-            events = through(client, events, request, context)
+            if client.kind == "postprocess":
+                pause = self._config.segment_seconds
+                events = by_segments(client, events, request, context, pause=pause)
+            else:
+                events = at_the_end(client, events, request, context)
         async with aclosing(events) as stream:
             async for event in stream:
                 if isinstance(event, Final):

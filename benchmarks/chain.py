@@ -1,0 +1,215 @@
+"""What the chain costs over calling the model's stage alone: time to first token, total, posts per token.
+
+    python benchmarks/chain.py [--json] [--requests N] [--tokens N]
+
+Every stage is its own process on this machine. The model's stage is a scripted one that says a word every
+`GAP` seconds behind the same app as every stage, so that what is measured is the chain and not a model.
+Requests alternate between the two ways, so that both see the same machine.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from functions.app import create_app
+from functions.contract import Delta, Final, StageEvent, StageReply, StageRequest, Usage
+from functions.lifecycle import State
+from functions.server import serve
+from functions.settings import read_settings
+from functions.stage import RequestContext
+
+GAP = 0.005
+WORDS = "the ship that left the harbour at dawn carried letters for jo.doe@example.org and tea "
+READY_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One stream as its client saw it, in seconds."""
+
+    ttft: float
+    total: float
+    characters: int
+
+
+def scripted_model() -> None:
+    """Serve the model's stage in this process."""
+
+    class Model:
+        name, kind = "generate", "generate"
+
+        async def start(self, replica: Any) -> None:
+            replica.to(State.HOT)
+
+        async def invoke(self, request: StageRequest, _context: RequestContext) -> AsyncIterator[StageEvent]:
+            return self.say(request)
+
+        async def say(self, request: StageRequest) -> AsyncIterator[StageEvent]:
+            tokens = request.parameters.max_tokens or 64
+            words = (WORDS * tokens).split(" ")[:tokens]
+            for word in words:
+                yield Delta(word + " ")
+                await asyncio.sleep(GAP)
+            usage = Usage(prompt_tokens=1, completion_tokens=tokens)
+            yield Final(StageReply(id=request.id, stage="generate", output=" ".join(words), usage=usage))
+
+        async def close(self) -> None:
+            pass
+
+        def extend(self, app: Any) -> None:
+            pass
+
+    settings = read_settings()
+    with socket.create_server((settings.host, settings.port), backlog=2048) as listening:
+        sys.exit(serve(create_app(Model(), settings), listening))
+
+
+@contextlib.contextmanager
+def stage(*command: str, **variables: str) -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        env={
+            **os.environ,
+            **variables,
+            "PORT": str(port),
+            "PILOTLIGHT_HOST": "127.0.0.1",
+            "PYTHONPATH": str(Path(__file__).parents[1]),
+        },
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+
+
+async def ready(session: aiohttp.ClientSession, url: str) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline:
+        with contextlib.suppress(aiohttp.ClientError):
+            async with session.get(f"{url}/healthz/ready") as response:
+                if response.status == 200:
+                    return
+        await asyncio.sleep(0.05)
+    raise SystemExit(f"{url} was not ready within {READY_SECONDS} s")
+
+
+async def stream(session: aiohttp.ClientSession, url: str, tokens: int) -> Answer:
+    body = {"input": "Where is the ship?", "stream": True, "parameters": {"max_tokens": tokens}}
+    began = time.perf_counter()
+    first: float | None = None
+    characters = 0
+    last = b""
+    async with session.post(f"{url}/invoke", json=body) as response:
+        response.raise_for_status()
+        async for line in response.content:
+            if line.startswith(b"data: "):
+                first = first or time.perf_counter()
+                characters += len(line)
+                last = line
+    reply = json.loads(last.removeprefix(b"data: "))
+    if "output" not in reply:
+        raise SystemExit(f"a stream failed: {reply}")
+    assert first is not None
+    return Answer(first - began, time.perf_counter() - began, characters)
+
+
+async def posts(session: aiohttp.ClientSession, url: str) -> float:
+    async with session.get(f"{url}/metrics") as response:
+        page = await response.text()
+    return sum(
+        float(line.rsplit(" ", 1)[1])
+        for line in page.splitlines()
+        if line.startswith("pilotlight_requests_total{")
+    )
+
+
+async def measure(requests: int, tokens: int, streams: int) -> dict[str, float]:
+    with (
+        stage(__file__, "--model") as model,
+        stage("-m", "functions", "ingest") as ingest,
+        stage("-m", "functions", "postprocess") as postprocess,
+    ):
+        chain = [
+            {"name": "ingest", "kind": "ingest", "url": ingest},
+            {"name": "generate", "kind": "generate", "url": model},
+            {"name": "postprocess", "kind": "postprocess", "url": postprocess},
+        ]
+        with stage("-m", "functions", "orchestrate", PILOTLIGHT_STAGES=json.dumps(chain)) as front:
+            connector = aiohttp.TCPConnector(limit=0)
+            timeout = aiohttp.ClientTimeout(total=120)
+            async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+                for url in (model, ingest, postprocess, front):
+                    await ready(session, url)
+                await asyncio.gather(
+                    *(stream(session, url, tokens) for url in (model, front) for _ in range(4))
+                )
+                before = await posts(session, postprocess)
+                alone: list[Answer] = []
+                through: list[Answer] = []
+                for _ in range(requests):
+                    for url, answers in ((model, alone), (front, through)):
+                        batch = await asyncio.gather(*(stream(session, url, tokens) for _ in range(streams)))
+                        answers.extend(batch)
+                segments = await posts(session, postprocess) - before
+
+    def p50(answers: list[Answer], field: str) -> float:
+        return statistics.median(getattr(answer, field) for answer in answers)
+
+    def p99(answers: list[Answer], field: str) -> float:
+        return sorted(getattr(answer, field) for answer in answers)[int(0.99 * len(answers))]
+
+    return {
+        f"added_ttft_p50_ms_{streams}": (p50(through, "ttft") - p50(alone, "ttft")) * 1000,
+        f"added_ttft_p99_ms_{streams}": (p99(through, "ttft") - p99(alone, "ttft")) * 1000,
+        f"added_total_p50_ms_{streams}": (p50(through, "total") - p50(alone, "total")) * 1000,
+        f"total_ratio_{streams}": p50(through, "total") / p50(alone, "total"),
+        f"posts_per_token_{streams}": segments / (len(through) * tokens),
+    }
+
+
+def main() -> None:
+    """Run it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--requests", type=int, default=20, help="rounds for each number of streams")
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--model", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.model:
+        scripted_model()
+    result: dict[str, Any] = {
+        "gap_ms": GAP * 1000,
+        "tokens": options.tokens,
+        "peer": "the model's stage alone",
+    }
+    for streams, rounds in ((1, options.requests), (32, max(3, options.requests // 4))):
+        result |= asyncio.run(measure(rounds, options.tokens, streams))
+    if options.json:
+        print(json.dumps({key: round(v, 4) if isinstance(v, float) else v for key, v in result.items()}))
+    else:
+        for key, value in result.items():
+            print(f"{key:28} {value:.3f}" if isinstance(value, float) else f"{key:28} {value}")
+
+
+if __name__ == "__main__":
+    main()
