@@ -250,10 +250,12 @@ class ControlPlane:
             spec = revisions.routing_spec(revision)
             self._activator.set_revision(spec)
             pod_autoscaler = self._obj(autoscaler_key)
-            known = pod_autoscaler is not None and (
-                objects.condition_status(pod_autoscaler, "ScaleTargetInitialized") == "True"
+            # An initial scale of zero is reached before it begins.
+            reached = spec.autoscaling.initial_scale == 0 or (
+                pod_autoscaler is not None
+                and objects.condition_status(pod_autoscaler, "ScaleTargetInitialized") == "True"
             )
-            self._autoscaler.set_revision(spec, remembered=0 if known else None)
+            self._autoscaler.set_revision(spec, remembered=0 if reached else None)
         status = revisions.status(
             revision,
             self._obj(autoscaler_key),

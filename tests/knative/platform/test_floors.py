@@ -2,7 +2,7 @@
 
 import pytest
 
-from knative.cluster import CONFIGURATION, POD_AUTOSCALER, REVISION, SERVICE, Invalid
+from knative.cluster import CONFIG_MAP, CONFIGURATION, POD_AUTOSCALER, REVISION, SERVICE, Invalid
 from tests.knative.platform.conftest import World, service, until
 
 
@@ -26,6 +26,16 @@ async def test_lowering_the_floor_hands_control_back_to_the_autoscaler(world: Wo
         return len(await world.pods()) < 3
 
     await until(fewer)
+
+
+async def test_a_floor_acts_on_a_revision_that_started_at_zero_and_never_had_a_request(world: World):
+    settings = {"metadata": {"name": "config-autoscaler", "namespace": "knative-serving"}}
+    await world.cluster.create(CONFIG_MAP, settings | {"data": {"allow-zero-initial-scale": "true"}})
+    await world.cluster.create(SERVICE, service("a", scale={"initial-scale": "0"}))
+    await world.ready("a")
+    assert await world.pods() == []
+    await world.set_floor("a-00001", 2)
+    await world.ready_pods(2)
 
 
 async def test_what_is_set_on_the_pod_autoscaler_is_put_back(world: World):
