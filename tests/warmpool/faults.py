@@ -24,6 +24,8 @@ class FaultyProxy:
         """With `cut_after`: the last change is made, but its answer is lost."""
         self.changes = 0
         self.requests = 0
+        self.seen: list[tuple[str, str, bool]] = []
+        """Method, path and whether it was a watch, of every request."""
         self._watches: set[web.StreamResponse] = set()
         self._runner: web.AppRunner | None = None
         self._client: aiohttp.ClientSession | None = None
@@ -58,6 +60,7 @@ class FaultyProxy:
 
     async def _forward(self, request: web.Request) -> web.StreamResponse:
         self.requests += 1
+        self.seen.append((request.method, request.path, request.query.get("watch") == "true"))
         if self.away:
             request.transport.abort()
             raise ConnectionResetError

@@ -116,7 +116,7 @@ class SqliteHistory:
         del self._starts[service][:-KEPT]
         self._stats.pop(service, None)
         self._waiting.append((service, start))
-        self._on_disk(self._write_starts, None)
+        self._on_disk(self._write_starts, otherwise=False)
 
     def account(self, pool: Key, since: datetime) -> Account | None:
         """What a pool had spent in the period that began at `since`."""
@@ -163,8 +163,10 @@ class SqliteHistory:
 
     def flush(self, now: datetime) -> None:
         """Write what has gathered."""
-        for work in (self._write_starts, self._write_buckets, self._write_accounts):
-            self._on_disk(work, None)
+        works = (self._write_starts, self._write_buckets, self._write_accounts)
+        done = [self._on_disk(work, otherwise=False) for work in works]  # each, whatever became of the others
+        if all(done):
+            self._trouble = None
         if self._purged_at is None or not self._purged_at <= now < self._purged_at + _PURGE:
             self._on_disk(partial(self._purge, now=now), None)
             self._purged_at = now
@@ -193,7 +195,6 @@ class SqliteHistory:
         except sqlite3.DatabaseError as problem:
             self._set_aside(problem)
             return otherwise
-        self._trouble = None
         return done
 
     def _open(self) -> None:
@@ -249,7 +250,7 @@ class SqliteHistory:
                 self._starts[key] = known[-KEPT:]
         self._stats.clear()
 
-    def _write_starts(self, connection: sqlite3.Connection) -> None:
+    def _write_starts(self, connection: sqlite3.Connection) -> bool:
         connection.executemany(
             "INSERT OR REPLACE INTO cold_starts VALUES (?, ?, ?, ?, ?)",
             [
@@ -266,8 +267,9 @@ class SqliteHistory:
             )
         connection.commit()
         self._waiting.clear()
+        return True
 
-    def _write_buckets(self, connection: sqlite3.Connection) -> None:
+    def _write_buckets(self, connection: sqlite3.Connection) -> bool:
         connection.executemany(
             "INSERT INTO minutes VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
             " ON CONFLICT DO UPDATE SET readings = readings + excluded.readings,"
@@ -281,8 +283,9 @@ class SqliteHistory:
         )
         connection.commit()
         self._buckets.clear()
+        return True
 
-    def _write_accounts(self, connection: sqlite3.Connection) -> None:
+    def _write_accounts(self, connection: sqlite3.Connection) -> bool:
         connection.executemany(
             "INSERT OR REPLACE INTO accounts VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             [
@@ -300,6 +303,7 @@ class SqliteHistory:
         )
         connection.commit()
         self._accounts.clear()
+        return True
 
     def _purge(self, connection: sqlite3.Connection, *, now: datetime) -> None:
         oldest = int((now - MINUTES_KEPT).timestamp()) // 60

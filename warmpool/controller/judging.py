@@ -206,7 +206,7 @@ def _observation(sight: Sight, spec: WarmPoolSpec, state: PoolState, now: dateti
     service = sight.service
     lead, _ = lead_time(spec.lead_time, sight.cold_starts)
     since, _ = period_of(now, spec.limits.budget.period if spec.limits.budget else "month", spec.zone)
-    account = state.account.period(since) if state.account else None
+    account = state.account.until(now).period(since) if state.account else None
     return Observation(
         pool=spec,
         lead=lead,
@@ -251,7 +251,7 @@ def _account(
     assert sight.service is not None
     limit = observation.pool.limits.budget
     since, _ = period_of(now, limit.period if limit else "month", observation.pool.zone)
-    account = (state.account or Account(since)).period(since)
+    account = (state.account or Account(since)).until(now).period(since)
     scales = [
         scale
         for revision in sight.revisions

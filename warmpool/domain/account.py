@@ -69,6 +69,10 @@ class Account:
             last=reading,
         )
 
+    def until(self, now: datetime) -> Account:
+        """The account with what stood at the last reading charged until `now`."""
+        return self.read(replace(self.last, at=now)) if self.last else self
+
     def period(self, since: datetime) -> Account:
         """The account for the period that began at `since`: this one, or a new one."""
         return self if since == self.since else Account(since, last=self.last)

@@ -28,7 +28,7 @@ class GpuPrice(Wire):
 
     hourly: Annotated[Money, Field(ge=0)]
     """For one hour of one GPU, in the list's currency."""
-    date: dt.date
+    date: Annotated[dt.date, Field(strict=False)]
     """When somebody looked the price up."""
     source: Annotated[str, Field(min_length=1)]
     """Where: provider, machine, region, kind of price."""

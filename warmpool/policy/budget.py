@@ -83,7 +83,8 @@ def step(
             f"{_money(observation.spent, budget)} of {_money(budget.amount, budget)} are spent; no floor "
             f"until {clock(ends, now, observation.pool.zone)}. Requests still start replicas."
         )
-        return memory, (Cut("budget/exhausted", wanted, NOTHING, text, ends),) if wanted != NOTHING else ()
+        cut = Cut("budget/exhausted", wanted, NOTHING, text, ends)
+        return replace(memory, look=None), (cut,) if wanted != NOTHING else ()
     memory = _planned(memory, observation, price=price, left=left, ends=ends, now=now)
     memory = replace(memory, look=_runs_out(left, price.rate(wanted), now))
     assert memory.plan is not None

@@ -1,0 +1,162 @@
+"""Demand is read from a metrics page or a Prometheus, by Knative's names old and new."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from aiohttp import web
+
+from tests.warmpool.conftest import MONDAY
+from warmpool.adapters.exposition import MetricsPage
+from warmpool.adapters.prometheus import Prometheus
+from warmpool.controller import Controller
+from warmpool.controller.ports import DemandUnavailableError
+
+NOW = datetime(2026, 11, 23, 22, tzinfo=UTC)
+STEP = timedelta(seconds=15)
+SERVICE = ("default", "generate")
+OLD = '{namespace_name="default",service_name="generate",revision_name="generate-00001"}'
+
+
+class Page:
+    """A server whose answer a test writes."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.text = ""
+        self.series: list[tuple[dict, float]] = []
+        self.past: list[tuple[dict, list]] = []
+        self.url = ""
+
+    async def answer(self, request: web.Request) -> web.Response:
+        if request.path.endswith("/query_range"):
+            result = [{"metric": labels, "values": values} for labels, values in self.past]
+        elif request.path.endswith("/query"):
+            result = [{"metric": labels, "value": [0, str(value)]} for labels, value in self.series]
+        else:
+            return web.Response(status=self.status, text=self.text)
+        body = {"status": "success", "data": {"resultType": "vector", "result": result}}
+        if self.status != 200:
+            body = {"status": "error", "error": "query processing would load too many samples"}
+        return web.Response(status=self.status, text=json.dumps(body), content_type="application/json")
+
+
+@pytest.fixture
+async def page():
+    shown = Page()
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", shown.answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    shown.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield shown
+    await runner.cleanup()
+
+
+async def test_requests_in_flight_are_read_from_a_page(page):
+    page.text = f"activator_request_concurrency{OLD} 3\n"
+    demand = await MetricsPage(page.url + "/metrics").read(NOW)
+    assert demand[SERVICE].concurrency == 3.0
+    assert demand[SERVICE].last_active == NOW
+
+
+async def test_requests_that_came_and_went_between_two_readings_are_seen_by_the_counter(page):
+    source = MetricsPage(page.url + "/metrics")
+    count = "activator_request_count_total" + OLD[:-1] + ',response_code="200"}'
+    page.text = f"{count} 10\n"
+    assert (await source.read(NOW))[SERVICE].last_active is None
+    page.text = f"{count} 14\n"
+    seen = (await source.read(NOW + STEP))[SERVICE]
+    assert (seen.arrivals, seen.last_active) == (4.0, NOW + STEP)
+    page.text = f"{count} 1\n"  # the counter began anew
+    seen = (await source.read(NOW + 2 * STEP))[SERVICE]
+    assert (seen.arrivals, seen.last_active) == (1.0, NOW + 2 * STEP)
+    seen = (await source.read(NOW + 3 * STEP))[SERVICE]
+    assert (seen.arrivals, seen.last_active) == (0.0, NOW + 2 * STEP)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {
+            "__name__": "autoscaler_stable_request_concurrency",
+            "namespace_name": "default",
+            "service_name": "generate",
+        },
+        {
+            "__name__": "kn_revision_concurrency_stable",
+            "k8s_namespace_name": "default",
+            "kn_service_name": "generate",
+        },
+    ],
+)
+async def test_knatives_names_old_and_new_mean_the_same(page, labels):
+    page.series = [({**labels, "revision_name": "a"}, 1.5), ({**labels, "revision_name": "b"}, 0.5)]
+    assert (await Prometheus(page.url).read(NOW))[SERVICE].concurrency == 2.0
+
+
+async def test_the_last_request_before_the_controller_started_is_looked_up(page):
+    labels = {
+        "__name__": "kn_revision_concurrency_stable",
+        "k8s_namespace_name": "default",
+        "kn_service_name": "generate",
+    }
+    page.series = [(labels, 0.0)]
+    page.past = [(labels, [[NOW.timestamp() - 600, "1"], [NOW.timestamp() - 300, "2"]])]
+    assert (await Prometheus(page.url).read(NOW))[SERVICE].last_active == NOW - timedelta(seconds=300)
+
+
+async def test_a_queues_backlog_is_demand(page):
+    page.series = [
+        ({"__name__": "pilotlight_queue_backlog", "namespace": "default", "service": "generate"}, 7)
+    ]
+    assert (await Prometheus(page.url).read(NOW))[SERVICE].backlog == 7
+
+
+@pytest.mark.parametrize(
+    ("status", "series", "words"), [(422, [], "too many samples"), (200, [], "is Knative scraped?")]
+)
+async def test_a_prometheus_that_does_not_help_says_why(page, status, series, words):
+    page.status, page.series = status, series
+    with pytest.raises(DemandUnavailableError, match=words.replace("?", r"\?")):
+        await Prometheus(page.url).read(NOW)
+
+
+async def test_a_page_that_is_no_metrics_says_so(page):
+    page.text = "<html>{not metrics"
+    with pytest.raises(DemandUnavailableError, match="no Prometheus text"):
+        await MetricsPage(page.url + "/metrics").read(NOW)
+
+
+async def test_nobody_at_home(unused_tcp_port):
+    with pytest.raises(DemandUnavailableError, match="does not answer"):
+        await Prometheus(f"http://127.0.0.1:{unused_tcp_port}").read(NOW)
+
+
+async def test_a_prometheus_that_goes_away_is_named_and_the_floor_held(knative, cluster, clock, page, waker):
+    clock.at = MONDAY + timedelta(hours=22)
+    knative.service("generate")
+    await knative.pool(windows=[], keepAlive="10m")
+    labels = {
+        "__name__": "activator_request_concurrency",
+        "namespace_name": "default",
+        "service_name": "generate",
+    }
+    page.series = [(labels, 1.0)]
+    controller = Controller(cluster, clock=clock, demand=Prometheus(page.url), waker=waker)
+    await controller.tick()
+    assert knative.min_scale("generate-00001") == "1"
+    assert (await knative.status())["reason"] == "keep-alive"
+    page.status = 503
+    clock.on(timedelta(minutes=30))
+    await controller.tick()
+    assert knative.min_scale("generate-00001") == "1"
+    degraded = (await knative.condition("Degraded"))["message"]
+    assert "no reading of demand" in degraded
+    assert page.url in degraded
+    page.status, page.series = 200, [(labels, 0.0)]
+    clock.on(timedelta(minutes=11))
+    await controller.tick()
+    assert knative.min_scale("generate-00001") is None
+    assert (await knative.condition("Degraded"))["status"] == "False"

@@ -1,0 +1,189 @@
+"""The history survives restarts, damage and full disks; losing it never stops anything."""
+
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+
+from tests.warmpool.conftest import OFFICE
+from warmpool.adapters.history import SqliteHistory
+from warmpool.controller import Controller
+from warmpool.domain.account import Account
+from warmpool.domain.coldstart import ColdStart
+from warmpool.domain.observation import Demand
+
+NOW = datetime(2026, 11, 24, 12, 0, 30, tzinfo=UTC)
+SERVICE = ("default", "generate")
+POOL = ("default", "pool")
+MONTH = datetime(2026, 11, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "deep" / "history.db"
+
+
+def test_cold_starts_survive_a_restart(path):
+    history = SqliteHistory(path)
+    for number in range(20):
+        history.add_cold_start(
+            SERVICE, ColdStart(NOW + timedelta(minutes=number), 10.0 + number, {"weights": 3.0})
+        )
+    # No close: the process may be killed.
+    again = SqliteHistory(path)
+    known = again.cold_starts(SERVICE)
+    assert (known.samples, known.p50, known.p95) == (20, timedelta(seconds=19), timedelta(seconds=28))
+    assert again.cold_starts(("default", "other")) is None
+
+
+def test_only_the_latest_cold_starts_count(path):
+    history = SqliteHistory(path)
+    for number in range(300):
+        history.add_cold_start(
+            SERVICE, ColdStart(NOW + timedelta(minutes=number), 500.0 if number < 100 else 5.0)
+        )
+    assert SqliteHistory(path).cold_starts(SERVICE).p95 == timedelta(seconds=5)
+
+
+def test_demand_is_kept_in_minutes(path):
+    history = SqliteHistory(path)
+    for second in range(0, 120, 15):
+        reading = Demand(2.0 if second < 30 else 4.0, backlog=second, arrivals=3.0)
+        history.add_demand(NOW.replace(second=0) + timedelta(seconds=second), {SERVICE: reading})
+    history.flush(NOW)
+    first, second = SqliteHistory(path).minutes(SERVICE, NOW - timedelta(hours=1))
+    assert (first.concurrency, first.peak, first.arrivals, first.backlog) == (3.0, 4.0, 12.0, 45)
+    assert (second.concurrency, second.arrivals) == (4.0, 12.0)
+    assert second.at - first.at == timedelta(minutes=1)
+
+
+def test_a_minute_written_in_two_parts_is_one(path):
+    for _ in range(2):
+        history = SqliteHistory(path)
+        history.add_demand(NOW, {SERVICE: Demand(2.0, arrivals=1.0)})
+        history.close()
+    (minute,) = SqliteHistory(path).minutes(SERVICE, NOW - timedelta(hours=1))
+    assert (minute.concurrency, minute.arrivals) == (2.0, 2.0)
+
+
+def test_old_minutes_go(path):
+    history = SqliteHistory(path)
+    history.add_demand(NOW - timedelta(days=60), {SERVICE: Demand(1.0)})
+    history.add_demand(NOW, {SERVICE: Demand(1.0)})
+    history.flush(NOW)
+    assert len(history.minutes(SERVICE, NOW - timedelta(days=90))) == 1
+
+
+def test_an_account_survives_a_restart_to_the_cent(path):
+    history = SqliteHistory(path)
+    spent = {"window/office-hours": Decimal("12.3456789")}
+    account = Account(MONTH, Decimal("12.3456789"), spent, idle_gpu_s=100.0, busy_gpu_s=7.0, floor_gpu_s=90.0)
+    history.save(NOW, {POOL: account})
+    assert SqliteHistory(path).account(POOL, MONTH) == account
+    assert SqliteHistory(path).account(POOL, MONTH - timedelta(days=31)) is None
+
+
+def test_a_damaged_file_is_set_aside_and_begun_anew(path):
+    history = SqliteHistory(path)
+    history.add_cold_start(SERVICE, ColdStart(NOW, 10.0))
+    history.close()
+    path.write_bytes(b"this is not a database, and never was one" * 200)
+    again = SqliteHistory(path)
+    assert again.cold_starts(SERVICE) is None
+    assert "damaged" in again.trouble
+    again.add_cold_start(SERVICE, ColdStart(NOW, 20.0))
+    assert SqliteHistory(path).cold_starts(SERVICE).p50 == timedelta(seconds=20)
+    assert list(path.parent.glob("*.damaged-1"))
+
+
+def test_a_file_damaged_while_it_is_open_does_not_stop_anything(path):
+    history = SqliteHistory(path)
+    for number in range(2000):
+        history.add_demand(NOW + timedelta(minutes=number), {SERVICE: Demand(1.0)})
+    history.flush(NOW)
+    history._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with path.open("r+b") as file:
+        file.seek(0)
+        file.write(b"\xff" * path.stat().st_size)
+    history._connection.close()
+    history._connection = None
+    history.add_cold_start(SERVICE, ColdStart(NOW, 20.0))
+    history.save(NOW + timedelta(hours=1), {POOL: Account(MONTH, Decimal(3))})
+    assert "damaged" in history.trouble
+    assert SqliteHistory(path).account(POOL, MONTH).spent == 3
+
+
+def test_a_folder_that_cannot_be_made_is_trouble_and_no_end(tmp_path):
+    (tmp_path / "file").write_text("")
+    history = SqliteHistory(tmp_path / "file" / "history.db")
+    history.add_cold_start(SERVICE, ColdStart(NOW, 20.0))
+    history.save(NOW, {})
+    assert history.cold_starts(SERVICE).p50 == timedelta(seconds=20)
+    assert "cannot be opened" in history.trouble
+
+
+FULL = """
+import resource, signal, sys
+from datetime import datetime, timedelta, UTC
+from pathlib import Path
+from warmpool.adapters.history import SqliteHistory
+from warmpool.domain.observation import Demand
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+now = datetime(2026, 11, 24, 12, tzinfo=UTC)
+history = SqliteHistory(Path(sys.argv[1]))
+soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+for minute in range(20_000):
+    history.add_demand(now - timedelta(minutes=minute), {("default", "generate"): Demand(1.0)})
+history.save(now, {})
+print(history.trouble)
+resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+history.save(now + timedelta(minutes=2), {})
+print(history.trouble)
+print(len(history.minutes(("default", "generate"), now - timedelta(days=30))))
+"""
+
+
+def test_a_full_disk_is_said_waited_for_and_made_good(path):
+    """The file-size limit of the process stands in for a full disk: SQLite sees the same failed write."""
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(path)], capture_output=True, text=True, timeout=60, check=True
+    )
+    trouble, after, minutes = done.stdout.splitlines()
+    assert trouble.startswith("history cannot be written")
+    assert after == "None"
+    assert int(minutes) == 20_000
+
+
+async def test_what_a_pool_has_cost_is_found_again_after_the_history_is_lost(
+    knative, cluster, clock, tmp_path
+):
+    """The status of the pool says it too."""
+    knative.service("generate")
+    await knative.pool(limits={"budget": {"amount": 400}})
+    controller = Controller(cluster, clock=clock, history=SqliteHistory(tmp_path / "a.db"))
+    for _ in range(70):
+        await controller.tick()
+        knative.settle()
+        clock.on(timedelta(minutes=1))
+    told = Decimal((await knative.status())["cost"]["toDate"])
+    assert told > 1
+    fresh = Controller(cluster, clock=clock, history=SqliteHistory(tmp_path / "b.db"))
+    await fresh.tick()
+    assert fresh.states["default", "pool"].account.spent >= told
+
+
+async def test_trouble_with_the_history_is_in_the_status_and_the_floor_holds(
+    knative, cluster, clock, tmp_path
+):
+    (tmp_path / "file").write_text("")
+    knative.service("generate")
+    await knative.pool(windows=[OFFICE])
+    controller = Controller(cluster, clock=clock, history=SqliteHistory(tmp_path / "file" / "x.db"))
+    await controller.tick()
+    assert knative.min_scale("generate-00001") == "2"
+    degraded = await knative.condition("Degraded")
+    assert degraded["status"] == "True"
+    assert "history cannot be opened" in degraded["message"]

@@ -1,0 +1,141 @@
+"""What `kubectl apply -k` would give a cluster fits what the controller does and what the pool's spec means."""
+
+import asyncio
+from datetime import timedelta
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+
+import knative
+from knative.cluster import WARM_POOL, Cluster, Invalid
+from tests.warmpool.conftest import MIN, MONDAY, OFFICE, kubeconfig
+from tests.warmpool.faults import FaultyProxy
+from tests.warmpool.test_schedule_against_a_slow_oracle import pools
+from warmpool.controller import Controller
+from warmpool.domain.pool import DayException, WarmPoolSpec
+
+MANIFESTS = Path(knative.__file__).parent / "manifests"
+CRD = yaml.safe_load((MANIFESTS / "crds" / "warmpool.yaml").read_text())
+SCHEMA = CRD["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+VERBS = {"POST": "create", "PATCH": "patch", "PUT": "update", "DELETE": "delete"}
+
+
+def permitted() -> set[tuple[str, str, str]]:
+    """Group, resource and verb of everything that the controller's role allows."""
+    documents = list(yaml.safe_load_all((MANIFESTS / "controller" / "rbac.yaml").read_text()))
+    role = next(
+        d for d in documents if d["kind"] == "ClusterRole" and d["metadata"]["name"].endswith("controller")
+    )
+    return {
+        (group, resource, verb)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def asked(method: str, path: str, *, watch: bool) -> tuple[str, str, str]:
+    """What a request asks for, as RBAC sees it."""
+    parts = path.strip("/").split("/")
+    group, rest = ("", parts[2:]) if parts[0] == "api" else (parts[1], parts[3:])
+    if rest[0] == "namespaces" and len(rest) > 2:
+        rest = rest[2:]
+    plural, name, sub = rest[0], rest[1] if len(rest) > 1 else None, rest[2] if len(rest) > 2 else None
+    resource = f"{plural}/{sub}" if sub else plural
+    if method == "GET":
+        return group, resource, "watch" if watch else "get" if name else "list"
+    return group, resource, VERBS[method]
+
+
+async def test_the_role_allows_exactly_what_the_controller_does(knative, api, tmp_path, clock, cluster):
+    proxy = FaultyProxy(api.port)
+    await proxy.start()
+    async with Cluster.from_kubeconfig(kubeconfig(tmp_path, proxy.port, "proxied")) as through:
+        controller = Controller(through, clock=clock)
+        knative.service("generate")
+        await knative.pool()
+        await controller.tick()
+        knative.old = True
+        knative.settle()
+        await controller.tick()
+        clock.on(timedelta(seconds=11))
+        await controller.tick()  # writes on the PodAutoscaler
+        proxy.answers = [("PATCH", 409, {})]
+        clock.at = MONDAY + timedelta(hours=20)
+        await controller.tick()  # reads a Revision again
+        stop = asyncio.Event()
+        running = asyncio.create_task(controller.run(stop))
+        async with asyncio.timeout(10):
+            while len([True for _, _, watch in proxy.seen if watch]) < 4:
+                await asyncio.sleep(0.01)
+        stop.set()
+        await running
+    await proxy.stop()
+    used = {asked(method, path, watch=watch) for method, path, watch in proxy.seen}
+    assert used <= permitted()
+    # `get` of what is only listed costs nothing and is what people expect beside `list`.
+    assert {entry for entry in permitted() - used if entry[2] != "get"} == set()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(pools())
+def test_the_schema_accepts_every_spec_that_the_model_writes(case):
+    spec, _ = case
+    jsonschema.validate(spec.to_wire(), SCHEMA["properties"]["spec"])
+    assert WarmPoolSpec.parse(spec.to_wire()) == spec
+
+
+def test_the_schema_has_the_fields_of_the_model():
+    properties = SCHEMA["properties"]["spec"]["properties"]
+    assert set(properties) == {field.alias for field in WarmPoolSpec.model_fields.values()}
+    exceptions = properties["exceptions"]["items"]["properties"]
+    assert set(exceptions) == {field.alias for field in DayException.model_fields.values()}
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"windows": [{**OFFICE, "replicas": 0}]},
+        {"windows": [{**OFFICE, "days": ["Funday"]}]},
+        {"windows": [{**OFFICE, "from": "8:00"}]},
+        {"windows": [{**OFFICE, "warmth": "lukewarm"}]},
+        {"windows": [OFFICE], "keepAlive": "ten minutes"},
+        {"windows": [OFFICE], "limits": {"budget": {"amount": -1}}},
+        {"windows": [OFFICE], "holidays": []},
+    ],
+)
+async def test_the_api_refuses_a_wrong_spec_when_it_is_applied(knative, spec):
+    with pytest.raises(Invalid):
+        await knative.pool(**spec)
+
+
+async def test_what_only_the_controller_can_check_is_in_the_status(knative, controller):
+    knative.service("generate")
+    await knative.pool(timeZone="Europe/Atlantis", exceptions=[{"name": "h", "holidays": {"country": "XX"}}])
+    await controller.tick()
+    message = (await knative.condition("Ready"))["message"]
+    assert "spec.timeZone = 'Europe/Atlantis', must be" in message
+    assert "spec.exceptions[0].holidays.country = 'XX', must be" in message
+
+
+async def test_the_status_fits_the_schema(knative, controller, cluster, clock):
+    knative.service("generate", annotations={MIN: "1"})
+    await knative.pool(keepAlive="auto", limits={"budget": {"amount": 400}})
+    for _ in range(4):
+        await controller.tick()
+        knative.settle()
+        clock.on(timedelta(minutes=16))
+    status = (await cluster.get(WARM_POOL, "pool", "default"))["status"]
+    properties = SCHEMA["properties"]["status"]["properties"]
+    assert set(status) <= set(properties)
+    assert set(status["cost"]) <= set(properties["cost"]["properties"])
+    jsonschema.validate(status, SCHEMA["properties"]["status"])
+
+
+def test_the_shipped_prices_are_the_packaged_ones():
+    packaged = Path(__file__).parents[2] / "warmpool" / "domain" / "prices.yaml"
+    assert (MANIFESTS / "controller" / "prices.yaml").read_text() == packaged.read_text()
