@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 
 import aiohttp
+from multidict import CIMultiDictProxy
 from pydantic import ValidationError
 
 from functions.contract import (
@@ -34,13 +35,13 @@ class Called:
 
 
 def called(
-    stage: str, reply: StageReply, headers: Mapping[str, str], *, seconds: float, attempts: int
+    stage: str, reply: StageReply, headers: CIMultiDictProxy[str], *, seconds: float, attempts: int
 ) -> Called:
     """The reply with one timing: the stage's own, seen from here, with what proxies on the way added."""
     own = reply.timings[-1] if reply.timings else StageTiming(stage=stage, seconds=seconds)
     phases = {
         metric.name: metric.seconds
-        for metric in parse_server_timing(headers.get("Server-Timing", ""))
+        for metric in parse_server_timing(", ".join(headers.getall("Server-Timing", ())))
         if metric.seconds is not None and metric.name != "total"
     }
     seen = {"stage": stage, "seconds": seconds, "phases": {**phases, **own.phases}, "attempts": attempts}

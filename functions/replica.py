@@ -37,7 +37,9 @@ class Replica:
         self._changed = asyncio.Event()
         age = 0.0 if process_started is None else max(0.0, wall() - process_started)
         self._began = clock() - age
+        self._began_climb = self._began
         self._climb = ColdStart(Warmth.COLD)
+        self._hot_since: float | None = None
         self._unclaimed: ColdStart | None = None
         self._last: ColdStart | None = None
         self._observers: list[Callable[[Lifecycle], None]] = []
@@ -76,10 +78,9 @@ class Replica:
             warmth = Warmth.STANDBY if before.state is State.HOT else before.warmth
             self._climb, self._began_climb = ColdStart(warmth), self._clock()
         if state is State.HOT:
-            began = self._began if self._climb.warmth == Warmth.COLD else self._began_climb
-            done = ColdStart(self._climb.warmth, self._climb.phases, self._clock() - began)
-            self._last = self._unclaimed = done
             self._hot_since = self._clock()
+            done = ColdStart(self._climb.warmth, self._climb.phases, self._hot_since - self._began_climb)
+            self._last = self._unclaimed = done
             for completed in self._cold_start_observers:
                 completed(done)
         for observer in self._observers:
@@ -128,6 +129,3 @@ class Replica:
     def on_cold_start(self, observer: Callable[[ColdStart], None]) -> None:
         """Call `observer` once per completed cold start, when HOT."""
         self._cold_start_observers.append(observer)
-
-    _began_climb: float = 0.0
-    _hot_since: float | None = None

@@ -555,3 +555,27 @@ def test_orchestrate_without_stages_says_what_is_missing(tmp_path):
         assert process.wait() == 2
         assert "PILOTLIGHT_STAGES" in process.log.read_text()
         assert "Traceback" not in process.log.read_text()
+
+
+async def test_what_proxies_on_the_way_say_of_the_time_is_in_the_stages_phases(http):
+    stage = create_app(ScriptedStage("model", "generate", whole("x")), Settings())
+
+    async def held_by_an_activator(scope, receive, send):
+        async def stamped(message):
+            if message["type"] == "http.response.start":
+                message["headers"] = [
+                    *message["headers"],
+                    (b"server-timing", b"queue;dur=1500, schedule;dur=20"),
+                ]
+            await send(message)
+
+        await stage(scope, receive, stamped)
+
+    async with (
+        serving(held_by_an_activator) as url,
+        orchestrate([("model", "generate", url)]) as process,
+        http.post(f"{process.url}/invoke", json={"input": "x"}) as response,
+    ):
+        phases = (await response.json())["timings"][0]["phases"]
+        assert phases["queue"] == pytest.approx(1.5)
+        assert phases["schedule"] == pytest.approx(0.02)
