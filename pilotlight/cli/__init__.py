@@ -40,8 +40,8 @@ def main() -> None:
         code = _fail(error, 2)
     except typer.TyperException as error:
         # Usage errors; the classes that have these two are private to Typer.
-        error.show()
-        code = error.exit_code  # type: ignore[attr-defined]
+        error.show()  # type: ignore[attr-defined]
+        code = error.exit_code
     except (DemoError, DeployError, InvokeError, StackError, ClusterError, WeightsError) as error:
         code = _fail(error, 1)
     except (KeyboardInterrupt, typer.Abort):

@@ -21,9 +21,9 @@ from pilotlight.demo import s3
 from pilotlight.demo.arms import Arm, Prompt, Runner
 from pilotlight.demo.report import Price, Report, show
 from warmpool.domain.cost import packaged_prices
+from weights.listing import inspect
 from weights.make_model import make_model
 from weights.manifest import Manifest
-from weights.listing import inspect
 from weights.source import open_source
 
 GPU = "nvidia-l4"
