@@ -1,0 +1,191 @@
+"""The controller, unchanged, on a platform whose replicas are real processes, ordered about by the command line."""
+
+import asyncio
+import contextlib
+from datetime import timedelta
+
+import aiohttp
+import pytest
+from typer.testing import CliRunner
+
+from knative.cluster import POD_AUTOSCALER, REVISION, SERVICE, WARM_POOL, Cluster, NotFound
+from knative.local.platform import Platform, PlatformConfig
+from pilotlight.cli.pool import app
+from warmpool.adapters.exposition import MetricsPage
+from warmpool.adapters.history import SqliteHistory
+from warmpool.adapters.waker import HttpWaker
+from warmpool.controller import Controller, Settings
+
+REPLICA = """
+import http.server, os
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("content-length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+    def log_message(self, *words):
+        pass
+http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+"""
+ALWAYS = {"name": "always", "from": "00:00", "to": "24:00", "replicas": 2}
+
+
+@pytest.fixture
+async def platform(tmp_path):
+    config = PlatformConfig(state_dir=tmp_path / "state", gateway_port=0, api_port=0, gpus=4)
+    async with Platform(config) as running:
+        yield running
+
+
+@pytest.fixture
+async def cluster(platform):
+    async with Cluster.from_kubeconfig(platform.kubeconfig) as client:
+        container = {
+            "image": "registry.local/x",
+            "command": ["python", "-c", REPLICA],
+            "resources": {"limits": {"nvidia.com/gpu": "1"}},
+        }
+        meta = {"name": "generate", "namespace": "default"}
+        template = {"metadata": {"annotations": {"autoscaling.knative.dev/window": "6s"}}}
+        spec = {"template": {**template, "spec": {"containers": [container]}}}
+        await client.create(SERVICE, {"metadata": meta, "spec": spec})
+        yield client
+
+
+@pytest.fixture
+async def controller(platform, cluster, tmp_path):
+    """Running, as `pilotlight up` runs it."""
+    history = SqliteHistory(tmp_path / "history.db")
+    running = Controller(
+        cluster,
+        history=history,
+        demand=MetricsPage(f"{platform.api_url}/metrics"),
+        waker=HttpWaker(platform.gateway_url),
+        settings=Settings(interval=timedelta(seconds=1), gather=timedelta(milliseconds=20)),
+    )
+    stop = asyncio.Event()
+    task = asyncio.create_task(running.run(stop))
+    yield running
+    stop.set()
+    await asyncio.wait_for(task, 10)
+    history.close()
+
+
+async def until(check, seconds=40):
+    """Poll until `check` gives something true; what it gave last tells what was missing."""
+    last = None
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while True:
+                last = await check()
+                if last:
+                    return last
+                await asyncio.sleep(0.05)
+    pytest.fail(f"it did not come to be within {seconds} s; last: {last!r}")
+
+
+async def pilotlight(platform, *arguments):
+    """`pilotlight pool ...` as a user's terminal would run it, in a thread of this process."""
+    command = [*arguments, f"--kubeconfig={platform.kubeconfig}"]
+    runner = CliRunner(env={"COLUMNS": "200"})
+    done = await asyncio.to_thread(runner.invoke, app, command)
+    return done.exit_code, done.stdout, done.exception
+
+
+async def ready(cluster):
+    scale = await cluster.get(POD_AUTOSCALER, "generate-00001", "default")
+    return (scale.get("status") or {}).get("actualScale", 0)
+
+
+async def first_start(cluster):
+    async def revision_is_ready():
+        service = await cluster.get(SERVICE, "generate", "default")
+        conditions = (service.get("status") or {}).get("conditions") or ()
+        return any(entry["type"] == "Ready" and entry["status"] == "True" for entry in conditions)
+
+    await until(revision_is_ready)
+
+
+async def test_a_pool_is_raised_held_explained_and_let_go(platform, cluster, controller):
+    await first_start(cluster)
+    meta = {"name": "pool", "namespace": "default"}
+    await cluster.create(WARM_POOL, {"metadata": meta, "spec": {"target": "generate", "windows": [ALWAYS]}})
+
+    async def replicas(count):
+        return await ready(cluster) == count
+
+    await until(lambda: replicas(2))
+    code, out, _ = await pilotlight(platform, "hold", "pool", "--replicas", "3", "--for", "10m")
+    assert (code, "held at 3" in out) == (0, True)
+    await until(lambda: replicas(3))
+
+    async def told():
+        status = (await cluster.get(WARM_POOL, "pool", "default")).get("status") or {}
+        return status.get("ready") == 3 and status.get("reason") == "hold" and status.get("coldStart")
+
+    await until(told)
+    code, out, _ = await pilotlight(platform, "ls")
+    assert "default/pool" in out
+    assert "3 hot" in out
+    code, out, _ = await pilotlight(platform, "explain", "default/pool")
+    assert "Held at 3 by hand until" in out
+    assert "window always" in out
+    assert "p95" in out
+    code, out, _ = await pilotlight(platform, "cost")
+    assert "USD" in out
+    await pilotlight(platform, "release", "pool")
+    await pilotlight(platform, "disable", "pool")
+
+    async def given_back():
+        revision = await cluster.get(REVISION, "generate-00001", "default")
+        return not [key for key in revision["metadata"]["annotations"] if "min-scale" in key]
+
+    await until(given_back)
+    code, _, error = await pilotlight(platform, "show", "nobody")
+    assert code == 1
+    assert isinstance(error, NotFound)
+
+
+async def test_a_request_keeps_the_last_replica_for_the_keep_alive(platform, cluster, controller):
+    await first_start(cluster)
+    spec = {"target": "generate", "keepAlive": "30m"}
+    await cluster.create(WARM_POOL, {"metadata": {"name": "pool", "namespace": "default"}, "spec": spec})
+
+    async def nothing_held():
+        return (await cluster.get(WARM_POOL, "pool", "default")).get("status", {}).get("floor") == 0
+
+    await until(nothing_held)
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"{platform.gateway_url}/default/generate/") as answer,
+    ):
+        assert answer.status == 200
+
+    async def kept():
+        status = (await cluster.get(WARM_POOL, "pool", "default"))["status"]
+        return status["reason"] == "keep-alive" and status["floor"] == 1
+
+    await until(kept)
+    revision = await cluster.get(REVISION, "generate-00001", "default")
+    assert revision["metadata"]["annotations"]["autoscaling.knative.dev/min-scale"] == "1"
+
+
+async def test_a_floor_left_by_a_dead_controller_is_found_and_given_back(platform, cluster):
+    await first_start(cluster)
+    body = {
+        "metadata": {
+            "annotations": {
+                "autoscaling.knative.dev/min-scale": "2",
+                "pilotlight.dev/pool": "gone",
+                "pilotlight.dev/min-scale-written": "2",
+                "pilotlight.dev/min-scale-user": "",
+                "pilotlight.dev/floor-expires": "2026-01-01T00:00:00Z",
+            }
+        }
+    }
+    await cluster.patch(REVISION, "generate-00001", "default", body)
+    code, out, _ = await pilotlight(platform, "release", "--abandoned")
+    assert (code, out.strip()) == (0, "default/generate-00001 given back")
+    revision = await cluster.get(REVISION, "generate-00001", "default")
+    assert "autoscaling.knative.dev/min-scale" not in revision["metadata"]["annotations"]
