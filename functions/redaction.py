@@ -21,7 +21,7 @@ _NEVER = "\U0010ffff"
 
 _EMAIL = (
     r"(?<![A-Za-z0-9._%+\-])[A-Za-z0-9._%+\-]{1,64}"
-    r"@(?:[A-Za-z0-9\-]{1,63}\.)+(?:[A-Za-z]{2,63}|xn--[A-Za-z0-9\-]{1,59})"
+    r"@(?:[A-Za-z0-9\-]{1,63}\.){1,8}(?:[A-Za-z]{2,63}|xn--[A-Za-z0-9\-]{1,59})"
 )
 
 KEY_SHAPES = (
@@ -38,11 +38,13 @@ KEY_SHAPES = (
     r"npm_[A-Za-z0-9]{36}",
     r"pypi-[A-Za-z0-9_\-]{50,1024}",
     r"SG\.[A-Za-z0-9_\-]{16,64}\.[A-Za-z0-9_\-]{16,64}",  # SendGrid
-    r"eyJ[A-Za-z0-9_\-]{8,8192}\.eyJ[A-Za-z0-9_\-]{8,8192}\.[A-Za-z0-9_\-]{8,8192}",  # JSON Web Token
+    # JSON Web Token. Not after what it may contain itself, else a text of beginnings takes quadratic time.
+    r"(?<![_\-])eyJ[A-Za-z0-9_\-]{8,4096}\.eyJ[A-Za-z0-9_\-]{8,4096}\.[A-Za-z0-9_\-]{8,4096}",
 )
+_PEM = "(?:[A-Z0-9]{1,16} ){0,3}PRIVATE KEY-----"
 _KEY = (
-    r"(?<![A-Za-z0-9])(?:" + "|".join(KEY_SHAPES) + r")"
-    r"|-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY-----[^\-]*(?:-----END (?:[A-Z0-9]+ ){0,3}PRIVATE KEY-----)?"
+    rf"(?<![A-Za-z0-9])(?:{'|'.join(KEY_SHAPES)})"
+    rf"|-----BEGIN {_PEM}[^\-]{{0,16384}}(?:-----END {_PEM})?"
 )
 
 _DIGITS = regex.compile(r"\d(?:[ \-]?\d)*[ \-]?", regex.ASCII)
@@ -81,10 +83,16 @@ class Pattern:
     """Secrets of one regular expression.
 
     It must not look ahead, so that a match does not depend on what follows but by its own greed.
+
+    Args:
+        kind: name.
+        pattern: the expression.
+        longest: characters of its longest match: how far back a match that is still alive can have begun.
     """
 
-    def __init__(self, kind: str, pattern: str) -> None:
+    def __init__(self, kind: str, pattern: str, *, longest: int) -> None:
         self.kind = kind
+        self._longest = longest
         self._pattern = regex.compile(pattern)
         self._alive = regex.compile(f"(?:{pattern}){_NEVER}")
 
@@ -95,7 +103,7 @@ class Pattern:
 
     def pending(self, text: str, start: int) -> int:
         """See `Detector`."""
-        match = self._alive.search(text, start, partial=True)
+        match = self._alive.search(text, max(start, len(text) - self._longest), partial=True)
         return len(text) if match is None else match.start()
 
 
@@ -122,7 +130,10 @@ class Cards:
 
     def pending(self, text: str, start: int) -> int:
         """See `Detector`."""
-        runs = list(_DIGITS.finditer(text, start))
+        begin = max(start, len(text) - 4 * _CARD_MAX)
+        while start < begin < len(text) and text[begin - 1].isdigit():
+            begin += 1  # not in the middle of a group
+        runs = list(_DIGITS.finditer(text, begin))
         if not runs or runs[-1].end() != len(text):
             return len(text)
         run = runs[-1]
@@ -167,9 +178,9 @@ def _passes_luhn(digits: str) -> bool:
 
 
 DETECTORS: dict[str, Detector] = {
-    "email": Pattern("email", _EMAIL),
+    "email": Pattern("email", _EMAIL, longest=64 + 1 + 8 * 64 + 63),
     "card": Cards(),
-    "key": Pattern("key", _KEY),
+    "key": Pattern("key", _KEY, longest=17_000),
 }
 """By the name that the configuration uses. Stateless, so one of each serves all requests."""
 

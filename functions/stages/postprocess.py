@@ -5,9 +5,11 @@ to the next segment's request, so the stage itself keeps nothing. The carry hold
 meant for the caller that posts the segments, not for the end user.
 """
 
+import asyncio
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, ValidationError, field_validator
@@ -24,6 +26,9 @@ from functions.timing import Phase
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from jsonschema.protocols import Validator
+
+_THREAD_CHARS = 50_000
+"""Texts longer than this are filtered in a thread, so that the event loop keeps answering."""
 
 _FENCE = re.compile(r"^```[A-Za-z0-9]*[ \t]*\n(?P<body>.*)\n```$", re.DOTALL)
 
@@ -81,8 +86,10 @@ class Postprocess:
         """The filtered text; `data` has `redactions`, `stopped` and, when checked, `json` or `json_error`."""
         config, segment = self._config, request.segment
         final = segment is None or segment.final
-        state, out = step(
-            _state(segment.carry if segment else None, keep_text=config.json_output != "off"),
+        state = _state(segment.carry if segment else None, keep_text=config.json_output != "off")
+        filtered = partial(
+            step,
+            state,
             request.text,
             final=final,
             stop=(*config.stop, *request.parameters.stop),
@@ -90,6 +97,7 @@ class Postprocess:
             replacement=config.replacement,
             whitespace=config.whitespace,
         )
+        state, out = await asyncio.to_thread(filtered) if len(request.text) > _THREAD_CHARS else filtered()
         data: dict[str, JsonValue] = {"redactions": dict(state.redactions), "stopped": state.stopped}
         if final and state.text is not None:
             data |= self._check_json(state.text)

@@ -146,3 +146,12 @@ def test_however_it_is_cut_a_stream_gives_the_text_of_the_whole(parts, cuts, mod
     assert "".join(out) == expected
     assert state.redactions == expected_state.redactions
     assert state.stopped == expected_state.stopped
+
+
+@pytest.mark.parametrize("beginning", ["eyJ-", "_eyJ", "sk-", "a@a.", "-----BEGIN ", "4111 ", "x-", "SG."])
+def test_a_text_of_nothing_but_beginnings_takes_time_in_proportion_to_its_length(beginning):
+    """Counted in steps of the slowest kind, quadratic growth would take minutes here; the suite's limit ends it."""
+    text = (beginning * 200_000)[:400_000]
+    state, out = step(FilterState(), text, final=False, kinds=KINDS)
+    _, rest = step(state, "", final=True, kinds=KINDS)
+    assert len(out) + len(rest) > 0
