@@ -93,12 +93,14 @@ async def create_all(cluster: Cluster, names: Sequence[str]) -> float:
     begun = time.perf_counter()
     for at in range(0, len(names), 16):
         await asyncio.gather(*(cluster.create(SERVICE, service(name)) for name in names[at : at + 16]))
-    while True:
+    deadline = begun + 300
+    while time.perf_counter() < deadline:
         services = await cluster.list(SERVICE)
         ready = [item for item in services if _condition(item, "Ready") == "True"]
         if len(ready) == len(names):
             return time.perf_counter() - begun
         await asyncio.sleep(0.2)
+    raise SystemExit("the Services were not all ready within 300 s")
 
 
 async def floor_moves(cluster: Cluster, names: Sequence[str]) -> list[float]:
@@ -108,7 +110,10 @@ async def floor_moves(cluster: Cluster, names: Sequence[str]) -> list[float]:
         revision = f"{name}-00001"
         sent = datetime.now(UTC)
         await cluster.patch(REVISION, revision, "default", {"metadata": {"annotations": {MIN_SCALE: "1"}}})
+        deadline = time.perf_counter() + 30
         while True:
+            if time.perf_counter() > deadline:
+                raise SystemExit(f"no replica of {revision} within 30 s of raising its floor")
             pods = await cluster.list(
                 POD, "default", label_selector=f"serving.knative.dev/revision={revision}"
             )

@@ -9,6 +9,7 @@ import asyncio
 import base64
 import contextlib
 import fcntl
+import itertools
 import logging
 import os
 import secrets
@@ -50,6 +51,7 @@ KNATIVE_VERSION = "1.23.0"
 """The Knative Serving version whose behaviour is followed; a label of its namespace says so."""
 _LOOPBACK = "127.0.0.1"
 _HOUSEKEEPING_S = 10.0
+_COLLECT_BEATS = 360  # Revisions are collected once an hour
 _ANY = frozenset({"0.0.0.0", "::", ""})  # noqa: S104  # compared with, not bound to
 
 
@@ -218,7 +220,7 @@ class Platform:
         await self._serve(gateway.server(activator, host=config.host), gateway_socket)
         self._background(control.run(), "control plane")
         self._background(autoscaler.run(), "autoscaler")
-        self._background(_housekeeping(events, replicas), "housekeeping")
+        self._background(_housekeeping(events, replicas, control), "housekeeping")
         await self._serve(_api_server(api, certificate), api_socket)
         self._stack.callback(api.watches.end)
         self._write_kubeconfig(token, certificate)
@@ -376,11 +378,13 @@ def _complain(task: asyncio.Task[None]) -> None:
         log.critical("the platform's %s has failed", task.get_name(), exc_info=problem)
 
 
-async def _housekeeping(events: Recorder, replicas: Replicas) -> None:
-    while True:
+async def _housekeeping(events: Recorder, replicas: Replicas, control: ControlPlane) -> None:
+    for beat in itertools.count(1):
         await asyncio.sleep(_HOUSEKEEPING_S)
         events.expire()
         await replicas.keep_house()
+        if beat % _COLLECT_BEATS == 0:
+            control.collect()
 
 
 def _api_server(api: Api, certificate: Path) -> uvicorn.Server:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 from knative.cluster import REVISION, Object
@@ -85,6 +87,58 @@ def status(
     result["conditions"] = conditions.written([_ready(latest, problem)], conditions.before(config), now)
     result["observedGeneration"] = config["metadata"]["generation"]
     return result
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long Revisions are kept that no route leads to: Knative's `config-gc`, with its defaults."""
+
+    since_create: timedelta = timedelta(hours=48)
+    since_last_active: timedelta = timedelta(hours=15)
+    min_non_active: int = 20
+    max_non_active: int = 1000
+
+
+def collectable(
+    config: Mapping[str, Any],
+    revisions: Sequence[Mapping[str, Any]],
+    now: datetime,
+    retention: Retention = Retention(),  # frozen
+) -> list[str]:
+    """Names of the Revisions that may go: not routed, not the latest, old, and more than are always kept.
+
+    After pkg/reconciler/gc/gc.go of Knative Serving.
+    """
+    kept = {
+        (config.get("status") or {}).get("latestReadyRevisionName"),
+        (config.get("status") or {}).get("latestCreatedRevisionName"),
+    }
+    idle = sorted(
+        (
+            item
+            for item in revisions
+            if objects.labels_of(item).get(names.ROUTING_STATE) != "active"
+            and objects.name_of(item) not in kept
+            and objects.annotations_of(item).get(names.NO_GC, "").lower() != "true"
+        ),
+        key=_last_active,
+    )
+    gone: list[str] = []
+    for item in idle:
+        left = len(idle) - len(gone)
+        created = objects.parse_timestamp(item["metadata"]["creationTimestamp"])
+        is_stale = (
+            now - created > retention.since_create and now - _last_active(item) > retention.since_last_active
+        )
+        if left > retention.max_non_active or (is_stale and left > retention.min_non_active):
+            gone.append(objects.name_of(item))
+    return gone
+
+
+def _last_active(revision_obj: Mapping[str, Any]) -> datetime:
+    """When its routing state last changed, else when it was made."""
+    text = objects.annotations_of(revision_obj).get(names.ROUTING_STATE_MODIFIED)
+    return objects.parse_timestamp(text or revision_obj["metadata"]["creationTimestamp"])
 
 
 def _latest_ready(revisions: Sequence[Mapping[str, Any]], before: str | None) -> str | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -93,6 +93,11 @@ class ControlPlane:
         for resource in self._reconcilers:
             for record in self._store.list(resource):
                 self._enqueue(record.key)
+
+    def collect(self) -> None:
+        """Look for Revisions to delete; time alone makes them due."""
+        for record in self._store.list(cluster.CONFIGURATION):
+            self._enqueue(record.key)
 
     async def run(self) -> None:
         """Work on the queue until cancelled."""
@@ -201,6 +206,14 @@ class ControlPlane:
                 problem = f'Revision "{name}" already exists and was made from another template.'
         status = configurations.status(config, made, self._now(), problem=problem)
         self._registry.set_status(key, status)
+        self._collect(self._obj(key) or config, made)
+
+    def _collect(self, config: Object, made: Sequence[Object]) -> None:
+        """Delete the Revisions that have been out of use for long."""
+        for name in configurations.collectable(config, made, self._clock()):
+            namespace = objects.namespace_of(config)
+            self._registry.delete(Key(cluster.REVISION, namespace, name))
+            self._events.normal(config, "RevisionCollected", f'Deleted Revision "{name}", long out of use')
 
     def _route(self, key: Key, record: Record) -> None:
         resolved = routes.resolve(

@@ -1,0 +1,44 @@
+"""Which Revisions are deleted when nobody uses them any more."""
+
+from datetime import UTC, datetime, timedelta
+
+from knative.local.reconciler.configurations import Retention, collectable
+
+NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+
+
+def revision(number: int, *, age: timedelta, state: str = "reserve", **annotations: str):
+    then = (NOW - age).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {
+        "metadata": {
+            "name": f"a-{number:05d}",
+            "creationTimestamp": then,
+            "labels": {"serving.knative.dev/routingState": state},
+            "annotations": {"serving.knative.dev/routingStateModified": then, **annotations},
+        }
+    }
+
+
+CONFIG = {"status": {"latestReadyRevisionName": "a-00099", "latestCreatedRevisionName": "a-00099"}}
+FEW = Retention(min_non_active=2)
+
+
+def test_old_revisions_go_but_the_youngest_few_stay():
+    made = [revision(number, age=timedelta(hours=100 - number)) for number in range(5)]
+    assert collectable(CONFIG, made, NOW, FEW) == ["a-00000", "a-00001", "a-00002"]
+
+
+def test_young_routed_latest_and_protected_revisions_stay():
+    old = timedelta(days=30)
+    made = [
+        revision(1, age=timedelta(hours=47)),
+        revision(2, age=old, state="active"),
+        revision(99, age=old),
+        revision(4, age=old, **{"serving.knative.dev/no-gc": "true"}),
+    ]
+    assert collectable(CONFIG, made, NOW, Retention(min_non_active=0)) == []
+
+
+def test_more_than_the_most_go_whatever_their_age():
+    made = [revision(number, age=timedelta(minutes=60 - number)) for number in range(5)]
+    assert collectable(CONFIG, made, NOW, Retention(max_non_active=3)) == ["a-00000", "a-00001"]
