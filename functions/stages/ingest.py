@@ -11,11 +11,11 @@ import json
 import re
 import unicodedata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from functions.contract import Input, StageReply, StageRequest, Usage
+from functions.contract import Input, Message, StageReply, StageRequest, Usage
 from functions.lifecycle import State
 from functions.problems import ProblemError
 from functions.replica import Replica
@@ -48,6 +48,11 @@ class IngestConfig(StageConfig):
     """Tokens of prompt and answer together; by default what the engine or the model's config.json says."""
     default_max_tokens: Annotated[int, Field(ge=1)] = 16
     """Tokens counted for the answer where the request names none (vLLM's own default)."""
+    special_tokens: Literal["refuse", "keep"] = "refuse"
+    """What a message of a conversation may do with the tokenizer's special tokens (`<|im_start|>`, `</s>`),
+    which the model takes for the chat template's own: with them a message can pretend to be another role's.
+    A plain
+    text may always have them: it is completed as it is."""
     message_overhead: Annotated[int, Field(ge=0)] = 8
     """Tokens added per message for the chat template, an upper bound for common templates."""
 
@@ -79,6 +84,7 @@ class Ingest:
         self._settings = settings
         self._config = config
         self._tokenizer: Tokenizer | None = None
+        self._special: re.Pattern[str] | None = None
         self._max_model_len = config.max_model_len
 
     async def start(self, replica: Replica) -> None:
@@ -90,6 +96,7 @@ class Ingest:
                 model = await fetch_tokenizer(self._settings)
             with replica.measure(Phase.INIT):
                 self._tokenizer = await asyncio.to_thread(load_tokenizer, model)
+                self._special = special_tokens(self._tokenizer)
                 if self._max_model_len is None:
                     self._max_model_len = self._served_length() or read_model_length(model)
         replica.to(State.HOT)
@@ -108,6 +115,8 @@ class Ingest:
             )
         if not any(text.strip() for text in texts(value)):
             raise ProblemError(422, "input is empty after normalising, must hold a text", title="Empty input")
+        if not isinstance(value, str):
+            self._check_messages(value)
         tokens = await self._count(value)
         if tokens is not None:
             self._check_fits(tokens, request)
@@ -140,6 +149,18 @@ class Ingest:
     def _lengths(self, parts: tuple[str, ...]) -> list[int]:
         assert self._tokenizer is not None
         return [len(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(list(parts))]
+
+    def _check_messages(self, messages: tuple[Message, ...]) -> None:
+        if self._special is None or self._config.special_tokens == "keep":
+            return
+        for at, message in enumerate(messages):
+            if found := self._special.search(message.content):
+                raise ProblemError(
+                    422,
+                    f"input[{at}].content has the model's special token {found[0]!r}, must be without "
+                    "(the stage's specialTokens allows it)",
+                    title="Special token in a message",
+                )
 
     def _check_fits(self, tokens: int, request: StageRequest) -> None:
         if self._max_model_len is None:
@@ -191,6 +212,14 @@ def load_tokenizer(model: Path) -> "Tokenizer":
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception for a bad file
         raise StartError(f"{path} does not load: {error}") from error
+
+
+def special_tokens(tokenizer: "Tokenizer") -> re.Pattern[str] | None:
+    """A pattern of the tokenizer's special tokens, longest first; None without any."""
+    contents = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
+    if not contents:
+        return None
+    return re.compile("|".join(re.escape(text) for text in sorted(contents, key=len, reverse=True)))
 
 
 def read_model_length(model: Path) -> int | None:
