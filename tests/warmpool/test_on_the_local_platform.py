@@ -189,3 +189,34 @@ async def test_a_floor_left_by_a_dead_controller_is_found_and_given_back(platfor
     assert (code, out.strip()) == (0, "default/generate-00001 given back")
     revision = await cluster.get(REVISION, "generate-00001", "default")
     assert "autoscaling.knative.dev/min-scale" not in revision["metadata"]["annotations"]
+
+
+async def test_a_rollout_on_full_gpus_is_not_held_up_by_the_old_floor(platform, cluster, controller):
+    await first_start(cluster)
+    window = {**ALWAYS, "replicas": platform.config.gpus}
+    spec = {"target": "generate", "windows": [window]}
+    await cluster.create(WARM_POOL, {"metadata": {"name": "pool", "namespace": "default"}, "spec": spec})
+
+    async def full():
+        return await ready(cluster) == platform.config.gpus
+
+    await until(full)
+    template = {"metadata": {"annotations": {"example.com/version": "two"}}}
+    await cluster.patch(SERVICE, "generate", "default", {"spec": {"template": template}})
+
+    async def moved():
+        status = (await cluster.get(SERVICE, "generate", "default"))["status"]
+        return status.get("latestReadyRevisionName") == "generate-00002"
+
+    await until(moved, seconds=90)
+
+    async def floor_followed():
+        old = await cluster.get(REVISION, "generate-00001", "default")
+        new = await cluster.get(REVISION, "generate-00002", "default")
+        return (_min_scale(old), _min_scale(new)) == (None, str(platform.config.gpus))
+
+    await until(floor_followed)
+
+
+def _min_scale(revision):
+    return revision["metadata"]["annotations"].get("autoscaling.knative.dev/min-scale")
