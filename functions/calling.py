@@ -43,7 +43,10 @@ class CallPolicy(StageConfig):
     """How patient the caller is with one stage."""
 
     attempts: Annotated[int, Field(ge=1, le=100)] = 10
-    """Calls at most for one request, the first one included."""
+    """Calls at most for one request, the first one included.
+
+    Connections that were refused do not count: a stage that is not there yet is waited for.
+    """
     wait_initial: Annotated[float, Field(gt=0)] = 0.1
     """Seconds before the second call; doubled each time, with jitter of the same size."""
     wait_max: Annotated[float, Field(gt=0)] = 5.0
@@ -77,6 +80,16 @@ class _CircuitOpenError(ProblemError):
 
 class _UnreachableError(ProblemError):
     """No answer at all."""
+
+    def __init__(self, stage: str, url: str, error: Exception) -> None:
+        super().__init__(
+            503,
+            f"stage {stage} at {url} did not answer: {error or type(error).__name__}",
+            title="Stage unreachable",
+            stage=stage,
+        )
+        self.untouched = isinstance(error, aiohttp.ClientConnectorError)
+        """There was not even a connection, so nothing was begun over there."""
 
 
 class StageClient:
@@ -131,7 +144,7 @@ class StageClient:
                 try:
                     body = await response.read()
                 except (aiohttp.ClientError, OSError) as error:
-                    raise self._unreachable(error) from error
+                    raise _UnreachableError(self.name, self._url, error) from error
                 finally:
                     response.close() if not response.content.at_eof() else response.release()
         seconds = context.now() - began
@@ -198,12 +211,19 @@ class StageClient:
 
     def _retrying(self, context: RequestContext) -> AsyncIterator[stamina.Attempt]:
         policy = self._policy
+        failures = 0
 
         def wait(error: Exception) -> bool | float:
+            nonlocal failures
             if not isinstance(error, ProblemError) or not error.problem.retryable:
                 return False
-            if isinstance(error, _CircuitOpenError) and not error.worth_waiting:
-                return False
+            if isinstance(error, _CircuitOpenError):
+                if not error.worth_waiting:
+                    return False
+            elif not (isinstance(error, _UnreachableError) and error.untouched):
+                failures += 1
+                if failures >= policy.attempts:
+                    return False
             after = error.problem.retry_after
             if after is None:
                 return True
@@ -214,7 +234,7 @@ class StageClient:
 
         return stamina.retry_context(
             on=wait,
-            attempts=policy.attempts,
+            attempts=None,
             timeout=context.remaining(),
             wait_initial=policy.wait_initial,
             wait_jitter=policy.wait_initial,
@@ -254,14 +274,14 @@ class StageClient:
                 headers={"Content-Type": "application/json", **context.headers(), **self._host},
             )
         except (aiohttp.ClientError, OSError) as error:
-            raise self._unreachable(error) from error
+            raise _UnreachableError(self.name, self._url, error) from error
         if response.status == 200:
             self._answered = time.monotonic()
             return response
         try:
             body = await response.read()
         except (aiohttp.ClientError, OSError) as error:
-            raise self._unreachable(error) from error
+            raise _UnreachableError(self.name, self._url, error) from error
         finally:
             response.release()
         problem = read_problem(
@@ -273,14 +293,6 @@ class StageClient:
             now=time.time(),
         )
         raise ProblemError.of(problem)
-
-    def _unreachable(self, error: Exception) -> ProblemError:
-        return _UnreachableError(
-            503,
-            f"stage {self.name} at {self._url} did not answer: {error or type(error).__name__}",
-            title="Stage unreachable",
-            stage=self.name,
-        )
 
 
 def _outcome(error: ProblemError) -> Outcome:

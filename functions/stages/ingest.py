@@ -49,10 +49,11 @@ class IngestConfig(StageConfig):
     default_max_tokens: Annotated[int, Field(ge=1)] = 16
     """Tokens counted for the answer where the request names none (vLLM's own default)."""
     special_tokens: Literal["refuse", "keep"] = "refuse"
-    """What a message of a conversation may do with the tokenizer's special tokens (`<|im_start|>`, `</s>`),
-    which the model takes for the chat template's own: with them a message can pretend to be another role's.
-    A plain
-    text may always have them: it is completed as it is."""
+    """What a message of a conversation may do with the tokenizer's special tokens (`<|im_start|>`, `</s>`).
+
+    The model takes them for the chat template's own, so a message can pretend to be another role's with them.
+    A plain text may always have them: it is completed as it is.
+    """
     message_overhead: Annotated[int, Field(ge=0)] = 8
     """Tokens added per message for the chat template, an upper bound for common templates."""
 

@@ -325,7 +325,7 @@ async def test_a_stream_that_is_cut_off_ends_in_an_error_event(http):
 async def test_a_stage_that_is_not_there_yet_is_waited_for(http):
     port = free_port()
     async with orchestrate(
-        [("model", "generate", f"http://127.0.0.1:{port}")], config={"attempts": 100}
+        [("model", "generate", f"http://127.0.0.1:{port}")], config={"attempts": 2}
     ) as process:
         request = asyncio.create_task(
             http.post(f"{process.url}/invoke", json={"input": "x"}, headers={"X-Pilotlight-Deadline": "20"})
