@@ -16,7 +16,7 @@ from knative.local.activator.problems import Problem
 from knative.local.activator.protocol import EXTENSION
 from knative.local.activator.proxy import Exchange, Send, open_pool, send_problem
 from knative.local.activator.routes import Match, Route, RouteTable, host_of, known_services
-from knative.local.activator.throttle import QUEUE_DEPTH, Revision
+from knative.local.activator.throttle import QUEUE_DEPTH, Pod, Revision
 from knative.local.routing import Endpoint, RevisionKey, RevisionSpec, Split
 from knative.local.stats import RevisionStat
 
@@ -51,6 +51,7 @@ class Activator:
         self._clock = clock
         self._routes = RouteTable()
         self._revisions: dict[RevisionKey, Revision] = {}
+        self._ending: dict[RevisionKey, Revision] = {}
         self._active: dict[RevisionKey, Revision] = {}
         self._unrouted: dict[Route, list[asyncio.Future[bool]]] = {}
         self._pool: aiohttp.ClientSession | None = None
@@ -77,10 +78,13 @@ class Activator:
         revision.release_waiters()
 
     def remove_revision(self, key: RevisionKey) -> None:
-        """Forget a Revision; requests that wait for it are answered 503, retryable."""
+        """Forget a Revision; requests that wait for it are answered 503, retryable, those in flight go on."""
         revision = self._revisions.pop(key, None)
         if revision is not None:
             revision.abandon()
+            revision.set_endpoints(())
+            if revision.in_flight:
+                self._ending[key] = revision
 
     def set_endpoints(self, key: RevisionKey, endpoints: tuple[Endpoint, ...]) -> None:
         """The replicas of a Revision that are ready now. A replica left out gets no new request."""
@@ -93,19 +97,17 @@ class Activator:
 
         0 for a Revision that is not known.
         """
-        revision = self._revisions.get(key)
+        revision = self._known(key)
         return 0.0 if revision is None else revision.busy_seconds()
 
     def in_flight(self, key: RevisionKey, pod: str) -> int:
         """Requests that this replica is answering now (also after it was left out of `set_endpoints`)."""
-        revision = self._revisions.get(key)
-        found = None if revision is None else revision.pod(pod)
+        found = self._pod(key, pod)
         return 0 if found is None else found.in_flight
 
     async def drained(self, key: RevisionKey, pod: str, *, timeout_s: float) -> bool:
         """Wait until a replica has no request in flight; False: the time was up first."""
-        revision = self._revisions.get(key)
-        found = None if revision is None else revision.pod(pod)
+        found = self._pod(key, pod)
         if found is None or not found.in_flight:
             return True
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -207,6 +209,8 @@ class Activator:
             now = self._clock()
             stats.leave(now)
             revision.counts.add(exchange.status, now - began)
+            if self._ending and self._ending.get(key) is revision and not revision.in_flight:
+                del self._ending[key]
         return None
 
     async def _routable(self, match: Match) -> RevisionKey | None:
@@ -233,6 +237,15 @@ class Activator:
         for waiter in self._unrouted.pop(route, ()):
             if not waiter.done():
                 waiter.set_result(routable)
+
+    def _known(self, key: RevisionKey) -> Revision | None:
+        return self._revisions.get(key) or self._ending.get(key)
+
+    def _pod(self, key: RevisionKey, name: str) -> Pod | None:
+        for revisions in (self._revisions, self._ending):
+            if key in revisions and (found := revisions[key].pod(name)) is not None:
+                return found
+        return None
 
     def _revision(self, key: RevisionKey) -> Revision:
         revision = self._revisions.get(key)

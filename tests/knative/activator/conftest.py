@@ -1,7 +1,6 @@
 """A real activator on a real port, and real replicas behind it."""
 
 import asyncio
-import contextlib
 import hashlib
 import json
 import socket
@@ -182,15 +181,20 @@ class Replica:
 class Gateway:
     """The activator under test and a client for it."""
 
-    def __init__(self, stack, activator, serving, client, stats):
-        self.stack = stack
-        self.activator = activator
-        self.serving = serving
-        self.port = serving.port
-        self.url = f"http://127.0.0.1:{serving.port}"
-        self.client = client
-        self.stats = stats
+    def __init__(self):
+        self.stats = []
+        self.listen = self.stats.extend
+        self.activator = Activator(on_stats=self.hear, queue_depth=20)
         self.replicas = []
+
+    def hear(self, stats):
+        self.listen(stats)
+
+    async def start(self, client):
+        self.client = client
+        self.serving = await Serving(server(self.activator)).started()
+        self.port = self.serving.port
+        self.url = f"http://127.0.0.1:{self.port}"
 
     async def stop(self):
         """Stop all servers; what a replica still answers is broken off."""
@@ -239,13 +243,12 @@ class Gateway:
 
 @pytest.fixture
 async def gateway():
-    stats = []
-    async with contextlib.AsyncExitStack() as stack:
-        activator = Activator(on_stats=stats.extend, queue_depth=20)
-        serving = await Serving(server(activator)).started()
-        client = await stack.enter_async_context(
-            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), auto_decompress=False)
-        )
-        gateway = Gateway(stack, activator, serving, client, stats)
-        stack.push_async_callback(gateway.stop)
-        yield gateway
+    gateway = Gateway()
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0), auto_decompress=False
+    ) as client:
+        await gateway.start(client)
+        try:
+            yield gateway
+        finally:
+            await gateway.stop()

@@ -19,7 +19,7 @@ class ControlPlane:
         self.autoscaler = Autoscaler(
             time.monotonic, self.on_scale, Config(scale_to_zero_grace_period_s=grace_s)
         )
-        gateway.activator._on_stats = self.autoscaler.record
+        gateway.listen = self.autoscaler.record
         self.wanted = asyncio.Event()
         self.replicas = []
         self.history = [0]

@@ -84,6 +84,19 @@ async def test_a_raised_limit_holds_at_once(gateway):
     await asyncio.gather(*asking)
 
 
+async def test_a_removed_revision_finishes_what_it_is_answering(gateway):
+    one = await gateway.running()
+    asking = hold(gateway, 1)
+    await gateway.until(lambda: one.in_flight == 1)
+    gateway.activator.remove_service("default", "a")
+    gateway.activator.remove_revision(KEY)
+    assert not await gateway.activator.drained(KEY, "pod-1", timeout_s=0.05)
+    assert gateway.activator.in_flight(KEY, "pod-1") == 1
+    one.release.set()
+    assert (await asking[0])[0] == 200
+    assert await gateway.activator.drained(KEY, "pod-1", timeout_s=1)
+
+
 async def test_a_replica_that_is_ready_again_keeps_its_count(gateway):
     one = await gateway.running(container_concurrency=1)
     asking = hold(gateway, 1)
