@@ -103,7 +103,9 @@ def _measured(status: Mapping[str, Any]) -> list[str]:
     source = {"measured": "the measured p95", "fixed": "as the pool says", "default": "nothing measured yet"}
     if status.get("leadTime"):
         told = source.get(status.get("leadTimeSource", ""), "")
-        samples = f"; p50 {cold['p50']}, p95 {cold['p95']} of {cold['samples']} cold starts" if cold else ""
+        samples = (
+            f"; p50 {cold['p50']}, p95 {cold['p95']}, cold starts seen: {cold['samples']}" if cold else ""
+        )
         lines.append(f"Lead time {status['leadTime']} ({told}{samples}).")
     cost = status.get("cost")
     if cost:
