@@ -17,9 +17,8 @@ from knative.local.routing import Endpoint, RevisionKey, RevisionSpec, Split
 KEY = RevisionKey("default", "a-00001")
 
 
-@pytest.fixture(scope="session")
-def event_loop_policy():
-    return uvloop.EventLoopPolicy()
+def pytest_asyncio_loop_factories(config, item):
+    return {"uvloop": uvloop.new_event_loop}
 
 
 class Serving:
