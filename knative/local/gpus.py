@@ -76,10 +76,14 @@ class GpuSeconds:
 
 @dataclass(slots=True)
 class _Account:
+    """One Revision's counters; a Revision that is made again under its name goes on with them."""
+
     service: str
     gpus: int
     starting: float = 0.0
     serving: float = 0.0
+    busy: float = 0.0
+    seen: float = 0.0  # busy replica seconds already counted; they begin anew with a new Revision
     idle: float = 0.0  # the largest value told so far; a counter never falls
 
 
@@ -96,12 +100,13 @@ class GpuMeter:
         self._busy_seconds = busy_seconds
         self._holdings: dict[str, _Holding] = {}
         self._accounts: dict[RevisionKey, _Account] = {}
-        self._busy: dict[RevisionKey, float] = {}
 
     def begin(self, pod: str, key: RevisionKey, service: str, gpus: int) -> None:
         """A replica got its slots."""
         self._holdings[pod] = _Holding(key, service, gpus, self._clock())
-        self._accounts.setdefault(key, _Account(service, gpus))
+        account = self._accounts.setdefault(key, _Account(service, gpus))
+        self._settle_busy(key, account)
+        account.gpus = gpus
 
     def set_ready(self, pod: str, *, ready: bool) -> None:
         """A replica became ready, or stopped being so."""
@@ -116,6 +121,12 @@ class GpuMeter:
         if holding is not None:
             self._settle(holding)
 
+    def settle(self, key: RevisionKey) -> None:
+        """Count what the Revision's replicas did so far; for when it is about to be forgotten."""
+        account = self._accounts.get(key)
+        if account is not None:
+            self._settle_busy(key, account)
+
     def _settle(self, holding: _Holding) -> None:
         now = self._clock()
         account = self._accounts[holding.key]
@@ -125,16 +136,19 @@ class GpuMeter:
         else:
             account.serving += seconds
         holding.since = now
+        self._settle_busy(holding.key, account)
+
+    def _settle_busy(self, key: RevisionKey, account: _Account) -> None:
+        seconds = self._busy_seconds(key)
+        fresh = seconds - account.seen if seconds >= account.seen else seconds
+        account.busy += fresh * account.gpus
+        account.seen = seconds
 
     def totals(self) -> Iterator[GpuSeconds]:
         """All Revisions that ever held a replica."""
         for holding in self._holdings.values():
             self._settle(holding)
         for key, account in self._accounts.items():
-            try:
-                now_busy = self._busy_seconds(key) * account.gpus
-            except KeyError:  # the Revision is gone; what it was is remembered
-                now_busy = 0.0
-            busy = self._busy[key] = max(self._busy.get(key, 0.0), now_busy)
-            account.idle = max(account.idle, account.serving - busy)
-            yield GpuSeconds(key, account.service, account.starting, busy, account.idle)
+            self._settle_busy(key, account)
+            account.idle = max(account.idle, account.serving - account.busy)
+            yield GpuSeconds(key, account.service, account.starting, account.busy, account.idle)

@@ -202,6 +202,7 @@ class Platform:
             url_of=self._url_of,
             recorder=events,
             unrunnable=unrunnable,
+            before_removal=meter.settle,
         )
         metrics = PlatformMetrics(registry, autoscaler, slots, meter)
         api = Api(

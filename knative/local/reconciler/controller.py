@@ -50,6 +50,7 @@ class ControlPlane:
         url_of: the public URL of a name in a namespace.
         recorder: takes Events.
         unrunnable: why a Revision can't run on this platform, or None.
+        before_removal: told that a Revision goes, while the activator still knows what it did.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class ControlPlane:
         url_of: Callable[[str, str], str],
         recorder: Recorder,
         unrunnable: Callable[[Mapping[str, Any]], conditions.Condition | None],
+        before_removal: Callable[[RevisionKey], None],
     ) -> None:
         self._registry = registry
         self._store = registry.store
@@ -71,6 +73,7 @@ class ControlPlane:
         self._url_of = url_of
         self._events = recorder
         self._unrunnable = unrunnable
+        self._before_removal = before_removal
         self._queue: dict[Key, None] = {}
         self._wake = asyncio.Event()
         self._reconcilers: Mapping[Resource, Callable[[Key, Record], None]] = {
@@ -160,6 +163,7 @@ class ControlPlane:
             self._unroute(key)
         if key.resource == cluster.REVISION and gone:
             revision = RevisionKey(key.namespace, key.name)
+            self._before_removal(revision)
             self._autoscaler.forget(revision)
             self._activator.remove_revision(revision)
 

@@ -1,8 +1,10 @@
 """A running platform for each test, and words to talk about it."""
 
 import asyncio
+import contextlib
+import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,18 @@ import aiohttp
 import psutil
 import pytest
 
-from knative.cluster import POD, REVISION, SERVICE, Cluster, NotFound, Object
+from knative.cluster import (
+    CONFIG_MAP,
+    NAMESPACE,
+    POD,
+    REVISION,
+    SECRET,
+    SERVICE,
+    WARM_POOL,
+    Cluster,
+    NotFound,
+    Object,
+)
 from knative.local.platform import Platform, PlatformConfig
 from knative.local.replicas.process import MARK
 
@@ -153,20 +166,90 @@ def processes_of(platform_mark: str) -> list[psutil.Process]:
     return found
 
 
+class Running:
+    """A platform on an event loop and a thread of its own, so that a whole module's tests can share it."""
+
+    def __init__(self, config: PlatformConfig) -> None:
+        self.platform = Platform(config)
+        self._started = threading.Event()
+        self._problem: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="platform")
+        self._thread.start()
+        self._started.wait()
+        if self._problem is not None:
+            raise self._problem
+
+    def _run(self) -> None:
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        try:
+            await self.platform.start()
+        except BaseException as problem:  # noqa: BLE001  # handed to the thread that waits
+            self._problem = problem
+            return
+        finally:
+            self._started.set()
+        await self._stop.wait()
+        await self.platform.stop()
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+
+def platform_config(folder: Path, **options: Any) -> PlatformConfig:
+    """How the tests' platforms are set up."""
+    common = {"gateway_port": 0, "api_port": 0, "gpus": 2, "crash_backoff_s": 0.2, "stop_grace_s": 2.0}
+    return PlatformConfig(folder / "state", **{**common, **options})
+
+
 @pytest.fixture
 def config(tmp_path: Path) -> PlatformConfig:
-    """How the test's platform is set up; a module may override it."""
-    return PlatformConfig(
-        tmp_path / "state", gateway_port=0, api_port=0, gpus=2, crash_backoff_s=0.2, stop_grace_s=2.0
+    """For a test that starts a platform itself."""
+    return platform_config(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """The module's platform; `PLATFORM` in the module holds options of its own."""
+    started = Running(
+        platform_config(tmp_path_factory.mktemp("platform"), **getattr(request.module, "PLATFORM", {}))
     )
+    yield started
+    started.stop()
 
 
 @pytest.fixture
-async def world(config: PlatformConfig) -> AsyncIterator[World]:
-    """A running platform with clients."""
+async def world(running: Running) -> AsyncIterator[World]:
+    """The module's platform with clients, empty before and after."""
     async with (
-        Platform(config) as platform,
-        Cluster.from_kubeconfig(platform.kubeconfig) as cluster,
+        Cluster.from_kubeconfig(running.platform.kubeconfig) as cluster,
         aiohttp.ClientSession() as http,
     ):
-        yield World(platform, cluster, http)
+        yield World(running.platform, cluster, http)
+        await clear(cluster)
+
+
+async def clear(cluster: Cluster) -> None:
+    """Delete all that tests make, and wait until the replicas are gone."""
+    for namespace in await cluster.list(NAMESPACE):
+        name = namespace["metadata"]["name"]
+        if name not in ("default", "knative-serving"):
+            await cluster.delete(NAMESPACE, name)
+    for resource in (SERVICE, WARM_POOL, CONFIG_MAP, SECRET):
+        for obj in await cluster.list(resource):
+            if obj["metadata"].get("finalizers"):
+                body = {"metadata": {"finalizers": None}}
+                await cluster.patch(resource, obj["metadata"]["name"], obj["metadata"]["namespace"], body)
+            with contextlib.suppress(NotFound):
+                await cluster.delete(resource, obj["metadata"]["name"], obj["metadata"]["namespace"])
+
+    async def empty() -> bool:
+        for pod in await cluster.list(POD):
+            with contextlib.suppress(NotFound):
+                await cluster.delete(POD, pod["metadata"]["name"], pod["metadata"]["namespace"])
+        return not await cluster.list(POD)
+
+    await until(empty, what="no replica is left")

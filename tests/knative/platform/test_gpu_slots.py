@@ -3,7 +3,7 @@
 import asyncio
 import re
 
-from knative.cluster import POD_AUTOSCALER, SERVICE
+from knative.cluster import POD, POD_AUTOSCALER, SERVICE
 from tests.knative.platform.conftest import World, condition, service, until
 
 
@@ -13,7 +13,7 @@ async def metrics(world: World) -> str:
         return await answer.text()
 
 
-def gpu_seconds(text: str, state: str, service_name: str = "a") -> float:
+def gpu_seconds(text: str, state: str, service_name: str) -> float:
     pattern = rf'^pilotlight_gpu_seconds_total{{[^}}]*service="{service_name}",state="{state}"}} (\S+)$'
     found = re.search(pattern, text, re.MULTILINE)
     assert found, text
@@ -64,34 +64,49 @@ async def test_a_slot_that_is_given_back_goes_to_who_waits(world: World):
 
 
 async def test_slot_seconds_are_counted_by_what_the_replica_does(world: World):
-    await world.cluster.create(SERVICE, service("a", gpus=2, env={"START_DELAY_S": "0.5"}))
-    await world.ready("a")
-    assert (await world.call("a", "/slow?s=0.6"))[0] == 200
+    await world.cluster.create(SERVICE, service("counted", gpus=2, env={"START_DELAY_S": "0.5"}))
+    await world.ready("counted")
+    assert (await world.call("counted", "/slow?s=0.6"))[0] == 200
     await asyncio.sleep(0.3)
     text = await metrics(world)
-    assert gpu_seconds(text, "starting") >= 2 * 0.5
-    assert gpu_seconds(text, "busy") >= 2 * 0.6
-    assert gpu_seconds(text, "idle") >= 2 * 0.3
+    assert gpu_seconds(text, "starting", "counted") >= 2 * 0.5
+    assert gpu_seconds(text, "busy", "counted") >= 2 * 0.6
+    assert gpu_seconds(text, "idle", "counted") >= 2 * 0.3
     assert 'pilotlight_gpu_slots{state="held"} 2.0' in text
-    assert re.search(r'autoscaler_actual_pods{.*revision_name="a-00001".*} 1\.0', text)
+    assert re.search(r'autoscaler_actual_pods{.*revision_name="counted-00001".*} 1\.0', text)
 
 
 async def test_a_service_without_gpu_counts_nothing(world: World):
-    await world.cluster.create(SERVICE, service("a"))
-    await world.ready("a")
+    await world.cluster.create(SERVICE, service("free"))
+    await world.ready("free")
     text = await metrics(world)
-    assert [gpu_seconds(text, state) for state in ("busy", "idle", "starting")] == [0.0, 0.0, 0.0]
+    assert [gpu_seconds(text, state, "free") for state in ("busy", "idle", "starting")] == [0.0, 0.0, 0.0]
 
 
 async def test_counters_never_fall(world: World):
-    await world.cluster.create(SERVICE, service("a", gpus=1))
-    await world.ready("a")
+    await world.cluster.create(SERVICE, service("rising", gpus=1))
+    await world.ready("rising")
     before = await metrics(world)
-    calls = [asyncio.ensure_future(world.call("a", "/slow?s=0.3")) for _ in range(3)]
+    calls = [asyncio.ensure_future(world.call("rising", "/slow?s=0.3")) for _ in range(3)]
     for _ in range(8):
         after = await metrics(world)
         for state in ("busy", "idle", "starting"):
-            assert gpu_seconds(after, state) >= gpu_seconds(before, state)
+            assert gpu_seconds(after, state, "rising") >= gpu_seconds(before, state, "rising")
         before = after
         await asyncio.sleep(0.05)
     await asyncio.gather(*calls)
+
+
+async def test_a_revision_made_again_with_other_gpus_counts_on(world: World):
+    for gpus in (1, 2):
+        await world.cluster.create(SERVICE, service("again", gpus=gpus))
+        await world.ready("again")
+        assert (await world.call("again", "/slow?s=0.3"))[0] == 200
+        await world.cluster.delete(SERVICE, "again", "default")
+
+        async def gone():
+            return not await world.cluster.list(POD, "default")
+
+        await until(gone)
+    busy = gpu_seconds(await metrics(world), "busy", "again")
+    assert 0.3 * 1 + 0.3 * 2 <= busy < 0.3 * 2 * 2

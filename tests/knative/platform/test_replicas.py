@@ -5,25 +5,21 @@ import os
 import signal
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 from knative.cluster import CONFIG_MAP, POD, SECRET, SERVICE
-from knative.local.platform import PlatformConfig
 from tests.knative.platform.conftest import World, condition, service, until
 
-
-@pytest.fixture
-def config(config: PlatformConfig, tmp_path: Path) -> PlatformConfig:
-    return replace(
-        config, env={"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "COLOUR": "platform"}, workdir=tmp_path
-    )
+PLATFORM = {
+    "env": {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "COLOUR": "platform"},
+    "workdir": Path(__file__).parent,
+}
 
 
-async def test_the_environment_is_knatives_the_platforms_and_the_containers(world: World, tmp_path: Path):
+async def test_the_environment_is_knatives_the_platforms_and_the_containers(world: World):
     env = {
         "COLOUR": "container",
         "WHERE": "$(PILOTLIGHT_GATEWAY)/x",
@@ -44,7 +40,7 @@ async def test_the_environment_is_knatives_the_platforms_and_the_containers(worl
     assert "HOME" in seen
     _, about = await world.call("a")
     assert about["argv"] == [f"--port={seen['PORT']}", "container"]
-    assert about["cwd"] == str(tmp_path)
+    assert about["cwd"] == str(Path(__file__).parent)
     assert Path(psutil.Process(about["pid"]).exe()).resolve() == Path(sys.executable).resolve()
 
 
