@@ -17,7 +17,7 @@ from rich.table import Table
 
 from knative.cluster import POD, POD_AUTOSCALER, REVISION, SERVICE, WARM_POOL, Cluster, NotFound
 from pilotlight import deploy, stack
-from pilotlight.agent import Agent, compile_agent
+from pilotlight.agent import Agent, Kind, compile_agent
 from pilotlight.kubeconfig import connect
 
 PROCESS_FILE = "up.json"
@@ -25,14 +25,17 @@ PROCESS_FILE = "up.json"
 
 def url_of(gateway: str, agent: Agent) -> str:
     """The function URL of an agent's entry, by path (works without any name resolution)."""
-    return f"{gateway}/{agent.metadata.namespace}/{agent.service_name(agent.entry())}"
+    path = "/" if agent.entry().kind is Kind.CONTAINER else "/invoke"
+    return f"{gateway}/{agent.metadata.namespace}/{agent.service_name(agent.entry())}{path}"
 
 
 def curl_line(gateway: str, agent: Agent, prompt: str) -> str:
     """A command that calls the agent and shows the tokens as they come."""
-    body = json.dumps({"input": prompt, "parameters": {"max_tokens": 48}, "stream": True})
     url = url_of(gateway, agent).replace("127.0.0.1", "localhost")
-    return f"curl -N {url}/invoke -H 'Content-Type: application/json' -d {shlex.quote(body)}"
+    if agent.entry().kind is Kind.CONTAINER:
+        return f"curl -N {url}"  # what the user's own container takes, only the user knows
+    body = json.dumps({"input": prompt, "parameters": {"max_tokens": 48}, "stream": True})
+    return f"curl -N {url} -H 'Content-Type: application/json' -d {shlex.quote(body)}"
 
 
 async def up(config: stack.StackConfig, agents: Sequence[Agent], console: Console | None = None) -> None:

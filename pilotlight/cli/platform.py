@@ -1,4 +1,4 @@
-"""`pilotlight up | down | status | logs`: the Knative for this machine."""
+"""`pilotlight up | down | status | logs | top`: the Knative for this machine."""
 
 import asyncio
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from pilotlight import paths
+from pilotlight import top as live
 from pilotlight import up as running
 from pilotlight.cli import agents
 from pilotlight.stack import StackConfig, inherited_env
@@ -25,6 +26,7 @@ def register(app: typer.Typer) -> None:
     app.command()(down)
     app.command()(status)
     app.command()(logs)
+    app.command()(top)
 
 
 def up(
@@ -78,3 +80,14 @@ def logs(
     """Print what a Service's replicas wrote."""
     directory = (state or paths.state_dir()).expanduser().absolute()
     asyncio.run(running.logs(directory, service, follow=follow, lines=lines))
+
+
+def top(
+    *,
+    state: StateDir = None,
+    kubeconfig: agents.Kubeconfig = None,
+    interval: Annotated[float, typer.Option(min=0.2, help="Seconds between readings.")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Print one table and end.")] = False,
+) -> None:
+    """Watch Services live: replicas, warmth, floor, requests/s, TTFT, cost so far."""
+    asyncio.run(live.top(kubeconfig, state, interval_s=interval, once=once))

@@ -31,7 +31,7 @@ def test_deploys_and_answers_at_path_and_host_and_leaves_nothing_after_ctrl_c(cl
     running, url = started(cli, "-f", str(echo_agent))
     output = running.until(lambda text: "Ctrl-C stops" in text)
     assert "service/echo-demo created" in output
-    assert f"curl -N {url.replace('127.0.0.1', 'localhost')}/default/echo-demo/invoke" in output
+    assert f"curl -N {url.replace('127.0.0.1', 'localhost')}/default/echo-demo/" in output
     assert get(f"{url}/default/echo-demo/x?y=1") == {"service": "echo-demo", "path": "/x?y=1"}
     assert get(f"{url}/z", host="echo-demo.default.localhost")["path"] == "/z"
     below = running.descendants()
@@ -56,6 +56,18 @@ def test_status_logs_and_pool_tell_what_runs(cli, echo_agent):
     pools = cli.run("pool", "ls", "--kubeconfig", kubeconfig)
     assert pools.returncode == 0, pools.stderr
     assert "echo-demo" in pools.stdout
+
+
+def test_top_shows_replicas_floor_and_rates(cli, echo_agent):
+    running, url = started(cli, "-f", str(echo_agent))
+    running.until(lambda text: "Ctrl-C stops" in text)
+    get(f"{url}/default/echo-demo/")
+    result = cli.run("top", "--once", "--interval", "0.5", "--kubeconfig", str(cli.state / "kubeconfig"))
+    heading, row = result.stdout.splitlines()
+    shown = dict(zip(re.split(r"\s{2,}", heading.strip()), re.split(r"\s{2,}", row.strip()), strict=True))
+    assert shown["service"] == "default/echo-demo"
+    assert (shown["ready"], shown["replicas"], shown["floor"], shown["req/s"]) == ("yes", "1", "0", "0.0")
+    assert shown["TTFT"] == "-", "nothing here generates tokens"
 
 
 def test_deploy_twice_is_unchanged_and_delete_removes(cli, echo_agent):
