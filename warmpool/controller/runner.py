@@ -123,11 +123,12 @@ class Controller:
         """List everything there is, anew.
 
         Raises:
-            ClusterError: when the API does not answer; the picture is then as it was.
+            ClusterError: when the API does not answer; the picture of the kinds not yet listed is as it was.
         """
-        listed = [await self._cluster.list(resource, self._namespace) for resource in WATCHED]
-        for resource, objects in zip(WATCHED, listed, strict=True):
-            self.world.replace(resource, objects)
+        for (
+            resource
+        ) in WATCHED:  # one after the other: whole objects are large, and only for a moment in memory
+            self.world.replace(resource, await self._cluster.list(resource, self._namespace))
         self._synced_at = self._clock.now()
 
     async def tick(
@@ -427,12 +428,16 @@ class Controller:
                 log.warning("watch of %s: %s", resource.plural, problem)
             await asyncio.sleep(self._settings.retry_last.total_seconds())
 
-    def _take(self, resource: Resource, kind: str, obj: Mapping[str, Any]) -> None:
+    def _take(self, resource: Resource, kind: str, obj: dict[str, Any]) -> None:
         meta = obj["metadata"]
         if kind == "DELETED":
             concerned = self.world.remove(resource, (meta.get("namespace", ""), meta["name"]))
         else:
             concerned = self.world.put(resource, obj)
+        # The watch keeps what it has reported, to tell later what went away. Its name and version are enough
+        # for that, and of ten thousand pools the whole objects would be most of this process.
+        obj.clear()
+        obj["metadata"] = {key: meta[key] for key in ("namespace", "name", "resourceVersion") if key in meta}
         if concerned:
             self._dirty |= concerned
             self._woken.set()
