@@ -68,6 +68,7 @@ class Revision:
         self._gone_busy_s = 0.0
         self._next = 0
         self._releasing = False
+        self._abandoned = False
 
     # replicas
 
@@ -146,6 +147,8 @@ class Revision:
             QueueFullError: too many wait already.
             GoneError: the Revision was removed meanwhile.
         """
+        if self._abandoned:
+            raise GoneError
         if self.waiting >= self._queue_depth:
             raise QueueFullError
         waiter: asyncio.Future[Pod] = asyncio.get_running_loop().create_future()
@@ -195,7 +198,8 @@ class Revision:
             asyncio.get_running_loop().call_soon(self.release_waiters)
 
     def abandon(self) -> None:
-        """Tell all who wait that the Revision is gone."""
+        """Tell all who wait, or will, that the Revision is gone."""
+        self._abandoned = True
         while self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.done():

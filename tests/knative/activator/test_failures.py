@@ -100,6 +100,24 @@ async def test_a_request_that_kills_every_replica_is_answered_in_the_end(gateway
     assert 2 <= len(seen) <= 8
 
 
+async def test_with_its_revision_removed_a_reset_request_is_answered(gateway):
+    gateway.deploy()
+    may_reset = asyncio.Event()
+
+    async def reset_later(reader, writer):
+        await may_reset.wait()
+        writer.transport.abort()
+
+    async with raw(reset_later) as (bad, seen):
+        gateway.activator.set_endpoints(KEY, (bad,))
+        asking = asyncio.create_task(gateway.get())
+        await gateway.until(lambda: seen)
+        gateway.activator.remove_revision(KEY)
+        may_reset.set()
+        status, problem = await asyncio.wait_for(asking, 5)
+    assert (status, problem["retryable"]) == (503, True)
+
+
 async def test_a_large_body_is_not_sent_twice(gateway):
     gateway.deploy()
 
