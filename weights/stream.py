@@ -23,6 +23,8 @@ from weights.plan import Extent, Part
 from weights.ranged import ReaderClosedError
 
 _LOOK_AGAIN = 0.1
+_WAITING_SHARE = 0.25
+"""How much of the limit may wait for the consumer before reading pauses."""
 
 
 class _Opened:
@@ -58,14 +60,14 @@ class TensorStream:
         self._backings = backings
         self._limit = limit_bytes
         self._pool = BufferPool(limit_bytes)
-        self._ahead = 0
-        """Bytes of mappings checked or being checked and not yet delivered."""
+        self._waiting = 0
+        """Bytes that have arrived and that the consumer has not taken yet."""
         self._stop = threading.Event()
         self._starving = False
         self._error: BaseException | None = None
         self._lock = threading.Lock()
         self._opened: queue.SimpleQueue[_Opened | None] = queue.SimpleQueue()
-        self._jobs: queue.Queue[tuple[_Opened, Part]] = queue.Queue(2 * concurrency)
+        self._jobs: queue.Queue[tuple[_Opened, Part]] = queue.Queue(concurrency)
         self._again: queue.SimpleQueue[Sequence[Extent] | None] = queue.SimpleQueue()
         self._threads = [threading.Thread(target=self._feed, name="weights-feeder", daemon=True)]
         self._threads += [
@@ -126,7 +128,7 @@ class TensorStream:
             assert view is not None
             extent = opened.extent
             with self._lock:
-                self._ahead -= extent.nbytes
+                self._waiting -= extent.nbytes
             self._backings[extent.file].delivered(extent.parts, view)
             for tensor in extent.tensors:
                 start = tensor.begin - extent.begin
@@ -185,12 +187,13 @@ class TensorStream:
             self._fail(error)
 
     def _open(self, extent: Extent) -> bool:
+        # A consumer that is slower than the wire gains nothing from more bytes that wait for it, and touching
+        # fresh memory (or, for a mapping, pushing out everybody's page cache) has its price.
+        while self._waiting >= self._limit * _WAITING_SHARE:
+            if self._stop.wait(_LOOK_AGAIN / 20):
+                return False
         whole = self._backings[extent.file].mapped()
         if whole is not None:
-            # Not further ahead than buffers would be: the page cache is everybody's.
-            while self._ahead and self._ahead + extent.nbytes > self._limit:
-                if self._stop.wait(_LOOK_AGAIN / 10):
-                    return False
             view: memoryview | None = whole[extent.begin : extent.begin + extent.nbytes]
         else:
             view = self._pool.acquire(extent.nbytes, stop=self._stop, may_exceed=self._stuck)
@@ -198,8 +201,6 @@ class TensorStream:
             return False
         opened = _Opened(extent, view)
         del view
-        with self._lock:
-            self._ahead += extent.nbytes
         self._opened.put(opened)
         for part in extent.parts:
             while True:
@@ -240,5 +241,7 @@ class TensorStream:
         with self._lock:
             opened.left -= 1
             finished = opened.left == 0
+            if finished:
+                self._waiting += opened.extent.nbytes
         if finished:
             opened.done.set()
