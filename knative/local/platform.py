@@ -181,7 +181,9 @@ class Platform:
             ReplicaSettings(
                 host=_LOOPBACK,
                 gateway_url=self.gateway_url,
-                folder=self.logs,
+                logs=self.logs,
+                volumes=config.state_dir / "volumes",
+                claims=config.state_dir / "claims",
                 mark=mark,
                 workdir=config.workdir,
                 env=config.env,

@@ -25,6 +25,7 @@ from knative.local.replicas.logs import Logs
 from knative.local.replicas.ports import Ports
 from knative.local.replicas.probes import Prober
 from knative.local.replicas.replica import Replica, Surroundings
+from knative.local.replicas.volumes import Volumes
 from knative.local.routing import RevisionKey
 from knative.local.store import Change, Key, Kind
 
@@ -39,8 +40,12 @@ class ReplicaSettings:
 
     host: str
     gateway_url: str
-    folder: Path
-    """For logs."""
+    logs: Path
+    """The folder of their output."""
+    volumes: Path
+    """Where folders made for a replica are."""
+    claims: Path
+    """Where the folders of claims are, `NAMESPACE/NAME`."""
     mark: str
     """The platform's identity, for finding its processes again."""
     workdir: Path
@@ -87,7 +92,7 @@ class Replicas:
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._freed = asyncio.Condition()
         self._prober = Prober(settings.host)
-        self.logs = Logs(settings.folder)
+        self.logs = Logs(settings.logs)
         self._stopping = False
         self._around = Surroundings(
             host=settings.host,
@@ -99,6 +104,7 @@ class Replicas:
             prober=self._prober,
             logs=self.logs,
             slots=slots,
+            volumes=Volumes(settings.volumes, settings.claims),
             now=now,
             config_maps=lambda namespace, name: self._object(cluster.CONFIG_MAP, namespace, name),
             secrets=lambda namespace, name: self._object(cluster.SECRET, namespace, name),

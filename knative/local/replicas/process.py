@@ -73,8 +73,18 @@ class Process:
         loop.add_reader(self._descriptor, self._ended)
 
     @classmethod
-    def start(cls, words: Sequence[str], *, env: Mapping[str, str], folder: Path, output: int) -> Process:
+    def start(
+        cls,
+        words: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        folder: Path,
+        output: int,
+        before: Sequence[str] = (),
+    ) -> Process:
         """Start `words` in a session of its own, both streams into `output`.
+
+        `before` are words that set something up and then become the program by `exec`.
 
         Raises:
             StartError: the program or the folder doesn't exist, or the system refuses.
@@ -84,7 +94,8 @@ class Process:
         program = resolve(words[0], env, folder)
         try:
             popen = subprocess.Popen(  # noqa: S603  # running the user's command is the purpose
-                [*_dies_with_parent(), program, *words[1:]],
+                # Last before the program: a change of user namespace would undo it.
+                [*before, *_dies_with_parent(), program, *words[1:]],
                 env=dict(env),
                 cwd=folder,
                 stdin=subprocess.DEVNULL,

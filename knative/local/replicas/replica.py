@@ -18,11 +18,12 @@ from knative.local import gpus as gpu_slots
 from knative.local import objects
 from knative.local.reconciler import conditions, names
 from knative.local.reconciler.conditions import Condition
-from knative.local.replicas import environment, probes
+from knative.local.replicas import environment, probes, volumes
 from knative.local.replicas.logs import Logs
 from knative.local.replicas.ports import NoPort, Ports
 from knative.local.replicas.probes import Outcome, Probe, Prober
 from knative.local.replicas.process import Process, StartError
+from knative.local.replicas.volumes import Mount, Volumes
 from knative.local.store import Key
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class Surroundings:
     prober: Prober
     logs: Logs
     slots: gpu_slots.Slots
+    volumes: Volumes
     now: Callable[[], datetime]
     config_maps: Callable[[str, str], Mapping[str, Any] | None]
     secrets: Callable[[str, str], Mapping[str, Any] | None]
@@ -108,6 +110,7 @@ class Replica:
                 await self._live()
         finally:
             self._around.slots.release(self._holder)
+            self._around.volumes.remove(self.key.namespace, self.key.name)
 
     @property
     def _holder(self) -> str:
@@ -175,11 +178,12 @@ class Replica:
         try:
             try:
                 env, words = self._assemble(port)
+                mounts = self._mounts()
             except environment.ConfigError as problem:
                 self._cannot_start("CreateContainerConfigError", str(problem))
                 await self._unless_ending(asyncio.sleep(_CONFIG_RETRY_S))
                 return False
-            return await self._run_process(env, words, port)
+            return await self._run_process(env, words, mounts, port)
         finally:
             self._around.ports.release(port)
 
@@ -195,6 +199,19 @@ class Replica:
         env |= {"PORT": str(port), "HOSTNAME": self.key.name, **around.mark_env}
         return env, environment.command(self._container, env)
 
+    def _mounts(self) -> list[Mount]:
+        around, namespace = self._around, self.key.namespace
+        try:
+            return around.volumes.prepare(
+                namespace,
+                self.key.name,
+                self._pod["spec"],
+                lambda name: around.config_maps(namespace, name),
+                lambda name: around.secrets(namespace, name),
+            )
+        except OSError as problem:  # a full disk, say
+            raise environment.ConfigError(f"cannot make the volumes: {problem}") from problem
+
     def _cannot_start(self, reason: str, message: str) -> None:
         changed = self._state.waiting != (reason, message)
         self._state.waiting = (reason, message)
@@ -203,14 +220,18 @@ class Replica:
         if changed:
             self._around.tell(self.key, "Warning", "Failed", f"Error: {message}")
 
-    async def _run_process(self, env: dict[str, str], words: list[str], port: int) -> bool:
+    async def _run_process(
+        self, env: dict[str, str], words: list[str], mounts: list[Mount], port: int
+    ) -> bool:
         around = self._around
         folder = Path(around.workdir, self._container.get("workingDir") or ".")
         offset = around.logs.size(self.key.namespace, self.key.name)
         output = around.logs.open(self.key.namespace, self.key.name)
         begun = around.now()
         try:
-            self.process = Process.start(words, env=env, folder=folder, output=output)
+            self.process = Process.start(
+                words, env=env, folder=folder, output=output, before=volumes.prefix(mounts)
+            )
         except StartError as problem:
             # Kubernetes shows it as a container that ended with 128 at once.
             self._state.last = _terminated(128, "StartError", str(problem), begun, begun)

@@ -206,3 +206,57 @@ async def test_pods_cannot_be_made_by_hand(world: World):
         await world.cluster.create(
             POD, {"metadata": {"name": "p", "namespace": "default"}, "spec": {"containers": []}}
         )
+
+
+async def test_volumes_are_seen_at_their_paths_and_nowhere_else(world: World, tmp_path: Path):
+    features = {"name": "config-features", "namespace": "knative-serving"}
+    switches = {
+        "kubernetes.podspec-persistent-volume-claim": "enabled",
+        "kubernetes.podspec-persistent-volume-write": "enabled",
+    }
+    await world.cluster.create(CONFIG_MAP, {"metadata": features, "data": switches})
+    meta = {"name": "v", "namespace": "default"}
+    await world.cluster.create(CONFIG_MAP, {"metadata": meta, "data": {"greeting": "hello", "other": "x"}})
+    await world.cluster.create(SECRET, {"metadata": meta, "stringData": {"key": "secret words"}})
+    claim = world.platform.config.state_dir / "claims" / "default" / "models"
+    claim.mkdir(parents=True)
+    (claim / "weights").write_text("model")
+    root = tmp_path / "seen"
+    paths = {name: str(root / name) for name in ("config", "secret", "scratch", "models")}
+    await world.cluster.create(
+        SERVICE,
+        service(
+            "a",
+            container={"volumeMounts": [{"name": name, "mountPath": path} for name, path in paths.items()]},
+            spec={
+                "volumes": [
+                    {
+                        "name": "config",
+                        "configMap": {"name": "v", "items": [{"key": "greeting", "path": "in/it"}]},
+                    },
+                    {"name": "secret", "secret": {"secretName": "v"}},
+                    {"name": "scratch", "emptyDir": {"medium": "Memory"}},
+                    {"name": "models", "persistentVolumeClaim": {"claimName": "models"}},
+                ]
+            },
+        ),
+    )
+    await world.ready("a")
+    for path, content in (
+        ("config/in/it", "hello"),
+        ("secret/key", "secret words"),
+        ("models/weights", "model"),
+    ):
+        assert await world.call("a", f"/file?={root}/{path}") == (200, {"content": content})
+    assert list((root / "config").iterdir()) == []  # the machine itself sees an empty folder
+
+
+async def test_a_volume_whose_secret_is_missing_says_so(world: World, tmp_path: Path):
+    body = service(
+        "a",
+        container={"volumeMounts": [{"name": "s", "mountPath": str(tmp_path / "s")}]},
+        spec={"volumes": [{"name": "s", "secret": {"secretName": "nope"}}]},
+    )
+    await world.cluster.create(SERVICE, body)
+    found = await world.revision_condition("a-00001", "False", "ContainerHealthy")
+    assert (found["reason"], found["message"]) == ("CreateContainerConfigError", 'secret "nope" not found')
