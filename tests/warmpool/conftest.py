@@ -89,11 +89,14 @@ class Puppet:
         self.route(name, traffic, namespace=namespace, latest=latest)
 
     def route(self, name, traffic, *, namespace="default", latest=None) -> None:
-        """Divide the Service's traffic."""
+        """Divide the Service's traffic; with `latest`, a newer Revision is on its way and will get it."""
         entries = []
         for revision, part in traffic.items():
             percent, tag = part if isinstance(part, tuple) else (part, None)
-            entries.append({"revisionName": revision, "percent": percent} | ({"tag": tag} if tag else {}))
+            follows = {"latestRevision": True} if len(traffic) == 1 else {}
+            entries.append(
+                {"revisionName": revision, "percent": percent} | follows | ({"tag": tag} if tag else {})
+            )
         newest = latest or max(traffic)
         self.registry.set_status(
             Key(SERVICE, namespace, name),

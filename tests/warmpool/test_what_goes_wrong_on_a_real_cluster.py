@@ -120,12 +120,52 @@ async def test_a_rollout_that_finds_no_gpu_gets_one_from_the_old_floor(raised, c
     assert raised.min_scale("generate-00002") == "2"
 
 
-async def test_a_rollout_with_room_keeps_the_old_floor_until_traffic_moves(raised, controller):
+async def test_room_once_made_stays_until_the_new_revision_is_ready(raised, controller):
+    raised.settle()
+    raised.revision("generate", "generate-00002")
+    raised.unschedulable("generate-00002")
+    raised.route("generate", {"generate-00001": 100}, latest="generate-00002")
+    await controller.tick()
+    deploying = {"type": "ResourcesAvailable", "status": "Unknown", "reason": "Deploying"}
+    raised.registry.set_status(raised.key("Revision", "generate-00002"), {"conditions": [deploying]})
+    await controller.tick()
+    assert raised.min_scale("generate-00001") == "1"
+    assert raised.min_scale("generate-00002") is None
+
+
+async def test_a_rollout_with_room_has_its_floor_before_traffic_moves(raised, controller):
     raised.settle()
     raised.revision("generate", "generate-00002")
     raised.route("generate", {"generate-00001": 100}, latest="generate-00002")
     await controller.tick()
     assert raised.min_scale("generate-00001") == "2"
+    assert raised.min_scale("generate-00002") == "2"
+    raised.route("generate", {"generate-00002": 100})
+    await controller.tick()
+    assert raised.min_scale("generate-00001") is None
+    assert raised.min_scale("generate-00002") == "2"
+
+
+async def test_a_floor_that_was_raised_ahead_goes_when_there_turns_out_to_be_no_room(raised, controller):
+    raised.settle()
+    raised.revision("generate", "generate-00002")
+    raised.route("generate", {"generate-00001": 100}, latest="generate-00002")
+    await controller.tick()
+    raised.unschedulable("generate-00002")
+    await controller.tick()
+    assert raised.min_scale("generate-00001") == "1"
+    assert raised.min_scale("generate-00002") is None
+
+
+async def test_a_rollout_that_fails_for_another_reason_gets_nothing(raised, controller):
+    raised.settle()
+    raised.revision("generate", "generate-00002")
+    failed = {"type": "Ready", "status": "False", "reason": "ExitCode1", "message": "the container exits"}
+    raised.registry.set_status(raised.key("Revision", "generate-00002"), {"conditions": [failed]})
+    raised.route("generate", {"generate-00001": 100}, latest="generate-00002")
+    await controller.tick()
+    assert raised.min_scale("generate-00001") == "2"
+    assert raised.min_scale("generate-00002") is None
 
 
 async def test_cold_starts_are_measured_and_become_the_lead_time(raised, controller, clock):

@@ -88,7 +88,7 @@ def judge(sight: Sight, state: PoolState, now: datetime) -> Outcome:
     observation = _observation(sight, pool.spec, state, now)
     memory, decision = compose.decide(state.memory, observation, now)
     moving = decision.reason.startswith(("keep-alive", "backlog"))
-    wanted = Wanted(pool.key[1], decision.floor, decision.until, moving)
+    wanted = Wanted(pool.key[1], decision.floor, decision.until, moving, state.tight)
     plan = planning.plan(wanted, sight.service, sight.revisions, now)
     verdicts = _verify(sight, state, plan, now)
     account = _account(sight, state, decision, observation, now)
@@ -413,6 +413,7 @@ def remembered(state: PoolState, outcome: Outcome) -> PoolState:
         decision=outcome.decision,
         due=outcome.due,
         account=outcome.account,
+        tight=outcome.plan.tight,
         ready=outcome.ready,
         lead_s=outcome.lead_s,
         budget_left=outcome.budget_left,

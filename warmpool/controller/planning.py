@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
-from warmpool.controller import marks
+from warmpool.controller import marks, rollouts
 from warmpool.controller.views import Key, RevisionView, ScaleView, ServiceView, Share
 from warmpool.domain.floor import Floor
 
@@ -30,6 +30,8 @@ class Wanted:
     until: datetime | None = None
     moving: bool = False
     """Whether `until` moves with demand, so that it would be written at every request."""
+    tight: str | None = None
+    """The Revision whose rollout found no room when it was last planned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,8 @@ class Plan:
     shares: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     """What a person should know: a floor that a Revision's max-scale cuts, a rollout that waits."""
+    tight: str | None = None
+    """The Revision whose rollout finds no room."""
 
 
 def divide(floor: int, traffic: Sequence[Share]) -> dict[str, int]:
@@ -108,14 +112,16 @@ def plan(
     }
     shares: dict[str, int] = {}
     notes: list[str] = []
+    tight: str | None = None
     if service is not None and there:
         shares = {
             name: part
             for name, part in divide(wanted.floor.replicas, service.traffic).items()
             if name in ours
         }
-        shares, waiting = _make_room(shares, service, ours)
-        notes += waiting
+        rollout = rollouts.settle(shares, service, ours, wanted.tight)
+        shares, tight = rollout.shares, rollout.tight
+        notes += [rollout.note] if rollout.note else []
     writes: list[Write] = []
     for revision in seen:
         name = revision.key[1]
@@ -126,7 +132,7 @@ def plan(
         write = _hold(wanted, share, revision, now) if share else _release(wanted.pool, revision)
         if write is not None:
             writes.append(write)
-    return Plan(tuple(writes), shares, tuple(notes))
+    return Plan(tuple(writes), shares, tuple(notes), tight)
 
 
 def give_back(revisions: Iterable[RevisionView]) -> tuple[Write, ...]:
@@ -201,26 +207,3 @@ def _release(pool: str, revision: RevisionView) -> Write | None:
         return None
     user = revision.user_min_scale
     return Write(revision.key, revision.version, marks.erase(user), user)
-
-
-def _make_room(
-    shares: dict[str, int], service: ServiceView, by_name: Mapping[str, RevisionView]
-) -> tuple[dict[str, int], list[str]]:
-    """During a rollout that finds no GPU, take from the old Revisions' floor what the new one needs to start.
-
-    Without this the rollout fails for good after its progress deadline: the old floor holds the GPUs.
-    """
-    coming = by_name.get(service.latest_created or "")
-    if coming is None or coming.key[1] == service.latest_ready or coming.unschedulable is None:
-        return shares, []
-    needed = max(1, coming.user_min_scale or 0)
-    reduced = dict(shares)
-    for name in sorted(reduced, key=lambda name: -reduced[name]):
-        if name != coming.key[1]:
-            given = min(reduced[name], needed)
-            reduced[name] -= given
-            needed -= given
-    freed = sum(shares.values()) - sum(reduced.values())
-    if not freed:
-        return shares, [f"{coming.key[1]} finds no place: {coming.unschedulable}"]
-    return reduced, [f"{coming.key[1]} finds no place: {freed} of the old floor is released for its rollout"]

@@ -32,6 +32,8 @@ class PoolState:
     """What went wrong last."""
     announced: tuple[Floor, str] | None = None
     """Floor and reason of the last event."""
+    tight: str | None = None
+    """The Revision whose rollout found no room."""
     seen: object = None
     """What the last look was based on; the same again is not worth another before `stale`."""
     looked_at: datetime | None = None

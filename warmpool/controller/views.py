@@ -64,6 +64,8 @@ class ServiceView:
     """Where it answers inside the cluster."""
     latest_created: str | None
     latest_ready: str | None
+    follows_latest: bool
+    """Whether a new Revision gets traffic as soon as it is ready."""
     deleting: bool
     gpu: str | None
     gpus: int
@@ -191,6 +193,7 @@ def service(obj: Mapping[str, Any]) -> ServiceView:
         address=(status.get("address") or {}).get("url"),
         latest_created=status.get("latestCreatedRevisionName"),
         latest_ready=status.get("latestReadyRevisionName"),
+        follows_latest=any(entry.get("latestRevision") for entry in status.get("traffic") or ()),
         deleting="deletionTimestamp" in meta,
         gpu=annotations.get(marks.GPU) or (pod.get("nodeSelector") or {}).get(_GPU_NODE_LABEL),
         gpus=sum(_gpus(container) for container in pod.get("containers") or ()),
