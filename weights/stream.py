@@ -10,8 +10,10 @@ memory is bounded by the limit and not by the model.
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Self
 
@@ -23,6 +25,10 @@ from weights.plan import Extent, Part
 from weights.ranged import ReaderClosedError
 
 _LOOK_AGAIN = 0.1
+_FIRST_WORKERS = 4
+_RAMP_SECONDS = 0.05
+_BUSY = 0.5
+"""Share of all processors' time that this process uses, above which more workers would not help."""
 _WAITING_SHARE = 0.25
 """How much of the limit may wait for the consumer before reading pauses."""
 
@@ -69,12 +75,11 @@ class TensorStream:
         self._opened: queue.SimpleQueue[_Opened | None] = queue.SimpleQueue()
         self._jobs: queue.Queue[tuple[_Opened, Part]] = queue.Queue(concurrency)
         self._again: queue.SimpleQueue[Sequence[Extent] | None] = queue.SimpleQueue()
+        self._workers: list[threading.Thread] = []
         self._threads = [threading.Thread(target=self._feed, name="weights-feeder", daemon=True)]
-        self._threads += [
-            threading.Thread(target=self._work, name=f"weights-reader-{number}", daemon=True)
-            for number in range(concurrency)
-        ]
+        self._threads.append(threading.Thread(target=self._hire, args=(concurrency,), name="weights-ramp"))
         for thread in self._threads:
+            thread.daemon = True
             thread.start()
 
     @property
@@ -109,6 +114,8 @@ class TensorStream:
         self._stop.set()
         self._again.put(None)
         for thread in self._threads:
+            thread.join()
+        for thread in self._workers:  # complete now: who hires has ended
             thread.join()
         self._pool.close()
 
@@ -174,6 +181,32 @@ class TensorStream:
             if self._error is None:
                 self._error = error
         self._stop.set()
+
+    def _hire(self, most: int) -> None:
+        """Start workers: few, and twice as many as long as the processors are not busy with them.
+
+        A far store needs dozens of connections to fill the wire, a near one is at its best with a few:
+        more only push each other, and the consumer, from the processors.
+        """
+        processors = os.cpu_count() or 1
+        while not self._stop.is_set():
+            for _ in range(min(most - len(self._workers), len(self._workers) or _FIRST_WORKERS)):
+                worker = threading.Thread(
+                    target=self._work, name=f"weights-reader-{len(self._workers)}", daemon=True
+                )
+                self._workers.append(worker)
+                worker.start()
+            if len(self._workers) >= most:
+                return
+            began, used = time.monotonic(), time.process_time()
+            while (
+                time.monotonic() - began < _RAMP_SECONDS
+                or (time.process_time() - used) / (time.monotonic() - began) > _BUSY * processors
+            ):
+                if self._stop.wait(_RAMP_SECONDS):
+                    return
+                if time.monotonic() - began > 10 * _RAMP_SECONDS:
+                    began, used = time.monotonic(), time.process_time()
 
     def _feed(self) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import queue
 import threading
@@ -146,6 +147,7 @@ class FillingBacking:
         self._writer = writer
         self._counter = counter
         self._stop = stop
+        self._verified = False
         self._given: dict[int, bytes] = {}
         """Digests of the parts that were given to the reader."""
 
@@ -185,17 +187,21 @@ class FillingBacking:
                 self._compare(blob.digests)
                 self.published = blob.sha256
                 return
-            if not self._owned():
-                self._give_up_if_removed()
-                self._stop.wait(_POLL)
-                continue
             try:
-                self._writer.drain()
-                self._complete()
+                if self._owned():
+                    self._writer.drain()
+                    self._complete()
+                elif self._filling.gone and self._cache.blob(self._source.identity, self.entry) is None:
+                    raise FileNotFoundError(
+                        errno.ENOENT, "was removed while it was filled", self._filling.folder
+                    )
+                else:
+                    self._stop.wait(_POLL)
             except OSError as error:
-                if not self.must_verify:
+                if not self.must_verify or self._verified:
                     raise CacheError(f"cache folder = {self._cache.root}: {error}") from error
                 self._verify_past_cache()
+                self._verified = True
                 return
         raise ReaderClosedError
 
@@ -210,13 +216,6 @@ class FillingBacking:
     def close(self) -> None:
         """Let go, once no thread reads any more; what is there stays for the next one."""
         self._filling.close()
-
-    def _give_up_if_removed(self) -> None:
-        if self._filling.gone and self._cache.blob(self._source.identity, self.entry) is None:
-            raise CacheError(
-                f"cache folder = {self._cache.root}: {self._filling.folder} was removed while it was filled; "
-                "must be left alone, or pruned by 'pilotlight weights prune'"
-            )
 
     def _owned(self) -> bool:
         try:

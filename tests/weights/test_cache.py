@@ -1,0 +1,312 @@
+"""The cache under everything that happens to caches: crashes, company, damage, no room, eviction."""
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+import weights
+from tests.weights.conftest import QUICK, Bucketed, digests_of
+from tests.weights.faults import NOTHING, Fault
+from weights.cache import Cache
+from weights.load import open_model
+
+LOAD = textwrap.dedent(
+    """
+    import hashlib, json, sys
+    from pathlib import Path
+    from weights.load import open_model
+    with open_model(sys.argv[1], cache_dir=Path(sys.argv[2])) as model:
+        found = {entry.name: hashlib.sha256(data).hexdigest() for entry, data in model}
+    report = model.report()
+    print(json.dumps({"found": found, "source": report.bytes_from_source, "error": report.cache_error}))
+    """
+)
+
+FORK_SERVER = textwrap.dedent(
+    """
+    # Imports once, then forks a loader for each line "URI FOLDER" and prints its process id.
+    import os, sys
+    from pathlib import Path
+    from weights.load import open_model
+    import weights.s3
+    for line in sys.stdin:
+        uri, folder = line.split()
+        pid = os.fork()
+        if pid == 0:
+            with open_model(uri, cache_dir=Path(folder)) as model:
+                for _ in model:
+                    pass
+            os._exit(0)
+        print(pid, flush=True)
+        _, status = os.waitpid(pid, 0)
+        print(status, flush=True)
+    """
+)
+
+
+def load(bucketed: Bucketed, cache_dir: Path):
+    """Digests and report of one load through the cache."""
+    with open_model(bucketed.uri, cache_dir=cache_dir, retry=QUICK) as model:
+        found = digests_of(model)
+    return found, model.report()
+
+
+def blobs(cache_dir: Path) -> list[Path]:
+    return sorted(
+        (path for path in (cache_dir / "blobs").iterdir() if path.suffix != ".parts"),
+        key=lambda path: path.stat().st_size,
+    )
+
+
+def test_a_process_killed_at_fifty_random_points_leaves_a_cache_that_is_right(bucketed, tmp_path):
+    chance = random.Random(11)
+    server = subprocess.Popen(
+        [sys.executable, "-c", FORK_SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    # Slow enough for a kill to fall anywhere between the first byte and publication.
+    bucketed.proxy.decide = lambda r: Fault(pause=0.02) if r.is_weights else NOTHING
+
+    def start(folder: Path) -> int:
+        server.stdin.write(f"{bucketed.uri} {folder}\n")
+        server.stdin.flush()
+        return int(server.stdout.readline())
+
+    def end() -> int:
+        return int(server.stdout.readline())
+
+    try:
+        started = time.monotonic()
+        start(tmp_path / "whole")
+        assert end() == 0
+        whole = time.monotonic() - started
+        killed = 0
+        for number in range(50):
+            # Several lives on one cache: what one of them left, the next one builds on.
+            folder = tmp_path / f"cache-{number // 5}"
+            pid = start(folder)
+            time.sleep(chance.uniform(0, whole))
+            with contextlib.suppress(ProcessLookupError):  # it was done before
+                os.kill(pid, signal.SIGKILL)
+            killed += end() != 0
+            if number % 5 == 4:
+                found, report = load(bucketed, folder)
+                assert found == bucketed.expected
+                assert report.cache_error is None
+                found, report = load(bucketed, folder)
+                assert found == bucketed.expected
+                assert report.bytes_from_source == 0
+        assert killed > 25
+    finally:
+        server.stdin.close()
+        server.wait(30)
+        server.stdout.close()
+
+
+def test_processes_that_start_together_cause_one_download(bucketed, tmp_path):
+    bucketed.proxy.decide = lambda r: Fault(pause=0.05) if r.is_weights else NOTHING
+    command = [sys.executable, "-c", LOAD, bucketed.uri, str(tmp_path)]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    answers = [json.loads(process.communicate(timeout=60)[0]) for process in running]
+    assert all(answer["found"] == bucketed.expected for answer in answers)
+    assert bucketed.proxy.bulk_bytes <= bucketed.made.weight_bytes
+    assert len(blobs(tmp_path)) == 2
+
+
+def test_another_hosts_fill_is_joined_while_it_lives_and_taken_over_when_it_is_dead(bucketed, tmp_path):
+    """The other host is a lease with another host's name: its age alone tells whether it lives."""
+    # A process that fetched half of the model and vanished:
+    bucketed.proxy.decide = lambda r: (
+        Fault(status=403, code="AccessDenied") if r.is_bulk and r.first > 8_000_000 else NOTHING
+    )
+    with pytest.raises(weights.AccessDeniedError):
+        load(bucketed, tmp_path)
+    bucketed.proxy.decide = lambda _: NOTHING
+    folders = list((tmp_path / "filling").iterdir())
+    assert folders
+    for folder in folders:
+        lease = folder / "lease"
+        lease.write_text(
+            json.dumps({"token": "x", "host": "elsewhere", "boot": "y", "pid_space": "z", "pid": 1})
+        )
+        os.utime(lease, (time.time() - 3600, time.time() - 3600))
+    found, report = load(bucketed, tmp_path)
+    assert found == bucketed.expected
+    assert 0 < report.bytes_from_source < bucketed.made.weight_bytes, "what it had fetched was used"
+
+
+def test_a_damaged_cached_file_is_found_and_put_right(bucketed, tmp_path):
+    load(bucketed, tmp_path)
+    largest = blobs(tmp_path)[-1]
+    times = largest.stat()
+    with largest.open("rb+") as file:
+        file.seek(5_000_000)
+        file.write(b"\xff" * 100)
+    os.utime(largest, ns=(times.st_atime_ns, times.st_mtime_ns))  # as a failing disk would: no trace
+    found, report = load(bucketed, tmp_path)
+    assert found == bucketed.expected
+    assert report.repaired_parts == 1
+    assert 0 < report.bytes_from_source <= 8 << 20, "only the damaged part was fetched"
+    found, report = load(bucketed, tmp_path)
+    assert (found, report.bytes_from_source) == (bucketed.expected, 0)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "emptied", "removed", "digests removed", "digests damaged"])
+def test_a_cached_file_that_is_not_whole_is_fetched_again(bucketed, tmp_path, damage):
+    load(bucketed, tmp_path)
+    largest = blobs(tmp_path)[-1]
+    digests = largest.with_name(f"{largest.name}.parts")
+    if damage == "truncated":
+        os.truncate(largest, 5_000_000)
+    elif damage == "emptied":
+        os.truncate(largest, 0)
+    elif damage == "removed":
+        largest.unlink()
+    elif damage == "digests removed":
+        digests.unlink()
+    else:
+        digests.write_text(digests.read_text()[:100])
+    found, _ = load(bucketed, tmp_path)
+    assert found == bucketed.expected
+    found, report = load(bucketed, tmp_path)
+    assert (found, report.bytes_from_source) == (bucketed.expected, 0)
+
+
+def test_a_pull_finds_damage_too(bucketed, tmp_path):
+    pulled = weights.pull_blocking(bucketed.uri, cache_dir=tmp_path, retry=QUICK)
+    pulled.release()
+    largest = blobs(tmp_path)[-1]
+    right = largest.read_bytes()
+    with largest.open("rb+") as file:
+        file.seek(9_000_000)
+        file.write(b"\xff" * 10)
+    again = weights.pull_blocking(bucketed.uri, cache_dir=tmp_path, retry=QUICK)
+    assert again.path == pulled.path
+    assert 0 < again.bytes_read <= 8 << 20
+    assert largest.read_bytes() == right
+    again.release()
+
+
+def test_damage_that_cannot_be_fetched_again_is_an_error(bucketed, tmp_path, monkeypatch):
+    pulled = weights.pull_blocking(bucketed.uri, cache_dir=tmp_path, retry=QUICK)
+    pulled.release()
+    with blobs(tmp_path)[-1].open("rb+") as file:
+        file.seek(5_000_000)
+        file.write(b"\xff")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(weights.SourceError), open_model(pulled.path, retry=QUICK) as model:
+        digests_of(model)
+
+
+def test_a_start_from_the_cache_needs_no_network(bucketed, tmp_path, monkeypatch):
+    pulled = weights.pull_blocking(bucketed.uri, cache_dir=tmp_path, retry=QUICK)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with open_model(pulled.path) as model:
+        assert digests_of(model) == bucketed.expected
+    pulled.release()
+
+
+def test_a_read_only_cache_is_streamed_past_and_it_says_so(bucketed, caplog):
+    found, report = load(bucketed, Path("/proc/pilotlight-cache"))
+    assert found == bucketed.expected
+    assert "cannot be" in report.cache_error or "/proc/pilotlight-cache" in report.cache_error
+    assert "streaming without caching" in caplog.text
+
+
+def in_process_with_small_files(uri: str, folder: Path, limit: int) -> subprocess.CompletedProcess:
+    """Load in a process that may write only `limit` bytes into a file: the nearest thing to a full disk."""
+    limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n" + LOAD
+    return subprocess.run(
+        [sys.executable, "-c", limited, uri, str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_disk_without_room_is_streamed_past_and_it_says_so(bucketed, tmp_path):
+    ended = in_process_with_small_files(bucketed.uri, tmp_path, 1 << 20)
+    assert ended.returncode == 0, ended.stderr
+    answer = json.loads(ended.stdout)
+    assert answer["found"] == bucketed.expected
+    assert "no room" in answer["error"]
+
+
+def test_a_pull_without_room_is_one_clear_error(bucketed, tmp_path):
+    program = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
+        "import sys, weights; from pathlib import Path\n"
+        "try: weights.pull_blocking(sys.argv[1], cache_dir=Path(sys.argv[2]))\n"
+        "except weights.CacheError as error: print(error)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, bucketed.uri, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert f"cache folder = {tmp_path}, no room" in ended.stdout, ended.stderr
+    assert "bytes needed" in ended.stdout
+
+
+def test_what_is_in_use_is_not_evicted_and_the_rest_is_by_age(bucketed, tmp_path):
+    load(bucketed, tmp_path)
+    other = Cache(tmp_path)
+    model = open_model(bucketed.uri, cache_dir=tmp_path, retry=QUICK)
+    tensors = iter(model)
+    first = [next(tensors) for _ in range(3)]
+    pruned = other.prune(0)
+    assert pruned.removed == ()
+    assert pruned.in_use_bytes >= bucketed.made.weight_bytes
+    del first
+    model.close()
+    pruned = other.prune(0)
+    assert len(pruned.removed) == 2
+    assert not blobs(tmp_path)
+    other.close()
+    assert load(bucketed, tmp_path)[0] == bucketed.expected
+
+
+def test_a_file_removed_during_a_read_is_read_to_its_end(bucketed, tmp_path):
+    load(bucketed, tmp_path)
+    with open_model(bucketed.uri, cache_dir=tmp_path, retry=QUICK) as model:
+        tensors = iter(model)
+        entry, data = next(tensors)
+        found = digests_of([(entry, data)])
+        for path in blobs(tmp_path):
+            path.unlink()
+        found |= digests_of(tensors)
+    assert found == bucketed.expected
+
+
+def test_a_quota_makes_room_by_what_was_used_longest_ago(bucketed, made_model, tmp_path):
+    load(bucketed, tmp_path)
+    uri = bucketed.server.upload(made_model.path, "quota-second", "m")
+    with open_model(uri, cache_dir=tmp_path, quota_bytes=10_000_000, retry=QUICK) as model:
+        digests_of(model)
+    sizes = [path.stat().st_size for path in blobs(tmp_path)]
+    assert sum(sizes) <= 10_000_000
+    assert max(sizes) >= made_model.weight_bytes
+
+
+def test_a_removed_filling_does_not_stop_the_load(bucketed, tmp_path):
+    def decide(request):
+        if request.is_bulk and len(bucketed.proxy.bulk) == 2:
+            for folder in (tmp_path / "filling").iterdir():
+                shutil.rmtree(folder)
+        return NOTHING
+
+    bucketed.proxy.decide = decide
+    with open_model(bucketed.uri, cache_dir=tmp_path, retry=QUICK, concurrency=2) as model:
+        assert digests_of(model) == bucketed.expected
