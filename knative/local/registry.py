@@ -129,7 +129,8 @@ class Registry:
             meta.pop(field, None)
         if namespace:
             meta["namespace"] = namespace
-        meta["uid"] = str(uuid.uuid4())
+        # Unique is enough; the system's randomness costs ten times as much.
+        meta["uid"] = str(uuid.UUID(int=random.getrandbits(128), version=4))
         meta["creationTimestamp"] = now
         if info.has_status:
             meta["generation"] = 1

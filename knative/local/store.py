@@ -31,13 +31,23 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS objects (
   grp TEXT NOT NULL, version TEXT NOT NULL, plural TEXT NOT NULL, kind TEXT NOT NULL,
   namespaced INTEGER NOT NULL,
-  namespace TEXT NOT NULL, name TEXT NOT NULL, body BLOB NOT NULL,
+  namespace TEXT NOT NULL, name TEXT NOT NULL, body TEXT NOT NULL,
   PRIMARY KEY (grp, plural, namespace, name)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
+_UPSERT = """
+INSERT OR REPLACE INTO objects
+SELECT value ->> '$.key[0]', value ->> '$.key[1]', value ->> '$.key[2]', value ->> '$.key[3]',
+       value ->> '$.key[4]', value ->> '$.key[5]', value ->> '$.key[6]', value -> '$.body'
+FROM json_each(?)
+"""
+_DELETE = """
+DELETE FROM objects WHERE (grp, plural, namespace, name) IN
+  (SELECT value ->> '$[0]', value ->> '$[2]', value ->> '$[5]', value ->> '$[6]' FROM json_each(?))
+"""
 _FORMAT = 1
-_HISTORY = 20_000  # changes kept for watches that resume; a watch further behind must list again
+_HISTORY = 4_000  # changes kept for watches that resume; a watch further behind must list again
 
 
 class StoreError(Exception):
@@ -91,6 +101,20 @@ class Change:
     def version(self) -> int:
         """The resourceVersion that this change made."""
         return self.record.version
+
+
+def _columns(key: Key) -> list[str | int]:
+    """A key as the table has it."""
+    res = key.resource
+    return [
+        res.group,
+        res.version,
+        res.plural,
+        res.kind,
+        int(res.namespaced),
+        key.namespace,
+        key.name,
+    ]
 
 
 class Store:
@@ -280,7 +304,7 @@ class Store:
         for group, version, plural, kind, namespaced, namespace, name, body in rows:
             key = Key(Resource(group, version, plural, kind, bool(namespaced)), namespace, name)
             obj = json.loads(body)
-            record = Record(key, int(obj["metadata"]["resourceVersion"]), obj, bytes(body))
+            record = Record(key, int(obj["metadata"]["resourceVersion"]), obj, body.encode())
             newest = max(newest, record.version)
             self._index(record, None)
         row = connection.execute("SELECT value FROM meta WHERE key = 'version'").fetchone()
@@ -341,29 +365,20 @@ class Store:
         connection.close()
 
     def _write(self, connection: sqlite3.Connection, changes: Sequence[Change]) -> None:
+        """One transaction of few statements: each hands the interpreter's lock over and waits for it."""
+        newest = {change.record.key: change for change in changes}
+        kept = [change.record for change in newest.values() if change.kind is not Kind.DELETED]
+        gone = [change.record.key for change in newest.values() if change.kind is Kind.DELETED]
         connection.execute("BEGIN IMMEDIATE")
         try:
-            for change in changes:
-                res, namespace, name = change.record.key
-                if change.kind is Kind.DELETED:
-                    connection.execute(
-                        "DELETE FROM objects WHERE grp = ? AND plural = ? AND namespace = ? AND name = ?",
-                        (res.group, res.plural, namespace, name),
-                    )
-                else:
-                    connection.execute(
-                        "INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                        (
-                            res.group,
-                            res.version,
-                            res.plural,
-                            res.kind,
-                            res.namespaced,
-                            namespace,
-                            name,
-                            change.record.raw,
-                        ),
-                    )
+            if kept:
+                rows = b",".join(
+                    b'{"key":' + json.dumps(_columns(record.key)).encode() + b',"body":' + record.raw + b"}"
+                    for record in kept
+                )
+                connection.execute(_UPSERT, (f"[{rows.decode()}]",))
+            if gone:
+                connection.execute(_DELETE, (json.dumps([_columns(key) for key in gone]),))
             connection.execute(
                 "INSERT OR REPLACE INTO meta VALUES ('version', ?)", (str(changes[-1].version),)
             )

@@ -147,9 +147,8 @@ class Volumes:
                 elif (source := part.get("secret")) is not None:
                     _fill(folder, source, str(source.get("name") or ""), secrets, "secret")
                 else:
-                    raise ConfigError(
-                        f'volume "{name}": {", ".join(part)} cannot be projected on this platform'
-                    )
+                    listed = ", ".join(part)
+                    raise ConfigError(f'volume "{name}": {listed} cannot be projected on this platform')
         else:
             kinds = ", ".join(key for key in volume if key != "name")
             raise ConfigError(f'volume "{name}": {kinds} is not supported on this platform')
