@@ -15,20 +15,20 @@ from warmpool.policy import compose
 
 OFFICE = {"name": "office-hours", "days": ["Mon-Fri"], "from": "08:00", "to": "19:00", "replicas": 2}
 L4 = packaged_prices().replica("nvidia-l4", 1)
-FIRST = datetime(2026, 11, 1, tzinfo=UTC)
+FIRST = datetime(2026, 11, 2, tzinfo=UTC)  # a Monday
 STEP = timedelta(minutes=5)
 
 
-def pool(amount, **spec):
-    budget = {"amount": amount, "currency": "USD", "period": "month"}
+def pool(amount, *, period="month", **spec):
+    budget = {"amount": amount, "currency": "USD", "period": period}
     return WarmPoolSpec.parse(
         {"target": "generate", "windows": [OFFICE], "limits": {"budget": budget}, **spec}
     )
 
 
 def month(spec, price=L4, demand=None):
-    """Run November through, the floor obeyed at once; returns the account and the decisions."""
-    since, ends = period_of(FIRST, "month", spec.zone)
+    """Run the budget's period through, the floor obeyed at once; returns the account and the decisions."""
+    since, ends = period_of(FIRST, spec.limits.budget.period, spec.zone)
     account, memory, now, decisions = Account(since), compose.initial(), since, []
     while now < ends:
         account = account.until(now)
@@ -81,12 +81,14 @@ def test_keep_alive_goes_before_the_schedule():
     def busy_at_night(now):
         return Demand(1.0 if now.hour < 6 else 0.0)
 
-    plenty, _ = month(pool(1000, keepAlive="10m"), demand=busy_at_night)
-    assert plenty.by_reason["keep-alive"] > 100
-    tight, decisions = month(pool(375, keepAlive="10m"), demand=busy_at_night)
+    # A week of the schedule costs 5 * 2 * 11 * 0.8048 = 88.53, keep-alive at night 7 * 6.2 * 0.8048 = 34.93
+    # more.
+    plenty, _ = month(pool(1000, keepAlive="10m", period="week"), demand=busy_at_night)
+    assert plenty.by_reason["keep-alive"] > 30
+    tight, decisions = month(pool(90, keepAlive="10m", period="week"), demand=busy_at_night)
     open_ = [decision for now, decision in decisions if now.weekday() < 5 and 8 <= now.hour < 19]
     assert all(decision.floor == Floor.of(2) for decision in open_)
-    assert tight.by_reason.get("keep-alive", Decimal(0)) < 5
+    assert tight.by_reason.get("keep-alive", Decimal(0)) < 2
     assert any(cut.rule == "budget/extras" for _, decision in decisions for cut in decision.cuts)
 
 
