@@ -36,6 +36,7 @@ from vllm.model_executor.model_loader.base_loader import BaseModelLoader
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 
 from weights.load import LIMIT_BYTES, OpenModel, open_model
+from weights.places import default_cache_dir
 from weights.tensors import as_torch
 
 _OPTIONS: Mapping[str, type] = {
@@ -92,9 +93,11 @@ class PilotlightLoader(DefaultModelLoader):  # type: ignore[misc]  # vLLM has no
                 )
 
         options = self._options
+        given = options.get("cache_dir")
+        cache_dir = Path(given) if given else default_cache_dir(os.environ)
         opened = open_model(
             where,
-            cache_dir=_cache_dir(options) if options.get("cache", True) else None,
+            cache_dir=cache_dir if options.get("cache", True) else None,
             wanted=wanted,
             limit_bytes=options.get("limit_bytes", LIMIT_BYTES),
             concurrency=options.get("concurrency"),
@@ -150,11 +153,3 @@ def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
                 f"model_loader_extra_config: {name} = {value!r}, must be {kind.__name__}{positive}"
             )
     return dict(options)
-
-
-def _cache_dir(options: Mapping[str, Any]) -> Path:
-    given = options.get("cache_dir") or os.environ.get("PILOTLIGHT_CACHE_DIR")
-    if given:
-        return Path(given)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "pilotlight"

@@ -1,0 +1,229 @@
+"""`pilotlight weights ...`: models in S3, in the cache, and made on this machine."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+from rich.table import Table
+
+import weights
+from weights import listing, overview, plan
+from weights import make_model as making
+from weights.cache import Cache
+from weights.places import default_cache_dir
+from weights.sizes import format_size, parse_size
+from weights.source import open_source
+
+app = typer.Typer(no_args_is_help=True)
+
+URI = Annotated[str, typer.Argument(help="s3://BUCKET/PREFIX, file:///FOLDER or a path.")]
+CacheDir = Annotated[
+    Path | None,
+    typer.Option("--cache-dir", envvar="PILOTLIGHT_CACHE_DIR", help="Default: in the user's cache folder."),
+]
+Patterns = Annotated[
+    list[str] | None,
+    typer.Option("--pattern", help="Only files that match, such as '*.json'; may be repeated."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def _size(text: str | int) -> int:
+    if isinstance(text, int):  # a default, which Typer parses like anything that is given
+        return text
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+Quota = Annotated[
+    int | None,
+    typer.Option(parser=_size, metavar="SIZE", help="Make room so that the cache stays below this."),
+]
+
+
+@app.command()
+def pull(
+    uri: URI,
+    *,
+    cache_dir: CacheDir = None,
+    pattern: Patterns = None,
+    no_weights: Annotated[
+        bool, typer.Option("--no-weights", help="For --load-format pilotlight, which streams them itself.")
+    ] = False,
+    quota: Quota = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring a model into the cache, or find it there, and print its folder."""
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(uri, total=None)
+        pulled = weights.pull_blocking(
+            uri,
+            cache_dir=cache_dir or default_cache_dir(os.environ),
+            patterns=pattern,
+            with_weights=not no_weights,
+            quota_bytes=quota,
+            progress=lambda state: bar.update(task, completed=state.done_bytes, total=state.total_bytes),
+        )
+    pulled.release()
+    manifest = pulled.manifest
+    if as_json:
+        answer = {
+            "path": str(pulled.path),
+            "uri": manifest.uri,
+            "files": [dataclasses.asdict(file) for file in manifest.files],
+            "parameters": manifest.parameters,
+            "dtypes": manifest.dtypes,
+            "bytes_read": pulled.bytes_read,
+            "from_cache": pulled.from_cache,
+            "seconds": round(pulled.seconds, 3),
+        }
+        typer.echo(json.dumps(answer, indent=2))
+        return
+    typer.echo(pulled.path)
+    fetched = format_size(pulled.bytes_read)
+    console.print(f"{manifest.parameters:,} parameters, {fetched} fetched in {pulled.seconds:.1f} s")
+
+
+@app.command("ls")
+def ls(*, cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
+    """List the models in the cache."""
+    found = overview.overview(cache_dir or default_cache_dir(os.environ))
+    if as_json:
+        typer.echo(overview.as_json(found))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("MODEL", "FILES", "SIZE", "LAST USED", "FOLDER"):
+        table.add_column(column, overflow="fold")
+    for model in found.models:
+        used = model.last_used.strftime("%Y-%m-%d %H:%M UTC") if model.last_used else ""
+        size = format_size(model.total_bytes) + ("" if model.whole else " (without weights)")
+        table.add_row(model.uri, str(model.files), size, used, model.path.name[:12])
+    if found.models:
+        Console().print(table)
+    unfinished = format_size(found.filling_bytes)
+    typer.echo(f"{found.folder}: {format_size(found.blob_bytes)} cached, {unfinished} unfinished")
+
+
+@app.command("plan")
+def plan_(uri: URI, *, as_json: AsJson = False) -> None:
+    """Show what a load would read, in which order, after checking that the model may be loaded."""
+    source = open_source(uri)
+    try:
+        manifest = listing.inspect(source)
+    finally:
+        source.close()
+    found = plan.in_decoder_order(
+        extent
+        for header in manifest.headers
+        for extent in plan.extents(header, plan.parts_of_weights(header))
+    )
+    rows = [
+        {
+            "file": extent.file,
+            "begin": extent.begin,
+            "bytes": extent.nbytes,
+            "parts": len(extent.parts),
+            "tensors": [tensor.name for tensor in extent.tensors],
+        }
+        for extent in found
+    ]
+    if as_json:
+        answer = {
+            "uri": manifest.uri,
+            "parameters": manifest.parameters,
+            "dtypes": manifest.dtypes,
+            "bytes": manifest.total_bytes,
+            "skipped": list(manifest.skipped),
+            "extents": rows,
+        }
+        typer.echo(json.dumps(answer, indent=2))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("FILE", "FROM BYTE", "SIZE", "READS", "TENSORS"):
+        table.add_column(column, overflow="fold")
+    for extent in found:
+        first, last = extent.tensors[0].name, extent.tensors[-1].name
+        names = first if len(extent.tensors) == 1 else f"{first} … {last} ({len(extent.tensors)})"
+        row = (extent.file, str(extent.begin), format_size(extent.nbytes), str(len(extent.parts)), names)
+        table.add_row(*row)
+    Console().print(table)
+    kinds = ", ".join(f"{count:,} {dtype}" for dtype, count in sorted(manifest.dtypes.items()))
+    typer.echo(f"{manifest.uri}: {manifest.parameters:,} parameters ({kinds})")
+
+
+@app.command()
+def verify(*, cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
+    """Read everything in the cache and compare it with its checksums; 1 if anything is damaged."""
+    folder = cache_dir or default_cache_dir(os.environ)
+    console = Console(stderr=True)
+    with Progress(
+        BarColumn(), DownloadColumn(), TransferSpeedColumn(), console=console, transient=True
+    ) as bar:
+        task = bar.add_task("verify", total=overview.overview(folder).blob_bytes)
+        verdicts = list(overview.verify(folder, progress=lambda count: bar.advance(task, count)))
+    damaged = [verdict for verdict in verdicts if verdict.problem]
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(verdict) for verdict in verdicts], indent=2))
+    else:
+        for verdict in damaged:
+            typer.echo(f"{verdict.sha256}: {verdict.problem}")
+        typer.echo(f"{len(verdicts) - len(damaged)} of {len(verdicts)} files are right")
+    if damaged:
+        raise typer.Exit(1)
+
+
+@app.command()
+def prune(
+    *,
+    quota: Annotated[int, typer.Option(parser=_size, metavar="SIZE", help="What may stay, such as 200GB.")],
+    cache_dir: CacheDir = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove what was used longest ago until the cache is within a quota; nothing that is in use."""
+    cache = Cache(cache_dir or default_cache_dir(os.environ))
+    try:
+        pruned = cache.prune(quota, dry_run=dry_run)
+    finally:
+        cache.close()
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(pruned), indent=2))
+        return
+    verb = "would remove" if dry_run else "removed"
+    typer.echo(
+        f"{verb} {len(pruned.removed)} files ({format_size(pruned.removed_bytes)}), "
+        f"{format_size(pruned.kept_bytes)} stay, {format_size(pruned.in_use_bytes)} of them in use"
+    )
+
+
+@app.command("make-model")
+def make_model(
+    folder: Annotated[Path, typer.Argument(help="Absent or empty.")],
+    *,
+    size: Annotated[
+        int | None, typer.Option(parser=_size, metavar="SIZE", help="Of the weights, such as 2GB.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same seed and size give the same bytes.")] = 0,
+    shard_size: Annotated[
+        int, typer.Option(parser=_size, metavar="SIZE", help="Weights above this go into several files.")
+    ] = making.SHARD_BYTES,
+    as_json: AsJson = False,
+) -> None:
+    """Make a random but valid Llama with a tokenizer: any size, no download."""
+    try:
+        made = making.make_model(folder, size=size, seed=seed, shard_bytes=shard_size)
+    except (ValueError, FileExistsError) as error:
+        raise typer.BadParameter(str(error)) from None
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(made), default=str, indent=2))
+        return
+    typer.echo(f"{made.path}: {made.parameters:,} parameters, {format_size(made.weight_bytes)}")
