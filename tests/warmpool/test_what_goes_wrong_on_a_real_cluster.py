@@ -6,6 +6,7 @@ import pytest
 
 from knative.cluster import EVENT, WARM_POOL
 from tests.warmpool.conftest import MIN, MONDAY, OFFICE
+from warmpool.controller import Controller
 
 
 @pytest.fixture
@@ -200,6 +201,29 @@ async def test_a_start_that_had_to_wait_for_a_gpu_does_not_spoil_the_lead_time(r
     await controller.tick()
     await controller.tick()
     assert "coldStart" not in await raised.status()
+
+
+async def test_cold_starts_that_knative_would_cut_short_are_said(raised, controller, clock):
+    raised.capacity = 0
+    raised.settle()
+    await controller.tick()
+    clock.on(timedelta(seconds=570))
+    raised.capacity = 9
+    raised.settle()
+    await controller.tick()
+    await controller.tick()
+    message = (await raised.condition("Degraded"))["message"]
+    assert "progress deadline is 600 s" in message
+    assert "held for 300 s" in message
+
+
+async def test_a_restarted_controller_tells_nothing_twice(raised, controller, cluster, clock):
+    raised.settle()
+    await controller.tick()
+    for _ in range(3):
+        await Controller(cluster, clock=clock).tick()
+    told = [event for event in await cluster.list(EVENT, "default") if event["reason"] == "FloorChanged"]
+    assert len(told) == 1
 
 
 async def test_a_service_that_is_missing_is_said_and_found_when_it_comes(knative, controller):

@@ -316,6 +316,7 @@ def _conditions(
         trouble for trouble in (sight.demand_trouble, sight.history_trouble, state.trouble) if trouble
     ]
     troubles += plan.notes
+    troubles += _too_slow(sight)
     return [
         _ready_condition(sight, decision, plan, shorts, state),
         Condition("BudgetExceeded", True, _camel(cuts[-1].rule), cuts[-1].detail)
@@ -326,6 +327,26 @@ def _conditions(
         ),
         Condition("Degraded", bool(troubles), "Trouble" if troubles else "AsExpected", "; ".join(troubles)),
     ]
+
+
+def _too_slow(sight: Sight) -> list[str]:
+    """What Knative cuts short: a first start by the progress deadline, a held request by its timeout."""
+    if sight.service is None or sight.cold_starts is None:
+        return []
+    usual = sight.cold_starts.p95.total_seconds()
+    deadline, held = sight.service.progress_deadline_s, sight.service.timeout_s
+    told = []
+    if usual > 0.8 * deadline:
+        told.append(
+            f"cold starts take {usual:.0f} s and the progress deadline is {deadline:.0f} s: a new Revision may "
+            "be killed while it starts; raise serving.knative.dev/progress-deadline"
+        )
+    if usual > 0.8 * held:
+        told.append(
+            f"cold starts take {usual:.0f} s and requests are held for {held:.0f} s: the first ones may time "
+            "out; raise timeoutSeconds"
+        )
+    return told
 
 
 def _camel(rule: str) -> str:
@@ -347,6 +368,8 @@ def _ready_condition(
         if name in plan.shares
     )
     wanted = sum(plan.shares.values())
+    if not wanted:
+        return Condition("Ready", None, "NoTraffic", "No Revision of the Service carries traffic yet.")
     if ready >= wanted > 0:
         return Condition("Ready", True, "FloorHeld")
     if shorts:
@@ -359,10 +382,10 @@ def _notices(
 ) -> tuple[Notice, ...]:
     notices = []
     once = decision.until.isoformat() if decision.until else ""
-    before = state.announced
-    news = before[0] != decision.floor if before else decision.floor != NOTHING
-    if news:
-        old = f"from {before[0]} " if before else ""
+    # A controller that has just started finds in the status what its predecessor told.
+    before = str(state.announced[0]) if state.announced else pool.status.get("held")
+    if (before or str(NOTHING)) != str(decision.floor):
+        old = f"from {before} " if before else ""
         text = f"Floor {old}to {decision.floor}: {decision.reason}. {_because(decision)}"
         notices.append(Notice("Normal", "FloorChanged", text, once))
     previous = {entry.get("type"): entry for entry in pool.status.get("conditions") or ()}

@@ -268,7 +268,9 @@ class Controller:
         try:
             async with self._gate:
                 await effect(key, outcome, report)
-        except ClusterError as problem:
+        except Exception as problem:  # whatever it is, it is this pool's alone
+            if not isinstance(problem, ClusterError):
+                log.exception("pool %s/%s: a fault in the controller", *key)
             state.failures += 1
             state.trouble = f"the API did not take a write: {problem}"
             first, last = self._settings.retry_first, self._settings.retry_last
@@ -358,7 +360,12 @@ class Controller:
         stopping = asyncio.create_task(stop.wait(), name="stop")
         try:
             while not stop.is_set():
-                await self._turn(scheduler)
+                try:
+                    await self._turn(scheduler)
+                except Exception:  # a fault of ours in one turn must not leave every floor to its expiry
+                    log.exception("a turn of the control loop failed; it goes on")
+                    self._whole = True
+                    await asyncio.sleep(self._settings.retry_first.total_seconds())
                 waking = asyncio.create_task(self._woken.wait())
                 await asyncio.wait({waking, stopping}, return_when=asyncio.FIRST_COMPLETED)
                 waking.cancel()

@@ -11,6 +11,7 @@ from typing import Any
 
 from knative.annotations import ACTIVATION_SCALE, HPA, MAX_SCALE, MIN_SCALE
 from warmpool.controller import marks
+from warmpool.domain import durations
 from warmpool.domain.observation import Hold
 from warmpool.domain.pool import WarmPoolSpec
 from warmpool.domain.problems import PoolError
@@ -19,6 +20,7 @@ Key = tuple[str, str]
 """Namespace and name."""
 
 _SERVICE_LABEL = "serving.knative.dev/service"
+_PROGRESS_DEADLINE = "serving.knative.dev/progress-deadline"
 _GPU_RESOURCE = "nvidia.com/gpu"
 _GPU_NODE_LABEL = "nvidia.com/gpu.product"
 
@@ -70,6 +72,10 @@ class ServiceView:
     gpu: str | None
     gpus: int
     container_concurrency: int
+    timeout_s: float = 300.0
+    """How long a request may be held."""
+    progress_deadline_s: float = 600.0
+    """How long the first start of a Revision may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +204,8 @@ def service(obj: Mapping[str, Any]) -> ServiceView:
         gpu=annotations.get(marks.GPU) or (pod.get("nodeSelector") or {}).get(_GPU_NODE_LABEL),
         gpus=sum(_gpus(container) for container in pod.get("containers") or ()),
         container_concurrency=pod.get("containerConcurrency") or 0,
+        timeout_s=float(pod.get("timeoutSeconds") or 300),
+        progress_deadline_s=_seconds(annotations.get(_PROGRESS_DEADLINE)) or 600.0,
     )
 
 
@@ -255,6 +263,14 @@ def _conditions(status: Mapping[str, Any]) -> dict[str, Condition]:
 def _key(obj: Mapping[str, Any]) -> Key:
     meta = obj["metadata"]
     return meta.get("namespace", ""), meta["name"]
+
+
+def _seconds(text: str | None) -> float | None:
+    """A Go duration of whole seconds, as the annotation wants it; None when it is none of these."""
+    try:
+        return durations.parse(text).total_seconds() if text else None
+    except ValueError:
+        return None
 
 
 def _number(text: str | None) -> int | None:
