@@ -338,8 +338,8 @@ def _too_slow(sight: Sight) -> list[str]:
     told = []
     if usual > 0.8 * deadline:
         told.append(
-            f"cold starts take {usual:.0f} s and the progress deadline is {deadline:.0f} s: a new Revision may "
-            "be killed while it starts; raise serving.knative.dev/progress-deadline"
+            f"cold starts take {usual:.0f} s and the progress deadline is {deadline:.0f} s: a new Revision "
+            "may be killed while it starts; raise serving.knative.dev/progress-deadline"
         )
     if usual > 0.8 * held:
         told.append(
