@@ -120,8 +120,10 @@ def _columns(key: Key) -> list[str | int]:
 class Store:
     """All objects. Every method but `close` belongs to the event loop that `open` was called on."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, busy_s: float = 5.0) -> None:
+        """`busy_s`: how long a write waits for another program that has the file open for writing."""
         self._path = path
+        self._busy_ms = round(busy_s * 1000)
         self._by_resource: dict[Resource, dict[tuple[str, str], Record]] = {}
         self._by_owner: dict[str, dict[Key, None]] = {}
         self._version = 0
@@ -286,7 +288,7 @@ class Store:
         connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA busy_timeout = 5000")
+        connection.execute(f"PRAGMA busy_timeout = {self._busy_ms}")
         connection.executescript(_SCHEMA)
         (found,) = connection.execute("PRAGMA user_version").fetchone()
         if found == 0:
