@@ -403,6 +403,8 @@ def _api_server(api: Api, certificate: Path) -> uvicorn.Server:
             server_header=False,
             proxy_headers=False,
             timeout_graceful_shutdown=2,
+            # Longer than clients keep a connection, so that none is closed under a request.
+            timeout_keep_alive=75,
         ),
         certificates.context(certificate),
     )

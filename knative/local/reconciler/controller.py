@@ -75,6 +75,7 @@ class ControlPlane:
         self._unrunnable = unrunnable
         self._before_removal = before_removal
         self._queue: dict[Key, None] = {}
+        self._free_routes: dict[Key, None] = {}
         self._wake = asyncio.Event()
         self._reconcilers: Mapping[Resource, Callable[[Key, Record], None]] = {
             cluster.SERVICE: self._service,
@@ -96,6 +97,11 @@ class ControlPlane:
         for resource in self._reconcilers:
             for record in self._store.list(resource):
                 self._enqueue(record.key)
+        self._free_routes = {
+            record.key: None
+            for record in self._store.list(cluster.ROUTE)
+            if not objects.owner_uids(record.obj)
+        }
 
     def collect(self) -> None:
         """Look for Revisions to delete; time alone makes them due."""
@@ -158,6 +164,11 @@ class ControlPlane:
                 self._enqueue(Key(cluster.REVISION, key.namespace, name))
         if key.resource in (cluster.CONFIGURATION, cluster.REVISION):
             self._enqueue_routes(key, obj)
+        if key.resource == cluster.ROUTE and not objects.owner_uids(obj):
+            if gone:
+                self._free_routes.pop(key, None)
+            else:
+                self._free_routes[key] = None
         if key.resource == cluster.ROUTE and gone:
             self._activator.remove_service(key.namespace, key.name)
             self._unroute(key)
@@ -174,14 +185,13 @@ class ControlPlane:
                     self._enqueue(Key(resource, key.namespace, owner["name"]))
 
     def _enqueue_routes(self, key: Key, obj: Object) -> None:
-        """Routes that may lead to this Revision or Configuration: the Service's own, else all."""
-        labels = objects.labels_of(obj)
-        name = labels.get(names.SERVICE_LABEL)
+        """Routes that may lead to this Revision or Configuration: the Service's, and those of no Service."""
+        name = objects.labels_of(obj).get(names.SERVICE_LABEL)
         if name is not None:
             self._enqueue(Key(cluster.ROUTE, key.namespace, name))
-            return
-        for record in self._store.list(cluster.ROUTE, key.namespace):
-            self._enqueue(record.key)
+        for route in self._free_routes:
+            if route.namespace == key.namespace:
+                self._enqueue(route)
 
     # reconciles
 

@@ -188,6 +188,27 @@ async def test_a_route_that_names_a_missing_revision_says_so(world: World):
     assert (await world.call("a"))[0] == 200  # the traffic of before stays
 
 
+async def test_a_route_and_a_configuration_of_their_own_work_without_a_service(world: World):
+    template = service("own")["spec"]["template"]
+    meta = {"name": "own", "namespace": "default"}
+    split = [
+        {"configurationName": "own", "percent": 100},
+        {"revisionName": "own-two", "percent": 0, "tag": "two"},
+    ]
+    await world.cluster.create(ROUTE, {"metadata": {**meta, "name": "door"}, "spec": {"traffic": split}})
+    await world.cluster.create(CONFIGURATION, {"metadata": meta, "spec": {"template": template}})
+    await world.condition_of(CONFIGURATION, "own", "True")
+    missing = await world.condition_of(ROUTE, "door", "False")
+    assert missing["reason"] == "RevisionMissing"
+    template["metadata"]["name"] = "own-two"
+    await world.cluster.apply(CONFIGURATION, {"metadata": meta, "spec": {"template": template}}, force=True)
+    await world.condition_of(ROUTE, "door", "True")
+    assert (await world.call("door"))[1]["revision"] == "own-two"
+    await world.cluster.delete(ROUTE, "door", "default")
+    await world.cluster.delete(CONFIGURATION, "own", "default")
+    assert (await world.call("door"))[0] == 404
+
+
 async def test_many_services_at_once_all_get_ready(world: World):
     names = [f"s{number}" for number in range(8)]
     await asyncio.gather(*(world.cluster.create(SERVICE, service(name)) for name in names))
