@@ -167,10 +167,10 @@ class Cache:
             )
         ends = [part.end for part in filling.parts]
         with self.writing():
-            self._write(self._sidecar(sha256), {"ends": ends, "digests": [mark.hex() for mark in marks]})
+            self.write_json(self._sidecar(sha256), {"ends": ends, "digests": [mark.hex() for mark in marks]})
             with contextlib.suppress(FileNotFoundError):  # another process published it a moment ago
                 (filling.folder / "data").replace(self.root / "blobs" / sha256)
-            self._write(self._object_path(identity, entry), {"sha256": sha256, "size": entry.size})
+            self.write_json(self._object_path(identity, entry), {"sha256": sha256, "size": entry.size})
             filling.remove()
         return sha256
 
@@ -270,7 +270,8 @@ class Cache:
                 ) from None
             raise CacheError(f"cache folder = {self.root}: {error}") from error
 
-    def _write(self, path: Path, content: object) -> None:
+    def write_json(self, path: Path, content: object) -> None:
+        """Write a small file that comes into being whole. OSErrors pass through."""
         descriptor, name = tempfile.mkstemp(dir=self.root / "tmp")
         with os.fdopen(descriptor, "w") as file:
             json.dump(content, file)

@@ -1,0 +1,84 @@
+"""Compiled artefacts come back for the same key, and only whole."""
+
+import dataclasses
+
+import pytest
+
+from weights.cache import Cache
+from weights.compiled import CompileCache, CompileKey, model_digest
+from weights.manifest import FileEntry, Manifest
+
+KEY = CompileKey("m", "vllm 0.32.0", "cpu", {"max-model-len": 1024})
+
+
+@pytest.fixture
+def kept(tmp_path):
+    cache = Cache(tmp_path / "cache")
+    yield CompileCache(cache)
+    cache.close()
+
+
+@pytest.fixture
+def produced(tmp_path):
+    folder = tmp_path / "vllm"
+    for name, content in {
+        "torch_compile_cache/ab/graph.py": "code",
+        "inductor/x.so": "\x7fELF",
+        "assets/m": "download",
+    }.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    return folder
+
+
+def test_what_was_saved_comes_back_without_the_downloads(kept, produced, tmp_path):
+    assert kept.save(KEY, produced)
+    assert kept.restore(KEY, tmp_path / "fresh") == 8
+    assert (tmp_path / "fresh/torch_compile_cache/ab/graph.py").read_text() == "code"
+    assert not (tmp_path / "fresh/assets").exists()
+    assert sorted(path.name for path in (tmp_path / "fresh").iterdir()) == ["inductor", "torch_compile_cache"]
+
+
+def test_saving_the_same_again_writes_nothing(kept, produced):
+    assert kept.save(KEY, produced)
+    assert not kept.save(KEY, produced)
+    (produced / "inductor/more.so").write_text("new")
+    assert kept.save(KEY, produced)
+
+
+@pytest.mark.parametrize("field", ["model", "engine", "device", "arguments"])
+def test_another_key_finds_nothing(kept, produced, tmp_path, field):
+    kept.save(KEY, produced)
+    other = dataclasses.replace(KEY, **{field: {"x": 1} if field == "arguments" else "other"})
+    assert kept.restore(other, tmp_path / "fresh") is None
+
+
+def test_a_damaged_archive_is_removed_and_never_unpacked(kept, produced, tmp_path):
+    kept.save(KEY, produced)
+    (archive,) = (tmp_path / "cache/compiled").glob("*.tar")
+    with archive.open("rb+") as file:
+        file.seek(600)
+        file.write(b"evil")
+    assert kept.restore(KEY, tmp_path / "fresh") is None
+    assert not archive.exists()
+    assert not list((tmp_path / "fresh").glob("**/*.py"))
+
+
+def test_what_is_there_already_stays(kept, produced, tmp_path):
+    kept.save(KEY, produced)
+    (tmp_path / "fresh/inductor").mkdir(parents=True)
+    (tmp_path / "fresh/inductor/x.so").write_text("newer")
+    kept.restore(KEY, tmp_path / "fresh")
+    assert (tmp_path / "fresh/inductor/x.so").read_text() == "newer"
+
+
+def test_nothing_is_saved_of_an_empty_folder(kept, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert not kept.save(KEY, tmp_path / "empty")
+
+
+def test_a_models_digest_follows_its_content():
+    one = Manifest("s3://a/b", (FileEntry("m", 1, "e1", "0" * 64),))
+    moved = Manifest("s3://c/d", (FileEntry("m", 1, "e2", "0" * 64),))
+    changed = Manifest("s3://a/b", (FileEntry("m", 1, "e1", "1" * 64),))
+    assert model_digest(one) == model_digest(moved) != model_digest(changed)
