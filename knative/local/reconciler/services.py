@@ -82,7 +82,11 @@ def _configurations_ready(config: Mapping[str, Any] | None) -> Condition:
     kind = "ConfigurationsReady"
     ready = conditions.named(config)
     if config is None or ready is None or not conditions.is_current(config):
-        return conditions.unknown(kind, "OutOfDate", "The Configuration is still being reconciled.")
+        return conditions.unknown(
+            kind,
+            "OutOfDate",
+            "The Configuration is still working to reflect the latest desired specification.",
+        )
     return Condition(kind, ready.status, ready.reason, ready.message)
 
 
@@ -90,7 +94,9 @@ def _routes_ready(config: Mapping[str, Any] | None, route_obj: Mapping[str, Any]
     kind = "RoutesReady"
     ready = conditions.named(route_obj)
     if route_obj is None or ready is None or not conditions.is_current(route_obj):
-        return conditions.unknown(kind, "OutOfDate", "The Route is still being reconciled.")
+        return conditions.unknown(
+            kind, "OutOfDate", "The Route is still working to reflect the latest desired specification."
+        )
     latest = ((config or {}).get("status") or {}).get("latestReadyRevisionName")
     for entry in (route_obj.get("status") or {}).get("traffic") or ():
         if ready.status == "True" and entry.get("latestRevision") and entry["revisionName"] != latest:
