@@ -37,10 +37,23 @@ class Serving:
         return self
 
     async def stop(self):
+        """Stop as the server itself does."""
+        self.server.started = False
+        async with asyncio.timeout(10):
+            await self.server.shutdown(sockets=[self.socket])
+
+    async def abort(self):
+        """Stop at once."""
         if self.server.started:
-            self.server.started = False
-            async with asyncio.timeout(10):
-                await self.server.shutdown(sockets=[self.socket])
+            for listening in self.server.servers:
+                listening.close()
+            self.socket.close()
+            for connection in list(self.server.server_state.connections):
+                connection.transport.abort()
+            await self.server.lifespan.shutdown()
+            for task in list(self.server.server_state.tasks):
+                task.cancel()
+                await asyncio.wait([task])
 
 
 class Replica:
@@ -197,10 +210,10 @@ class Gateway:
 
     async def stop(self):
         """Stop all servers; what a replica still answers is broken off."""
+        await self.serving.abort()
         for replica in self.replicas:
             replica.release.set()
-            replica.serving.server.force_exit = True
-        await asyncio.gather(self.serving.stop(), *(replica.serving.stop() for replica in self.replicas))
+            await replica.serving.abort()
 
     def deploy(self, key=KEY, service="a", *, splits=None, **spec):
         self.activator.set_revision(RevisionSpec(key, service, **spec))

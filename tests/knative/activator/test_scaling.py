@@ -17,7 +17,9 @@ class ControlPlane:
     def __init__(self, gateway, spec, grace_s):
         self.gateway = gateway
         self.autoscaler = Autoscaler(
-            time.monotonic, self.on_scale, Config(scale_to_zero_grace_period_s=grace_s)
+            time.monotonic,
+            self.on_scale,
+            Config(scale_to_zero_grace_period_s=grace_s, max_scale_down_rate=100.0),
         )
         gateway.listen = self.autoscaler.record
         self.wanted = asyncio.Event()
