@@ -14,6 +14,7 @@ from knative.cluster import WARM_POOL, Cluster, Invalid
 from tests.warmpool.conftest import MIN, MONDAY, OFFICE, kubeconfig
 from tests.warmpool.faults import FaultyProxy
 from tests.warmpool.test_schedule_against_a_slow_oracle import pools
+from warmpool.adapters.replicas import HttpReplicas
 from warmpool.controller import Controller
 from warmpool.domain.pool import DayException, WarmPoolSpec
 
@@ -55,15 +56,17 @@ async def test_the_role_allows_exactly_what_the_controller_does(knative, api, tm
     proxy = FaultyProxy(api.port)
     await proxy.start()
     async with Cluster.from_kubeconfig(kubeconfig(tmp_path, proxy.port, "proxied")) as through:
-        controller = Controller(through, clock=clock)
+        controller = Controller(through, clock=clock, warmer=HttpReplicas(through, "secret"))
         knative.service("generate")
-        await knative.pool()
+        await knative.pool(windows=[{**OFFICE, "warmth": "standby"}])
         await controller.tick()
         knative.old = True
         knative.settle()
         await controller.tick()
         clock.on(timedelta(seconds=11))
         await controller.tick()  # writes on the PodAutoscaler
+        knative.settle()
+        await controller.tick()  # orders replicas to their warmth
         proxy.answers = [("PATCH", 409, {})]
         clock.at = MONDAY + timedelta(hours=20)
         await controller.tick()  # reads a Revision again

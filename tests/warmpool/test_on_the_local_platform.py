@@ -8,22 +8,34 @@ import aiohttp
 import pytest
 from typer.testing import CliRunner
 
-from knative.cluster import POD_AUTOSCALER, REVISION, SERVICE, WARM_POOL, Cluster, NotFound
+from knative.cluster import POD, POD_AUTOSCALER, REVISION, SERVICE, WARM_POOL, Cluster, NotFound
 from knative.local.platform import Platform, PlatformConfig
 from pilotlight.cli.pool import app
 from warmpool.adapters.exposition import MetricsPage
 from warmpool.adapters.history import SqliteHistory
+from warmpool.adapters.replicas import HttpReplicas
 from warmpool.adapters.waker import HttpWaker
 from warmpool.controller import Controller, Settings
 
 REPLICA = """
-import http.server, os
+import http.server, json, os
+rest = "hot"
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        self.send_response(200)
-        self.send_header("content-length", "2")
+        body = json.dumps({"rest": rest}).encode() if self.path == "/admin/warmth" else b"ok"
+        allowed = self.path != "/admin/warmth" or self.headers["authorization"] == "Bearer sesame"
+        self.send_response(200 if allowed else 401)
+        self.send_header("content-length", str(len(body)))
         self.end_headers()
-        self.wfile.write(b"ok")
+        self.wfile.write(body)
+    def do_POST(self):
+        global rest
+        wanted = json.loads(self.rfile.read(int(self.headers["content-length"])))["warmth"]
+        if wanted != "asleep":
+            rest = wanted
+        self.send_response(422 if wanted == "asleep" else 202)
+        self.send_header("content-length", "0")
+        self.end_headers()
     def log_message(self, *words):
         pass
 http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
@@ -62,6 +74,7 @@ async def controller(platform, cluster, tmp_path):
         history=history,
         demand=MetricsPage(f"{platform.api_url}/metrics"),
         waker=HttpWaker(platform.gateway_url),
+        warmer=HttpReplicas(cluster, "sesame"),
         settings=Settings(interval=timedelta(seconds=1), gather=timedelta(milliseconds=20)),
     )
     stop = asyncio.Event()
@@ -169,6 +182,45 @@ async def test_a_request_keeps_the_last_replica_for_the_keep_alive(platform, clu
     await until(kept)
     revision = await cluster.get(REVISION, "generate-00001", "default")
     assert revision["metadata"]["annotations"]["autoscaling.knative.dev/min-scale"] == "1"
+
+
+async def resting(cluster):
+    """What each ready replica rests on, in no order."""
+    found = []
+    async with aiohttp.ClientSession(headers={"Authorization": "Bearer sesame"}) as session:
+        for pod in await cluster.list(POD, "default"):
+            port = pod["metadata"].get("annotations", {}).get("pilotlight.dev/port")
+            if port and any(
+                c["type"] == "Ready" and c["status"] == "True" for c in pod["status"]["conditions"]
+            ):
+                async with session.get(f"http://127.0.0.1:{port}/admin/warmth") as answer:
+                    found.append((await answer.json(content_type=None))["rest"])
+    return sorted(found)
+
+
+async def test_replicas_are_ordered_to_the_warmth_of_the_window(platform, cluster, controller):
+    await first_start(cluster)
+    windows = [{**ALWAYS, "replicas": 1}, {**ALWAYS, "name": "behind", "replicas": 3, "warmth": "standby"}]
+    spec = {"target": "generate", "windows": windows}
+    await cluster.create(WARM_POOL, {"metadata": {"name": "pool", "namespace": "default"}, "spec": spec})
+
+    async def rests_on(*expected):
+        return await resting(cluster) == sorted(expected)
+
+    await until(lambda: rests_on("hot", "standby", "standby"))
+    await cluster.patch(
+        WARM_POOL, "pool", "default", {"spec": {"windows": [*windows, {**ALWAYS, "name": "more"}]}}
+    )
+    await until(lambda: rests_on("hot", "hot", "standby"))
+    asleep = [{**ALWAYS, "warmth": "asleep"}]
+    await cluster.patch(WARM_POOL, "pool", "default", {"spec": {"windows": asleep}})
+
+    async def refused():
+        status = (await cluster.get(WARM_POOL, "pool", "default"))["status"]
+        degraded = next(entry for entry in status["conditions"] if entry["type"] == "Degraded")
+        return "does not go asleep: HTTP 422" in degraded["message"]
+
+    await until(refused)
 
 
 async def test_a_floor_left_by_a_dead_controller_is_found_and_given_back(platform, cluster):

@@ -217,6 +217,18 @@ async def test_cold_starts_that_knative_would_cut_short_are_said(raised, control
     assert "held for 300 s" in message
 
 
+async def test_a_warmth_that_nobody_can_order_is_said_and_the_floor_held(knative, controller):
+    knative.service("generate")
+    await knative.pool(windows=[{**OFFICE, "warmth": "standby"}])
+    for _ in range(4):
+        await controller.tick()
+        knative.settle()
+    assert knative.min_scale("generate-00001") == "2"
+    assert knative.marks("generate-00001")["pilotlight.dev/floor-warmth"] == "2 standby"
+    assert "no token to order replicas with" in (await knative.condition("Degraded"))["message"]
+    assert (await controller.tick()).writes == 0
+
+
 async def test_a_restarted_controller_tells_nothing_twice(raised, controller, cluster, clock):
     raised.settle()
     await controller.tick()

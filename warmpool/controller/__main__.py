@@ -23,6 +23,7 @@ from warmpool.adapters.exposition import MetricsPage
 from warmpool.adapters.health import HealthServer
 from warmpool.adapters.history import SqliteHistory
 from warmpool.adapters.prometheus import Prometheus
+from warmpool.adapters.replicas import HttpReplicas
 from warmpool.adapters.waker import HttpWaker
 from warmpool.controller.ports import DemandSource, ForgetfulHistory, History
 from warmpool.controller.runner import Controller
@@ -53,6 +54,7 @@ class Options:
     prometheus: str | None
     metrics_page: str | None
     gateway: str | None
+    admin_token: str | None
     host: str
     port: int
     interval_s: float
@@ -85,6 +87,12 @@ def main(
     gateway: Annotated[
         str | None, typer.Option(help="Where wake-up requests go (by Host); default: each Service's address.")
     ] = None,
+    admin_token_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="PILOTLIGHT_ADMIN_TOKEN_FILE", help="Token for ordering replicas to their warmth."
+        ),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address of health and metrics.")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port of health and metrics; 0 picks one.")
@@ -106,6 +114,7 @@ def main(
         prometheus=prometheus,
         metrics_page=metrics_page,
         gateway=gateway,
+        admin_token=_token(admin_token_file),
         host=host,
         port=port,
         interval_s=interval,
@@ -149,6 +158,7 @@ async def serve(options: Options) -> None:
             namespace=options.namespace,
             demand=_demand(options),
             waker=HttpWaker(options.gateway),
+            warmer=HttpReplicas(cluster, options.admin_token) if options.admin_token else None,
             settings=Settings(interval=timedelta(seconds=options.interval_s)),
         )
         health = HealthServer(controller, clock, host=options.host, port=options.port)
@@ -171,6 +181,18 @@ def read_prices(path: Path | None) -> PriceList:
     except yaml.YAMLError as wrong:
         raise PoolError([f"{path} is not YAML: {wrong}"]) from wrong
     return PriceList.parse(content)
+
+
+def _token(path: Path | None) -> str | None:
+    """The first line of a secret file."""
+    if path is None:
+        return None
+    try:
+        return path.read_text().strip() or None
+    except OSError as problem:
+        raise typer.BadParameter(
+            f"cannot be read: {problem.strerror}", param_hint="--admin-token-file"
+        ) from None
 
 
 def _demand(options: Options) -> DemandSource | None:

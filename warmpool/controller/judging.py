@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
 
-from warmpool.controller import planning, status, verifying
+from warmpool.controller import arranging, planning, status, verifying
 from warmpool.controller.events import Notice
 from warmpool.controller.planning import Plan, ScaleWrite, Wanted, Write
 from warmpool.controller.state import PoolState
@@ -71,6 +71,8 @@ class Outcome:
     """A pool that is being deleted has given everything back."""
     at: datetime = EPOCH
     """The instant it was judged for."""
+    arrange: tuple[Floor, int] | None = None
+    """The floor that the replicas (so many are there) have still to be ordered to."""
     holds: bool = False
     """Whether the pool may hold floors, so that it must not go without our knowing."""
     announces: tuple[Floor, str] = (NOTHING, "")
@@ -135,6 +137,7 @@ def judge(sight: Sight, state: PoolState, now: datetime) -> Outcome:
         ready=report.ready,
         budget_left=limit.amount - account.spent if limit and account else None,
         at=now,
+        arrange=_unarranged(state, decision, observation, report.ready),
         holds=True,
         announces=(decision.floor, decision.reason),
     )
@@ -273,6 +276,16 @@ def _account(
     return account.read(reading)
 
 
+def _unarranged(
+    state: PoolState, decision: Decision, observation: Observation, ready: int
+) -> tuple[Floor, int] | None:
+    """The arrangement that is to be made, if warmth matters to this pool and it is not made yet."""
+    wanted = (decision.floor, ready)
+    if not ready or not decision.floor.replicas or state.arranged == wanted:
+        return None
+    return wanted if arranging.concerns(observation.pool, observation.price) else None
+
+
 def _ready(sight: Sight) -> int:
     if sight.service is None:
         return 0
@@ -313,7 +326,9 @@ def _conditions(
     cuts = [cut for cut in decision.cuts if cut.rule.startswith("budget/")]
     troubles = [f"no reading of {name}" for name in decision.missing]
     troubles += [
-        trouble for trouble in (sight.demand_trouble, sight.history_trouble, state.trouble) if trouble
+        trouble
+        for trouble in (sight.demand_trouble, sight.history_trouble, state.warmth_trouble, state.trouble)
+        if trouble
     ]
     troubles += plan.notes
     troubles += _too_slow(sight)

@@ -9,6 +9,7 @@ from typing import Protocol
 from warmpool.controller.views import Key
 from warmpool.domain.account import Account
 from warmpool.domain.coldstart import KEPT, ColdStart, ColdStartStats, stats
+from warmpool.domain.floor import Floor
 from warmpool.domain.observation import Demand
 
 
@@ -25,6 +26,14 @@ class DemandSource(Protocol):
         Raises:
             DemandUnavailableError: when the source does not answer.
         """
+        ...
+
+
+class Warmer(Protocol):
+    """Orders replicas to be as warm as a floor wants them."""
+
+    async def arrange(self, service: Key, floor: Floor) -> str | None:
+        """Bring a Service's replicas to a floor; returns what went wrong, if something did."""
         ...
 
 

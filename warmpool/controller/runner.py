@@ -26,7 +26,7 @@ from warmpool.controller import judging, planning, status
 from warmpool.controller.acting import Hands
 from warmpool.controller.judging import Outcome, Sight
 from warmpool.controller.planning import Write
-from warmpool.controller.ports import DemandSource, DemandUnavailableError, ForgetfulHistory, History
+from warmpool.controller.ports import DemandSource, DemandUnavailableError, ForgetfulHistory, History, Warmer
 from warmpool.controller.settings import Settings
 from warmpool.controller.state import PoolState
 from warmpool.controller.views import Key, PoolView
@@ -77,11 +77,14 @@ class Controller:
         namespace: str | None = None,
         demand: DemandSource | None = None,
         waker: Waker | None = None,
+        warmer: Warmer | None = None,
         settings: Settings | None = None,
     ) -> None:
         """Everything but the cluster has a default: the machine's clock, a forgetful history, example prices.
 
-        Without a `demand` source no request is ever seen: keep-alive and backlog then hold nothing.
+        Without a `demand` source no request is ever seen: keep-alive and backlog then hold nothing. Without a
+        `warmer` replicas are as warm as their own configuration makes them, and a pool that wants less says
+        so.
         """
         self._cluster = cluster
         self._clock: Clock = clock or SystemClock()
@@ -90,6 +93,7 @@ class Controller:
         self._namespace = namespace
         self._demand = demand
         self._waker: Waker = waker or HttpWaker()
+        self._warmer = warmer
         self._settings = settings or Settings()
         self.world = World()
         self._hands = Hands(cluster, self.world, self._clock)
@@ -158,6 +162,7 @@ class Controller:
             *(self._try(key, self._move_floor, outcome, report) for key, outcome in pending)
         )
         said = [(key, outcome) for (key, outcome), done in zip(pending, moved, strict=True) if done]
+        await asyncio.gather(*(self._try(key, self._arrange, outcome, report) for key, outcome in said))
         await asyncio.gather(*(self._try(key, self._say, outcome, report) for key, outcome in said))
         report.looked_at = len(keys)
         report.writes = self._hands.writes - before
@@ -225,6 +230,7 @@ class Controller:
             and not outcome.scale_writes
             and not outcome.notices
             and not outcome.wake
+            and outcome.arrange is None
             and not outcome.finished
             and (pool.finalized or not outcome.holds)
             and status.patch(pool.status, outcome.status, now, state.status_at) is None
@@ -301,6 +307,26 @@ class Controller:
         if outcome.wake and pool.spec:
             self.counts.wakes += 1
             await self._waker.wake(self.world.services[key[0], pool.spec.target])
+
+    async def _arrange(self, key: Key, outcome: Outcome, report: TickReport) -> None:
+        _ = report
+        pool, state = self.world.pools.get(key), self.states[key]
+        if outcome.arrange is None or pool is None or pool.spec is None:
+            return
+        floor, _ready = outcome.arrange
+        before = state.warmth_trouble
+        if self._warmer is not None:
+            state.warmth_trouble = await self._warmer.arrange((key[0], pool.spec.target), floor)
+        elif floor.hot < floor.replicas:
+            state.warmth_trouble = f"there is no token to order replicas with, so they are not kept {floor}"
+        else:
+            state.warmth_trouble = None
+        if state.warmth_trouble is None or self._warmer is None:
+            state.arranged = outcome.arrange  # nothing more can be done about it
+        if state.warmth_trouble != before:
+            state.due = outcome.at  # the status has to tell
+        elif state.arranged != outcome.arrange:
+            state.due = outcome.at + self._settings.retry_last
 
     async def _say(self, key: Key, outcome: Outcome, report: TickReport) -> None:
         _ = report

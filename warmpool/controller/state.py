@@ -34,6 +34,9 @@ class PoolState:
     """Floor and reason of the last event."""
     tight: str | None = None
     """The Revision whose rollout found no room."""
+    arranged: tuple[Floor, int] | None = None
+    """The floor and the number of replicas that were last ordered to their warmth."""
+    warmth_trouble: str | None = None
     seen: object = None
     """What the last look was based on; the same again is not worth another before `stale`."""
     looked_at: datetime | None = None
