@@ -1,11 +1,14 @@
+# ruff: noqa: PLC0415 - each arm imports its own reader, and children only what they measure
 """Weights from S3 and from the cache to an engine's parameters, against what else there is.
 
     python benchmarks/weights.py [--size 2GB] [--repetitions 5] [--json]
 
 The engine is played by parameters of the model's shapes that already lie in memory: every arm copies every
 tensor into them, as an engine's `load_weights` does, except `raw_get`, which only reads into buffers that
-it reuses. The S3 endpoint is nginx on the loopback, serving the files with Range, from the page cache. The
-arms take turns; a figure is the ratio of two medians of one run. Memory is measured in processes of their own.
+it reuses. Copies run on one thread: PyTorch's own pool spins while it waits, which would charge every reader
+for processors that it does not use. The S3 endpoint is nginx on the loopback, serving the files with Range,
+from the page cache. The arms take turns; a figure is the ratio of two medians of one run. Memory is measured
+in processes of their own.
 
 Needs nginx (Debian's nginx-light) and `pip install .[bench]`.
 """
@@ -176,6 +179,7 @@ class Engine:
         import torch
         from safetensors import safe_open
 
+        torch.set_num_threads(1)
         self.parameters: dict[str, Any] = {}
         for shard in shards():
             with safe_open(shard, "pt") as file:
@@ -236,14 +240,14 @@ def boto3_to_disk(engine: Engine, folder: Path) -> float:
     try:
         for shard in shards():
             client.download_file(BUCKET, f"{PREFIX}/{shard.name}", str(target / shard.name))
-        engine.load((item for shard in shards() for item in load_file(target / shard.name).items()))
+        engine.load(item for shard in shards() for item in load_file(target / shard.name).items())
         return time.perf_counter() - started
     finally:
         shutil.rmtree(target)
 
 
 def raw_get(buffers: queue.SimpleQueue[memoryview]) -> float:
-    """obstore's ranged reads, 16 MiB each, 16 at once, copied into buffers that are reused."""
+    """Ranged reads by obstore, 16 MiB each, 16 at once, copied into buffers that are reused."""
     import obstore
     from obstore.store import S3Store
 
@@ -281,7 +285,7 @@ def raw_get(buffers: queue.SimpleQueue[memoryview]) -> float:
 
 
 def mapped_by_safetensors(engine: Engine) -> float:
-    """safetensors' own reader over the files in the page cache."""
+    """The reader of safetensors itself over the files in the page cache."""
     from safetensors import safe_open
 
     started = time.perf_counter()
@@ -396,7 +400,7 @@ def child_running(name: str) -> Iterator[None]:
 
 
 def _peak() -> dict[str, float]:
-    """Peak resident memory of a load from S3 above what was there before: the parameters and the libraries."""
+    """Peak resident memory of a load from S3 above what was there: the parameters and the libraries."""
     engine = Engine()
     streamed_once = Path("/proc/self/status")
     import boto3  # noqa: F401 - the libraries are not the weights' memory

@@ -6,6 +6,7 @@ import http.client
 import http.server
 import re
 import socket
+import ssl
 import struct
 import threading
 import urllib.parse
@@ -55,7 +56,7 @@ NOTHING = Fault()
 class FaultProxy:
     """Forwards to `upstream`, asking `decide` about every request."""
 
-    def __init__(self, upstream: str) -> None:
+    def __init__(self, upstream: str, tls: ssl.SSLContext | None = None) -> None:
         parts = urllib.parse.urlsplit(upstream)
         assert parts.hostname
         assert parts.port
@@ -84,12 +85,15 @@ class FaultProxy:
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
+        self._scheme = "http" if tls is None else "https"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_port}"
 
     @property
     def bulk(self) -> list[Request]:
@@ -169,8 +173,8 @@ class FaultProxy:
 
 
 @contextlib.contextmanager
-def fault_proxy(upstream: str) -> Iterator[FaultProxy]:
-    proxy = FaultProxy(upstream)
+def fault_proxy(upstream: str, tls: ssl.SSLContext | None = None) -> Iterator[FaultProxy]:
+    proxy = FaultProxy(upstream, tls)
     try:
         yield proxy
     finally:
