@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from functools import lru_cache
 from itertools import pairwise
+from operator import itemgetter
 
 import holidays
 from cronsim import CronSim
@@ -66,9 +67,15 @@ def timeline(pool: WarmPoolTemplate, lead: timedelta, start: datetime, end: date
     for piece in pieces:
         edges.update(edge for edge in (piece.rises, piece.opens, piece.closes) if start < edge < end)
     segments: list[Segment] = []
+    coming = sorted(enumerate(pieces), key=lambda entry: entry[1].rises, reverse=True)
+    active: list[tuple[int, Stretch]] = []
     for left, right in pairwise(sorted(edges)):
-        active = [piece for piece in pieces if piece.rises <= left < piece.closes]
-        segment = _segment(left, right, active)
+        active = [entry for entry in active if left < entry[1].closes]
+        while coming and coming[-1][1].rises <= left:
+            entry = coming.pop()
+            if left < entry[1].closes:
+                active.append(entry)
+        segment = _segment(left, right, [piece for _, piece in sorted(active, key=itemgetter(0))])
         last = segments[-1] if segments else None
         if last and (last.floor, last.names, last.opens) == (segment.floor, segment.names, segment.opens):
             segments[-1] = Segment(last.start, right, last.floor, last.names, last.opens)

@@ -14,11 +14,14 @@ from warmpool.domain.calendar import Segment, exception_on, timeline
 from warmpool.domain.decision import Ask
 from warmpool.domain.floor import NOTHING
 from warmpool.domain.observation import Observation
-from warmpool.domain.pool import WarmPoolTemplate
+from warmpool.domain.pool import WarmPoolTemplate, WeeklyWindow
 from warmpool.policy.texts import clock
 
 _HORIZONS: Final = (timedelta(hours=40), timedelta(days=9), timedelta(days=400))
-"""How far ahead to look for the next change, each only when the one before has none."""
+"""How far ahead to look for the next change, each only when the one before has none.
+
+The last one only where something does not repeat every week: an exception or a cron expression.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,8 @@ def _look(observation: Observation, now: datetime) -> tuple[Ask, datetime | None
         return Ask("schedule", NOTHING, "schedule/none", "The pool has no windows."), None
     segments: tuple[Segment, ...] = ()
     until: datetime | None = None
-    for horizon in _HORIZONS:
+    weekly = not pool.exceptions and all(isinstance(window, WeeklyWindow) for window in pool.windows)
+    for horizon in _HORIZONS[:-1] if weekly else _HORIZONS:
         segments = timeline(pool, observation.lead, now, now + horizon)
         until = next((piece.start for piece in segments if piece.floor != segments[0].floor), None)
         if until is not None:
