@@ -1,50 +1,30 @@
 """Who owns which field: server-side apply and the bookkeeping of `managedFields`.
 
-A set of fields is a frozenset of paths; a path is a tuple of elements as FieldsV1 spells them: `f:name` for a
-field, `k:{"name":"x"}` for an item of a keyed list, `v:"x"` for an item of a set. The rules are those of
-sigs.k8s.io/structured-merge-diff: scalars, atomic lists and maps, and items of keyed lists are owned; a
-struct is not, only what it holds.
-
 Who merely sees a value filled in (defaults, admission) does not own it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from knative.cluster import Cause, Object
 from knative.local import objects
 from knative.local.errors import ApiError, Subject
-from knative.local.schemas.structural import Schema
-
-Path = tuple[str, ...]
-Fields = frozenset[Path]
-
-_OPEN: Schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-_ITSELF = "."
-_NEVER = (
-    ("f:apiVersion",),
-    ("f:kind",),
-    *(
-        ("f:metadata", f"f:{name}")
-        for name in (
-            "name",
-            "namespace",
-            "generateName",
-            "uid",
-            "resourceVersion",
-            "generation",
-            "creationTimestamp",
-            "deletionTimestamp",
-            "deletionGracePeriodSeconds",
-            "selfLink",
-            "managedFields",
-        )
-    ),
+from knative.local.fieldsets import (
+    NEVER,
+    Fields,
+    Path,
+    compact,
+    elements_of,
+    from_v1,
+    inner_schema,
+    leaves,
+    to_v1,
 )
+from knative.local.schemas.structural import Schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +67,8 @@ def track(
         entries: list[_Entry] = []  # the documented way to start over
     else:
         entries = _read(old) if old is not None else []
-    before = _leaves(schema, old) if old is not None else {}
-    after = _leaves(schema, new)
+    before = leaves(schema, old) if old is not None else {}
+    after = leaves(schema, new)
     scope = _scope(subresource)
     changed = frozenset(
         path for path, value in after.items() if scope(path) and (path not in before or before[path] != value)
@@ -126,14 +106,14 @@ def apply(
         ApiError: 409, another manager owns a field that would change, and not `force`.
     """
     scope = _scope(subresource)
-    applied = frozenset(path for path in _leaves(schema, config) if scope(path))
+    applied = frozenset(path for path in leaves(schema, config) if scope(path))
     mine = (manager, "Apply", config["apiVersion"], subresource or "")
     if live is None:
         merged = objects.clone(config)
         _write(merged["metadata"], [_Entry(*mine, now, applied)])
         return _drop_empty(merged)
     entries = _read(live)
-    before = _leaves(schema, live)
+    before = leaves(schema, live)
     if not entries:
         everything = frozenset(path for path in before if scope(path))
         entries = [_Entry("before-first-apply", "Update", live["apiVersion"], "", now, everything)]
@@ -145,7 +125,7 @@ def apply(
         if not any(other[: len(path)] == path for other in elsewhere | applied):
             _remove(merged, path)
     merged = _drop_empty(merged)
-    after = _leaves(schema, merged)
+    after = leaves(schema, merged)
     changed = frozenset(path for path, value in after.items() if before.get(path, _MISSING) != value)
     clashes = [(entry, path) for entry in others for path in sorted(entry.fields & changed & applied)]
     if clashes and not force:
@@ -164,76 +144,7 @@ def _scope(subresource: str | None) -> Any:
     """Which paths a write through this door may own."""
     if subresource == "status":
         return lambda path: path[0] == "f:status"
-    return lambda path: path[0] != "f:status" and path[:1] not in _NEVER and path[:2] not in _NEVER
-
-
-def _leaves(schema: Schema, obj: Object) -> dict[Path, Any]:
-    return {
-        path: value
-        for path, value in _walk(schema, obj, ())
-        if path[:1] not in _NEVER and path[:2] not in _NEVER
-    }
-
-
-def _walk(  # noqa: C901  # one branch for each kind of value
-    schema: Schema, value: Any, path: Path
-) -> Iterator[tuple[Path, Any]]:
-    """All paths that can be owned, with the value that decides whether they changed."""
-    if isinstance(value, dict) and schema.get("x-kubernetes-map-type") != "atomic":
-        if not value:
-            if path:
-                yield path, {}
-            return
-        properties = schema.get("properties") or {}
-        for key, item in value.items():
-            here = (*path, f"f:{key}")
-            if key in properties:
-                yield from _walk(properties[key], item, here)
-            else:
-                inner = _inner(schema)
-                if isinstance(item, dict) and item and inner.get("x-kubernetes-map-type") != "atomic":
-                    yield here, None  # a key of a free map is owned itself
-                yield from _walk(inner, item, here)
-    elif isinstance(value, list) and value and (elements := _elements(schema, value)) is not None:
-        for element, item in elements:
-            here = (*path, element)
-            if isinstance(item, dict):
-                yield here, None
-                yield from _walk(schema["items"], item, here)
-            else:
-                yield here, item
-    elif path:
-        yield path, value
-
-
-def _inner(schema: Schema) -> Schema:
-    extra = schema.get("additionalProperties")
-    return extra if isinstance(extra, Mapping) else _OPEN
-
-
-def _elements(schema: Schema, items: Sequence[Any]) -> list[tuple[str, Any]] | None:
-    """The items with their path elements, or None for a list that is owned as a whole."""
-    kind = schema.get("x-kubernetes-list-type")
-    if kind == "set":
-        return [(f"v:{_compact(item)}", item) for item in items]
-    if kind == "map":
-        keys = schema["x-kubernetes-list-map-keys"]
-        properties = schema["items"].get("properties") or {}
-        return [
-            (
-                "k:"
-                + _compact(
-                    {key: item.get(key, properties.get(key, {}).get("default")) for key in sorted(keys)}
-                ),
-                item,
-            )
-            for item in items
-        ]
-    return None
-
-
-def _compact(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), sort_keys=True)
+    return lambda path: path[0] != "f:status" and path[:1] not in NEVER and path[:2] not in NEVER
 
 
 def _merge(schema: Schema, live: Any, config: Any) -> Any:
@@ -245,11 +156,11 @@ def _merge(schema: Schema, live: Any, config: Any) -> Any:
         merged = dict(live)
         properties = schema.get("properties") or {}
         for key, item in config.items():
-            inner = properties.get(key) or _inner(schema)
+            inner = properties.get(key) or inner_schema(schema)
             merged[key] = _merge(inner, live[key], item) if key in live else objects.clone(item)
         return merged
     if isinstance(live, list) and isinstance(config, list):
-        ours, theirs = _elements(schema, config), _elements(schema, live)
+        ours, theirs = elements_of(schema, config), elements_of(schema, live)
         if ours is not None and theirs is not None:
             by_element = dict(theirs)
             wanted = {
@@ -329,9 +240,7 @@ def _dotted(path: Path) -> str:
         if kind == "f":
             text += f".{rest}"
         elif kind == "k":
-            text += (
-                "[" + ",".join(f"{key}={_compact(value)}" for key, value in json.loads(rest).items()) + "]"
-            )
+            text += "[" + ",".join(f"{key}={compact(value)}" for key, value in json.loads(rest).items()) + "]"
         else:
             text += f"[={rest}]"
     return text
@@ -345,7 +254,7 @@ def _read(obj: Object) -> list[_Entry]:
             entry.get("apiVersion", ""),
             entry.get("subresource", ""),
             entry.get("time", ""),
-            frozenset(_from_v1(entry.get("fieldsV1") or {}, ())),
+            frozenset(from_v1(entry.get("fieldsV1") or {}, ())),
         )
         for entry in obj["metadata"].get("managedFields") or ()
     ]
@@ -359,7 +268,7 @@ def _write(meta: Object, entries: Iterable[_Entry]) -> None:
             "apiVersion": entry.api_version,
             "time": entry.time,
             "fieldsType": "FieldsV1",
-            "fieldsV1": _to_v1(entry.fields),
+            "fieldsV1": to_v1(entry.fields),
             **({"subresource": entry.subresource} if entry.subresource else {}),
         }
         for entry in entries
@@ -369,35 +278,3 @@ def _write(meta: Object, entries: Iterable[_Entry]) -> None:
         meta["managedFields"] = listed
     else:
         meta.pop("managedFields", None)
-
-
-def _from_v1(tree: Mapping[str, Any], path: Path) -> Iterator[Path]:
-    for element, below in tree.items():
-        if element == _ITSELF:
-            yield path
-        elif not below:
-            yield (*path, element)
-        else:
-            yield from _from_v1(below, (*path, element))
-
-
-def _to_v1(fields: Fields) -> Object:
-    tree: Object = {}
-    for path in sorted(fields):
-        node = tree
-        for element in path:
-            node = node.setdefault(element, {})
-        node[_ITSELF] = {}
-    _tidy(tree)
-    return tree
-
-
-def _tidy(tree: Object) -> None:
-    """A leaf is written `{}`, without its dot."""
-    for element, below in tree.items():
-        if element == _ITSELF:
-            continue
-        if set(below) == {_ITSELF}:
-            tree[element] = {}
-        else:
-            _tidy(below)

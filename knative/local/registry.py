@@ -18,17 +18,15 @@ from typing import Any, Literal, Protocol
 from knative import cluster
 from knative.cluster import Cause, Object, Resource
 from knative.local import errors, objects
+from knative.local.deletion import GRACEFUL, Deletion, Propagation
 from knative.local.errors import Subject
 from knative.local.kinds import KindInfo
 from knative.local.managed import track
 from knative.local.schemas import structural
 from knative.local.store import Key, Record, Store
 
-Propagation = Literal["Background", "Foreground", "Orphan"]
 Validation = Literal["Strict", "Warn", "Ignore"]
 
-FOREGROUND = "foregroundDeletion"
-_GRACE_SECONDS = 30
 _LABEL_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 
@@ -89,6 +87,7 @@ class Registry:
         self.kinds = kinds
         self._admissions = admissions
         self._now = now
+        self._deletion = Deletion(store, kinds, now)
 
     def subject(self, key: Key) -> Subject:
         """How errors name the object."""
@@ -204,8 +203,8 @@ class Registry:
             return Written(obj, tuple(warnings))
         record = self.store.put(key, obj, expect=old.version)
         released = obj["metadata"].get("deletionTimestamp") and not obj["metadata"].get("finalizers")
-        if released and key.resource not in _GRACEFUL:
-            return Written(record.obj, tuple(warnings), self._remove(key).version)
+        if released and key.resource not in GRACEFUL:
+            return Written(record.obj, tuple(warnings), self._deletion.remove(key).version)
         return Written(record.obj, tuple(warnings), record.version)
 
     def set_status(self, key: Key, status: Object) -> bool:
@@ -219,7 +218,9 @@ class Registry:
 
     # delete
 
-    def delete(  # noqa: C901, PLR0912  # preconditions, policies and holders, each a line or two
+    # delete
+
+    def delete(
         self,
         key: Key,
         *,
@@ -236,7 +237,6 @@ class Registry:
         """
         old = self.read(key)
         meta = old.obj["metadata"]
-        subject = self.subject(key)
         for what, field, wanted in (
             ("UID", "uid", uid),
             ("ResourceVersion", "resourceVersion", resource_version),
@@ -246,129 +246,19 @@ class Registry:
                     f"Precondition failed: {what} in precondition: {wanted}, "
                     f"{what} in object meta: {meta[field]}"
                 )
-                raise errors.conflict(subject, why)
+                raise errors.conflict(self.subject(key), why)
         if dry_run:
             return Written(old.obj)
-        if key.resource == cluster.NAMESPACE:
-            return self._delete_namespace(key, old)
-        obj = objects.clone(old.obj)
-        finalizers: list[str] = list(meta.get("finalizers") or ())
-        if propagation == "Orphan":
-            self._orphan(meta["uid"])
-        elif propagation == "Foreground" and FOREGROUND not in finalizers and self._blocked(meta["uid"]):
-            finalizers.append(FOREGROUND)
-        graceful = key.resource in _GRACEFUL and grace_seconds != 0
-        if not finalizers and not graceful:
-            record = self._remove(key)
-            return Written(record.obj, (), record.version)
-        if "deletionTimestamp" not in meta:
-            grace = _GRACE_SECONDS if grace_seconds is None else grace_seconds
-            obj["metadata"]["deletionTimestamp"] = objects.timestamp(self._now())
-            obj["metadata"]["deletionGracePeriodSeconds"] = grace if graceful else 0
-            if info_generation := meta.get("generation"):
-                obj["metadata"]["generation"] = info_generation + 1
-        if finalizers:
-            obj["metadata"]["finalizers"] = finalizers
-        if _same(obj, old.obj):
-            return Written(old.obj)
-        record = self.store.put(key, obj, expect=old.version)
-        if FOREGROUND in finalizers:
-            for dependent in self.store.owned(meta["uid"]):
-                self._delete_quietly(dependent.key, "Foreground")
-        return Written(record.obj, (), record.version)
+        record = self._deletion.begin(old, propagation, grace_seconds)
+        return Written(record.obj, (), self.store.version)
 
     def finish(self, key: Key) -> None:
         """Remove a gracefully deleted object whose process has ended; finalizers still hold it."""
-        record = self.store.get(key)
-        if record is not None and not record.obj["metadata"].get("finalizers"):
-            self._remove(key)
+        self._deletion.finish(key)
 
     def sweep(self) -> None:
         """Delete what has lost all its owners, and finish namespaces; for a start after a crash."""
-        for resource in self.kinds:
-            for record in self.store.list(resource):
-                owners = objects.owner_uids(record.obj)
-                if owners and not any(self._alive(reference, record) for reference in _owners(record.obj)):
-                    self._delete_quietly(record.key)
-        for record in self.store.list(cluster.NAMESPACE):
-            if record.obj["metadata"].get("deletionTimestamp"):
-                self._delete_namespace(record.key, record)
-
-    def _remove(self, key: Key) -> Record:
-        record = self.store.remove(key)
-        uid = record.obj["metadata"]["uid"]
-        for dependent in self.store.owned(uid):
-            if any(self._alive(owner, dependent) for owner in _owners(dependent.obj) if owner["uid"] != uid):
-                continue
-            self._delete_quietly(dependent.key)
-        self._release_foreground(record)
-        namespace = self.store.get(Key(cluster.NAMESPACE, "", key.namespace)) if key.namespace else None
-        if namespace is not None and namespace.obj["metadata"].get("deletionTimestamp"):
-            self._finish_namespace(namespace.key)
-        return record
-
-    def _delete_quietly(self, key: Key, propagation: Propagation | None = None) -> None:
-        if self.store.get(key) is not None:
-            self.delete(key, propagation=propagation)
-
-    def _alive(self, owner: Mapping[str, Any], dependent: Record) -> bool:
-        group, _, version = owner["apiVersion"].rpartition("/")
-        for resource in self.kinds:
-            if (resource.group, resource.version, resource.kind) == (group, version, owner["kind"]):
-                where = dependent.key.namespace if resource.namespaced else ""
-                record = self.store.get(Key(resource, where, owner["name"]))
-                return record is not None and record.obj["metadata"]["uid"] == owner["uid"]
-        return True  # a kind that isn't served here; nobody can say that it is gone
-
-    def _blocked(self, uid: str) -> bool:
-        return any(
-            owner.get("blockOwnerDeletion")
-            for dependent in self.store.owned(uid)
-            for owner in _owners(dependent.obj)
-            if owner["uid"] == uid
-        )
-
-    def _release_foreground(self, gone: Record) -> None:
-        """The owners that waited for this dependent need wait no longer."""
-        for owner in _owners(gone.obj):
-            for resource in self.kinds:
-                if resource.kind != owner["kind"]:
-                    continue
-                where = gone.key.namespace if resource.namespaced else ""
-                record = self.store.get(Key(resource, where, owner["name"]))
-                if record is None or record.obj["metadata"]["uid"] != owner["uid"]:
-                    continue
-                finalizers = record.obj["metadata"].get("finalizers") or []
-                if FOREGROUND in finalizers and not self._blocked(owner["uid"]):
-                    obj = objects.clone(record.obj)
-                    obj["metadata"]["finalizers"] = [item for item in finalizers if item != FOREGROUND]
-                    if not obj["metadata"]["finalizers"]:
-                        del obj["metadata"]["finalizers"]
-                    self.update(record.key, obj)
-
-    def _orphan(self, uid: str) -> None:
-        for dependent in self.store.owned(uid):
-            obj = objects.clone(dependent.obj)
-            remaining = [owner for owner in _owners(obj) if owner["uid"] != uid]
-            obj["metadata"]["ownerReferences"] = remaining
-            if not remaining:
-                del obj["metadata"]["ownerReferences"]
-            self.store.put(dependent.key, obj, expect=dependent.version)
-
-    def _delete_namespace(self, key: Key, old: Record) -> Written:
-        if "deletionTimestamp" not in old.obj["metadata"]:
-            obj = objects.clone(old.obj)
-            obj["metadata"]["deletionTimestamp"] = objects.timestamp(self._now())
-            obj["status"] = {"phase": "Terminating"}
-            old = self.store.put(key, obj, expect=old.version)
-        for record in self.store.in_namespace(key.name):
-            self._delete_quietly(record.key)
-        self._finish_namespace(key)
-        return Written(old.obj, (), self.store.version)
-
-    def _finish_namespace(self, key: Key) -> None:
-        if self.store.get(key) is not None and next(self.store.in_namespace(key.name), None) is None:
-            self.store.remove(key)
+        self._deletion.sweep()
 
     def _clean(self, info: KindInfo, obj: Object, options: Options) -> list[str]:
         """Field validation, pruning and types; returns warnings."""
@@ -484,13 +374,6 @@ class Registry:
                 f"{key.namespace} because it is being terminated",
                 subject,
             )
-
-
-_GRACEFUL = frozenset({cluster.POD})
-
-
-def _owners(obj: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return obj["metadata"].get("ownerReferences") or []
 
 
 def _keep(target: Object, source: Mapping[str, Any], field: str) -> None:

@@ -19,102 +19,16 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import NamedTuple
 
 from knative.cluster import Object, Resource
 from knative.local import objects
+from knative.local.disk import Disk
+from knative.local.records import Change, Key, Kind, Moved, Record, Stale, StoreError
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS objects (
-  grp TEXT NOT NULL, version TEXT NOT NULL, plural TEXT NOT NULL, kind TEXT NOT NULL,
-  namespaced INTEGER NOT NULL,
-  namespace TEXT NOT NULL, name TEXT NOT NULL, body TEXT NOT NULL,
-  PRIMARY KEY (grp, plural, namespace, name)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-"""
-_UPSERT = """
-INSERT OR REPLACE INTO objects
-SELECT value ->> '$.key[0]', value ->> '$.key[1]', value ->> '$.key[2]', value ->> '$.key[3]',
-       value ->> '$.key[4]', value ->> '$.key[5]', value ->> '$.key[6]', value -> '$.body'
-FROM json_each(?)
-"""
-_DELETE = """
-DELETE FROM objects WHERE (grp, plural, namespace, name) IN
-  (SELECT value ->> '$[0]', value ->> '$[2]', value ->> '$[5]', value ->> '$[6]' FROM json_each(?))
-"""
-_FORMAT = 1
+__all__ = ["Change", "Key", "Kind", "Moved", "Record", "Stale", "Store", "StoreError"]
+
 _HISTORY = 4_000  # changes kept for watches that resume; a watch further behind must list again
-
-
-class StoreError(Exception):
-    """The disk did not take a change; nothing of it was kept."""
-
-
-class Stale(Exception):  # noqa: N818  # an answer, not a failure
-    """The changes since that resourceVersion are no longer known."""
-
-
-class Moved(Exception):  # noqa: N818  # an answer, not a failure
-    """The object is not at the resourceVersion that the change was based on."""
-
-
-class Key(NamedTuple):
-    """An object's address."""
-
-    resource: Resource
-    namespace: str
-    name: str
-
-
-class Kind(StrEnum):
-    """What happened to an object, in a watch's words."""
-
-    ADDED = "ADDED"
-    MODIFIED = "MODIFIED"
-    DELETED = "DELETED"
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One version of one object. `obj` is shared: never change it, `objects.clone` it."""
-
-    key: Key
-    version: int
-    obj: Object
-    raw: bytes
-    """`obj` as JSON, so that lists and watches need not encode it again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One step of the store's history; `before` is what the object was."""
-
-    kind: Kind
-    record: Record
-    before: Record | None
-
-    @property
-    def version(self) -> int:
-        """The resourceVersion that this change made."""
-        return self.record.version
-
-
-def _columns(key: Key) -> list[str | int]:
-    """A key as the table has it."""
-    res = key.resource
-    return [
-        res.group,
-        res.version,
-        res.plural,
-        res.kind,
-        int(res.namespaced),
-        key.namespace,
-        key.name,
-    ]
 
 
 class Store:
@@ -122,8 +36,7 @@ class Store:
 
     def __init__(self, path: Path, *, busy_s: float = 5.0) -> None:
         """`busy_s`: how long a write waits for another program that has the file open for writing."""
-        self._path = path
-        self._busy_ms = round(busy_s * 1000)
+        self._disk = Disk(path, busy_s=busy_s)
         self._by_resource: dict[Resource, dict[tuple[str, str], Record]] = {}
         self._by_owner: dict[str, dict[Key, None]] = {}
         self._version = 0
@@ -147,10 +60,10 @@ class Store:
             StoreError: the file can't be opened, isn't ours, or is damaged.
         """
         try:
-            connection = self._connect()
+            connection = self._disk.connect()
             self._load(connection)
         except (sqlite3.Error, OSError, ValueError) as problem:
-            raise StoreError(f"cannot read the state in {self._path}: {problem}") from problem
+            raise StoreError(f"cannot read the state in {self._disk.path}: {problem}") from problem
         self._loop = loop
         self._thread = threading.Thread(
             target=self._write_behind, args=(connection,), name="pilotlight-store", daemon=True
@@ -272,45 +185,16 @@ class Store:
 
     def note(self, key: str, value: str | None = None) -> str | None:
         """Read a remembered word, or set it (before the store is in use: this one writes at once)."""
-        connection = self._connect()
-        try:
-            if value is not None:
-                connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
-                return value
-            row = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-            return None if row is None else str(row[0])
-        finally:
-            connection.close()
+        return self._disk.note(key, value)
 
     # inside
 
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute(f"PRAGMA busy_timeout = {self._busy_ms}")
-        connection.executescript(_SCHEMA)
-        (found,) = connection.execute("PRAGMA user_version").fetchone()
-        if found == 0:
-            connection.execute(f"PRAGMA user_version = {_FORMAT}")
-        elif found != _FORMAT:
-            raise ValueError(f"it was written in format {found}, and this version reads format {_FORMAT}")
-        return connection
-
     def _load(self, connection: sqlite3.Connection) -> None:
         self._by_resource, self._by_owner = {}, {}
-        rows = connection.execute(
-            "SELECT grp, version, plural, kind, namespaced, namespace, name, body FROM objects"
-        )
-        newest = 0
-        for group, version, plural, kind, namespaced, namespace, name, body in rows:
-            key = Key(Resource(group, version, plural, kind, bool(namespaced)), namespace, name)
-            obj = json.loads(body)
-            record = Record(key, int(obj["metadata"]["resourceVersion"]), obj, body.encode())
-            newest = max(newest, record.version)
+        records, newest = self._disk.load(connection)
+        for record in records:
             self._index(record, None)
-        row = connection.execute("SELECT value FROM meta WHERE key = 'version'").fetchone()
-        self._version = max(newest, int(row[0]) if row else 0, self._version)
+        self._version = max(newest, self._version)
         self._durable = self._oldest = self._version
         self._history.clear()
 
@@ -358,37 +242,13 @@ class Store:
             if not changes:
                 continue
             try:
-                self._write(connection, changes)
-            except sqlite3.Error as problem:
+                self._disk.write(connection, changes)
+            except Exception as problem:  # noqa: BLE001  # whatever it is, whoever waits must be told
                 failed_epoch = max(item[0] for item in batch if item is not None)
                 self._tell(self._failed, connection, problem)
             else:
                 self._tell(self._written, changes[-1].version)
         connection.close()
-
-    def _write(self, connection: sqlite3.Connection, changes: Sequence[Change]) -> None:
-        """One transaction of few statements: each hands the interpreter's lock over and waits for it."""
-        newest = {change.record.key: change for change in changes}
-        kept = [change.record for change in newest.values() if change.kind is not Kind.DELETED]
-        gone = [change.record.key for change in newest.values() if change.kind is Kind.DELETED]
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            if kept:
-                rows = b",".join(
-                    b'{"key":' + json.dumps(_columns(record.key)).encode() + b',"body":' + record.raw + b"}"
-                    for record in kept
-                )
-                connection.execute(_UPSERT, (f"[{rows.decode()}]",))
-            if gone:
-                connection.execute(_DELETE, (json.dumps([_columns(key) for key in gone]),))
-            connection.execute(
-                "INSERT OR REPLACE INTO meta VALUES ('version', ?)", (str(changes[-1].version),)
-            )
-            connection.execute("COMMIT")
-        except sqlite3.Error:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
 
     def _tell(self, function: Callable[..., None], *values: object) -> None:
         assert self._loop is not None
@@ -405,13 +265,13 @@ class Store:
                 future.set_result(None)
         self._waiting = still
 
-    def _failed(self, connection: sqlite3.Connection, problem: sqlite3.Error) -> None:
+    def _failed(self, connection: sqlite3.Connection, problem: Exception) -> None:
         """Back to what the disk holds; versions that were handed out are never used again."""
         self._epoch += 1
         self._load(connection)
         waiting, self._waiting = self._waiting, deque()
         for _, future in waiting:
             if not future.done():
-                future.set_exception(StoreError(f"cannot write the state to {self._path}: {problem}"))
+                future.set_exception(StoreError(f"cannot write the state to {self._disk.path}: {problem}"))
         for listener in tuple(self._reset_listeners):
             listener()

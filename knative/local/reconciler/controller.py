@@ -90,8 +90,12 @@ class ControlPlane:
     def start(self) -> None:
         """Follow the store from now on and look at everything once."""
         self._store.subscribe(self._changed)
-        self._store.on_reset(self._look_at_everything)
+        self._store.on_reset(self._later)
         self._look_at_everything()
+
+    def _later(self) -> None:
+        """The disk refused a change: start again, but not so soon that a full disk keeps the loop busy."""
+        asyncio.get_running_loop().call_later(_RETRY_S, self._look_at_everything)
 
     def _look_at_everything(self) -> None:
         for resource in self._reconcilers:

@@ -140,6 +140,7 @@ class Replicas:
     def start(self) -> None:
         """Follow the pods from now on."""
         self._store.subscribe(self._changed)
+        self._store.on_reset(self._resynchronise)
         for record in self._store.list(cluster.POD):
             self._begin(record.key, record.obj)
 
@@ -174,6 +175,16 @@ class Replicas:
             asked = obj["spec"].get("terminationGracePeriodSeconds")
             # The API's default grace means: as long as the pod itself asks for.
             replica.end(grace_s=float(asked if grace in (None, 30) and asked else grace or 0))
+
+    def _resynchronise(self) -> None:
+        """The store was taken back to what its disk holds: pods may have come back or gone."""
+        for key, replica in self._replicas.items():
+            if self._store.get(key) is None:
+                replica.end()
+            else:
+                replica.report()
+        for record in self._store.list(cluster.POD):
+            self._begin(record.key, record.obj)
 
     def _begin(self, key: Key, pod: Object) -> None:
         if self._stopping or key in self._replicas:

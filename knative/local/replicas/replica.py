@@ -125,7 +125,7 @@ class Replica:
             message = gpu_slots.insufficient()
             if self._state.scheduled.status != "False":
                 self._state.scheduled = conditions.false("PodScheduled", "Unschedulable", message)
-                self._report()
+                self.report()
                 self._around.tell(self.key, "Warning", "FailedScheduling", message)
             if not await self._unless_ending(self._around.slot_freed()):
                 return False
@@ -159,7 +159,7 @@ class Replica:
                     if not started
                     else ("CrashLoopBackOff", f"back-off {delay:g}s restarting failed container")
                 )
-                self._report()
+                self.report()
                 self._around.tell(self.key, "Warning", "BackOff", "Back-off restarting failed container")
                 await self._unless_ending(asyncio.sleep(delay))
             self._state.restarts += started
@@ -244,7 +244,7 @@ class Replica:
         state.running_since = objects.timestamp(begun)
         state.marks[names.PORT] = str(port)
         state.marks[names.STARTED_AT] = objects.micro_timestamp(begun)
-        self._report()
+        self.report()
         watching = asyncio.ensure_future(self._watch(env, folder, port))
         exit_code = await self._until_exit_or_end(watching)
         if exit_code is None:
@@ -362,11 +362,12 @@ class Replica:
         was, self._state.ready = self._state.ready, ready
         if not ready:
             self._state.marks.pop(names.READY_AT, None)
-        self._report()
+        self.report()
         if was is not ready:
             self._around.on_ready(self.key, ready)
 
-    def _report(self) -> None:
+    def report(self) -> None:
+        """Write the pod's status again; for when what was written has been lost."""
         self._around.report(self.key, self._status(), dict(self._state.marks))
 
     def _status(self) -> Object:
