@@ -36,6 +36,8 @@ from typing import Any, Literal, Self
 from urllib.parse import quote
 
 import httpx2
+import msgspec
+import yaml
 from lightkube.config.client_adapter import AsyncClient, ConnectionParams
 from lightkube.config.kubeconfig import KubeConfig, SingleConfig
 from lightkube.core.exceptions import ConfigError
@@ -163,6 +165,17 @@ class Unavailable(ClusterError):  # noqa: N818
     """No answer, or the server failed; trying again may work."""
 
 
+# What lightkube lets through of a kubeconfig that is missing, no YAML, or of another shape.
+_UNUSABLE = (
+    ConfigError,
+    OSError,
+    yaml.YAMLError,
+    msgspec.MsgspecError,
+    AttributeError,
+    KeyError,
+    TypeError,
+)
+
 _BY_STATUS: Mapping[int, type[ClusterError]] = {
     400: Invalid,
     401: Forbidden,
@@ -232,9 +245,9 @@ class Cluster:
             loaded = KubeConfig.from_file(path) if path is not None else KubeConfig.from_env()
             config = loaded.get(context)
             if config is None:
-                raise KeyError("current-context")  # noqa: TRY301  # one message for all of these
+                raise KeyError("current-context")  # one message for all of these
             return cls(config, on_warning=on_warning)
-        except (ConfigError, KeyError, OSError) as problem:
+        except _UNUSABLE as problem:
             where = str(path) if path is not None else "the environment"
             raise ClusterError(None, "Config", f"no usable kubeconfig in {where}: {problem}") from problem
 

@@ -220,6 +220,7 @@ class Platform:
         replicas.start()
         self._stack.push_async_callback(replicas.stop)
         control.start()
+        await control.settle()  # before the first request, or a Service that is there would be unknown
         await self._serve(gateway.server(activator, host=config.host), gateway_socket)
         self._background(control.run(), "control plane")
         self._background(autoscaler.run(), "autoscaler")

@@ -58,6 +58,7 @@ class Api:
         self._registry = registry
         self._token = f"Bearer {token}".encode()
         self._metrics = metrics
+        self._documents: dict[str, bytes] = {}  # discovery never changes while the platform runs
         self._address = address
         self.watches = Watches(registry.store)
         self._verbs = Verbs(registry, self.watches, now, log_path)
@@ -101,9 +102,11 @@ class Api:
         if request.method == "POST" and path.startswith("/apis/authorization.k8s.io/v1/"):
             return _access_review(path)
         if request.method in ("GET", "HEAD"):
-            document = self._document(path)
-            if document is not None:
-                return json_response(document)
+            content = self._documents.get(path)
+            if content is None and (document := self._document(path)) is not None:
+                content = self._documents[path] = json.dumps(document, separators=(",", ":")).encode()
+            if content is not None:
+                return Response(content, media_type="application/json")
         raise errors.ApiError(404, "NotFound", "the server could not find the requested resource")
 
     async def _on_objects(self, request: Request, found: Target) -> Response:

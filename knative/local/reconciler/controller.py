@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -36,6 +37,7 @@ from knative.local.store import Change, Key, Kind, Record
 log = logging.getLogger(__name__)
 
 _RETRY_S = 1.0
+_TURN_S = 0.002
 _LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 
 
@@ -120,11 +122,16 @@ class ControlPlane:
             if self._queue:
                 await asyncio.sleep(0)
 
-    def work(self, most: int = 20) -> None:
-        """Reconcile up to `most` objects of the queue; the event loop gets a turn in between."""
-        for _ in range(most):
-            if not self._queue:
-                break
+    async def settle(self) -> None:
+        """Work until the queue is empty."""
+        while self._queue:
+            self.work()
+            await asyncio.sleep(0)
+
+    def work(self) -> None:
+        """Reconcile from the queue for a moment; then requests on the same event loop get their turn."""
+        until = time.monotonic() + _TURN_S
+        while self._queue and time.monotonic() < until:
             key = next(iter(self._queue))
             del self._queue[key]
             self._reconcile(key)

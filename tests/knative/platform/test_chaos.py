@@ -131,6 +131,7 @@ async def test_kills_under_load_lose_nothing_acknowledged_and_leave_no_request_u
             await until(answers, timeout_s=30)
         assert chaos.outcomes["hung"] == 0, chaos.outcomes
         assert chaos.outcomes["200"] > 0, chaos.outcomes
+        assert chaos.outcomes["404"] == 0, chaos.outcomes  # a Service that is there is never unknown
         assert kills["replica"] > 0
         assert kills["platform"] > 0
         async with Cluster.from_kubeconfig(chaos.state / "kubeconfig") as cluster:

@@ -1,0 +1,181 @@
+"""The Kubernetes client's errors, from a server that answers what a test tells it to."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import yaml
+from aiohttp import web
+
+from knative.cluster import (
+    SERVICE,
+    AlreadyExists,
+    Cluster,
+    ClusterError,
+    Conflict,
+    Expired,
+    Forbidden,
+    Invalid,
+    NotFound,
+    TooManyRequests,
+    Unavailable,
+)
+
+
+def status(code: int, reason: str, **details) -> dict:
+    return {
+        "kind": "Status",
+        "code": code,
+        "reason": reason,
+        "message": f"it is {reason}",
+        "details": details,
+    }
+
+
+class Scripted:
+    """A server with one answer."""
+
+    def __init__(self) -> None:
+        self.code, self.body, self.headers = 200, b"{}", {}
+        self.seen: list[web.BaseRequest] = []
+
+    def answer(self, code: int, body: object, **headers: str) -> None:
+        self.code = code
+        self.body = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.headers = {key.replace("_", "-"): value for key, value in headers.items()}
+
+    async def handle(self, request: web.BaseRequest) -> web.Response:
+        await request.read()
+        self.seen.append(request)
+        return web.Response(
+            status=self.code, body=self.body, headers=self.headers, content_type="application/json"
+        )
+
+
+@pytest.fixture
+async def scripted() -> Scripted:
+    return Scripted()
+
+
+@pytest.fixture
+async def kubeconfig(scripted: Scripted, tmp_path: Path) -> AsyncIterator[Path]:
+    runner = web.ServerRunner(web.Server(scripted.handle))
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = site._server.sockets[0].getsockname()[1]
+    content = {
+        "current-context": "here",
+        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}/prefix"}}],
+        "users": [{"name": "u", "user": {"token": "secret"}}],
+        "contexts": [{"name": "here", "context": {"cluster": "c", "user": "u", "namespace": "team"}}],
+    }
+    path = tmp_path / "kubeconfig"
+    path.write_text(yaml.safe_dump(content))
+    yield path
+    await runner.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "kind"),
+    [
+        (400, "BadRequest", Invalid),
+        (401, "Unauthorized", Forbidden),
+        (403, "Forbidden", Forbidden),
+        (404, "NotFound", NotFound),
+        (409, "Conflict", Conflict),
+        (409, "AlreadyExists", AlreadyExists),
+        (410, "Expired", Expired),
+        (422, "Invalid", Invalid),
+        (429, "TooManyRequests", TooManyRequests),
+        (500, "InternalError", Unavailable),
+        (503, "ServiceUnavailable", Unavailable),
+        (418, "Teapot", ClusterError),
+    ],
+)
+async def test_every_answer_has_its_error(scripted: Scripted, kubeconfig: Path, code, reason, kind):
+    scripted.answer(code, status(code, reason, causes=[{"field": "spec.x", "message": "wrong"}]))
+    async with Cluster.from_kubeconfig(kubeconfig) as cluster:
+        with pytest.raises(ClusterError) as caught:
+            await cluster.get(SERVICE, "a", "default")
+    assert type(caught.value) is kind
+    assert (caught.value.status, caught.value.reason) == (code, reason)
+    assert (caught.value.causes[0].field, caught.value.causes[0].message) == ("spec.x", "wrong")
+
+
+async def test_how_long_to_wait_is_read_from_header_or_body(scripted: Scripted, kubeconfig: Path):
+    async with Cluster.from_kubeconfig(kubeconfig) as cluster:
+        scripted.answer(429, status(429, "TooManyRequests"), retry_after="7")
+        with pytest.raises(TooManyRequests) as caught:
+            await cluster.list(SERVICE)
+        assert caught.value.retry_after == 7.0
+        scripted.answer(429, status(429, "TooManyRequests", retryAfterSeconds=3))
+        with pytest.raises(TooManyRequests) as caught:
+            await cluster.list(SERVICE)
+        assert caught.value.retry_after == 3
+
+
+async def test_a_body_that_is_no_status_is_quoted_briefly(scripted: Scripted, kubeconfig: Path):
+    scripted.answer(502, b"<html>" + b"x" * 10_000)
+    async with Cluster.from_kubeconfig(kubeconfig) as cluster:
+        with pytest.raises(Unavailable) as caught:
+            await cluster.version()
+    assert len(str(caught.value)) < 400
+    scripted.answer(200, b"not json")
+    async with Cluster.from_kubeconfig(kubeconfig) as cluster:
+        with pytest.raises(Unavailable, match="without JSON"):
+            await cluster.version()
+
+
+async def test_requests_carry_token_prefix_strictness_and_manager(scripted: Scripted, kubeconfig: Path):
+    scripted.answer(200, {"metadata": {}})
+    async with Cluster.from_kubeconfig(kubeconfig) as cluster:
+        assert cluster.namespace == "team"
+        body = {"metadata": {"name": "a/b", "namespace": "default"}}
+        await cluster.apply(SERVICE, body, field_manager="me", force=True)
+        await cluster.patch(SERVICE, "a", "default", {}, subresource="status")
+    apply, patch = scripted.seen
+    assert apply.headers["Authorization"] == "Bearer secret"
+    assert apply.headers["Content-Type"] == "application/apply-patch+yaml"
+    assert apply.raw_path.startswith("/prefix/apis/serving.knative.dev/v1/namespaces/default/services/a%2Fb?")
+    assert dict(apply.query) == {"fieldManager": "me", "fieldValidation": "Strict", "force": "true"}
+    assert patch.path.endswith("/services/a/status")
+    assert patch.headers["Content-Type"] == "application/merge-patch+json"
+
+
+async def test_warnings_of_the_server_are_passed_on(scripted: Scripted, kubeconfig: Path):
+    seen: list[str] = []
+    scripted.answer(200, {}, warning='299 - "unknown field \\"x\\""')
+    async with Cluster.from_kubeconfig(kubeconfig, on_warning=seen.append) as cluster:
+        await cluster.version()
+    assert seen == ['unknown field "x"']
+
+
+async def test_a_server_that_is_not_there_is_unavailable(tmp_path: Path, kubeconfig: Path):
+    config = yaml.safe_load(kubeconfig.read_text())
+    config["clusters"][0]["cluster"]["server"] = "http://127.0.0.1:9"
+    path = tmp_path / "dead"
+    path.write_text(yaml.safe_dump(config))
+    async with Cluster.from_kubeconfig(path) as cluster:
+        with pytest.raises(Unavailable, match=r"no answer from http://127\.0\.0\.1:9") as caught:
+            await cluster.version()
+    assert caught.value.status is None
+
+
+@pytest.mark.parametrize(
+    "content", [None, "", "{}", "a: [", "clusters: []\ncontexts: []\ncurrent-context: x"]
+)
+async def test_a_kubeconfig_that_cannot_be_used_is_named(tmp_path: Path, content):
+    path = tmp_path / "config"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ClusterError, match=r"no usable kubeconfig in .*config"):
+        Cluster.from_kubeconfig(path)
+
+
+async def test_another_context_can_be_chosen_and_a_missing_one_is_named(kubeconfig: Path):
+    async with Cluster.from_kubeconfig(kubeconfig, "here") as cluster:
+        assert cluster.context == "here"
+    with pytest.raises(ClusterError, match="nowhere"):
+        Cluster.from_kubeconfig(kubeconfig, "nowhere")
