@@ -21,6 +21,7 @@ from knative.local.routing import Endpoint, RevisionKey, RevisionSpec, Split
 from knative.local.stats import RevisionStat
 
 REPORT_S = 1.0
+CLOSE_S = 1.0
 UNROUTED_TIMEOUT_S = 300.0
 """How long a request waits for a Service that has no routable Revision yet."""
 
@@ -160,7 +161,11 @@ class Activator:
         if self._reporting is not None:
             self._reporting.cancel()
         if self._pool is not None:
-            await self._pool.close()
+            # Closing first writes what is left to write, which a replica that does not read would never let
+            # end.
+            closing = asyncio.ensure_future(self._pool.close())
+            await asyncio.wait([closing], timeout=CLOSE_S)
+            closing.cancel()
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:

@@ -95,6 +95,33 @@ async def test_a_slow_reader_holds_the_replica_back(gateway):
     await gateway.until(lambda: gateway.activator.in_flight(KEY, "pod-1") == 0)
 
 
+async def test_a_replica_that_does_not_read_holds_the_client_back(gateway):
+    gateway.deploy()
+
+    async def stall(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.transport.pause_reading()
+        await asyncio.sleep(30)
+
+    server = await asyncio.start_server(stall, "127.0.0.1", 0)
+    gateway.activator.set_endpoints(KEY, (Endpoint("raw", "127.0.0.1", server.sockets[0].getsockname()[1]),))
+    _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    size = 200_000_000
+    writer.write(f"PUT / HTTP/1.1\r\nHost: a.default.localhost\r\nContent-Length: {size}\r\n\r\n".encode())
+    sent = 0
+    try:
+        async with asyncio.timeout(1):
+            while sent < size:
+                writer.write(CHUNK)
+                sent += len(CHUNK)
+                await writer.drain()
+    except TimeoutError:
+        pass
+    writer.transport.abort()
+    server.close()
+    assert sent < 40_000_000  # what the kernel's buffers take, no more
+
+
 async def test_header_fields_arrive_as_they_were_sent(gateway):
     await gateway.running()
     async with gateway.request("GET", "/headers") as response:
