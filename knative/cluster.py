@@ -10,17 +10,7 @@ lightkube supplies what is tedious and dangerous to write oneself: kubeconfig, c
 ask for strict field validation, and without it the server drops a misspelled field in silence. The decision
 is recorded in docs/adr/0005-kubernetes-client.md.
 
-Errors:
-
-    ClusterError                    any answer that isn't a success
-    |-- NotFound                    404
-    |-- Conflict                    409, a newer version exists or another manager owns a field
-    |-- AlreadyExists               409 with reason AlreadyExists
-    |-- Invalid                     400 and 422, the object is wrong; `causes` name the fields
-    |-- Forbidden                   401 and 403
-    |-- Expired                     410, a resourceVersion or continue token is too old
-    |-- TooManyRequests             429; `retry_after` in seconds
-    `-- Unavailable                 5xx, or no answer at all; `retry_after` if the server said one
+Errors are those of `knative.answers`.
 """
 
 from __future__ import annotations
@@ -30,10 +20,8 @@ import json
 import logging
 import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
-from urllib.parse import quote
 
 import httpx2
 import msgspec
@@ -42,10 +30,67 @@ from lightkube.config.client_adapter import AsyncClient, ConnectionParams
 from lightkube.config.kubeconfig import KubeConfig, SingleConfig
 from lightkube.core.exceptions import ConfigError
 
-log = logging.getLogger(__name__)
+from knative.answers import (
+    AlreadyExists,
+    Cause,
+    ClusterError,
+    Conflict,
+    Expired,
+    Forbidden,
+    Invalid,
+    NotFound,
+    TooManyRequests,
+    Unavailable,
+    error_of,
+)
+from knative.resources import (
+    CONFIG_MAP,
+    CONFIGURATION,
+    EVENT,
+    LEASE,
+    NAMESPACE,
+    POD,
+    POD_AUTOSCALER,
+    REVISION,
+    ROUTE,
+    SECRET,
+    SERVICE,
+    WARM_POOL,
+    Object,
+    Resource,
+)
 
-Object = dict[str, Any]
-"""A Kubernetes object as JSON: apiVersion, kind, metadata, spec, status."""
+__all__ = [
+    "CONFIGURATION",
+    "CONFIG_MAP",
+    "EVENT",
+    "LEASE",
+    "NAMESPACE",
+    "POD",
+    "POD_AUTOSCALER",
+    "REVISION",
+    "ROUTE",
+    "SECRET",
+    "SERVICE",
+    "WARM_POOL",
+    "AlreadyExists",
+    "Cause",
+    "Cluster",
+    "ClusterError",
+    "Conflict",
+    "EventType",
+    "Expired",
+    "Forbidden",
+    "Invalid",
+    "NotFound",
+    "Object",
+    "Propagation",
+    "Resource",
+    "TooManyRequests",
+    "Unavailable",
+]
+
+log = logging.getLogger(__name__)
 
 EventType = Literal["ADDED", "MODIFIED", "DELETED"]
 Propagation = Literal["Background", "Foreground", "Orphan"]
@@ -54,115 +99,6 @@ _Objects = list[Object]  # inside `Cluster`, `list` is a method
 
 _PAGE = 500  # objects per page of a list; the size kubectl asks for
 _WATCH_SECONDS = 240  # the server ends a watch after this long, so that a dead connection is noticed
-_TEXT_CUT = 256  # characters kept of a body that isn't a Status: it may hold anything, secrets included
-
-
-@dataclass(frozen=True, slots=True)
-class Resource:
-    """Where a kind lives in the API; `group` is empty for the core group."""
-
-    group: str
-    version: str
-    plural: str
-    kind: str
-    namespaced: bool = True
-
-    @property
-    def api_version(self) -> str:
-        """`group/version`, or just the version for the core group."""
-        return f"{self.group}/{self.version}" if self.group else self.version
-
-    def path(
-        self, namespace: str | None = None, name: str | None = None, subresource: str | None = None
-    ) -> str:
-        """The URL path of a collection, an object or a subresource, without leading slash."""
-        parts = ["apis", self.group, self.version] if self.group else ["api", self.version]
-        if self.namespaced and namespace is not None:
-            parts += ["namespaces", namespace]
-        parts.append(self.plural)
-        parts += [part for part in (name, subresource) if part is not None]
-        return "/".join(quote(part, safe="") for part in parts)
-
-
-SERVICE = Resource("serving.knative.dev", "v1", "services", "Service")
-CONFIGURATION = Resource("serving.knative.dev", "v1", "configurations", "Configuration")
-REVISION = Resource("serving.knative.dev", "v1", "revisions", "Revision")
-ROUTE = Resource("serving.knative.dev", "v1", "routes", "Route")
-POD_AUTOSCALER = Resource("autoscaling.internal.knative.dev", "v1alpha1", "podautoscalers", "PodAutoscaler")
-WARM_POOL = Resource("pilotlight.dev", "v1alpha1", "warmpools", "WarmPool")
-POD = Resource("", "v1", "pods", "Pod")
-EVENT = Resource("", "v1", "events", "Event")
-NAMESPACE = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
-CONFIG_MAP = Resource("", "v1", "configmaps", "ConfigMap")
-SECRET = Resource("", "v1", "secrets", "Secret")
-LEASE = Resource("coordination.k8s.io", "v1", "leases", "Lease")
-
-
-@dataclass(frozen=True, slots=True)
-class Cause:
-    """One thing that is wrong with an object: `field` is a path such as `spec.template.spec`, if known."""
-
-    message: str
-    field: str | None = None
-    reason: str | None = None
-
-
-class ClusterError(Exception):
-    """The API answered with something other than success.
-
-    `status` is the HTTP status (None when there was no answer), `reason` Kubernetes' machine-readable word,
-    `message` a sentence for people, `causes` the fields at fault.
-    """
-
-    def __init__(
-        self,
-        status: int | None,
-        reason: str,
-        message: str,
-        causes: Sequence[Cause] = (),
-        retry_after: float | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.reason = reason
-        self.message = message
-        self.causes = tuple(causes)
-        self.retry_after = retry_after
-
-    def __str__(self) -> str:
-        return f"{self.message} ({self.reason})" if self.reason else self.message
-
-
-class NotFound(ClusterError):  # noqa: N818  # Kubernetes' own names of these answers
-    """The object, or the kind, does not exist."""
-
-
-class Conflict(ClusterError):  # noqa: N818
-    """The object has changed since it was read, or another field manager owns a field."""
-
-
-class AlreadyExists(ClusterError):  # noqa: N818
-    """An object of that name exists."""
-
-
-class Invalid(ClusterError):  # noqa: N818
-    """The server refuses the object's content."""
-
-
-class Forbidden(ClusterError):  # noqa: N818
-    """The credentials are missing, wrong or not enough."""
-
-
-class Expired(ClusterError):  # noqa: N818
-    """The resourceVersion or continue token is too old; list again."""
-
-
-class TooManyRequests(ClusterError):  # noqa: N818
-    """The server asks to slow down; `retry_after` says for how long, in seconds, if it does."""
-
-
-class Unavailable(ClusterError):  # noqa: N818
-    """No answer, or the server failed; trying again may work."""
 
 
 # What lightkube lets through of a kubeconfig that is missing, no YAML, or of another shape.
@@ -175,42 +111,6 @@ _UNUSABLE = (
     KeyError,
     TypeError,
 )
-
-_BY_STATUS: Mapping[int, type[ClusterError]] = {
-    400: Invalid,
-    401: Forbidden,
-    403: Forbidden,
-    404: NotFound,
-    409: Conflict,
-    410: Expired,
-    422: Invalid,
-    429: TooManyRequests,
-}
-
-
-def _error(status: int, body: bytes, retry_after: str | None) -> ClusterError:
-    """The exception for an answer; `body` is a Kubernetes Status if the server is one."""
-    reason, message, causes = "", "", []
-    delay = float(retry_after) if retry_after and retry_after.isdigit() else None
-    try:
-        answer = json.loads(body)
-    except ValueError:
-        answer = None
-    if isinstance(answer, dict) and answer.get("kind") == "Status":
-        status = answer.get("code") or status
-        reason, message = answer.get("reason") or "", answer.get("message") or ""
-        details = answer.get("details") or {}
-        causes = [
-            Cause(cause.get("message", ""), cause.get("field"), cause.get("reason"))
-            for cause in details.get("causes") or []
-        ]
-        delay = delay if delay is not None else details.get("retryAfterSeconds")
-    else:
-        message = f"HTTP {status}: {body[:_TEXT_CUT].decode(errors='replace')!r}"
-    kind = _BY_STATUS.get(status, Unavailable if status >= 500 else ClusterError)
-    if reason == "AlreadyExists":
-        kind = AlreadyExists
-    return kind(status, reason, message, causes, delay)
 
 
 class Cluster:
@@ -405,13 +305,13 @@ class Cluster:
             response = await self._http.send(request, stream=True)
             try:
                 if response.status_code >= 300:
-                    raise _error(
+                    raise error_of(
                         response.status_code, await response.aread(), response.headers.get("retry-after")
                     )
                 async for line in response.aiter_lines():
                     event = json.loads(line)
                     if event["type"] == "ERROR":
-                        raise _error(
+                        raise error_of(
                             event["object"].get("code", 500), json.dumps(event["object"]).encode(), None
                         )
                     yield event["type"], event["object"]
@@ -466,7 +366,7 @@ class Cluster:
         for warning in response.headers.get_list("warning"):
             self._on_warning(_warning_text(warning))
         if response.status_code >= 300:
-            raise _error(response.status_code, response.content, response.headers.get("retry-after"))
+            raise error_of(response.status_code, response.content, response.headers.get("retry-after"))
         try:
             answer = response.json()
         except ValueError as problem:

@@ -1,0 +1,124 @@
+"""What a Kubernetes API answers when it refuses, as exceptions (pure).
+
+ClusterError                    any answer that isn't a success
+|-- NotFound                    404
+|-- Conflict                    409, a newer version exists or another manager owns a field
+|-- AlreadyExists               409 with reason AlreadyExists
+|-- Invalid                     400 and 422, the object is wrong; `causes` name the fields
+|-- Forbidden                   401 and 403
+|-- Expired                     410, a resourceVersion or continue token is too old
+|-- TooManyRequests             429; `retry_after` in seconds
+`-- Unavailable                 5xx, or no answer at all; `retry_after` if the server said one
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+_TEXT_CUT = 256  # characters kept of a body that isn't a Status: it may hold anything, secrets included
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """One thing that is wrong with an object: `field` is a path such as `spec.template.spec`, if known."""
+
+    message: str
+    field: str | None = None
+    reason: str | None = None
+
+
+class ClusterError(Exception):
+    """The API answered with something other than success.
+
+    `status` is the HTTP status (None when there was no answer), `reason` Kubernetes' machine-readable word,
+    `message` a sentence for people, `causes` the fields at fault.
+    """
+
+    def __init__(
+        self,
+        status: int | None,
+        reason: str,
+        message: str,
+        causes: Sequence[Cause] = (),
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+        self.message = message
+        self.causes = tuple(causes)
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.reason})" if self.reason else self.message
+
+
+class NotFound(ClusterError):  # noqa: N818  # Kubernetes' own names of these answers
+    """The object, or the kind, does not exist."""
+
+
+class Conflict(ClusterError):  # noqa: N818
+    """The object has changed since it was read, or another field manager owns a field."""
+
+
+class AlreadyExists(ClusterError):  # noqa: N818
+    """An object of that name exists."""
+
+
+class Invalid(ClusterError):  # noqa: N818
+    """The server refuses the object's content."""
+
+
+class Forbidden(ClusterError):  # noqa: N818
+    """The credentials are missing, wrong or not enough."""
+
+
+class Expired(ClusterError):  # noqa: N818
+    """The resourceVersion or continue token is too old; list again."""
+
+
+class TooManyRequests(ClusterError):  # noqa: N818
+    """The server asks to slow down; `retry_after` says for how long, in seconds, if it does."""
+
+
+class Unavailable(ClusterError):  # noqa: N818
+    """No answer, or the server failed; trying again may work."""
+
+
+_BY_STATUS: Mapping[int, type[ClusterError]] = {
+    400: Invalid,
+    401: Forbidden,
+    403: Forbidden,
+    404: NotFound,
+    409: Conflict,
+    410: Expired,
+    422: Invalid,
+    429: TooManyRequests,
+}
+
+
+def error_of(status: int, body: bytes, retry_after: str | None) -> ClusterError:
+    """The exception for an answer; `body` is a Kubernetes Status if the server is one."""
+    reason, message, causes = "", "", []
+    delay = float(retry_after) if retry_after and retry_after.isdigit() else None
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        answer = None
+    if isinstance(answer, dict) and answer.get("kind") == "Status":
+        status = answer.get("code") or status
+        reason, message = answer.get("reason") or "", answer.get("message") or ""
+        details = answer.get("details") or {}
+        causes = [
+            Cause(cause.get("message", ""), cause.get("field"), cause.get("reason"))
+            for cause in details.get("causes") or []
+        ]
+        delay = delay if delay is not None else details.get("retryAfterSeconds")
+    else:
+        message = f"HTTP {status}: {body[:_TEXT_CUT].decode(errors='replace')!r}"
+    kind = _BY_STATUS.get(status, Unavailable if status >= 500 else ClusterError)
+    if reason == "AlreadyExists":
+        kind = AlreadyExists
+    return kind(status, reason, message, causes, delay)

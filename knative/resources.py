@@ -1,0 +1,51 @@
+"""The kinds that the project deals with, and where each lives in a Kubernetes API (pure)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+Object = dict[str, Any]
+"""A Kubernetes object as JSON: apiVersion, kind, metadata, spec, status."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """Where a kind lives in the API; `group` is empty for the core group."""
+
+    group: str
+    version: str
+    plural: str
+    kind: str
+    namespaced: bool = True
+
+    @property
+    def api_version(self) -> str:
+        """`group/version`, or just the version for the core group."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    def path(
+        self, namespace: str | None = None, name: str | None = None, subresource: str | None = None
+    ) -> str:
+        """The URL path of a collection, an object or a subresource, without leading slash."""
+        parts = ["apis", self.group, self.version] if self.group else ["api", self.version]
+        if self.namespaced and namespace is not None:
+            parts += ["namespaces", namespace]
+        parts.append(self.plural)
+        parts += [part for part in (name, subresource) if part is not None]
+        return "/".join(quote(part, safe="") for part in parts)
+
+
+SERVICE = Resource("serving.knative.dev", "v1", "services", "Service")
+CONFIGURATION = Resource("serving.knative.dev", "v1", "configurations", "Configuration")
+REVISION = Resource("serving.knative.dev", "v1", "revisions", "Revision")
+ROUTE = Resource("serving.knative.dev", "v1", "routes", "Route")
+POD_AUTOSCALER = Resource("autoscaling.internal.knative.dev", "v1alpha1", "podautoscalers", "PodAutoscaler")
+WARM_POOL = Resource("pilotlight.dev", "v1alpha1", "warmpools", "WarmPool")
+POD = Resource("", "v1", "pods", "Pod")
+EVENT = Resource("", "v1", "events", "Event")
+NAMESPACE = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
+CONFIG_MAP = Resource("", "v1", "configmaps", "ConfigMap")
+SECRET = Resource("", "v1", "secrets", "Secret")
+LEASE = Resource("coordination.k8s.io", "v1", "leases", "Lease")
