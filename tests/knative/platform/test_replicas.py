@@ -9,8 +9,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
 from knative.cluster import CONFIG_MAP, POD, SECRET, SERVICE
+from knative.local.replicas.logs import KEPT_FILES, ROTATE_BYTES, Logs
 from tests.knative.platform.conftest import World, condition, service, until
 
 PLATFORM = {
@@ -260,3 +262,36 @@ async def test_a_volume_whose_secret_is_missing_says_so(world: World, tmp_path: 
     await world.cluster.create(SERVICE, body)
     found = await world.revision_condition("a-00001", "False", "ContainerHealthy")
     assert (found["reason"], found["message"]) == ("CreateContainerConfigError", 'secret "nope" not found')
+
+
+async def test_logs_can_be_followed_and_cut(world: World):
+    await world.cluster.create(SERVICE, service("a"))
+    await world.ready("a")
+    (pod,) = await world.pods()
+    user = yaml.safe_load(world.platform.kubeconfig.read_text())["users"][0]["user"]
+    headers = {"Authorization": f"Bearer {user['token']}"}
+    url = f"{world.platform.api_url}/api/v1/namespaces/default/pods/{pod['metadata']['name']}/log"
+    async with world.http.get(f"{url}?follow=true&tailLines=0", headers=headers) as answer:
+        assert (await world.call("a", "/marker-in-the-log"))[0] == 200
+        line = await asyncio.wait_for(answer.content.readline(), 10)
+    assert b"/marker-in-the-log" in line
+    async with world.http.get(f"{url}?tailLines=1", headers=headers) as answer:
+        assert (await answer.text()).count("\n") == 1
+
+
+def test_logs_that_have_grown_are_rotated_and_old_ones_go(tmp_path: Path):
+    logs = Logs(tmp_path)
+    output = logs.open("default", "living")
+    os.write(output, b"x" * (ROTATE_BYTES + 1))
+    logs.rotate({("default", "living")})
+    os.write(output, b"after\n")
+    os.close(output)
+    assert logs.path("default", "living").read_text() == "after\n"
+    assert logs.path("default", "living").with_suffix(".log.1").stat().st_size == ROTATE_BYTES + 1
+    for number in range(KEPT_FILES + 3):
+        os.close(logs.open("default", f"gone-{number:04d}"))
+        os.utime(logs.path("default", f"gone-{number:04d}"), (number, number))
+    logs.rotate({("default", "living")})
+    left = sorted(path.stem for path in (tmp_path / "default").glob("gone-*.log"))
+    assert (len(left), left[0]) == (KEPT_FILES, "gone-0003")
+    assert logs.path("default", "living").exists()
