@@ -194,7 +194,7 @@ def _service(
                 }
             )
         ),
-        requests=_sum(samples, "activator_request_count_total"),
+        requests=_sum(samples, "activator_request_count"),
         first_tokens=_sum(own, "pilotlight_time_to_first_token_seconds_count"),
         first_token_seconds=_sum(own, "pilotlight_time_to_first_token_seconds_sum"),
         gpu_seconds=_sum(samples, "pilotlight_gpu_seconds_total"),

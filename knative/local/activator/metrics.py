@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric, UntypedMetricFamily
 
 if TYPE_CHECKING:
     from knative.local.activator.throttle import Revision
@@ -50,7 +50,8 @@ class _Collector:
 
     def collect(self) -> Iterator[Metric]:
         answered = (*LABELS, "response_code", "response_code_class")
-        count = CounterMetricFamily(
+        # Not a CounterMetricFamily, which would add `_total` to Knative's name.
+        count = UntypedMetricFamily(
             "activator_request_count", "The number of requests that are routed to Activator", labels=answered
         )
         latency = HistogramMetricFamily(

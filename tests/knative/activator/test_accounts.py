@@ -56,7 +56,7 @@ async def test_metrics_have_knatives_names(gateway):
     counted = {
         name: value for name, value in found.items() if all(part in name for part in labels.split(","))
     }
-    assert next(v for k, v in counted.items() if k.startswith("activator_request_count")) == "3.0"
+    assert next(v for k, v in counted.items() if k.startswith("activator_request_count{")) == "3.0"
     assert next(v for k, v in counted.items() if k.startswith("activator_request_latencies_count")) == "3.0"
     assert any(name.startswith("activator_request_concurrency{") for name in found)
 
