@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -57,8 +58,8 @@ class Outcome:
     plan: Plan
     verdicts: Mapping[str, Verdict]
     account: Account | None
-    status: dict[str, Any]
-    """The whole status as it should be."""
+    status: Mapping[str, Any] | bytes
+    """The whole status as it should be; as JSON once it has to wait for its turn."""
     notices: tuple[Notice, ...]
     started: tuple[ColdStart, ...]
     due: datetime | None
@@ -182,18 +183,18 @@ def _refused(sight: Sight, state: PoolState, refusal: Condition, now: datetime) 
         revisions=(),
         conditions=(refusal,),
     )
-    words = status.build(sight.pool, report, now)
+    told = status.build(sight.pool, report, now)
     if refusal.reason == "InvalidSpec" and left:
-        words |= {"floor": left, "held": f"{left} hot"}
-    told = state.announced == (NOTHING, refusal.reason)
+        told |= {"floor": left, "held": f"{left} hot"}
+    known = state.announced == (NOTHING, refusal.reason)
     return Outcome(
         memory=compose.initial(),
         decision=decision,
         plan=Plan(writes),
         verdicts={},
         account=state.account,
-        status=words,
-        notices=() if told or refusal.reason == "Deleting" else (_warning(refusal),),
+        status=told,
+        notices=() if known or refusal.reason == "Deleting" else (_warning(refusal),),
         started=(),
         due=due,
         wake=False,
@@ -417,6 +418,19 @@ def _because(decision: Decision) -> str:
         return decision.cuts[-1].detail
     behind: list[Ask] = [ask for ask in decision.asks if ask.reason == decision.reason]
     return behind[0].detail if behind else ""
+
+
+def waiting(outcome: Outcome) -> Outcome:
+    """An outcome that takes less room while ten thousand others are carried out."""
+    return replace(outcome, status=json.dumps(outcome.status).encode())
+
+
+def words(outcome: Outcome) -> Mapping[str, Any]:
+    """The status of an outcome."""
+    if not isinstance(outcome.status, bytes):
+        return outcome.status
+    found: dict[str, Any] = json.loads(outcome.status)
+    return found
 
 
 def broken(pool: PoolView, state: PoolState, problem: str, now: datetime) -> Outcome:

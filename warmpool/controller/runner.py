@@ -38,6 +38,9 @@ from warmpool.domain.periods import period_of
 
 log = logging.getLogger(__name__)
 
+_BREATH = 50
+"""Looks without letting anybody else work."""
+
 Effect = Callable[["Key", Outcome, "TickReport"], Awaitable[None]]
 
 
@@ -156,7 +159,12 @@ class Controller:
         # Looking is pure and quick; only what has to be written waits for the network, and side by side.
         if only is None:
             keys = [key for key in keys if self._worth_a_look(key, now)]
-        pending = [(key, outcome) for key in keys if (outcome := self._look(key, now, report)) is not None]
+        pending: list[tuple[Key, Outcome]] = []
+        for number, key in enumerate(keys):
+            if number % _BREATH == _BREATH - 1:
+                await asyncio.sleep(0)  # watches and health probes want to be served too
+            if key in self.world.pools and (outcome := self._look(key, now, report)) is not None:
+                pending.append((key, judging.waiting(outcome)))
         # Floors first, words after: when many windows open at once, no floor waits for another one's event.
         moved = await asyncio.gather(
             *(self._try(key, self._move_floor, outcome, report) for key, outcome in pending)
@@ -233,7 +241,7 @@ class Controller:
             and outcome.arrange is None
             and not outcome.finished
             and (pool.finalized or not outcome.holds)
-            and status.patch(pool.status, outcome.status, now, state.status_at) is None
+            and status.patch(pool.status, judging.words(outcome), now, state.status_at) is None
         )
         return None if nothing else outcome
 
@@ -341,7 +349,7 @@ class Controller:
         for notice in outcome.notices:
             await self._hands.tell(pool, notice)
         state.announced = outcome.announces
-        change = status.patch(pool.status, outcome.status, outcome.at, state.status_at)
+        change = status.patch(pool.status, judging.words(outcome), outcome.at, state.status_at)
         if change is not None:
             await self._hands.set_status(key, change)
             state.status_at = outcome.at

@@ -5,6 +5,7 @@ A controller of ten thousand pools can keep these; it could not keep the objects
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -41,7 +42,14 @@ class PoolView:
     finalized: bool
     """Whether it has our finalizer."""
     finalizers: tuple[str, ...]
-    status: Mapping[str, Any]
+    written: bytes
+    """Its status as JSON, which is a tenth of the size of the objects."""
+
+    @property
+    def status(self) -> Mapping[str, Any]:
+        """Its status as it stands in the cluster."""
+        found: dict[str, Any] = json.loads(self.written)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +168,7 @@ def pool(obj: Mapping[str, Any], before: PoolView | None = None) -> PoolView:
         deleting="deletionTimestamp" in meta,
         finalized=marks.FINALIZER in finalizers,
         finalizers=finalizers,
-        status=obj.get("status") or {},
+        written=json.dumps(obj.get("status") or {}).encode(),
     )
 
 

@@ -13,7 +13,7 @@ Traffic still scales the Service from zero and beyond: a floor is all that a bud
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -31,8 +31,34 @@ from warmpool.policy.texts import clock
 
 DRAIN: Final = timedelta(seconds=90)
 """How long Knative keeps a replica after its floor fell (stable window, grace); it is paid for as well."""
+NEAR: Final = timedelta(hours=36)
+"""How far ahead the schedule is remembered piece by piece."""
 RECHECK: Final = timedelta(minutes=10)
 """How long a plan for the rest of the period stands."""
+
+
+Spans = Sequence[tuple[Floor, Decimal]]
+"""Floors, each with the seconds for which the schedule asks for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What the schedule asks for until the period ends: the near part piece by piece, the rest added up."""
+
+    near: tuple[Segment, ...]
+    later: Spans
+    until: datetime
+    """The end of the near part; from then on it has to be worked out anew."""
+    ends: datetime
+
+    def ahead(self, now: datetime) -> Spans:
+        """What of it is yet to come."""
+        coming = [
+            (piece.floor, _seconds(piece.end - max(piece.start, now)))
+            for piece in self.near
+            if piece.end > now
+        ]
+        return [*coming, *self.later]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +74,14 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """The plan in force, what it was made for, and the timeline of the rest of the period."""
+    """The plan in force, what it was made for, and what the schedule asks for until the period ends."""
 
     pool: WarmPoolTemplate | None = None
     lead: timedelta = timedelta(0)
     price: ReplicaPrice | None = None
     made_at: datetime | None = None
     ends: datetime | None = None
-    segments: tuple[Segment, ...] = ()
+    need: Need | None = None
     plan: Plan | None = None
     look: datetime | None = None
     """When the money may have run out, at the price of the floor that was wanted last."""
@@ -99,7 +125,7 @@ def projected(memory: Memory, observation: Observation, now: datetime) -> Decima
         return None
     plan = memory.plan or Plan(Decimal(0))
     return observation.spent + _cost(
-        _ahead(memory.segments, now),
+        memory.need.ahead(now) if memory.need else (),
         observation.price,
         observation.pool.limits.min,
         plan.warmth,
@@ -149,36 +175,47 @@ def _planned(
     )
     if same and memory.made_at is not None and now < memory.made_at + RECHECK:
         return memory
-    segments = memory.segments if same else timeline(observation.pool, observation.lead, now, ends)
-    segments = tuple(_ahead(segments, now))
-    plan = _plan(segments, price, observation.pool.limits.min, left)
-    return Memory(observation.pool, observation.lead, price, now, ends, segments, plan)
+    need = memory.need if same else None
+    if need is None or now >= need.until:
+        need = _need(timeline(observation.pool, observation.lead, now, ends), min(now + NEAR, ends), ends)
+    plan = _plan(need.ahead(now), price, observation.pool.limits.min, left)
+    return Memory(observation.pool, observation.lead, price, now, ends, need, plan)
 
 
-def _plan(segments: tuple[Segment, ...], price: ReplicaPrice, least: int, left: Decimal) -> Plan:
+def _need(segments: Iterable[Segment], until: datetime, ends: datetime) -> Need:
+    near: list[Segment] = []
+    later: dict[Floor, Decimal] = {}
+    for piece in segments:
+        if piece.start < until:
+            near.append(Segment(piece.start, min(piece.end, until), piece.floor, piece.names, piece.opens))
+        rest = _seconds(piece.end - max(piece.start, until))
+        if rest > 0:
+            later[piece.floor] = later.get(piece.floor, Decimal(0)) + rest
+    return Need(tuple(near), tuple(later.items()), until, ends)
+
+
+def _plan(spans: Spans, price: ReplicaPrice, least: int, left: Decimal) -> Plan:
     """The first of: all of it, less warm, fewer replicas, that fits into what is left."""
     cheapest: Warmth = "hot"
     for warmth in WARMTHS:
         if price.share(warmth) < price.share(cheapest) or warmth == "hot":
             cheapest = warmth
-            need = _cost(segments, price, least, warmth, None)
+            need = _cost(spans, price, least, warmth, None)
             if need <= left:
                 return Plan(need, warmth)
-    highest = max((piece.floor.replicas for piece in segments), default=0)
+    highest = max((floor.replicas for floor, _ in spans), default=0)
     for replicas in range(max(highest, least) - 1, 1, -1):
-        need = _cost(segments, price, least, cheapest, replicas)
+        need = _cost(spans, price, least, cheapest, replicas)
         if need <= left:
             return Plan(need, cheapest, replicas)
     return Plan(left, cheapest, 1)
 
 
-def _cost(
-    segments: Iterable[Segment], price: ReplicaPrice, least: int, warmth: Warmth, replicas: int | None
-) -> Decimal:
+def _cost(spans: Spans, price: ReplicaPrice, least: int, warmth: Warmth, replicas: int | None) -> Decimal:
     total = Decimal(0)
-    for piece in segments:
-        floor = _fit(piece.floor | Floor.of(least), warmth, replicas)
-        total += price.rate(floor) * _seconds(piece.end - piece.start)
+    for asked, seconds in spans:
+        floor = _fit(asked | Floor.of(least), warmth, replicas)
+        total += price.rate(floor) * seconds
     return total
 
 
@@ -216,14 +253,6 @@ def _apply(
 def _fit(floor: Floor, warmth: Warmth, replicas: int | None) -> Floor:
     fitted = floor.no_warmer_than(warmth)
     return fitted if replicas is None else fitted.at_most(replicas)
-
-
-def _ahead(segments: Iterable[Segment], now: datetime) -> Iterable[Segment]:
-    """What of the segments is yet to come."""
-    for piece in segments:
-        if piece.end > now:
-            start = max(piece.start, now)
-            yield Segment(start, piece.end, piece.floor, piece.names, piece.opens)
 
 
 def _seconds(span: timedelta) -> Decimal:
