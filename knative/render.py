@@ -73,7 +73,7 @@ class Autoscaling:
         return {f"{AUTOSCALING}/{key}": str(value) for key, value in values.items() if value is not None}
 
 
-def service(  # noqa: PLR0913 - each is one field of the object
+def service(
     *,
     name: str,
     namespace: str,

@@ -21,6 +21,7 @@ from pilotlight.agent import Agent, Kind, compile_agent
 from pilotlight.kubeconfig import connect
 
 PROCESS_FILE = "up.json"
+PROMPT = "How do I reset my password?"
 
 
 def url_of(gateway: str, agent: Agent) -> str:
@@ -85,9 +86,7 @@ async def _deploy(running: stack.Stack, agents: Sequence[Agent], console: Consol
         console.print(
             f"[bold]{agent.metadata.name}[/] answers at {url_of(running.gateway_url, agent)}/invoke"
         )
-        console.print(
-            "  " + curl_line(running.gateway_url, agent, "How do I reset my password?"), soft_wrap=True
-        )
+        console.print("  " + curl_line(running.gateway_url, agent, PROMPT), soft_wrap=True)
 
 
 @contextmanager

@@ -80,7 +80,7 @@ async def run(config: DemoConfig, console: Console) -> Report:
         agent = agent.with_model(model.uri)
         with _step(console, "a Knative for this machine, with the warm-pool controller") as done:
             running = await exits.enter_async_context(stack.running(_stack_config(config, model)))
-            done(f"functions {running.gateway_url}, Kubernetes API {running.platform.api_url}")
+            done(f"functions at {running.gateway_url}, Kubernetes API at {running.platform.api_url}")
         await _deploy(running, agent, console)
         runner = Runner(running.cluster, running.gateway_url, f"{running.platform.api_url}/metrics", agent)
         with _step(console, "the engine's name and version") as done:
@@ -97,7 +97,7 @@ async def run(config: DemoConfig, console: Console) -> Report:
         report = Report(engine, model.parameters, arms, price())
         (config.build / "report.json").write_text(json.dumps(report.to_json(), indent=2) + "\n")
         show(report, console)
-        curl = partial(up.curl_line, agent=agent, prompt=prompts[0].prompt)
+        curl = partial(up.curl_line, agent=agent, prompt=up.PROMPT)
         await _farewell(config, console, running.gateway_url, kept, curl)
     return report
 
@@ -285,5 +285,6 @@ def _step(console: Console, title: str) -> Iterator[_Done]:
         if not console.is_terminal:
             console.print(f"  {title} ...", highlight=False)
         yield done
-    detail = f" [dim]{done.detail}[/]" if done.detail else ""
-    console.print(f"[green]✓[/] {title} ({perf_counter() - began:.1f} s){detail}", highlight=False)
+    console.print(f"[green]✓[/] {title} ({perf_counter() - began:.1f} s)", highlight=False)
+    if done.detail:
+        console.print(f"  [dim]{done.detail}[/]", highlight=False)
