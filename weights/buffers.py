@@ -94,7 +94,8 @@ class BufferPool:
         return self.total_bytes + size <= self._limit
 
     def _allocate(self, size: int) -> mmap.mmap:
-        buffer = mmap.mmap(-1, size)
+        # Private: Python's default, shared, is a file to the kernel and gets no huge pages.
+        buffer = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         with contextlib.suppress(OSError):  # a kernel without huge pages serves small ones
             buffer.madvise(mmap.MADV_HUGEPAGE)
         self.total_bytes += size

@@ -309,7 +309,7 @@ class _Pull:
             buffer = self._buffers.get_nowait()
         except queue.Empty:
             # Of the largest size that a part has: a page-aligned buffer that is used for many parts.
-            buffer = memoryview(mmap.mmap(-1, PART_BYTES))
+            buffer = memoryview(mmap.mmap(-1, PART_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
         if part.nbytes > len(buffer):  # a header may be larger
             buffer = memoryview(mmap.mmap(-1, part.nbytes))
         try:

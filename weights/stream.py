@@ -10,11 +10,13 @@ memory is bounded by the limit and not by the model.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Self
 
 from weights.backing import Backing
@@ -28,8 +30,9 @@ _LOOK_AGAIN = 0.1
 _FIRST_WORKERS = 4
 _RAMP_SECONDS = 0.05
 _BUSY = 0.5
-"""Share of all processors' time that this process uses, above which more workers would not help."""
-_WAITING_SHARE = 0.25
+"""Share of all processors' time that this process wants, above which more workers would not help."""
+_JOBS_QUEUED = 8
+_WAITING_SHARE = 0.125
 """How much of the limit may wait for the consumer before reading pauses."""
 
 
@@ -73,7 +76,7 @@ class TensorStream:
         self._error: BaseException | None = None
         self._lock = threading.Lock()
         self._opened: queue.SimpleQueue[_Opened | None] = queue.SimpleQueue()
-        self._jobs: queue.Queue[tuple[_Opened, Part]] = queue.Queue(concurrency)
+        self._jobs: queue.Queue[tuple[_Opened, Part]] = queue.Queue(_JOBS_QUEUED)
         self._again: queue.SimpleQueue[Sequence[Extent] | None] = queue.SimpleQueue()
         self._workers: list[threading.Thread] = []
         self._threads = [threading.Thread(target=self._feed, name="weights-feeder", daemon=True)]
@@ -198,15 +201,13 @@ class TensorStream:
                 worker.start()
             if len(self._workers) >= most:
                 return
-            began, used = time.monotonic(), time.process_time()
-            while (
-                time.monotonic() - began < _RAMP_SECONDS
-                or (time.process_time() - used) / (time.monotonic() - began) > _BUSY * processors
-            ):
+            began, wanted = time.monotonic(), _processor_seconds_wanted()
+            if self._stop.wait(_RAMP_SECONDS):
+                return
+            while _processor_seconds_wanted() - wanted > _BUSY * processors * (time.monotonic() - began):
+                began, wanted = time.monotonic(), _processor_seconds_wanted()
                 if self._stop.wait(_RAMP_SECONDS):
                     return
-                if time.monotonic() - began > 10 * _RAMP_SECONDS:
-                    began, used = time.monotonic(), time.process_time()
 
     def _feed(self) -> None:
         try:
@@ -278,3 +279,19 @@ class TensorStream:
                 self._waiting += opened.extent.nbytes
         if finished:
             opened.done.set()
+
+
+def _processor_seconds_wanted() -> float:
+    """Processor time that this process' threads had or waited for, in seconds.
+
+    The waiting counts: on a machine that others keep busy, more threads are no help either.
+    """
+    total = 0
+    try:
+        for task in Path("/proc/self/task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+                had, waited, _ = (task / "schedstat").read_text().split()
+                total += int(had) + int(waited)
+    except (OSError, ValueError):
+        return time.process_time()
+    return total / 1e9

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
+import os
 import queue
 import threading
 from collections.abc import Sequence
@@ -19,6 +21,8 @@ from weights.source import Source
 
 _POLL = 0.02
 """Seconds between two looks at what another process fetches."""
+_PRIORITY = 10
+"""Of the thread that writes behind, as `nice` counts."""
 _PATIENCE = 5.0
 """Seconds without any progress of the other process, after which a part is fetched past it."""
 
@@ -84,6 +88,10 @@ class WriteBehind:
             thread.join()
 
     def _run(self) -> None:
+        # The engine waits for tensors, nobody waits for the cache: let it have the processors first. Should
+        # buffers run out, reading pauses and this thread has them to itself.
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _PRIORITY)
         while (job := self._jobs.get()) is not None:
             filling, part, view, digest = job
             try:
