@@ -17,6 +17,7 @@ from knative.local.registry import Registry
 from knative.local.store import Key, Store
 from warmpool.controller import Controller
 
+KINDS = kinds.load()  # reading YAML takes longer than most tests
 MIN = "autoscaling.knative.dev/min-scale"
 MONDAY = datetime(2026, 11, 23, tzinfo=UTC)
 OFFICE = {"name": "office-hours", "days": ["Mon-Fri"], "from": "08:00", "to": "19:00", "replicas": 2}
@@ -215,7 +216,7 @@ class ApiServer:
     def __init__(self, folder: Path) -> None:
         self.store = Store(folder / "state.db")
         self.store.open(asyncio.get_running_loop())
-        self.registry = Registry(self.store, kinds.load(), {}, lambda: datetime.now(UTC))
+        self.registry = Registry(self.store, KINDS, {}, lambda: datetime.now(UTC))
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}}
         self.registry.create(kinds.cluster.NAMESPACE, "", namespace)
         # With the protocol named, asyncio turns Nagle's algorithm off; without, every answer takes 40 ms.
@@ -242,6 +243,8 @@ class ApiServer:
     async def stop(self) -> None:
         self.server.should_exit = True
         self.server.force_exit = True
+        for connection in tuple(self.server.server_state.connections):
+            connection.transport.abort()
         await asyncio.wait([self.task], timeout=10)
         self.store.close()
 
