@@ -1,13 +1,10 @@
-"""The agent file: one description of an agent, compiled to Knative Services and WarmPools.
+"""The agent file's content, as values: what an agent is, and what of it would be refused.
 
-What runs on one machine is what runs on a cluster: both get the objects that `compile_agent` returns.
+`pilotlight.reading` makes it from a file, `pilotlight.compiling` makes Knative's objects from it.
 """
 
-import json
 import re
-from collections.abc import Mapping
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -16,15 +13,11 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     field_validator,
     model_validator,
 )
 from pydantic.alias_generators import to_camel
 
-from knative import annotations as knative_annotations
-from knative import render
-from pilotlight import located
 from warmpool.domain.pool import WarmPoolTemplate
 
 API_VERSION = "pilotlight.dev/v1alpha1"
@@ -300,167 +293,3 @@ class Agent(_Model):
     def pool(self, stage: Stage) -> WarmPoolTemplate | None:
         """The stage's warm pool: its own, else the agent's."""
         return stage.warm_pool or self.spec.warm_pool
-
-
-def load_agent(path: Path) -> Agent:
-    """Read and check an agent file.
-
-    Raises:
-        AgentFileError: with one line for each problem.
-    """
-    try:
-        document = located.load(path)
-    except located.FileError as error:
-        raise AgentFileError(str(error)) from error
-    if not isinstance(document.value, dict):
-        raise AgentFileError(f"{path}:1: must be a mapping with apiVersion, kind, metadata and spec")
-    try:
-        agent = Agent.model_validate(document.value)
-    except ValidationError as error:
-        problems = [_problem(path, document, dict(detail)) for detail in error.errors(include_url=False)]
-        raise AgentFileError("\n".join(problems)) from error
-    problems = []
-    for index, stage in enumerate(agent.spec.stages):
-        # The webhook's own rules, in its own words: a cluster would say the same, only later.
-        found = knative_annotations.validate(_autoscaling(stage).annotations(), allow_zero_initial_scale=True)
-        line = document.line(("spec", "stages", index, "scaling"))
-        problems += [f"{path}:{line}: spec.stages.{index}.scaling: {problem}" for problem in found]
-    if problems:
-        raise AgentFileError("\n".join(problems))
-    return agent
-
-
-def _problem(path: Path, document: located.Located, detail: Mapping[str, Any]) -> str:
-    location = _without_union_tags(detail["loc"])
-    dotted = ".".join(str(part) for part in location) or "(whole file)"
-    message = detail["msg"].removeprefix("Value error, ")
-    match detail["type"]:
-        case "missing":
-            text = f"{dotted}: is missing"
-        case "extra_forbidden":
-            known = _known_fields(location[:-1])
-            text = f"{dotted}: no such field" + (f"; known here: {', '.join(known)}" if known else "")
-        case _:
-            value = detail.get("input")
-            shown = (
-                "" if isinstance(value, dict | list | BaseModel) else f" = {json.dumps(value, default=str)}"
-            )
-            text = f"{dotted}{shown}: {message}"
-    return f"{path}:{document.line(location)}: {text}"
-
-
-def _without_union_tags(location: located.Location) -> located.Location:
-    """Pydantic names the kind of a window (`weekly`, `cron`) in a location; the file has no such key."""
-    kept: list[str | int] = []
-    for part in location:
-        if not (kept and isinstance(kept[-1], int) and part in {"weekly", "cron"}):
-            kept.append(part)
-    return tuple(kept)
-
-
-def _known_fields(location: located.Location) -> list[str]:
-    """The field names that the model at `location` has; empty where that is no model of this module."""
-    model: type[BaseModel] | None = Agent
-    for part in location:
-        if isinstance(part, int) or model is None:
-            continue
-        fields = {field.alias or name: field for name, field in model.model_fields.items()}
-        model = _model_in(fields[part].annotation) if part in fields else None
-    return [field.alias or name for name, field in model.model_fields.items()] if model else []
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The model class inside an annotation such as `list[Stage]` or `Engine | None`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for inner in getattr(annotation, "__args__", ()):
-        if (found := _model_in(inner)) is not None:
-            return found
-    return None
-
-
-def compile_agent(agent: Agent) -> list[dict[str, Any]]:
-    """The agent's objects: a Knative Service for each stage, then its WarmPools."""
-    namespace = agent.metadata.namespace
-    services = [_service(agent, stage) for stage in agent.spec.stages]
-    pools = []
-    for stage in agent.spec.stages:
-        if (pool := agent.pool(stage)) is not None:
-            name = agent.service_name(stage)
-            pools.append(pool.to_object(name=name, namespace=namespace, target=name))
-    return services + pools
-
-
-def _service(agent: Agent, stage: Stage) -> dict[str, Any]:
-    own = stage.kind is Kind.CONTAINER
-    container = render.Container(
-        image=stage.image or agent.spec.image,
-        command=stage.command if own else ["python", "-m", "functions"],
-        args=stage.args if own else [stage.kind.value],
-        env=_environment(agent, stage),
-        env_from=[*agent.spec.env_from, *stage.env_from],
-        requests=stage.resources.requests,
-        limits=stage.resources.limits,
-        ready_path=None if own else "/healthz/ready",
-    )
-    return render.service(
-        name=agent.service_name(stage),
-        namespace=agent.metadata.namespace,
-        container=container,
-        autoscaling=_autoscaling(stage),
-        container_concurrency=stage.scaling.container_concurrency or None,
-        timeout_seconds=stage.timeout_seconds,
-        progress_deadline=stage.progress_deadline or ("1800s" if stage.kind is Kind.GENERATE else None),
-        labels={
-            **agent.metadata.labels,
-            "pilotlight.dev/agent": agent.metadata.name,
-            "pilotlight.dev/stage": stage.kind.value,
-        },
-    )
-
-
-def _autoscaling(stage: Stage) -> render.Autoscaling:
-    scaling = stage.scaling
-    return render.Autoscaling(
-        min_scale=scaling.min or None,
-        max_scale=scaling.max or None,
-        initial_scale=scaling.initial,
-        activation_scale=scaling.activation,
-        metric=None if scaling.metric == "concurrency" else scaling.metric,
-        target=scaling.target,
-        target_utilization_percentage=scaling.target_utilization_percentage,
-        window=scaling.window,
-        scale_down_delay=scaling.scale_down_delay,
-        scale_to_zero_pod_retention_period=scaling.retention,
-    )
-
-
-def _environment(agent: Agent, stage: Stage) -> dict[str, str]:
-    env = dict(agent.spec.env)
-    if stage.kind is not Kind.CONTAINER:
-        env["PILOTLIGHT_AGENT"] = agent.metadata.name
-        if agent.spec.model is not None and stage.kind in {Kind.INGEST, Kind.GENERATE}:
-            env["PILOTLIGHT_MODEL_URI"] = agent.spec.model.uri
-            env["PILOTLIGHT_MODEL_NAME"] = agent.spec.model.name or agent.metadata.name
-        if stage.kind is Kind.GENERATE:
-            engine = stage.engine or Engine()
-            env["PILOTLIGHT_ENGINE"] = engine.type
-            if engine.args:
-                env["PILOTLIGHT_ENGINE_ARGS"] = json.dumps(engine.args)
-            if stage.warmth != "hot":
-                env["PILOTLIGHT_WARMTH"] = stage.warmth
-        if stage.kind is Kind.ORCHESTRATE:
-            env["PILOTLIGHT_STAGES"] = json.dumps(
-                [
-                    {"name": other.name, "kind": other.kind.value, "url": _url(agent, other)}
-                    for other in agent.spec.stages
-                    if other is not stage
-                ]
-            )
-        if stage.config:
-            env["PILOTLIGHT_STAGE_CONFIG"] = json.dumps(stage.config)
-    return env | stage.env
-
-
-def _url(agent: Agent, stage: Stage) -> str:
-    return f"http://{agent.service_name(stage)}.{agent.metadata.namespace}.svc.cluster.local"

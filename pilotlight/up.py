@@ -17,7 +17,8 @@ from rich.table import Table
 
 from knative.cluster import POD, POD_AUTOSCALER, REVISION, SERVICE, WARM_POOL, Cluster, NotFound
 from pilotlight import deploy, stack
-from pilotlight.agent import Agent, Kind, compile_agent
+from pilotlight.agent import Agent, Kind
+from pilotlight.compiling import compile_agent
 from pilotlight.kubeconfig import connect
 
 PROCESS_FILE = "up.json"

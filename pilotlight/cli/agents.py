@@ -12,8 +12,10 @@ import yaml
 from knative.cluster import Cluster
 from pilotlight import deploy as deploying
 from pilotlight import invoke as invoking
-from pilotlight.agent import Agent, compile_agent, load_agent
+from pilotlight.agent import Agent
+from pilotlight.compiling import compile_agent
 from pilotlight.kubeconfig import connect
+from pilotlight.reading import load_agent
 
 AgentFile = Annotated[
     list[Path],

@@ -8,7 +8,9 @@ import pytest
 import yaml
 
 from knative import annotations
-from pilotlight.agent import AgentFileError, compile_agent, load_agent
+from pilotlight.agent import AgentFileError
+from pilotlight.compiling import compile_agent
+from pilotlight.reading import load_agent
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "support" / "agent.yaml"
 

@@ -1,0 +1,98 @@
+"""From an agent to the objects that a Knative runs (pure).
+
+What runs on one machine is what runs on a cluster: both get what `compile_agent` returns.
+"""
+
+import json
+from typing import Any
+
+from knative import render
+from pilotlight.agent import Agent, Engine, Kind, Stage
+
+
+def compile_agent(agent: Agent) -> list[dict[str, Any]]:
+    """The agent's objects: a Knative Service for each stage, then its WarmPools."""
+    namespace = agent.metadata.namespace
+    services = [_service(agent, stage) for stage in agent.spec.stages]
+    pools = []
+    for stage in agent.spec.stages:
+        if (pool := agent.pool(stage)) is not None:
+            name = agent.service_name(stage)
+            pools.append(pool.to_object(name=name, namespace=namespace, target=name))
+    return services + pools
+
+
+def _service(agent: Agent, stage: Stage) -> dict[str, Any]:
+    own = stage.kind is Kind.CONTAINER
+    container = render.Container(
+        image=stage.image or agent.spec.image,
+        command=stage.command if own else ["python", "-m", "functions"],
+        args=stage.args if own else [stage.kind.value],
+        env=_environment(agent, stage),
+        env_from=[*agent.spec.env_from, *stage.env_from],
+        requests=stage.resources.requests,
+        limits=stage.resources.limits,
+        ready_path=None if own else "/healthz/ready",
+    )
+    return render.service(
+        name=agent.service_name(stage),
+        namespace=agent.metadata.namespace,
+        container=container,
+        autoscaling=autoscaling(stage),
+        container_concurrency=stage.scaling.container_concurrency or None,
+        timeout_seconds=stage.timeout_seconds,
+        progress_deadline=stage.progress_deadline or ("1800s" if stage.kind is Kind.GENERATE else None),
+        labels={
+            **agent.metadata.labels,
+            "pilotlight.dev/agent": agent.metadata.name,
+            "pilotlight.dev/stage": stage.kind.value,
+        },
+    )
+
+
+def autoscaling(stage: Stage) -> render.Autoscaling:
+    """The scaling of a stage as Knative's annotations have it."""
+    scaling = stage.scaling
+    return render.Autoscaling(
+        min_scale=scaling.min or None,
+        max_scale=scaling.max or None,
+        initial_scale=scaling.initial,
+        activation_scale=scaling.activation,
+        metric=None if scaling.metric == "concurrency" else scaling.metric,
+        target=scaling.target,
+        target_utilization_percentage=scaling.target_utilization_percentage,
+        window=scaling.window,
+        scale_down_delay=scaling.scale_down_delay,
+        scale_to_zero_pod_retention_period=scaling.retention,
+    )
+
+
+def _environment(agent: Agent, stage: Stage) -> dict[str, str]:
+    env = dict(agent.spec.env)
+    if stage.kind is not Kind.CONTAINER:
+        env["PILOTLIGHT_AGENT"] = agent.metadata.name
+        if agent.spec.model is not None and stage.kind in {Kind.INGEST, Kind.GENERATE}:
+            env["PILOTLIGHT_MODEL_URI"] = agent.spec.model.uri
+            env["PILOTLIGHT_MODEL_NAME"] = agent.spec.model.name or agent.metadata.name
+        if stage.kind is Kind.GENERATE:
+            engine = stage.engine or Engine()
+            env["PILOTLIGHT_ENGINE"] = engine.type
+            if engine.args:
+                env["PILOTLIGHT_ENGINE_ARGS"] = json.dumps(engine.args)
+            if stage.warmth != "hot":
+                env["PILOTLIGHT_WARMTH"] = stage.warmth
+        if stage.kind is Kind.ORCHESTRATE:
+            env["PILOTLIGHT_STAGES"] = json.dumps(
+                [
+                    {"name": other.name, "kind": other.kind.value, "url": _url(agent, other)}
+                    for other in agent.spec.stages
+                    if other is not stage
+                ]
+            )
+        if stage.config:
+            env["PILOTLIGHT_STAGE_CONFIG"] = json.dumps(stage.config)
+    return env | stage.env
+
+
+def _url(agent: Agent, stage: Stage) -> str:
+    return f"http://{agent.service_name(stage)}.{agent.metadata.namespace}.svc.cluster.local"

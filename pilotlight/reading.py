@@ -1,0 +1,90 @@
+"""From a file to an agent, with errors that name file, line, field, value, and what would be right."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from knative import annotations as knative_annotations
+from pilotlight import located
+from pilotlight.agent import Agent, AgentFileError
+from pilotlight.compiling import autoscaling
+
+
+def load_agent(path: Path) -> Agent:
+    """Read and check an agent file.
+
+    Raises:
+        AgentFileError: with one line for each problem.
+    """
+    try:
+        document = located.load(path)
+    except located.FileError as error:
+        raise AgentFileError(str(error)) from error
+    if not isinstance(document.value, dict):
+        raise AgentFileError(f"{path}:1: must be a mapping with apiVersion, kind, metadata and spec")
+    try:
+        agent = Agent.model_validate(document.value)
+    except ValidationError as error:
+        problems = [_problem(path, document, dict(detail)) for detail in error.errors(include_url=False)]
+        raise AgentFileError("\n".join(problems)) from error
+    problems = []
+    for index, stage in enumerate(agent.spec.stages):
+        # The webhook's own rules, in its own words: a cluster would say the same, only later.
+        found = knative_annotations.validate(autoscaling(stage).annotations(), allow_zero_initial_scale=True)
+        line = document.line(("spec", "stages", index, "scaling"))
+        problems += [f"{path}:{line}: spec.stages.{index}.scaling: {problem}" for problem in found]
+    if problems:
+        raise AgentFileError("\n".join(problems))
+    return agent
+
+
+def _problem(path: Path, document: located.Located, detail: Mapping[str, Any]) -> str:
+    location = _without_union_tags(detail["loc"])
+    dotted = ".".join(str(part) for part in location) or "(whole file)"
+    message = detail["msg"].removeprefix("Value error, ")
+    match detail["type"]:
+        case "missing":
+            text = f"{dotted}: is missing"
+        case "extra_forbidden":
+            known = _known_fields(location[:-1])
+            text = f"{dotted}: no such field" + (f"; known here: {', '.join(known)}" if known else "")
+        case _:
+            value = detail.get("input")
+            shown = (
+                "" if isinstance(value, dict | list | BaseModel) else f" = {json.dumps(value, default=str)}"
+            )
+            text = f"{dotted}{shown}: {message}"
+    return f"{path}:{document.line(location)}: {text}"
+
+
+def _without_union_tags(location: located.Location) -> located.Location:
+    """Pydantic names the kind of a window (`weekly`, `cron`) in a location; the file has no such key."""
+    kept: list[str | int] = []
+    for part in location:
+        if not (kept and isinstance(kept[-1], int) and part in {"weekly", "cron"}):
+            kept.append(part)
+    return tuple(kept)
+
+
+def _known_fields(location: located.Location) -> list[str]:
+    """The field names that the model at `location` has; empty where that is no model of this module."""
+    model: type[BaseModel] | None = Agent
+    for part in location:
+        if isinstance(part, int) or model is None:
+            continue
+        fields = {field.alias or name: field for name, field in model.model_fields.items()}
+        model = _model_in(fields[part].annotation) if part in fields else None
+    return [field.alias or name for name, field in model.model_fields.items()] if model else []
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model class inside an annotation such as `list[Stage]` or `Engine | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in getattr(annotation, "__args__", ()):
+        if (found := _model_in(inner)) is not None:
+            return found
+    return None
