@@ -10,6 +10,7 @@ from knative.cluster import SERVICE, WARM_POOL, Cluster, ClusterError
 from tests.warmpool.conftest import MONDAY, OFFICE, kubeconfig
 from tests.warmpool.faults import FaultyProxy
 from warmpool.controller import Controller, Settings
+from warmpool.domain.observation import Demand
 
 QUICK = Settings(
     interval=timedelta(milliseconds=200),
@@ -156,6 +157,33 @@ async def test_two_controllers_at_once_agree_and_then_write_nothing(knative, clu
     await asyncio.gather(one.tick(), two.tick())
     reports = await asyncio.gather(one.tick(), two.tick())
     assert [report.writes for report in reports] == [0, 0]
+
+
+class Demands:
+    """A source of demand that saw a request at one instant, or never."""
+
+    def __init__(self, last_active):
+        self.last_active = last_active
+
+    async def read(self, now):
+        assert now.tzinfo is not None
+        return {("default", "generate"): Demand(0.0, self.last_active)}
+
+
+async def test_two_controllers_that_disagree_do_not_write_in_turns_for_ever(knative, through, cluster, clock):
+    """One has seen a request, the other has not: the higher floor stands, and few writes are made of it."""
+    knative.service("generate")
+    await knative.pool(windows=[], keepAlive="1h")
+    saw = Controller(cluster, clock=clock, demand=Demands(clock.now()), settings=QUICK)
+    blind = Controller(through, clock=clock, demand=Demands(None), settings=QUICK)
+    async with running(saw), running(blind):
+        await until(lambda: knative.min_scale("generate-00001") == "1")
+        floors = saw.counts.floors + blind.counts.floors
+        for _ in range(40):  # ten minutes
+            clock.on(timedelta(seconds=15))
+            await until(lambda: saw.looked_at == clock.at and blind.looked_at == clock.at)
+        assert saw.counts.floors + blind.counts.floors - floors <= 16
+        await until(lambda: knative.min_scale("generate-00001") == "1")
 
 
 async def test_the_service_is_deleted_and_made_again_under_the_pool(knative, controller, cluster):

@@ -219,3 +219,14 @@ async def test_an_expiry_is_written_with_every_floor(knative, controller):
     await knative.pool()
     await controller.tick()
     assert knative.marks("generate-00001")["pilotlight.dev/floor-expires"] == "2026-11-23T19:00:00Z"
+
+
+async def test_a_floor_that_falls_in_steps_falls_at_once_each_time(knative, controller, clock):
+    knative.service("generate")
+    steps = [{"name": f"s{n}", "from": "08:00", "to": f"19:0{n}", "replicas": 4 - n} for n in range(4)]
+    await knative.pool(windows=steps)
+    await controller.tick()
+    for n in range(4):
+        clock.at = MONDAY + timedelta(hours=19, minutes=n)
+        await controller.tick()
+        assert knative.min_scale("generate-00001") == (str(3 - n) if n < 3 else None)

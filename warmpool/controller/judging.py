@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
 
-from warmpool.controller import arranging, planning, status, verifying
+from warmpool.controller import arranging, planning, status, verifying, yielding
 from warmpool.controller.events import Notice
 from warmpool.controller.planning import Plan, ScaleWrite, Wanted, Write
 from warmpool.controller.state import PoolState
@@ -93,6 +93,7 @@ def judge(sight: Sight, state: PoolState, now: datetime) -> Outcome:
     moving = decision.reason.startswith(("keep-alive", "backlog"))
     wanted = Wanted(pool.key[1], decision.floor, decision.until, moving, state.tight)
     plan = planning.plan(wanted, sight.service, sight.revisions, now)
+    plan = yielding.give_way(plan, state.lowered, now)
     verdicts = _verify(sight, state, plan, now)
     account = _account(sight, state, decision, observation, now)
     _, lead_source = lead_time(pool.spec.lead_time, sight.cold_starts)

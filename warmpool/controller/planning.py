@@ -44,6 +44,13 @@ class Write:
     annotations: dict[str, str | None]
     min_scale: int | None
     """What min-scale will be."""
+    held: int = 0
+    """What a pool holds there now."""
+
+    @property
+    def lowers(self) -> bool:
+        """Whether it takes away from what a pool holds there."""
+        return self.held > (self.min_scale or 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +190,8 @@ def _hold(wanted: Wanted, share: int, revision: RevisionView, now: datetime) -> 
     ):
         return None
     set_to = marks.Marks(wanted.pool, share, user, _expiry(wanted, now), warmth)
-    return Write(revision.key, revision.version, marks.write(set_to), share)
+    held = found.written or 0 if found is not None else 0
+    return Write(revision.key, revision.version, marks.write(set_to), share, held)
 
 
 def _expiry(wanted: Wanted, now: datetime) -> datetime:
@@ -206,4 +214,4 @@ def _release(pool: str, revision: RevisionView) -> Write | None:
     if found is None or found.pool != pool:
         return None
     user = revision.user_min_scale
-    return Write(revision.key, revision.version, marks.erase(user), user)
+    return Write(revision.key, revision.version, marks.erase(user), user, found.written or 0)

@@ -22,7 +22,7 @@ from apscheduler.triggers.interval import IntervalTrigger
 from knative.cluster import Cluster, ClusterError, Resource
 from warmpool.adapters.clock import Clock, SystemClock
 from warmpool.adapters.waker import HttpWaker, Waker
-from warmpool.controller import judging, planning, status
+from warmpool.controller import judging, planning, status, yielding
 from warmpool.controller.acting import Hands
 from warmpool.controller.judging import Outcome, Sight
 from warmpool.controller.planning import Write
@@ -309,7 +309,9 @@ class Controller:
             await self._hands.finalize(pool, on=True)  # first, or a deletion could leave a floor behind
         for write in outcome.plan.writes:
             again = partial(self._again, key, write, outcome.at)
-            report.floors += await self._hands.set_floor(write, again)
+            if await self._hands.set_floor(write, again):
+                report.floors += 1
+                yielding.remember(self.states[key].lowered, write, outcome.at)
         for scale_write in outcome.scale_writes:
             await self._hands.set_scale(key[0], scale_write)
         if outcome.wake and pool.spec:

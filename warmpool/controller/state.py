@@ -7,6 +7,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from warmpool.controller.verifying import Watch
+from warmpool.controller.yielding import Lowered
 from warmpool.domain.account import Account
 from warmpool.domain.decision import Decision
 from warmpool.domain.floor import Floor
@@ -32,6 +33,8 @@ class PoolState:
     """What went wrong last."""
     announced: tuple[Floor, str] | None = None
     """Floor and reason of the last event."""
+    lowered: dict[str, Lowered] = field(default_factory=dict)
+    """By Revision: when its floor was last lowered here."""
     tight: str | None = None
     """The Revision whose rollout found no room."""
     arranged: tuple[Floor, int] | None = None
