@@ -93,6 +93,7 @@ class Replicas:
         self._freed = asyncio.Condition()
         self._prober = Prober(settings.host)
         self.logs = Logs(settings.logs)
+        self._volumes = Volumes(settings.volumes, settings.claims)
         self._stopping = False
         self._around = Surroundings(
             host=settings.host,
@@ -104,7 +105,7 @@ class Replicas:
             prober=self._prober,
             logs=self.logs,
             slots=slots,
-            volumes=Volumes(settings.volumes, settings.claims),
+            volumes=self._volumes,
             now=now,
             config_maps=lambda namespace, name: self._object(cluster.CONFIG_MAP, namespace, name),
             secrets=lambda namespace, name: self._object(cluster.SECRET, namespace, name),
@@ -136,6 +137,7 @@ class Replicas:
             log.warning("ended %d processes that an earlier platform left", ended)
         for record in self._store.list(cluster.POD):
             self._store.remove(record.key)
+        await asyncio.to_thread(self._volumes.clear)
 
     def start(self) -> None:
         """Follow the pods from now on."""
@@ -153,6 +155,7 @@ class Replicas:
             await asyncio.wait(list(self._tasks.values()))
         await self._prober.close()
         await asyncio.to_thread(process.end_marked, self._settings.mark, 1.0)
+        await asyncio.to_thread(self._volumes.clear)
 
     async def keep_house(self) -> None:
         """Rotate logs, and drop those of pods long gone."""

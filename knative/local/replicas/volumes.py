@@ -8,6 +8,7 @@ to a mount namespace (some containers forbid it) the replica says so instead of 
 from __future__ import annotations
 
 import base64
+import hashlib
 import os
 import shutil
 import subprocess
@@ -75,6 +76,9 @@ class Volumes:
     def __init__(self, folder: Path, claims: Path) -> None:
         self._folder = folder
         self._claims = claims
+        # One for each state folder, so that it can be cleared without touching another platform's.
+        place = hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:16]
+        self._memory = _MEMORY / f"pilotlight-{place}"
 
     def prepare(
         self, namespace: str, pod: str, spec: Mapping[str, Any], config_maps: Lookup, secrets: Lookup
@@ -109,12 +113,13 @@ class Volumes:
 
     def remove(self, namespace: str, pod: str) -> None:
         """Remove what `prepare` made; claims stay."""
-        for base in (self._folder, self._shared):
+        for base in (self._folder, self._memory):
             shutil.rmtree(base / namespace / pod, ignore_errors=True)
 
-    @property
-    def _shared(self) -> Path:
-        return _MEMORY / f"pilotlight-{os.getuid()}"
+    def clear(self) -> None:
+        """Remove what all replicas had, an earlier platform's included; claims stay."""
+        for base in (self._folder, self._memory):
+            shutil.rmtree(base, ignore_errors=True)
 
     def _make(
         self,
@@ -130,7 +135,7 @@ class Volumes:
             folder.mkdir(parents=True, exist_ok=True)
             return folder
         in_memory = (volume.get("emptyDir") or {}).get("medium") == "Memory"
-        folder = (self._shared if in_memory else self._folder) / namespace / pod / name
+        folder = (self._memory if in_memory else self._folder) / namespace / pod / name
         if "emptyDir" in volume:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             return folder
