@@ -20,7 +20,7 @@ from collections.abc import Callable
 BUFFER_BYTES = 64 << 20
 _GRANULE = 2 << 20
 """Buffers are whole huge pages."""
-_LOOK_AGAIN = 0.05
+_LOOK_AGAIN = 0.02
 """Seconds between two looks at the conditions that nobody announces."""
 
 
@@ -40,7 +40,12 @@ class BufferPool:
         self.peak_bytes = 0
 
     def acquire(
-        self, size: int, *, stop: threading.Event, may_exceed: Callable[[], bool]
+        self,
+        size: int,
+        *,
+        stop: threading.Event,
+        may_exceed: Callable[[], bool],
+        waiting: Callable[[], None] = lambda: None,
     ) -> memoryview | None:
         """A writable view of `size` bytes of unspecified content; waits until the limit allows it.
 
@@ -49,6 +54,7 @@ class BufferPool:
             stop: gives up when set.
             may_exceed: asked while waiting; True when no buffer can come back before this one is there
                 (the consumer keeps what it got and waits for more).
+            waiting: called at every look in vain, to free what can be freed.
 
         Returns:
             The view, or None when `stop` was set.
@@ -62,8 +68,10 @@ class BufferPool:
                     buffer = self._allocate(wanted)
             if buffer is not None:
                 return self._lease(buffer, size)
-            with contextlib.suppress(queue.Empty):
+            try:
                 self._idle.append(self._returned.get(timeout=_LOOK_AGAIN))
+            except queue.Empty:
+                waiting()
         return None
 
     def close(self) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import collections
+import concurrent.futures
 import contextlib
 import errno
 import hashlib
 import os
-import queue
 import threading
 from collections.abc import Sequence
 from typing import Protocol
@@ -21,6 +22,8 @@ from weights.source import Source
 
 _POLL = 0.02
 """Seconds between two looks at what another process fetches."""
+_AT_ONCE = 8
+"""Parts fetched at a time when the load is over."""
 _PRIORITY = 10
 """Of the thread that writes behind, as `nice` counts."""
 _PATIENCE = 5.0
@@ -42,17 +45,25 @@ class Writer(Protocol):
         """Wait until all is written. Raises the OSError that ended writing, if one did."""
         ...
 
+    def shed(self, size: int) -> None:
+        """Give back about `size` bytes of what is not written yet."""
+        ...
+
 
 class WriteBehind:
     """Writes parts into the cache while the engine already uses them.
 
     The views it is given keep their buffers from being reused until they are written, so the pool's limit
-    also bounds what is pending here.
+    also bounds what is pending here. A start never waits for the cache: when the engine waits for tensors
+    and every buffer is here, some are given back unwritten (`shed`). Their parts stay unmarked and are
+    fetched once more when the load is done.
     """
 
     def __init__(self, threads: int = 1) -> None:
-        self._jobs: queue.SimpleQueue[tuple[Filling, Part, memoryview, bytes] | None] = queue.SimpleQueue()
+        self._jobs: collections.deque[tuple[Filling, Part, memoryview, bytes]] = collections.deque()
         self._pending = 0
+        self._closed = False
+        self.shed_bytes = 0
         self._change = threading.Condition()
         self.error: OSError | None = None
         self._threads = [
@@ -71,7 +82,19 @@ class WriteBehind:
             return
         with self._change:
             self._pending += 1
-        self._jobs.put((filling, part, view, digest))
+            self._jobs.append((filling, part, view, digest))
+            self._change.notify_all()
+
+    def shed(self, size: int) -> None:
+        """Give back what is not being written yet, the latest first, up to about `size` bytes."""
+        with self._change:
+            while self._jobs and size > 0:
+                _, part, view, _ = self._jobs.pop()
+                del view
+                size -= part.nbytes
+                self.shed_bytes += part.nbytes
+                self._pending -= 1
+            self._change.notify_all()
 
     def drain(self) -> None:
         """Wait until everything put so far is written. Raises the OSError that ended writing, if one did."""
@@ -82,25 +105,29 @@ class WriteBehind:
 
     def close(self) -> None:
         """Write what is pending and end."""
-        for _ in self._threads:
-            self._jobs.put(None)
+        with self._change:
+            self._closed = True
+            self._change.notify_all()
         for thread in self._threads:
             thread.join()
 
     def _run(self) -> None:
-        # The engine waits for tensors, nobody waits for the cache: let it have the processors first. Should
-        # buffers run out, reading pauses and this thread has them to itself.
+        # The engine waits for tensors, nobody waits for the cache: let it have the processors first.
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _PRIORITY)
-        while (job := self._jobs.get()) is not None:
-            filling, part, view, digest = job
+        while True:
+            with self._change:
+                self._change.wait_for(lambda: self._jobs or self._closed)
+                if not self._jobs:
+                    return
+                filling, part, view, digest = self._jobs.popleft()
             try:
                 if self.error is None:
                     filling.store(part, view, digest)
             except OSError as error:
                 # The stream goes on without the cache; whoever opened it says so.
                 self.error = error
-            del job, view  # the buffer is free from here on, not from the next job on
+            del view  # the buffer is free from here on, not from the next job on
             with self._change:
                 self._pending -= 1
                 self._change.notify_all()
@@ -119,6 +146,9 @@ class WriteThrough:
 
     def drain(self) -> None:
         """All is written."""
+
+    def shed(self, size: int) -> None:
+        """Nothing waits."""
 
 
 class FillingBacking:
@@ -221,6 +251,10 @@ class FillingBacking:
         """Views that wait to be written."""
         return self._writer.pending()
 
+    def shed(self, size: int) -> None:
+        """Give back views that wait to be written."""
+        self._writer.shed(size)
+
     def close(self) -> None:
         """Let go, once no thread reads any more; what is there stays for the next one."""
         self._filling.close()
@@ -249,13 +283,21 @@ class FillingBacking:
         self._writer.put(self._filling, part, view, digest)
 
     def _complete(self) -> None:
-        """Fetch the parts that nobody asked for, then publish."""
-        for part in self.parts:
-            if self._filling.mark(part) is None:
-                buffer = memoryview(bytearray(part.nbytes))
-                self._source.read_into(self.entry, part.begin, buffer)
-                self._counter.add(source=part.nbytes)
-                self._filling.store(part, buffer, digest_of(buffer))
+        """Fetch the parts that nobody asked for or that were given back unwritten, then publish."""
+
+        def fetch(part: Part) -> None:
+            if self._stop.is_set():
+                raise ReaderClosedError
+            buffer = memoryview(bytearray(part.nbytes))
+            self._source.read_into(self.entry, part.begin, buffer)
+            self._counter.add(source=part.nbytes)
+            self._filling.store(part, buffer, digest_of(buffer))
+
+        missing = [part for part in self.parts if self._filling.mark(part) is None]
+        if missing:
+            with concurrent.futures.ThreadPoolExecutor(min(_AT_ONCE, len(missing)), "weights-fetch") as pool:
+                for _ in pool.map(fetch, missing):
+                    pass
         self._cache.publish(self._source.identity, self._filling, self._stop)
 
     def _compare(self, digests: Sequence[bytes]) -> None:

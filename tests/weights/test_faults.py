@@ -152,10 +152,15 @@ def test_a_refused_listing_ends_at_once(bucketed, fault, error, words):
     assert len(bucketed.proxy.requests) == 1
 
 
-def replace_during(bucketed: Bucketed, tmp_path, uri: str):
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """Another version of the model."""
+    return make_model(tmp_path_factory.mktemp("other") / "m", size=30_000_000, shard_bytes=16 << 20, seed=1)
+
+
+def replace_during(bucketed: Bucketed, other, uri: str):
     """Upload another version of everything as soon as the first bulk bytes of this one were asked for."""
     bucket, prefix = uri.removeprefix("s3://").split("/", 1)
-    other = make_model(tmp_path / "other", size=30_000_000, shard_bytes=16 << 20, seed=1)
     client = bucketed.server.client()
     client_lock = threading.Lock()
     done = []
@@ -176,20 +181,19 @@ def replace_during(bucketed: Bucketed, tmp_path, uri: str):
         return NOTHING
 
     bucketed.proxy.decide = decide
-    return other
 
 
-def test_a_model_replaced_during_a_pull_arrives_whole_in_its_new_version(bucketed, tmp_path):
+def test_a_model_replaced_during_a_pull_arrives_whole_in_its_new_version(bucketed, other, tmp_path):
     uri = bucketed.server.upload(bucketed.made.path, "replaced-pull", "m")
-    other = replace_during(bucketed, tmp_path, uri)
+    replace_during(bucketed, other, uri)
     pulled = weights.pull_blocking(uri, cache_dir=tmp_path / "cache", retry=QUICK)
     for file in other.files:
         assert (pulled.path / file).read_bytes() == (other.path / file).read_bytes()
 
 
-def test_a_model_replaced_during_a_load_is_an_error_and_never_a_mix(bucketed, tmp_path, cache_dir):
+def test_a_model_replaced_during_a_load_is_an_error_and_never_a_mix(bucketed, other, cache_dir):
     uri = bucketed.server.upload(bucketed.made.path, f"replaced-load-{cache_dir is None}".lower(), "m")
-    replace_during(bucketed, tmp_path, uri)
+    replace_during(bucketed, other, uri)
     with (
         pytest.raises(weights.ObjectChangedError, match="was replaced during the read"),
         open_model(uri, cache_dir=cache_dir, retry=QUICK, concurrency=2) as model,
