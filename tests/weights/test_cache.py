@@ -340,3 +340,50 @@ def test_a_start_does_not_wait_for_a_slow_cache_which_is_completed_afterwards(
     assert model.report().bytes_from_source > bucketed.made.weight_bytes, "what was given back came again"
     found, report = load(bucketed, tmp_path)
     assert (found, report.bytes_from_source) == (bucketed.expected, 0)
+
+
+HOLD = textwrap.dedent(
+    """
+    import sys
+    from pathlib import Path
+    from weights.load import open_model
+    model = open_model(sys.argv[1], cache_dir=Path(sys.argv[2]))
+    held = [(data, bytes(data)[:0]) for _, data in model]
+    sum(sum(data[::4096]) for data, _ in held)
+    totals = dict.fromkeys(("Rss", "Pss", "Private_Clean", "Private_Dirty"), 0)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        name, _, rest = line.partition(":")
+        if "-" in name.split()[0]:
+            inside = "/blobs/" in line
+        elif inside and name in totals:
+            totals[name] += int(rest.split()[0]) * 1024
+    print(totals["Rss"], totals["Pss"], totals["Private_Clean"] + totals["Private_Dirty"], flush=True)
+    sys.stdin.read()
+    """
+)
+
+
+def test_replicas_on_a_host_share_the_memory_of_cached_weights(bucketed, tmp_path):
+    load(bucketed, tmp_path)
+    command = [sys.executable, "-c", HOLD, bucketed.uri, str(tmp_path)]
+    replicas = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    try:
+        for replica in replicas:
+            assert replica.stdout.readline() == "ready\n"
+        for replica in replicas:
+            replica.stdin.write("measure\n")
+            replica.stdin.flush()
+            resident, proportional, private = (int(number) for number in replica.stdout.readline().split())
+            assert resident >= bucketed.made.weight_bytes
+            assert proportional < 0.6 * resident
+            assert private < 1 << 20
+    finally:
+        for replica in replicas:
+            replica.stdin.close()
+            replica.wait(30)
+            replica.stdout.close()
