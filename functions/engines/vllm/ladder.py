@@ -3,10 +3,10 @@
     cold     -> fetch the weights and import vLLM side by side
     standby  -> take the device, fork an engine, load, warm up with a real token
     asleep   -> take the device, wake the engine (CUDA only)
-    hot      -> idle, told so, or its turn over: back to the resting rung; dead: forked anew
-
     hot      -> idle, told so, its turn over: back to the resting rung; dead: forked anew, no import
-clock may all ask at the same moment. What to do next while hot is decided in `tending`.
+
+Moves hold one lock and look again at the state once they have it, so that a request, an order, a crash and
+the clock may all ask at the same moment. What to do next while hot is decided in `tending`.
 """
 
 from __future__ import annotations
@@ -15,39 +15,35 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import aiohttp
 
 from functions.engine import EngineError
-from functions.engines.vllm import options, tending
+from functions.engines.vllm import tending
 from functions.engines.vllm.client import VllmEngine
 from functions.engines.vllm.device import DeviceTurn
-from functions.engines.vllm.processes import EngineProcess, EngineStartError, Template, TemplateError
+from functions.engines.vllm.launching import Launcher
+from functions.engines.vllm.processes import EngineProcess
 from functions.engines.vllm.tending import Move, Patience, View
 from functions.lifecycle import Lifecycle, State, Warmth
 from functions.replica import Replica
-from functions.settings import Settings
 from functions.stage import RequestContext, StartError
 from functions.timing import Phase
 
 log = logging.getLogger(__name__)
-
-Fetch = Callable[[], Awaitable[Path]]
-"""Brings the model's files here and returns their folder. Raises StartError with the cause."""
 
 _TEND_SECONDS = 0.1
 _RESTING = {Warmth.STANDBY: State.STANDBY, Warmth.ASLEEP: State.ASLEEP}
 
 
 class Ladder:
-    """Owner of the template process and of the engine of one replica.
+    """Owner of the engine of one replica.
 
     Args:
-        settings: model, options, resting rung.
-        fetch: brings the model here; runs beside the import.
+        launcher: knows how to start it.
+        rest: the rung to rest on.
         patience: when to give up.
         device: the replica's place in the queue for its device; None for a device of its own.
         sleep_level: vLLM's, for the rung asleep: 1 keeps the weights in host memory, 2 drops them.
@@ -56,28 +52,24 @@ class Ladder:
 
     def __init__(
         self,
-        settings: Settings,
-        fetch: Fetch,
+        launcher: Launcher,
+        rest: Warmth,
         patience: Patience | None = None,
         *,
         device: DeviceTurn | None = None,
         sleep_level: int = 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._settings = settings
-        self._fetch = fetch
+        self._launcher = launcher
         self._patience = patience or Patience()
         self._turn = device
         self._sleep_level = sleep_level
         self._clock = clock
-        self.rest = settings.warmth
+        self.rest = rest
         """The rung to which the replica goes when nobody needs it."""
         self._replica: Replica | None = None
-        self._template: Template | None = None
         self._process: EngineProcess | None = None
         self._engine: VllmEngine | None = None
-        self._model: Path | None = None
-        self._imported: tuple[str, str] | None = None
         self._moving = asyncio.Lock()
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -97,16 +89,6 @@ class Ladder:
         usable = self._engine is not None and not self._engine.dead.done() and not self._yielding
         return self._engine if usable and self._replica is not None and self._is_up(self._replica) else None
 
-    @property
-    def process(self) -> EngineProcess | None:
-        """The engine's processes, if there are any."""
-        return self._process
-
-    @property
-    def template(self) -> Template | None:
-        """The template process, once it was started."""
-        return self._template
-
     async def start(self, replica: Replica) -> None:
         """From nothing to the resting rung.
 
@@ -115,14 +97,12 @@ class Ladder:
         """
         self._replica = replica
         replica.on_change(self._notify)
-        try:
-            # Refused before anything large is touched.
-            options.command_line(self._settings.engine_args, model=Path("model"), name="model")
-        except ValueError as error:
-            raise StartError(f"PILOTLIGHT_ENGINE_ARGS: {error}") from None
+        self._launcher.check()
         if self.rest is not Warmth.STANDBY:
             replica.to(State.LOADING)
-        await self._prepare(replica)
+        await self._launcher.prepare(replica)
+        if self.rest is Warmth.ASLEEP and self._launcher.device == "cpu":
+            raise StartError(f"PILOTLIGHT_WARMTH = asleep: {_NO_SLEEP}")
         async with self._moving:
             if replica.state is State.STARTING:
                 replica.to(State.STANDBY)
@@ -157,9 +137,9 @@ class Ladder:
         """
         if rung is Warmth.COLD:
             raise ValueError("warmth = cold: a replica cannot be cold; must be hot, asleep or standby")
-        if rung is Warmth.ASLEEP and (self._imported is None or self._imported[1] == "cpu"):
+        if rung is Warmth.ASLEEP and self._launcher.device in {None, "cpu"}:
             raise ValueError(f"warmth = asleep: {_NO_SLEEP}")
-        if rung is Warmth.ASLEEP and self.rest is not Warmth.ASLEEP and not self._sleeps():
+        if rung is Warmth.ASLEEP and self.rest is not Warmth.ASLEEP and not self._launcher.sleeps:
             raise ValueError(
                 "warmth = asleep: the engine was started without its sleep mode; set enable-sleep-mode"
             )
@@ -178,37 +158,7 @@ class Ladder:
         if self._tasks:
             await asyncio.wait(self._tasks)
         await self._unload(gently=True)
-        if self._template is not None:
-            await self._template.close()
-            self._template = None
-
-    async def _prepare(self, replica: Replica) -> None:
-        """Fetch and import side by side; the first failure ends both."""
-
-        async def fetch(template: Template) -> None:
-            with replica.measure(Phase.WEIGHTS):
-                self._model = await self._fetch()
-            template.import_model(self._model)
-
-        async def importing(template: Template) -> None:
-            imported = await template.imported()
-            replica.record(Phase.IMPORT, imported.seconds)
-            self._imported = imported.version, imported.device
-            if self.rest is Warmth.ASLEEP and imported.device == "cpu":
-                raise StartError(f"PILOTLIGHT_WARMTH = asleep: {_NO_SLEEP}")
-
-        try:
-            self._template = await Template.start()
-            async with asyncio.TaskGroup() as group:
-                group.create_task(fetch(self._template))
-                group.create_task(importing(self._template))
-        except TemplateError as error:
-            raise StartError(str(error)) from None
-        except BaseExceptionGroup as errors:
-            first = errors.exceptions[0]
-            if isinstance(first, TemplateError):
-                raise StartError(str(first)) from None
-            raise first from None
+        await self._launcher.close()
 
     async def _load(self, replica: Replica) -> None:
         """Fork an engine and make it answer; ends HOT. The lock is held.
@@ -216,51 +166,17 @@ class Ladder:
         Raises:
             StartError: it did not come up.
         """
-        assert self._model is not None
-        assert self._imported is not None
-        version, device = self._imported
         await self._take_device(replica)
-        template = await self._live_template(replica)
-        name = self._settings.model_name or self._model.name
-        args = {
-            **options.defaults(self._settings.engine_args, self._model, device),
-            **self._settings.engine_args,
-        }
-        if self.rest is Warmth.ASLEEP:
-            args["enable-sleep-mode"] = True
-        began = self._clock()
-        process = self._process = template.fork(options.command_line(args, model=self._model, name=name))
         try:
-            await process.wait_serving()
-        except EngineStartError as error:
+            await self._launcher.revive(replica)
+            process = self._process = self._launcher.fork(sleep_mode=self.rest is Warmth.ASLEEP)
+            engine = await self._launcher.answering(replica, process)
+        except StartError:
+            await self._unload(gently=False)
             self._give_device_back()
-            raise StartError(str(error)) from None
-        replica.record(Phase.WEIGHTS, process.load_seconds)
-        replica.record(Phase.INIT, max(0.0, self._clock() - began - process.load_seconds))
-        engine = VllmEngine.on(process.socket, process.dead, model=name, version=version)
-        try:
-            with replica.measure(Phase.WARMUP):
-                await engine.warm_up()
-        except (EngineError, aiohttp.ClientError) as error:
-            await engine.close()
-            cause = process.cause if not process.alive else str(error)
-            raise StartError(f"the engine answers no request: {cause}") from None
+            raise
         process.dead.add_done_callback(lambda _: self._spawn(self._replace(process)))
         self._become_hot(replica, engine)
-
-    async def _live_template(self, replica: Replica) -> Template:
-        """The template process, or another one if it was killed."""
-        assert self._template is not None
-        if self._template.ended.done():
-            log.error("template process died; importing again")
-            await self._template.close()
-            self._template = await Template.start()
-            try:
-                imported = await self._template.imported()
-            except TemplateError as error:
-                raise StartError(str(error)) from None
-            replica.record(Phase.IMPORT, imported.seconds)
-        return self._template
 
     def _become_hot(self, replica: Replica, engine: VllmEngine) -> None:
         self._engine = engine
@@ -288,7 +204,8 @@ class Ladder:
         try:
             async with asyncio.timeout(context.remaining()):
                 while (engine := self.engine) is None:
-                    if replica.state is State.FAILED or self._closed:
+                    stopping = replica.state is State.DRAINING and not self._moving.locked()
+                    if replica.state is State.FAILED or self._closed or stopping:
                         cause = replica.lifecycle.cause or "the replica is stopping"
                         raise EngineError(
                             f"the model cannot answer: {cause}", retryable=True, retry_after=1.0
@@ -333,7 +250,8 @@ class Ladder:
                     if not loading.done() and self._waits_for_device() and not self._wanted():
                         loading.cancel()
                         await asyncio.wait({loading})
-                        replica.to(State.STANDBY)
+                        if replica.state is State.LOADING:
+                            replica.to(State.STANDBY)
                         return
                 loading.result()
             except StartError as error:
@@ -390,15 +308,15 @@ class Ladder:
             answered = self._engine is not None and self._engine.last_heard > self._hot_since
             # Once it has answered, whatever kills the next one is another story.
             self._deaths = (now,) if answered else (*self._deaths, now)
-            await self._unload(gently=False)
             if replica.state is State.ASLEEP:
                 replica.to(State.STANDBY)
-            if replica.state is not State.HOT:
-                return
-            if tending.is_hopeless(self._deaths, self._patience, now):
+            elif replica.state is State.HOT and tending.is_hopeless(self._deaths, self._patience, now):
                 replica.fail(f"the engine died {len(self._deaths)} times without an answer: {process.cause}")
+            elif replica.state is State.HOT:
+                replica.to(State.LOADING)
+            await self._unload(gently=False)
+            if replica.state is not State.LOADING:
                 return
-            replica.to(State.LOADING)
             try:
                 await self._load(replica)
             except StartError as error:
@@ -408,25 +326,18 @@ class Ladder:
         engine, self._engine = self._engine, None
         process, self._process = self._process, None
         if process is not None:
-            if gently and self._spans_processes():
+            if gently and self._launcher.spans_processes:
                 await process.stop()
             else:
                 process.kill()
                 await asyncio.wait({process.gone}, timeout=10)
         if engine is not None:
-            # After the processes: the requests in flight learn it from their broken connections.
-            await engine.close()
-
-    def _spans_processes(self) -> bool:
-        """Whether the engine's workers are processes of their own, which leave shared memory if killed."""
-        sizes = (
-            self._settings.engine_args.get(f"{kind}-parallel-size", 1)
-            for kind in ("tensor", "pipeline", "data")
-        )
-        return any(isinstance(size, int) and size > 1 for size in sizes)
-
-    def _sleeps(self) -> bool:
-        return bool(self._settings.engine_args.get("enable-sleep-mode"))
+            # After the processes: the requests in flight learn it from their broken connections, and nobody
+            # has to wait until the last of them has.
+            if self._closed:
+                await engine.close()
+            else:
+                self._spawn(engine.close())
 
     async def _tend(self) -> None:
         """Look a few times per second at what is hot, and do what `tending` says."""

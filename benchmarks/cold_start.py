@@ -1,0 +1,145 @@
+"""How long until the first token: vLLM's own server, started afresh, against each rung of the ladder.
+
+    python benchmarks/cold_start.py [--json] [--runs N] [--plain-runs N]
+
+| figure | from | to |
+|---|---|---|
+| `vllm_server_s` | start of `python -m vllm.entrypoints.openai.api_server` | first token of a stream |
+| `cold_s` | start of `python -m functions generate`, weights in S3, empty cache | the same |
+| `standby_s` | a request sent to a replica in standby | the same |
+| `restart_s` | SIGKILL of the engine core of a hot replica | the same, the client trying again |
+
+One model, one set of options, one machine, nothing at the same time; medians, and ratios of medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+# Started by its path, Python looks for modules beside it first, where `weights` is a benchmark.
+sys.path[0] = str(Path(__file__).parents[1])
+
+from benchmarks.vllm_servers import Server, call, plain_vllm, replica, wait_for_state  # noqa: E402 - see above
+from tests.weights.s3 import s3_server  # noqa: E402
+from weights.make_model import make_model  # noqa: E402
+
+
+def core_pid(server: Server) -> int:
+    """The process of the replica's engine core: the grandchild of its template."""
+    for process in server.tree():
+        if "EngineCore" in process.name():
+            return process.pid
+    raise RuntimeError("the replica has no engine core")
+
+
+def rest_in_standby(server: Server) -> None:
+    """Order the replica down, and wait until its engine is gone."""
+    status, answer = call(server, "/admin/warmth", {"warmth": "standby", "wait": True})
+    if status != 200:
+        raise RuntimeError(f"the replica does not go down: {answer}")
+    deadline = time.monotonic() + 30
+    while any("EngineCore" in process.name() for process in server.tree()):
+        if time.monotonic() > deadline:
+            raise TimeoutError("the engine does not end")
+        time.sleep(0.02)
+
+
+def from_standby(server: Server) -> tuple[float, dict[str, float]]:
+    """Seconds from a request to its first token, and the phases that it paid for."""
+    rest_in_standby(server)
+    began = time.monotonic()
+    seconds = server.first_token() - began
+    return seconds, call(server, "/healthz/ready")[1]["phases"]
+
+
+def from_death(server: Server) -> tuple[float, dict[str, float]]:
+    """Seconds from the engine core's death to the next first token, and the phases of the recovery."""
+    os.kill(core_pid(server), signal.SIGKILL)
+    began = time.monotonic()
+    seconds = server.first_token() - began
+    return seconds, call(server, "/healthz/ready")[1]["phases"]
+
+
+def measure(folder: Path, runs: int, plain_runs: int) -> dict[str, Any]:
+    """All figures."""
+    model = make_model(folder / "model").path
+    plain, cold, standby, restart = [], [], [], []
+    phases: dict[str, dict[str, float]] = {}
+    memory: dict[str, float] = {}
+    for _ in range(plain_runs):
+        with plain_vllm(model, folder) as server:
+            plain.append(server.first_token() - server.began)
+    with s3_server(folder / "s3.log") as s3:
+        uri = s3.upload(model, "models", "bench")
+        for number in range(plain_runs):
+            scratch = folder / f"cold-{number}"
+            scratch.mkdir()
+            with replica(uri, scratch, **s3.environment) as server:
+                wait_for_port(server)
+                cold.append(server.first_token() - server.began)
+                phases["cold"] = call(server, "/healthz/ready")[1]["phases"]
+                if number < plain_runs - 1:
+                    continue
+                for _ in range(runs):
+                    seconds, phases["standby"] = from_standby(server)
+                    standby.append(seconds)
+                for _ in range(runs):
+                    seconds, phases["restart"] = from_death(server)
+                    restart.append(seconds)
+                memory["hot_rss_mib"], memory["hot_private_mib"] = server.rss_mib(), server.private_mib()
+                rest_in_standby(server)
+                memory["standby_rss_mib"] = server.rss_mib()
+                memory["standby_private_mib"] = server.private_mib()
+    medians = {
+        name: statistics.median(values)
+        for name, values in {
+            "vllm_server_s": plain,
+            "cold_s": cold,
+            "standby_s": standby,
+            "restart_s": restart,
+        }.items()
+    }
+    base = medians["vllm_server_s"]
+    return {
+        "standby_vs_vllm_server": base / medians["standby_s"],
+        "restart_vs_vllm_server": base / medians["restart_s"],
+        "cold_vs_vllm_server": base / medians["cold_s"],
+        **memory,
+        **medians,
+        "runs": {"vllm_server": plain, "cold": cold, "standby": standby, "restart": restart},
+        "phases_s": phases,
+    }
+
+
+def wait_for_port(server: Server) -> None:
+    """Wait until the replica's own port answers, as a platform would."""
+    wait_for_state(server, "starting", "loading", "standby", "hot")
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser.add_argument("--runs", type=int, default=5, help="rises from standby and recoveries (default 5)")
+    parser.add_argument("--plain-runs", type=int, default=3, help="fresh starts of each server (default 3)")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="pilotlight-bench-") as scratch:
+        figures = measure(Path(scratch), options.runs, options.plain_runs)
+    if options.json:
+        print(json.dumps(figures))
+        return
+    for key, value in figures.items():
+        print(f"{key:28} {value:.2f}" if isinstance(value, float) else f"{key:28} {json.dumps(value)}")
+
+
+if __name__ == "__main__":
+    main()

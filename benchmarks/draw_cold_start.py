@@ -1,0 +1,83 @@
+"""Draw `docs/cold-starts.png` from a run of `cold_start.py --json`.
+
+    python benchmarks/cold_start.py --json > run.json
+    python benchmarks/draw_cold_start.py run.json docs/cold-starts.png
+
+Needs matplotlib.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("agg")
+from matplotlib import pyplot as plt
+
+COLOURS = {
+    "import": "#4c72b0",
+    "weights": "#55a868",
+    "device": "#8c8c8c",
+    "init": "#dd8452",
+    "warmup": "#c44e52",
+    "rest": "#d9d9d9",
+    "plain": "#9a9a9a",
+}
+ROWS = (("standby", "standby_s"), ("restart", "restart_s"), ("cold", "cold_s"))
+TITLES = {
+    "standby": "request to a replica\nin standby",
+    "restart": "engine killed,\nnext engine",
+    "cold": "cold replica,\nweights in S3",
+}
+
+
+def draw(run: dict, target: Path) -> None:
+    """One bar for each way up, split into its phases."""
+    figure, (whole, near) = plt.subplots(2, 1, figsize=(9, 6.2), gridspec_kw={"height_ratios": [2, 1.5]})
+    names = ["vLLM's own server,\nfresh", *(TITLES[kind] for kind, _ in reversed(ROWS))]
+    whole.barh(names[0], run["vllm_server_s"], color=COLOURS["plain"], height=0.6)
+    whole.text(run["vllm_server_s"], 0, f" {run['vllm_server_s']:.1f} s", va="center")
+    for axes, rows in ((whole, ROWS[::-1]), (near, ROWS[:2][::-1])):
+        for kind, key in rows:
+            _bar(axes, TITLES[kind], run["phases_s"][kind], run[key], run["vllm_server_s"])
+        axes.spines[["top", "right"]].set_visible(False)
+    whole.set_xlim(0, run["vllm_server_s"] * 1.15)
+    near.set_xlim(0, max(run["standby_s"], run["restart_s"]) * 1.35)
+    near.set_xlabel("seconds to the first token")
+    whole.set_title("Time to the first token: where it goes", loc="left")
+    near.set_title("The two short ones, enlarged", loc="left", fontsize=10)
+    labels = ["import", "weights", "init", "warmup", "rest"]
+    handles = [plt.Rectangle((0, 0), 1, 1, color=COLOURS[label]) for label in labels]
+    texts = ["import", "weights", "init", "warm-up", "the rest: processes, noticing, the token"]
+    figure.legend(handles, texts, loc="lower center", ncols=5, frameon=False, fontsize=9)
+    figure.tight_layout(rect=(0, 0.05, 1, 1))
+    figure.savefig(target, dpi=130)
+
+
+def _bar(axes: plt.Axes, name: str, phases: dict[str, float], total: float, base: float) -> None:
+    left = 0.0
+    # Fetching the weights runs beside the import: what of it is longer than that is what it costs.
+    beside = min(phases.get("weights", 0.0), phases.get("import", 0.0))
+    shares = {**phases, "weights": phases.get("weights", 0.0) - beside}
+    for phase in ("import", "device", "weights", "init", "warmup"):
+        seconds = min(shares.get(phase, 0.0), max(0.0, total - left))
+        axes.barh(name, seconds, left=left, color=COLOURS[phase], height=0.6)
+        left += seconds
+    axes.barh(name, max(0.0, total - left), left=left, color=COLOURS["rest"], height=0.6)
+    axes.text(total, name, f" {total:.2f} s  ({base / total:.0f} times sooner)", va="center")
+
+
+def main() -> None:
+    """Read, draw."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("run", type=Path, help="what cold_start.py --json printed")
+    parser.add_argument("target", type=Path, help="PNG to write")
+    options = parser.parse_args()
+    draw(json.loads(options.run.read_text()), options.target)
+
+
+if __name__ == "__main__":
+    main()

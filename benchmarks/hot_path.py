@@ -1,0 +1,198 @@
+"""What a hot replica costs over vLLM's own server: throughput, time to first token, batching.
+
+    python benchmarks/hot_path.py [--json] [--rounds N]
+
+The same client, model and options for both; rounds alternate between them, and the one that waits is stopped.
+`added_ttft_*` compares the function URL with the unix socket of the very same engine, request by request, so
+that it is what the replica's own process adds and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+
+# Started by its path, Python looks for modules beside it first, where `weights` is a benchmark.
+sys.path[0] = str(Path(__file__).parents[1])
+
+from benchmarks.vllm_servers import NAME, Server, plain_vllm, replica  # noqa: E402 - see above
+from weights.make_model import make_model  # noqa: E402
+
+STREAMS = 32
+TOKENS = 128
+RATE = 4.0
+"""Requests per second while TTFT is measured."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One stream as its client saw it, in seconds and tokens."""
+
+    ttft: float
+    seconds: float
+    tokens: int
+
+
+async def stream(session: aiohttp.ClientSession, base: str, tokens: int, number: int) -> Answer:
+    body = {
+        "model": NAME,
+        "prompt": f"{number} tell me about the sea and the ships on it",
+        "max_tokens": tokens,
+        "ignore_eos": True,
+        "temperature": 0,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    began = time.perf_counter()
+    first: float | None = None
+    rest = b""
+    async with session.post(f"{base}/v1/completions", json=body) as response:
+        response.raise_for_status()
+        while data := await response.content.readany():
+            if first is None:
+                first = time.perf_counter()
+            rest = (rest + data)[-2000:]
+    events = [part for part in rest.split(b"\n\n") if part.startswith(b"data: {")]
+    usage = json.loads(events[-1][6:])["usage"]
+    assert first is not None
+    return Answer(first - began, time.perf_counter() - began, usage["completion_tokens"])
+
+
+def open_session(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
+    """A client of one measurement: servers close connections that rest for some seconds."""
+    return aiohttp.ClientSession(
+        connector=connector, timeout=aiohttp.ClientTimeout(total=600), read_bufsize=1 << 18
+    )
+
+
+async def throughput(base: str, streams: int, requests: int) -> float:
+    """Output tokens per second of `requests` streams, `streams` at a time."""
+    async with open_session(aiohttp.TCPConnector(limit=0)) as session:
+        return await _throughput(session, base, streams, requests)
+
+
+async def _throughput(session: aiohttp.ClientSession, base: str, streams: int, requests: int) -> float:
+    gate = asyncio.Semaphore(streams)
+
+    async def one(number: int) -> int:
+        async with gate:
+            return (await stream(session, base, TOKENS, number)).tokens
+
+    began = time.perf_counter()
+    tokens = sum(await asyncio.gather(*(one(number) for number in range(requests))))
+    return tokens / (time.perf_counter() - began)
+
+
+async def paced(
+    targets: list[Callable[[int], Awaitable[Answer]]], seconds: float, rate: float
+) -> list[list[float]]:
+    """TTFTs of each target at `rate` requests per second in all, in turns."""
+    results: list[list[float]] = [[] for _ in targets]
+    tasks = []
+
+    async def one(index: int, number: int) -> None:
+        results[index].append((await targets[index](number)).ttft)
+
+    began = time.perf_counter()
+    for number in range(int(seconds * rate)):
+        await asyncio.sleep(max(0.0, began + number / rate - time.perf_counter()))
+        tasks.append(asyncio.create_task(one(number % len(targets), number)))
+    await asyncio.gather(*tasks)
+    return results
+
+
+def engine_socket(server: Server) -> str:
+    """The unix socket on which the replica's engine listens."""
+    for process in server.tree():
+        for connection in process.net_connections("unix"):
+            if str(connection.laddr).endswith("/api.sock") and connection.status != psutil.CONN_CLOSE:
+                return str(connection.laddr)
+    raise RuntimeError("the replica has no engine")
+
+
+def percentile(values: list[float], share: float) -> float:
+    return statistics.quantiles(values, n=100, method="inclusive")[round(share * 100) - 1]
+
+
+async def measure(ours: Server, vllm: Server, rounds: int, seconds: float) -> dict[str, Any]:
+    ours_rates: list[float] = []
+    vllm_rates: list[float] = []
+    single: list[float] = []
+    for number in range(rounds + 1):
+        with ours.paused():
+            theirs = await throughput(vllm.url, STREAMS, 2 * STREAMS)
+        with vllm.paused():
+            mine = await throughput(ours.url, STREAMS, 2 * STREAMS)
+            alone = await throughput(ours.url, 1, 3)
+        if number:  # the first round warms up
+            vllm_rates.append(theirs)
+            ours_rates.append(mine)
+            single.append(alone)
+    with ours.paused():
+        async with open_session(aiohttp.TCPConnector(limit=0)) as session:
+            (plain,) = await paced([lambda n: stream(session, vllm.url, 16, n)], seconds, RATE)
+    with vllm.paused():
+        connector = aiohttp.UnixConnector(path=engine_socket(ours), limit=0)
+        async with open_session(aiohttp.TCPConnector(limit=0)) as session, open_session(connector) as direct:
+            (through, straight) = await paced(
+                [
+                    lambda n: stream(session, ours.url, 16, n),
+                    lambda n: stream(direct, "http://vllm", 16, n),
+                ],
+                2 * seconds,
+                RATE,
+            )
+    ratios = [mine / theirs for mine, theirs in zip(ours_rates, vllm_rates, strict=True)]
+    gains = [mine / alone for mine, alone in zip(ours_rates, single, strict=True)]
+    return {
+        "throughput_vs_vllm": statistics.median(ratios),
+        "throughput_tokens_per_s": statistics.median(ours_rates),
+        "vllm_throughput_tokens_per_s": statistics.median(vllm_rates),
+        "single_stream_tokens_per_s": statistics.median(single),
+        "batching_gain": statistics.median(gains),
+        "added_ttft_p50_ms": 1e3 * (percentile(through, 0.5) - percentile(straight, 0.5)),
+        "added_ttft_p99_ms": 1e3 * (percentile(through, 0.99) - percentile(straight, 0.99)),
+        "ttft_p50_ms": 1e3 * percentile(through, 0.5),
+        "ttft_p99_ms": 1e3 * percentile(through, 0.99),
+        "vllm_ttft_p50_ms": 1e3 * percentile(plain, 0.5),
+        "vllm_ttft_p99_ms": 1e3 * percentile(plain, 0.99),
+        "rounds": rounds,
+        "streams": STREAMS,
+        "tokens_per_stream": TOKENS,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser.add_argument("--rounds", type=int, default=5, help="measured rounds of each server (default 5)")
+    parser.add_argument("--seconds", type=float, default=25, help="TTFT measurement of each (default 25)")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="pilotlight-bench-") as scratch:
+        folder = Path(scratch)
+        model = make_model(folder / "model").path
+        with plain_vllm(model, folder) as vllm, replica(model, folder) as ours:
+            vllm.first_token()
+            ours.first_token()
+            figures = asyncio.run(measure(ours, vllm, options.rounds, options.seconds))
+    if options.json:
+        print(json.dumps(figures))
+    else:
+        for key, value in figures.items():
+            print(f"{key:32} {value:.3f}" if isinstance(value, float) else f"{key:32} {value}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""From nothing to a template, and from a template to an engine that answers; each step is a phase.
+
+Knows nothing of states and requests: the ladder decides when, this module knows how.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import aiohttp
+
+from functions.engine import EngineError
+from functions.engines.vllm import options
+from functions.engines.vllm.client import VllmEngine
+from functions.engines.vllm.processes import EngineProcess, EngineStartError, Template, TemplateError
+from functions.replica import Replica
+from functions.settings import Settings
+from functions.stage import StartError
+from functions.timing import Phase
+
+log = logging.getLogger(__name__)
+
+Fetch = Callable[[], Awaitable[Path]]
+"""Brings the model's files here and returns their folder. Raises StartError with the cause."""
+
+
+class Launcher:
+    """Owner of the template process and of what an engine is started with.
+
+    Args:
+        settings: model and options.
+        fetch: brings the model here; runs beside the import.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self, settings: Settings, fetch: Fetch, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._settings = settings
+        self._fetch = fetch
+        self._clock = clock
+        self._template: Template | None = None
+        self._model: Path | None = None
+        self._version = ""
+        self.device: str | None = None
+        """The platform as vLLM calls it (cpu, cuda); None until the import has told."""
+
+    @property
+    def spans_processes(self) -> bool:
+        """Whether an engine's workers are processes of their own, which leave shared memory if killed."""
+        args = self._settings.engine_args
+        sizes = (args.get(f"{kind}-parallel-size", 1) for kind in ("tensor", "pipeline", "data"))
+        return any(isinstance(size, int) and size > 1 for size in sizes)
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether the user asked for vLLM's sleep mode."""
+        return bool(self._settings.engine_args.get("enable-sleep-mode"))
+
+    def check(self) -> None:
+        """Refuse bad options before anything large is touched.
+
+        Raises:
+            StartError: with the options.
+        """
+        try:
+            options.command_line(self._settings.engine_args, model=Path("model"), name="model")
+        except ValueError as error:
+            raise StartError(f"PILOTLIGHT_ENGINE_ARGS: {error}") from None
+
+    async def prepare(self, replica: Replica) -> None:
+        """Fetch and import side by side; the first failure ends both.
+
+        Raises:
+            StartError: with the cause.
+        """
+        try:
+            template = self._template = await Template.start()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._bring(replica, template))
+                group.create_task(self._import(replica, template))
+        except TemplateError as error:
+            raise StartError(str(error)) from None
+        except BaseExceptionGroup as errors:
+            first = errors.exceptions[0]
+            if isinstance(first, TemplateError):
+                raise StartError(str(first)) from None
+            raise first from None
+
+    def fork(self, *, sleep_mode: bool) -> EngineProcess:
+        """Order an engine from the template."""
+        assert self._template is not None
+        assert self._model is not None
+        given = self._settings.engine_args
+        args = {**options.defaults(given, self._model, self.device or ""), **given}
+        if sleep_mode:
+            args["enable-sleep-mode"] = True
+        return self._template.fork(options.command_line(args, model=self._model, name=self._name))
+
+    async def answering(self, replica: Replica, process: EngineProcess) -> VllmEngine:
+        """Wait until the ordered engine has given its first token.
+
+        Raises:
+            StartError: it did not come up; the message is the cause.
+        """
+        began = self._clock()
+        try:
+            await process.wait_serving()
+        except EngineStartError as error:
+            raise StartError(str(error)) from None
+        replica.record(Phase.WEIGHTS, process.load_seconds)
+        replica.record(Phase.INIT, max(0.0, self._clock() - began - process.load_seconds))
+        engine = VllmEngine.on(process.socket, process.dead, model=self._name, version=self._version)
+        try:
+            with replica.measure(Phase.WARMUP):
+                await engine.warm_up()
+        except (EngineError, aiohttp.ClientError) as error:
+            await engine.close()
+            raise StartError(
+                f"the engine answers no request: {error if process.alive else process.cause}"
+            ) from None
+        return engine
+
+    async def revive(self, replica: Replica) -> None:
+        """Have a template process, another one if it was killed.
+
+        Raises:
+            StartError: there is none to be had.
+        """
+        assert self._template is not None
+        if not self._template.ended.done():
+            return
+        log.error("template process died; importing again")
+        await self._template.close()
+        try:
+            self._template = await Template.start()
+            await self._import(replica, self._template)
+        except TemplateError as error:
+            raise StartError(str(error)) from None
+        if self._model is not None:
+            self._template.import_model(self._model)
+
+    async def close(self) -> None:
+        """End the template, and with it what it forked."""
+        if self._template is not None:
+            await self._template.close()
+            self._template = None
+
+    @property
+    def _name(self) -> str:
+        assert self._model is not None
+        return self._settings.model_name or self._model.name
+
+    async def _bring(self, replica: Replica, template: Template) -> None:
+        with replica.measure(Phase.WEIGHTS):
+            self._model = await self._fetch()
+        template.import_model(self._model)
+
+    async def _import(self, replica: Replica, template: Template) -> None:
+        imported = await template.imported()
+        replica.record(Phase.IMPORT, imported.seconds)
+        self._version, self.device = imported.version, imported.device

@@ -1,0 +1,284 @@
+"""What a hot replica answers: the OpenAI API through the official client, the stage contract, batches."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+
+import aiohttp
+import openai
+import pytest
+
+from tests.functions.servers import free_port, stage_environment
+from tests.functions.vllm_replica import NAME, PATIENCE, VllmReplica
+
+pytestmark = pytest.mark.vllm
+
+PROMPTS = ("hello", "the sea and the ships", "an object is", "0", "The following table", "import")
+
+
+@pytest.fixture(scope="module")
+def plain_vllm(made_model, tmp_path_factory):
+    """URL of vLLM's own server on the same model; starts while other tests run."""
+    port = free_port()
+    log = tmp_path_factory.mktemp("plain") / "vllm.log"
+    environment = stage_environment(HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1", VLLM_CPU_KVCACHE_SPACE="1")
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(made_model.path)]
+    command += ["--served-model-name", NAME, "--port", str(port), "--host", "127.0.0.1"]
+    command += ["--max-model-len", "1024", "--enforce-eager"]
+    with log.open("wb") as out, subprocess.Popen(command, env=environment, stdout=out, stderr=out) as process:
+        yield f"http://127.0.0.1:{port}"
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+@pytest.fixture
+async def hot(warm_replica: VllmReplica, http: aiohttp.ClientSession) -> VllmReplica:
+    await warm_replica.order(http, "hot")
+    return warm_replica
+
+
+@pytest.fixture
+def client(hot):
+    return openai.AsyncOpenAI(base_url=f"{hot.url}/v1", api_key="none", max_retries=0)
+
+
+async def test_the_openai_client_completes(client):
+    answer = await client.completions.create(model=NAME, prompt="hello", max_tokens=5, temperature=0)
+    assert answer.usage.completion_tokens == 5
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.choices[0].text
+
+
+async def test_the_openai_client_chats_and_streams_the_same_text(client):
+    messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hello"}]
+    asked = {"model": NAME, "messages": messages, "max_tokens": 12, "temperature": 0}
+    whole = await client.chat.completions.create(**asked)
+    chunks = []
+    async for chunk in await client.chat.completions.create(
+        **asked, stream=True, stream_options={"include_usage": True}
+    ):
+        chunks.append(chunk)
+    streamed = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert streamed == whole.choices[0].message.content
+    assert chunks[-1].usage.completion_tokens == 12
+    assert len(chunks) > 3
+
+
+async def test_the_openai_client_lists_the_model(client):
+    models = await client.models.list()
+    assert [model.id for model in models.data] == [NAME]
+    assert models.data[0].max_model_len == 1024
+
+
+async def test_the_openai_client_gets_log_probabilities_and_several_choices(client):
+    answer = await client.chat.completions.create(
+        model=NAME,
+        messages=[{"role": "user", "content": "hi"}],
+        max_tokens=3,
+        n=2,
+        logprobs=True,
+        top_logprobs=2,
+    )
+    assert len(answer.choices) == 2
+    assert all(len(choice.logprobs.content) == 3 for choice in answer.choices)
+
+
+async def test_the_openai_client_gets_json_in_a_schema(client):
+    schema = {
+        "type": "object",
+        "properties": {"n": {"enum": [1, 2]}},
+        "required": ["n"],
+        "additionalProperties": False,
+    }
+    answer = await client.chat.completions.create(
+        model=NAME,
+        messages=[{"role": "user", "content": "give me JSON"}],
+        max_tokens=200,
+        temperature=0,
+        response_format={"type": "json_schema", "json_schema": {"name": "n", "schema": schema}},
+    )
+    assert json.loads(answer.choices[0].message.content)["n"] in {1, 2}
+
+
+async def test_the_openai_client_gets_a_named_tool_called(client):
+    tool = {
+        "type": "function",
+        "function": {
+            "name": "pick",
+            "parameters": {
+                "type": "object",
+                "properties": {"colour": {"enum": ["red", "blue"]}},
+                "required": ["colour"],
+                "additionalProperties": False,
+            },
+        },
+    }
+    answer = await client.chat.completions.create(
+        model=NAME,
+        messages=[{"role": "user", "content": "pick"}],
+        tools=[tool],
+        tool_choice={"type": "function", "function": {"name": "pick"}},
+        max_tokens=200,
+        temperature=0,
+    )
+    (call,) = answer.choices[0].message.tool_calls
+    assert call.function.name == "pick"
+    assert json.loads(call.function.arguments)["colour"] in {"red", "blue"}
+
+
+async def test_the_openai_client_sees_its_mistakes_as_its_own(client):
+    with pytest.raises(openai.NotFoundError, match="other"):
+        await client.completions.create(model="other", prompt="hello")
+    with pytest.raises(openai.BadRequestError, match="1024"):
+        await client.completions.create(model=NAME, prompt="hello", max_tokens=5000)
+    with pytest.raises(openai.BadRequestError):
+        await client.completions.create(model=NAME, prompt="hello", temperature=-1)
+    with pytest.raises(openai.NotFoundError):
+        await client.embeddings.create(model=NAME, input="hello")
+
+
+async def test_the_official_responses_api_is_there(client):
+    answer = await client.responses.create(model=NAME, input="hello", max_output_tokens=16, temperature=0)
+    assert answer.output_text
+
+
+async def test_texts_are_counted_as_the_model_counts_them(hot, http):
+    async with http.post(f"{hot.url}/tokenize", json={"model": NAME, "prompt": "hello"}) as response:
+        tokens = (await response.json())["tokens"]
+    async with http.post(f"{hot.url}/detokenize", json={"model": NAME, "tokens": tokens}) as response:
+        assert (await response.json())["prompt"] == "hello"
+
+
+@pytest.mark.parametrize(
+    "path", ["/sleep", "/wake_up", "/collective_rpc", "/reset_prefix_cache", "/server_info"]
+)
+async def test_the_control_paths_of_the_engine_stay_inside(hot, http, path):
+    async with http.post(hot.url + path, json={}) as response:
+        assert response.status == 404
+
+
+async def test_a_stage_request_gets_the_text_that_the_openai_api_gives(hot, http):
+    _, completion, _ = await hot.complete(http, "the sea", max_tokens=10)
+    body = {
+        "id": "r-1",
+        "input": "the sea",
+        "parameters": {"max_tokens": 10, "temperature": 0},
+        "metadata": {"k": 1},
+    }
+    async with http.post(f"{hot.url}/invoke", json=body) as response:
+        reply = await response.json()
+    assert reply["output"] == completion["choices"][0]["text"]
+    assert (reply["id"], reply["finish_reason"], reply["metadata"]) == ("r-1", "length", {"k": 1})
+    assert reply["usage"] == {
+        "prompt_tokens": completion["usage"]["prompt_tokens"],
+        "completion_tokens": 10,
+    }
+    (timing,) = reply["timings"]
+    assert timing["warmth"] == "hot"
+    assert 0 < timing["ttft"] <= timing["seconds"]
+
+
+async def test_a_stage_stream_adds_up_to_its_reply(hot, http):
+    body = {
+        "input": [{"role": "user", "content": "hello"}],
+        "parameters": {"max_tokens": 10, "temperature": 0},
+        "stream": True,
+    }
+    async with http.post(f"{hot.url}/invoke", json=body) as response:
+        assert response.headers["Content-Type"].startswith("text/event-stream")
+        assert "prefill" in response.headers["Server-Timing"]
+        events = [part.split("\n") for part in (await response.text()).split("\n\n") if part]
+    deltas = [json.loads(data[6:])["text"] for name, data in events if name == "event: delta"]
+    name, data = events[-1]
+    assert name == "event: reply"
+    assert len(deltas) > 3
+    assert "".join(deltas) == json.loads(data[6:])["output"]
+
+
+async def test_a_stage_request_with_stop_sequences_ends_before_them(hot, http):
+    _, completion, _ = await hot.complete(http, "the sea", max_tokens=20)
+    text = completion["choices"][0]["text"]
+    stop = text.split()[2]
+    body = {"input": "the sea", "parameters": {"max_tokens": 20, "temperature": 0, "stop": [stop]}}
+    async with http.post(f"{hot.url}/invoke", json=body) as response:
+        reply = await response.json()
+    assert reply["finish_reason"] == "stop"
+    assert reply["output"] == text[: text.index(stop)]
+
+
+async def test_a_stage_request_that_will_not_fit_is_refused_as_the_callers_mistake(hot, http):
+    body = {"input": "word " * 3000}
+    async with http.post(f"{hot.url}/invoke", json=body) as response:
+        problem = await response.json()
+    assert (response.status, problem["retryable"]) == (400, False)
+    assert "1024" in problem["detail"]
+
+
+async def test_concurrent_requests_run_in_one_batch(hot, http):
+    requests = [
+        asyncio.create_task(hot.complete(http, f"{n}", max_tokens=100, ignore_eos=True)) for n in range(32)
+    ]
+    most = 0.0
+    while not all(request.done() for request in requests):
+        most = max(most, await hot.metric(http, "vllm:num_requests_running"))
+        await asyncio.sleep(0.05)
+    assert [(await request)[0] for request in requests] == [200] * 32
+    assert most >= 24
+
+
+async def test_one_page_has_the_metrics_of_the_replica_and_of_the_engine(hot, http):
+    async with http.get(f"{hot.url}/metrics") as response:
+        page = await response.text()
+    for name in (
+        "pilotlight_cold_start_seconds_bucket",
+        "pilotlight_replica_state",
+        "vllm:time_to_first_token_seconds_bucket",
+    ):
+        assert name in page
+    for phase in ("import", "weights", "init", "warmup", "total"):
+        assert f'phase="{phase}"' in page
+    # No metric may be there twice, or Prometheus refuses the page.
+    kinds = [line.split()[2] for line in page.splitlines() if line.startswith("# TYPE")]
+    assert len(kinds) == len(set(kinds))
+
+
+async def test_each_cold_start_is_one_line_of_the_log(hot):
+    lines = [line for line in hot.stage.lines() if line["message"] == "cold start"]
+    first = lines[0]
+    assert first["from"] == "cold"
+    assert {"import", "weights", "init", "warmup"} <= first["phases"].keys()
+    assert first["total_seconds"] > 0
+
+
+async def test_the_tokens_are_those_of_plain_vllm(hot, http, plain_vllm):
+    async def ask(base: str, prompt: str) -> tuple[list[int], str]:
+        body = {
+            "model": NAME,
+            "prompt": prompt,
+            "max_tokens": 32,
+            "temperature": 0,
+            "seed": 7,
+            "return_token_ids": True,
+        }
+        async with http.post(f"{base}/v1/completions", json=body) as response:
+            choice = (await response.json())["choices"][0]
+        return choice["token_ids"], choice["text"]
+
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            async with http.get(f"{plain_vllm}/health") as response:
+                assert response.status == 200
+            break
+        except aiohttp.ClientError:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.5)
+    for prompt in PROMPTS:
+        ids, text = await ask(hot.url, prompt)
+        assert len(ids) == 32
+        assert (ids, text) == await ask(plain_vllm, prompt)

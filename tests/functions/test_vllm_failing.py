@@ -1,0 +1,101 @@
+"""A replica that cannot become hot says why, in its readiness and its log, and ends non-zero."""
+
+import json
+import shutil
+
+import pytest
+
+from tests.functions.servers import stage_process, wait_until
+from tests.functions.vllm_replica import NAME, PATIENCE, vllm_replica
+
+pytestmark = pytest.mark.vllm
+
+
+def _broken(made_model, folder, change):
+    model = folder / "model"
+    shutil.copytree(made_model.path, model)
+    change(model)
+    return model
+
+
+def _cut(model):
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+
+
+def _garble(model):
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "architectures": ["NoSuchModel"]}))
+
+
+def _reshape(model):
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 9}))
+
+
+async def _failure(replica, http) -> dict:
+    seen = {}
+
+    async def failed() -> bool:
+        seen.update(await replica.view(http))
+        return seen["state"] == "failed"
+
+    await wait_until(failed, PATIENCE)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [(_cut, "model.safetensors"), (_reshape, "model.layers.")],
+    ids=["truncated weights", "missing tensors"],
+)
+async def test_a_broken_checkpoint_fails_the_replica_with_its_cause(made_model, tmp_path, http, change, says):
+    model = _broken(made_model, tmp_path, change)
+    with vllm_replica(model, tmp_path) as replica:
+        view = await _failure(replica, http)
+        assert view["status"] == 503
+        assert says in view["cause"]
+        assert replica.stage.wait(30) == 1
+        assert says in "".join(line.get("cause") or "" for line in replica.stage.lines())
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        ({"nonsense": 3}, "--nonsense"),
+        ({"max-model-len": 100_000}, "100000"),
+        ({"kv-cache-memory-bytes": 1 << 50}, "memory"),
+    ],
+    ids=["unknown option", "impossible length", "too little memory"],
+)
+async def test_a_bad_option_fails_the_replica_with_its_cause(made_model, tmp_path, http, args, says):
+    with vllm_replica(made_model.path, tmp_path, args=args) as replica:
+        view = await _failure(replica, http)
+        assert says in view["cause"]
+        assert replica.stage.wait(30) == 1
+
+
+def test_an_option_that_is_the_replicas_own_is_refused_before_anything_starts(made_model, tmp_path):
+    with stage_process(
+        "generate", tmp_path, PILOTLIGHT_MODEL_URI=str(made_model.path), PILOTLIGHT_ENGINE_ARGS='{"port": 1}'
+    ) as stage:
+        assert stage.wait(20) == 1
+        assert any("port: is set by the replica" in (line.get("cause") or "") for line in stage.lines())
+
+
+def test_a_model_that_is_not_there_fails_the_replica_with_its_address(tmp_path):
+    with stage_process("generate", tmp_path, PILOTLIGHT_MODEL_URI=str(tmp_path / "nothing")) as stage:
+        assert stage.wait(60) == 1
+        assert any(str(tmp_path / "nothing") in (line.get("cause") or "") for line in stage.lines())
+
+
+def test_asleep_is_refused_on_a_cpu(made_model, tmp_path):
+    with stage_process(
+        "generate",
+        tmp_path,
+        PILOTLIGHT_MODEL_URI=str(made_model.path),
+        PILOTLIGHT_MODEL_NAME=NAME,
+        PILOTLIGHT_WARMTH="asleep",
+    ) as stage:
+        assert stage.wait(PATIENCE) == 1
+        assert any("no sleep mode on CPUs" in (line.get("cause") or "") for line in stage.lines())

@@ -1,0 +1,116 @@
+"""What is taken for granted about vLLM's inside still holds; fails when a release changes the ground."""
+
+import contextlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from functions.engines.vllm import options
+from functions.engines.vllm.processes import EngineStartError, Template
+
+pytestmark = pytest.mark.vllm
+
+NAMES = """
+import json, sys
+from functions.engines.vllm import ground
+ground.quieten()
+import importlib
+missing = []
+def has(module, *names):
+    try:
+        found = importlib.import_module(module)
+    except ImportError as error:
+        missing.append(f"{module}: {error}")
+        return
+    missing.extend(f"{module}.{name}" for name in names if not hasattr(found, name))
+for module in ground.TEMPLATE_MODULES:
+    has(module)
+has("vllm.entrypoints.launchers.api_server.entry", "build_and_serve")
+has("vllm.entrypoints.launchers.launcher", "setup_server")
+has(ground._cli_args().__name__, "make_arg_parser", "validate_parsed_serve_args", "propagate_flash_late_interaction")
+has("vllm.engine.arg_utils", "AsyncEngineArgs")
+has("vllm.usage.usage_lib", "UsageContext")
+has("vllm.utils.argparse_utils", "FlexibleArgumentParser")
+has("vllm.platforms", "current_platform")
+has("vllm.model_executor.models", "ModelRegistry")
+has("vllm.v1.engine.async_llm", "AsyncLLM")
+has("vllm.version", "__version__")
+args = ground.parse(["--model", "any", "--uds", "/nowhere"])
+for name in ("distributed_executor_backend", "tensor_parallel_size", "pipeline_parallel_size",
+             "data_parallel_size", "uds", "disable_uvicorn_access_log", "enable_sleep_mode",
+             "kv_cache_memory_bytes", "served_model_name"):
+    if not hasattr(args, name):
+        missing.append(f"option {name}")
+print(json.dumps(missing))
+"""
+
+
+def test_every_name_that_is_used_exists():
+    done = subprocess.run(
+        [sys.executable, "-c", NAMES], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout.strip().rpartition("\n")[2]) == []
+
+
+@pytest.fixture(scope="module")
+def argv(made_model):
+    args = {"max-model-len": 1024, "enforce-eager": True, "kv-cache-memory-bytes": 64 << 20}
+    return options.command_line(args, model=made_model.path, name="ground")
+
+
+async def test_one_import_serves_every_process_of_every_engine(made_model, argv):
+    template = await Template.start()
+    try:
+        imported = await template.imported()
+        assert imported.device == "cpu"
+        template.import_model(made_model.path)
+        process = psutil.Process(template.pid)
+        # Threads of torch's would not survive the fork.
+        assert process.num_threads() == 1
+
+        engine = template.fork(argv)
+        await engine.wait_serving()
+
+        # What the engine still imports by itself is small; if it grows, an import is paid at every start.
+        late = [name for name in engine.late if name.startswith(("vllm.", "torch.", "transformers."))]
+        assert len(late) <= 10, late
+        assert engine.pid is not None
+        assert psutil.Process(engine.pid).ppid() == template.pid
+        (core,) = engine.core_pids
+        assert psutil.Process(core).ppid() == engine.pid
+        # Forked, not spawned: the same program, started once.
+        assert psutil.Process(core).exe() == process.exe()
+        assert _mapped(core) & _mapped(template.pid)
+        assert not [p for p in process.children(recursive=True) if "spawn_main" in " ".join(p.cmdline())]
+        assert engine.load_seconds > 0
+        assert engine.directory.stat().st_mode & 0o077 == 0
+
+        await engine.stop()
+        assert not engine.directory.exists()
+        assert process.children() == []
+
+        bad = template.fork((*argv, "--max-num-seqs=none"))
+        with pytest.raises(EngineStartError, match="max-num-seqs"):
+            await bad.wait_serving()
+        again = template.fork(argv)
+        await again.wait_serving()
+        assert again.pid != engine.pid
+    finally:
+        await template.close()
+    assert not psutil.pid_exists(template.pid)
+
+
+def _mapped(pid: int) -> set[str]:
+    """Address ranges of vLLM's own library: equal in processes that were forked, random in others."""
+    with contextlib.suppress(OSError):
+        return {
+            line.split()[0]
+            for line in Path(f"/proc/{pid}/maps").read_text().splitlines()
+            if "/vllm/_C" in line
+        }
+    return set()
