@@ -15,6 +15,7 @@ One model, one set of options, one machine, nothing at the same time; medians, a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -24,6 +25,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 # Started by its path, Python looks for modules beside it first, where `weights` is a benchmark.
 sys.path[0] = str(Path(__file__).parents[1])
@@ -36,9 +39,24 @@ from weights.make_model import make_model  # noqa: E402
 def core_pid(server: Server) -> int:
     """The process of the replica's engine core: the grandchild of its template."""
     for process in server.tree():
-        if "EngineCore" in process.name():
-            return process.pid
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if is_core(process):
+                return process.pid
     raise RuntimeError("the replica has no engine core")
+
+
+def is_core(process: psutil.Process) -> bool:
+    """Whether it is a living engine core, by the title that vLLM gives it."""
+    return "EngineCor" in process.name() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def has_core(server: Server) -> bool:
+    """Whether the replica has an engine core."""
+    try:
+        core_pid(server)
+    except RuntimeError:
+        return False
+    return True
 
 
 def rest_in_standby(server: Server) -> None:
@@ -47,7 +65,7 @@ def rest_in_standby(server: Server) -> None:
     if status != 200:
         raise RuntimeError(f"the replica does not go down: {answer}")
     deadline = time.monotonic() + 30
-    while any("EngineCore" in process.name() for process in server.tree()):
+    while has_core(server):
         if time.monotonic() > deadline:
             raise TimeoutError("the engine does not end")
         time.sleep(0.02)

@@ -16,7 +16,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,11 +69,11 @@ class Server:
 
     def rss_mib(self) -> float:
         """Resident memory of all its processes together; shared pages count once for each."""
-        return sum(process.memory_info().rss for process in self.tree()) / (1 << 20)
+        return sum(_or_none(lambda p=p: p.memory_info().rss) for p in self.tree()) / (1 << 20)
 
     def private_mib(self) -> float:
         """Memory that would come back if it ended."""
-        return sum(process.memory_full_info().uss for process in self.tree()) / (1 << 20)
+        return sum(_or_none(lambda p=p: p.memory_full_info().uss) for p in self.tree()) / (1 << 20)
 
     def stop(self) -> None:
         """End it and all that it started."""
@@ -104,6 +104,14 @@ class Server:
             except (urllib.error.URLError, ConnectionError, TimeoutError):
                 time.sleep(0.01)
         raise TimeoutError(f"{self.url} gave no token within {patience} s")
+
+
+def _or_none(read: Callable[[], int]) -> int:
+    """Bytes of a process; nothing for one that has just ended."""
+    try:
+        return read()
+    except psutil.NoSuchProcess:
+        return 0
 
 
 @contextlib.contextmanager

@@ -1,8 +1,10 @@
 """A replica that cannot become hot says why, in its readiness and its log, and ends non-zero."""
 
+import contextlib
 import json
 import shutil
 
+import aiohttp
 import pytest
 
 from tests.functions.servers import stage_process, wait_until
@@ -37,8 +39,9 @@ async def _failure(replica, http) -> dict:
     seen = {}
 
     async def failed() -> bool:
-        seen.update(await replica.view(http))
-        return seen["state"] == "failed"
+        with contextlib.suppress(aiohttp.ClientError):
+            seen.update(await replica.view(http))
+        return seen.get("state") == "failed"
 
     await wait_until(failed, PATIENCE)
     return seen

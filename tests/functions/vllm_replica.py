@@ -143,7 +143,13 @@ def vllm_replica(
 def warm_replica(made_model: MadeModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmReplica]:
     """One replica for all tests that leave it as they found it: able to go hot within seconds."""
     folder = tmp_path_factory.mktemp("warm-replica")
-    with vllm_replica(made_model.path, folder, config={"stallSeconds": 2.0}) as replica:
+    args = {
+        "enable-auto-tool-choice": True,
+        "tool-call-parser": "hermes",
+        # Random weights would fill a JSON object with blanks for ever.
+        "structured-outputs-config": {"backend": "xgrammar", "disable_any_whitespace": True},
+    }
+    with vllm_replica(made_model.path, folder, args=args, config={"stallSeconds": 5.0}) as replica:
         deadline = time.monotonic() + PATIENCE
         while b'"state":"hot"' not in _probe(replica):
             assert replica.stage.process.poll() is None, replica.stage.log.read_text()[-3000:]

@@ -364,8 +364,11 @@ class Ladder:
                 self._patience,
                 self._clock(),
             )
-            if move is Move.PROBE and not await engine.answers(self._patience.probe):
-                if process.alive:
+            if move is Move.PROBE:
+                heard = engine.last_heard
+                silent = not await engine.answers(self._patience.probe) and engine.last_heard == heard
+                # Whatever it said meanwhile, to the probe or to a request, shows that it lives.
+                if silent and self._in_use and process.alive:
                     log.error("engine stalled", extra={"engine": process.number, "in_flight": self._in_use})
                     process.kill("the engine stalled")
             elif move is Move.YIELD:
