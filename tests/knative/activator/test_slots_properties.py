@@ -45,6 +45,7 @@ async def run(limit, steps):
             number = len(tasks)
             finish[number] = asyncio.Event()
             tasks.append(asyncio.create_task(request(number)))
+            await asyncio.sleep(0)  # it is in its place of the queue
         elif kind == "end" and running():
             finish[running()[value % len(running())]].set()
         elif kind == "cancel" and tasks:
