@@ -274,7 +274,7 @@ class Cluster:
                     if kind == "DELETED":
                         known.pop(_key(obj), None)
                     else:
-                        known[_key(obj)] = obj
+                        known[_key(obj)] = _stub(obj)
                     yield kind, obj
             except (Forbidden, NotFound):
                 raise
@@ -401,6 +401,19 @@ def _warning_text(header: str) -> str:
     return quoted.removesuffix('"').replace('\\"', '"') if quoted else header
 
 
+def _stub(obj: Object) -> Object:
+    """What a watch must remember of an object to tell later that it changed or went: its identity alone.
+
+    A whole object of each of ten thousand would stay in memory for as long as the watch runs.
+    """
+    meta = obj["metadata"]
+    kept = ("name", "namespace", "uid", "resourceVersion")
+    return {
+        **{key: obj[key] for key in ("apiVersion", "kind") if key in obj},
+        "metadata": {key: meta[key] for key in kept if key in meta},
+    }
+
+
 def _difference(
     known: dict[tuple[str, str], Object], objects: Sequence[Object]
 ) -> list[tuple[EventType, Object]]:
@@ -415,5 +428,5 @@ def _difference(
             events.append(("ADDED", obj))
         elif before["metadata"].get("resourceVersion") != obj["metadata"].get("resourceVersion"):
             events.append(("MODIFIED", obj))
-        known[key] = obj
+        known[key] = _stub(obj)
     return events

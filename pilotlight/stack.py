@@ -5,7 +5,9 @@ platform wrote. Only this module knows that they share a process.
 """
 
 import asyncio
+import contextlib
 import os
+import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,6 +15,10 @@ from pathlib import Path
 
 from knative.cluster import Cluster
 from knative.local.platform import Platform, PlatformConfig, PlatformError
+from warmpool.adapters.exposition import MetricsPage
+from warmpool.adapters.history import SqliteHistory
+from warmpool.adapters.replicas import HttpReplicas
+from warmpool.adapters.waker import HttpWaker
 from warmpool.controller import Controller
 
 # What a replica inherits besides PATH and HOME: where S3 is, who we are there, and engine settings.
@@ -78,6 +84,7 @@ async def running(config: StackConfig) -> AsyncIterator[Stack]:
     Raises:
         StackError: a port is taken, the state folder is in use or cannot be written.
     """
+    token = secrets.token_urlsafe(32)
     platform = Platform(
         PlatformConfig(
             state_dir=config.state_dir,
@@ -85,7 +92,7 @@ async def running(config: StackConfig) -> AsyncIterator[Stack]:
             gateway_port=config.gateway_port,
             api_port=config.api_port,
             gpus=config.gpus,
-            env=config.env,
+            env={**config.env, "PILOTLIGHT_ADMIN_TOKEN": token},
         )
     )
     try:
@@ -93,17 +100,35 @@ async def running(config: StackConfig) -> AsyncIterator[Stack]:
     except PlatformError as error:
         raise StackError(str(error)) from error
     try:
-        cluster = Cluster.from_kubeconfig(platform.kubeconfig)
-        stop = asyncio.Event()
-        controller = asyncio.create_task(Controller(cluster).run(stop), name="warm-pool controller")
-        try:
+        async with (
+            Cluster.from_kubeconfig(platform.kubeconfig) as cluster,
+            _controlling(platform, cluster, config, token),
+        ):
             yield Stack(platform, cluster)
+    finally:
+        await platform.stop()
+
+
+@asynccontextmanager
+async def _controlling(
+    platform: Platform, cluster: Cluster, config: StackConfig, token: str
+) -> AsyncIterator[None]:
+    """The warm-pool controller, with what this machine can tell it: demand, history, the replicas' door."""
+    stop = asyncio.Event()
+    with contextlib.closing(SqliteHistory(config.state_dir / "warmpool.db")) as history:
+        controller = Controller(
+            cluster,
+            demand=MetricsPage(f"{platform.api_url}/metrics"),
+            history=history,
+            waker=HttpWaker(platform.gateway_url),
+            warmer=HttpReplicas(cluster, token),
+        )
+        task = asyncio.create_task(controller.run(stop), name="warm-pool controller")
+        try:
+            yield
         finally:
             stop.set()
             try:
-                await asyncio.wait_for(controller, timeout=5)
+                await asyncio.wait_for(task, timeout=5)
             except TimeoutError:
-                controller.cancel()
-            await cluster.close()
-    finally:
-        await platform.stop()
+                task.cancel()

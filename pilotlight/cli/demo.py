@@ -1,13 +1,16 @@
 """`pilotlight demo`: the main job, end to end."""
 
 import asyncio
+import signal
 from pathlib import Path
 from typing import Annotated
 
 import typer
+import uvloop
 from rich.console import Console
 
 from pilotlight.demo import run as demonstration
+from pilotlight.demo.report import Report
 
 _EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "support"
 
@@ -42,6 +45,17 @@ def demo(
 ) -> None:
     """Serve real vLLM tokens from zero, then again with a warm pool, and compare."""
     config = demonstration.DemoConfig(agent, prompts, model, build, port, keep)
-    report = asyncio.run(demonstration.run(config, Console()))
+    report = uvloop.run(_until_terminated(config))
     if any(arm.failures for arm in report.arms):
         raise typer.Exit(1)
+
+
+async def _until_terminated(config: demonstration.DemoConfig) -> Report:
+    """Run the demo; SIGTERM ends it as orderly as Ctrl-C does."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        return await demonstration.run(config, Console())
+    except asyncio.CancelledError:
+        raise typer.Exit(143) from None

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+import uvloop
 
 from pilotlight import paths
 from pilotlight import top as live
@@ -49,7 +50,7 @@ def up(
         gpus=gpus,
         env=inherited_env(),
     )
-    asyncio.run(running.up(config, loaded))
+    uvloop.run(running.up(config, loaded))
 
 
 def down(

@@ -70,9 +70,17 @@ async def run(config: DemoConfig, console: Console) -> Report:
     """Run the demo; every process and port is gone when this returns or raises.
 
     Raises:
-        DemoError: something of the demo's own is missing or broken.
+        DemoError: something of the demo's own is missing or broken, a full disk for example.
         StackError, DeployError, AgentFileError: as the parts say.
     """
+    try:
+        return await _run(config, console)
+    except OSError as error:
+        where = error.filename or config.build
+        raise DemoError(f"{where}: {error.strerror or error}") from error
+
+
+async def _run(config: DemoConfig, console: Console) -> Report:
     agent = load_agent(config.agent)
     prompts = read_prompts(config.prompts)
     _fresh(config.build)

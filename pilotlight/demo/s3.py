@@ -13,6 +13,11 @@ import boto3
 
 from pilotlight.stack import StackError
 
+# Ends with the demo also when that is killed (prctl(2), PR_SET_PDEATHSIG).
+_MOTO = (
+    "import ctypes, signal; ctypes.CDLL(None).prctl(1, signal.SIGTERM); from moto.server import main; main()"
+)
+
 
 @dataclass(frozen=True)
 class Endpoint:
@@ -42,7 +47,7 @@ async def serving(log: Path) -> AsyncIterator[Endpoint]:
     with log.open("wb") as out:
         # A session of its own: Ctrl-C reaches the demo alone, which then ends things in order.
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port),
+            sys.executable, "-c", _MOTO, "-H", "127.0.0.1", "-p", str(port),
             stdout=out, stderr=out, start_new_session=True,
         )  # fmt: skip
     try:

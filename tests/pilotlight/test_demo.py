@@ -40,14 +40,25 @@ def test_demo_answers_every_prompt_and_the_pool_spares_the_cold_start(cli, tmp_p
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("after", ["an S3 endpoint", "deploy agent"])
-def test_ctrl_c_leaves_no_process_behind(cli, tmp_path, after):
+@pytest.mark.parametrize(
+    ("after", "number", "code"),
+    [
+        ("an S3 endpoint", signal.SIGINT, 130),
+        ("deploy agent", signal.SIGINT, 130),
+        ("deploy agent", signal.SIGTERM, 143),
+        ("deploy agent", signal.SIGKILL, -9),
+    ],
+)
+def test_however_it_is_ended_no_process_is_left_behind(cli, tmp_path, after, number, code):
     running = cli.start("demo", "--build", str(tmp_path / "demo"), "--port", "0")
     running.until(lambda text: after in text)
     time.sleep(2)  # into the step, wherever that is
     below = running.descendants()
     assert below
-    running.process.send_signal(signal.SIGINT)
-    assert running.process.wait(60) == 130
-    assert not alive(below)
+    running.process.send_signal(number)
+    assert running.process.wait(60) == code
+    deadline = time.monotonic() + 15
+    while (left := alive(below)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left
     assert "Traceback" not in running.output
