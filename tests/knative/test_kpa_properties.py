@@ -21,7 +21,7 @@ specs = st.builds(
     scale_down_delay_s=st.sampled_from([0.0, 30.0]),
     reachable=st.booleans(),
 )
-averages = st.floats(0, 500, allow_nan=False)
+averages = st.integers(0, 500_000_000).map(lambda millionths: millionths / 1e6)  # as the windows round
 seen = st.lists(
     st.tuples(st.sampled_from([0.5, 2.0, 30.0]), st.integers(0, 50), averages, averages), max_size=30
 )
