@@ -110,7 +110,6 @@ def measure(folder: Path, runs: int, plain_runs: int) -> dict[str, Any]:
                 for _ in range(runs):
                     seconds, phases["standby"] = from_standby(server)
                     standby.append(seconds)
-                for _ in range(runs):
                     seconds, phases["restart"] = from_death(server)
                     restart.append(seconds)
                 memory["hot_rss_mib"], memory["hot_private_mib"] = server.rss_mib(), server.private_mib()
