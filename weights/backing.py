@@ -65,10 +65,6 @@ class Backing(Protocol):
         """How many views this object still works on by itself."""
         ...
 
-    def shed(self, size: int) -> None:
-        """Give back about `size` bytes of such views, if they are not needed."""
-        ...
-
     def close(self) -> None:
         """Let go of everything."""
         ...
@@ -134,9 +130,6 @@ class DirectBacking:
     def pending(self) -> int:
         """Views that wait to be hashed."""
         return sum(not future.done() for future in self._hashed)
-
-    def shed(self, size: int) -> None:
-        """Everything is needed."""
 
     def close(self) -> None:
         """End the hashing thread."""
@@ -223,9 +216,6 @@ class MappedBacking:
     def pending(self) -> int:
         """None."""
         return 0
-
-    def shed(self, size: int) -> None:
-        """Nothing is held."""
 
     def close(self) -> None:
         """Unmap, unless tensors still lie in the map; then it goes with the last of them."""

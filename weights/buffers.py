@@ -45,7 +45,6 @@ class BufferPool:
         *,
         stop: threading.Event,
         may_exceed: Callable[[], bool],
-        waiting: Callable[[], None] = lambda: None,
     ) -> memoryview | None:
         """A writable view of `size` bytes of unspecified content; waits until the limit allows it.
 
@@ -54,7 +53,6 @@ class BufferPool:
             stop: gives up when set.
             may_exceed: asked while waiting; True when no buffer can come back before this one is there
                 (the consumer keeps what it got and waits for more).
-            waiting: called at every look in vain, to free what can be freed.
 
         Returns:
             The view, or None when `stop` was set.
@@ -68,10 +66,8 @@ class BufferPool:
                     buffer = self._allocate(wanted)
             if buffer is not None:
                 return self._lease(buffer, size)
-            try:
+            with contextlib.suppress(queue.Empty):
                 self._idle.append(self._returned.get(timeout=_LOOK_AGAIN))
-            except queue.Empty:
-                waiting()
         return None
 
     def close(self) -> None:

@@ -66,6 +66,7 @@ class OpenModel:
         self._source = source
         self._cache = cache
         self._identity = identity
+        self._limit_bytes = limit_bytes
         self._counter = Counter()
         self._writer: WriteBehind | None = None
         self._stop = threading.Event()
@@ -201,7 +202,7 @@ class OpenModel:
     def _filling(self, entry: FileEntry, header: SafetensorsHeader, cache: Cache) -> Backing:
         filling = cache.fill(self._identity, entry, parts_of_weights(header))
         if self._writer is None:
-            self._writer = WriteBehind()
+            self._writer = WriteBehind(self._limit_bytes // 4)
         return FillingBacking(
             self._source, cache, filling, writer=self._writer, counter=self._counter, stop=self._stop
         )

@@ -32,7 +32,6 @@ _RAMP_SECONDS = 0.05
 _BUSY = 0.5
 """Share of all processors' time that this process wants, above which more workers would not help."""
 _JOBS_QUEUED = 8
-_SHED_BYTES = 128 << 20
 _WAITING_SHARE = 0.125
 """How much of the limit may wait for the consumer before reading pauses."""
 
@@ -205,7 +204,10 @@ class TensorStream:
             began, wanted = time.monotonic(), _processor_seconds_wanted()
             if self._stop.wait(_RAMP_SECONDS):
                 return
-            while _processor_seconds_wanted() - wanted > _BUSY * processors * (time.monotonic() - began):
+            # Without a queue it is not the workers that are too few.
+            while self._jobs.empty() or _processor_seconds_wanted() - wanted > _BUSY * processors * (
+                time.monotonic() - began
+            ):
                 began, wanted = time.monotonic(), _processor_seconds_wanted()
                 if self._stop.wait(_RAMP_SECONDS):
                     return
@@ -231,9 +233,7 @@ class TensorStream:
         if whole is not None:
             view: memoryview | None = whole[extent.begin : extent.begin + extent.nbytes]
         else:
-            view = self._pool.acquire(
-                extent.nbytes, stop=self._stop, may_exceed=self._stuck, waiting=self._shed
-            )
+            view = self._pool.acquire(extent.nbytes, stop=self._stop, may_exceed=self._stuck)
         if view is None:
             return False
         opened = _Opened(extent, view)
@@ -253,14 +253,6 @@ class TensorStream:
     def _stuck(self) -> bool:
         """Whether the consumer keeps every buffer and waits for more."""
         return self._starving and not any(backing.pending() for backing in self._backings.values())
-
-    def _shed(self) -> None:
-        """The consumer waits and all buffers are elsewhere: have some back from where they matter less."""
-        if self._starving:
-            for backing in self._backings.values():
-                if backing.pending():
-                    backing.shed(_SHED_BYTES)
-                    return
 
     def _work(self) -> None:
         while not self._stop.is_set():

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import collections
 import concurrent.futures
 import contextlib
 import errno
 import hashlib
 import os
+import queue
 import threading
 from collections.abc import Sequence
 from typing import Protocol
@@ -45,56 +45,44 @@ class Writer(Protocol):
         """Wait until all is written. Raises the OSError that ended writing, if one did."""
         ...
 
-    def shed(self, size: int) -> None:
-        """Give back about `size` bytes of what is not written yet."""
-        ...
-
 
 class WriteBehind:
     """Writes parts into the cache while the engine already uses them.
 
-    The views it is given keep their buffers from being reused until they are written, so the pool's limit
-    also bounds what is pending here. A start never waits for the cache: when the engine waits for tensors
-    and every buffer is here, some are given back unwritten (`shed`). Their parts stay unmarked and are
-    fetched once more when the load is done.
+    A start never waits for the cache. The views it is given keep their buffers from being reused until they
+    are written, so only some may wait here; what comes on top is let go unwritten. Such parts stay unmarked
+    and are fetched once more when the load is over.
     """
 
-    def __init__(self, threads: int = 1) -> None:
-        self._jobs: collections.deque[tuple[Filling, Part, memoryview, bytes]] = collections.deque()
+    def __init__(self, most_bytes: int) -> None:
+        """Start writing.
+
+        Args:
+            most_bytes: that wait to be written; one part may always.
+        """
+        self._most = most_bytes
+        self._jobs: queue.SimpleQueue[tuple[Filling, Part, memoryview, bytes] | None] = queue.SimpleQueue()
         self._pending = 0
-        self._closed = False
-        self.shed_bytes = 0
+        self._pending_bytes = 0
         self._change = threading.Condition()
         self.error: OSError | None = None
-        self._threads = [
-            threading.Thread(target=self._run, name="weights-writer", daemon=True) for _ in range(threads)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._thread = threading.Thread(target=self._run, name="weights-writer", daemon=True)
+        self._thread.start()
 
     def pending(self) -> int:
         """Parts not yet written."""
         return self._pending
 
     def put(self, filling: Filling, part: Part, view: memoryview, digest: bytes) -> None:
-        """Write a part some time soon, unless writing has failed before."""
+        """Write a part some time soon, unless too many wait or writing has failed before."""
         if self.error is not None:
             return
         with self._change:
+            if self._pending and self._pending_bytes + part.nbytes > self._most:
+                return
             self._pending += 1
-            self._jobs.append((filling, part, view, digest))
-            self._change.notify_all()
-
-    def shed(self, size: int) -> None:
-        """Give back what is not being written yet, the latest first, up to about `size` bytes."""
-        with self._change:
-            while self._jobs and size > 0:
-                _, part, view, _ = self._jobs.pop()
-                del view
-                size -= part.nbytes
-                self.shed_bytes += part.nbytes
-                self._pending -= 1
-            self._change.notify_all()
+            self._pending_bytes += part.nbytes
+        self._jobs.put((filling, part, view, digest))
 
     def drain(self) -> None:
         """Wait until everything put so far is written. Raises the OSError that ended writing, if one did."""
@@ -105,31 +93,25 @@ class WriteBehind:
 
     def close(self) -> None:
         """Write what is pending and end."""
-        with self._change:
-            self._closed = True
-            self._change.notify_all()
-        for thread in self._threads:
-            thread.join()
+        self._jobs.put(None)
+        self._thread.join()
 
     def _run(self) -> None:
         # The engine waits for tensors, nobody waits for the cache: let it have the processors first.
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _PRIORITY)
-        while True:
-            with self._change:
-                self._change.wait_for(lambda: self._jobs or self._closed)
-                if not self._jobs:
-                    return
-                filling, part, view, digest = self._jobs.popleft()
+        while (job := self._jobs.get()) is not None:
+            filling, part, view, digest = job
             try:
                 if self.error is None:
                     filling.store(part, view, digest)
             except OSError as error:
                 # The stream goes on without the cache; whoever opened it says so.
                 self.error = error
-            del view  # the buffer is free from here on, not from the next job on
+            del job, view  # the buffer is free from here on, not from the next job on
             with self._change:
                 self._pending -= 1
+                self._pending_bytes -= part.nbytes
                 self._change.notify_all()
 
 
@@ -146,9 +128,6 @@ class WriteThrough:
 
     def drain(self) -> None:
         """All is written."""
-
-    def shed(self, size: int) -> None:
-        """Nothing waits."""
 
 
 class FillingBacking:
@@ -250,10 +229,6 @@ class FillingBacking:
     def pending(self) -> int:
         """Views that wait to be written."""
         return self._writer.pending()
-
-    def shed(self, size: int) -> None:
-        """Give back views that wait to be written."""
-        self._writer.shed(size)
 
     def close(self) -> None:
         """Let go, once no thread reads any more; what is there stays for the next one."""
