@@ -16,12 +16,11 @@ from typing import Any
 import aiohttp
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from knative.cluster import POD, REVISION, SERVICE, Cluster
-from pilotlight import deploy, kubeconfig
+from pilotlight import deploy, kubeconfig, terminal
 from warmpool.domain.cost import packaged_prices
 
 MIN_SCALE = "autoscaling.knative.dev/min-scale"
@@ -237,7 +236,7 @@ async def top(named: Path | None, state: Path | None, *, interval_s: float, once
     """Show the table until Ctrl-C, or two readings' worth of it once."""
     path = kubeconfig.find(named, state)
     server, trust = _server(path)
-    console = Console()
+    console = terminal.console()
     async with (
         kubeconfig.connect(path) as cluster,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trust)) as http,

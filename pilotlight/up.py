@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from knative.cluster import POD, POD_AUTOSCALER, REVISION, SERVICE, WARM_POOL, Cluster, NotFound
-from pilotlight import deploy, stack
+from pilotlight import deploy, stack, terminal
 from pilotlight.agent import Agent, Kind
 from pilotlight.compiling import compile_agent
 from pilotlight.kubeconfig import connect
@@ -42,7 +42,7 @@ def curl_line(gateway: str, agent: Agent, prompt: str) -> str:
 
 async def up(config: stack.StackConfig, agents: Sequence[Agent], console: Console | None = None) -> None:
     """Run until SIGINT or SIGTERM; replicas and ports are gone when this returns."""
-    console = console or Console(highlight=False)
+    console = console or terminal.console()
     with stop_on_signal() as stop:
         async with stack.running(config) as running:
             process_file = config.state_dir / PROCESS_FILE
@@ -85,7 +85,8 @@ async def _deploy(running: stack.Stack, agents: Sequence[Agent], console: Consol
             console.print(f"[red]error:[/] {error}")
             continue
         console.print(
-            f"[bold]{agent.metadata.name}[/] answers at {url_of(running.gateway_url, agent)}/invoke"
+            f"[bold]{agent.metadata.name}[/] answers at {url_of(running.gateway_url, agent)}",
+            soft_wrap=True,
         )
         console.print("  " + curl_line(running.gateway_url, agent, PROMPT), soft_wrap=True)
 
@@ -135,7 +136,7 @@ def down(state_dir: Path, *, timeout_s: float) -> int | None:
 
 async def status(kubeconfig: Path | None, state: Path | None, console: Console | None = None) -> None:
     """Print one line a Service."""
-    console = console or Console()
+    console = console or terminal.console()
     async with connect(kubeconfig, state) as cluster:
         rows = [await _status_row(cluster, service) for service in await cluster.list(SERVICE)]
     if not rows:

@@ -10,11 +10,12 @@ import typer
 
 from knative.cluster import ClusterError
 from pilotlight.agent import AgentFileError
-from pilotlight.cli import agents, demo, platform, pool
+from pilotlight.cli import agents, demo, platform, pool, weights
 from pilotlight.demo.run import DemoError
 from pilotlight.deploy import DeployError
 from pilotlight.invoke import InvokeError
 from pilotlight.stack import StackError
+from warmpool.controller.__main__ import main as controller
 from warmpool.domain.problems import PoolError
 from weights import WeightsError
 
@@ -30,6 +31,8 @@ agents.register(app)
 platform.register(app)
 demo.register(app)
 app.add_typer(pool.app, name="pool", help="Warm pools: what they hold, why, and what it costs.")
+app.add_typer(weights.app, name="weights", help="Model weights: pull, ls, plan, verify, prune, make-model.")
+app.command("controller", help="Run the warm-pool controller alone, against any kubeconfig.")(controller)
 
 
 def main() -> None:

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 import uvloop
-from rich.console import Console
 
+from pilotlight import terminal
 from pilotlight.demo import run as demonstration
 from pilotlight.demo.report import Report
 
@@ -56,6 +56,6 @@ async def _until_terminated(config: demonstration.DemoConfig) -> Report:
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     try:
-        return await demonstration.run(config, Console())
+        return await demonstration.run(config, terminal.console())
     except asyncio.CancelledError:
         raise typer.Exit(143) from None

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 import yaml
-from rich.console import Console
 from rich.table import Table
 
 from knative.cluster import WARM_POOL, Object
+from pilotlight import terminal
 from pilotlight.kubeconfig import connect
 from warmpool import explaining, orders
 from warmpool.domain import durations
@@ -53,7 +53,7 @@ def ls(
         table.add_column(column, overflow="fold")
     for pool in pools:
         table.add_row(*_row(pool))
-    Console().print(table)
+    terminal.console().print(table)
 
 
 def _row(pool: Object) -> list[str]:
@@ -189,7 +189,7 @@ def cost(
         table.add_column(column, overflow="fold")
     for pool in asyncio.run(run()):
         table.add_row(*_cost_row(pool))
-    Console().print(table)
+    terminal.console().print(table)
 
 
 def _cost_row(pool: dict[str, Any]) -> list[str]:

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 from rich.table import Table
 
 import weights
+from pilotlight import terminal
 from weights import listing, overview, plan
 from weights import make_model as making
 from weights.cache import Cache
@@ -108,7 +109,7 @@ def ls(*, cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
         size = format_size(model.total_bytes) + ("" if model.whole else " (without weights)")
         table.add_row(model.uri, str(model.files), size, used, model.path.name[:12])
     if found.models:
-        Console().print(table)
+        terminal.console().print(table)
     unfinished = format_size(found.filling_bytes)
     typer.echo(f"{found.folder}: {format_size(found.blob_bytes)} cached, {unfinished} unfinished")
 
@@ -155,7 +156,7 @@ def plan_(uri: URI, *, as_json: AsJson = False) -> None:
         names = first if len(extent.tensors) == 1 else f"{first} … {last} ({len(extent.tensors)})"
         row = (extent.file, str(extent.begin), format_size(extent.nbytes), str(len(extent.parts)), names)
         table.add_row(*row)
-    Console().print(table)
+    terminal.console().print(table)
     kinds = ", ".join(f"{count:,} {dtype}" for dtype, count in sorted(manifest.dtypes.items()))
     typer.echo(f"{manifest.uri}: {manifest.parameters:,} parameters ({kinds})")
 
