@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import signal
 import time
 
 import aiohttp
@@ -44,7 +43,8 @@ async def test_a_request_to_a_standby_replica_is_held_until_it_is_hot(hot, http)
     timings = _timings(headers)
     assert {"weights", "init", "warmup"} <= timings.keys()
     assert "import" not in timings
-    status, _, headers = await hot.complete(http)
+    # Nobody held this one before it came here.
+    status, _, headers = await hot.complete(http, headers={"X-Pilotlight-Held": "0"})
     assert (status, _warmth(headers)) == (200, "hot")
     assert "init" not in _timings(headers)
 
@@ -149,17 +149,6 @@ async def test_killing_the_server_process_brings_another_engine(hot, http):
     assert (status, problem["retryable"]) == (503, True)
     await wait_until(lambda: not core.is_running() or core.status() == psutil.STATUS_ZOMBIE)
     assert (await hot.complete(http))[0] == 200
-
-
-async def test_an_engine_that_stalls_is_replaced(hot, http):
-    core = hot.core
-    running = asyncio.create_task(hot.complete(http, max_tokens=1000, ignore_eos=True))
-    await wait_until(lambda: _running(hot, http))
-    core.send_signal(signal.SIGSTOP)
-    status, problem, _ = await running
-    assert (status, problem["retryable"]) == (503, True)
-    assert (await hot.complete(http))[0] == 200
-    assert not psutil.pid_exists(core.pid)
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -1,6 +1,7 @@
 """A replica that rests in standby, on a device that it shares."""
 
 import asyncio
+import signal
 import time
 
 import aiohttp
@@ -25,7 +26,13 @@ def queue(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def resting(made_model, tmp_path_factory, queue):
-    config = {"idleSeconds": IDLE, "device": queue.name, "deviceDir": str(queue.parent), "turnSeconds": 1.0}
+    config = {
+        "idleSeconds": IDLE,
+        "stallSeconds": 3.0,
+        "device": queue.name,
+        "deviceDir": str(queue.parent),
+        "turnSeconds": 1.0,
+    }
     folder = tmp_path_factory.mktemp("standby")
     with vllm_replica(made_model.path, folder, config=config, PILOTLIGHT_WARMTH="standby") as replica:
         yield replica
@@ -113,6 +120,20 @@ async def test_a_busy_replica_yields_after_its_turn_and_takes_its_requests_up_ag
     stop = True
     statuses = [status for answers in asking for status in await answers]
     assert set(statuses) == {200}
+
+
+async def test_an_engine_that_stalls_is_replaced(standby, http):
+    async def running() -> bool:
+        return await standby.metric(http, "vllm:num_requests_running") > 0
+
+    request = asyncio.create_task(standby.complete(http, max_tokens=1000, ignore_eos=True))
+    await wait_until(running)
+    core = standby.core
+    core.send_signal(signal.SIGSTOP)
+    status, problem, _ = await request
+    assert (status, problem["retryable"]) == (503, True)
+    assert (await standby.complete(http))[0] == 200
+    assert not psutil.pid_exists(core.pid)
 
 
 async def test_a_killed_template_is_replaced(standby, http):

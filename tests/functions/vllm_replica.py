@@ -149,7 +149,7 @@ def warm_replica(made_model: MadeModel, tmp_path_factory: pytest.TempPathFactory
         # Random weights would fill a JSON object with blanks for ever.
         "structured-outputs-config": {"backend": "xgrammar", "disable_any_whitespace": True},
     }
-    with vllm_replica(made_model.path, folder, args=args, config={"stallSeconds": 5.0}) as replica:
+    with vllm_replica(made_model.path, folder, args=args) as replica:
         deadline = time.monotonic() + PATIENCE
         while b'"state":"hot"' not in _probe(replica):
             assert replica.stage.process.poll() is None, replica.stage.log.read_text()[-3000:]
