@@ -217,6 +217,8 @@ def serve(argv: Sequence[str], serving: Callable[[], None]) -> None:
     args = parse(argv)
     # Control paths (sleep, wake_up, is_sleeping): the socket is private, and the proxy passes none on.
     os.environ["VLLM_SERVER_DEV_MODE"] = "1"
+    # The app, its only client, closes what rests; a server that closed first would lose a request at times.
+    os.environ["VLLM_HTTP_TIMEOUT_KEEP_ALIVE"] = "86400"
     if in_core := runs_in_core(args):
         # vLLM refuses the in-process worker on CPUs unless this says that nobody counts on OpenMP's variables
         # being read anew; see the module's docstring.
