@@ -58,12 +58,14 @@ class WriteBehind:
         """Start writing.
 
         Args:
-            most_bytes: that wait to be written; one part may always.
+            most_bytes: of the buffers that views which wait to be written keep busy; one may always.
         """
         self._most = most_bytes
         self._jobs: queue.SimpleQueue[tuple[Filling, Part, memoryview, bytes] | None] = queue.SimpleQueue()
         self._pending = 0
-        self._pending_bytes = 0
+        # A view of a few bytes keeps all of its buffer from being reused, so buffers are what counts.
+        self._views_of: dict[int, int] = {}
+        self._kept_bytes = 0
         self._change = threading.Condition()
         self.error: OSError | None = None
         self._thread = threading.Thread(target=self._run, name="weights-writer", daemon=True)
@@ -77,11 +79,14 @@ class WriteBehind:
         """Write a part some time soon, unless too many wait or writing has failed before."""
         if self.error is not None:
             return
+        buffer, size = id(view.obj), memoryview(view.obj).nbytes
         with self._change:
-            if self._pending and self._pending_bytes + part.nbytes > self._most:
-                return
+            if buffer not in self._views_of:
+                if self._pending and self._kept_bytes + size > self._most:
+                    return
+                self._kept_bytes += size
+            self._views_of[buffer] = self._views_of.get(buffer, 0) + 1
             self._pending += 1
-            self._pending_bytes += part.nbytes
         self._jobs.put((filling, part, view, digest))
 
     def drain(self) -> None:
@@ -108,10 +113,14 @@ class WriteBehind:
             except OSError as error:
                 # The stream goes on without the cache; whoever opened it says so.
                 self.error = error
+            buffer, size = id(view.obj), memoryview(view.obj).nbytes
             del job, view  # the buffer is free from here on, not from the next job on
             with self._change:
                 self._pending -= 1
-                self._pending_bytes -= part.nbytes
+                self._views_of[buffer] -= 1
+                if not self._views_of[buffer]:
+                    del self._views_of[buffer]
+                    self._kept_bytes -= size
                 self._change.notify_all()
 
 
