@@ -1,5 +1,6 @@
 """Real generate replicas for tests: one hot replica that most tests share, and others by need."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -58,6 +59,17 @@ class VllmReplica:
         body = {"model": NAME, "prompt": prompt, "max_tokens": 8, "temperature": 0, **more}
         async with session.post(f"{self.url}/v1/completions", json=body, headers=headers) as response:
             return response.status, json.loads(await response.read()), response.headers
+
+    async def complete_at_last(
+        self, session: aiohttp.ClientSession, patience: float = 60, **more: Any
+    ) -> tuple[int, dict[str, Any], Any]:
+        """A completion by a client that tries again for as long as it is told that it may."""
+        deadline = time.monotonic() + patience
+        while True:
+            status, body, headers = await self.complete(session, **more)
+            if status != 503 or not body["retryable"] or time.monotonic() > deadline:
+                return status, body, headers
+            await asyncio.sleep(0.1)
 
     async def order(
         self, session: aiohttp.ClientSession, warmth: str, *, wait: bool = True

@@ -103,7 +103,13 @@ class Proxy:
             await answer.fail(problem_of(error, stage=self._stage))
 
     async def _forward(self, scope: Scope, body: bytes, context: RequestContext, answer: _Answer) -> None:
-        async with asyncio.timeout(context.remaining()), self._ladder.hot(context) as engine:
+        async with asyncio.timeout(context.remaining()):
+            while not await self._attempt(scope, body, context, answer):
+                pass
+
+    async def _attempt(self, scope: Scope, body: bytes, context: RequestContext, answer: _Answer) -> bool:
+        """Ask the engine; False when it had died before it could be asked, so that the next one can be."""
+        async with self._ladder.hot(context) as engine:
             try:
                 async with engine.session.request(
                     scope["method"],
@@ -113,8 +119,14 @@ class Proxy:
                     allow_redirects=False,
                 ) as response:
                     await self._relay(response, engine, context, answer)
+            except aiohttp.ClientConnectorError as error:
+                # Nothing was sent. The socket is closed before the death of its process is told.
+                if await engine.is_dying():
+                    return False
+                raise engine.died() from error
             except (aiohttp.ClientError, ConnectionError) as error:
                 raise engine.died() from error
+        return True
 
     async def _relay(
         self, response: aiohttp.ClientResponse, engine: VllmEngine, context: RequestContext, answer: _Answer
