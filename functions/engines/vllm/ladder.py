@@ -24,7 +24,7 @@ from functions.engine import EngineError
 from functions.engines.vllm import tending
 from functions.engines.vllm.client import VllmEngine
 from functions.engines.vllm.device import DeviceTurn
-from functions.engines.vllm.launching import Launcher
+from functions.engines.vllm.launching import NO_SLEEP, Launcher
 from functions.engines.vllm.processes import EngineProcess
 from functions.engines.vllm.tending import Move, Patience, View
 from functions.lifecycle import Lifecycle, State, Warmth
@@ -97,12 +97,12 @@ class Ladder:
         """
         self._replica = replica
         replica.on_change(self._notify)
-        self._launcher.check()
+        self._launcher.check(self.rest)
         if self.rest is not Warmth.STANDBY:
             replica.to(State.LOADING)
         await self._launcher.prepare(replica)
         if self.rest is Warmth.ASLEEP and self._launcher.device == "cpu":
-            raise StartError(f"PILOTLIGHT_WARMTH = asleep: {_NO_SLEEP}")
+            raise StartError(f"PILOTLIGHT_WARMTH = asleep: {NO_SLEEP}")
         async with self._moving:
             if replica.state is State.STARTING:
                 replica.to(State.STANDBY)
@@ -138,7 +138,7 @@ class Ladder:
         if rung is Warmth.COLD:
             raise ValueError("warmth = cold: a replica cannot be cold; must be hot, asleep or standby")
         if rung is Warmth.ASLEEP and self._launcher.device in {None, "cpu"}:
-            raise ValueError(f"warmth = asleep: {_NO_SLEEP}")
+            raise ValueError(f"warmth = asleep: {NO_SLEEP}")
         if rung is Warmth.ASLEEP and self.rest is not Warmth.ASLEEP and not self._launcher.sleeps:
             raise ValueError(
                 "warmth = asleep: the engine was started without its sleep mode; set enable-sleep-mode"
@@ -400,6 +400,3 @@ class Ladder:
             log.error("a move on the ladder failed", exc_info=error)
             if self._replica is not None:
                 self._replica.fail(f"{type(error).__name__}: {error}")
-
-
-_NO_SLEEP = "vLLM has no sleep mode on CPUs; must be hot or standby here"

@@ -16,13 +16,22 @@ import aiohttp
 from functions.engine import EngineError
 from functions.engines.vllm import options
 from functions.engines.vllm.client import VllmEngine
-from functions.engines.vllm.processes import EngineProcess, EngineStartError, Template, TemplateError
+from functions.engines.vllm.processes import (
+    EngineProcess,
+    EngineStartError,
+    Template,
+    TemplateError,
+    is_cpu_build,
+)
+from functions.lifecycle import Warmth
 from functions.replica import Replica
 from functions.settings import Settings
 from functions.stage import StartError
 from functions.timing import Phase
 
 log = logging.getLogger(__name__)
+
+NO_SLEEP = "vLLM has no sleep mode on CPUs; must be hot or standby here"
 
 Fetch = Callable[[], Awaitable[Path]]
 """Brings the model's files here and returns their folder. Raises StartError with the cause."""
@@ -61,12 +70,14 @@ class Launcher:
         """Whether the user asked for vLLM's sleep mode."""
         return bool(self._settings.engine_args.get("enable-sleep-mode"))
 
-    def check(self) -> None:
-        """Refuse bad options before anything large is touched.
+    def check(self, rest: Warmth) -> None:
+        """Refuse bad options, and a rung that is not there, before anything large is touched.
 
         Raises:
             StartError: with the options.
         """
+        if rest is Warmth.ASLEEP and is_cpu_build():
+            raise StartError(f"PILOTLIGHT_WARMTH = asleep: {NO_SLEEP}")
         try:
             options.command_line(self._settings.engine_args, model=Path("model"), name="model")
         except ValueError as error:

@@ -240,6 +240,9 @@ class Template:
             engine.declare_dead("the template was closed")
         asyncio.get_running_loop().remove_reader(self._control)
         self._control.close()
+        if not self._imported.done() and not self.ended.done():
+            # While it imports it cannot see that the channel is closed, and has nothing to put in order.
+            self._process.terminate()
         done, _ = await asyncio.wait({self.ended}, timeout=_GIVE_UP_SECONDS)
         if not done:
             with contextlib.suppress(ProcessLookupError):
@@ -295,16 +298,21 @@ class Template:
                 self._engines.pop(packet.engine, None)
 
 
+def is_cpu_build() -> bool:
+    """Whether the installed torch can use the processor only, as its version tells without an import."""
+    try:
+        return importlib.metadata.version("torch").endswith("+cpu")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
 def _cpu_environment() -> dict[str, str]:
     """OpenMP's settings, which count only at the start of the process that imports torch.
 
     vLLM sets the same for workers that it spawns: threads for all cores but one, which the scheduler and
     the server share, and torch's own libgomp loaded first, so that torch and vLLM's kernels share one pool.
     """
-    try:
-        if not importlib.metadata.version("torch").endswith("+cpu"):
-            return {}
-    except importlib.metadata.PackageNotFoundError:
+    if not is_cpu_build():
         return {}
     threads = max(1, len(os.sched_getaffinity(0)) - 1)
     environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
