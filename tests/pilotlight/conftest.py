@@ -29,6 +29,11 @@ http.server.ThreadingHTTPServer((os.environ["PILOTLIGHT_HOST"], int(os.environ["
 """
 
 
+def _listen_to_ctrl_c() -> None:
+    """A shell's background job ignores SIGINT, and so would all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Cli:
     """Runs `pilotlight` with a home of its own."""
 
@@ -63,6 +68,7 @@ class Cli:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            preexec_fn=_listen_to_ctrl_c,
         )
         self._started.append(process)
         return Running(process, Path(log.name))
