@@ -54,8 +54,16 @@ async def _until_terminated(config: demonstration.DemoConfig) -> Report:
     """Run the demo; SIGTERM ends it as orderly as Ctrl-C does."""
     task = asyncio.current_task()
     assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    terminated = asyncio.Event()
+
+    def terminate() -> None:
+        terminated.set()
+        task.cancel()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
     try:
         return await demonstration.run(config, terminal.console())
     except asyncio.CancelledError:
-        raise typer.Exit(143) from None
+        if terminated.is_set():
+            raise typer.Exit(143) from None
+        raise  # Ctrl-C: the runner makes it a KeyboardInterrupt

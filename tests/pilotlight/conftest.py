@@ -68,7 +68,7 @@ class Cli:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            preexec_fn=_listen_to_ctrl_c,
+            preexec_fn=_listen_to_ctrl_c,  # noqa: PLW1509 - one system call, no lock is taken
         )
         self._started.append(process)
         return Running(process, Path(log.name))
