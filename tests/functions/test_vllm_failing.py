@@ -78,7 +78,9 @@ def causes(made_model):
         try:
             await template.imported()
             template.import_model(made_model.path)
-            for name, args in bad.items():
+            for name, option in bad.items():
+                # Eager: a compilation would come first, and takes a minute.
+                args = {"enforce-eager": True, **option}
                 engine = template.fork(options.command_line(args, model=made_model.path, name="bad"))
                 with pytest.raises(EngineStartError) as error:
                     await engine.wait_serving()
