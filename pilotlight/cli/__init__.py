@@ -1,62 +1,128 @@
 """The command line: one module per command group, no logic.
 
-Errors that a user can act on are one line on stderr and a non-zero exit: 2 for what was given (a file, an
-option), 1 for what happened (a port in use, a cluster out of reach).
+A module is imported when one of its commands is called: `--help` and completion answer at once, and `status`
+does not wait for what only the demo needs. Errors that a user can act on are one line on stderr and a
+non-zero exit: 2 for what was given (a file, an option), 1 for what happened (a port in use, a cluster out of
+reach).
 """
 
+import importlib
+import importlib.metadata
 import sys
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from knative.cluster import ClusterError
-from pilotlight.agent import AgentFileError
-from pilotlight.cli import agents, demo, platform, pool, weights
-from pilotlight.demo.run import DemoError
-from pilotlight.deploy import DeployError
-from pilotlight.invoke import InvokeError
-from pilotlight.stack import StackError
-from warmpool.controller.__main__ import main as controller
-from warmpool.domain.problems import PoolError
-from weights import WeightsError
+OK = 0
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Lazy:
+    """A command that is not imported yet: its first line of help, and the module whose `app` has it."""
+
+    help: str
+    module: str
+
+
+COMMANDS: dict[str, Lazy] = {
+    "render": Lazy("Print the Knative Services and WarmPools that an agent file compiles to.", "agents"),
+    "deploy": Lazy("Apply an agent file to a cluster, or to the platform on this machine.", "agents"),
+    "delete": Lazy("Delete an agent's Services and WarmPools.", "agents"),
+    "invoke": Lazy("Call a function URL and print what it answers.", "agents"),
+    "up": Lazy(
+        "Start a Knative on this machine, with the warm-pool controller; Ctrl-C stops it and all replicas.",
+        "platform",
+    ),
+    "down": Lazy("Stop the platform that runs on this machine.", "platform"),
+    "status": Lazy("Show Services, replicas and warm pools.", "platform"),
+    "logs": Lazy("Print what a Service's replicas wrote.", "platform"),
+    "top": Lazy("Watch Services live: replicas, warmth, floor, requests/s, TTFT, cost so far.", "platform"),
+    "demo": Lazy("Serve real vLLM tokens from zero, then again with a warm pool, and compare.", "demo"),
+    "controller": Lazy("Run the warm-pool controller alone, against any kubeconfig.", "controller"),
+    "pool": Lazy("Warm pools: what they hold, why, and what it costs.", "pool"),
+    "weights": Lazy("Model weights: pull, ls, plan, verify, prune, make-model.", "weights"),
+}
+
+
+class LazyGroup(TyperGroup):
+    """The top level: lists every command from the table, imports the one that is called."""
+
+    # The types of what Typer vendors from click are private to it.
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Name, command and what is left of the arguments, with the real command in its place."""
+        name, placeholder, rest = super().resolve_command(ctx, args)
+        return name, placeholder and load(str(name)), rest
+
+
+def load(name: str) -> Any:
+    """Import a command.
+
+    Raises:
+        KeyError: there is none of this name.
+    """
+    module = importlib.import_module(f"{__name__}.{COMMANDS[name].module}")
+    command = typer.main.get_command(module.app)
+    return getattr(command, "commands", {}).get(name, command)
+
 
 app = typer.Typer(
     name="pilotlight",
+    cls=LazyGroup,
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Serverless GPU functions for AI agents on Knative, with a warm-pool controller.",
 )
-agents.register(app)
-platform.register(app)
-demo.register(app)
-app.add_typer(pool.app, name="pool", help="Warm pools: what they hold, why, and what it costs.")
-app.add_typer(weights.app, name="weights", help="Model weights: pull, ls, plan, verify, prune, make-model.")
-app.command("controller", help="Run the warm-pool controller alone, against any kubeconfig.")(controller)
+
+
+def _version(asked: bool) -> None:  # noqa: FBT001 (Typer gives a callback the option's value so)
+    if asked:
+        typer.echo(f"pilotlight {importlib.metadata.version('pilotlight')}")
+        raise typer.Exit
+
+
+@app.callback()
+def top(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
+
+
+def _placeholder() -> None:
+    """Stand where a command will be: `LazyGroup` never calls it."""
+
+
+for _name, _lazy in COMMANDS.items():
+    app.command(_name, help=_lazy.help)(_placeholder)
 
 
 def main() -> None:
     """Run the command line."""
     try:
         code = app(standalone_mode=False)
-    except (AgentFileError, PoolError) as error:
-        code = _fail(error, 2)
     except typer.TyperException as error:
         # Usage errors; the classes that have these two are private to Typer.
         error.show()  # type: ignore[attr-defined]
         code = error.exit_code
-    except (DemoError, DeployError, InvokeError, StackError, ClusterError, WeightsError) as error:
-        code = _fail(error, 1)
     except (KeyboardInterrupt, typer.Abort):
-        code = 130
+        code = INTERRUPTED
     except BrokenPipeError:
         # The reader (head, less) went away; there is nobody left to tell.
         sys.stderr.close()
         code = 1
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def _fail(error: Exception, code: int) -> int:
-    for line in str(error).splitlines():
-        typer.echo(f"error: {line}", err=True)
-    return code
+    except Exception as error:
+        # Imported only now, for it names the errors of every package.
+        failures = importlib.import_module(f"{__name__}.failures")
+        code = failures.exit_code(error)
+        if code is None:
+            raise
+        for line in str(error).splitlines():
+            typer.echo(f"error: {line}", err=True)
+    sys.exit(code if isinstance(code, int) else OK)

@@ -17,6 +17,8 @@ from pilotlight.compiling import compile_agent
 from pilotlight.kubeconfig import connect
 from pilotlight.reading import load_agent
 
+app = typer.Typer()
+
 AgentFile = Annotated[
     list[Path],
     typer.Option("--file", "-f", help="Agent file; may be given more than once.", show_default=False),
@@ -33,14 +35,6 @@ Kubeconfig = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to the top level."""
-    app.command()(render)
-    app.command()(deploy)
-    app.command()(delete)
-    app.command()(invoke)
-
-
 def load(paths: list[Path], model: str | None = None) -> list[Agent]:
     """Read the agent files, with the model replaced where one is named."""
     return [agent if model is None else agent.with_model(model) for agent in map(load_agent, paths)]
@@ -51,6 +45,7 @@ def compile_all(agents: list[Agent]) -> list[dict[str, Any]]:
     return [obj for agent in agents for obj in compile_agent(agent)]
 
 
+@app.command()
 def render(
     file: AgentFile,
     *,
@@ -67,6 +62,7 @@ def render(
         raise typer.BadParameter(f"'{output}' must be yaml or json", param_hint="--output")
 
 
+@app.command()
 def deploy(
     file: AgentFile,
     *,
@@ -103,6 +99,7 @@ async def _wait(cluster: Cluster, agents: list[Agent], timeout_s: float) -> None
             typer.echo(f"  {now.name}: {'ready' if now.status == 'True' else 'waiting'}{detail}", err=True)
 
 
+@app.command()
 def delete(file: AgentFile, *, kubeconfig: Kubeconfig = None) -> None:
     """Delete an agent's Services and WarmPools."""
     objects = compile_all(load(file))
@@ -118,6 +115,7 @@ def delete(file: AgentFile, *, kubeconfig: Kubeconfig = None) -> None:
     asyncio.run(run())
 
 
+@app.command()
 def invoke(
     service: Annotated[str, typer.Argument(help="NAME or NAMESPACE/NAME of a Service.")],
     text: Annotated[

@@ -12,14 +12,12 @@ from pilotlight import terminal
 from pilotlight.demo import run as demonstration
 from pilotlight.demo.report import Report
 
+app = typer.Typer()
+
 _EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "support"
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the top level."""
-    app.command()(demo)
-
-
+@app.command()
 def demo(
     *,
     model: Annotated[

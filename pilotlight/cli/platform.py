@@ -13,6 +13,8 @@ from pilotlight import up as running
 from pilotlight.cli import agents
 from pilotlight.stack import StackConfig, inherited_env
 
+app = typer.Typer()
+
 StateDir = Annotated[
     Path | None,
     typer.Option(
@@ -21,15 +23,7 @@ StateDir = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to the top level."""
-    app.command()(up)
-    app.command()(down)
-    app.command()(status)
-    app.command()(logs)
-    app.command()(top)
-
-
+@app.command()
 def up(
     file: Annotated[
         list[Path] | None, typer.Option("--file", "-f", help="Agent files to deploy once it runs.")
@@ -53,6 +47,7 @@ def up(
     uvloop.run(running.up(config, loaded))
 
 
+@app.command()
 def down(
     *,
     state: StateDir = None,
@@ -64,11 +59,13 @@ def down(
     typer.echo("nothing runs here" if pid is None else f"stopped (process {pid})")
 
 
+@app.command()
 def status(*, state: StateDir = None, kubeconfig: agents.Kubeconfig = None) -> None:
     """Show Services, replicas and warm pools."""
     asyncio.run(running.status(kubeconfig, state))
 
 
+@app.command()
 def logs(
     service: Annotated[str, typer.Argument(help="NAME or NAMESPACE/NAME of a Service.")],
     *,
@@ -83,6 +80,7 @@ def logs(
     asyncio.run(running.logs(directory, service, follow=follow, lines=lines))
 
 
+@app.command()
 def top(
     *,
     state: StateDir = None,

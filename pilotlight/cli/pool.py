@@ -16,7 +16,7 @@ from pilotlight.kubeconfig import connect
 from warmpool import explaining, orders
 from warmpool.domain import durations
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, help="Warm pools: what they hold, why, and what it costs.")
 
 Name = Annotated[str, typer.Argument(help="NAME or NAMESPACE/NAME of a WarmPool.")]
 Kubeconfig = Annotated[

@@ -20,7 +20,7 @@ from weights.places import default_cache_dir
 from weights.sizes import format_size, parse_size
 from weights.source import open_source
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, help="Model weights: pull, ls, plan, verify, prune, make-model.")
 
 URI = Annotated[str, typer.Argument(help="s3://BUCKET/PREFIX, file:///FOLDER or a path.")]
 CacheDir = Annotated[

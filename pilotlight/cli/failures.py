@@ -1,0 +1,20 @@
+"""Which errors a user can act on, and with what exit code they end the command line."""
+
+from knative.cluster import ClusterError
+from pilotlight.agent import AgentFileError
+from pilotlight.demo.run import DemoError
+from pilotlight.deploy import DeployError
+from pilotlight.invoke import InvokeError
+from pilotlight.stack import StackError
+from warmpool.domain.problems import PoolError
+from weights import WeightsError
+
+_GIVEN = (AgentFileError, PoolError)
+_HAPPENED = (DemoError, DeployError, InvokeError, StackError, ClusterError, WeightsError)
+
+
+def exit_code(error: Exception) -> int | None:
+    """2 for what was given, 1 for what happened; None for a defect, which deserves its traceback."""
+    if isinstance(error, _GIVEN):
+        return 2
+    return 1 if isinstance(error, _HAPPENED) else None
