@@ -277,7 +277,7 @@ def warnings(annotations: Mapping[str, str], *, container_concurrency: int = 0) 
     found: list[FieldError] = []
     for key in sorted(annotations):
         if key.partition("/")[0].endswith(GROUP) or key.startswith("autoscaling."):
-            if key in KEYS:
+            if key in KEYS or key.startswith(f"{GROUP}."):  # the latter is a name under another's domain
                 continue
             near = difflib.get_close_matches(key, sorted(KEYS), n=1)
             hint = f", did you mean {near[0]}?" if near else ""

@@ -10,9 +10,11 @@ import pytest
 import uvicorn
 import yaml
 
+from knative.annotations import GROUP
 from knative.cluster import POD_AUTOSCALER, REVISION, SERVICE, WARM_POOL, Cluster
 from knative.local import kinds
 from knative.local.api.app import Api
+from knative.local.reconciler import names
 from knative.local.registry import Registry
 from knative.local.store import Key, Store
 from warmpool.controller import Controller
@@ -155,11 +157,12 @@ class Puppet:
             key = Key(POD_AUTOSCALER, namespace, meta["name"])
             scale = copy.deepcopy(self.registry.store.get(key).obj)
             annotations = scale["metadata"].setdefault("annotations", {})
-            wanted = meta.get("annotations", {}).get(MIN)
-            if not self.old and annotations.get(MIN) != wanted:
-                annotations.pop(MIN, None)
-                annotations |= {MIN: wanted} if wanted else {}
-                self.registry.update(key, scale)
+            if not self.old:  # as pkg/reconciler/revision/reconcile_resources.go does from Knative 1.21 on
+                others = {name: value for name, value in annotations.items() if not name.startswith(GROUP)}
+                passed_on = others | names.for_autoscaler(meta.get("annotations", {}))
+                if passed_on != annotations:
+                    scale["metadata"]["annotations"] = annotations = passed_on
+                    self.registry.update(key, scale)
             floor = int(annotations.get(MIN) or 0)
             status = scale.get("status") or {}
             desired = max(floor, self.demand.get(meta["name"], 0))
@@ -192,7 +195,9 @@ class Puppet:
         annotations = (
             self.registry.store.get(Key(REVISION, namespace, name)).obj["metadata"].get("annotations", {})
         )
-        return {key: value for key, value in annotations.items() if key.startswith("pilotlight.dev/")}
+        return {
+            key.partition("/")[2]: value for key, value in annotations.items() if "pilotlight.dev/" in key
+        }
 
     async def pool(self, name="pool", target="generate", namespace="default", **spec):
         """Create a WarmPool as a user would, over the API."""

@@ -6,7 +6,9 @@ import pytest
 
 from knative.cluster import EVENT, REVISION, SERVICE, WARM_POOL
 from tests.warmpool.conftest import MIN, MONDAY, OFFICE
-from warmpool.controller import Controller
+from warmpool.controller import Controller, marks
+
+OLDER = "autoscaling.knative.dev/minScale"
 
 
 async def test_an_open_window_is_a_min_scale_on_the_revision(knative, controller):
@@ -66,6 +68,18 @@ async def test_a_fresh_controller_finds_everything_in_place(knative, controller,
     assert (await fresh.tick()).writes == 0
 
 
+async def test_nothing_is_written_that_would_replace_the_replicas(knative, controller):
+    """Knative copies every annotation that does not begin like this into the pods' template."""
+    knative.service("generate")
+    await knative.pool(windows=[{**OFFICE, "warmth": "standby"}])
+    before = await knative.cluster.get(REVISION, "generate-00001", "default")
+    await controller.tick()
+    after = await knative.cluster.get(REVISION, "generate-00001", "default")
+    added = after["metadata"]["annotations"].keys() - before["metadata"].get("annotations", {}).keys()
+    assert added == {MIN, *marks.ALL}
+    assert all(key.startswith("autoscaling.knative.dev") for key in added)
+
+
 async def test_a_users_higher_min_scale_is_left_alone(knative, controller, clock):
     knative.service("generate", annotations={MIN: "5"})
     await knative.pool()
@@ -83,6 +97,34 @@ async def test_a_users_lower_min_scale_comes_back(knative, controller, clock):
     await controller.tick()
     assert knative.min_scale("generate-00001") == "1"
     assert knative.marks("generate-00001") == {}
+
+
+async def test_a_higher_min_scale_in_the_older_spelling_is_the_users_too(knative, controller):
+    knative.service("generate", annotations={OLDER: "5"})
+    await knative.pool()
+    await controller.tick()
+    assert knative.min_scale("generate-00001") is None
+    assert knative.marks("generate-00001") == {}
+
+
+async def test_a_lower_min_scale_in_the_older_spelling_counts_again_afterwards(
+    knative, controller, clock, cluster
+):
+    knative.service("generate", annotations={OLDER: "1"})
+    await knative.pool()
+    await controller.tick()
+    assert knative.min_scale("generate-00001") == "2"
+    clock.at = MONDAY + timedelta(hours=20)
+    await controller.tick()
+    found = (await cluster.get(REVISION, "generate-00001", "default"))["metadata"]["annotations"]
+    assert {key: value for key, value in found.items() if "min" in key} == {OLDER: "1"}
+
+
+async def test_a_max_scale_in_the_older_spelling_cuts_the_floor_too(knative, controller):
+    knative.service("generate", annotations={"autoscaling.knative.dev/maxScale": "1"})
+    await knative.pool()
+    await controller.tick()
+    assert knative.min_scale("generate-00001") == "1"
 
 
 @pytest.mark.parametrize("values", [("7", "7", "7"), ("1", "2", "1"), (None, "2", None)])
@@ -218,7 +260,7 @@ async def test_an_expiry_is_written_with_every_floor(knative, controller):
     knative.service("generate")
     await knative.pool()
     await controller.tick()
-    assert knative.marks("generate-00001")["pilotlight.dev/floor-expires"] == "2026-11-23T19:00:00Z"
+    assert knative.marks("generate-00001")["floor-expires"] == "2026-11-23T19:00:00Z"
 
 
 async def test_a_floor_that_falls_in_steps_falls_at_once_each_time(knative, controller, clock):

@@ -15,7 +15,7 @@ from warmpool.adapters.exposition import MetricsPage
 from warmpool.adapters.history import SqliteHistory
 from warmpool.adapters.replicas import HttpReplicas
 from warmpool.adapters.waker import HttpWaker
-from warmpool.controller import Controller, Settings
+from warmpool.controller import Controller, Settings, marks
 
 REPLICA = """
 import http.server, json, os
@@ -229,10 +229,10 @@ async def test_a_floor_left_by_a_dead_controller_is_found_and_given_back(platfor
         "metadata": {
             "annotations": {
                 "autoscaling.knative.dev/min-scale": "2",
-                "pilotlight.dev/pool": "gone",
-                "pilotlight.dev/min-scale-written": "2",
-                "pilotlight.dev/min-scale-user": "",
-                "pilotlight.dev/floor-expires": "2026-01-01T00:00:00Z",
+                marks.POOL: "gone",
+                marks.WRITTEN: "2",
+                marks.USER: "",
+                marks.EXPIRES: "2026-01-01T00:00:00Z",
             }
         }
     }

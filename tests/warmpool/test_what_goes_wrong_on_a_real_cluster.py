@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from knative.cluster import EVENT, WARM_POOL
-from tests.warmpool.conftest import MIN, MONDAY, OFFICE
+from tests.warmpool.conftest import MONDAY, OFFICE
 from warmpool.controller import Controller
 
 
@@ -224,7 +224,7 @@ async def test_a_warmth_that_nobody_can_order_is_said_and_the_floor_held(knative
         await controller.tick()
         knative.settle()
     assert knative.min_scale("generate-00001") == "2"
-    assert knative.marks("generate-00001")["pilotlight.dev/floor-warmth"] == "2 standby"
+    assert knative.marks("generate-00001")["floor-warmth"] == "2 standby"
     assert "no token to order replicas with" in (await knative.condition("Degraded"))["message"]
     assert (await controller.tick()).writes == 0
 
@@ -294,4 +294,4 @@ async def test_a_clock_set_back_an_hour_changes_nothing_that_is_right(raised, co
     clock.at = MONDAY + timedelta(hours=7)
     await controller.tick()
     assert raised.min_scale("generate-00001") is None
-    assert MIN not in raised.marks("generate-00001")
+    assert raised.marks("generate-00001") == {}

@@ -83,7 +83,7 @@ class Hands:
     async def set_scale(self, namespace: str, write: ScaleWrite) -> None:
         """Patch a PodAutoscaler, for a Knative that does not pass the Revision's annotation on."""
         value = None if write.min_scale is None else str(write.min_scale)
-        body = {"metadata": {"annotations": {MIN_SCALE: value, marks.POOL: write.pool}}}
+        body = {"metadata": {"annotations": {MIN_SCALE: value, marks.LEVER: write.pool}}}
         try:
             found = await self._send(lambda: self._cluster.patch(POD_AUTOSCALER, write.name, namespace, body))
         except NotFound:

@@ -214,4 +214,4 @@ def _release(pool: str, revision: RevisionView) -> Write | None:
     if found is None or found.pool != pool:
         return None
     user = revision.user_min_scale
-    return Write(revision.key, revision.version, marks.erase(user), user, found.written or 0)
+    return Write(revision.key, revision.version, marks.erase(revision.annotations), user, found.written or 0)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from knative.annotations import ACTIVATION_SCALE, HPA, MAX_SCALE, MIN_SCALE
+from knative.annotations import ACTIVATION_SCALE, HPA, MAX_SCALE, lookup
 from warmpool.controller import marks
 from warmpool.domain import durations
 from warmpool.domain.observation import Hold
@@ -228,15 +228,16 @@ def revision(obj: Mapping[str, Any]) -> RevisionView:
     annotations = meta.get("annotations") or {}
     namespace, name = _key(obj)
     owner = (meta.get("labels") or {}).get(_SERVICE_LABEL)
-    kept = {key: annotations[key] for key in (MIN_SCALE, *marks.ALL) if key in annotations}
+    most = lookup(annotations, MAX_SCALE)
+    kept = {key: annotations[key] for key in marks.KEPT if key in annotations}
     return RevisionView(
         key=(namespace, name),
         uid=meta.get("uid", ""),
         version=meta.get("resourceVersion", ""),
         service=(namespace, owner) if owner else None,
         annotations=kept,
-        min_scale=_number(annotations.get(MIN_SCALE)),
-        max_scale=_number(annotations.get(MAX_SCALE)) or None,  # 0 is Knative's word for no limit
+        min_scale=marks.min_scale(annotations),
+        max_scale=_number(most[1] if most else None) or None,  # 0 is Knative's word for no limit
         activation_scale=_number(annotations.get(ACTIVATION_SCALE)),
         hpa=annotations.get("autoscaling.knative.dev/class") == HPA,
         actual=status.get("actualReplicas"),
@@ -253,11 +254,11 @@ def scale(obj: Mapping[str, Any]) -> ScaleView:
     return ScaleView(
         key=_key(obj),
         version=meta.get("resourceVersion", ""),
-        min_scale=_number((meta.get("annotations") or {}).get(MIN_SCALE)),
+        min_scale=marks.min_scale(meta.get("annotations") or {}),
         desired=desired if desired is not None and desired >= 0 else None,  # -1 is Knative's unknown
         actual=status.get("actualScale"),
         active=_conditions(status).get("Active"),
-        marked=marks.POOL in (meta.get("annotations") or {}),
+        marked=marks.LEVER in (meta.get("annotations") or {}),
     )
 
 

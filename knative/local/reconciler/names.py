@@ -35,6 +35,16 @@ GPU_SLOTS = "pilotlight.dev/gpu-slots"
 """On a Pod: the numbers of the GPU slots that it holds, joined by commas."""
 
 
-def autoscaling(annotations: Mapping[str, str]) -> dict[str, str]:
-    """The annotations that steer the autoscaler."""
-    return {key: value for key, value in annotations.items() if key.startswith(f"{AUTOSCALING}/")}
+_KEPT_BACK = frozenset({ROUTING_STATE_MODIFIED, ROUTES, NO_GC, f"{SERVING}/lastPinned"})
+
+
+def for_autoscaler(annotations: Mapping[str, str]) -> dict[str, str]:
+    """The annotations of a Revision that its PodAutoscaler has too."""
+    return {key: value for key, value in annotations.items() if key not in _KEPT_BACK}
+
+
+def for_pods(annotations: Mapping[str, str]) -> dict[str, str]:
+    """The annotations of a Revision that its pods have too: none that steers the autoscaler."""
+    return {
+        key: value for key, value in for_autoscaler(annotations).items() if not key.startswith(AUTOSCALING)
+    }

@@ -14,7 +14,27 @@ async def test_raising_the_floor_on_the_revision_starts_replicas_without_a_new_r
     assert (await world.cluster.get(CONFIGURATION, "a", "default"))["metadata"]["generation"] == 1
     assert len(await world.cluster.list(REVISION, "default")) == 1
     autoscaler = await world.cluster.get(POD_AUTOSCALER, "a-00001", "default")
-    assert autoscaler["metadata"]["annotations"] == {"autoscaling.knative.dev/min-scale": "3"}
+    assert autoscaler["metadata"]["annotations"]["autoscaling.knative.dev/min-scale"] == "3"
+
+
+async def test_a_pod_has_its_revisions_annotations_but_none_that_steers_the_autoscaler(world: World):
+    await world.cluster.create(SERVICE, service("a", scale={"min-scale": "1"}))
+    await world.ready("a")
+    steering = {"autoscaling.knative.dev/target": "7", "autoscaling.knative.dev.example.com/note": "x"}
+    others = {"example.com/note": "y"}
+    body = {"metadata": {"annotations": steering | others}}
+    await world.cluster.patch(REVISION, "a-00001", "default", body)
+
+    async def passed_on():
+        found = await world.cluster.get(POD_AUTOSCALER, "a-00001", "default")
+        return (steering | others).items() <= found["metadata"]["annotations"].items()
+
+    await until(passed_on)
+    await world.set_floor("a-00001", 2)
+    await world.ready_pods(2, "a-00001")
+    annotations = [pod["metadata"]["annotations"] for pod in await world.pods()]
+    assert sorted("example.com/note" in found for found in annotations) == [False, True]  # only the new one
+    assert not any(key.startswith("autoscaling.knative.dev") for found in annotations for key in found)
 
 
 async def test_lowering_the_floor_hands_control_back_to_the_autoscaler(world: World):
