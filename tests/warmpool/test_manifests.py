@@ -142,3 +142,35 @@ async def test_the_status_fits_the_schema(knative, controller, cluster, clock):
 def test_the_shipped_prices_are_the_packaged_ones():
     packaged = Path(__file__).parents[2] / "warmpool" / "domain" / "prices.yaml"
     assert (MANIFESTS / "controller" / "prices.yaml").read_text() == packaged.read_text()
+
+
+# What a real API server decodes strictly and the local platform reads loosely: k8s.io/apiextensions-apiserver,
+# pkg/apis/apiextensions/v1/types.go and types_jsonschema.go, as far as the project uses them.
+COLUMN = {"name", "type", "format", "description", "priority", "jsonPath"}
+VERSION = {"name", "served", "storage", "schema", "subresources", "additionalPrinterColumns"}
+PROPERTY = {
+    *("type", "format", "description", "default", "enum", "required", "properties", "items"),
+    *("minLength", "maxLength", "pattern", "minimum", "maximum", "minItems", "maxItems"),
+    *("additionalProperties", "x-kubernetes-list-type", "x-kubernetes-list-map-keys"),
+    "x-kubernetes-validations",
+}
+
+
+def unknown_fields(schema: dict, path: str) -> list[str]:
+    """Fields that a strict API server would refuse in a schema and everything below it."""
+    found = [f"{path}.{key}" for key in schema if key not in PROPERTY]
+    for name, inner in (schema.get("properties") or {}).items():
+        found += unknown_fields(inner, f"{path}.{name}")
+    for below in ("items", "additionalProperties"):
+        if isinstance(schema.get(below), dict):
+            found += unknown_fields(schema[below], f"{path}.{below}")
+    for rule in schema.get("x-kubernetes-validations") or ():
+        found += [f"{path}: rule {key}" for key in rule.keys() - {"rule", "message"}]
+    return found
+
+
+def test_a_strict_api_server_knows_every_field_of_the_crd():
+    (version,) = CRD["spec"]["versions"]
+    assert set(version) <= VERSION
+    assert [column for column in version["additionalPrinterColumns"] if not set(column) <= COLUMN] == []
+    assert unknown_fields(SCHEMA, "schema") == []
