@@ -14,8 +14,9 @@ from weights.errors import (
     UnreachableError,
     WeightsError,
 )
+from weights.fetching import Progress
 from weights.manifest import FileEntry, Manifest
-from weights.pull import Progress, PulledModel, pull, pull_blocking
+from weights.pull import Prefetched, PulledModel, prefetch, pull, pull_blocking
 from weights.ranged import RetryPolicy
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "NoCredentialsError",
     "NotFoundError",
     "ObjectChangedError",
+    "Prefetched",
     "Progress",
     "PulledModel",
     "RefusedError",
@@ -36,6 +38,7 @@ __all__ = [
     "TransferError",
     "UnreachableError",
     "WeightsError",
+    "prefetch",
     "pull",
     "pull_blocking",
 ]

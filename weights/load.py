@@ -23,10 +23,10 @@ from typing import Self
 from weights.backing import Backing, Counter, DirectBacking, MappedBacking
 from weights.cache import MANIFEST, Cache, read_identity, read_manifest
 from weights.errors import CacheError
+from weights.fetching import default_concurrency
 from weights.listing import Listing, list_model, read_headers
 from weights.manifest import FileEntry, Manifest, SafetensorsHeader, TensorEntry
 from weights.plan import Extent, extents, in_decoder_order, parts_of_weights
-from weights.pull import default_concurrency
 from weights.ranged import RetryPolicy
 from weights.source import LocalSource, Source, open_source
 from weights.stream import TensorStream
@@ -212,6 +212,7 @@ def open_model(
     model: str | os.PathLike[str],
     *,
     cache_dir: Path | None = None,
+    own_cache: bool = True,
     wanted: Callable[[str], bool] | None = None,
     limit_bytes: int = LIMIT_BYTES,
     concurrency: int | None = None,
@@ -222,8 +223,8 @@ def open_model(
 
     Args:
         model: an address, or a folder that `weights.pull` returned (it remembers address and version).
-        cache_dir: where to keep what is fetched; nothing is kept when None. A folder from `weights.pull`
-            brings its own cache.
+        cache_dir: where to keep what is fetched; nothing is kept when None.
+        own_cache: a folder from `weights.pull` brings its own cache, which is used instead.
         wanted: by tensor name; all when None.
         limit_bytes: of memory for tensors on their way. A single larger tensor exceeds it.
         concurrency: ranged reads at a time; by number of processors when None.
@@ -238,7 +239,7 @@ def open_model(
     if folder is not None and (folder / MANIFEST).exists():
         manifest, identity = read_manifest(folder), read_identity(folder)
         own = folder.resolve().parent.parent
-        if (own / "blobs").is_dir():
+        if own_cache and (own / "blobs").is_dir():
             cache_dir = own
         cache = (
             None if cache_dir is None else Cache(cache_dir, read_only_will_do=True, quota_bytes=quota_bytes)

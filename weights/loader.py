@@ -8,6 +8,13 @@ from __future__ import annotations
 
 LOAD_FORMAT = "pilotlight"
 
+LOGGER = "weights.vllm_loader"
+"""Under which the loader tells what it does, in whichever of vLLM's processes it runs, by these messages."""
+LOADING = "loading %s"
+"""Reading begins."""
+READ = "%s: %d bytes from the source, %d from the cache"
+"""Reading, and what it left to do for the next start, has ended."""
+
 
 def register() -> None:
     """Tell vLLM about the load format. Safe to call more than once."""

@@ -1,60 +1,29 @@
 """A model's address in, a folder that an engine can open out.
 
 In S3: listed, its headers checked before the first gigabyte moves, fetched in parallel ranges into the
-cache, verified, published whole. On a mounted file system: checked and used in place.
+cache, verified, published whole. On a mounted file system: checked and used in place. An engine that streams
+its weights by itself wants the folder without them; `prefetch` then brings them into the cache ahead of it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
 import dataclasses
-import mmap
 import os
-import queue
 import threading
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from weights.backing import Counter, MappedBacking
 from weights.cache import Cache
-from weights.errors import CacheError, IntegrityError, ObjectChangedError
+from weights.errors import ObjectChangedError
+from weights.fetching import Fetching, Progress, Request, default_concurrency
 from weights.listing import Listing, inspect, list_model, read_headers
 from weights.manifest import FileEntry, Manifest, SafetensorsHeader
-from weights.plan import PART_BYTES, Part, parts_of_file, parts_of_weights
-from weights.ranged import ReaderClosedError, RetryPolicy
+from weights.ranged import RetryPolicy
 from weights.source import LocalSource, Source, open_source
-from weights.through_cache import FillingBacking, WriteThrough
 
 _VERSIONS_TRIED = 3
-_REPORT_EVERY = 0.1
-
-
-def default_concurrency() -> int:
-    """Ranged reads at a time: eight for each processor, between 16 and 64."""
-    return min(64, max(16, 8 * (os.cpu_count() or 1)))
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """How far a pull is, in bytes and seconds."""
-
-    done_bytes: int
-    total_bytes: int
-    seconds: float
-
-    @property
-    def bytes_per_second(self) -> float | None:
-        """Mean rate so far; None before the first byte."""
-        return self.done_bytes / self.seconds if self.done_bytes and self.seconds > 0 else None
-
-    @property
-    def seconds_left(self) -> float | None:
-        """At that rate; None when there is none yet."""
-        rate = self.bytes_per_second
-        return None if rate is None else (self.total_bytes - self.done_bytes) / rate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +42,31 @@ class PulledModel:
     bytes_read: int
     from_cache: bool
     seconds: float
-    release: Callable[[], None] = dataclasses.field(default=lambda: None, repr=False, compare=False)
+    cache: Cache | None = dataclasses.field(default=None, repr=False, compare=False)
+    """The cache that it is in; None for a model that stays where it is."""
+    identity: str = dataclasses.field(default="", repr=False, compare=False)
+    """Of its source, in that cache."""
+
+    def release(self) -> None:
+        """Let go of it: what no other process uses may be evicted from now on."""
+        if self.cache is not None:
+            self.cache.close()
+
+    def hold_weights(self) -> bool:
+        """Keep the weights from eviction too, as far as an engine has brought them here by now.
+
+        Returns:
+            Whether all of them are here.
+
+        Raises:
+            CacheError: the cache cannot be written.
+        """
+        if self.cache is None:
+            return True
+        entries = [entry for entry in self.manifest.files if entry.is_weights]
+        blobs = [self.cache.blob(self.identity, entry) for entry in entries]
+        self.cache.use([blob.sha256 for blob in blobs if blob is not None])
+        return None not in blobs
 
 
 async def pull(
@@ -146,8 +139,7 @@ def pull_blocking(
     stop: threading.Event | None = None,
 ) -> PulledModel:
     """`pull` for callers without an event loop. `progress` is called on this thread; `stop` gives up."""
-    started = time.monotonic()
-    request = _Request(patterns, with_weights, progress, stop or threading.Event(), started)
+    request = Request(progress, stop or threading.Event())
     for attempt in range(1, _VERSIONS_TRIED + 1):
         source = open_source(uri, retry=retry)
         try:
@@ -156,7 +148,7 @@ def pull_blocking(
                 return PulledModel(source.path, manifest, 0, from_cache=False, seconds=request.seconds)
             cache = Cache(cache_dir, quota_bytes=quota_bytes)
             try:
-                return _Pull(source, cache, request).run()
+                return _Pull(source, cache, request, patterns, whole=with_weights).run()
             except BaseException:
                 cache.close()
                 raise
@@ -169,76 +161,59 @@ def pull_blocking(
     raise AssertionError("unreachable")
 
 
-@dataclasses.dataclass(frozen=True)
-class _Request:
-    """What the caller asked for, through all attempts."""
-
-    patterns: Sequence[str] | None
-    with_weights: bool
-    progress: Callable[[Progress], None] | None
-    stop: threading.Event
-    started: float
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self.started
-
-
-@dataclasses.dataclass
-class _Arrival:
-    """A file that is being fetched."""
-
-    backing: FillingBacking
-    left: int = 0
-    again: bool = False
-
-
 class _Pull:
     """One attempt at one version."""
 
-    def __init__(self, source: Source, cache: Cache, request: _Request) -> None:
+    def __init__(
+        self,
+        source: Source,
+        cache: Cache,
+        request: Request,
+        patterns: Sequence[str] | None,
+        *,
+        whole: bool,
+    ) -> None:
         self._source = source
         self._cache = cache
         self._request = request
-        self._counter = Counter()
-        self._stop = threading.Event()  # ends this attempt; the request's ends all of them
-        self._total = 0
-        self._present = 0
-        self._digests: dict[str, str] = {}
-        self._buffers: queue.LifoQueue[memoryview] = queue.LifoQueue()
+        self._patterns = patterns
+        self._whole = whole
+        self._fetching = Fetching(source, cache, request)
 
     def run(self) -> PulledModel:
-        source, cache, whole = self._source, self._cache, self._request.with_weights
-        listing = list_model(source, self._request.patterns)
+        source, cache, whole = self._source, self._cache, self._whole
+        listing = list_model(source, self._patterns)
         known = cache.model(source.identity, listing.files, whole=whole)
         headers = read_headers(source, listing, instead=self._cached)
         wanted = listing.files if whole else tuple(e for e in listing.files if not e.is_weights)
-        self._total = sum(entry.size for entry in wanted)
-        missing = self._check_present(wanted)
-        self._fetch(missing, {header.file: header for header in headers})
+        self._fetching.expect(wanted)
+        missing = self._fetching.check_present(wanted)
+        self._fetching.fetch(missing, {header.file: header for header in headers})
         if known is not None and not missing:
             path, manifest = known
             manifest = dataclasses.replace(manifest, headers=headers)
         else:
             path, manifest = self._publish(listing, headers)
-        self._report()
-        fetched = self._counter.source
+        self._fetching.report()
+        fetched = self._fetching.bytes_read
         return PulledModel(
             path,
             manifest,
             fetched,
             from_cache=fetched == 0,
             seconds=self._request.seconds,
-            release=cache.close,
+            cache=cache,
+            identity=source.identity,
         )
 
     def _publish(self, listing: Listing, headers: tuple[SafetensorsHeader, ...]) -> tuple[Path, Manifest]:
+        digests = self._fetching.digests
         files = tuple(
-            dataclasses.replace(entry, sha256=self._digests.get(entry.path, entry.sha256))
+            dataclasses.replace(entry, sha256=digests.get(entry.path, entry.sha256))
             for entry in listing.files
         )
         manifest = Manifest(self._source.uri, files, headers, listing.skipped)
-        whole = self._request.with_weights
+        whole = self._whole
         path = self._cache.publish_model(self._source.identity, listing.files, manifest, whole=whole)
         return path, manifest
 
@@ -246,119 +221,77 @@ class _Pull:
         blob = self._cache.blob(self._source.identity, entry)
         return None if blob is None else blob.as_source()
 
-    def _check_present(self, wanted: Iterable[FileEntry]) -> list[FileEntry]:
-        """Check what is here, part by part; damaged parts are put right. Returns what is not here."""
-        missing = []
-        present = []
-        for entry in wanted:
-            blob = self._cache.blob(self._source.identity, entry)
-            if blob is None:
-                missing.append(entry)
-            else:
-                present.append((entry, blob))
-                self._digests[entry.path] = blob.sha256
-        self._cache.use(list(self._digests.values()))
-        jobs = []
-        backings = []
-        for entry, blob in present:
-            if entry.size:
-                repair = (self._cache, self._source, entry)
-                backing = MappedBacking(blob.path, blob.parts, self._counter, blob=blob, repair=repair)
-                backings.append(backing)
-                jobs += [(backing.check, part) for part in blob.parts]
+
+@dataclasses.dataclass(frozen=True)
+class Prefetched:
+    """What a prefetch did: `complete` says that all weights are in the cache now."""
+
+    bytes_read: int
+    complete: bool
+    seconds: float
+
+
+async def prefetch(
+    model: PulledModel,
+    *,
+    enough: asyncio.Event | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    retry: RetryPolicy | None = None,
+    concurrency: int | None = None,
+) -> Prefetched:
+    """Bring the weights of a model that was pulled without them into its cache.
+
+    An engine that loads meanwhile finds the parts that have arrived; set `enough` when it begins, and it
+    fetches the rest by itself, at its own pace. What is here already is left for it to check as it reads.
+
+    Args:
+        model: from `pull`; keeps what arrives from eviction.
+        enough: ends the prefetch early, without losing what has arrived.
+        progress: as for `pull`.
+        retry: patience with the source.
+        concurrency: ranged reads at a time; by number of processors when None.
+
+    Raises:
+        ObjectChangedError: the weights are another version by now; pull the model again.
+        WeightsError: as `pull`.
+    """
+    if model.cache is None:
+        return Prefetched(0, complete=True, seconds=0.0)
+    loop = asyncio.get_running_loop()
+
+    def report(state: Progress) -> None:
+        if progress is not None:
+            loop.call_soon_threadsafe(progress, state)
+
+    request = Request(report, concurrency=concurrency or default_concurrency())
+    work = loop.run_in_executor(None, lambda: _prefetch(model, model.cache, request, retry))
+    waiting = asyncio.create_task((enough or asyncio.Event()).wait())
+    waiting.add_done_callback(lambda _: request.enough.set())
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        request.stop.set()
+        with contextlib.suppress(Exception):  # whatever it ended with: nobody waits for it any more
+            await work
+        raise
+    finally:
+        waiting.cancel()
+
+
+def _prefetch(
+    model: PulledModel, cache: Cache | None, request: Request, retry: RetryPolicy | None
+) -> Prefetched:
+    assert cache is not None
+    entries = [entry for entry in model.manifest.files if entry.is_weights]
+    missing = [entry for entry in entries if cache.blob(model.identity, entry) is None]
+    bytes_read = 0
+    if missing:
+        source = open_source(model.manifest.uri, retry=retry)
         try:
-            self._run(jobs)
+            fetching = Fetching(source, cache, request)
+            fetching.expect(missing)
+            fetching.fetch(missing, {header.file: header for header in model.manifest.headers})
+            bytes_read = fetching.bytes_read
         finally:
-            for backing in backings:
-                backing.close()
-        return missing
-
-    def _fetch(self, missing: Sequence[FileEntry], headers: dict[str, SafetensorsHeader]) -> None:
-        arrivals = []
-        try:
-            for entry in missing:
-                header = headers.get(entry.path)
-                parts = parts_of_file(entry.size) if header is None else parts_of_weights(header)
-                filling = self._cache.fill(self._source.identity, entry, parts)
-                backing = FillingBacking(
-                    self._source,
-                    self._cache,
-                    filling,
-                    writer=WriteThrough(),
-                    counter=self._counter,
-                    stop=self._stop,
-                )
-                arrivals.append(_Arrival(backing))
-            self._run(
-                [(self._bring, arrival, part) for arrival in arrivals for part in arrival.backing.parts]
-            )
-            self._run([(self._verify, arrival) for arrival in arrivals])
-            wrong = [arrival for arrival in arrivals if arrival.again]
-            self._run([(self._bring, arrival, part) for arrival in wrong for part in arrival.backing.parts])
-            self._run([(self._verify, arrival) for arrival in wrong])
-            for arrival in arrivals:
-                assert arrival.backing.published is not None
-                self._digests[arrival.backing.entry.path] = arrival.backing.published
-        finally:
-            for arrival in arrivals:
-                arrival.backing.close()
-        self._cache.use(list(self._digests.values()))
-
-    def _bring(self, arrival: _Arrival, part: Part) -> None:
-        try:
-            buffer = self._buffers.get_nowait()
-        except queue.Empty:
-            # Of the largest size that a part has: a page-aligned buffer that is used for many parts.
-            buffer = memoryview(mmap.mmap(-1, PART_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
-        if part.nbytes > len(buffer):  # a header may be larger
-            buffer = memoryview(mmap.mmap(-1, part.nbytes))
-        try:
-            arrival.backing.read(part, buffer[: part.nbytes])
-        except OSError as error:
-            with self._cache.writing(arrival.backing.entry.size):
-                raise
-            raise CacheError(str(error)) from error
-        self._buffers.put(buffer)
-
-    def _verify(self, arrival: _Arrival) -> None:
-        try:
-            arrival.backing.verify()
-        except IntegrityError:
-            if arrival.again:
-                raise
-            arrival.again = True
-
-    def _run(self, jobs: Sequence[tuple[Callable[..., None], *tuple[object, ...]]]) -> None:
-        """Do jobs on many threads, report meanwhile, and end all of them at the first failure."""
-        if not jobs:
-            return
-        with concurrent.futures.ThreadPoolExecutor(default_concurrency(), "weights-pull") as pool:
-            running = {pool.submit(self._unless_stopped, *job) for job in jobs}
-            try:
-                while running:
-                    finished, running = concurrent.futures.wait(
-                        running, _REPORT_EVERY, concurrent.futures.FIRST_EXCEPTION
-                    )
-                    for future in finished:
-                        future.result()
-                    self._report()
-                    self._give_up_if_asked()
-            except BaseException:
-                self._stop.set()
-                self._source.close()
-                pool.shutdown(cancel_futures=True)
-                raise
-
-    def _unless_stopped(self, job: Callable[..., None], *arguments: object) -> None:
-        if self._stop.is_set():
-            raise ReaderClosedError
-        job(*arguments)
-
-    def _give_up_if_asked(self) -> None:
-        if self._request.stop.is_set():
-            raise ReaderClosedError
-
-    def _report(self) -> None:
-        if self._request.progress is not None:
-            done = min(self._total, self._counter.source + self._counter.cache)
-            self._request.progress(Progress(done, self._total, self._request.seconds))
+            source.close()
+    return Prefetched(bytes_read, model.hold_weights(), request.seconds)

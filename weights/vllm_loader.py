@@ -6,7 +6,8 @@ keeps `--model s3://...` to the loaders that it ships. Options, as
 `--model-loader-extra-config '{"cache_dir": "/var/cache/pilotlight"}'`:
 
     uri           where the weights are, if the folder does not know
-    cache_dir     where to keep what is fetched; default $PILOTLIGHT_CACHE_DIR, else the user's cache folder
+    cache_dir     where to keep what is fetched; default the folder's own cache, if `weights.pull` made it,
+                  else $PILOTLIGHT_CACHE_DIR, else the user's cache folder
     cache         false keeps nothing
     quota_bytes   of the cache; no limit by default
     limit_bytes   of memory for tensors on their way, default 1 GiB
@@ -36,6 +37,7 @@ from vllm.model_executor.model_loader.base_loader import BaseModelLoader
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 
 from weights.load import LIMIT_BYTES, OpenModel, open_model
+from weights.loader import LOADING, LOGGER, READ
 from weights.places import default_cache_dir
 from weights.tensors import as_torch
 
@@ -43,7 +45,7 @@ _OPTIONS: Mapping[str, type] = {
     "uri": str, "cache_dir": str, "cache": bool, "quota_bytes": int, "limit_bytes": int, "concurrency": int,
 }  # fmt: skip
 _LOWEST_PRIORITY = 19
-_log = logging.getLogger(__name__)
+_log = logging.getLogger(LOGGER)
 
 
 class PilotlightLoader(DefaultModelLoader):  # type: ignore[misc]  # vLLM has no types to check against
@@ -93,11 +95,13 @@ class PilotlightLoader(DefaultModelLoader):  # type: ignore[misc]  # vLLM has no
                 )
 
         options = self._options
-        given = options.get("cache_dir")
+        given, kept = options.get("cache_dir"), options.get("cache", True)
         cache_dir = Path(given) if given else default_cache_dir(os.environ)
+        _log.info(LOADING, where)
         opened = open_model(
             where,
-            cache_dir=cache_dir if options.get("cache", True) else None,
+            cache_dir=cache_dir if kept else None,
+            own_cache=kept and not given,
             wanted=wanted,
             limit_bytes=options.get("limit_bytes", LIMIT_BYTES),
             concurrency=options.get("concurrency"),
@@ -119,12 +123,7 @@ def _finish(opened: OpenModel, where: str) -> None:
     try:
         opened.finish()
         report = opened.report()
-        _log.info(
-            "%s: %d bytes from the source, %d from the cache",
-            where,
-            report.bytes_from_source,
-            report.bytes_from_cache,
-        )
+        _log.info(READ, where, report.bytes_from_source, report.bytes_from_cache)
     except Exception:  # noqa: BLE001 - see below
         # The model is loaded and serves; a cache that could not be completed costs only the next start.
         _log.exception("%s: could not be completed in the cache", where)

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from tests.functions.servers import StageProcess, stage_process, wait_until
+from tests.weights.s3 import S3Server
 from weights.make_model import MadeModel
 
 PATIENCE = 120.0
@@ -152,8 +153,13 @@ def vllm_replica(
 
 
 @pytest.fixture(scope="session")
-def warm_replica(made_model: MadeModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmReplica]:
-    """One replica for all tests that leave it as they found it: able to go hot within seconds."""
+def warm_replica(
+    made_model: MadeModel, s3: S3Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[VllmReplica]:
+    """One replica for all tests that leave it as they found it: able to go hot within seconds.
+
+    Its model is in S3, so that whatever the tests see went through the cache and our loader.
+    """
     folder = tmp_path_factory.mktemp("warm-replica")
     args = {
         "enable-auto-tool-choice": True,
@@ -161,7 +167,8 @@ def warm_replica(made_model: MadeModel, tmp_path_factory: pytest.TempPathFactory
         # Random weights would fill a JSON object with blanks for ever.
         "structured-outputs-config": {"backend": "xgrammar", "disable_any_whitespace": True},
     }
-    with vllm_replica(made_model.path, folder, args=args) as replica:
+    uri = s3.upload(made_model.path, "warm-replica", "models/tiny")
+    with vllm_replica(uri, folder, args=args, **s3.environment) as replica:
         deadline = time.monotonic() + PATIENCE
         while b'"state":"hot"' not in _probe(replica):
             assert replica.stage.process.poll() is None, replica.stage.log.read_text()[-3000:]

@@ -29,6 +29,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from weights.loader import LOAD_FORMAT, LOADING, LOGGER, READ
+
 if TYPE_CHECKING:
     import argparse
 
@@ -48,6 +50,8 @@ TEMPLATE_MODULES = (
     "vllm.tool_parsers",
     "vllm.reasoning",
     "vllm.plugins.endpoint_plugins.interface",
+    "weights.vllm_loader",
+    "weights.s3",
 )
 """Roots from which a serving process's modules follow."""
 
@@ -188,6 +192,10 @@ def quieten() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    plugins = os.environ.get("VLLM_PLUGINS")
+    if plugins and LOAD_FORMAT not in plugins.split(","):
+        # A list of the user's own keeps out all others, our loader's too.
+        os.environ["VLLM_PLUGINS"] = f"{plugins},{LOAD_FORMAT}"
 
 
 def runs_in_core(args: argparse.Namespace) -> bool:
@@ -284,18 +292,34 @@ class Observer:
     """Picks out of vLLM's log what it tells in no other way: seconds of loading, and why a process died.
 
     A factory of log records, since vLLM replaces the handlers of all its loggers when a process starts,
-    while it keeps the factory that it finds.
+    while it keeps the factory that it finds. Our loader, deep inside vLLM's workers, is heard likewise.
+
+    Args:
+        loading: our loader begins to read.
+        loaded: seconds that it took until the model had its weights.
+        read: bytes from the source and from the cache; told a while later.
+        trouble: an error's process and cause.
     """
 
-    _LOADING = "Loading weights took"
+    _LOADED = "Loading weights took"
 
-    def __init__(self, loaded: Callable[[float], None], trouble: Callable[[str, str], None]) -> None:
+    def __init__(
+        self,
+        *,
+        loading: Callable[[], None],
+        loaded: Callable[[float], None],
+        read: Callable[[int, int], None],
+        trouble: Callable[[str, str], None],
+    ) -> None:
+        self._loading = loading
         self._loaded = loaded
+        self._read = read
         self._trouble = trouble
         self._inner = logging.getLogRecordFactory()
 
     def attach(self) -> None:
         """Look at every record of this process and of all that are forked from it."""
+        logging.getLogger(LOGGER).setLevel(logging.INFO)
         logging.setLogRecordFactory(self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
@@ -303,10 +327,20 @@ class Observer:
         record = self._inner(*args, **kwargs)
         if record.name.startswith("vllm."):
             self._look(record)
+        elif record.name == LOGGER:
+            self._listen(record)
         return record
 
+    def _listen(self, record: logging.LogRecord) -> None:
+        if record.msg == LOADING:
+            self._loading()
+        elif record.msg == READ and isinstance(record.args, tuple):
+            _, source, cache = record.args
+            if isinstance(source, int) and isinstance(cache, int):
+                self._read(source, cache)
+
     def _look(self, record: logging.LogRecord) -> None:
-        if isinstance(record.msg, str) and record.msg.startswith(self._LOADING):
+        if isinstance(record.msg, str) and record.msg.startswith(self._LOADED):
             seconds = record.args[0] if isinstance(record.args, tuple) and record.args else None
             if isinstance(seconds, (int, float)):
                 self._loaded(float(seconds))

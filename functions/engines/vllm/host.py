@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-import weights
 from functions.app import surface_of
 from functions.engines.vllm import admin, proxy
 from functions.engines.vllm.client import BASE, VllmEngine
 from functions.engines.vllm.device import DeviceTurn
 from functions.engines.vllm.ladder import Ladder
 from functions.engines.vllm.launching import Launcher
+from functions.engines.vllm.model import ModelFiles
 from functions.engines.vllm.tending import Patience
 from functions.replica import Replica
 from functions.settings import Settings
-from functions.stage import RequestContext, StartError
+from functions.stage import RequestContext
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -44,11 +44,12 @@ class VllmHost:
         sleep_level: int = 1,
         admin_token: str | None = None,
     ) -> None:
-        self._settings = settings
         self._name = settings.stage_name or "generate"
         self._admin_token = admin_token
         turn = None if device is None else DeviceTurn(device)
-        launcher = Launcher(settings, self._fetch)
+        assert settings.model_uri is not None
+        files = ModelFiles(settings.model_uri, settings.cache_dir, settings.engine_args)
+        launcher = Launcher(settings, files)
         self.ladder = Ladder(launcher, settings.warmth, patience, device=turn, sleep_level=sleep_level)
 
     async def start(self, replica: Replica) -> None:
@@ -69,14 +70,6 @@ class VllmHost:
         metrics.extra.append(self._metrics)
         proxy.add_to(app, proxy.Proxy(self.ladder, metrics, self._name))
         admin.add_to(app, self.ladder, self._admin_token)
-
-    async def _fetch(self) -> Path:
-        assert self._settings.model_uri is not None
-        try:
-            pulled = await weights.pull(self._settings.model_uri, cache_dir=self._settings.cache_dir)
-        except weights.WeightsError as error:
-            raise StartError(f"PILOTLIGHT_MODEL_URI = {self._settings.model_uri}: {error}") from None
-        return pulled.path
 
     async def _metrics(self) -> bytes:
         engine = self.ladder.engine

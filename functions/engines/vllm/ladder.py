@@ -1,6 +1,6 @@
 """A vLLM replica's way up and down the ladder of warmth: cold, standby, asleep, hot.
 
-    cold     -> fetch the weights and import vLLM side by side
+    cold     -> fetch the model and import vLLM side by side
     standby  -> take the device, fork an engine, load, warm up with a real token
     asleep   -> take the device, wake the engine (CUDA only)
     hot      -> idle, told so, its turn over: back to the resting rung; dead: forked anew, no import
@@ -100,7 +100,7 @@ class Ladder:
         self._launcher.check(self.rest)
         if self.rest is not Warmth.STANDBY:
             replica.to(State.LOADING)
-        await self._launcher.prepare(replica)
+        await self._launcher.prepare(replica, complete=self.rest is Warmth.STANDBY)
         if self.rest is Warmth.ASLEEP and self._launcher.device == "cpu":
             raise StartError(f"PILOTLIGHT_WARMTH = asleep: {NO_SLEEP}")
         async with self._moving:

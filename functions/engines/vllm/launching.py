@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import aiohttp
@@ -16,6 +16,7 @@ import aiohttp
 from functions.engine import EngineError
 from functions.engines.vllm import options
 from functions.engines.vllm.client import VllmEngine
+from functions.engines.vllm.model import ModelFiles
 from functions.engines.vllm.processes import (
     EngineProcess,
     EngineStartError,
@@ -33,24 +34,21 @@ log = logging.getLogger(__name__)
 
 NO_SLEEP = "vLLM has no sleep mode on CPUs; must be hot or standby here"
 
-Fetch = Callable[[], Awaitable[Path]]
-"""Brings the model's files here and returns their folder. Raises StartError with the cause."""
-
 
 class Launcher:
     """Owner of the template process and of what an engine is started with.
 
     Args:
         settings: model and options.
-        fetch: brings the model here; runs beside the import.
+        files: of the model; on their way beside the import.
         clock: monotonic seconds.
     """
 
     def __init__(
-        self, settings: Settings, fetch: Fetch, *, clock: Callable[[], float] = time.monotonic
+        self, settings: Settings, files: ModelFiles, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._settings = settings
-        self._fetch = fetch
+        self._files = files
         self._clock = clock
         self._template: Template | None = None
         self._model: Path | None = None
@@ -83,8 +81,12 @@ class Launcher:
         except ValueError as error:
             raise StartError(f"PILOTLIGHT_ENGINE_ARGS: {error}") from None
 
-    async def prepare(self, replica: Replica) -> None:
+    async def prepare(self, replica: Replica, *, complete: bool) -> None:
         """Fetch and import side by side; the first failure ends both.
+
+        Args:
+            replica: where the phases are recorded.
+            complete: wait until the weights are in the cache; else an engine may begin before.
 
         Raises:
             StartError: with the cause.
@@ -92,8 +94,8 @@ class Launcher:
         try:
             template = self._template = await Template.start()
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._bring(replica, template))
-                group.create_task(self._import(replica, template))
+                importing = group.create_task(self._import(replica, template))
+                group.create_task(self._bring(replica, template, set() if complete else {importing}))
         except TemplateError as error:
             raise StartError(str(error)) from None
         except BaseExceptionGroup as errors:
@@ -107,10 +109,12 @@ class Launcher:
         assert self._template is not None
         assert self._model is not None
         given = self._settings.engine_args
-        args = {**options.defaults(given, self._model, self.device or ""), **given}
+        args = {**options.defaults(given, self._model, self.device or ""), **given, **self._files.options()}
         if sleep_mode:
             args["enable-sleep-mode"] = True
-        return self._template.fork(options.command_line(args, model=self._model, name=self._name))
+        process = self._template.fork(options.command_line(args, model=self._model, name=self._name))
+        process.loading.add_done_callback(lambda _: self._files.hand_over())
+        return process
 
     async def answering(self, replica: Replica, process: EngineProcess) -> VllmEngine:
         """Wait until the ordered engine has given its first token.
@@ -122,7 +126,7 @@ class Launcher:
         try:
             await process.wait_serving()
         except EngineStartError as error:
-            raise StartError(str(error)) from None
+            raise StartError(self._files.failure or str(error)) from None
         replica.record(Phase.WEIGHTS, process.load_seconds)
         replica.record(Phase.INIT, max(0.0, self._clock() - began - process.load_seconds))
         engine = VllmEngine.on(process.socket, process.dead, model=self._name, version=self._version)
@@ -134,6 +138,7 @@ class Launcher:
             raise StartError(
                 f"the engine answers no request: {error if process.alive else process.cause}"
             ) from None
+        self._files.hold()
         return engine
 
     async def revive(self, replica: Replica) -> None:
@@ -156,20 +161,27 @@ class Launcher:
             self._template.import_model(self._model)
 
     async def close(self) -> None:
-        """End the template, and with it what it forked."""
+        """End the template, and with it what it forked; let go of the files."""
         if self._template is not None:
             await self._template.close()
             self._template = None
+        await self._files.close()
 
     @property
     def _name(self) -> str:
         assert self._model is not None
         return self._settings.model_name or self._model.name
 
-    async def _bring(self, replica: Replica, template: Template) -> None:
+    async def _bring(self, replica: Replica, template: Template, until: set[asyncio.Task[None]]) -> None:
+        """Bring the model; of the weights, as much as comes until one of these tasks is done."""
         with replica.measure(Phase.WEIGHTS):
-            self._model = await self._fetch()
+            self._model = await self._files.bring()
         template.import_model(self._model)
+        filling = self._files.fill(lambda seconds: replica.record(Phase.WEIGHTS, seconds))
+        if filling is not None:
+            await asyncio.wait({filling, *until}, return_when=asyncio.FIRST_COMPLETED)
+            if filling.done():
+                await filling
 
     async def _import(self, replica: Replica, template: Template) -> None:
         imported = await template.imported()

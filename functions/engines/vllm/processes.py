@@ -41,8 +41,8 @@ class EngineStartError(Exception):
 class EngineProcess:
     """One engine: a process group under the template.
 
-    `serving` is done once its server accepts requests; `dead` once it cannot answer any more, with the cause;
-    `gone` once no process of it is left.
+    `loading` is done once our loader reads the weights; `serving` once its server accepts requests; `dead`
+    once it cannot answer any more, with the cause; `gone` once no process of it is left.
     """
 
     def __init__(self, number: int, directory: Path, template: Template) -> None:
@@ -55,6 +55,7 @@ class EngineProcess:
         self.load_seconds = 0.0
         """Seconds that vLLM took to load the weights; the slowest worker's."""
         self.late: tuple[str, ...] = ()
+        self.loading: asyncio.Future[None] = loop.create_future()
         self.serving: asyncio.Future[None] = loop.create_future()
         self.dead: asyncio.Future[str] = loop.create_future()
         self.gone: asyncio.Future[int] = loop.create_future()
@@ -123,8 +124,8 @@ class EngineProcess:
         """Take in what the template or the engine reports."""
         if isinstance(packet, wire.Forked):
             self.pid = packet.pid
-        elif isinstance(packet, wire.Loaded):
-            self.load_seconds = max(self.load_seconds, packet.seconds)
+        elif isinstance(packet, (wire.Loading, wire.Loaded, wire.Read)):
+            self._heard_of_weights(packet)
         elif isinstance(packet, wire.Trouble):
             self.troubles.append(packet)
         elif isinstance(packet, wire.Serving):
@@ -137,6 +138,16 @@ class EngineProcess:
             if not self.gone.done():
                 self.gone.set_result(packet.status)
             self.declare_dead(f"the engine's server ended with status {packet.status}")
+
+    def _heard_of_weights(self, packet: wire.Loading | wire.Loaded | wire.Read) -> None:
+        if isinstance(packet, wire.Loading):
+            if not self.loading.done():
+                self.loading.set_result(None)
+        elif isinstance(packet, wire.Loaded):
+            self.load_seconds = max(self.load_seconds, packet.seconds)
+        else:
+            counted = {"from_source": packet.from_source, "from_cache": packet.from_cache}
+            log.info("weights read", extra={"engine": self.number, **counted})
 
     def _watch(self, pid: int) -> None:
         """Notice the death of a grandchild at once: its parent needs seconds to say so."""
@@ -290,7 +301,8 @@ class Template:
         elif isinstance(packet, wire.ImportFailed):
             if not self._imported.done():
                 self._imported.set_exception(TemplateError(f"vLLM cannot be imported: {packet.cause}"))
-        elif isinstance(packet, (wire.Forked, wire.Loaded, wire.Serving, wire.Trouble, wire.Exited)):
+        else:
+            assert not isinstance(packet, (wire.StartEngine, wire.ImportModel, wire.KillEngine))
             engine = self._engines.get(packet.engine)
             if engine is not None:
                 engine.heard(packet)

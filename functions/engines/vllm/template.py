@@ -142,7 +142,9 @@ class Template:
         os.environ["TMPDIR"] = os.environ["VLLM_RPC_BASE_PATH"] = order.directory
         tempfile.tempdir = None  # read TMPDIR again
         ground.Observer(
+            loading=lambda: self.say(wire.Loading(order.engine)),
             loaded=lambda seconds: self.say(wire.Loaded(order.engine, seconds)),
+            read=lambda source, cache: self.say(wire.Read(order.engine, source, cache)),
             trouble=lambda role, cause: self.say(wire.Trouble(order.engine, role, cause)),
         ).attach()
         try:

@@ -74,6 +74,22 @@ class Forked:
 
 
 @dataclass(frozen=True, slots=True)
+class Loading:
+    """Engine to app: it begins to read the weights; one for each worker."""
+
+    engine: int
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Engine to app: where a worker's bytes came from; told once the cache is in order, after loading."""
+
+    engine: int
+    from_source: int
+    from_cache: int
+
+
+@dataclass(frozen=True, slots=True)
 class Loaded:
     """Engine to app: weights are on the device."""
 
@@ -118,7 +134,9 @@ Packet: TypeAlias = (
     | Imported
     | ImportFailed
     | Forked
+    | Loading
     | Loaded
+    | Read
     | Serving
     | Trouble
     | Exited
@@ -132,7 +150,9 @@ _KINDS: dict[str, Any] = {
         Imported,
         ImportFailed,
         Forked,
+        Loading,
         Loaded,
+        Read,
         Serving,
         Trouble,
         Exited,
