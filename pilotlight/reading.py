@@ -1,20 +1,33 @@
 """From a file to an agent, with errors that name file, line, field, value, and what would be right."""
 
 import json
-from collections.abc import Mapping
+import os
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from functions.engines.vllm import options
+from functions.engines.vllm.option_schema import ValidationUnavailableError
 from knative import annotations as knative_annotations
 from pilotlight import located
 from pilotlight.agent import Agent, AgentFileError
 from pilotlight.compiling import autoscaling
+from weights.places import default_cache_dir
 
 
-def load_agent(path: Path) -> Agent:
+def _on_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)  # noqa: T201 - a command line's own channel
+
+
+def load_agent(path: Path, *, tell: Callable[[str], None] = _on_stderr) -> Agent:
     """Read and check an agent file.
+
+    Args:
+        path: of the file.
+        tell: takes a line about what takes long, or could not be checked here.
 
     Raises:
         AgentFileError: with one line for each problem.
@@ -36,9 +49,35 @@ def load_agent(path: Path) -> Agent:
         found = knative_annotations.validate(autoscaling(stage).annotations(), allow_zero_initial_scale=True)
         line = document.line(("spec", "stages", index, "scaling"))
         problems += [f"{path}:{line}: spec.stages.{index}.scaling: {problem}" for problem in found]
+    problems += _engine_problems(path, document, agent, tell)
     if problems:
         raise AgentFileError("\n".join(problems))
     return agent
+
+
+def _engine_problems(
+    path: Path, document: located.Located, agent: Agent, tell: Callable[[str], None]
+) -> list[str]:
+    """What vLLM would refuse of its options, found before anything is deployed."""
+    problems = []
+    for index, stage in enumerate(agent.spec.stages):
+        if stage.engine is None or stage.engine.type != "vllm" or not stage.engine.args:
+            continue
+        try:
+            found = options.validate(
+                stage.engine.args,
+                container_concurrency=stage.scaling.container_concurrency,
+                cache_dir=default_cache_dir(os.environ),
+                asking=lambda: tell("Reading vLLM's options (once for each release; takes some seconds) ..."),
+            )
+        except ValidationUnavailableError as error:
+            tell(f"{path}: spec.stages.{index}.engine.args is not checked: {error}")
+            continue
+        for problem in found:
+            location = ("spec", "stages", index, "engine", "args", problem.option)
+            dotted = ".".join(map(str, location[:-1]))
+            problems.append(f"{path}:{document.line(location)}: {dotted}.{problem}")
+    return problems
 
 
 def _problem(path: Path, document: located.Located, detail: Mapping[str, Any]) -> str:

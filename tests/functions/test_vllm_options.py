@@ -1,11 +1,10 @@
 """Options of the agent file become vLLM's command line, and vLLM's own parser judges them."""
 
-import json
 from pathlib import Path
 
 import pytest
 
-from functions.engines.vllm import options
+from functions.engines.vllm import option_schema, options
 
 MODEL = Path("/models/m")
 
@@ -52,29 +51,72 @@ def test_a_cache_that_the_user_sized_stays_so_and_a_gpus_is_vllms_business(made_
     assert options.defaults({}, made_model.path, "cuda") == {}
 
 
-@pytest.mark.vllm
-def test_vllms_parser_names_each_bad_option(tmp_path):
-    bad = {"max-model-len": "many", "nonsense": 3, "dtype": "float99", "enforce-eager": True, "port": 1}
-    problems = options.validate(bad, cache_dir=tmp_path)
-    assert len(problems) == 4
-    for key in ("max-model-len", "nonsense", "dtype", "port"):
-        assert [line for line in problems if line.startswith(key)], problems
-    # The verdict is kept: asking again costs no process.
-    (kept,) = (tmp_path / "vllm-options").iterdir()
-    kept.write_text(json.dumps(["kept"]))
-    assert "kept" in options.validate(bad, cache_dir=tmp_path)
+@pytest.fixture(scope="module")
+def asked():
+    """How often vLLM had to be asked."""
+    return []
+
+
+@pytest.fixture
+def validate(asked, tmp_path_factory):
+    """`options.validate` with one cache folder for all tests here."""
+    folder = tmp_path_factory.getbasetemp() / "vllm-options"
+
+    def ask(args, **more):
+        found = options.validate(args, cache_dir=folder, asking=lambda: asked.append(1), **more)
+        return {problem.option: str(problem) for problem in found}
+
+    return ask
 
 
 @pytest.mark.vllm
-def test_good_options_have_no_problems_and_too_few_sequences_are_one(tmp_path):
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        ({"max-model-lenn": 5}, "max-model-lenn = 5: {release} has no such option; nearest is max-model-len"),
+        ({"max-model-len": "many"}, 'max-model-len = "many": must be a whole number, or one such as 8k'),
+        ({"tensor-parallel-size": 1.5}, "tensor-parallel-size = 1.5: must be a whole number"),
+        ({"gpu-memory-utilization": "most"}, 'gpu-memory-utilization = "most": must be a number'),
+        ({"dtype": "float99"}, 'dtype = "float99": must be one of auto, '),
+        ({"enforce-eager": "yes"}, 'enforce-eager = "yes": must be true or false'),
+        ({"seed": True}, "seed = true: must be a whole number"),
+        ({"port": 1}, "port = 1: is set by the replica; leave it out"),
+        ({"-max-model-len": 1}, "-max-model-len = 1: must be written without dashes in front"),
+    ],
+)
+def test_a_bad_option_is_named_with_its_value_and_what_would_be_right(validate, args, says):
+    (problem,) = validate(args).values()
+    assert problem.startswith(says.format(release=option_schema.installed_release()))
+
+
+@pytest.mark.vllm
+def test_good_options_have_no_problems_and_too_few_sequences_are_one(validate):
     good = {
-        "max-model-len": 1024,
+        "max-model-len": "8k",
+        "max_num_batched_tokens": 4096,
         "dtype": "bfloat16",
         "quantization": "fp8",
         "tensor-parallel-size": 2,
         "max-num-seqs": 8,
         "enable-prefix-caching": False,
+        "gpu-memory-utilization": 0.5,
+        "compilation-config.mode": 3,
+        "hf-overrides": '{"a": 1}',
+        "chat-template": None,
     }
-    assert options.validate(good, container_concurrency=8, cache_dir=tmp_path) == ()
-    (problem,) = options.validate(good, container_concurrency=9, cache_dir=tmp_path)
+    assert validate(good, container_concurrency=8) == {}
+    (problem,) = validate(good, container_concurrency=9).values()
     assert problem.startswith("max-num-seqs = 8: is below containerConcurrency = 9")
+
+
+@pytest.mark.vllm
+def test_vllm_is_asked_once(validate, asked):
+    validate({"max-model-len": 1})
+    validate({"nonsense": 1})
+    assert len(asked) <= 1
+
+
+def test_a_release_that_is_not_there_is_said_to_be_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(option_schema, "installed_release", lambda: None)
+    with pytest.raises(option_schema.ValidationUnavailableError, match="install pilotlight"):
+        options.validate({"a": 1}, cache_dir=tmp_path)

