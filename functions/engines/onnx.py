@@ -46,6 +46,8 @@ MODEL_FILES = ("*.onnx", "*.onnx_data", "onnx/*.onnx", "tokenizer*", "config.jso
 
 Pooling = Literal["mean", "cls"]
 
+_INSTEAD = "{}; it embeds: POST /v1/embeddings"
+
 
 class OnnxArgs(EngineArgs):
     """`PILOTLIGHT_ENGINE_ARGS` of this engine."""
@@ -108,7 +110,7 @@ class OnnxEngine:
         Raises:
             UnsupportedError: always.
         """
-        raise UnsupportedError("onnx", "generation")
+        raise UnsupportedError("onnx", _INSTEAD.format("generation"))
         yield Chunk(request.prompt)  # makes this an iterator, as the protocol has it
 
     async def chat(self, request: ChatRequest) -> AsyncIterator[Chunk]:
@@ -117,7 +119,7 @@ class OnnxEngine:
         Raises:
             UnsupportedError: always.
         """
-        raise UnsupportedError("onnx", "chat")
+        raise UnsupportedError("onnx", _INSTEAD.format("chat"))
         yield Chunk(request.id)  # makes this an iterator, as the protocol has it
 
     async def embed(self, request: EmbedRequest) -> Embeddings:

@@ -117,7 +117,7 @@ class OpenAIEngine:
     async def embed(self, request: EmbedRequest) -> Embeddings:
         """See `Engine.embed`."""
         body = {**self._args.extra_body, "model": self._model, "input": list(request.inputs)}
-        async with self._post("/embeddings", request.id, body) as response:
+        async with self.post("/embeddings", request.id, body) as response:
             answer = await response.read()
         try:
             parsed = json.loads(answer)
@@ -129,6 +129,11 @@ class OpenAIEngine:
         if len(vectors) != len(request.inputs):
             raise self._broken(f"{len(vectors)} vectors for {len(request.inputs)} inputs")
         return Embeddings(vectors, usage)
+
+    @property
+    def extra_body(self) -> dict[str, JsonValue]:
+        """Members that are added to every request."""
+        return dict(self._args.extra_body)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -176,7 +181,7 @@ class OpenAIEngine:
         }
         reason: FinishReason | None = None
         usage: Usage | None = None
-        async with self._post(path, request_id, body) as response:
+        async with self.post(path, request_id, body) as response:
             async for event in self._events(response):
                 if event.get("error"):
                     raise self._refused(502, json.dumps(event).encode(), retryable=True)
@@ -211,7 +216,7 @@ class OpenAIEngine:
             raise self._broken(f"what is no event ({type(error).__name__})") from None
 
     @asynccontextmanager
-    async def _post(
+    async def post(
         self, path: str, request_id: str, body: dict[str, Any]
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """A response of status 200; leaving early closes the connection, which ends the generation."""
@@ -331,6 +336,15 @@ def build_host(settings: Settings) -> SteadyHost:
         return engine
 
     def extend(app: "FastAPI", engine: Callable[[], Engine]) -> None:
+        from functions.engines import openai_api  # noqa: PLC0415 - it knows this module
+
+        def opened() -> OpenAIEngine:
+            found = engine()
+            assert isinstance(found, OpenAIEngine)
+            return found
+
         add_embeddings(app, engine, model)
+        names = frozenset({settings.model_name or model})
+        openai_api.add_to(app, opened, names, settings.stage_name or "generate")
 
     return SteadyHost(settings, open_engine, extend)

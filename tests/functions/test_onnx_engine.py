@@ -170,6 +170,7 @@ async def test_generating_is_not_offered_and_says_so(http, embedder, given):
         problem = await response.json(content_type=None)
         assert response.status == 501
         assert "onnx does not offer" in problem["detail"]
+        assert "POST /v1/embeddings" in problem["detail"]
         assert problem["retryable"] is False
 
 

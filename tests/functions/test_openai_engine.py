@@ -5,6 +5,7 @@ import contextlib
 import json
 from dataclasses import dataclass, field
 
+import openai
 import pytest
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
@@ -12,7 +13,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from functions.app import create_app
 from functions.settings import Settings, SettingsError
 from functions.stages.generate import build
-from tests.functions.servers import free_port, read_events, serving, stage_process, wait_ready
+from tests.functions.servers import free_port, read_events, serving, stage_process, wait_ready, wait_until
 
 KEY = "local-key-that-no-pattern-knows"
 
@@ -28,6 +29,7 @@ class Api:
     """(status, body, headers) of the next answers."""
     cut: bool = False
     gap: float = 0.0
+    slow: bool = False
     closed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -46,23 +48,41 @@ async def openai_api():
     async def models():
         return {"data": [{"id": "far", "max_model_len": 77}]}
 
+    async def never():
+        try:
+            yield "{"
+            await asyncio.Event().wait()
+        finally:
+            api.closed.set()
+
     async def answer(request, piece, done):
         body = await request.json()
         api.bodies.append(body)
         if api.fail:
             status, error, headers = api.fail.pop(0)
             return JSONResponse(error, status, headers)
+        usage = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
+        common = {"id": "c-1", "created": 1, "model": body["model"], "object": "any"}
+        if not body.get("stream"):
+            if api.slow:
+                return StreamingResponse(never(), media_type="application/json")
+            whole = {**done, **piece("one two three"), "index": 0}
+            if "delta" in whole:
+                whole["message"] = {"role": "assistant", **piece("one two three")["delta"]}
+            return {**common, "choices": [whole], "usage": usage}
 
         async def stream():
             try:
                 for word in ("one ", "two ", "three"):
-                    yield f"data: {json.dumps({'choices': [piece(word)]})}\n\n"
+                    choice = {"index": 0, **piece(word)}
+                    yield f"data: {json.dumps({**common, 'choices': [choice]})}\n\n"
                     await asyncio.sleep(api.gap)
                     if api.cut:
                         return
-                yield f"data: {json.dumps({'choices': [done]})}\n\n"
-                usage = {"prompt_tokens": 5, "completion_tokens": 3}
-                yield f"data: {json.dumps({'choices': [], 'usage': usage})}\n\ndata: [DONE]\n\n"
+                yield f"data: {json.dumps({**common, 'choices': [{'index': 0, **done}]})}\n\n"
+                if body.get("stream_options", {}).get("include_usage"):
+                    yield f"data: {json.dumps({**common, 'choices': [], 'usage': usage})}\n\n"
+                yield "data: [DONE]\n\n"
             except asyncio.CancelledError:
                 api.closed.set()
                 raise
@@ -228,6 +248,89 @@ async def test_embeddings_and_models_are_offered_as_openais_clients_call_them(ht
         async with http.post(f"{url}/v1/embeddings", json={"input": "a", "model": "other"}) as response:
             assert response.status == 404
             assert "'far'" in (await response.json(content_type=None))["detail"]
+
+
+def official(url: str) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="of the client", max_retries=0)
+
+
+async def test_the_official_client_completes_and_chats_through_the_stage(http):
+    async with openai_api() as api, stage(http, api, **{"extra-body": {"user": "u"}}) as url:
+        client = official(url)
+        text = await client.completions.create(model="far", prompt="count", max_tokens=3)
+        assert (text.choices[0].text, text.usage.completion_tokens) == ("one two three", 3)
+        messages = [{"role": "user", "content": "count"}]
+        said = await client.chat.completions.create(model="far", messages=messages, seed=1)
+        assert said.choices[0].message.content == "one two three"
+        assert api.bodies[1] == {"user": "u", "model": "far", "messages": messages, "seed": 1}
+        assert api.headers[-1]["authorization"] == f"Bearer {KEY}"
+        async with http.get(f"{url}/metrics") as response:
+            page = await response.text()
+    assert 'pilotlight_tokens_total{direction="completion",kind="generate",stage="gen"} 6.0' in page
+    assert 'pilotlight_tokens_total{direction="prompt",kind="generate",stage="gen"} 10.0' in page
+
+
+@pytest.mark.parametrize("usage", [True, False])
+async def test_the_official_client_streams_through_the_stage(http, usage):
+    more = {"stream_options": {"include_usage": True}} if usage else {}
+    async with openai_api() as api, stage(http, api) as url:
+        stream = await official(url).chat.completions.create(
+            model="far", messages=[{"role": "user", "content": "x"}], stream=True, **more
+        )
+        chunks = [chunk async for chunk in stream]
+        async with http.get(f"{url}/metrics") as response:
+            page = await response.text()
+    assert [chunk.choices[0].delta.content for chunk in chunks[:3]] == ["one ", "two ", "three"]
+    # What the stage asked for itself stays with it.
+    assert len(chunks) == (5 if usage else 4)
+    assert (chunks[-1].usage is not None) is usage
+    assert api.bodies[0]["stream_options"] == {"include_usage": True}
+    assert 'pilotlight_tokens_total{direction="completion",kind="generate",stage="gen"} 3.0' in page
+    assert 'pilotlight_time_to_first_token_seconds_count{kind="generate",stage="gen"} 1.0' in page
+
+
+async def test_the_official_client_sees_the_other_sides_refusals_as_what_they_are(http):
+    async with openai_api() as api, stage(http, api) as url:
+        client = official(url)
+        asked = {"model": "far", "prompt": "x"}
+        api.fail.append((400, {"error": {"message": f"too big {KEY}"}}, {}))
+        with pytest.raises(openai.BadRequestError, match="too big") as refused:
+            await client.completions.create(**asked)
+        assert KEY not in str(refused.value)
+        api.fail.append((429, {"error": {"message": "slow down"}}, {"Retry-After": "7"}))
+        with pytest.raises(openai.RateLimitError) as limited:
+            await client.completions.create(**asked)
+        assert limited.value.response.headers["Retry-After"] == "7"
+        api.fail.append((401, {"error": {"message": f"bad key {KEY}"}}, {}))
+        with pytest.raises(openai.InternalServerError, match="refused this stage's key"):
+            await client.completions.create(**asked)
+        with pytest.raises(openai.NotFoundError, match="must be 'far'"):
+            await client.completions.create(model="other", prompt="x")
+
+
+async def test_a_passed_on_stream_that_is_cut_off_ends_with_an_error(http):
+    async with openai_api() as api, stage(http, api) as url:
+        api.cut = True
+        stream = await official(url).completions.create(model="far", prompt="x", stream=True)
+        with pytest.raises(openai.APIError, match="cut off"):
+            _ = [chunk async for chunk in stream]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_client_of_the_openai_api_that_goes_away_ends_the_generation(http, stream):
+    async with openai_api() as api, stage(http, api) as url:
+        api.gap = 30.0
+        api.slow = not stream
+        body = {"model": "far", "prompt": "x", "stream": stream}
+        asking = asyncio.create_task(http.post(f"{url}/v1/completions", json=body))
+        await wait_until(lambda: len(api.bodies) == 1)
+        if stream:
+            response = await asking
+            await response.content.readany()
+            response.close()
+        else:
+            asking.cancel()
+        await asyncio.wait_for(api.closed.wait(), 10)
 
 
 async def test_the_key_comes_from_a_file_and_stands_in_no_log(http, tmp_path):

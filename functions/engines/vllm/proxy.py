@@ -1,14 +1,10 @@
 """The rest of the function URL: every path of vLLM's own server, passed through token by token.
 
-A plain ASGI application: it is on the path of every token. Bodies go up whole (they are bounded) and come
-down as they arrive. The head of a stream is held until its first bytes, so that `Server-Timing` can say how
-long the prefill took; the client waits for the first token anyway.
+How a request is passed on and its answer back is in `functions.passing`; here is what is vLLM's own about it.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,14 +12,11 @@ import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
-from functions.contract import MAX_BODY_BYTES, Problem
-from functions.door import Receive, Scope, Send, send_problem
-from functions.engine import EngineError
+from functions.door import Scope
 from functions.engines.vllm.client import BASE, VllmEngine
 from functions.engines.vllm.ladder import Ladder
-from functions.invocation import ClientGoneError
 from functions.metrics import Metrics
-from functions.problems import ProblemError, problem_of
+from functions.passing import Answer, Passing, tokens_in
 from functions.stage import RequestContext
 from functions.timing import Phase, TokenTimes
 
@@ -67,47 +60,23 @@ _ERROR_EVENT = b'data: {"error"'
 
 
 class Proxy:
-    """ASGI application for vLLM's paths.
+    """Answers by vLLM's server; a `Forward`.
 
     Args:
         ladder: gives the engine, or holds the request until there is one.
         metrics: where generations are counted.
-        stage: name for problems.
     """
 
-    def __init__(self, ladder: Ladder, metrics: Metrics, stage: str) -> None:
+    def __init__(self, ladder: Ladder, metrics: Metrics) -> None:
         self._ladder = ladder
         self._metrics = metrics
-        self._stage = stage
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        context: RequestContext = scope["state"]["context"]
-        answer = _Answer(send)
-        try:
-            body = await _body(receive)
-            forward = asyncio.create_task(self._forward(scope, body, context, answer))
-            watcher = asyncio.create_task(_until_gone(receive))
-            try:
-                await asyncio.wait({forward, watcher}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                # A client that is gone aborts the generation: closing the connection to vLLM does it.
-                forward.cancel()
-                watcher.cancel()
-                await asyncio.wait({forward, watcher})
-            if not forward.cancelled() and (error := forward.exception()) is not None:
-                raise error
-        except ClientGoneError:
-            return
-        except (ProblemError, EngineError, TimeoutError) as error:
-            await answer.fail(problem_of(error, stage=self._stage))
+    async def __call__(self, scope: Scope, body: bytes, context: RequestContext, answer: Answer) -> None:
+        """See `Forward`."""
+        while not await self._attempt(scope, body, context, answer):
+            pass
 
-    async def _forward(self, scope: Scope, body: bytes, context: RequestContext, answer: _Answer) -> None:
-        async with asyncio.timeout(context.remaining()):
-            while not await self._attempt(scope, body, context, answer):
-                pass
-
-    async def _attempt(self, scope: Scope, body: bytes, context: RequestContext, answer: _Answer) -> bool:
+    async def _attempt(self, scope: Scope, body: bytes, context: RequestContext, answer: Answer) -> bool:
         """Ask the engine; False when it had died before it could be asked, so that the next one can be."""
         async with self._ladder.hot(context) as engine:
             try:
@@ -129,7 +98,7 @@ class Proxy:
         return True
 
     async def _relay(
-        self, response: aiohttp.ClientResponse, engine: VllmEngine, context: RequestContext, answer: _Answer
+        self, response: aiohttp.ClientResponse, engine: VllmEngine, context: RequestContext, answer: Answer
     ) -> None:
         if response.status >= 500 and await engine.is_dying():
             raise engine.died()
@@ -149,70 +118,10 @@ class Proxy:
                 context.record(Phase.PREFILL, context.ttft)
                 await answer.begin(response.status, head)
             now = engine.last_heard = context.now()
-            instants.append(now)
+            instants.extend((now,) * tokens_in(data))
             await answer.more(data)
         await answer.end()
         self._metrics.generation(TokenTimes(context.arrived, tuple(instants)), None)
-
-
-class _Answer:
-    """The answer so far, and how it can still go wrong."""
-
-    __slots__ = ("_begun", "_send")
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self._begun = False
-
-    async def whole(self, status: int, head: list[tuple[bytes, bytes]], body: bytes) -> None:
-        self._begun = True
-        await self._send({"type": "http.response.start", "status": status, "headers": head})
-        await self._send({"type": "http.response.body", "body": body, "more_body": False})
-
-    async def begin(self, status: int, head: list[tuple[bytes, bytes]]) -> None:
-        self._begun = True
-        await self._send({"type": "http.response.start", "status": status, "headers": head})
-
-    async def more(self, data: bytes) -> None:
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
-
-    async def end(self) -> None:
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def fail(self, problem: Problem) -> None:
-        """A problem; within a stream as OpenAI's clients expect it, an event with an `error` member."""
-        if not self._begun:
-            await send_problem(self._send, problem)
-            return
-        error = {
-            "message": problem.detail,
-            "type": problem.title,
-            "code": problem.status,
-            "retryable": problem.retryable,
-        }
-        await self.more(b"data: " + json.dumps({"error": error}).encode() + b"\n\n")
-        await self.end()
-
-
-async def _body(receive: Receive) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGoneError
-        part = message.get("body", b"")
-        size += len(part)
-        if size > MAX_BODY_BYTES:
-            raise ProblemError(413, f"the body has more than {MAX_BODY_BYTES} bytes, which are allowed")
-        parts.append(part)
-        if not message.get("more_body", False):
-            return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _url(scope: Scope) -> URL:
@@ -234,11 +143,12 @@ def _headers(headers: Iterable[tuple[bytes, bytes]], context: RequestContext) ->
     return passed
 
 
-def add_to(app: Any, proxy: Proxy) -> None:
-    """Route vLLM's paths of a FastAPI application to the proxy."""
+def add_to(app: Any, proxy: Proxy, stage: str) -> None:
+    """Route vLLM's paths of a FastAPI application to the proxy; `stage` is the name for problems."""
     from starlette.routing import Route  # noqa: PLC0415 - what FastAPI itself routes with
 
+    passing = Passing(proxy, stage)
     for prefix in PREFIXES:
-        app.router.routes.append(Route(prefix + "{path:path}", endpoint=proxy, include_in_schema=False))
+        app.router.routes.append(Route(prefix + "{path:path}", endpoint=passing, include_in_schema=False))
     for path in PATHS:
-        app.router.routes.append(Route(path, endpoint=proxy, include_in_schema=False))
+        app.router.routes.append(Route(path, endpoint=passing, include_in_schema=False))
