@@ -18,6 +18,7 @@ set back to `fork` after the configuration has been made, and vLLM's process man
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import importlib
 import json
 import logging
@@ -128,6 +129,21 @@ def import_all() -> tuple[str, str]:
     for name in WORKER_MODULES.get(device, ()):
         importlib.import_module(name)
     return str(__version__), device
+
+
+def device_name() -> str:
+    """What compiled code depends on: the accelerator's name, or the processor's with its features' digest."""
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu():
+        return str(current_platform.get_device_name())
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
+    facts = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        facts[name.strip()] = value.strip()
+    features = hashlib.sha256((facts.get("flags") or facts.get("Features") or "").encode()).hexdigest()[:12]
+    return f"{facts.get('model name') or facts.get('CPU part') or 'cpu'} {features}"
 
 
 def import_architecture(model: Path) -> None:

@@ -10,13 +10,16 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
 from functions.engine import EngineError
 from functions.engines.vllm import options
 from functions.engines.vllm.client import VllmEngine
+from functions.engines.vllm.compiled import Compiled
 from functions.engines.vllm.model import ModelFiles
+from functions.engines.vllm.option_schema import installed_release
 from functions.engines.vllm.processes import (
     EngineProcess,
     EngineStartError,
@@ -49,10 +52,11 @@ class Launcher:
     ) -> None:
         self._settings = settings
         self._files = files
+        self._compiled = Compiled(settings.cache_dir, settings.engine_args)
         self._clock = clock
         self._template: Template | None = None
         self._model: Path | None = None
-        self._version = ""
+        self._version = self._device_name = ""
         self.device: str | None = None
         """The platform as vLLM calls it (cpu, cuda); None until the import has told."""
 
@@ -103,16 +107,25 @@ class Launcher:
             if isinstance(first, TemplateError):
                 raise StartError(str(first)) from None
             raise first from None
+        if (manifest := self._files.manifest) is not None:
+            engine = installed_release() or self._version
+            await self._compiled.restore(manifest, engine, self._device_name, self._arguments())
+
+    def _arguments(self) -> dict[str, Any]:
+        """The user's options and what the replica adds."""
+        assert self._model is not None
+        given = self._settings.engine_args
+        return {**options.defaults(given, self._model, self.device or ""), **given, **self._files.options()}
 
     def fork(self, *, sleep_mode: bool) -> EngineProcess:
         """Order an engine from the template."""
         assert self._template is not None
         assert self._model is not None
-        given = self._settings.engine_args
-        args = {**options.defaults(given, self._model, self.device or ""), **given, **self._files.options()}
+        args = self._arguments()
         if sleep_mode:
             args["enable-sleep-mode"] = True
-        process = self._template.fork(options.command_line(args, model=self._model, name=self._name))
+        argv = options.command_line(args, model=self._model, name=self._name)
+        process = self._template.fork(argv, cache_root=self._compiled.folder)
         process.loading.add_done_callback(lambda _: self._files.hand_over())
         return process
 
@@ -139,6 +152,7 @@ class Launcher:
                 f"the engine answers no request: {error if process.alive else process.cause}"
             ) from None
         self._files.hold()
+        self._compiled.save()
         return engine
 
     async def revive(self, replica: Replica) -> None:
@@ -165,6 +179,7 @@ class Launcher:
         if self._template is not None:
             await self._template.close()
             self._template = None
+        await self._compiled.close()
         await self._files.close()
 
     @property
@@ -187,3 +202,4 @@ class Launcher:
         imported = await template.imported()
         replica.record(Phase.IMPORT, imported.seconds)
         self._version, self.device = imported.version, imported.device
+        self._device_name = imported.device_name

@@ -63,6 +63,11 @@ class ModelFiles:
         return self._given.get("load-format") in {None, LOAD_FORMAT}
 
     @property
+    def manifest(self) -> weights.Manifest | None:
+        """What the model consists of; None before it was brought, and where nothing can be kept of it."""
+        return None if self._pulled is None or self._scratch is not None else self._pulled.manifest
+
+    @property
     def failure(self) -> str | None:
         """Why the weights cannot be had, if that is so; None as far as is known."""
         done = self._filling is not None and self._filling.done() and not self._filling.cancelled()

@@ -228,8 +228,11 @@ class Template:
         """Order the import of the architecture that `config.json` in this folder names."""
         self.send(wire.ImportModel(str(directory)))
 
-    def fork(self, argv: Sequence[str]) -> EngineProcess:
-        """Order an engine; `argv` is vLLM's command line without `--uds`, which is added."""
+    def fork(self, argv: Sequence[str], *, cache_root: Path | None = None) -> EngineProcess:
+        """Order an engine; `argv` is vLLM's command line without `--uds`, which is added.
+
+        `cache_root` is where it keeps what it compiles, if not in its usual place.
+        """
         directory = Path(tempfile.mkdtemp(prefix="pilotlight-"))
         engine = EngineProcess(next(self._numbers), directory, self)
         self._engines[engine.number] = engine
@@ -237,7 +240,8 @@ class Template:
             self._bury(engine)
         else:
             full = (*argv, "--uds", str(engine.socket))
-            self.send(wire.StartEngine(engine.number, full, str(engine.socket), str(directory)))
+            root = "" if cache_root is None else str(cache_root)
+            self.send(wire.StartEngine(engine.number, full, str(engine.socket), str(directory), root))
         return engine
 
     def send(self, packet: wire.Packet) -> None:

@@ -55,7 +55,8 @@ class Template:
         began = time.monotonic()
         version, device = ground.import_all()
         self._settle()
-        self.say(wire.Imported(time.monotonic() - began, len(self._base), version, device))
+        seconds = time.monotonic() - began
+        self.say(wire.Imported(seconds, len(self._base), version, device, ground.device_name()))
 
     def _settle(self) -> None:
         """What is here now is here for good.
@@ -141,6 +142,8 @@ class Template:
         os.register_at_fork(after_in_child=lambda: die_with_parent(signal.SIGKILL))
         os.environ["TMPDIR"] = os.environ["VLLM_RPC_BASE_PATH"] = order.directory
         tempfile.tempdir = None  # read TMPDIR again
+        if order.cache_root:
+            os.environ["VLLM_CACHE_ROOT"] = order.cache_root
         ground.Observer(
             loading=lambda: self.say(wire.Loading(order.engine)),
             loaded=lambda seconds: self.say(wire.Loaded(order.engine, seconds)),

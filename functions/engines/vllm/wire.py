@@ -28,6 +28,8 @@ class StartEngine:
     """Path of the unix socket on which the engine's server listens."""
     directory: str
     """The engine's private folder for temporary files."""
+    cache_root: str = ""
+    """Where the engine keeps what it compiles; its usual place when empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,8 @@ class Imported:
     """vLLM's."""
     device: str
     """vLLM's name of the platform: cpu, cuda, rocm, ..."""
+    device_name: str = ""
+    """What of it compiled code depends on: the accelerator's name, or the processor's with its features."""
 
 
 @dataclass(frozen=True, slots=True)
