@@ -91,7 +91,7 @@ class Puppet:
                 self.revision(name, revision, namespace=namespace, annotations=annotations)
         self.route(name, traffic, namespace=namespace, latest=latest)
 
-    def route(self, name, traffic, *, namespace="default", latest=None) -> None:
+    def route(self, name, traffic, *, namespace="default", latest=None, ready=None) -> None:
         """Divide the Service's traffic; with `latest`, a newer Revision is on its way and will get it."""
         entries = []
         for revision, part in traffic.items():
@@ -106,7 +106,7 @@ class Puppet:
             {
                 "url": f"http://{name}.{namespace}.localhost",
                 "latestCreatedRevisionName": newest,
-                "latestReadyRevisionName": max(traffic),
+                "latestReadyRevisionName": ready or max(traffic),
                 "traffic": entries,
             },
         )

@@ -147,6 +147,26 @@ async def test_a_rollout_with_room_has_its_floor_before_traffic_moves(raised, co
     assert raised.min_scale("generate-00002") == "2"
 
 
+@pytest.mark.parametrize("room", [True, False])
+async def test_between_ready_and_traffic_no_floor_moves(raised, controller, room):
+    raised.settle()
+    raised.revision("generate", "generate-00002")
+    raised.route("generate", {"generate-00001": 100}, latest="generate-00002")
+    if not room:
+        raised.unschedulable("generate-00002")
+    await controller.tick()
+    floors = [raised.min_scale("generate-00001"), raised.min_scale("generate-00002")]
+    assert floors == (["2", "2"] if room else ["1", None])
+    ready = [{"type": "Ready", "status": "True"}, {"type": "ResourcesAvailable", "status": "True"}]
+    raised.registry.set_status(raised.key("Revision", "generate-00002"), {"conditions": ready})
+    raised.route("generate", {"generate-00001": 100}, latest="generate-00002", ready="generate-00002")
+    await controller.tick()
+    assert [raised.min_scale("generate-00001"), raised.min_scale("generate-00002")] == floors
+    raised.route("generate", {"generate-00002": 100})
+    await controller.tick()
+    assert [raised.min_scale("generate-00001"), raised.min_scale("generate-00002")] == [None, "2"]
+
+
 async def test_a_floor_that_was_raised_ahead_goes_when_there_turns_out_to_be_no_room(raised, controller):
     raised.settle()
     raised.revision("generate", "generate-00002")

@@ -32,17 +32,21 @@ def settle(
     `tight` is what the settling before this one remembered.
     """
     coming = revisions.get(service.latest_created or "")
-    if coming is None or coming.key[1] == service.latest_ready or coming.deleting:
+    if coming is None or coming.deleting:
         return Rollout(shares)
     name = coming.key[1]
+    before = next((share.revision for share in service.traffic if share.latest), None)
+    # Between being ready and having the traffic it is still on its way: the Route takes its time.
+    if name == service.latest_ready and (name in shares or before is None):
+        return Rollout(shares)
     if _failed(coming):
         return Rollout(
             shares, None, f"{name} fails for another reason than room; the floor stays where it is"
         )
     crowded = [revision for revision in revisions.values() if revision.unschedulable]
     if not crowded and tight != name:
-        if service.follows_latest and not shares.get(name):
-            return Rollout({**shares, name: shares.get(service.latest_ready or "", 0)})
+        if before is not None and not shares.get(name):
+            return Rollout({**shares, name: shares.get(before, 0)})
         return Rollout(shares)
     return _make_room(shares, coming)
 

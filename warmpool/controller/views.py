@@ -59,6 +59,8 @@ class Share:
     revision: str
     percent: int
     tag: str | None = None
+    latest: bool = False
+    """Whether the newest Revision takes this part over as soon as it is ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +76,6 @@ class ServiceView:
     """Where it answers inside the cluster."""
     latest_created: str | None
     latest_ready: str | None
-    follows_latest: bool
-    """Whether a new Revision gets traffic as soon as it is ready."""
     deleting: bool
     gpu: str | None
     gpus: int
@@ -195,7 +195,12 @@ def service(obj: Mapping[str, Any]) -> ServiceView:
         **((template.get("metadata") or {}).get("annotations") or {}),
     }
     shares = tuple(
-        Share(entry["revisionName"], entry.get("percent") or 0, entry.get("tag"))
+        Share(
+            entry["revisionName"],
+            entry.get("percent") or 0,
+            entry.get("tag"),
+            latest=bool(entry.get("latestRevision")),
+        )
         for entry in status.get("traffic") or ()
         if entry.get("revisionName")
     )
@@ -207,7 +212,6 @@ def service(obj: Mapping[str, Any]) -> ServiceView:
         address=(status.get("address") or {}).get("url"),
         latest_created=status.get("latestCreatedRevisionName"),
         latest_ready=status.get("latestReadyRevisionName"),
-        follows_latest=any(entry.get("latestRevision") for entry in status.get("traffic") or ()),
         deleting="deletionTimestamp" in meta,
         gpu=annotations.get(marks.GPU) or (pod.get("nodeSelector") or {}).get(_GPU_NODE_LABEL),
         gpus=sum(_gpus(container) for container in pod.get("containers") or ()),
