@@ -98,6 +98,7 @@ Propagation = Literal["Background", "Foreground", "Orphan"]
 _Objects = list[Object]  # inside `Cluster`, `list` is a method
 
 _PAGE = 500  # objects per page of a list; the size kubectl asks for
+_LONGEST_DELAY = 5.0  # seconds from the return of a server to the first that a watch hears of it
 _WATCH_SECONDS = 240  # the server ends a watch after this long, so that a dead connection is noticed
 
 
@@ -285,7 +286,7 @@ class Cluster:
                 version = None
                 log.debug("watch of %s dropped: %s", res.plural, problem)
             if failures:
-                delay = min(0.25 * 2 ** min(failures, 7), 30.0)
+                delay = min(0.25 * 2 ** min(failures, 5), _LONGEST_DELAY)
                 await asyncio.sleep(delay * (0.5 + random.random() / 2))  # noqa: S311  # spreads reconnects
 
     async def _watch_once(

@@ -11,7 +11,7 @@ import uvicorn
 import yaml
 
 from knative.annotations import GROUP
-from knative.cluster import POD_AUTOSCALER, REVISION, SERVICE, WARM_POOL, Cluster
+from knative.cluster import POD, POD_AUTOSCALER, REVISION, SERVICE, WARM_POOL, Cluster
 from knative.local import kinds
 from knative.local.api.app import Api
 from knative.local.reconciler import names
@@ -148,6 +148,25 @@ class Puppet:
             "message": message,
         }
         self.registry.set_status(Key(REVISION, "default", name), {"conditions": [condition]})
+
+    def waiting_pod(
+        self, revision, message="0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
+    ) -> None:
+        """A pod of a Revision that finds no place, of which the Revision says nothing."""
+        key = Key(POD, "default", f"{revision}-waiting")
+        labels = {"serving.knative.dev/revision": revision}
+        spec = {"containers": [{"name": "user-container", "image": "registry.local/x"}]}
+        meta = {"name": key.name, "labels": labels}
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}
+        self.registry.create(POD, "default", pod)
+        waits = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+        self.registry.set_status(key, {"phase": "Pending", "conditions": [waits]})
+
+    def placed(self, revision) -> None:
+        """The waiting pod has found one."""
+        key = Key(POD, "default", f"{revision}-waiting")
+        scheduled = {"type": "PodScheduled", "status": "True"}
+        self.registry.set_status(key, {"phase": "Running", "conditions": [scheduled]})
 
     def settle(self, namespace="default") -> None:
         """Let Knative react to what stands there."""

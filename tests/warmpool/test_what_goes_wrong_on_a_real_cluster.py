@@ -223,6 +223,28 @@ async def test_a_start_that_had_to_wait_for_a_gpu_does_not_spoil_the_lead_time(r
     assert "coldStart" not in await raised.status()
 
 
+async def test_a_replica_that_waits_for_a_gpu_beside_one_that_serves_is_no_slow_start(
+    raised, controller, clock
+):
+    """The Revision says nothing then: it has a replica. Its pods do."""
+    raised.capacity = 1
+    raised.settle()
+    raised.waiting_pod("generate-00001")
+    await controller.tick()
+    clock.on(timedelta(seconds=4))
+    await controller.tick()
+    short = await raised.condition("CapacityShort")
+    assert (short["status"], "Insufficient nvidia.com/gpu" in short["message"]) == ("True", True)
+    raised.capacity = 2
+    raised.settle()
+    raised.placed("generate-00001")
+    clock.on(timedelta(hours=2))
+    await controller.tick()
+    await controller.tick()
+    assert "coldStart" not in await raised.status()
+    assert (await raised.condition("CapacityShort"))["status"] == "False"
+
+
 async def test_cold_starts_that_knative_would_cut_short_are_said(raised, controller, clock):
     raised.capacity = 0
     raised.settle()

@@ -19,10 +19,10 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.date import DateTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
-from knative.cluster import Cluster, ClusterError, Resource
+from knative.cluster import POD, Cluster, ClusterError, Resource
 from warmpool.adapters.clock import Clock, SystemClock
 from warmpool.adapters.waker import HttpWaker, Waker
-from warmpool.controller import judging, planning, status, yielding
+from warmpool.controller import judging, planning, status, verifying, views, yielding
 from warmpool.controller.acting import Hands
 from warmpool.controller.judging import Outcome, Sight
 from warmpool.controller.planning import Write
@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 
 _BREATH = 50
 """Looks without letting anybody else work."""
+
+_REVISION_LABEL = "serving.knative.dev/revision"
 
 Effect = Callable[["Key", Outcome, "TickReport"], Awaitable[None]]
 
@@ -150,6 +152,7 @@ class Controller:
         if refresh:
             await self.refresh()
         await self._read_demand(now)
+        await self._look_for_places(now)
         before = self._hands.writes
         report = TickReport()
         for key in [key for key in self.states if key not in self.world.pools]:
@@ -183,6 +186,32 @@ class Controller:
         accounts = {key: state.account for key, state in self.states.items() if state.account}
         self._history.save(now, accounts)
         return report
+
+    async def _look_for_places(self, now: datetime) -> None:
+        """Ask the pods of Revisions whose replicas are long in coming whether they find a place.
+
+        A Revision that has one replica says nothing of the others that wait for a GPU, and what waits for one
+        must not be taken for a slow start.
+        """
+        waiting = [
+            (key[0], name)
+            for key, state in self.states.items()
+            for name, watch in state.watches.items()
+            if watch.start_since is not None and now >= watch.start_since + verifying.PLACING
+        ]
+        settled = self.world.unplaced - set(waiting)
+        for revision in settled:
+            self.world.place(revision, None)
+        await asyncio.gather(*map(self._look_for_place, waiting))
+
+    async def _look_for_place(self, revision: Key) -> None:
+        try:
+            async with self._gate:
+                pods = await self._cluster.list(POD, revision[0], f"{_REVISION_LABEL}={revision[1]}")
+        except ClusterError as problem:  # what was known is all that is known
+            log.debug("the pods of %s/%s cannot be listed: %s", *revision, problem)
+            return
+        self.world.place(revision, views.unplaced(pods))
 
     def _worth_a_look(self, key: Key, now: datetime) -> bool:
         """Whether a look can find anything else than the last one did."""
@@ -463,13 +492,16 @@ class Controller:
         self._woken.set()
 
     async def _watch(self, resource: Resource) -> None:
+        delay = self._settings.retry_first
         while True:
             try:
                 async for kind, obj in self._cluster.watch(resource, self._namespace):
                     self._take(resource, kind, obj)
-            except ClusterError as problem:
+                    delay = self._settings.retry_first
+            except ClusterError as problem:  # 403 too: a server that has just started knows no roles yet
                 log.warning("watch of %s: %s", resource.plural, problem)
-            await asyncio.sleep(self._settings.retry_last.total_seconds())
+            await asyncio.sleep(delay.total_seconds())
+            delay = min(delay * 2, self._settings.retry_last)
 
     def _take(self, resource: Resource, kind: str, obj: dict[str, Any]) -> None:
         meta = obj["metadata"]

@@ -20,6 +20,8 @@ PATIENCE: Final = timedelta(seconds=10)
 """How long a floor may take to reach the PodAutoscaler's wish; it takes about a second."""
 WAKE_GAPS: Final = (timedelta(0), timedelta(seconds=20), timedelta(seconds=60), timedelta(minutes=5))
 """Time between wake-up requests, the last for all that follow."""
+PLACING: Final = timedelta(seconds=3)
+"""How long the scheduler may take to find a place for a replica before it is asked what is wrong."""
 SHORT_FLOOR: Final = timedelta(seconds=30)
 """How much longer than a cold start replicas may be missing before capacity is called short."""
 
@@ -73,7 +75,7 @@ def look(
     goal = max(share, revision.min_scale or 0)
     if not share:
         kept = Watch(start_since=watch.start_since, start_goal=watch.start_goal, tainted=watch.tainted)
-        return Verdict(kept, started=started)
+        return Verdict(kept, started=started, look_again=_next_look(kept, now, cold_start))
     actual, desired = scale.actual or 0, scale.desired or 0
     unlike = _since(watch.unlike_since, now, holds=scale.min_scale != revision.min_scale)
     behind = _since(watch.behind_since, now, holds=desired < goal and actual < goal)
@@ -154,6 +156,8 @@ def _starts(
 
 def _next_look(watch: Watch, now: datetime, cold_start: timedelta) -> datetime | None:
     looks = []
+    if watch.start_since is not None:
+        looks.append(watch.start_since + PLACING)
     if watch.unlike_since is not None:
         looks.append(watch.unlike_since + PATIENCE)
     if watch.behind_since is not None:

@@ -6,7 +6,7 @@ A controller of ten thousand pools can keep these; it could not keep the objects
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,6 +113,8 @@ class RevisionView:
     desired: int | None
     conditions: Mapping[str, Condition]
     deleting: bool
+    unplaced: str | None = None
+    """What the scheduler says of one of its pods that finds no place."""
 
     @property
     def marks(self) -> marks.Marks | None:
@@ -129,7 +131,7 @@ class RevisionView:
         """Why its replicas find no place, if they do not."""
         condition = self.conditions.get("ResourcesAvailable")
         if condition is None or condition.status == "True" or condition.reason != "Unschedulable":
-            return None
+            return self.unplaced  # while one replica is there, the Revision says nothing of the others
         return condition.message or condition.reason
 
 
@@ -249,6 +251,18 @@ def revision(obj: Mapping[str, Any]) -> RevisionView:
         conditions=_conditions(status),
         deleting="deletionTimestamp" in meta,
     )
+
+
+def unplaced(pods: Iterable[Mapping[str, Any]]) -> str | None:
+    """What the scheduler says of a pod that finds no place; None when all have one."""
+    for pod in pods:
+        if "deletionTimestamp" in pod["metadata"]:
+            continue
+        for entry in (pod.get("status") or {}).get("conditions") or ():
+            told = (entry["type"], entry["status"], entry.get("reason"))
+            if told == ("PodScheduled", "False", "Unschedulable"):
+                return entry.get("message") or "Unschedulable"
+    return None
 
 
 def scale(obj: Mapping[str, Any]) -> ScaleView:

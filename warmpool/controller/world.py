@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from knative.cluster import POD_AUTOSCALER, REVISION, SERVICE, WARM_POOL, Resource
@@ -24,6 +25,7 @@ class World:
         self.scales: dict[Key, ScaleView] = {}
         self.versions: defaultdict[Key, int] = defaultdict(int)
         """By pool: grows whenever something that concerns it changes."""
+        self._unplaced: dict[Key, str] = {}
         self._pools_of: defaultdict[Key, set[Key]] = defaultdict(set)
         self._revisions_of: defaultdict[Key, set[Key]] = defaultdict(set)
         self._marked_by: defaultdict[Key, set[Key]] = defaultdict(set)
@@ -65,7 +67,7 @@ class World:
             self.services[key] = service
             return set(self._pools_of.get(key, ())) if changed else set()
         if resource == REVISION:
-            revision = views.revision(obj)
+            revision = replace(views.revision(obj), unplaced=self._unplaced.get(key))
             known = self.revisions.get(key)
             if known == revision:
                 return set()
@@ -89,6 +91,7 @@ class World:
             self.services.pop(key, None)
             return set(self._pools_of.get(key, set()))
         if resource == REVISION:
+            self._unplaced.pop(key, None)
             revision = self.revisions.pop(key, None)
             if revision is None:
                 return set()
@@ -98,6 +101,22 @@ class World:
             return self._concerned(revision)
         self.scales.pop(key, None)
         return set()
+
+    @property
+    def unplaced(self) -> set[Key]:
+        """The Revisions of which some pods find no place."""
+        return set(self._unplaced)
+
+    def place(self, key: Key, unplaced: str | None) -> None:
+        """Note whether some of a Revision's pods find no place."""
+        if self._unplaced.get(key) == unplaced or key not in self.revisions:
+            return
+        if unplaced is None:
+            del self._unplaced[key]
+        else:
+            self._unplaced[key] = unplaced
+        seen = self.revisions[key] = replace(self.revisions[key], unplaced=unplaced)
+        self._note(self._concerned(seen))
 
     def revisions_of(self, service: Key) -> list[RevisionView]:
         """The Revisions of a Service, by name."""
