@@ -16,6 +16,7 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 _COLD_START_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377)
 REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 _TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2)
 
 ExtraMetrics = Callable[[], Awaitable[bytes]]
@@ -72,6 +73,11 @@ class Metrics:
             "Mean seconds per output token after the first, by request.",
             _TOKEN_BUCKETS,
         )
+        self._batch_size = histogram(
+            "pilotlight_batch_size",
+            "Requests that the engine has at once, itself included, seen by each request as it begins.",
+            _BATCH_BUCKETS,
+        )
         self.queue_depth = Gauge(
             "pilotlight_queue_depth",
             "Requests in the replica, running and waiting.",
@@ -107,6 +113,10 @@ class Metrics:
         """A request was answered with this status."""
         self._requests.labels(**self._where, code=str(code)).inc()
         self._seconds.observe(seconds)
+
+    def batch(self, requests: int) -> None:
+        """A request has come to the engine, which has so many now."""
+        self._batch_size.observe(requests)
 
     def generation(self, times: TokenTimes, usage: Usage | None) -> None:
         """A generation ended (or was cut off)."""

@@ -80,6 +80,11 @@ class Answer:
         self._send = send
         self._begun = False
 
+    @property
+    def begun(self) -> bool:
+        """Whether the head is sent."""
+        return self._begun
+
     async def whole(self, status: int, head: list[tuple[bytes, bytes]], body: bytes) -> None:
         """Head and body at once."""
         self._begun = True
@@ -116,8 +121,8 @@ class Answer:
 
 
 def tokens_in(data: bytes) -> int:
-    """Tokens in these bytes of a stream, at least one: engines send an event for each."""
-    return max(1, data.count(_EVENT) - data.count(_DONE))
+    """Tokens whose events begin in these bytes of a stream: engines send an event for each."""
+    return data.count(_EVENT) - data.count(_DONE)
 
 
 async def _body(receive: Receive) -> bytes:

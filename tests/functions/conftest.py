@@ -1,9 +1,15 @@
 """Fixtures of the stages' tests."""
 
+import os
 from collections.abc import AsyncIterator
 
 import aiohttp
+import psutil
 import pytest
+import pytest_asyncio
+
+from functions.engines.vllm.processes import Template
+from tests.weights.s3 import S3Server
 
 
 @pytest.fixture
@@ -11,6 +17,23 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
     """A client that never waits for ever."""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:
         yield session
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def template(s3: S3Server) -> AsyncIterator[Template]:
+    """A template process for all tests that fork engines by themselves: importing vLLM takes ten seconds.
+
+    Tests that use it run on the session's event loop.
+    """
+    processors = sorted(os.sched_getaffinity(0))[:2]
+    binding = "|".join(map(str, processors))
+    started = await Template.start(environment={**s3.environment, "VLLM_CPU_OMP_THREADS_BIND": binding})
+    try:
+        await started.imported()
+        yield started
+    finally:
+        await started.close()
+    assert not psutil.pid_exists(started.pid)
 
 
 # Imported here so that all test modules share one replica per session.

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from functions.lifecycle import TRANSITIONS, Lifecycle, State, TransitionError, Warmth
+from functions.passing import tokens_in
 from functions.replica import Replica
 from functions.timing import (
     ColdStart,
@@ -118,6 +119,15 @@ def test_latencies_that_are_not_known_are_none():
         None,
     )
     assert TokenTimes(1.0, (2.0,)).tpot is None
+
+
+def test_tokens_of_a_stream_are_counted_by_its_events_not_by_its_pieces():
+    event = b'data: {"choices": []}\n\n'
+    assert tokens_in(event) == 1
+    assert tokens_in(event * 3) == 3
+    assert tokens_in(event * 2 + b"data: [DONE]\n\n") == 2
+    assert tokens_in(b"data: [DONE]\n\n") == 0
+    assert tokens_in(event[9:]) == 0
 
 
 def test_a_phase_cannot_take_less_than_nothing_and_adds_up():

@@ -233,6 +233,19 @@ async def test_concurrent_requests_run_in_one_batch(hot, http):
         await asyncio.sleep(0.05)
     assert [(await request)[0] for request in requests] == [200] * 32
     assert most >= 24
+    # Seen by the requests themselves: the last of them found all others there.
+    batches = [
+        line for line in (await _page(hot, http)).splitlines() if "pilotlight_batch_size_bucket" in line
+    ]
+    at_most_16, all_of_them = (
+        float(line.rsplit(" ", 1)[1]) for line in batches if 'le="16.0"' in line or 'le="+Inf"' in line
+    )
+    assert all_of_them - at_most_16 >= 8
+
+
+async def _page(replica: VllmReplica, session: aiohttp.ClientSession) -> str:
+    async with session.get(f"{replica.url}/metrics") as response:
+        return await response.text()
 
 
 async def test_one_page_has_the_metrics_of_the_replica_and_of_the_engine(hot, http):

@@ -1,15 +1,15 @@
 """A replica that cannot become hot says why, in its readiness and its log, and ends non-zero."""
 
-import asyncio
 import contextlib
 import json
 import shutil
 
 import aiohttp
 import pytest
+import pytest_asyncio
 
 from functions.engines.vllm import options
-from functions.engines.vllm.processes import EngineStartError, Template
+from functions.engines.vllm.processes import EngineStartError
 from tests.functions.servers import stage_process, wait_until
 from tests.functions.vllm_replica import NAME, PATIENCE, vllm_replica
 
@@ -63,8 +63,8 @@ async def test_what_keeps_the_model_from_loading_fails_the_replica_with_its_caus
         assert replica.stage.wait(30) == 1
 
 
-@pytest.fixture(scope="module")
-def causes(made_model):
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def causes(template, made_model):
     """Why engines with these options do not start, from one template."""
     bad = {
         "unknown": {"nonsense": 3},
@@ -72,24 +72,16 @@ def causes(made_model):
         "memory": {"kv-cache-memory-bytes": 1 << 50},
     }
 
-    async def ask() -> dict[str, str]:
-        template = await Template.start()
-        found: dict[str, str] = {}
-        try:
-            await template.imported()
-            template.import_model(made_model.path)
-            for name, option in bad.items():
-                # Eager: a compilation would come first, and takes a minute.
-                args = {"enforce-eager": True, **option}
-                engine = template.fork(options.command_line(args, model=made_model.path, name="bad"))
-                with pytest.raises(EngineStartError) as error:
-                    await engine.wait_serving()
-                found[name] = str(error.value)
-        finally:
-            await template.close()
-        return found
-
-    return asyncio.run(ask())
+    template.import_model(made_model.path)
+    found: dict[str, str] = {}
+    for name, option in bad.items():
+        # Eager: a compilation would come first, and takes a minute.
+        args = {"enforce-eager": True, **option}
+        engine = template.fork(options.command_line(args, model=made_model.path, name="bad"))
+        with pytest.raises(EngineStartError) as error:
+            await engine.wait_serving()
+        found[name] = str(error.value)
+    return found
 
 
 @pytest.mark.parametrize(

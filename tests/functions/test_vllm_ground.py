@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+import weights
+from functions.contract import Parameters
+from functions.engine import GenerateRequest
 from functions.engines.vllm import options
-from functions.engines.vllm.processes import EngineStartError, Template
+from functions.engines.vllm.client import VllmEngine
+from functions.engines.vllm.processes import EngineStartError
 from tests.functions.servers import wait_until
 
 pytestmark = pytest.mark.vllm
@@ -58,56 +63,92 @@ def test_every_name_that_is_used_exists():
     assert json.loads(done.stdout.strip().rpartition("\n")[2]) == []
 
 
+@pytest.fixture
+def aws(s3, monkeypatch):
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    return s3
+
+
 @pytest.fixture(scope="module")
 def argv(made_model):
     args = {"max-model-len": 1024, "enforce-eager": True, "kv-cache-memory-bytes": 64 << 20}
     return options.command_line(args, model=made_model.path, name="ground")
 
 
-async def test_one_import_serves_every_process_of_every_engine(made_model, argv, tmp_path):
-    template = await Template.start()
-    try:
-        imported = await template.imported()
-        assert imported.device == "cpu"
-        template.import_model(made_model.path)
-        process = psutil.Process(template.pid)
-        # Threads of torch's would not survive the fork.
-        assert process.num_threads() == 1
+@pytest.mark.asyncio(loop_scope="session")
+async def test_one_import_serves_every_process_of_every_engine(template, made_model, argv, tmp_path):
+    imported = await template.imported()
+    assert imported.device == "cpu"
+    assert imported.device_name
+    template.import_model(made_model.path)
+    process = psutil.Process(template.pid)
+    # Threads of torch's would not survive the fork.
+    assert process.num_threads() == 1
 
-        engine = template.fork(argv)
-        await engine.wait_serving()
+    engine = template.fork(argv)
+    await engine.wait_serving()
 
-        # What the engine still imports by itself is small; if it grows, an import is paid at every start.
-        late = [name for name in engine.late if name.startswith(("vllm.", "torch.", "transformers."))]
-        assert len(late) <= 10, late
-        assert engine.pid is not None
-        assert psutil.Process(engine.pid).ppid() == template.pid
-        (core,) = engine.core_pids
-        assert psutil.Process(core).ppid() == engine.pid
-        # Forked, not spawned: the same program, started once.
-        assert psutil.Process(core).exe() == process.exe()
-        assert _mapped(core) & _mapped(template.pid)
-        assert not [p for p in process.children(recursive=True) if "spawn_main" in " ".join(p.cmdline())]
-        assert engine.load_seconds > 0
-        assert engine.directory.stat().st_mode & 0o077 == 0
+    # What the engine still imports by itself is small; if it grows, an import is paid at every start.
+    late = [name for name in engine.late if name.startswith(("vllm.", "torch.", "transformers."))]
+    assert len(late) <= 10, late
+    assert engine.pid is not None
+    assert psutil.Process(engine.pid).ppid() == template.pid
+    (core,) = engine.core_pids
+    assert psutil.Process(core).ppid() == engine.pid
+    # Forked, not spawned: the same program, started once.
+    assert psutil.Process(core).exe() == process.exe()
+    assert _mapped(core) & _mapped(template.pid)
+    assert not [p for p in process.children(recursive=True) if "spawn_main" in " ".join(p.cmdline())]
+    assert engine.load_seconds > 0
+    assert engine.directory.stat().st_mode & 0o077 == 0
 
-        await engine.stop()
-        assert not engine.directory.exists()
-        assert process.children() == []
+    await engine.stop()
+    assert not engine.directory.exists()
+    assert process.children() == []
 
-        bad = template.fork((*argv, "--max-num-seqs=none"))
-        with pytest.raises(EngineStartError, match="max-num-seqs"):
-            await bad.wait_serving()
-        # What an engine compiles goes where it is told; that it gets there is enough, the rest takes a minute.
-        compiles = [argument for argument in argv if argument != "--enforce-eager"]
-        compiling = template.fork(compiles, cache_root=tmp_path)
-        await wait_until(lambda: any((tmp_path / "torch_compile_cache").rglob("*")), 60)
-        assert compiling.pid != engine.pid
-        compiling.kill()
-        await compiling.gone
-    finally:
-        await template.close()
-    assert not psutil.pid_exists(template.pid)
+    bad = template.fork((*argv, "--max-num-seqs=none"))
+    with pytest.raises(EngineStartError, match="max-num-seqs"):
+        await bad.wait_serving()
+    # What an engine compiles goes where it is told; that it gets there is enough, the rest takes a minute.
+    compiles = [argument for argument in argv if argument != "--enforce-eager"]
+    compiling = template.fork(compiles, cache_root=tmp_path)
+    await wait_until(lambda: any((tmp_path / "torch_compile_cache").rglob("*")), 60)
+    assert compiling.pid != engine.pid
+    compiling.kill()
+    await compiling.gone
+
+
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="a processor for each rank")
+async def test_tensor_parallel_ranks_share_one_download_and_give_the_same_tokens(
+    template, made_model, tmp_path, aws
+):
+    uri = aws.upload(made_model.path, "tensor-parallel", "m")
+    total = (made_model.path / "model.safetensors").stat().st_size
+    template.import_model(made_model.path)
+    texts = {}
+    for ranks in (2, 1):
+        pulled = await weights.pull(uri, cache_dir=tmp_path / str(ranks), with_weights=False)
+        args = {
+            "max-model-len": 64,
+            "enforce-eager": True,
+            "dtype": "float32",
+            "kv-cache-memory-bytes": 64 << 20,
+            "load-format": "pilotlight",
+            "tensor-parallel-size": ranks,
+        }
+        process = template.fork(options.command_line(args, model=pulled.path, name="m"))
+        await process.wait_serving()
+        engine = VllmEngine.on(process.socket, process.dead, model="m", version="")
+        request = GenerateRequest("r", "the sea", Parameters(max_tokens=16, temperature=0.0))
+        texts[ranks] = "".join([chunk.text async for chunk in engine.generate(request)])
+        await wait_until(lambda p=process, n=ranks: len(p.reads) == n)
+        assert total * 0.9 < sum(read.from_source for read in process.reads) <= total
+        await engine.close()
+        await process.stop()
+        pulled.release()
+    assert texts[1] == texts[2] != ""
 
 
 def _mapped(pid: int) -> set[str]:

@@ -82,6 +82,7 @@ def test_a_process_killed_at_fifty_random_points_leaves_a_cache_that_is_right(bu
         stdout=subprocess.PIPE,
         text=True,
     )
+    bucketed.proxy.remembers = True
     # Slow enough for a kill to fall anywhere between the first byte and publication.
     bucketed.proxy.decide = lambda r: Fault(pause=0.01) if r.is_weights else NOTHING
 

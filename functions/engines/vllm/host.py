@@ -68,6 +68,7 @@ class VllmHost:
         """Add vLLM's own paths, and its metrics beside the stage's."""
         metrics = surface_of(app).metrics
         metrics.extra.append(self._metrics)
+        self.ladder.on_use = metrics.batch
         proxy.add_to(app, proxy.Proxy(self.ladder, metrics), self._name)
         admin.add_to(app, self.ladder, self._admin_token)
 

@@ -67,6 +67,8 @@ class Ladder:
         self._clock = clock
         self.rest = rest
         """The rung to which the replica goes when nobody needs it."""
+        self.on_use: Callable[[int], None] = lambda _: None
+        """Hears how many requests the engine has whenever another one comes to it."""
         self._replica: Replica | None = None
         self._process: EngineProcess | None = None
         self._engine: VllmEngine | None = None
@@ -122,6 +124,7 @@ class Ladder:
         engine = self.engine or await self._wait_for_engine(context)
         self._in_use += 1
         self._last_used = self._clock()
+        self.on_use(self._in_use)
         try:
             with engine.in_use():
                 yield engine

@@ -54,6 +54,8 @@ class EngineProcess:
         self.core_pids: tuple[int, ...] = ()
         self.load_seconds = 0.0
         """Seconds that vLLM took to load the weights; the slowest worker's."""
+        self.reads: list[wire.Read] = []
+        """Where the weights came from, one for each worker; complete a while after it serves."""
         self.late: tuple[str, ...] = ()
         self.loading: asyncio.Future[None] = loop.create_future()
         self.serving: asyncio.Future[None] = loop.create_future()
@@ -146,6 +148,7 @@ class EngineProcess:
         elif isinstance(packet, wire.Loaded):
             self.load_seconds = max(self.load_seconds, packet.seconds)
         else:
+            self.reads.append(packet)
             counted = {"from_source": packet.from_source, "from_cache": packet.from_cache}
             log.info("weights read", extra={"engine": self.number, **counted})
 

@@ -113,7 +113,7 @@ class Proxy:
         while data := await content.readany():
             if _ERROR_EVENT in data and await engine.is_dying():
                 raise engine.died()
-            if not instants:
+            if not answer.begun:
                 context.ttft = context.now() - context.arrived
                 context.record(Phase.PREFILL, context.ttft)
                 await answer.begin(response.status, head)
