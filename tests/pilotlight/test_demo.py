@@ -14,6 +14,13 @@ def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
     return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
 
+def runs(process: psutil.Process, module: str) -> bool:
+    try:
+        return any(module in word for word in process.cmdline())
+    except psutil.NoSuchProcess:
+        return False
+
+
 @pytest.mark.timeout(420)
 def test_demo_answers_every_prompt_and_the_pool_spares_the_cold_start(cli, tmp_path):
     build = tmp_path / "demo"
@@ -41,20 +48,20 @@ def test_demo_answers_every_prompt_and_the_pool_spares_the_cold_start(cli, tmp_p
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(
-    ("after", "number", "code"),
+    ("after", "program", "ending"),
     [
-        ("an S3 endpoint", signal.SIGINT, 130),
-        ("deploy agent", signal.SIGINT, 130),
-        ("deploy agent", signal.SIGTERM, 143),
-        ("deploy agent", signal.SIGKILL, -9),
+        ("an S3 endpoint", "moto", (signal.SIGINT, 130)),
+        ("deploy agent", "functions", (signal.SIGINT, 130)),
+        ("deploy agent", "functions.engines.vllm.template", (signal.SIGTERM, 143)),
+        ("deploy agent", "functions.engines.vllm.template", (signal.SIGKILL, -9)),
     ],
 )
-def test_however_it_is_ended_no_process_is_left_behind(cli, tmp_path, after, number, code):
+def test_however_it_is_ended_no_process_is_left_behind(cli, tmp_path, after, program, ending):
+    number, code = ending
     running = cli.start("demo", "--build", str(tmp_path / "demo"), "--port", "0")
     running.until(lambda text: after in text)
-    time.sleep(2)  # into the step, wherever that is
+    running.until(lambda _: any(runs(process, program) for process in running.descendants()))
     below = running.descendants()
-    assert below
     running.process.send_signal(number)
     assert running.process.wait(60) == code
     deadline = time.monotonic() + 15

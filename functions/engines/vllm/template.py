@@ -188,6 +188,16 @@ class Template:
             os.killpg(pid, number)
 
 
+def _hung_up(control: socket.socket) -> bool:
+    """Whether the other end of the channel is closed already."""
+    try:
+        return not control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
 def main() -> int:
     """Run a template; its exit code."""
     parser = argparse.ArgumentParser(prog="functions.engines.vllm.template")
@@ -196,6 +206,8 @@ def main() -> int:
     control = socket.socket(fileno=options.control)
     # While importing it cannot look at the channel, so the kernel has to tell it.
     die_with_parent(signal.SIGTERM)
+    if _hung_up(control):
+        return 1  # it died before the kernel knew our wish
     # Orphans of an engine come to the template instead of to a container's first process, which may not reap.
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
