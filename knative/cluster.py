@@ -19,7 +19,8 @@ import asyncio
 import json
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -178,8 +179,39 @@ class Cluster:
         field_selector: str | None = None,
     ) -> list[Object]:
         """All objects of a kind, in one namespace or (None) in all, page by page."""
-        objects, _ = await self._list(res, namespace, label_selector, field_selector)
-        return objects
+        pages = self.pages(res, namespace, label_selector, field_selector)
+        return [obj async for page, _ in pages for obj in page]
+
+    async def pages(
+        self,
+        res: Resource,
+        namespace: str | None = None,
+        label_selector: str | None = None,
+        field_selector: str | None = None,
+    ) -> AsyncIterator[tuple[_Objects, str]]:
+        """The objects of `list` a page at a time, each page with the version that the list was taken at.
+
+        For whoever keeps little of each object: ten thousand whole ones at a time are a hundred megabytes.
+        A page is emptied when the next one is asked for.
+        """
+        params: dict[str, str] = {"limit": str(_PAGE)}
+        if label_selector:
+            params["labelSelector"] = label_selector
+        if field_selector:
+            params["fieldSelector"] = field_selector
+        while True:
+            page = await self._call("GET", res.path(namespace), params)
+            following, version = page["metadata"].get("continue"), page["metadata"]["resourceVersion"]
+            # Lists of built-in kinds leave these two out of the items.
+            objects: _Objects = [
+                {"apiVersion": res.api_version, "kind": res.kind} | item
+                for item in page.pop("items", None) or []
+            ]
+            yield objects, version
+            objects.clear()
+            if not following:
+                return
+            params["continue"] = following
 
     async def create(self, res: Resource, obj: Object, *, dry_run: bool = False) -> Object:
         """Create `obj`; `AlreadyExists` if there is one of its name."""
@@ -246,7 +278,7 @@ class Cluster:
             options["preconditions"] = {"uid": uid}
         await self._call("DELETE", res.path(namespace, name), None, options)
 
-    async def watch(  # noqa: C901  # one loop, one branch for each way that a watch ends
+    async def watch(  # noqa: C901, PLR0912  # one loop, one branch for each way that a watch ends
         self,
         res: Resource,
         namespace: str | None = None,
@@ -258,15 +290,20 @@ class Cluster:
         the difference is reported, deletions included, so a caller's picture stays whole. `Forbidden` and
         `NotFound` (of the kind) are raised; everything else is retried with a growing delay.
         """
-        known: dict[tuple[str, str], Object] = {}
+        known: dict[tuple[str, str], _Stub] = {}
         version: str | None = None
+        listed = ""
         failures = 0
         while True:
             try:
                 if version is None:
-                    objects, version = await self._list(res, namespace, label_selector, None)
-                    for event in _difference(known, objects):
-                        yield event
+                    gone = set(known)
+                    async for page, listed in self.pages(res, namespace, label_selector):  # noqa: B007  # used after it
+                        for event in _news(known, page, gone):
+                            yield event
+                    for key in gone:
+                        yield "DELETED", _last_seen(res, key, known.pop(key))
+                    version = listed
                 async for kind, obj in self._watch_once(res, namespace, label_selector, version):
                     version = obj["metadata"]["resourceVersion"]
                     failures = 0
@@ -277,6 +314,7 @@ class Cluster:
                     else:
                         known[_key(obj)] = _stub(obj)
                     yield kind, obj
+                    del obj  # whoever wants it has it by now, and the next one may be long in coming
             except (Forbidden, NotFound):
                 raise
             except Expired:
@@ -321,30 +359,6 @@ class Cluster:
         except (httpx2.HTTPError, ValueError) as problem:
             raise Unavailable(None, "Unreachable", f"watch of {res.plural} broke: {problem!r}") from problem
 
-    async def _list(
-        self,
-        res: Resource,
-        namespace: str | None,
-        label_selector: str | None,
-        field_selector: str | None,
-    ) -> tuple[_Objects, str]:
-        params: dict[str, str] = {"limit": str(_PAGE)}
-        if label_selector:
-            params["labelSelector"] = label_selector
-        if field_selector:
-            params["fieldSelector"] = field_selector
-        objects: _Objects = []
-        while True:
-            page = await self._call("GET", res.path(namespace), params)
-            # Lists of built-in kinds leave these two out of the items.
-            objects += [
-                {"apiVersion": res.api_version, "kind": res.kind} | item for item in page.get("items") or []
-            ]
-            following = page["metadata"].get("continue")
-            if not following:
-                return objects, page["metadata"]["resourceVersion"]
-            params["continue"] = following
-
     async def _call(
         self,
         method: str,
@@ -385,7 +399,8 @@ def _namespace(obj: Object) -> str | None:
 
 
 def _key(obj: Object) -> tuple[str, str]:
-    return obj["metadata"].get("namespace", ""), obj["metadata"]["name"]
+    meta = obj["metadata"]
+    return sys.intern(meta.get("namespace", "")), sys.intern(meta["name"])
 
 
 def _typed(res: Resource, obj: Object) -> Object:
@@ -402,32 +417,34 @@ def _warning_text(header: str) -> str:
     return quoted.removesuffix('"').replace('\\"', '"') if quoted else header
 
 
-def _stub(obj: Object) -> Object:
-    """What a watch must remember of an object to tell later that it changed or went: its identity alone.
+_Stub = tuple[str, str]
+"""uid and resourceVersion: what a watch must remember of an object to tell later that it changed or went."""
 
-    A whole object of each of ten thousand would stay in memory for as long as the watch runs.
-    """
+
+def _stub(obj: Object) -> _Stub:
     meta = obj["metadata"]
-    kept = ("name", "namespace", "uid", "resourceVersion")
-    return {
-        **{key: obj[key] for key in ("apiVersion", "kind") if key in obj},
-        "metadata": {key: meta[key] for key in kept if key in meta},
-    }
+    return meta.get("uid", ""), meta.get("resourceVersion", "")
 
 
-def _difference(
-    known: dict[tuple[str, str], Object], objects: Sequence[Object]
-) -> list[tuple[EventType, Object]]:
-    """The events that lead from `known` to `objects`; updates `known` to match."""
-    now = {_key(obj): obj for obj in objects}
-    events: list[tuple[EventType, Object]] = [
-        ("DELETED", known.pop(key)) for key in [key for key in known if key not in now]
-    ]
-    for key, obj in now.items():
+def _last_seen(res: Resource, key: tuple[str, str], stub: _Stub) -> Object:
+    """What can be told of an object that went while nobody watched."""
+    namespace, name = key
+    meta = {"name": name, "uid": stub[0], "resourceVersion": stub[1]}
+    if namespace:
+        meta["namespace"] = namespace
+    return {"apiVersion": res.api_version, "kind": res.kind, "metadata": meta}
+
+
+def _news(
+    known: dict[tuple[str, str], _Stub], page: Sequence[Object], gone: set[tuple[str, str]]
+) -> Iterator[tuple[EventType, Object]]:
+    """What a page of a list says that `known` does not; brings `known` up to it, and `gone` down by it."""
+    for obj in page:
+        key, stub = _key(obj), _stub(obj)
+        gone.discard(key)
         before = known.get(key)
+        known[key] = stub
         if before is None:
-            events.append(("ADDED", obj))
-        elif before["metadata"].get("resourceVersion") != obj["metadata"].get("resourceVersion"):
-            events.append(("MODIFIED", obj))
-        known[key] = _stub(obj)
-    return events
+            yield "ADDED", obj
+        elif before[1] != stub[1]:
+            yield "MODIFIED", obj

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -59,7 +60,7 @@ class Outcome:
     verdicts: Mapping[str, Verdict]
     account: Account | None
     status: Mapping[str, Any] | bytes
-    """The whole status as it should be; as JSON once it has to wait for its turn."""
+    """The whole status as it should be; as compressed JSON once it has to wait for its turn."""
     notices: tuple[Notice, ...]
     started: tuple[ColdStart, ...]
     due: datetime | None
@@ -423,14 +424,14 @@ def _because(decision: Decision) -> str:
 
 def waiting(outcome: Outcome) -> Outcome:
     """An outcome that takes less room while ten thousand others are carried out."""
-    return replace(outcome, status=json.dumps(outcome.status).encode())
+    return replace(outcome, status=zlib.compress(json.dumps(outcome.status).encode(), 1))
 
 
 def words(outcome: Outcome) -> Mapping[str, Any]:
     """The status of an outcome."""
     if not isinstance(outcome.status, bytes):
         return outcome.status
-    found: dict[str, Any] = json.loads(outcome.status)
+    found: dict[str, Any] = json.loads(zlib.decompress(outcome.status))
     return found
 
 

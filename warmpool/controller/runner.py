@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import zlib
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -134,10 +134,11 @@ class Controller:
         Raises:
             ClusterError: when the API does not answer; the picture of the kinds not yet listed is as it was.
         """
-        for (
-            resource
-        ) in WATCHED:  # one after the other: whole objects are large, and only for a moment in memory
-            self.world.replace(resource, await self._cluster.list(resource, self._namespace))
+        for resource in WATCHED:
+            there: set[Key] = set()
+            async for page, _ in self._cluster.pages(resource, self._namespace):
+                there |= self.world.put_all(resource, page)
+            self.world.keep(resource, there)
         self._synced_at = self._clock.now()
 
     async def tick(
@@ -169,12 +170,10 @@ class Controller:
             if key in self.world.pools and (outcome := self._look(key, now, report)) is not None:
                 pending.append((key, judging.waiting(outcome)))
         # Floors first, words after: when many windows open at once, no floor waits for another one's event.
-        moved = await asyncio.gather(
-            *(self._try(key, self._move_floor, outcome, report) for key, outcome in pending)
-        )
-        said = [(key, outcome) for (key, outcome), done in zip(pending, moved, strict=True) if done]
-        await asyncio.gather(*(self._try(key, self._arrange, outcome, report) for key, outcome in said))
-        await asyncio.gather(*(self._try(key, self._say, outcome, report) for key, outcome in said))
+        moved = await self._each(pending, self._move_floor, report)
+        said = [entry for entry, done in zip(pending, moved, strict=True) if done]
+        await self._each(said, self._arrange, report)
+        await self._each(said, self._say, report)
         report.looked_at = len(keys)
         report.writes = self._hands.writes - before
         self.counts.looks += report.looked_at
@@ -304,6 +303,23 @@ class Controller:
             history_trouble=self._history.trouble,
             prices=self._prices,
         )
+
+    async def _each(
+        self, outcomes: Sequence[tuple[Key, Outcome]], effect: Effect, report: TickReport
+    ) -> list[bool]:
+        """Carry out the same part of many outcomes, as many at a time as the API may be asked at once.
+
+        Not a task for each: tasks of ten thousand pools are most of what a first look would need in memory.
+        """
+        done = [False] * len(outcomes)
+        waiting = iter(enumerate(outcomes))
+
+        async def work() -> None:
+            for number, (key, outcome) in waiting:
+                done[number] = await self._try(key, effect, outcome, report)
+
+        await asyncio.gather(*(work() for _ in range(min(self._settings.parallel, len(outcomes)))))
+        return done
 
     async def _try(self, key: Key, effect: Effect, outcome: Outcome, report: TickReport) -> bool:
         """Carry out a part of an outcome; what fails is tried again, and said in the status."""
@@ -509,10 +525,6 @@ class Controller:
             concerned = self.world.remove(resource, (meta.get("namespace", ""), meta["name"]))
         else:
             concerned = self.world.put(resource, obj)
-        # The watch keeps what it has reported, to tell later what went away. Its name and version are enough
-        # for that, and of ten thousand pools the whole objects would be most of this process.
-        obj.clear()
-        obj["metadata"] = {key: meta[key] for key in ("namespace", "name", "resourceVersion") if key in meta}
         if concerned:
             self._dirty |= concerned
             self._woken.set()

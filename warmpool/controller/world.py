@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -30,16 +31,16 @@ class World:
         self._revisions_of: defaultdict[Key, set[Key]] = defaultdict(set)
         self._marked_by: defaultdict[Key, set[Key]] = defaultdict(set)
 
-    def replace(self, resource: Resource, objects: Sequence[Mapping[str, Any]]) -> set[Key]:
-        """Take a full list as what there is of a kind; returns the pools concerned."""
-        known = self._shelf(resource)
-        there = {_key(obj) for obj in objects}
-        concerned: set[Key] = set()
-        for key in [key for key in known if key not in there]:
-            concerned |= self.remove(resource, key)
+    def put_all(self, resource: Resource, objects: Sequence[Mapping[str, Any]]) -> set[Key]:
+        """Take in some objects of a kind; returns their keys."""
         for obj in objects:
-            concerned |= self.put(resource, obj)
-        return concerned
+            self.put(resource, obj)
+        return {_key(obj) for obj in objects}
+
+    def keep(self, resource: Resource, there: Collection[Key]) -> None:
+        """Forget what of a kind is not there any more."""
+        for key in [key for key in self._shelf(resource) if key not in there]:
+            self.remove(resource, key)
 
     def put(self, resource: Resource, obj: Mapping[str, Any]) -> set[Key]:
         """Take in one object; returns the pools concerned, none when nothing that matters has changed."""
@@ -63,9 +64,10 @@ class World:
             return {key} if _matters(before, seen) else set()
         if resource == SERVICE:
             service = views.service(obj)
-            changed = self.services.get(key) != service
+            if self.services.get(key) == service:
+                return set()
             self.services[key] = service
-            return set(self._pools_of.get(key, ())) if changed else set()
+            return set(self._pools_of.get(key, ()))
         if resource == REVISION:
             revision = replace(views.revision(obj), unplaced=self._unplaced.get(key))
             known = self.revisions.get(key)
@@ -214,4 +216,4 @@ def _matters(before: PoolView | None, seen: PoolView) -> bool:
 
 def _key(obj: Mapping[str, Any]) -> Key:
     meta = obj["metadata"]
-    return meta.get("namespace", ""), meta["name"]
+    return sys.intern(meta.get("namespace", "")), sys.intern(meta["name"])

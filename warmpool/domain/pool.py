@@ -229,6 +229,11 @@ class WarmPoolTemplate(Wire):
             raise ValueError(f"must have a different name each; {', '.join(twice)} is there more than once")
         return value
 
+    @field_validator("time_zone", "windows", "exceptions", "limits")
+    @classmethod
+    def _one_of_each(cls, value: Any) -> Any:
+        return _shared(value)
+
     @field_validator("lead_time")
     @classmethod
     def _bounded_lead(cls, value: timedelta | str) -> timedelta | str:
@@ -272,3 +277,9 @@ class WarmPoolSpec(WarmPoolTemplate):
             return cls.model_validate(spec)
         except ValidationError as wrong:
             raise PoolError(problems(wrong)) from None
+
+
+@lru_cache(maxsize=4096)
+def _shared(value: Any) -> Any:
+    """The first value that was equal to this one: many pools have the same windows, and these are large."""
+    return value
