@@ -34,6 +34,21 @@ async def test_an_autoscaler_without_data_gets_one_wake_up_request(raised, contr
     assert len(waker.woken) == 1
 
 
+async def test_a_floor_that_nobody_reacts_to_is_looked_after_at_once_and_woken_in_time(
+    raised, controller, clock, waker
+):
+    """Where Knative does nothing, no event comes either: the controller must think of it by itself."""
+    raised.deaf.add("generate")
+    raised.settle()
+    key = ("default", "pool")
+    assert controller.states[key].due == clock.at + timedelta(seconds=1)
+    started = clock.at
+    while not waker.woken:
+        clock.at = controller.states[key].due
+        await controller.tick(only=[key])
+    assert clock.at - started <= timedelta(seconds=12)
+
+
 async def test_wake_up_requests_grow_rarer_while_they_do_not_help(raised, controller, clock, waker):
     waker.puppet = type("Nobody", (), {"deaf": set()})  # nobody hears the request
     raised.deaf.add("generate")

@@ -356,7 +356,11 @@ class Controller:
             again = partial(self._again, key, write, outcome.at)
             if await self._hands.set_floor(write, again):
                 report.floors += 1
-                yielding.remember(self.states[key].lowered, write, outcome.at)
+                state = self.states[key]
+                yielding.remember(state.lowered, write, outcome.at)
+                # A floor that arrives nowhere makes no event that would wake us.
+                verify_at = outcome.at + verifying.ARRIVING
+                state.due = min(state.due, verify_at) if state.due else verify_at
         for scale_write in outcome.scale_writes:
             await self._hands.set_scale(key[0], scale_write)
         if outcome.wake and pool.spec:

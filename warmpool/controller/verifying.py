@@ -18,6 +18,8 @@ from warmpool.domain.coldstart import ColdStart
 
 PATIENCE: Final = timedelta(seconds=10)
 """How long a floor may take to reach the PodAutoscaler's wish; it takes about a second."""
+ARRIVING: Final = timedelta(seconds=1)
+"""When to look first whether a floor that was written has arrived."""
 WAKE_GAPS: Final = (timedelta(0), timedelta(seconds=20), timedelta(seconds=60), timedelta(minutes=5))
 """Time between wake-up requests, the last for all that follow."""
 PLACING: Final = timedelta(seconds=3)
