@@ -160,3 +160,36 @@ async def test_a_prometheus_that_goes_away_is_named_and_the_floor_held(knative, 
     await controller.tick()
     assert knative.min_scale("generate-00001") is None
     assert (await knative.condition("Degraded"))["status"] == "False"
+
+
+async def test_a_backlog_raises_the_floor_and_stands_for_ten_minutes_when_it_cannot_be_read(
+    knative, cluster, clock, page, waker
+):
+    clock.at = MONDAY + timedelta(hours=22)
+    knative.service("generate")
+    await knative.pool(windows=[])
+    controller = Controller(cluster, clock=clock, demand=MetricsPage(page.url + "/metrics"), waker=waker)
+
+    async def backlog_rule() -> dict:
+        rules = (await knative.status())["rules"]
+        return next(rule for rule in rules if rule["rule"] == "backlog")
+
+    await controller.tick()
+    assert (await backlog_rule())["reason"] == "backlog/none"  # nobody reports one: unknown, not empty
+    page.text = 'pilotlight_queue_backlog{namespace="default",service="generate",queue="jobs"} 250\n'
+    clock.on(STEP)
+    await controller.tick()
+    assert knative.min_scale("generate-00001") == "3"  # a replica takes 100 at a time
+    assert (await knative.status())["reason"] == "backlog"
+    page.status = 503
+    clock.on(timedelta(minutes=9))
+    await controller.tick()
+    assert knative.min_scale("generate-00001") == "3"
+    clock.on(timedelta(minutes=2))
+    await controller.tick()
+    assert knative.min_scale("generate-00001") is None
+    page.status = 200
+    page.text = page.text.replace(" 250", " 0")
+    clock.on(STEP)
+    await controller.tick()
+    assert (await backlog_rule())["reason"] == "backlog/empty"

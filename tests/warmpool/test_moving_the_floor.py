@@ -172,6 +172,17 @@ async def test_a_max_scale_of_the_revision_cuts_the_floor_and_the_status_says_so
     assert "max-scale 1" in degraded["message"]
 
 
+async def test_a_floor_above_the_activation_scale_is_cut_to_it_because_knative_refuses_more(
+    knative, controller
+):
+    knative.service("generate", annotations={"autoscaling.knative.dev/activation-scale": "2"})
+    await knative.pool(windows=[{**OFFICE, "replicas": 3}])
+    report = await controller.tick()
+    assert report.errors == []
+    assert knative.min_scale("generate-00001") == "2"
+    assert "activation-scale 2" in (await knative.condition("Degraded"))["message"]
+
+
 async def test_disabling_gives_back(knative, controller, cluster):
     knative.service("generate", annotations={MIN: "1"})
     await knative.pool()

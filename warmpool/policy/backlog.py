@@ -33,12 +33,14 @@ def step(memory: Memory, observation: Observation, now: datetime) -> tuple[Memor
     demand = observation.demand
     waiting = demand.backlog if demand is not None else None
     missing: tuple[str, ...] = ()
+    until: datetime | None = None
+    fresh = memory.read_at is not None and memory.read_at <= now < memory.read_at + BLIND
     if waiting is not None:
         memory = replace(memory, waiting=waiting, read_at=now)
-    elif observation.backlog_expected:
+    elif fresh or observation.backlog_expected:  # a queue that was there a moment ago has not gone for good
         missing = ("backlog",)
-        fresh = memory.read_at is not None and memory.read_at <= now < memory.read_at + BLIND
         waiting = memory.waiting if fresh else 0
+        until = memory.read_at + BLIND if fresh and memory.read_at is not None else None
     else:
         return memory, Ask("backlog", NOTHING, "backlog/none", "No queue feeds this Service.")
     if waiting == 0:
@@ -50,4 +52,4 @@ def step(memory: Memory, observation: Observation, now: datetime) -> tuple[Memor
         f"{waiting} messages wait{stale}; a replica takes {observation.requests_per_replica:g} at a time, "
         f"so {replicas} are asked for."
     )
-    return memory, Ask("backlog", Floor.of(replicas), "backlog", text, missing=missing)
+    return memory, Ask("backlog", Floor.of(replicas), "backlog", text, until, missing=missing)
