@@ -4,13 +4,12 @@ import asyncio
 import json
 import subprocess
 import sys
-import time
 
 import aiohttp
 import openai
 import pytest
 
-from tests.functions.servers import free_port, stage_environment
+from tests.functions.servers import stage_environment
 from tests.functions.vllm_replica import NAME, PATIENCE, VllmReplica
 
 pytestmark = pytest.mark.vllm
@@ -18,22 +17,33 @@ pytestmark = pytest.mark.vllm
 PROMPTS = ("hello", "the sea and the ships", "an object is", "0", "The following table", "import")
 
 
-@pytest.fixture(scope="module")
-def plain_vllm(made_model, tmp_path_factory):
-    """URL of vLLM's own server on the same model; starts while other tests run."""
-    port = free_port()
-    log = tmp_path_factory.mktemp("plain") / "vllm.log"
-    environment = stage_environment(HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1", VLLM_CPU_KVCACHE_SPACE="1")
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(made_model.path)]
-    command += ["--served-model-name", NAME, "--port", str(port), "--host", "127.0.0.1"]
-    command += ["--max-model-len", "1024", "--enforce-eager"]
-    with log.open("wb") as out, subprocess.Popen(command, env=environment, stdout=out, stderr=out) as process:
-        yield f"http://127.0.0.1:{port}"
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
+PLAIN = """
+import json, sys
+if __name__ == "__main__":
+    from vllm import LLM, SamplingParams
+    model, prompts = json.loads(sys.argv[1])
+    llm = LLM(model, max_model_len=1024, enforce_eager=True)
+    asked = SamplingParams(max_tokens=32, temperature=0, seed=7)
+    # One after the other, as the replica gets them.
+    outputs = [llm.generate(prompt, asked)[0].outputs[0] for prompt in prompts]
+    print(json.dumps([[list(one.token_ids), one.text] for one in outputs]))
+"""
+
+
+def plain_vllm(model) -> list[list]:
+    """Token ids and text for each prompt from vLLM as it is, by its own loader, in one fresh process."""
+    environment = stage_environment(
+        HF_HUB_OFFLINE="1",
+        VLLM_NO_USAGE_STATS="1",
+        VLLM_CPU_KVCACHE_SPACE="1",
+        VLLM_ENABLE_V1_MULTIPROCESSING="0",
+    )
+    command = [sys.executable, "-c", PLAIN, json.dumps([str(model), PROMPTS])]
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.strip().rpartition("\n")[2])
 
 
 @pytest.fixture
@@ -272,30 +282,14 @@ async def test_each_cold_start_is_one_line_of_the_log(hot):
     assert first["total_seconds"] > 0
 
 
-async def test_the_tokens_are_those_of_plain_vllm(hot, http, plain_vllm):
-    async def ask(base: str, prompt: str) -> tuple[list[int], str]:
-        body = {
-            "model": NAME,
-            "prompt": prompt,
-            "max_tokens": 32,
-            "temperature": 0,
-            "seed": 7,
-            "return_token_ids": True,
-        }
-        async with http.post(f"{base}/v1/completions", json=body) as response:
-            choice = (await response.json())["choices"][0]
-        return choice["token_ids"], choice["text"]
-
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            async with http.get(f"{plain_vllm}/health") as response:
-                assert response.status == 200
-            break
-        except aiohttp.ClientError:
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.5)
+async def test_the_tokens_are_those_of_plain_vllm(hot, http, made_model):
+    ours = []
     for prompt in PROMPTS:
-        ids, text = await ask(hot.url, prompt)
-        assert len(ids) == 32
-        assert (ids, text) == await ask(plain_vllm, prompt)
+        body = {"model": NAME, "prompt": prompt, "max_tokens": 32, "temperature": 0, "seed": 7}
+        async with http.post(
+            f"{hot.url}/v1/completions", json={**body, "return_token_ids": True}
+        ) as response:
+            choice = (await response.json())["choices"][0]
+        ours.append([choice["token_ids"], choice["text"]])
+    assert [len(ids) for ids, _ in ours] == [32] * len(PROMPTS)
+    assert ours == await asyncio.to_thread(plain_vllm, made_model.path)

@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 
 from tests.functions.servers import read_events, stage_process, wait_ready, wait_until
-from tests.functions.vllm_replica import kill, vllm_replica
+from tests.functions.vllm_replica import kill
 
 pytestmark = pytest.mark.vllm
 
@@ -140,34 +140,32 @@ async def test_what_cannot_fit_never_reaches_the_model(http, tmp_path, warm_repl
 
 
 async def test_engines_that_are_killed_under_load_cost_no_whole_request_and_leave_no_stream_hanging(
-    tmp_path, made_model
+    tmp_path, warm_replica, made_model
 ):
     """Whole requests are retried by orchestrate; a stream that has begun ends with a retryable error event."""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120)) as http:
-        with vllm_replica(made_model.path, tmp_path) as replica:
-            await replica.wait_for(http, "hot")
-            # The stage is one replica: its circuit must not refuse what a retry can still answer.
-            async with chain(
-                http, tmp_path, replica, made_model, attempts=30, breakerFailures=10_000
-            ) as front:
+        replica = warm_replica
+        await replica.order(http, "hot")
+        # The stage is one replica: its circuit must not refuse what a retry can still answer.
+        async with chain(http, tmp_path, replica, made_model, attempts=30, breakerFailures=10_000) as front:
 
-                async def one(number, *, stream):
-                    asked = body(f"{PROMPT} {number}", stream=stream, max_tokens=64, ignore_eos=True)
-                    async with http.post(f"{front.url}/invoke", json=asked) as response:
-                        if stream and response.status == 200:
-                            return (await read_events(response))[-1]
-                        return str(response.status), await response.json(content_type=None)
+            async def one(number, *, stream):
+                asked = body(f"{PROMPT} {number}", stream=stream, max_tokens=64, ignore_eos=True)
+                async with http.post(f"{front.url}/invoke", json=asked) as response:
+                    if stream and response.status == 200:
+                        return (await read_events(response))[-1]
+                    return str(response.status), await response.json(content_type=None)
 
-                async def load(number):
-                    await asyncio.sleep(number * 0.05)
-                    return await one(number, stream=number % 3 == 0)
+            async def load(number):
+                await asyncio.sleep(number * 0.05)
+                return await one(number, stream=number % 3 == 0)
 
-                tasks = [asyncio.create_task(load(number)) for number in range(100)]
-                for _ in range(2):
-                    await asyncio.sleep(1.5)
-                    await replica.wait_for(http, "hot")
-                    kill(replica.core)
-                answers = await asyncio.gather(*tasks)
+            tasks = [asyncio.create_task(load(number)) for number in range(100)]
+            for _ in range(2):
+                await asyncio.sleep(1.5)
+                await replica.wait_for(http, "hot")
+                kill(replica.core)
+            answers = await asyncio.gather(*tasks)
     whole = [answer for number, answer in enumerate(answers) if number % 3]
     streams = [answer for number, answer in enumerate(answers) if number % 3 == 0]
     assert {status for status, _ in whole} == {"200"}
