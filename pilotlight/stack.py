@@ -17,6 +17,7 @@ from knative.cluster import Cluster
 from knative.local.platform import Platform, PlatformConfig, PlatformError
 from warmpool.adapters.exposition import MetricsPage
 from warmpool.adapters.history import SqliteHistory
+from warmpool.adapters.phases import HttpPhases
 from warmpool.adapters.replicas import HttpReplicas
 from warmpool.adapters.waker import HttpWaker
 from warmpool.controller import Controller
@@ -122,6 +123,7 @@ async def _controlling(
             history=history,
             waker=HttpWaker(platform.gateway_url),
             warmer=HttpReplicas(cluster, token),
+            phases=HttpPhases(cluster),
         )
         task = asyncio.create_task(controller.run(stop), name="warm-pool controller")
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from warmpool.controller import views
 from warmpool.domain import durations
@@ -13,6 +13,9 @@ from warmpool.domain.calendar import timeline
 from warmpool.domain.floor import NOTHING, Floor
 from warmpool.domain.observation import DEFAULT_LEAD
 from warmpool.domain.pool import WarmPoolSpec
+
+_LONGEST: Final = 3
+"""How many phases of a cold start are named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,8 @@ def _measured(status: Mapping[str, Any]) -> list[str]:
             f"; p50 {cold['p50']}, p95 {cold['p95']}, cold starts seen: {cold['samples']}" if cold else ""
         )
         lines.append(f"Lead time {status['leadTime']} ({told}{samples}).")
+    if cold and cold.get("phases"):
+        lines.append(_phases(cold))
     cost = status.get("cost")
     if cost:
         of = f" of {cost['budget']}" if cost.get("budget") else ""
@@ -116,6 +121,14 @@ def _measured(status: Mapping[str, Any]) -> list[str]:
         )
         lines.append(f"Cost this {cost['period']}: {cost['toDate']}{of} {cost['currency']}{ahead}{gpu}.")
     return lines
+
+
+def _phases(cold: Mapping[str, Any]) -> str:
+    """Where the time of a start goes, the longest phases first."""
+    seconds = {phase: float(told.removesuffix("s")) for phase, told in cold["phases"].items()}
+    longest = sorted(seconds, key=lambda phase: -seconds[phase])[:_LONGEST]
+    parts = ", ".join(f"{phase} {seconds[phase]:.1f} s" for phase in longest)
+    return f"Cold start p95 {cold['p95'].removesuffix('s')} s of {cold['samples']} (median {parts})."
 
 
 def _local(instant: datetime, zone: Any) -> str:

@@ -13,16 +13,19 @@ from knative.local.platform import Platform, PlatformConfig
 from pilotlight.cli.pool import app
 from warmpool.adapters.exposition import MetricsPage
 from warmpool.adapters.history import SqliteHistory
+from warmpool.adapters.phases import HttpPhases
 from warmpool.adapters.replicas import HttpReplicas
 from warmpool.adapters.waker import HttpWaker
 from warmpool.controller import Controller, Settings, marks
 
 REPLICA = """
-import http.server, json, os
-rest = "hot"
+import http.server, json, os, time
+rest, began = "hot", time.monotonic()
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        body = json.dumps({"rest": rest}).encode() if self.path == "/admin/warmth" else b"ok"
+        told = {"phases": {"import": 0.75, "weights": 0.25}, "age_seconds": time.monotonic() - began}
+        bodies = {"/admin/warmth": {"rest": rest}, "/healthz/ready": told}
+        body = json.dumps(bodies[self.path]).encode() if self.path in bodies else b"ok"
         allowed = self.path != "/admin/warmth" or self.headers["authorization"] == "Bearer sesame"
         self.send_response(200 if allowed else 401)
         self.send_header("content-length", str(len(body)))
@@ -75,6 +78,7 @@ async def controller(platform, cluster, tmp_path):
         demand=MetricsPage(f"{platform.api_url}/metrics"),
         waker=HttpWaker(platform.gateway_url),
         warmer=HttpReplicas(cluster, "sesame"),
+        phases=HttpPhases(cluster),
         settings=Settings(interval=timedelta(seconds=1), gather=timedelta(milliseconds=20)),
     )
     stop = asyncio.Event()
@@ -135,7 +139,11 @@ async def test_a_pool_is_raised_held_explained_and_let_go(platform, cluster, con
 
     async def told():
         status = (await cluster.get(WARM_POOL, "pool", "default")).get("status") or {}
-        return status.get("ready") == 3 and status.get("reason") == "hold" and status.get("coldStart")
+        return (
+            status.get("ready") == 3
+            and status.get("reason") == "hold"
+            and "phases" in status.get("coldStart", {})
+        )
 
     await until(told)
     code, out, _ = await pilotlight(platform, "ls")
@@ -145,6 +153,7 @@ async def test_a_pool_is_raised_held_explained_and_let_go(platform, cluster, con
     assert "Held at 3 by hand until" in out
     assert "window always" in out
     assert "p95" in out
+    assert "(median import 0.8 s, weights 0.2 s)" in out
     code, out, _ = await pilotlight(platform, "cost")
     assert "USD" in out
     await pilotlight(platform, "release", "pool")

@@ -22,7 +22,7 @@ from typing import Any, Final, TypeVar
 
 from warmpool.controller.views import Key
 from warmpool.domain.account import Account
-from warmpool.domain.coldstart import KEPT, ColdStart, ColdStartStats, stats
+from warmpool.domain.coldstart import KEPT, LONGEST_PHASE, ColdStart, ColdStartStats, Samples, is_time
 from warmpool.domain.observation import Demand
 
 log = logging.getLogger(__name__)
@@ -93,8 +93,7 @@ class SqliteHistory:
         self._buckets: dict[tuple[Key, int], _Bucket] = {}
         self._accounts: dict[tuple[Key, datetime], Account] = {}
         self._waiting: list[tuple[Key, ColdStart]] = []
-        self._starts: defaultdict[Key, list[float]] = defaultdict(list)
-        self._stats: dict[Key, ColdStartStats | None] = {}
+        self._starts: defaultdict[Key, Samples] = defaultdict(Samples)
         self._flushed_at: datetime | None = None
         self._purged_at: datetime | None = None
         self._open()
@@ -106,17 +105,18 @@ class SqliteHistory:
 
     def cold_starts(self, service: Key) -> ColdStartStats | None:
         """What the latest cold starts of a Service took."""
-        if service not in self._stats:
-            self._stats[service] = stats(self._starts.get(service, ()))
-        return self._stats[service]
+        known = self._starts.get(service)
+        return known.stats() if known else None
 
     def add_cold_start(self, service: Key, start: ColdStart) -> None:
         """Remember one, on disk at once: there are few, and each is worth something."""
-        self._starts[service].append(start.seconds)
-        del self._starts[service][:-KEPT]
-        self._stats.pop(service, None)
-        self._waiting.append((service, start))
-        self._on_disk(self._write_starts, otherwise=False)
+        self._starts[service].add(start)
+        self._keep(service, start)
+
+    def add_phases(self, service: Key, start: ColdStart) -> None:
+        """Remember the phases of a start that was added before they were known: its row is replaced."""
+        self._starts[service].add_phases(start.phases)
+        self._keep(service, start)
 
     def account(self, pool: Key, since: datetime) -> Account | None:
         """What a pool had spent in the period that began at `since`."""
@@ -177,6 +177,10 @@ class SqliteHistory:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+    def _keep(self, service: Key, start: ColdStart) -> None:
+        self._waiting.append((service, start))
+        self._on_disk(self._write_starts, otherwise=False)
 
     # ----------------------------------------------------------------------------------------- the file
     def _on_disk(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
@@ -241,14 +245,17 @@ class SqliteHistory:
         log.error("%s", self._notice)
 
     def _load(self, connection: sqlite3.Connection) -> None:
-        rows = connection.execute("SELECT namespace, service, seconds FROM cold_starts ORDER BY started")
-        loaded: defaultdict[Key, list[float]] = defaultdict(list)
-        for namespace, service, seconds in rows:
-            loaded[namespace, service].append(seconds)
+        rows = connection.execute(
+            "SELECT namespace, service, started, seconds, phases FROM cold_starts"
+            " ORDER BY namespace, service, started"  # the order of its key: nothing is sorted
+        )
+        loaded: defaultdict[Key, Samples] = defaultdict(Samples)
+        for namespace, service, started, seconds, told in rows:
+            start = ColdStart(datetime.fromtimestamp(started, UTC), seconds, _phases(told))
+            loaded[namespace, service].add(start)
         for key, known in loaded.items():
             if len(known) >= len(self._starts.get(key, ())):
-                self._starts[key] = known[-KEPT:]
-        self._stats.clear()
+                self._starts[key] = known
 
     def _write_starts(self, connection: sqlite3.Connection) -> bool:
         connection.executemany(
@@ -309,3 +316,16 @@ class SqliteHistory:
         oldest = int((now - MINUTES_KEPT).timestamp()) // 60
         connection.execute("DELETE FROM minutes WHERE minute < ?", (oldest,))
         connection.execute("DELETE FROM accounts WHERE since < ?", ((now - ACCOUNTS_KEPT).timestamp(),))
+
+
+def _phases(told: str | None) -> Mapping[str, float]:
+    """The phases in a row; none where somebody else wrote something else."""
+    if not told or told == "{}":
+        return {}
+    try:
+        phases = json.loads(told)
+    except ValueError:
+        return {}
+    if not isinstance(phases, dict):
+        return {}
+    return {phase: seconds for phase, seconds in phases.items() if is_time(seconds, LONGEST_PHASE)}

@@ -32,11 +32,11 @@ class HttpReplicas:
     async def arrange(self, service: Key, floor: Floor) -> str | None:
         """Bring the replicas to a floor's warmth; returns what went wrong, if something did."""
         try:
-            pods = await self._cluster.list(POD, service[0], f"{_SERVICE_LABEL}={service[1]}")
+            pods = await pods_of(self._cluster, service)
         except ClusterError as problem:
             return f"pods cannot be listed: {problem}"
         async with aiohttp.ClientSession(timeout=self._timeout, headers=self._headers) as session:
-            doors = [(pod["metadata"]["name"], url) for pod in pods if (url := _door(pod))]
+            doors = [(pod["metadata"]["name"], url) for pod in pods if (url := door(pod, PATH))]
             seen = await asyncio.gather(*(self._read(session, name, url) for name, url in doors))
             replicas = [found for found in seen if isinstance(found, Replica)]
             orders = arrange(replicas, floor)
@@ -67,12 +67,21 @@ class HttpReplicas:
             return f"{order.replica.name} does not go {order.warmth}: {problem!r}"
 
 
-def _door(pod: dict[str, Any]) -> str | None:
-    """The URL of a ready replica's door."""
+async def pods_of(cluster: Cluster, service: Key) -> list[dict[str, Any]]:
+    """The pods of a Service, in no order.
+
+    Raises:
+        ClusterError: the API does not answer.
+    """
+    return await cluster.list(POD, service[0], f"{_SERVICE_LABEL}={service[1]}")
+
+
+def door(pod: dict[str, Any], path: str) -> str | None:
+    """The URL of a path at a ready replica's door; None for a pod that is not ready."""
     meta, status = pod["metadata"], pod.get("status") or {}
     ready = any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions") or ())
     if "deletionTimestamp" in meta or not ready or not status.get("podIP"):
         return None
     port = (meta.get("annotations") or {}).get(_PORT, _QUEUE_PROXY)
     host = status["podIP"]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}{PATH}"
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}{path}"

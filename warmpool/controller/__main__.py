@@ -22,6 +22,7 @@ from warmpool.adapters.clock import SystemClock
 from warmpool.adapters.exposition import MetricsPage
 from warmpool.adapters.health import HealthServer
 from warmpool.adapters.history import SqliteHistory
+from warmpool.adapters.phases import HttpPhases
 from warmpool.adapters.prometheus import Prometheus
 from warmpool.adapters.replicas import HttpReplicas
 from warmpool.adapters.waker import HttpWaker
@@ -159,6 +160,7 @@ async def serve(options: Options) -> None:
             demand=_demand(options),
             waker=HttpWaker(options.gateway),
             warmer=HttpReplicas(cluster, options.admin_token) if options.admin_token else None,
+            phases=HttpPhases(cluster),
             settings=Settings(interval=timedelta(seconds=options.interval_s)),
         )
         health = HealthServer(controller, clock, host=options.host, port=options.port)

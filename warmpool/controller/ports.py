@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from warmpool.controller.views import Key
 from warmpool.domain.account import Account
-from warmpool.domain.coldstart import KEPT, ColdStart, ColdStartStats, stats
+from warmpool.domain.coldstart import ColdStart, ColdStartStats, Samples
 from warmpool.domain.floor import Floor
 from warmpool.domain.observation import Demand
 
@@ -37,6 +37,17 @@ class Warmer(Protocol):
         ...
 
 
+class PhaseSource(Protocol):
+    """Tells where the time of a cold start went."""
+
+    async def phases(self, service: Key, within: timedelta) -> Mapping[str, float] | None:
+        """Seconds by phase of the Service's replica that came up last, if that was within the last so long.
+
+        None when that is unknown: not every application tells, and none has to. Raises nothing.
+        """
+        ...
+
+
 class History(Protocol):
     """Remembers across restarts. It may lose things; it may not raise."""
 
@@ -46,6 +57,10 @@ class History(Protocol):
 
     def add_cold_start(self, service: Key, start: ColdStart) -> None:
         """Remember one."""
+        ...
+
+    def add_phases(self, service: Key, start: ColdStart) -> None:
+        """Remember the phases of a start that was added before they were known."""
         ...
 
     def account(self, pool: Key, since: datetime) -> Account | None:
@@ -72,16 +87,20 @@ class ForgetfulHistory:
     trouble: str | None = None
 
     def __init__(self) -> None:
-        self._starts: dict[Key, list[float]] = {}
+        self._starts: dict[Key, Samples] = {}
 
     def cold_starts(self, service: Key) -> ColdStartStats | None:
         """What the latest cold starts of a Service took; None while none is known."""
-        return stats(self._starts.get(service, ()))
+        known = self._starts.get(service)
+        return known.stats() if known else None
 
     def add_cold_start(self, service: Key, start: ColdStart) -> None:
         """Remember one."""
-        self._starts.setdefault(service, []).append(start.seconds)
-        del self._starts[service][:-KEPT]
+        self._starts.setdefault(service, Samples()).add(start)
+
+    def add_phases(self, service: Key, start: ColdStart) -> None:
+        """Remember the phases of a start that was added before they were known."""
+        self._starts.setdefault(service, Samples()).add_phases(start.phases)
 
     def account(self, pool: Key, since: datetime) -> Account | None:
         """Nothing survives, so nothing is known."""

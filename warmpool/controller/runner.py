@@ -25,8 +25,16 @@ from warmpool.adapters.waker import HttpWaker, Waker
 from warmpool.controller import judging, planning, status, verifying, views, yielding
 from warmpool.controller.acting import Hands
 from warmpool.controller.judging import Outcome, Sight
+from warmpool.controller.learning import Learner
 from warmpool.controller.planning import Write
-from warmpool.controller.ports import DemandSource, DemandUnavailableError, ForgetfulHistory, History, Warmer
+from warmpool.controller.ports import (
+    DemandSource,
+    DemandUnavailableError,
+    ForgetfulHistory,
+    History,
+    PhaseSource,
+    Warmer,
+)
 from warmpool.controller.settings import Settings
 from warmpool.controller.state import PoolState
 from warmpool.controller.views import Key, PoolView
@@ -83,13 +91,14 @@ class Controller:
         demand: DemandSource | None = None,
         waker: Waker | None = None,
         warmer: Warmer | None = None,
+        phases: PhaseSource | None = None,
         settings: Settings | None = None,
     ) -> None:
         """Everything but the cluster has a default: the machine's clock, a forgetful history, example prices.
 
         Without a `demand` source no request is ever seen: keep-alive and backlog then hold nothing. Without a
         `warmer` replicas are as warm as their own configuration makes them, and a pool that wants less says
-        so.
+        so. Without `phases` nobody knows where the time of a cold start went.
         """
         self._cluster = cluster
         self._clock: Clock = clock or SystemClock()
@@ -99,6 +108,7 @@ class Controller:
         self._demand = demand
         self._waker: Waker = waker or HttpWaker()
         self._warmer = warmer
+        self._learner = Learner(phases, self._history, self._clock) if phases else None
         self._settings = settings or Settings()
         self.world = World()
         self._hands = Hands(cluster, self.world, self._clock)
@@ -261,6 +271,8 @@ class Controller:
         for start in outcome.started:
             if pool.spec:
                 self._history.add_cold_start((key[0], pool.spec.target), start)
+                if self._learner is not None:
+                    self._learner.hear((key[0], pool.spec.target), start)
         nothing = (
             not outcome.plan.writes
             and not outcome.scale_writes
@@ -461,6 +473,8 @@ class Controller:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, stopping, return_exceptions=True)
+            if self._learner is not None:
+                await self._learner.close()
             await self._waker.close()
 
     async def _first_sight(self, stop: asyncio.Event) -> None:

@@ -191,11 +191,16 @@ def _next(change: NextChange | None) -> dict[str, Any] | None:
 def _cold_start(measured: ColdStartStats | None) -> dict[str, Any] | None:
     if measured is None:
         return None
-    return {
-        "p50": f"{measured.p50.total_seconds():.1f}s",
-        "p95": f"{measured.p95.total_seconds():.1f}s",
-        "samples": measured.samples,
-    }
+    told = {phase: f"{median.total_seconds():.1f}s" for phase, median in measured.phases.items()}
+    phases = {phase: text for phase, text in told.items() if text != "0.0s"}
+    return _without_unknown(
+        {
+            "p50": f"{measured.p50.total_seconds():.1f}s",
+            "p95": f"{measured.p95.total_seconds():.1f}s",
+            "samples": measured.samples,
+            "phases": phases or None,
+        }
+    )
 
 
 def _cost(pool: PoolView, report: Report) -> dict[str, Any] | None:

@@ -1,0 +1,266 @@
+"""Where the time of a cold start went: read at the replica's door, kept in the history, told in the status."""
+
+import asyncio
+import json
+import logging
+from datetime import UTC, datetime, timedelta
+
+import jsonschema
+import pytest
+from aiohttp import web
+
+from knative.cluster import POD, WARM_POOL, Cluster
+from knative.local.store import Key
+from tests.warmpool.conftest import OFFICE, kubeconfig
+from tests.warmpool.test_manifests import SCHEMA
+from warmpool.adapters.history import SqliteHistory
+from warmpool.adapters.phases import HttpPhases
+from warmpool.controller import Controller
+from warmpool.controller.learning import Learner
+from warmpool.controller.ports import ForgetfulHistory
+from warmpool.domain.coldstart import ColdStart
+from warmpool.explaining import explanation
+
+NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+SERVICE = ("default", "generate")
+PHASES = {"import": 8.125, "weights": 1.25, "init": 1.125, "warmup": 0.5, "device": 0.001}
+HOUR = timedelta(hours=1)
+
+
+def body(phases=PHASES, age=5.0):
+    """What a replica of ours answers."""
+    known = {"stage": "generate", "state": "hot", "cold_start_seconds": 11.0, "in_flight": 0}
+    return json.dumps({**known, "phases": phases, "age_seconds": age})
+
+
+class Replicas:
+    """Pods of a Service whose doors are real ports; each answers what a test says."""
+
+    def __init__(self, registry) -> None:
+        self.registry = registry
+        self.runners = []
+        self.asked = []
+
+    async def add(self, name, text, *, status=200, delay_s=0.0, ready=True, headers=None):
+        async def answer(request):
+            self.asked.append((name, request.path, request.headers.get("authorization")))
+            await asyncio.sleep(delay_s)
+            return web.Response(text=text() if callable(text) else text, status=status, headers=headers)
+
+        app = web.Application()
+        app.router.add_get("/{path:.*}", answer)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        self.runners.append(runner)
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        self.pod(name, runner.addresses[0][1], ready=ready)
+
+    def pod(self, name, port, *, ready=True):
+        meta = {
+            "name": name,
+            "labels": {"serving.knative.dev/service": "generate"},
+            "annotations": {"pilotlight.dev/port": str(port)},
+        }
+        spec = {"containers": [{"name": "user-container", "image": "registry.local/x"}]}
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}
+        self.registry.create(POD, "default", pod)
+        condition = {"type": "Ready", "status": "True" if ready else "False"}
+        self.registry.set_status(Key(POD, "default", name), {"podIP": "127.0.0.1", "conditions": [condition]})
+
+
+@pytest.fixture
+async def replicas(api):
+    stand_ins = Replicas(api.registry)
+    yield stand_ins
+    for runner in stand_ins.runners:
+        await runner.cleanup()
+
+
+async def until(check):
+    async with asyncio.timeout(10):
+        while not (found := check()):
+            await asyncio.sleep(0.005)
+    return found
+
+
+async def test_the_phases_of_the_replica_that_came_up_last_are_read_without_a_token(replicas, cluster):
+    await replicas.add("old", body({"import": 99.0}, age=500.0))
+    await replicas.add("new", body())
+    await replicas.add("coming", body({"import": 1.0}, age=0.1), ready=False)
+    assert await HttpPhases(cluster).phases(SERVICE, HOUR) == PHASES
+    assert set(replicas.asked) == {("old", "/healthz/ready", None), ("new", "/healthz/ready", None)}
+
+
+async def test_a_replica_that_ran_before_the_start_tells_nothing_about_it(replicas, cluster):
+    await replicas.add("old", body(age=500.0))
+    assert await HttpPhases(cluster).phases(SERVICE, timedelta(seconds=60)) is None
+
+
+NONSENSE = [
+    "ok",
+    "",
+    "[]",
+    "null",
+    "[" * 10_000,
+    json.dumps({"phases": PHASES}),
+    body(phases=None),
+    body(phases=[1.0]),
+    body(phases={}),
+    body(phases={"import": "8 s"}),
+    body(phases={"import": True}),
+    body(phases={"import": -1.0}),
+    body(phases={"import": float("nan")}),
+    body(phases={"import": 1e300}),
+    body(phases={"": 1.0}),
+    body(phases={"x" * 100: 1.0}),
+    body(phases={"two\nlines": 1.0}),
+    body(phases={str(number): 1.0 for number in range(100)}),
+    body(age="young"),
+    body(age=-1.0),
+    body(age=10**400),
+    body() + " " * 1_000_000,
+]
+
+
+async def test_an_application_that_answers_something_else_tells_no_phases(replicas, cluster):
+    texts = iter(NONSENSE)
+    await replicas.add("other", lambda: next(texts))
+    for text in NONSENSE:
+        assert await HttpPhases(cluster).phases(SERVICE, HOUR) is None, text[:200]
+    assert len(replicas.asked) == len(NONSENSE)
+
+
+async def test_errors_and_silence_are_no_phases_and_no_failure(replicas, cluster, tmp_path):
+    await replicas.add("broken", body(), status=500)
+    await replicas.add("elsewhere", body(), status=302, headers={"location": "/healthz/ready"})
+    await replicas.add("silent", body(), delay_s=5.0)
+    replicas.pod("gone", 1)
+    source = HttpPhases(cluster, timeout_s=0.1)
+    assert await source.phases(SERVICE, HOUR) is None
+    assert await source.phases(("default", "other"), HOUR) is None
+    async with Cluster.from_kubeconfig(kubeconfig(tmp_path, 1, "nowhere")) as nowhere:
+        assert await HttpPhases(nowhere).phases(SERVICE, HOUR) is None
+
+
+async def test_one_that_answers_nonsense_does_not_hide_one_that_tells(replicas, cluster):
+    await replicas.add("sane", body())
+    await replicas.add("other", "ok")
+    assert await HttpPhases(cluster).phases(SERVICE, HOUR) == PHASES
+
+
+def test_phases_survive_a_restart_of_the_history(tmp_path):
+    path = tmp_path / "history.db"
+    history = SqliteHistory(path)
+    for number, seconds in enumerate((2.0, 8.0, 4.0)):
+        start = ColdStart(NOW + timedelta(minutes=number), 10.0)
+        history.add_cold_start(SERVICE, start)
+        taken = {"import": seconds, **({"device": 60.0} if number == 0 else {})}
+        history.add_phases(SERVICE, ColdStart(start.started, start.seconds, taken))
+    known = history.cold_starts(SERVICE)
+    assert known.samples == 3
+    # A phase that most starts did not have is not where the time goes.
+    assert known.phases == {"import": timedelta(seconds=4)}
+    # No close: the process may be killed.
+    assert SqliteHistory(path).cold_starts(SERVICE) == known
+
+
+def test_phases_of_starts_that_no_longer_count_are_forgotten(tmp_path):
+    path = tmp_path / "history.db"
+    history = SqliteHistory(path)
+    for number in range(300):
+        phases = {"image": 30.0} if number < 100 else {"import": 2.0}
+        history.add_cold_start(SERVICE, ColdStart(NOW + timedelta(minutes=number), 5.0, phases))
+    assert history.cold_starts(SERVICE).phases == {"import": timedelta(seconds=2)}
+    assert SqliteHistory(path).cold_starts(SERVICE) == history.cold_starts(SERVICE)
+
+
+@pytest.mark.parametrize("told", ["nonsense", "[]", '{"import": "x"}', '{"import": NaN}', None])
+def test_a_row_that_somebody_edited_costs_its_phases_alone(tmp_path, told):
+    path = tmp_path / "history.db"
+    history = SqliteHistory(path)
+    history.add_cold_start(SERVICE, ColdStart(NOW, 10.0, PHASES))
+    with history._connection as connection:
+        connection.execute("UPDATE cold_starts SET phases = ?", (told,))
+    known = SqliteHistory(path).cold_starts(SERVICE)
+    assert (known.p50, known.phases) == (timedelta(seconds=10), {})
+
+
+def test_an_application_that_makes_up_names_does_not_fill_the_memory():
+    history = ForgetfulHistory()
+    for number in range(100):
+        history.add_cold_start(SERVICE, ColdStart(NOW, 5.0, {"import": 1.0, f"made-up-{number}": 1.0}))
+    assert history.cold_starts(SERVICE).phases == {"import": timedelta(seconds=1)}
+    assert len(history._starts[SERVICE]._phases) <= 16
+
+
+async def raise_and_wait(knative, controller, clock):
+    knative.service("generate")
+    await knative.pool(windows=[OFFICE])
+    knative.capacity = 0
+    await controller.tick()
+    knative.settle()
+    await controller.tick()
+    clock.on(timedelta(seconds=14))
+    knative.capacity = 2
+    knative.settle()
+    await controller.tick()
+
+
+async def test_a_start_is_told_with_its_phases(knative, cluster, clock, replicas, tmp_path):
+    history = SqliteHistory(tmp_path / "history.db")
+    await replicas.add("new", body())
+    controller = Controller(cluster, clock=clock, history=history, phases=HttpPhases(cluster))
+    await raise_and_wait(knative, controller, clock)
+    await until(lambda: history.cold_starts(SERVICE).phases)
+    clock.on(timedelta(seconds=15))
+    await controller.tick()
+    pool = await cluster.get(WARM_POOL, "pool", "default")
+    told = pool["status"]["coldStart"]
+    assert told["samples"] == 1
+    assert told["phases"] == {"import": "8.1s", "weights": "1.2s", "init": "1.1s", "warmup": "0.5s"}
+    jsonschema.validate(pool["status"], SCHEMA["properties"]["status"])
+    assert "Cold start p95 14.0 s of 1 (median import 8.1 s, weights 1.2 s, init 1.1 s)." in explanation(
+        pool, clock.now()
+    )
+    assert len(replicas.asked) == 1
+
+
+async def test_a_start_counts_all_the_same_when_nobody_tells_its_phases(knative, cluster, clock, replicas):
+    history = ForgetfulHistory()
+    await replicas.add("other", "ok")
+    controller = Controller(cluster, clock=clock, history=history, phases=HttpPhases(cluster))
+    await raise_and_wait(knative, controller, clock)
+    await until(lambda: replicas.asked)
+    clock.on(timedelta(seconds=15))
+    report = await controller.tick()
+    assert report.errors == []
+    assert set((await knative.status())["coldStart"]) == {"p50", "p95", "samples"}
+
+
+class FaultySource:
+    """Fails on the first Service it is asked about."""
+
+    def __init__(self) -> None:
+        self.asked = []
+
+    async def phases(self, service, within):
+        self.asked.append((service, within))
+        if len(self.asked) == 1:
+            raise RuntimeError("a fault")
+        return PHASES
+
+
+async def test_a_fault_with_one_service_is_none_of_the_next_one(clock, caplog):
+    history, source = ForgetfulHistory(), FaultySource()
+    learner = Learner(source, history, clock)
+    start = ColdStart(clock.now() - timedelta(seconds=20), 14.0)
+    with caplog.at_level(logging.ERROR):
+        for service in (("default", "first"), SERVICE):
+            history.add_cold_start(service, start)
+            learner.hear(service, start)
+        await until(lambda: history.cold_starts(SERVICE).phases)
+    assert history.cold_starts(("default", "first")).phases == {}
+    assert "default/first" in caplog.text
+    assert source.asked[1][1] == timedelta(seconds=50)
+    await learner.close()
