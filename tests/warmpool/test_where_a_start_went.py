@@ -3,14 +3,21 @@
 import asyncio
 import json
 import logging
+import time
 from datetime import UTC, datetime, timedelta
 
 import jsonschema
 import pytest
 from aiohttp import web
 
+from functions.app import create_app
+from functions.lifecycle import State
+from functions.replica import Replica
+from functions.settings import Settings
+from functions.stages.postprocess import build
 from knative.cluster import POD, WARM_POOL, Cluster
 from knative.local.store import Key
+from tests.functions.servers import serving
 from tests.warmpool.conftest import OFFICE, kubeconfig
 from tests.warmpool.test_manifests import SCHEMA
 from warmpool.adapters.history import SqliteHistory
@@ -90,6 +97,16 @@ async def test_the_phases_of_the_replica_that_came_up_last_are_read_without_a_to
     await replicas.add("coming", body({"import": 1.0}, age=0.1), ready=False)
     assert await HttpPhases(cluster).phases(SERVICE, HOUR) == PHASES
     assert set(replicas.asked) == {("old", "/healthz/ready", None), ("new", "/healthz/ready", None)}
+
+
+async def test_a_stage_of_ours_answers_what_is_read_here(replicas, cluster):
+    settings = Settings()
+    replica = Replica(process_started=time.time() - 2.0)
+    async with serving(create_app(build(settings), settings, replica=replica)) as url:
+        await replica.wait_for(State.HOT)
+        replicas.pod("real", int(url.rpartition(":")[2]))
+        phases = await HttpPhases(cluster).phases(SERVICE, HOUR)
+    assert 2.0 <= phases["import"] < 60.0
 
 
 async def test_a_replica_that_ran_before_the_start_tells_nothing_about_it(replicas, cluster):
