@@ -93,8 +93,10 @@ def served(folder: Path, size: int) -> Iterator[dict[str, str]]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     configuration = folder / "nginx.conf"
+    # Started by root, its workers would become a user that may not look into a temporary folder.
+    user = "user root;" if os.geteuid() == 0 else ""
     configuration.write_text(
-        f"""daemon off; pid {folder}/nginx.pid; error_log {folder}/nginx.log; worker_processes 2;
+        f"""{user} daemon off; pid {folder}/nginx.pid; error_log {folder}/nginx.log; worker_processes 2;
         events {{ worker_connections 512; }}
         http {{ access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000;
           default_type application/octet-stream;
@@ -202,7 +204,9 @@ class Engine:
 # The arms. Each returns the seconds until the last tensor was in the engine.
 
 
-def streamed(engine: Engine | None, cache_dir: Path | None) -> tuple[float, float]:
+def streamed(
+    engine: Engine | None, cache_dir: Path | None, model_path: str | Path | None = None
+) -> tuple[float, float]:
     """Ours: seconds until the last tensor, and until the cache has everything.
 
     Without an engine tensors are only taken from the iteration and not copied.
@@ -211,7 +215,7 @@ def streamed(engine: Engine | None, cache_dir: Path | None) -> tuple[float, floa
     from weights.tensors import as_torch
 
     started = time.perf_counter()
-    with open_model(uri(), cache_dir=cache_dir) as model:
+    with open_model(model_path or uri(), cache_dir=cache_dir) as model:
         tensors = ((entry.name, as_torch(entry, data)) for entry, data in model)
         if engine is None:
             for _ in tensors:
@@ -309,6 +313,8 @@ def measure(folder: Path, repetitions: int, say: Callable[[str], None]) -> dict[
     """All arms in turn, then the memory; ratios of medians."""
     import mmap
 
+    import weights
+
     engine = Engine()
     buffers: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
     for _ in range(16):
@@ -318,6 +324,8 @@ def measure(folder: Path, repetitions: int, say: Callable[[str], None]) -> dict[
     warm = folder / "cache"
     if not warm.exists():
         streamed(engine, warm)
+    # As a replica has it before its engine starts: the model's folder, which knows the cached weights.
+    pulled = weights.pull_blocking(uri(), cache_dir=warm, with_weights=False)
     seconds: dict[str, list[float]] = {}
 
     def note(arm: str, value: float) -> None:
@@ -341,7 +349,7 @@ def measure(folder: Path, repetitions: int, say: Callable[[str], None]) -> dict[
         lambda: note("runai_owned", runai(engine, owned=True)),
         lambda: note("runai_borrowed", runai(engine, owned=False)),
         lambda: note("boto3", boto3_to_disk(engine, folder)),
-        lambda: note("cached", streamed(engine, warm)[0]),
+        lambda: note("cached", streamed(engine, warm, pulled.path)[0]),
         lambda: note("mmap", mapped_by_safetensors(engine)),
     ]
     for round_number in range(repetitions + 1):

@@ -26,7 +26,14 @@ from weights.errors import CacheError
 from weights.fetching import default_concurrency
 from weights.listing import Listing, list_model, read_headers
 from weights.manifest import FileEntry, Manifest, SafetensorsHeader, TensorEntry
-from weights.plan import Extent, extents, in_decoder_order, parts_of_weights
+from weights.plan import (
+    EXTENT_BYTES,
+    MAPPED_EXTENT_BYTES,
+    Extent,
+    extents,
+    in_decoder_order,
+    parts_of_weights,
+)
 from weights.ranged import RetryPolicy
 from weights.source import LocalSource, Source, open_source
 from weights.stream import TensorStream
@@ -176,7 +183,8 @@ class OpenModel:
             self._backings[header.file] = backing
             # A checksum of the whole file, with nothing kept, can only be computed from front to back.
             in_file_order |= isinstance(backing, DirectBacking) and backing.must_verify
-            found += extents(header, backing.parts, wanted=wanted)
+            size = EXTENT_BYTES if backing.mapped() is None else MAPPED_EXTENT_BYTES
+            found += extents(header, backing.parts, wanted=wanted, extent_bytes=size)
         if used and self._cache is not None:
             with contextlib.suppress(CacheError):  # a mapped file stays readable even if it is evicted
                 self._cache.use(used)

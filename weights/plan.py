@@ -20,6 +20,8 @@ from weights.manifest import SafetensorsHeader, TensorEntry
 PART_BYTES = 8 << 20
 """Large enough to make a request's overhead vanish, small enough to spread over many connections."""
 EXTENT_BYTES = 64 << 20
+MAPPED_EXTENT_BYTES = 16 << 20
+"""Of a file that is mapped: what was just checked is still in the processor's cache when it is copied."""
 _LAYER = re.compile(r"\.(?:layers|h|blocks|block)\.(\d+)\.")
 _FIRST = re.compile(r"embed|wte|wpe|word_embeddings")
 

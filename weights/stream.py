@@ -27,6 +27,7 @@ from weights.plan import Extent, Part
 from weights.ranged import ReaderClosedError
 
 _LOOK_AGAIN = 0.1
+_LOOK_SOON = 0.0005
 _FIRST_WORKERS = 4
 _RAMP_SECONDS = 0.05
 _BUSY = 0.5
@@ -34,6 +35,8 @@ _BUSY = 0.5
 _JOBS_QUEUED = 8
 _WAITING_SHARE = 0.125
 """How much of the limit may wait for the consumer before reading pauses."""
+_CHECKED_AHEAD = 20 << 20
+"""How much of mapped files may: beyond that it has left the processor's cache when it is used."""
 
 
 class _Opened:
@@ -69,6 +72,7 @@ class TensorStream:
         self._backings = backings
         self._limit = limit_bytes
         self._pool = BufferPool(limit_bytes)
+        self._all_mapped = all(backing.mapped() is not None for backing in backings.values())
         self._waiting = 0
         """Bytes that have arrived and that the consumer has not taken yet."""
         self._stop = threading.Event()
@@ -193,7 +197,9 @@ class TensorStream:
         """
         processors = os.cpu_count() or 1
         while not self._stop.is_set():
-            for _ in range(min(most - len(self._workers), len(self._workers) or _FIRST_WORKERS)):
+            # One checks mapped bytes faster than most consumers take them.
+            first = 1 if self._all_mapped else _FIRST_WORKERS
+            for _ in range(min(most - len(self._workers), len(self._workers) or first)):
                 worker = threading.Thread(
                     target=self._work, name=f"weights-reader-{len(self._workers)}", daemon=True
                 )
@@ -226,10 +232,11 @@ class TensorStream:
     def _open(self, extent: Extent) -> bool:
         # A consumer that is slower than the wire gains nothing from more bytes that wait for it, and touching
         # fresh memory (or, for a mapping, pushing out everybody's page cache) has its price.
-        while self._waiting >= self._limit * _WAITING_SHARE:
-            if self._stop.wait(_LOOK_AGAIN / 20):
-                return False
         whole = self._backings[extent.file].mapped()
+        ahead = self._limit * _WAITING_SHARE if whole is None else min(self._limit, _CHECKED_AHEAD)
+        while self._waiting >= ahead:
+            if self._stop.wait(_LOOK_AGAIN / 20 if whole is None else _LOOK_SOON):
+                return False
         if whole is not None:
             view: memoryview | None = whole[extent.begin : extent.begin + extent.nbytes]
         else:

@@ -1,9 +1,11 @@
 """A replica's weights: from S3 through the cache into the engine, and what is said where that cannot be."""
 
 import contextlib
+import hashlib
 
 import aiohttp
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from functions.engines.vllm.model import ModelFiles
 from tests.functions.servers import stage_process, wait_until
@@ -95,7 +97,7 @@ async def test_a_load_format_of_the_users_own_gets_whole_files(aws, uri, made_mo
     folder = await files.bring()
     assert (folder / "model.safetensors").read_bytes() == (made_model.path / "model.safetensors").read_bytes()
     assert files.options() == {}
-    assert files.fill(lambda _: None) is None
+    assert files.fill(lambda _: None, lambda _: None) is None
     await files.close()
 
 
@@ -105,10 +107,27 @@ async def test_a_model_that_streams_comes_without_its_weights_and_they_follow(aw
     assert (folder / "tokenizer.json").exists()
     assert not (folder / "model.safetensors").exists()
     assert files.options() == {"load-format": "pilotlight"}
-    seconds = []
-    await files.fill(seconds.append)
-    assert len(seconds) == 1
+    seconds, replaced = [], []
+    await files.fill(seconds.append, replaced.append)
+    assert (len(seconds), replaced) == (1, [])
     assert [blob for blob in (tmp_path / "blobs").iterdir() if blob.stat().st_size > 1 << 20]
+    await files.close()
+
+
+async def test_a_model_that_is_replaced_on_its_way_comes_in_its_new_version(aws, made_model, tmp_path):
+    uri = aws.upload(made_model.path, "replica-replaced", "m")
+    files = ModelFiles(uri, tmp_path / "cache", {})
+    before = await files.bring()
+    tensors = load_file(made_model.path / "model.safetensors")
+    save_file({name: -tensor for name, tensor in tensors.items()}, tmp_path / "model.safetensors")
+    aws.client().upload_file(str(tmp_path / "model.safetensors"), "replica-replaced", "m/model.safetensors")
+    replaced = []
+    await files.fill(lambda _: None, replaced.append)
+    (after,) = replaced
+    assert after != before
+    wanted = hashlib.sha256((tmp_path / "model.safetensors").read_bytes()).hexdigest()
+    assert files.manifest is not None
+    assert wanted in {path.name for path in (tmp_path / "cache" / "blobs").iterdir()}
     await files.close()
 
 
@@ -121,7 +140,7 @@ async def test_a_cache_that_cannot_be_written_is_passed_by(aws, uri, tmp_path):
         "load-format": "pilotlight",
         "model-loader-extra-config": {"cache_dir": str(tmp_path / "file")},
     }
-    assert files.fill(lambda _: None) is None
+    assert files.fill(lambda _: None, lambda _: None) is None
     await files.close()
     assert not folder.exists()
 

@@ -189,10 +189,15 @@ class Launcher:
 
     async def _bring(self, replica: Replica, template: Template, until: set[asyncio.Task[None]]) -> None:
         """Bring the model; of the weights, as much as comes until one of these tasks is done."""
+
+        def begin_with(folder: Path) -> None:
+            self._model = folder
+            template.import_model(folder)
+
         with replica.measure(Phase.WEIGHTS):
-            self._model = await self._files.bring()
-        template.import_model(self._model)
-        filling = self._files.fill(lambda seconds: replica.record(Phase.WEIGHTS, seconds))
+            folder = await self._files.bring()
+        begin_with(folder)
+        filling = self._files.fill(lambda seconds: replica.record(Phase.WEIGHTS, seconds), begin_with)
         if filling is not None:
             await asyncio.wait({filling, *until}, return_when=asyncio.FIRST_COMPLETED)
             if filling.done():

@@ -24,6 +24,7 @@ from weights.loader import LOAD_FORMAT
 
 log = logging.getLogger(__name__)
 
+_VERSIONS_TRIED = 3
 _LOOK_AGAIN_SECONDS = 1.0
 _LOOKS = 600
 
@@ -96,7 +97,9 @@ class ModelFiles:
                 pulled = await weights.pull(self._uri, cache_dir=self._scratch, with_weights=False)
         except weights.WeightsError as error:
             raise StartError(self._said(error)) from None
-        self._pulled = pulled
+        before, self._pulled = self._pulled, pulled
+        if before is not None:
+            await asyncio.to_thread(before.release)
         return pulled.path
 
     def options(self) -> dict[str, Any]:
@@ -111,11 +114,15 @@ class ModelFiles:
             options["model-loader-extra-config"] = {"cache_dir": str(self._cache_dir), **extra}
         return options
 
-    def fill(self, moved: Callable[[float], None]) -> asyncio.Task[None] | None:
+    def fill(
+        self, moved: Callable[[float], None], replaced: Callable[[Path], None]
+    ) -> asyncio.Task[None] | None:
         """Begin to bring the weights into the cache, if they are to be brought.
 
         Args:
             moved: called once with the seconds for which they were on their way here alone.
+            replaced: called with the folder to use from now on, each time another version of the model took
+                its place at the source; that version is then brought from its beginning.
 
         Returns:
             Done when they are here, or on their way to the engine; ends with a StartError if they cannot be
@@ -123,7 +130,7 @@ class ModelFiles:
         """
         if self._pulled is None or not self.streams or self._scratch is not None:
             return None
-        self._filling = asyncio.create_task(self._fill(self._pulled, moved))
+        self._filling = asyncio.create_task(self._fill(moved, replaced))
         return self._filling
 
     def hand_over(self) -> None:
@@ -148,10 +155,10 @@ class ModelFiles:
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
-    async def _fill(self, pulled: weights.PulledModel, moved: Callable[[float], None]) -> None:
+    async def _fill(self, moved: Callable[[float], None], replaced: Callable[[Path], None]) -> None:
         began = self._clock()
         taken_over = asyncio.create_task(self._enough.wait())
-        work = asyncio.create_task(weights.prefetch(pulled, enough=self._enough))
+        work = asyncio.create_task(self._prefetch(replaced))
         try:
             await asyncio.wait({work, taken_over}, return_when=asyncio.FIRST_COMPLETED)
             moved(self._clock() - began)
@@ -172,6 +179,19 @@ class ModelFiles:
             for task in (work, taken_over):
                 task.cancel()
             await asyncio.wait({work, taken_over})
+
+    async def _prefetch(self, replaced: Callable[[Path], None]) -> weights.Prefetched:
+        for attempt in range(1, _VERSIONS_TRIED + 1):
+            assert self._pulled is not None
+            try:
+                return await weights.prefetch(self._pulled, enough=self._enough)
+            except weights.ObjectChangedError as error:
+                # An engine that reads already must not get the rest from another version.
+                if self._enough.is_set() or attempt == _VERSIONS_TRIED:
+                    raise
+                log.warning("the model was replaced; fetching its new version", extra={"cause": str(error)})
+            replaced(await self.bring())
+        raise AssertionError("unreachable")
 
     async def _hold(self, pulled: weights.PulledModel) -> None:
         with contextlib.suppress(weights.CacheError):  # read-only by now: then nobody evicts here
