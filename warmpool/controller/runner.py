@@ -1,4 +1,4 @@
-"""The control loop: observe, decide, act, as often as something changes and at every window's edge.
+"""One look at every pool: observe, decide, act. `loop` says when.
 
 Level-triggered: a tick looks at what is there and brings it to what should be there. Whatever was missed (an
 event, a tick, the whole night) is made good by the next one.
@@ -11,21 +11,17 @@ import logging
 import zlib
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import partial
-from typing import Any
 
-from apscheduler.schedulers.asyncio import AsyncIOScheduler
-from apscheduler.triggers.date import DateTrigger
-from apscheduler.triggers.interval import IntervalTrigger
-
-from knative.cluster import POD, Cluster, ClusterError, Resource
+from knative.cluster import POD, Cluster, ClusterError
 from warmpool.adapters.clock import Clock, SystemClock
 from warmpool.adapters.waker import HttpWaker, Waker
 from warmpool.controller import judging, planning, status, verifying, views, yielding
 from warmpool.controller.acting import Hands
 from warmpool.controller.judging import Outcome, Sight
 from warmpool.controller.learning import Learner
+from warmpool.controller.loop import Loop
 from warmpool.controller.planning import Write
 from warmpool.controller.ports import (
     DemandSource,
@@ -122,9 +118,6 @@ class Controller:
         self.looked_at: datetime | None = None
         """When all pools were last looked at."""
         self._read_at: datetime | None = None
-        self._woken = asyncio.Event()
-        self._dirty: set[Key] = set()
-        self._whole = True
         self._synced_at: datetime | None = None
 
     @property
@@ -442,110 +435,25 @@ class Controller:
     # ------------------------------------------------------------------------------------------ the loop
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; the API may come and go."""
-        await self._first_sight(stop)
-        if stop.is_set():
-            return
-        scheduler = AsyncIOScheduler(timezone=UTC)
-        scheduler.add_job(
-            self._look_at_all, IntervalTrigger(seconds=self._settings.interval.total_seconds()), coalesce=True
-        )
-        scheduler.start()
-        tasks = [
-            asyncio.create_task(self._watch(resource), name=f"watch {resource.plural}")
-            for resource in WATCHED
-        ]
-        stopping = asyncio.create_task(stop.wait(), name="stop")
         try:
-            while not stop.is_set():
-                try:
-                    await self._turn(scheduler)
-                except Exception:  # a fault of ours in one turn must not leave every floor to its expiry
-                    log.exception("a turn of the control loop failed; it goes on")
-                    self._whole = True
-                    await asyncio.sleep(self._settings.retry_first.total_seconds())
-                waking = asyncio.create_task(self._woken.wait())
-                await asyncio.wait({waking, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                waking.cancel()
-                await asyncio.sleep(self._settings.gather.total_seconds() if self._dirty else 0)
+            await Loop(self, self._cluster, self._clock, self._settings, self._namespace).run(stop)
         finally:
-            scheduler.shutdown(wait=False)
-            stopping.cancel()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, stopping, return_exceptions=True)
             if self._learner is not None:
                 await self._learner.close()
             await self._waker.close()
 
-    async def _first_sight(self, stop: asyncio.Event) -> None:
-        delay = self._settings.retry_first
-        while not stop.is_set():
-            try:
-                await self.refresh()
-            except ClusterError as problem:
-                log.warning("the cluster cannot be seen yet: %s", problem)
-            else:
-                return
-            try:
-                await asyncio.wait_for(stop.wait(), delay.total_seconds())
-            except TimeoutError:
-                delay = min(delay * 2, self._settings.retry_last)
+    def next_due(self) -> datetime | None:
+        """When a pool wants to be looked at next; None while none does."""
+        return min((state.due for state in self.states.values() if state.due is not None), default=None)
 
-    async def _turn(self, scheduler: AsyncIOScheduler) -> None:
-        """One tick over what there is reason to look at, and an alarm for the next edge."""
-        self._woken.clear()
-        now = self._clock.now()
-        whole, self._whole = self._whole, False
-        dirty, self._dirty = self._dirty, set()
-        due = {key for key, state in self.states.items() if state.due is not None and state.due <= now}
-        stale = (
-            self._synced_at is None or now >= self._synced_at + self._settings.resync or now < self._synced_at
-        )
-        if stale:
-            try:
-                await self.refresh()
-            except ClusterError as problem:  # what is known is looked at all the same
-                log.warning("the cluster cannot be listed: %s", problem)
-        await self.tick(now, None if whole or stale else dirty | due, refresh=False)
-        self._set_alarm(scheduler)
+    def due(self, now: datetime) -> set[Key]:
+        """The pools whose time has come."""
+        return {key for key, state in self.states.items() if state.due is not None and state.due <= now}
 
-    def _set_alarm(self, scheduler: AsyncIOScheduler) -> None:
-        next_due = min((state.due for state in self.states.values() if state.due is not None), default=None)
-        if next_due is None:
-            if scheduler.get_job("edge"):
-                scheduler.remove_job("edge")
-            return
-        wait = max(next_due - self._clock.now(), timedelta(milliseconds=20))
-        at = datetime.now(UTC) + wait
-        scheduler.add_job(
-            self._woken.set, DateTrigger(at), id="edge", replace_existing=True, misfire_grace_time=None
-        )
-
-    async def _look_at_all(self) -> None:
-        self._whole = True
-        self._woken.set()
-
-    async def _watch(self, resource: Resource) -> None:
-        delay = self._settings.retry_first
-        while True:
-            try:
-                async for kind, obj in self._cluster.watch(resource, self._namespace):
-                    self._take(resource, kind, obj)
-                    delay = self._settings.retry_first
-            except ClusterError as problem:  # 403 too: a server that has just started knows no roles yet
-                log.warning("watch of %s: %s", resource.plural, problem)
-            await asyncio.sleep(delay.total_seconds())
-            delay = min(delay * 2, self._settings.retry_last)
-
-    def _take(self, resource: Resource, kind: str, obj: dict[str, Any]) -> None:
-        meta = obj["metadata"]
-        if kind == "DELETED":
-            concerned = self.world.remove(resource, (meta.get("namespace", ""), meta["name"]))
-        else:
-            concerned = self.world.put(resource, obj)
-        if concerned:
-            self._dirty |= concerned
-            self._woken.set()
+    def stale(self, now: datetime) -> bool:
+        """Whether the cluster was listed too long ago to rely on its watches alone."""
+        at = self._synced_at
+        return at is None or now >= at + self._settings.resync or now < at
 
 
 def _spread(key: Key) -> float:
