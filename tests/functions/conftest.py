@@ -19,6 +19,14 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
+@pytest.fixture
+def aws(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """The S3 server, reached by this process through the usual variables."""
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    return s3
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def template(s3: S3Server) -> AsyncIterator[Template]:
     """A template process for all tests that fork engines by themselves: importing vLLM takes ten seconds.

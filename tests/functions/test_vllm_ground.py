@@ -63,13 +63,6 @@ def test_every_name_that_is_used_exists():
     assert json.loads(done.stdout.strip().rpartition("\n")[2]) == []
 
 
-@pytest.fixture
-def aws(s3, monkeypatch):
-    for name, value in s3.environment.items():
-        monkeypatch.setenv(name, value)
-    return s3
-
-
 @pytest.fixture(scope="module")
 def argv(made_model):
     args = {"max-model-len": 1024, "enforce-eager": True, "kv-cache-memory-bytes": 64 << 20}

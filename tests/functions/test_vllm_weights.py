@@ -14,13 +14,6 @@ from tests.weights.faults import Fault, fault_proxy
 from tests.weights.s3 import environment_for
 
 
-@pytest.fixture
-def aws(s3, monkeypatch):
-    for name, value in s3.environment.items():
-        monkeypatch.setenv(name, value)
-    return s3
-
-
 @pytest.fixture(scope="module")
 def uri(s3, made_model):
     return s3.upload(made_model.path, "replicas", "models/tiny")
