@@ -3,7 +3,7 @@
     python benchmarks/cold_start.py --json > run.json
     python benchmarks/draw_cold_start.py run.json docs/cold-starts.png
 
-Needs matplotlib.
+Needs matplotlib, of the extra `bench`.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _bar(axes: plt.Axes, name: str, phases: dict[str, float], total: float, base
         axes.barh(name, seconds, left=left, color=COLOURS[phase], height=0.6)
         left += seconds
     axes.barh(name, max(0.0, total - left), left=left, color=COLOURS["rest"], height=0.6)
-    axes.text(total, name, f" {total:.2f} s  ({base / total:.0f} times sooner)", va="center")
+    axes.text(total, name, f" {total:.2f} s  ({base / total:.3g} times sooner)", va="center")
 
 
 def main() -> None:
