@@ -36,6 +36,7 @@ from weights.pruning import Pruned, prune
 from weights.source import LocalSource, Source
 
 MANIFEST = ".pilotlight.json"
+_JOIN_ATTEMPTS = 3
 _FOLDERS = ("blobs", "objects", "models", "filling", "leases", "tmp")
 _SHARED_FILE_SYSTEMS = ("nfs", "lustre", "fuse", "ceph", "cifs", "smb", "gpfs", "beegfs", "9p", "virtiofs")
 
@@ -141,9 +142,18 @@ class Cache:
             self.prune(max(0, self._quota - entry.size))
         name = self._object_path(identity, entry).stem
         with self.writing(entry.size):
-            filling = Filling(self.root / "filling" / name, entry, parts, self.keeper, flush=self.shared)
-            filling.own()  # if nobody does; a lease also keeps it from being pruned
+            filling = self._join(self.root / "filling" / name, entry, parts)
+            # Own it if nobody does; a lease also keeps it from being pruned. Where another replica has just
+            # published it, the open files have everything.
+            with contextlib.suppress(FileNotFoundError):
+                filling.own()
             return filling
+
+    def _join(self, folder: Path, entry: FileEntry, parts: Sequence[Part]) -> Filling:
+        for _ in range(_JOIN_ATTEMPTS):
+            with contextlib.suppress(FileNotFoundError):  # published, with its folder, between two steps
+                return Filling(folder, entry, parts, self.keeper, flush=self.shared)
+        return Filling(folder, entry, parts, self.keeper, flush=self.shared)
 
     def publish(self, identity: str, filling: Filling, stop: threading.Event) -> str | None:
         """Make a blob of a filling that has all its parts.

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -18,7 +19,11 @@ import weights
 from tests.weights.conftest import QUICK, Bucketed, digests_of
 from tests.weights.faults import NOTHING, Fault
 from weights.cache import Cache
+from weights.filling import digest_of
+from weights.leases import LeaseKeeper
 from weights.load import open_model
+from weights.manifest import FileEntry
+from weights.plan import Part
 
 LOAD = textwrap.dedent(
     """
@@ -388,3 +393,38 @@ def test_replicas_on_a_host_share_the_memory_of_cached_weights(bucketed, tmp_pat
             replica.stdin.close()
             replica.wait(30)
             replica.stdout.close()
+
+
+class PublishedFirst(LeaseKeeper):
+    """The lease of a replica that joins just as another one publishes."""
+
+    def __init__(self, scratch: Path, publish) -> None:
+        super().__init__(scratch)
+        self._publish = publish
+
+    def take(self, path: Path) -> bool:
+        self._publish()
+        return super().take(path)
+
+
+def test_a_file_that_is_published_while_another_replica_joins_is_whole_for_both(tmp_path):
+    content = b"x" * 5000
+    entry, parts = FileEntry("model.bin", len(content), "etag"), (Part(0, 0, len(content)),)
+    first, second = Cache(tmp_path), Cache(tmp_path)
+    filling = first.fill("source", entry, parts)
+    filling.store(parts[0], memoryview(content), digest_of(content))
+    second.keeper = PublishedFirst(
+        tmp_path / "tmp", lambda: first.publish("source", filling, threading.Event())
+    )
+    try:
+        joined = second.fill("source", entry, parts)
+        seen = bytearray(len(content))
+        assert joined.gone
+        assert joined.load(parts[0], memoryview(seen)) is not None
+        assert seen == content
+        assert second.blob("source", entry) is not None
+        joined.close()
+    finally:
+        filling.close()
+        first.close()
+        second.close()
