@@ -20,11 +20,12 @@ from knative.local.events import Recorder
 from knative.local.gpus import GpuMeter, Slots
 from knative.local.reconciler import conditions, names
 from knative.local.registry import Registry
-from knative.local.replicas import process
+from knative.local.replicas import process, usage
 from knative.local.replicas.logs import Logs
 from knative.local.replicas.ports import Ports
 from knative.local.replicas.probes import Prober
 from knative.local.replicas.replica import Replica, Surroundings
+from knative.local.replicas.usage import Usage
 from knative.local.replicas.volumes import Volumes
 from knative.local.routing import RevisionKey
 from knative.local.store import Change, Key, Kind
@@ -161,6 +162,12 @@ class Replicas:
         """Rotate logs, and drop those of pods long gone."""
         living = {(key.namespace, key.name) for key in self._replicas}
         await asyncio.to_thread(self.logs.rotate, living)
+
+    async def usages(self) -> dict[Key, Usage]:
+        """What each running replica uses now, all its processes together."""
+        running = {key: replica.process.pid for key, replica in self._replicas.items() if replica.process}
+        used = await asyncio.to_thread(usage.sample, list(running.values()))
+        return {key: used[pid] for key, pid in running.items() if pid in used}
 
     # pods
 
