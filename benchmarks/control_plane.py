@@ -89,7 +89,7 @@ async def create_all(cluster: Cluster, names: Sequence[str]) -> float:
     """Create the Services and wait until every Revision has settled; the time it took."""
     settings = {"allow-zero-initial-scale": "true"}
     meta = {"name": "config-autoscaler", "namespace": "knative-serving"}
-    await cluster.create(CONFIG_MAP, {"metadata": meta, "data": settings})
+    await cluster.apply(CONFIG_MAP, {"metadata": meta, "data": settings})
     begun = time.perf_counter()
     for at in range(0, len(names), 16):
         await asyncio.gather(*(cluster.create(SERVICE, service(name)) for name in names[at : at + 16]))

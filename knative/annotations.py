@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
 
+from knative import autoscaler_config
+from knative.autoscaler_config import DEFAULT_CONFIG, TARGET_MIN, WINDOW_MAX_S, WINDOW_MIN_S, Config
 from knative.literals import parse_duration, parse_float, parse_integer
 
 _T = TypeVar("_T")
@@ -56,15 +58,14 @@ KEYS = frozenset(
 )  # fmt: skip
 
 MAX_INT32 = 2**31 - 1
-WINDOW_MIN_S, WINDOW_MAX_S = 6, 3600
-TARGET_MIN = 0.01
+KPA, HPA = autoscaler_config.KPA, autoscaler_config.HPA
 
-KPA = "kpa.autoscaling.knative.dev"
-HPA = "hpa.autoscaling.knative.dev"
+DEFAULT_METRICS: Mapping[str, str] = {KPA: "concurrency", HPA: "cpu"}
+"""What a class averages unless told otherwise; no other class has a default."""
 
 
 class Metric(StrEnum):
-    """What the autoscaler averages."""
+    """What the autoscaler of class `KPA` averages."""
 
     CONCURRENCY = "concurrency"
     RPS = "rps"
@@ -79,16 +80,19 @@ class Algorithm(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AutoscalingSpec:
-    """One Revision's autoscaling settings, defaults filled in.
+    """One Revision's autoscaling settings, `config-autoscaler` filled in; the defaults are Knative's.
 
     Durations are seconds, percentages stay percentages (as users write them).
     """
 
+    autoscaler_class: str = KPA
+    """Who scales it: `KPA`, `HPA`, or an autoscaler of somebody else's."""
     metric: Metric = Metric.CONCURRENCY
+    """Of class `KPA`; what another class averages is not in here."""
     target: float | None = None
     """In flight (or per second) for each replica at 100 %; None: container concurrency, or the default."""
     target_utilization_percentage: float | None = None
-    """None: 70, Knative's default."""
+    """None: what `config-autoscaler` says, 70 by default."""
     target_burst_capacity: float = 211.0
     """-1: the activator stays in the path for good; 0: only at zero."""
     min_scale: int = 0
@@ -151,13 +155,19 @@ def _class(annotations: Mapping[str, str]) -> Iterator[FieldError]:
         yield _invalid(name, CLASS)
 
 
-def _scales(annotations: Mapping[str, str]) -> Iterator[FieldError]:
+def _scales(annotations: Mapping[str, str], limit: int | None) -> Iterator[FieldError]:
     least, errors = _scale(annotations, MIN_SCALE)
     yield from errors
     most, errors = _scale(annotations, MAX_SCALE)
     yield from errors
     if most and most < least:
         yield FieldError(f"max-scale={most} is less than min-scale={least}", (MAX_SCALE, MIN_SCALE))
+    found = lookup(annotations, MAX_SCALE)
+    if found is not None and limit is not None:
+        if most > limit:
+            yield _out_of_bounds(str(most), "1", str(limit), found[0])
+        if most == 0:
+            yield FieldError(f"max-scale=0 (unlimited), must be less than {limit}", (found[0],))
     text = annotations.get(ACTIVATION_SCALE)
     if text is None:
         return
@@ -216,8 +226,8 @@ def _durations(annotations: Mapping[str, str]) -> Iterator[FieldError]:
             yield FieldError("must be specified with at most second precision", (path,))
 
 
-def _words(annotations: Mapping[str, str]) -> Iterator[FieldError]:
-    name = annotations.get(CLASS, KPA)
+def _words(annotations: Mapping[str, str], default_class: str) -> Iterator[FieldError]:
+    name = annotations.get(CLASS, default_class)
     if (metric := annotations.get(METRIC)) is not None and (
         (name == KPA and metric not in tuple(Metric)) or (name == HPA and metric == "")
     ):
@@ -242,17 +252,15 @@ def _initial_scale(annotations: Mapping[str, str], *, allow_zero: bool) -> Itera
         yield _invalid(text, f"{path}=0 not allowed by cluster")
 
 
-def validate(
-    annotations: Mapping[str, str], *, allow_zero_initial_scale: bool = False
-) -> tuple[FieldError, ...]:
+def validate(annotations: Mapping[str, str], config: Config = DEFAULT_CONFIG) -> tuple[FieldError, ...]:
     """What Knative's webhook refuses in these annotations; empty when it would accept them."""
     return (
         *_class(annotations),
-        *_scales(annotations),
+        *_scales(annotations, config.max_scale_limit),
         *_floats(annotations),
         *_durations(annotations),
-        *_words(annotations),
-        *_initial_scale(annotations, allow_zero=allow_zero_initial_scale),
+        *_words(annotations, config.pod_autoscaler_class),
+        *_initial_scale(annotations, allow_zero=config.allow_zero_initial_scale),
     )
 
 
@@ -269,7 +277,9 @@ def misplaced(annotations: Mapping[str, str]) -> tuple[FieldError, ...]:
     )
 
 
-def warnings(annotations: Mapping[str, str], *, container_concurrency: int = 0) -> tuple[FieldError, ...]:
+def warnings(
+    annotations: Mapping[str, str], config: Config = DEFAULT_CONFIG, *, container_concurrency: int = 0
+) -> tuple[FieldError, ...]:
     """What Knative lets pass in silence and nobody means: unknown keys, initial-scale above max-scale, ...
 
     `container_concurrency`: the Revision's; 0 means no limit. Takes annotations that `validate` accepts.
@@ -282,7 +292,7 @@ def warnings(annotations: Mapping[str, str], *, container_concurrency: int = 0) 
             near = difflib.get_close_matches(key, sorted(KEYS), n=1)
             hint = f", did you mean {near[0]}?" if near else ""
             found.append(FieldError(f"unknown autoscaling annotation{hint}", (key,)))
-    spec = parse(annotations, allow_zero_initial_scale=True)
+    spec = parse(annotations, config, admitted=True)
     if spec.max_scale is not None and spec.initial_scale > spec.max_scale:
         found.append(
             FieldError(
@@ -291,7 +301,8 @@ def warnings(annotations: Mapping[str, str], *, container_concurrency: int = 0) 
             )
         )
     if (
-        spec.metric is Metric.CONCURRENCY
+        spec.autoscaler_class == KPA
+        and spec.metric is Metric.CONCURRENCY
         and spec.target is not None
         and 0 < container_concurrency < spec.target
     ):
@@ -305,20 +316,29 @@ def warnings(annotations: Mapping[str, str], *, container_concurrency: int = 0) 
     algorithm = lookup(annotations, METRIC_AGGREGATION_ALGORITHM)
     if algorithm and algorithm[1] not in ("", *Algorithm, "weightedExponential"):
         found.append(FieldError(f'unknown algorithm "{algorithm[1]}", linear is used', (algorithm[0],)))
-    if annotations.get(CLASS, KPA) != KPA:
-        found.append(FieldError(f"class {annotations[CLASS]} is not run on one machine, {KPA} is", (CLASS,)))
+    if spec.autoscaler_class not in (KPA, HPA):
+        found.append(
+            FieldError(
+                f"no autoscaler of class {spec.autoscaler_class} runs here: replicas stay as many as "
+                "initial-scale says and the Revision does not become ready",
+                (CLASS,),
+            )
+        )
     return tuple(found)
 
 
-def parse(annotations: Mapping[str, str], *, allow_zero_initial_scale: bool = False) -> AutoscalingSpec:
-    """The settings that these (validated) annotations stand for.
+def parse(
+    annotations: Mapping[str, str], config: Config = DEFAULT_CONFIG, *, admitted: bool = False
+) -> AutoscalingSpec:
+    """The settings that these annotations stand for, with `config` where they say nothing.
+
+    `admitted`: they were accepted when they were stored, and `config` may have become stricter since.
 
     Raises:
         ValueError: an annotation is not valid; the text is that of `validate`.
     """
-    if errors := validate(annotations, allow_zero_initial_scale=allow_zero_initial_scale):
+    if not admitted and (errors := validate(annotations, config)):
         raise ValueError("\n".join(map(str, errors)))
-    defaults = AutoscalingSpec()
 
     def read(key: str, convert: Callable[[str], _T], default: _D) -> _T | _D:
         found = lookup(annotations, key)
@@ -327,28 +347,35 @@ def parse(annotations: Mapping[str, str], *, allow_zero_initial_scale: bool = Fa
     def seconds(text: str) -> float:
         return float(parse_duration(text) or 0)
 
-    name = annotations.get(CLASS, KPA)
+    name = annotations.get(CLASS, config.pod_autoscaler_class)
     algorithm = read(METRIC_AGGREGATION_ALGORITHM, str, "")
-    least = read(MIN_SCALE, int, defaults.min_scale)
+    least = read(MIN_SCALE, int, config.min_scale)
     return AutoscalingSpec(
+        autoscaler_class=name,
         metric=Metric.RPS if name == KPA and annotations.get(METRIC) == Metric.RPS else Metric.CONCURRENCY,
         target=read(TARGET, float, None),
         target_utilization_percentage=read(TARGET_UTILIZATION_PERCENTAGE, float, None),
-        target_burst_capacity=read(TARGET_BURST_CAPACITY, float, defaults.target_burst_capacity),
+        target_burst_capacity=read(TARGET_BURST_CAPACITY, float, config.target_burst_capacity),
         min_scale=max(1, least) if name == HPA else least,
-        max_scale=read(MAX_SCALE, int, 0) or None,
-        initial_scale=read(INITIAL_SCALE, int, defaults.initial_scale),
-        activation_scale=read(ACTIVATION_SCALE, int, defaults.activation_scale),
-        scale_down_delay_s=read(SCALE_DOWN_DELAY, seconds, defaults.scale_down_delay_s),
-        pod_retention_s=read(POD_RETENTION, seconds, defaults.pod_retention_s),
-        window_s=read(WINDOW, seconds, defaults.window_s),
-        panic_window_percentage=read(PANIC_WINDOW_PERCENTAGE, float, defaults.panic_window_percentage),
-        panic_threshold_percentage=read(
-            PANIC_THRESHOLD_PERCENTAGE, float, defaults.panic_threshold_percentage
-        ),
+        max_scale=read(MAX_SCALE, int, config.max_scale or 0) or None,
+        initial_scale=initial_scale(annotations, config),
+        activation_scale=read(ACTIVATION_SCALE, int, 1),
+        scale_down_delay_s=read(SCALE_DOWN_DELAY, seconds, config.scale_down_delay_s),
+        pod_retention_s=read(POD_RETENTION, seconds, config.pod_retention_s),
+        window_s=read(WINDOW, seconds, config.stable_window_s),
+        panic_window_percentage=read(PANIC_WINDOW_PERCENTAGE, float, config.panic_window_percentage),
+        panic_threshold_percentage=read(PANIC_THRESHOLD_PERCENTAGE, float, config.panic_threshold_percentage),
         algorithm=(
             Algorithm.WEIGHTED_EXPONENTIAL
             if algorithm in (Algorithm.WEIGHTED_EXPONENTIAL, "weightedExponential")
             else Algorithm.LINEAR
         ),
     )
+
+
+def initial_scale(annotations: Mapping[str, str], config: Config = DEFAULT_CONFIG) -> int:
+    """Replicas that a new Revision starts with; zero counts only where `config` (still) allows it."""
+    found = lookup(annotations, INITIAL_SCALE)
+    if found is None or (int(found[1]) == 0 and not config.allow_zero_initial_scale):
+        return config.initial_scale
+    return int(found[1])

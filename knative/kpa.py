@@ -11,34 +11,16 @@ import math
 from dataclasses import dataclass
 
 from knative.annotations import AutoscalingSpec, Metric
+from knative.autoscaler_config import DEFAULT_CONFIG, TARGET_MIN, Config
 from knative.windows import MaxWindow
 
 TICK_S = 2.0
 """How often the autoscaler decides."""
-MIN_TARGET = 0.01
 MIN_ACTIVATORS = 2
 SAMPLING_Z = 1.96
 SAMPLING_VARIANCE = 100.0
 SAMPLING_ERROR = 25.0
 SMALL_POPULATION = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Config:
-    """The `config-autoscaler` ConfigMap, with Knative's defaults."""
-
-    container_concurrency_target_default: float = 100.0
-    container_concurrency_target_fraction: float = 0.7
-    rps_target_default: float = 200.0
-    rps_target_fraction: float = 0.7
-    max_scale_up_rate: float = 1000.0
-    max_scale_down_rate: float = 2.0
-    activator_capacity: float = 100.0
-    enable_scale_to_zero: bool = True
-    scale_to_zero_grace_period_s: float = 30.0
-
-
-DEFAULT_CONFIG = Config()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +47,7 @@ def resolve_target(
         fraction = config.container_concurrency_target_fraction
     if spec.target_utilization_percentage is not None:
         fraction = spec.target_utilization_percentage / 100.0
-    return Target(max(MIN_TARGET, total * fraction), total)
+    return Target(max(TARGET_MIN, total * fraction), total)
 
 
 def panic_window_s(stable_window_s: float, percentage: float) -> int:

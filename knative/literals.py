@@ -1,4 +1,8 @@
-"""Numbers and durations as Go writes them, which is how Knative reads its annotations."""
+"""Numbers and durations as Go reads and prints them: the way of Knative's annotations and ConfigMaps.
+
+The `parse_*` functions answer None for what Go would refuse; `read_*` raise an error with Go's own text
+(packages strconv and time).
+"""
 
 from __future__ import annotations
 
@@ -38,3 +42,121 @@ def parse_duration(text: str) -> Fraction | None:
         total += Fraction(part[1]) * _UNIT_S[part[2]]
         at = part.end()
     return sign * total if rest and at == len(rest) else None
+
+
+_BOOLEANS = {
+    **dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True),
+    **dict.fromkeys(("0", "f", "F", "FALSE", "false", "False"), False),
+}
+
+
+class LiteralError(ValueError):
+    """A text that Go refuses; the message is Go's."""
+
+
+def read_boolean(text: str) -> bool:
+    """A truth value as `strconv.ParseBool` reads it."""
+    if text not in _BOOLEANS:
+        raise LiteralError(f'strconv.ParseBool: parsing "{text}": invalid syntax')
+    return _BOOLEANS[text]
+
+
+def read_integer(text: str, bits: int = 64) -> int:
+    """A signed integer of so many bits as `strconv.ParseInt` reads it."""
+    value = parse_integer(text)
+    if value is None:
+        raise LiteralError(f'strconv.ParseInt: parsing "{text}": invalid syntax')
+    if not -(2 ** (bits - 1)) <= value < 2 ** (bits - 1):
+        raise LiteralError(f'strconv.ParseInt: parsing "{text}": value out of range')
+    return value
+
+
+def read_unsigned(text: str) -> int:
+    """An unsigned integer of 64 bits as `strconv.ParseUint` reads it."""
+    if not text.isascii() or not text.isdigit():
+        raise LiteralError(f'strconv.ParseUint: parsing "{text}": invalid syntax')
+    if int(text) >= 2**64:
+        raise LiteralError(f'strconv.ParseUint: parsing "{text}": value out of range')
+    return int(text)
+
+
+def read_float(text: str) -> float:
+    """A number as `strconv.ParseFloat` reads it; unlike Go's, infinity and NaN are refused."""
+    value = parse_float(text)
+    if value is None:
+        raise LiteralError(f'strconv.ParseFloat: parsing "{text}": invalid syntax')
+    return value
+
+
+def read_duration(text: str) -> Fraction:
+    """Seconds of a duration as `time.ParseDuration` reads it."""
+    value = parse_duration(text)
+    if value is not None:
+        return value
+    rest = text.removeprefix("-") if text.startswith("-") else text.removeprefix("+")
+    while part := _DURATION_PART.match(rest):
+        rest = rest[part.end() :]
+    number = re.match(r"([0-9]+\.?[0-9]*|\.[0-9]+)([^0-9.]*)", rest)
+    if number is None:
+        raise LiteralError(f'time: invalid duration "{text}"')
+    if not number[2]:
+        raise LiteralError(f'time: missing unit in duration "{text}"')
+    raise LiteralError(f'time: unknown unit "{number[2]}" in duration "{text}"')
+
+
+def format_float(value: float) -> str:
+    """A number as Go's `%v` prints it."""
+    if value == int(value) and abs(value) < 1e21:
+        return str(int(value))
+    return repr(value)
+
+
+def format_duration(seconds: Fraction) -> str:
+    """A duration as Go prints it, in whole nanoseconds: `1h0m0s`, `1.5s`, `250ms`, `0s`."""
+    nanoseconds = int(seconds * 10**9)
+    if nanoseconds == 0:
+        return "0s"
+    sign, left = ("-", -nanoseconds) if nanoseconds < 0 else ("", nanoseconds)
+    for unit, size in (("ns", 1), ("µs", 10**3), ("ms", 10**6)):
+        if left < size * 1000:
+            return f"{sign}{_decimal(left, size)}{unit}"
+    whole, left = divmod(left, 60 * 10**9)
+    text = f"{_decimal(left, 10**9)}s"
+    if whole:
+        hours, minutes = divmod(whole, 60)
+        text = f"{hours}h{minutes}m{text}" if hours else f"{minutes}m{text}"
+    return sign + text
+
+
+def _decimal(value: int, size: int) -> str:
+    whole, rest = divmod(value, size)
+    digits = f"{rest:0{len(str(size)) - 1}d}".rstrip("0") if rest else ""
+    return f"{whole}.{digits}" if digits else str(whole)
+
+
+_QUANTITY = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))([eE][+-]?[0-9]+|[numkMGTPE]|[KMGTPE]i)?")
+_POWERS = {
+    "n": Fraction(1, 10**9), "u": Fraction(1, 10**6), "m": Fraction(1, 1000), "": Fraction(1),
+    **{suffix: Fraction(1000) ** power for power, suffix in enumerate("kMGTPE", 1)},
+    **{f"{suffix}i": Fraction(1024) ** power for power, suffix in enumerate("KMGTPE", 1)},
+}  # fmt: skip
+
+
+def parse_quantity(text: str) -> Fraction | None:
+    """A Kubernetes quantity such as `500m`, `1.5Gi` or `2e3`; None when it is not one."""
+    found = _QUANTITY.fullmatch(text)
+    if found is None:
+        return None
+    suffix = found[2] or ""
+    if suffix[:1] in ("e", "E") and len(suffix) > 1:
+        return Fraction(found[1]) * Fraction(10) ** int(suffix[1:])
+    return Fraction(found[1]) * _POWERS[suffix]
+
+
+def read_quantity(text: str) -> str:
+    """The quantity as it is written, once it is known to be one."""
+    if parse_quantity(text) is None:
+        raise LiteralError(
+            "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
+        )
+    return text

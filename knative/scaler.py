@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from knative.annotations import AutoscalingSpec
-from knative.kpa import DEFAULT_CONFIG, Config
+from knative.autoscaler_config import DEFAULT_CONFIG, Config
 
 ACTIVATION_BUFFER_S = 30.0
 """A start that exceeds its progress deadline is given up this much later."""

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 from knative import kpa, scaler
 from knative.annotations import Algorithm, AutoscalingSpec, Metric
-from knative.kpa import DEFAULT_CONFIG, Config
 from knative.local.routing import RevisionKey, RevisionSpec
 from knative.local.stats import RevisionStat
 from knative.scaler import ActiveStatus, ServingMode
@@ -69,9 +68,8 @@ def _windows(spec: AutoscalingSpec) -> tuple[LinearWindow, LinearWindow]:
 class _Entry:
     """One Revision: its settings, its windows and what the last decision left."""
 
-    def __init__(self, spec: RevisionSpec, config: Config, now: float, remembered: int | None) -> None:
+    def __init__(self, spec: RevisionSpec, now: float, remembered: int | None) -> None:
         autoscaling = spec.autoscaling
-        self.config = config
         self.ready = 0
         self.total = 0
         self.recheck_at: float | None = None
@@ -102,9 +100,11 @@ class _Entry:
             self.panic.resize(kpa.panic_window_s(new.window_s, new.panic_window_percentage), now)
         self.spec = spec
         self.decider = kpa.decider_spec(
-            new, spec.container_concurrency, reachable=spec.reachable, config=self.config
+            new, spec.container_concurrency, reachable=spec.reachable, config=spec.scaling_config
         )
-        self.scaler_spec = scaler.ScalerSpec(new, spec.reachable, spec.progress_deadline_s, self.config)
+        self.scaler_spec = scaler.ScalerSpec(
+            new, spec.reachable, spec.progress_deadline_s, spec.scaling_config
+        )
 
     def record(self, now: float, *, concurrency: float, requests: float) -> None:
         value = requests if self.spec.autoscaling.metric is Metric.RPS else concurrency
@@ -163,23 +163,20 @@ class Autoscaler:
         on_scale: told each time a Revision's decision differs from the one before, the first included. It is
             called inside `record`, `set_*` and `tick` and must return quickly; it may call back into the
             autoscaler.
-        config: the `config-autoscaler` settings.
     """
 
     def __init__(
         self,
         clock: Callable[[], float],
         on_scale: Callable[[RevisionKey, ScaleDecision], None],
-        config: Config = DEFAULT_CONFIG,
     ) -> None:
         self._clock = clock
         self._on_scale = on_scale
-        self._config = config
         self._entries: dict[RevisionKey, _Entry] = {}
         self._awake: set[RevisionKey] = set()
 
     def set_revision(self, spec: RevisionSpec, *, remembered: int | None = None) -> None:
-        """Add or change a Revision; bounds act at once (a floor that moves needs no tick).
+        """Add or change a Revision, or what `config-autoscaler` says of it; bounds act at once.
 
         `remembered` counts for a Revision that is new here but once reached its initial scale (as its status
         told before a restart): the replicas it was meant to have. Its initial scale then no longer matters.
@@ -187,7 +184,7 @@ class Autoscaler:
         now = self._clock()
         entry = self._entries.get(spec.key)
         if entry is None:
-            entry = self._entries[spec.key] = _Entry(spec, self._config, now, remembered)
+            entry = self._entries[spec.key] = _Entry(spec, now, remembered)
         elif spec == entry.spec:
             return
         else:

@@ -29,10 +29,10 @@ from knative import cluster
 from knative.cluster import Object
 from knative.local import activator as gateway
 from knative.local import certificates, kinds, objects
+from knative.local import settings as settings_of_knative
 from knative.local.activator import Activator
 from knative.local.admission import admissions
-from knative.local.admission import features as admission_settings
-from knative.local.admission.features import Features
+from knative.local.admission.config_maps import ConfigMapAdmission
 from knative.local.api.app import Api
 from knative.local.api.serving import ApiServer
 from knative.local.autoscaler import Autoscaler
@@ -44,6 +44,7 @@ from knative.local.reconciler.runnable import unrunnable
 from knative.local.registry import Registry
 from knative.local.replicas import Replicas, ReplicaSettings
 from knative.local.store import Key, Store, StoreError
+from knative.local.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -166,9 +167,17 @@ class Platform:
         assert mark is not None
         assert token is not None
 
-        registry = Registry(store, kinds.load(), admissions(lambda: _features(store)), _utc_now)
+        settings = Settings(store)
+        checks = {
+            **admissions(lambda: settings.features),
+            cluster.CONFIG_MAP: ConfigMapAdmission(
+                settings_of_knative.NAMESPACE, settings_of_knative.PARSERS
+            ),
+        }
+        registry = Registry(store, kinds.load(), checks, _utc_now)
         self._make_namespaces(registry)
         registry.sweep()
+        _make_settings(registry)
 
         # The three know each other; what is bound below is called only after it is there.
         activator = Activator(lambda stats: autoscaler.record(stats), time.monotonic)  # noqa: PLW0108
@@ -202,6 +211,7 @@ class Platform:
             autoscaler,
             now=_utc_now,
             url_of=self._url_of,
+            settings=settings,
             recorder=events,
             unrunnable=unrunnable,
             before_removal=meter.settle,
@@ -370,12 +380,13 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def _features(store: Store) -> Features:
-    def data(name: str) -> Mapping[str, str]:
-        record = store.get(Key(cluster.CONFIG_MAP, admission_settings.NAMESPACE, name))
-        return {} if record is None else record.obj.get("data") or {}
-
-    return Features.of(data)
+def _make_settings(registry: Registry) -> None:
+    """The ConfigMaps that are read, so that they can be patched and edited as on a cluster."""
+    for name in settings_of_knative.PARSERS:
+        if registry.store.get(Key(cluster.CONFIG_MAP, settings_of_knative.NAMESPACE, name)) is None:
+            registry.create(
+                cluster.CONFIG_MAP, settings_of_knative.NAMESPACE, settings_of_knative.initial(name)
+            )
 
 
 def _complain(task: asyncio.Task[None]) -> None:

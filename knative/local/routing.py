@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from knative.annotations import AutoscalingSpec
+from knative.autoscaler_config import DEFAULT_CONFIG, Config
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -33,6 +34,8 @@ class RevisionSpec:
     idle_timeout_s: float | None = None
     """Between two pieces of the response (`idleTimeoutSeconds`)."""
     autoscaling: AutoscalingSpec = field(default_factory=AutoscalingSpec)
+    scaling_config: Config = DEFAULT_CONFIG
+    """`config-autoscaler`, for what no annotation says; it changes together with `autoscaling`."""
     reachable: bool = True
     """Some route leads to it; else its floor is ignored and it shrinks without a rate limit."""
     progress_deadline_s: float = 600.0

@@ -4,12 +4,14 @@ import pytest
 
 from knative import annotations, literals
 from knative.annotations import Algorithm, AutoscalingSpec, Metric
+from knative.autoscaler_config import Config
 
 A = "autoscaling.knative.dev/"
 
 
 def texts(given, **options):
-    return [str(error) for error in annotations.validate({A + key: v for key, v in given.items()}, **options)]
+    found = annotations.validate({A + key: v for key, v in given.items()}, Config(**options))
+    return [str(error) for error in found]
 
 
 @pytest.mark.parametrize(

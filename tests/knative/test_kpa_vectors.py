@@ -7,6 +7,7 @@ import pytest
 
 from knative import kpa
 from knative.annotations import AutoscalingSpec, Metric
+from knative.autoscaler_config import Config
 
 VECTORS = json.loads((Path(__file__).parent / "data" / "kpa_vectors.json").read_text())
 COMMON = VECTORS["common_scale"]
@@ -97,7 +98,7 @@ def test_target(case):
         target=given.get("ann"),
         target_utilization_percentage=None if percent is None else percent * 100,
     )
-    config = kpa.Config(
+    config = Config(
         container_concurrency_target_fraction=given.get("cfg_tu", 0.7),
         container_concurrency_target_default=given.get("cfg_default", 100),
     )

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from knative.annotations import AutoscalingSpec
-from knative.kpa import Config
+from knative.autoscaler_config import Config
 from knative.scaler import (
     ActiveStatus,
     ScalerSpec,

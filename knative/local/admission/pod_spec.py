@@ -14,8 +14,6 @@ from knative.local.admission import fields
 from knative.local.admission.features import Features
 from knative.local.admission.fields import Errors
 
-MAX_TIMEOUT_S = 600
-MAX_CONCURRENCY = 1000
 _RESERVED_ENV = frozenset({"PORT", "K_SERVICE", "K_CONFIGURATION", "K_REVISION"})
 _RESERVED_PORTS = frozenset({8012, 8013, 8022, 9090, 9091})
 _RESERVED_CONTAINERS = frozenset({"queue-proxy", "istio-proxy"})
@@ -81,11 +79,12 @@ def revision_spec(spec: Mapping[str, Any], features: Features) -> Errors:
 
 
 def _limits(spec: Mapping[str, Any], features: Features) -> Errors:
+    defaults = features.defaults
     concurrency = spec.get("containerConcurrency") or 0
-    most = features.seconds("container-concurrency-max-limit", MAX_CONCURRENCY)
-    if not 0 <= concurrency <= most:
-        yield fields.out_of_bounds(concurrency, 0, most, "containerConcurrency")
-    longest = features.seconds("max-revision-timeout-seconds", MAX_TIMEOUT_S)
+    least, most = 0 if defaults.allow_zero_concurrency else 1, defaults.max_concurrency
+    if not least <= concurrency <= most:
+        yield fields.out_of_bounds(concurrency, least, most, "containerConcurrency")
+    longest = defaults.max_timeout_s
     timeout = spec.get("timeoutSeconds")
     if timeout is not None and not 0 <= timeout <= longest:
         yield fields.out_of_bounds(timeout, 0, longest, "timeoutSeconds")
@@ -109,7 +108,7 @@ def _volumes(volumes: Sequence[Mapping[str, Any]], features: Features) -> Errors
         seen.add(name)
         sources = [key for key in (*_PLAIN_VOLUMES, *_SWITCHED_VOLUMES) if key in volume]
         for key in sources:
-            flag = _SWITCHED_VOLUMES.get(key)
+            flag = _SWITCHED_VOLUMES.get(key) or ("podspec-volumes-emptydir" if key == "emptyDir" else None)
             if flag is not None and not features.enabled(flag):
                 yield fields.disallowed(f"{path}.{key}")
         if len(sources) > 1:

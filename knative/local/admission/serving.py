@@ -5,6 +5,7 @@ The webhook's own order: the schema first, then defaults, then validation of the
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,7 +17,7 @@ from knative.cluster import CONFIGURATION, REVISION, ROUTE, SERVICE, Object, Res
 from knative.literals import parse_duration
 from knative.local import errors, objects
 from knative.local.admission import fields, pod_spec
-from knative.local.admission.features import Features
+from knative.local.admission.features import Defaults, Features
 from knative.local.admission.fields import Errors
 from knative.local.reconciler import names
 from knative.local.reconciler.runnable import unrunnable
@@ -28,7 +29,6 @@ _NOT_1035 = (
     "start with an alphabetic character, and end with an alphanumeric character "
     "(e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')]"
 )
-_DEFAULT_TIMEOUT_S = 300
 
 
 def _refuse(found: Iterable[FieldError], resource: Resource, obj: Mapping[str, Any]) -> None:
@@ -40,27 +40,61 @@ def _refuse(found: Iterable[FieldError], resource: Resource, obj: Mapping[str, A
         raise errors.denied(_WEBHOOK, f"validation failed: {fields.text(listed)}", subject)
 
 
-def fill_revision_spec(spec: Object, features: Features) -> None:
-    """Knative's defaults for a Revision's spec, in place."""
-    spec.setdefault("containerConcurrency", features.seconds("container-concurrency", 0))
-    spec.setdefault("timeoutSeconds", features.seconds("revision-timeout-seconds", _DEFAULT_TIMEOUT_S))
-    spec.setdefault("enableServiceLinks", False)
+def fill_revision_spec(spec: Object, features: Features, owner: Mapping[str, Any]) -> None:
+    """Knative's defaults for a Revision's spec, in place; `owner` is the metadata of the object it is in.
+
+    After pkg/apis/serving/v1/revision_defaults.go.
+    """
+    defaults = features.defaults
+    if not spec.get("timeoutSeconds"):
+        spec["timeoutSeconds"] = defaults.timeout_s
+    for key, seconds in (
+        ("idleTimeoutSeconds", defaults.idle_timeout_s),
+        ("responseStartTimeoutSeconds", defaults.response_start_timeout_s),
+    ):
+        if key not in spec and 0 < seconds < spec["timeoutSeconds"]:
+            spec[key] = seconds
+    spec.setdefault("containerConcurrency", defaults.concurrency)
+    if defaults.service_links is not None:
+        spec.setdefault("enableServiceLinks", defaults.service_links)
     containers = spec.get("containers") or []
+    initial = spec.get("initContainers") or []
+    taken = {item["name"] for item in (*containers, *initial) if item.get("name")}
+    _name(containers, taken, defaults.named(defaults.container_name, owner))
+    _name(initial, taken, defaults.named(defaults.init_container_name, owner))
     serving = next((item for item in containers if item.get("ports")), None) or (containers or [None])[0]
-    for index, container in enumerate(containers):
-        if not container.get("name"):
-            container["name"] = "user-container" if len(containers) == 1 else f"user-container-{index}"
-        container.setdefault("resources", {})
-        for mount in container.get("volumeMounts") or ():
-            volumes = {volume.get("name"): volume for volume in spec.get("volumes") or ()}
-            volume = volumes.get(mount.get("name")) or {}
-            if any(kind in volume for kind in ("secret", "configMap", "projected")):
-                mount["readOnly"] = True
+    volumes = {volume.get("name"): volume for volume in spec.get("volumes") or ()}
+    for container in containers:
+        _fill_container(container, volumes, defaults)
         if container is serving:
             probe: Object = container.setdefault("readinessProbe", {})
             if not any(probe.get(key) is not None for key in ("httpGet", "tcpSocket", "exec", "grpc")):
                 probe["tcpSocket"] = {"port": 0}
             probe.setdefault("successThreshold", 1)
+
+
+def _fill_container(container: Object, volumes: Mapping[str | None, Object], defaults: Defaults) -> None:
+    resources = container.setdefault("resources", {})
+    for what, amounts in (("requests", defaults.requests), ("limits", defaults.limits)):
+        if amounts:
+            resources[what] = {**amounts, **(resources.get(what) or {})}
+    for mount in container.get("volumeMounts") or ():
+        volume = volumes.get(mount.get("name")) or {}
+        if any(kind in volume for kind in ("secret", "configMap", "projected")):
+            mount["readOnly"] = True
+
+
+def _name(containers: Sequence[Object], taken: set[str], wanted: str) -> None:
+    """Give a name to those without; a number makes it one of its own where there are several."""
+    numbers = itertools.count()
+    for container in containers:
+        if container.get("name"):
+            continue
+        name = wanted
+        while name in taken or (len(containers) > 1 and name == wanted):
+            name = f"{wanted}-{next(numbers)}"
+        container["name"] = name
+        taken.add(name)
 
 
 def _fill_traffic(traffic: Sequence[Object]) -> None:
@@ -83,7 +117,7 @@ class _TemplateAdmission:
         if isinstance(template, dict):
             template.setdefault("metadata", {}).pop("creationTimestamp", None)
             if isinstance(template.get("spec"), dict):
-                fill_revision_spec(template["spec"], self._features())
+                fill_revision_spec(template["spec"], self._features(), obj["metadata"])
             if not template["metadata"]:
                 del template["metadata"]
         marks = obj["metadata"].setdefault("annotations", {})
@@ -101,7 +135,9 @@ class _TemplateAdmission:
             f"{error.message}: "
             + ", ".join(f"spec.template.metadata.annotations.{path}" for path in error.paths)
             for error in vocabulary.warnings(
-                marks, container_concurrency=spec.get("containerConcurrency") or 0
+                marks,
+                self._features().autoscaler,
+                container_concurrency=spec.get("containerConcurrency") or 0,
             )
         ]
         problem = unrunnable({"spec": spec})
@@ -173,7 +209,7 @@ class RevisionAdmission:
     def default(self, obj: Object, old: Object | None) -> None:
         """A Revision that someone makes by hand gets the same defaults."""
         if old is None and isinstance(obj.get("spec"), dict):
-            fill_revision_spec(obj["spec"], self._features())
+            fill_revision_spec(obj["spec"], self._features(), obj["metadata"])
 
     def check(self, obj: Object, old: Object | None) -> list[str]:
         """Refuse what the webhook refuses; warn of what it lets pass."""
@@ -192,7 +228,9 @@ class RevisionAdmission:
         concurrency = obj["spec"].get("containerConcurrency") or 0
         return [
             f"{error.message}: {', '.join(f'metadata.annotations.{path}' for path in error.paths)}"
-            for error in vocabulary.warnings(marks, container_concurrency=concurrency)
+            for error in vocabulary.warnings(
+                marks, self._features().autoscaler, container_concurrency=concurrency
+            )
         ]
 
 
@@ -215,7 +253,7 @@ def _template(template: Mapping[str, Any], owner: Mapping[str, Any], features: F
 
 
 def _annotations(marks: Mapping[str, str], features: Features) -> Errors:
-    yield from vocabulary.validate(marks, allow_zero_initial_scale=features.allow_zero_initial_scale)
+    yield from vocabulary.validate(marks, features.autoscaler)
     deadline = marks.get(names.PROGRESS_DEADLINE)
     if deadline is not None:
         seconds = parse_duration(deadline)

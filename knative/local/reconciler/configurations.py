@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from knative.cluster import REVISION, Object
+from knative.config_maps import ConfigError, Reader
+from knative.literals import LiteralError, read_duration, read_integer, read_unsigned
 from knative.local import objects
 from knative.local.reconciler import conditions, names
+
+_T = TypeVar("_T")
 
 
 def revision_name(config: Mapping[str, Any]) -> str:
@@ -91,12 +95,57 @@ def status(
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """How long Revisions are kept that no route leads to: Knative's `config-gc`, with its defaults."""
+    """How long Revisions are kept that no route leads to: `config-gc`, with Knative's defaults."""
 
-    since_create: timedelta = timedelta(hours=48)
-    since_last_active: timedelta = timedelta(hours=15)
+    since_create: timedelta | None = timedelta(hours=48)
+    """None: disabled, age alone keeps none."""
+    since_last_active: timedelta | None = timedelta(hours=15)
     min_non_active: int = 20
-    max_non_active: int = 1000
+    max_non_active: int | None = 1000
+    """None: disabled, however many there are."""
+
+
+def parse_retention(data: Mapping[str, str]) -> Retention:
+    """The settings of `config-gc`, after pkg/gc/config.go of Knative Serving.
+
+    Raises:
+        ConfigError: Knative refuses them, with its text.
+    """
+    default = Retention()
+    least = Reader(data, "failed to parse data: ")(
+        "min-non-active-revisions", read_integer, default.min_non_active
+    )
+
+    def read(key: str, convert: Callable[[str], _T], fallback: _T | None) -> _T | None:
+        text = data.get(key, "").strip()
+        if text == "":
+            return fallback
+        if text.lower() == "disabled":
+            return None
+        try:
+            return convert(text)
+        except LiteralError as problem:
+            raise ConfigError(f"failed to parse {key}: {problem}") from problem
+
+    retention = Retention(
+        read("retain-since-create-time", _duration, default.since_create),
+        read("retain-since-last-active-time", _duration, default.since_last_active),
+        least,
+        read("max-non-active-revisions", read_unsigned, default.max_non_active),
+    )
+    most = retention.max_non_active
+    if least < 0:
+        raise ConfigError(f"min-non-active-revisions must be non-negative, was: {least}")
+    if most is not None and least > most:
+        raise ConfigError(f"min-non-active-revisions({least}) must be <= max-non-active-revisions({most})")
+    return retention
+
+
+def _duration(text: str) -> timedelta:
+    seconds = read_duration(text)
+    if seconds < 0:
+        raise LiteralError("must be non-negative")
+    return timedelta(seconds=float(seconds))
 
 
 def collectable(
@@ -107,32 +156,36 @@ def collectable(
 ) -> list[str]:
     """Names of the Revisions that may go: not routed, not the latest, old, and more than are always kept.
 
-    After pkg/reconciler/gc/gc.go of Knative Serving.
+    After pkg/reconciler/gc/gc.go of Knative Serving: first those out of use for long, then the oldest above
+    the greatest number.
     """
-    kept = {
-        (config.get("status") or {}).get("latestReadyRevisionName"),
-        (config.get("status") or {}).get("latestCreatedRevisionName"),
-    }
+    ready = (config.get("status") or {}).get("latestReadyRevisionName")
     idle = sorted(
         (
             item
             for item in revisions
-            if objects.labels_of(item).get(names.ROUTING_STATE) != "active"
-            and objects.name_of(item) not in kept
+            if objects.labels_of(item).get(names.ROUTING_STATE) == "reserve"
+            and objects.name_of(item) != ready
             and objects.annotations_of(item).get(names.NO_GC, "").lower() != "true"
         ),
         key=_last_active,
     )
-    gone: list[str] = []
-    for item in idle:
-        left = len(idle) - len(gone)
-        created = objects.parse_timestamp(item["metadata"]["creationTimestamp"])
-        is_stale = (
-            now - created > retention.since_create and now - _last_active(item) > retention.since_last_active
-        )
-        if left > retention.max_non_active or (is_stale and left > retention.min_non_active):
-            gone.append(objects.name_of(item))
-    return gone
+    spare = len(idle) - retention.min_non_active
+    if spare <= 0:
+        return []
+    gone = [objects.name_of(item) for item in idle if _is_stale(item, now, retention)][:spare]
+    if len(gone) == spare or retention.max_non_active is None:
+        return gone
+    left = [name for item in idle if (name := objects.name_of(item)) not in gone]
+    return gone + left[: max(0, len(left) - retention.max_non_active)]
+
+
+def _is_stale(revision_obj: Mapping[str, Any], now: datetime, retention: Retention) -> bool:
+    created = objects.parse_timestamp(revision_obj["metadata"]["creationTimestamp"])
+    limits = ((created, retention.since_create), (_last_active(revision_obj), retention.since_last_active))
+    # Where both are disabled nothing is ever stale.
+    counting = [(since, limit) for since, limit in limits if limit is not None]
+    return bool(counting) and all(now - since >= limit for since, limit in counting)
 
 
 def _last_active(revision_obj: Mapping[str, Any]) -> datetime:

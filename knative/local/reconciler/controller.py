@@ -18,6 +18,7 @@ from typing import Any
 from knative import cluster
 from knative.cluster import Object, Resource
 from knative.local import objects
+from knative.local import settings as settings_of_knative
 from knative.local.activator import Activator
 from knative.local.autoscaler import Autoscaler, ScaleDecision
 from knative.local.events import Recorder
@@ -32,6 +33,7 @@ from knative.local.reconciler import (
 )
 from knative.local.registry import Registry
 from knative.local.routing import RevisionKey
+from knative.local.settings import Settings
 from knative.local.store import Change, Key, Kind, Record
 
 log = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ class ControlPlane:
         registry: reads and writes objects.
         activator: is told what exists and where it runs.
         autoscaler: is told of Revisions and ready pods; decides how many there should be.
+        settings: Knative's ConfigMaps; a change acts at once.
         now: the wall clock.
         url_of: the public URL of a name in a namespace.
         recorder: takes Events.
@@ -61,6 +64,7 @@ class ControlPlane:
         activator: Activator,
         autoscaler: Autoscaler,
         *,
+        settings: Settings,
         now: Callable[[], datetime],
         url_of: Callable[[str, str], str],
         recorder: Recorder,
@@ -71,6 +75,7 @@ class ControlPlane:
         self._store = registry.store
         self._activator = activator
         self._autoscaler = autoscaler
+        self._settings = settings
         self._clock = now
         self._url_of = url_of
         self._events = recorder
@@ -165,10 +170,10 @@ class ControlPlane:
         if key.resource in self._reconcilers and not gone:
             self._enqueue(key)
         match key.resource:
-            case cluster.CONFIGURATION | cluster.REVISION | cluster.ROUTE:
+            case cluster.CONFIGURATION | cluster.REVISION | cluster.ROUTE | cluster.POD_AUTOSCALER:
                 self._enqueue_owners(key, obj)
-            case cluster.POD_AUTOSCALER:
-                self._enqueue_owners(key, obj)
+            case cluster.CONFIG_MAP:
+                self._settings_changed(key)
             case cluster.POD:
                 name = objects.labels_of(obj).get(names.REVISION_LABEL, "")
                 self._enqueue(Key(cluster.POD_AUTOSCALER, key.namespace, name))
@@ -188,6 +193,15 @@ class ControlPlane:
             self._before_removal(revision)
             self._autoscaler.forget(revision)
             self._activator.remove_revision(revision)
+
+    def _settings_changed(self, key: Key) -> None:
+        if key.namespace != settings_of_knative.NAMESPACE:
+            return
+        if key.name == settings_of_knative.AUTOSCALER:
+            for record in self._store.list(cluster.REVISION):
+                self._enqueue(record.key)
+        elif key.name == settings_of_knative.GC:
+            self.collect()
 
     def _enqueue_owners(self, key: Key, obj: Object) -> None:
         for owner in obj["metadata"].get("ownerReferences") or ():
@@ -235,7 +249,8 @@ class ControlPlane:
 
     def _collect(self, config: Object, made: Sequence[Object]) -> None:
         """Delete the Revisions that have been out of use for long."""
-        for name in configurations.collectable(config, made, self._clock()):
+        retention = self._settings.retention
+        for name in configurations.collectable(config, made, self._clock(), retention):
             namespace = objects.namespace_of(config)
             self._registry.delete(Key(cluster.REVISION, namespace, name))
             self._events.normal(config, "RevisionCollected", f'Deleted Revision "{name}", long out of use')
@@ -284,8 +299,10 @@ class ControlPlane:
         autoscaler_key = Key(cluster.POD_AUTOSCALER, key.namespace, key.name)
         problem = self._unrunnable(revision)
         if problem is None:
-            self._ensure(autoscaler_key, revisions.pod_autoscaler(revision), revision)
-            spec = revisions.routing_spec(revision)
+            config = self._settings.autoscaler
+            wanted = revisions.pod_autoscaler(revision, self._obj(autoscaler_key), config)
+            self._ensure(autoscaler_key, wanted, revision)
+            spec = revisions.routing_spec(revision, objects.annotations_of(wanted), config)
             self._activator.set_revision(spec)
             pod_autoscaler = self._obj(autoscaler_key)
             # An initial scale of zero is reached before it begins.

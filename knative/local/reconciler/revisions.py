@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from knative import annotations as vocabulary
+from knative.autoscaler_config import DEFAULT_CONFIG, Config
 from knative.cluster import POD, POD_AUTOSCALER, Object
 from knative.literals import parse_duration
 from knative.local import objects
@@ -44,8 +45,10 @@ def is_reachable(revision: Mapping[str, Any]) -> bool:
     return objects.labels_of(revision).get(names.ROUTING_STATE) != "reserve"
 
 
-def routing_spec(revision: Mapping[str, Any]) -> RevisionSpec:
-    """What the data path and the autoscaler need to know."""
+def routing_spec(
+    revision: Mapping[str, Any], annotations: Mapping[str, str], config: Config = DEFAULT_CONFIG
+) -> RevisionSpec:
+    """What the data path and the autoscaler need to know; `annotations` are the PodAutoscaler's."""
     spec = revision["spec"]
     labels = objects.labels_of(revision)
     return RevisionSpec(
@@ -55,14 +58,28 @@ def routing_spec(revision: Mapping[str, Any]) -> RevisionSpec:
         timeout_s=float(spec.get("timeoutSeconds") or 300),
         response_start_timeout_s=spec.get("responseStartTimeoutSeconds") or None,
         idle_timeout_s=spec.get("idleTimeoutSeconds") or None,
-        autoscaling=vocabulary.parse(objects.annotations_of(revision), allow_zero_initial_scale=True),
+        autoscaling=vocabulary.parse(annotations, config, admitted=True),
+        scaling_config=config,
         reachable=is_reachable(revision),
         progress_deadline_s=progress_deadline_s(revision),
     )
 
 
-def pod_autoscaler(revision: Mapping[str, Any]) -> Object:
-    """The PodAutoscaler that a Revision wants; it follows the Revision's annotations."""
+def pod_autoscaler(
+    revision: Mapping[str, Any],
+    before: Mapping[str, Any] | None = None,
+    config: Config = DEFAULT_CONFIG,
+) -> Object:
+    """The PodAutoscaler that a Revision wants; it follows the Revision's annotations.
+
+    Class and metric are filled in when it is made (`before` is the one that is there) and then stay,
+    whatever becomes of the default class: after PodAutoscaler.SetDefaults and syncAnnotationsForKPA.
+    """
+    marks = names.for_autoscaler(objects.annotations_of(revision))
+    kept = objects.annotations_of(before) if before is not None else {}
+    marks.setdefault(vocabulary.CLASS, kept.get(vocabulary.CLASS, config.pod_autoscaler_class))
+    metric = vocabulary.DEFAULT_METRICS.get(marks[vocabulary.CLASS], "")
+    marks.setdefault(vocabulary.METRIC, kept.get(vocabulary.METRIC, metric))
     meta, labels = revision["metadata"], objects.labels_of(revision)
     state = labels.get(names.ROUTING_STATE)
     reachability = "Unreachable" if not is_reachable(revision) else "Reachable" if state == "active" else ""
@@ -84,7 +101,7 @@ def pod_autoscaler(revision: Mapping[str, Any]) -> Object:
                 "name": meta["name"],
                 "namespace": meta["namespace"],
                 "labels": _child_labels(revision),
-                "annotations": names.for_autoscaler(objects.annotations_of(revision)),
+                "annotations": marks,
                 "ownerReferences": [objects.owner_reference(revision)],
             },
             "spec": spec,

@@ -1,10 +1,11 @@
 """Activator and autoscaler together: from zero, up with the load, and back, in real time."""
 
 import asyncio
+import dataclasses
 import time
 
 from knative.annotations import AutoscalingSpec
-from knative.kpa import Config
+from knative.autoscaler_config import Config
 from knative.local.autoscaler import ActiveStatus, Autoscaler
 from knative.local.routing import RevisionKey, RevisionSpec
 
@@ -19,13 +20,14 @@ class ControlPlane:
         self.autoscaler = Autoscaler(
             time.monotonic,
             self.on_scale,
-            Config(scale_to_zero_grace_period_s=grace_s, max_scale_down_rate=100.0),
         )
         gateway.listen = self.autoscaler.record
         self.wanted = asyncio.Event()
         self.replicas = []
         self.history = [0]
-        self.spec = spec
+        self.spec = dataclasses.replace(
+            spec, scaling_config=Config(scale_to_zero_grace_period_s=grace_s, max_scale_down_rate=100.0)
+        )
 
     def on_scale(self, _, decision):
         self.decision = decision

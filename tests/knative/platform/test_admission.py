@@ -172,7 +172,7 @@ async def test_the_switches_of_config_features_act_at_once(world: World):
         await world.cluster.create(SERVICE, body)
     meta = {"name": "config-features", "namespace": "knative-serving"}
     switches = {"kubernetes.podspec-nodeselector": "enabled"}
-    await world.cluster.create(CONFIG_MAP, {"metadata": meta, "data": switches})
+    await world.cluster.apply(CONFIG_MAP, {"metadata": meta, "data": switches})
     await world.cluster.create(SERVICE, body)
 
 

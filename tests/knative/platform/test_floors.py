@@ -50,7 +50,7 @@ async def test_lowering_the_floor_hands_control_back_to_the_autoscaler(world: Wo
 
 async def test_a_floor_acts_on_a_revision_that_started_at_zero_and_never_had_a_request(world: World):
     settings = {"metadata": {"name": "config-autoscaler", "namespace": "knative-serving"}}
-    await world.cluster.create(CONFIG_MAP, settings | {"data": {"allow-zero-initial-scale": "true"}})
+    await world.cluster.apply(CONFIG_MAP, settings | {"data": {"allow-zero-initial-scale": "true"}})
     await world.cluster.create(SERVICE, service("a", scale={"initial-scale": "0"}))
     await world.ready("a")
     assert await world.pods() == []

@@ -216,7 +216,7 @@ async def test_volumes_are_seen_at_their_paths_and_nowhere_else(world: World, tm
         "kubernetes.podspec-persistent-volume-claim": "enabled",
         "kubernetes.podspec-persistent-volume-write": "enabled",
     }
-    await world.cluster.create(CONFIG_MAP, {"metadata": features, "data": switches})
+    await world.cluster.apply(CONFIG_MAP, {"metadata": features, "data": switches})
     meta = {"name": "v", "namespace": "default"}
     await world.cluster.create(CONFIG_MAP, {"metadata": meta, "data": {"greeting": "hello", "other": "x"}})
     await world.cluster.create(SECRET, {"metadata": meta, "stringData": {"key": "secret words"}})

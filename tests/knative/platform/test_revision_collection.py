@@ -41,4 +41,4 @@ def test_young_routed_latest_and_protected_revisions_stay():
 
 def test_more_than_the_most_go_whatever_their_age():
     made = [revision(number, age=timedelta(minutes=60 - number)) for number in range(5)]
-    assert collectable(CONFIG, made, NOW, Retention(max_non_active=3)) == ["a-00000", "a-00001"]
+    assert collectable(CONFIG, made, NOW, Retention(min_non_active=0, max_non_active=3)) == ["a-00000", "a-00001"]

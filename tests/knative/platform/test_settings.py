@@ -1,0 +1,194 @@
+"""Knative's ConfigMaps: refused when they are bad, in force at once when they are good."""
+
+import pytest
+
+from knative.cluster import CONFIG_MAP, POD_AUTOSCALER, SERVICE, Invalid
+from tests.knative.platform.conftest import World, condition, service, until
+
+NAMESPACE = "knative-serving"
+
+
+async def configure(world: World, which: str, **settings: str) -> None:
+    """Apply a ConfigMap of Knative's with these keys and no others."""
+    body = {
+        "metadata": {"name": f"config-{which}", "namespace": NAMESPACE},
+        "data": {key.replace("_", "-"): value for key, value in settings.items()},
+    }
+    await world.cluster.apply(CONFIG_MAP, body)
+
+
+@pytest.mark.parametrize(
+    ("which", "settings", "text"),
+    [
+        ("autoscaler", {"stable_window": "1s"}, "stable-window = 1s, must be in [6s; 1h0m0s] range"),
+        (
+            "gc",
+            {"retain_since_create_time": "-1h"},
+            "failed to parse retain-since-create-time: must be non-negative",
+        ),
+        (
+            "gc",
+            {"max_non_active_revisions": "3"},
+            "min-non-active-revisions(20) must be <= max-non-active-revisions(3)",
+        ),
+        (
+            "defaults",
+            {"revision_timeout_seconds": "601"},
+            "revision-timeout-seconds (601) cannot be greater than max-revision-timeout-seconds (600)",
+        ),
+        (
+            "defaults",
+            {"revision_cpu_request": "lots"},
+            (
+                'failed to parse "revision-cpu-request": quantities must match the regular expression '
+                "'^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
+            ),
+        ),
+        (
+            "defaults",
+            {"container_concurrency": "1001"},
+            "expected 0 <= 1001 <= 1000: container-concurrency",
+        ),
+    ],
+)
+async def test_a_bad_setting_is_refused_in_knatives_words_and_changes_nothing(
+    world: World, which, settings, text
+):
+    await configure(world, which)
+    with pytest.raises(Invalid) as refused:
+        await configure(world, which, **settings)
+    assert (
+        'admission webhook "config.webhook.serving.knative.dev" denied the request: validation failed: '
+        + text
+    ) in str(refused.value)
+    kept = await world.cluster.get(CONFIG_MAP, f"config-{which}", NAMESPACE)
+    assert not kept.get("data")
+
+
+async def test_a_changed_example_is_refused_for_the_mistake_that_it_is(world: World):
+    meta = {
+        "name": "config-gc",
+        "namespace": NAMESPACE,
+        "annotations": {"knative.dev/example-checksum": "1c291a7e"},
+    }
+    body = {"metadata": meta, "data": {"_example": "min-non-active-revisions: 5"}}
+    with pytest.raises(Invalid, match="copy the respective setting to the top-level of the ConfigMap"):
+        await world.cluster.apply(CONFIG_MAP, body)
+
+
+async def test_a_config_map_of_that_name_elsewhere_is_nobodys_business(world: World):
+    meta = {"name": "config-autoscaler", "namespace": "default"}
+    await world.cluster.create(CONFIG_MAP, {"metadata": meta, "data": {"stable-window": "1s"}})
+
+
+async def test_the_default_floor_moves_replicas_at_once_and_an_annotation_wins(world: World):
+    await world.cluster.create(SERVICE, service("a"))
+    await world.cluster.create(SERVICE, service("b", scale={"min-scale": "1"}))
+    await world.ready("a")
+    await world.ready("b")
+    await configure(world, "autoscaler", min_scale="2")
+    await world.ready_pods(2, "a-00001")
+    assert len(await world.pods("b-00001")) == 1
+
+
+async def test_a_limit_of_max_scale_refuses_services_and_the_default_bounds_them(world: World):
+    await configure(world, "autoscaler", max_scale="1", max_scale_limit="3")
+    for given, text in (
+        ("0", "max-scale=0 (unlimited), must be less than 3"),
+        ("4", "expected 1 <= 4 <= 3"),
+    ):
+        with pytest.raises(Invalid, match=text.replace("(", r"\(").replace(")", r"\)")):
+            await world.cluster.create(SERVICE, service("a", scale={"max-scale": given}))
+    await world.cluster.create(SERVICE, service("a", scale={"target": "1", "target-burst-capacity": "0"}))
+    await world.ready("a")
+    autoscaler = await world.cluster.get(POD_AUTOSCALER, "a-00001", "default")
+    await world.set_floor("a-00001", 3)  # a floor above the default limit: the limit is what counts
+    found = await until(lambda: world.cluster.get(POD_AUTOSCALER, "a-00001", "default"))
+    assert autoscaler["status"]["desiredScale"] == found["status"]["desiredScale"] == 1
+
+
+async def test_without_scale_to_zero_what_is_at_zero_comes_back(world: World):
+    await configure(world, "autoscaler", allow_zero_initial_scale="true", initial_scale="0")
+    await world.cluster.create(SERVICE, service("a"))
+    await world.ready("a")
+    assert await world.pods() == []
+    await configure(world, "autoscaler", enable_scale_to_zero="false")
+    await world.ready_pods(1)
+
+
+async def test_class_and_metric_are_written_down_when_the_pod_autoscaler_is_made(world: World):
+    await world.cluster.create(SERVICE, service("a"))
+    await world.ready("a")
+    await configure(world, "autoscaler", pod_autoscaler_class="other.example.com")
+    await world.cluster.create(SERVICE, service("b"))
+
+    async def kinds() -> list[tuple[str, str]] | None:
+        found = await world.cluster.list(POD_AUTOSCALER, "default")
+        marks = [obj["metadata"]["annotations"] for obj in found]
+        key = "autoscaling.knative.dev/"
+        return [(mark[key + "class"], mark[key + "metric"]) for mark in marks] if len(marks) == 2 else None
+
+    assert await until(kinds) == [
+        ("kpa.autoscaling.knative.dev", "concurrency"),
+        ("other.example.com", ""),
+    ]
+
+
+async def test_defaults_fill_in_what_a_service_leaves_out(world: World):
+    await configure(
+        world,
+        "defaults",
+        revision_timeout_seconds="60",
+        revision_idle_timeout_seconds="20",
+        revision_response_start_timeout_seconds="30",
+        container_concurrency="7",
+        container_name_template="{{.Name}}-main",
+        enable_service_links="default",
+        revision_cpu_request="250m",
+        revision_memory_limit="1Gi",
+    )
+    made = await world.cluster.create(SERVICE, service("a"))
+    spec = made["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    assert (spec["timeoutSeconds"], spec["idleTimeoutSeconds"], spec["responseStartTimeoutSeconds"]) == (
+        60,
+        20,
+        30,
+    )
+    assert (spec["containerConcurrency"], container["name"]) == (7, "a-main")
+    assert "enableServiceLinks" not in spec
+    assert container["resources"] == {"requests": {"cpu": "250m"}, "limits": {"memory": "1Gi"}}
+    await configure(world, "defaults", allow_container_concurrency_zero="false")
+    with pytest.raises(Invalid, match="expected 1 <= 0 <= 1000"):
+        await world.cluster.create(SERVICE, service("b", spec={"containerConcurrency": 0}))
+
+
+async def test_a_longer_timeout_leaves_the_first_byte_its_default(world: World):
+    made = await world.cluster.create(SERVICE, service("a", spec={"timeoutSeconds": 600}))
+    assert made["spec"]["template"]["spec"]["responseStartTimeoutSeconds"] == 300
+
+
+async def test_revisions_out_of_use_go_as_soon_as_the_setting_says_so(world: World):
+    for number in ("1", "2", "3"):
+        await world.cluster.apply(SERVICE, service("a", env={"N": number}))
+        await world.ready("a")
+
+    async def names() -> list[str]:
+        found = await world.cluster.list(POD_AUTOSCALER, "default")
+        return sorted(obj["metadata"]["name"] for obj in found)
+
+    assert await names() == ["a-00001", "a-00002", "a-00003"]
+    await configure(
+        world,
+        "gc",
+        retain_since_create_time="disabled",
+        retain_since_last_active_time="disabled",
+        min_non_active_revisions="0",
+        max_non_active_revisions="1",
+    )
+
+    async def one_less() -> bool:
+        return await names() == ["a-00002", "a-00003"]
+
+    await until(one_less)
+    assert condition(await world.cluster.get(SERVICE, "a", "default"))["status"] == "True"
