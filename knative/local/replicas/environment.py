@@ -11,6 +11,8 @@ from typing import Any
 
 Lookup = Callable[[str], Mapping[str, Any] | None]
 """A ConfigMap's or Secret's object by name, or None."""
+Fields = Callable[[Mapping[str, Any]], str | None]
+"""What a `valueFrom` says of the pod itself; None if it refers to something else."""
 
 _REFERENCE = re.compile(r"\$\$|\$\(([^()\s]+)\)")
 _NAME = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*")
@@ -43,12 +45,16 @@ def command(container: Mapping[str, Any], env: Mapping[str, str]) -> list[str]:
 
 
 def build(
-    container: Mapping[str, Any], base: Mapping[str, str], config_maps: Lookup, secrets: Lookup
+    container: Mapping[str, Any],
+    base: Mapping[str, str],
+    config_maps: Lookup,
+    secrets: Lookup,
+    fields: Fields,
 ) -> dict[str, str]:
     """The container's environment over `base`.
 
     Raises:
-        ConfigError: a ConfigMap, a Secret or a key that isn't optional is missing.
+        ConfigError: a ConfigMap, a Secret or a key that isn't optional is missing; the pod has no such field.
     """
     env = dict(base)
     for source in container.get("envFrom") or ():
@@ -57,7 +63,7 @@ def build(
             if _NAME.fullmatch(prefix + name):
                 env[prefix + name] = value
     for entry in container.get("env") or ():
-        found = _value(entry, env, config_maps, secrets)
+        found = _value(entry, env, config_maps, secrets, fields)
         if found is not None:
             env[entry["name"]] = found
     return env
@@ -81,11 +87,17 @@ def _all_of(source: Mapping[str, Any], config_maps: Lookup, secrets: Lookup) -> 
 
 
 def _value(
-    entry: Mapping[str, Any], env: Mapping[str, str], config_maps: Lookup, secrets: Lookup
+    entry: Mapping[str, Any],
+    env: Mapping[str, str],
+    config_maps: Lookup,
+    secrets: Lookup,
+    fields: Fields,
 ) -> str | None:
     source = entry.get("valueFrom")
     if source is None:
         return expand(entry.get("value") or "", env)
+    if (known := fields(source)) is not None:
+        return known
     for field, kind, lookup, decode in (
         ("configMapKeyRef", "configmap", config_maps, text_of),
         ("secretKeyRef", "secret", secrets, secret_text_of),
@@ -104,7 +116,7 @@ def _value(
                 return None
             raise ConfigError(f"couldn't find key {key} in {kind.title()} {reference.get('name')}")
         return decode(found, key)
-    raise ConfigError(f'env "{entry["name"]}": valueFrom names neither configMapKeyRef nor secretKeyRef')
+    raise ConfigError(f'env "{entry["name"]}": valueFrom names nothing that is known here')
 
 
 def text_of(config_map: Mapping[str, Any], key: str) -> str:

@@ -1,4 +1,4 @@
-"""Replicas' output: one file for each pod, kept small, its end quotable."""
+"""Replicas' output: one file for each container, kept small, its end quotable."""
 
 from __future__ import annotations
 
@@ -15,26 +15,30 @@ _TAIL_LINES = 20
 
 
 class Logs:
-    """The folder of logs: `NAMESPACE/POD.log`, and `.log.1` with what was before the last rotation."""
+    """The folder of logs.
+
+    `NAMESPACE/POD.log` is the serving container's, `NAMESPACE/POD.CONTAINER.log` another's (a pod's name has
+    no dot), each with a `.log.1` beside it that has what was before the last rotation.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def path(self, namespace: str, pod: str) -> Path:
-        """Where a pod's output is."""
-        return self._folder / namespace / f"{pod}.log"
+    def path(self, namespace: str, pod: str, container: str | None = None) -> Path:
+        """Where a container's output is; None: the one that serves requests."""
+        return self._folder / namespace / (f"{pod}.log" if container is None else f"{pod}.{container}.log")
 
-    def open(self, namespace: str, pod: str) -> int:
+    def open(self, namespace: str, pod: str, container: str | None = None) -> int:
         """A file descriptor to append to; the caller closes it."""
-        path = self.path(namespace, pod)
+        path = self.path(namespace, pod, container)
         path.parent.mkdir(parents=True, exist_ok=True)
         # Appending, because rotation empties the file under the process that writes it.
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
-    def tail(self, namespace: str, pod: str, since: int = 0) -> str:
+    def tail(self, namespace: str, pod: str, container: str | None = None, *, since: int = 0) -> str:
         """The last lines, as far as Kubernetes takes them into a termination message."""
         try:
-            with self.path(namespace, pod).open("rb") as file:
+            with self.path(namespace, pod, container).open("rb") as file:
                 size = file.seek(0, os.SEEK_END)
                 file.seek(max(since if since <= size else 0, size - _TAIL_BYTES))
                 text = file.read().decode(errors="replace")
@@ -42,10 +46,10 @@ class Logs:
             return ""
         return "\n".join(text.strip().splitlines()[-_TAIL_LINES:])
 
-    def size(self, namespace: str, pod: str) -> int:
+    def size(self, namespace: str, pod: str, container: str | None = None) -> int:
         """Bytes written since the last rotation."""
         try:
-            return self.path(namespace, pod).stat().st_size
+            return self.path(namespace, pod, container).stat().st_size
         except FileNotFoundError:
             return 0
 
@@ -60,7 +64,7 @@ class Logs:
                     os.truncate(path, 0)
             except FileNotFoundError:
                 continue
-            if (path.parent.name, path.stem) not in living:
+            if (path.parent.name, path.stem.partition(".")[0]) not in living:
                 gone.append((stat.st_mtime, path))
         gone.sort()
         for _, path in gone[: max(0, len(gone) - KEPT_FILES)]:

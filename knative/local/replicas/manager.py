@@ -12,6 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from knative import cluster
 from knative.cluster import Object
 from knative.local import objects
@@ -20,11 +22,14 @@ from knative.local.events import Recorder
 from knative.local.gpus import GpuMeter, Slots
 from knative.local.reconciler import conditions, names
 from knative.local.registry import Registry
-from knative.local.replicas import process, usage
+from knative.local.replicas import process, spec, usage
+from knative.local.replicas.confinement import Confinements, Mechanism
+from knative.local.replicas.downward import NODE, Machine
 from knative.local.replicas.logs import Logs
 from knative.local.replicas.ports import Ports
 from knative.local.replicas.probes import Prober
-from knative.local.replicas.replica import Replica, Surroundings
+from knative.local.replicas.replica import Replica
+from knative.local.replicas.surroundings import Surroundings
 from knative.local.replicas.usage import Usage
 from knative.local.replicas.volumes import Volumes
 from knative.local.routing import RevisionKey
@@ -55,6 +60,8 @@ class ReplicaSettings:
     backoff_s: float = 10.0
     stop_grace_s: float = 10.0
     """From SIGTERM to SIGKILL when the platform stops."""
+    cgroups: Path | None = None
+    """The file that remembers where control groups were made; None: none are made."""
 
 
 class Replicas:
@@ -95,9 +102,11 @@ class Replicas:
         self._prober = Prober(settings.host)
         self.logs = Logs(settings.logs)
         self._volumes = Volumes(settings.volumes, settings.claims)
+        self._confinements = Confinements(f"pilotlight-{settings.mark}", settings.cgroups)
         self._stopping = False
         self._around = Surroundings(
             host=settings.host,
+            machine=Machine(os.cpu_count() or 1, psutil.virtual_memory().total),
             workdir=settings.workdir,
             base_env=self._base_env(),
             mark_env={process.MARK: settings.mark},
@@ -107,6 +116,7 @@ class Replicas:
             logs=self.logs,
             slots=slots,
             volumes=self._volumes,
+            confinements=self._confinements,
             now=now,
             config_maps=lambda namespace, name: self._object(cluster.CONFIG_MAP, namespace, name),
             secrets=lambda namespace, name: self._object(cluster.SECRET, namespace, name),
@@ -139,6 +149,12 @@ class Replicas:
         for record in self._store.list(cluster.POD):
             self._store.remove(record.key)
         await asyncio.to_thread(self._volumes.clear)
+        await self._confinements.start()
+
+    @property
+    def mechanism(self) -> Mechanism:
+        """What holds the limits of containers on this machine."""
+        return self._confinements.mechanism
 
     def start(self) -> None:
         """Follow the pods from now on."""
@@ -156,6 +172,7 @@ class Replicas:
             await asyncio.wait(list(self._tasks.values()))
         await self._prober.close()
         await asyncio.to_thread(process.end_marked, self._settings.mark, 1.0)
+        await self._confinements.stop()
         await asyncio.to_thread(self._volumes.clear)
 
     async def keep_house(self) -> None:
@@ -165,9 +182,13 @@ class Replicas:
 
     async def usages(self) -> dict[Key, Usage]:
         """What each running replica uses now, all its processes together."""
-        running = {key: replica.process.pid for key, replica in self._replicas.items() if replica.process}
-        used = await asyncio.to_thread(usage.sample, list(running.values()))
-        return {key: used[pid] for key, pid in running.items() if pid in used}
+        running = {key: replica.roots for key, replica in self._replicas.items()}
+        used = await asyncio.to_thread(usage.sample, [pid for roots in running.values() for pid in roots])
+        return {
+            key: sum((used[pid] for pid in roots if pid in used), Usage(0.0, 0))
+            for key, roots in running.items()
+            if any(pid in used for pid in roots)
+        }
 
     # pods
 
@@ -244,8 +265,8 @@ class Replicas:
             return
         obj = {**record.obj, "metadata": {**meta, "annotations": wanted}, "status": status}
         if status["phase"] != "Pending" or "podIP" in status:
-            obj["spec"] = {**record.obj["spec"], "nodeName": "localhost"}
-        self._store.put(key, obj)
+            obj["spec"] = {**record.obj["spec"], "nodeName": NODE}
+        self._registry.report(record, obj)
 
     def _tell(self, key: Key, kind: str, reason: str, message: str) -> None:
         record = self._store.get(key)
@@ -262,7 +283,7 @@ class Replicas:
             f"{key.namespace}/{key.name}",
             RevisionKey(key.namespace, labels.get(names.REVISION_LABEL, "")),
             labels.get(names.SERVICE_LABEL, ""),
-            objects.gpus(pod["spec"]),
+            spec.gpus(pod["spec"]),
         )
 
     def _ready(self, key: Key, ready: bool) -> None:  # noqa: FBT001  # the value is the state

@@ -81,26 +81,33 @@ class Volumes:
         self._memory = _MEMORY / f"pilotlight-{place}"
 
     def prepare(
-        self, namespace: str, pod: str, spec: Mapping[str, Any], config_maps: Lookup, secrets: Lookup
+        self,
+        namespace: str,
+        pod: str,
+        container: Mapping[str, Any],
+        volumes: Sequence[Mapping[str, Any]],
+        *,
+        config_maps: Lookup,
+        secrets: Lookup,
     ) -> list[Mount]:
-        """Make what the pod's container mounts.
+        """Make what a container mounts of its pod's `volumes`; what is there already is brought up to date.
 
         Raises:
             ConfigError: something is missing, isn't supported here, or can't be mounted.
         """
-        wanted = spec["containers"][0].get("volumeMounts") or []
+        wanted = container.get("volumeMounts") or []
         if not wanted:
             return []
         if not _namespace():
             raise ConfigError(
                 "volumes need a mount namespace, which this machine doesn't permit (unshare --mount fails)"
             )
-        volumes = {volume["name"]: volume for volume in spec.get("volumes") or ()}
+        by_name = {volume["name"]: volume for volume in volumes}
         made: dict[str, Path] = {}
         mounts = []
         for mount in wanted:
             name = mount["name"]
-            volume = volumes.get(name)
+            volume = by_name.get(name)
             if volume is None:
                 raise ConfigError(f'volumeMount "{name}" has no volume')
             if name not in made:
@@ -139,38 +146,48 @@ class Volumes:
         if "emptyDir" in volume:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             return folder
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True, mode=0o700)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        written: set[Path] = set()
         if (source := volume.get("configMap")) is not None:
-            _fill(folder, source, str(source.get("name") or ""), config_maps, "configmap")
+            written |= _fill(folder, source, str(source.get("name") or ""), config_maps, "configmap")
         elif (source := volume.get("secret")) is not None:
-            _fill(folder, source, str(source.get("secretName") or ""), secrets, "secret")
+            written |= _fill(folder, source, str(source.get("secretName") or ""), secrets, "secret")
         elif (projected := volume.get("projected")) is not None:
             for part in projected.get("sources") or ():
-                if (source := part.get("configMap")) is not None:
-                    _fill(folder, source, str(source.get("name") or ""), config_maps, "configmap")
-                elif (source := part.get("secret")) is not None:
-                    _fill(folder, source, str(source.get("name") or ""), secrets, "secret")
-                else:
-                    listed = ", ".join(part)
-                    raise ConfigError(f'volume "{name}": {listed} cannot be projected on this platform')
+                written |= _fill_part(folder, name, part, config_maps, secrets)
         else:
             kinds = ", ".join(key for key in volume if key != "name")
             raise ConfigError(f'volume "{name}": {kinds} is not supported on this platform')
+        for path in folder.rglob("*"):
+            if path.is_file() and path not in written:
+                path.unlink()
         return folder
 
 
-def _fill(folder: Path, source: Mapping[str, Any], name: str, lookup: Lookup, kind: str) -> None:
+def _fill_part(
+    folder: Path, volume: str, part: Mapping[str, Any], config_maps: Lookup, secrets: Lookup
+) -> set[Path]:
+    """Write the files of one source of a projected volume; returns which."""
+    if (source := part.get("configMap")) is not None:
+        return _fill(folder, source, str(source.get("name") or ""), config_maps, "configmap")
+    if (source := part.get("secret")) is not None:
+        return _fill(folder, source, str(source.get("name") or ""), secrets, "secret")
+    raise ConfigError(f'volume "{volume}": {", ".join(part)} cannot be projected on this platform')
+
+
+def _fill(folder: Path, source: Mapping[str, Any], name: str, lookup: Lookup, kind: str) -> set[Path]:
+    """Write the files of a ConfigMap or Secret; returns which."""
     found = lookup(name)
     if found is None:
         if source.get("optional"):
-            return
+            return set()
         raise ConfigError(f'{kind} "{name}" not found')
     content = {key: _bytes(value, kind) for key, value in (found.get("data") or {}).items()}
     content |= {key: base64.b64decode(value) for key, value in (found.get("binaryData") or {}).items()}
     chosen = source.get("items")
     if chosen is None:
         chosen = [{"key": key, "path": key} for key in content]
+    written = set()
     for item in chosen:
         if item["key"] not in content:
             if source.get("optional"):
@@ -178,8 +195,18 @@ def _fill(folder: Path, source: Mapping[str, Any], name: str, lookup: Lookup, ki
             raise ConfigError(f"couldn't find key {item['key']} in {kind} {name}")
         path = _inside(folder, item["path"])
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content[item["key"]])
-        path.chmod(item.get("mode") or source.get("defaultMode") or (0o600 if kind == "secret" else 0o644))
+        mode = item.get("mode") or source.get("defaultMode") or (0o600 if kind == "secret" else 0o644)
+        _replace(path, content[item["key"]], mode)
+        written.add(path)
+    return written
+
+
+def _replace(path: Path, content: bytes, mode: int) -> None:
+    """Write a file at once: another container of the pod may be reading it."""
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.write_bytes(content)
+    fresh.chmod(mode)
+    fresh.replace(path)
 
 
 def _bytes(value: str, kind: str) -> bytes:
