@@ -19,23 +19,33 @@ MOST = 5_000
 
 
 class Recorder:
-    """Writes Events; one that says the same again only counts."""
+    """Writes Events; one that says the same again only counts.
 
-    def __init__(self, registry: Registry, now: Callable[[], datetime], component: str) -> None:
+    `component` is who says it; by default the controller of the kind that it is about, as in Knative.
+    """
+
+    def __init__(self, registry: Registry, now: Callable[[], datetime], component: str | None = None) -> None:
         self._registry = registry
         self._now = now
         self._component = component
 
-    def normal(self, about: Mapping[str, Any], reason: str, message: str) -> None:
+    def normal(
+        self, about: Mapping[str, Any], reason: str, message: str, *, component: str | None = None
+    ) -> None:
         """Something went as it should."""
-        self._record(about, "Normal", reason, message)
+        self._record(about, "Normal", reason, message, component)
 
-    def warning(self, about: Mapping[str, Any], reason: str, message: str) -> None:
+    def warning(
+        self, about: Mapping[str, Any], reason: str, message: str, *, component: str | None = None
+    ) -> None:
         """Something did not."""
-        self._record(about, "Warning", reason, message)
+        self._record(about, "Warning", reason, message, component)
 
-    def _record(self, about: Mapping[str, Any], kind: str, reason: str, message: str) -> None:
+    def _record(
+        self, about: Mapping[str, Any], kind: str, reason: str, message: str, component: str | None
+    ) -> None:
         meta = about["metadata"]
+        component = component or self._component or f"{about['kind'].lower()}-controller"
         namespace = meta.get("namespace") or "default"
         content = "\x1f".join((meta.get("uid", ""), kind, reason, message))
         name = f"{meta['name']}.{hashlib.sha256(content.encode()).hexdigest()[:16]}"
@@ -68,8 +78,8 @@ class Recorder:
                 "message": message[:1024],
                 "type": kind,
                 "count": 1,
-                "source": {"component": self._component},
-                "reportingComponent": self._component,
+                "source": {"component": component},
+                "reportingComponent": component,
                 "reportingInstance": "",
                 "firstTimestamp": now,
                 "lastTimestamp": now,

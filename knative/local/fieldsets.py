@@ -2,13 +2,14 @@
 
 A path is a tuple of elements as FieldsV1 spells them: `f:name` for a field, `k:{"name":"x"}` for an item of a
 keyed list, `v:"x"` for an item of a set. The rules are those of sigs.k8s.io/structured-merge-diff: scalars,
-atomic lists and maps, and items of keyed lists are owned; a struct is not, only what it holds.
+atomic lists and maps, and items of keyed lists are owned, and of a struct what it holds. Who adds a struct by
+an update owns it as well; who applies one does not.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from knative.cluster import Object
@@ -19,6 +20,8 @@ Fields = frozenset[Path]
 
 _OPEN: Schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
 _ITSELF = "."
+_METADATA: Path = ("f:metadata",)
+"""Is always there, so nobody adds it."""
 NEVER: tuple[Path, ...] = (
     ("f:apiVersion",),
     ("f:kind",),
@@ -79,6 +82,19 @@ def _walk(  # noqa: C901  # one branch for each kind of value
                 yield here, item
     elif path:
         yield path, value
+
+
+def with_parents(paths: Iterable[Path]) -> Fields:
+    """The paths and all that lie above them and can be owned."""
+    found: set[Path] = set()
+    for path in paths:
+        for length in range(len(path), 0, -1):
+            above = path[:length]
+            if above in found:
+                break
+            if above != _METADATA:
+                found.add(above)
+    return frozenset(found)
 
 
 def inner_schema(schema: Schema) -> Schema:

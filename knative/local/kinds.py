@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import yaml
 
 from knative import cluster
 from knative.cluster import Resource
-from knative.local.schemas import core, serving
+from knative.local import objects
+from knative.local.schemas import core, rules, serving
 from knative.local.schemas.meta import OBJECT_META
 from knative.local.schemas.structural import FREE, STRING, Schema, struct
 
@@ -33,8 +35,10 @@ class Column:
     """JSONPath as in a CustomResourceDefinition's additionalPrinterColumns."""
     priority: int = 0
     description: str = ""
-    compute: Callable[[Mapping[str, Any]], Any] | None = None
-    """For what no path can say, in place of `path`."""
+    compute: Callable[[Mapping[str, Any], datetime], Any] | None = None
+    """For what no path can say, in place of `path`; takes the object and the instant."""
+    empty: str | None = None
+    """What is shown when there is nothing; None leaves the cell empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +51,14 @@ class KindInfo:
     short_names: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
     columns: tuple[Column, ...] = ()
+    """After the name, which comes first unless `names_first` says otherwise."""
+    names_first: bool = True
     has_status: bool = True
     """Whether status is a subresource, with generation counting changes of everything else."""
     custom: bool = True
     """Whether the kind is a custom resource on a real cluster (else part of Kubernetes)."""
+    has_rules: bool = False
+    """Whether its schema has CEL rules."""
 
 
 def _ready_columns() -> tuple[Column, ...]:
@@ -67,12 +75,12 @@ _LATEST = (
 _SERVING = ("all", "knative", "serving")
 
 
-def _ready_containers(pod: Mapping[str, Any]) -> str:
+def _ready_containers(pod: Mapping[str, Any], _: datetime) -> str:
     statuses = (pod.get("status") or {}).get("containerStatuses") or []
     return f"{sum(bool(item.get('ready')) for item in statuses)}/{len(pod['spec']['containers'])}"
 
 
-def _pod_status(pod: Mapping[str, Any]) -> str:
+def _pod_status(pod: Mapping[str, Any], _: datetime) -> str:
     """The word that kubectl shows: why it waits, else its phase."""
     if pod["metadata"].get("deletionTimestamp"):
         return "Terminating"
@@ -85,9 +93,29 @@ def _pod_status(pod: Mapping[str, Any]) -> str:
     return str(status.get("phase") or "Pending")
 
 
-def _event_object(event: Mapping[str, Any]) -> str:
+def _pod_restarts(pod: Mapping[str, Any], now: datetime) -> str:
+    """How often, and how long ago the last time."""
+    statuses = (pod.get("status") or {}).get("containerStatuses") or ()
+    count = sum(int(item.get("restartCount") or 0) for item in statuses)
+    ends = [((item.get("lastState") or {}).get("terminated") or {}).get("finishedAt") for item in statuses]
+    last = max((end for end in ends if end), default=None)
+    if not count or last is None:
+        return str(count)
+    return f"{count} ({objects.age((now - objects.parse_timestamp(last)).total_seconds())} ago)"
+
+
+def _event_object(event: Mapping[str, Any], _: datetime) -> str:
     about = event.get("involvedObject") or {}
     return f"{str(about.get('kind', '')).lower()}/{about.get('name', '')}"
+
+
+def _event_source(event: Mapping[str, Any], _: datetime) -> str:
+    source = event.get("source") or {}
+    return ", ".join(part for part in (source.get("component"), source.get("host")) if part)
+
+
+def _data_count(obj: Mapping[str, Any], _: datetime) -> int:
+    return len(obj.get("data") or ()) + len(obj.get("binaryData") or ())
 
 
 BUILT_IN = (
@@ -152,10 +180,12 @@ BUILT_IN = (
         (
             Column("Ready", "string", "", compute=_ready_containers),
             Column("Status", "string", "", compute=_pod_status),
-            Column("Restarts", "integer", ".status.containerStatuses[0].restartCount"),
+            Column("Restarts", "string", "", compute=_pod_restarts),
             Column("Age", "date", ".metadata.creationTimestamp"),
-            Column("IP", "string", ".status.podIP", priority=1),
-            Column("Node", "string", ".spec.nodeName", priority=1),
+            Column("IP", "string", ".status.podIP", priority=1, empty="<none>"),
+            Column("Node", "string", ".spec.nodeName", priority=1, empty="<none>"),
+            Column("Nominated Node", "string", ".status.nominatedNodeName", priority=1, empty="<none>"),
+            Column("Readiness Gates", "string", ".spec.readinessGates", priority=1, empty="<none>"),
         ),
         custom=False,
     ),
@@ -175,6 +205,10 @@ BUILT_IN = (
         "configmap",
         core.CONFIG_MAP_SCHEMA,
         ("cm",),
+        columns=(
+            Column("Data", "string", "", compute=_data_count),
+            Column("Age", "date", ".metadata.creationTimestamp"),
+        ),
         has_status=False,
         custom=False,
     ),
@@ -184,6 +218,7 @@ BUILT_IN = (
         core.SECRET_SCHEMA,
         columns=(
             Column("Type", "string", ".type"),
+            Column("Data", "string", "", compute=_data_count),
             Column("Age", "date", ".metadata.creationTimestamp"),
         ),
         has_status=False,
@@ -199,8 +234,14 @@ BUILT_IN = (
             Column("Type", "string", ".type"),
             Column("Reason", "string", ".reason"),
             Column("Object", "string", "", compute=_event_object),
+            Column("Subobject", "string", ".involvedObject.fieldPath", priority=1),
+            Column("Source", "string", "", priority=1, compute=_event_source),
             Column("Message", "string", ".message"),
+            Column("First Seen", "date", ".firstTimestamp", priority=1),
+            Column("Count", "string", ".count", priority=1),
+            Column("Name", "string", ".metadata.name", priority=1),
         ),
+        names_first=False,
         has_status=False,
         custom=False,
     ),
@@ -290,4 +331,5 @@ def _from_definition(document: Mapping[str, Any]) -> Iterator[KindInfo]:
                 for column in version.get("additionalPrinterColumns") or ()
             ),
             has_status="status" in (version.get("subresources") or {}),
+            has_rules=rules.has_rules(schema),
         )

@@ -6,8 +6,9 @@ Who merely sees a value filled in (defaults, admission) does not own it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from knative.cluster import Cause, Object
@@ -23,8 +24,13 @@ from knative.local.fieldsets import (
     inner_schema,
     leaves,
     to_v1,
+    with_parents,
 )
 from knative.local.schemas.structural import Schema
+
+LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+_KUBECTL = "kubectl"
+"""The manager of `kubectl apply --server-side`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +64,10 @@ def track(
     now: str,
     subresource: str | None = None,
 ) -> None:
-    """Note in `new` that `manager` owns what it changed; with `Apply`, `apply` has done so."""
+    """Note in `new` that `manager` owns what it changed; with `Apply`, `apply` has done so.
+
+    A writer may change the notes themselves: what `new` brings counts, unless it can't be read.
+    """
     meta = new["metadata"]
     if operation == "Apply":
         return
@@ -66,14 +75,16 @@ def track(
     if given in ([], [{}]):
         entries: list[_Entry] = []  # the documented way to start over
     else:
-        entries = _read(old) if old is not None else []
+        entries = _read(new if given and _is_valid(given) else old)
     before = leaves(schema, old) if old is not None else {}
     after = leaves(schema, new)
     scope = _scope(subresource)
+    present = with_parents(after)
     changed = frozenset(
         path for path, value in after.items() if scope(path) and (path not in before or before[path] != value)
     )
-    present = frozenset(after)
+    # Who adds a field to a struct that wasn't there has added the struct as well.
+    changed |= with_parents(changed) - with_parents(before)
     mine = (manager, "Update", new["apiVersion"], subresource or "")
     kept: list[_Entry] = []
     owned = changed
@@ -87,6 +98,38 @@ def track(
     if owned:
         kept.append(_Entry(*mine, time, owned))
     _write(meta, kept)
+
+
+def track_status(schema: Schema, old: Object, new: Object, *, manager: str, now: str) -> None:
+    """Like `track` for a status that `manager` alone writes, which is nearly always so, and cheaper.
+
+    The platform reports often, and the same fields each time: what it owns is worked out once for each set
+    of fields.
+    """
+    given = old["metadata"].get("managedFields") or ()
+    mine = (manager, "Update", new["apiVersion"], "status")
+    kept = []
+    for entry in given:
+        if _identity(entry) == mine:
+            continue
+        if "f:status" in (entry.get("fieldsV1") or {}):
+            track(schema, old, new, manager=manager, operation="Update", now=now, subresource="status")
+            return
+        kept.append(entry)
+    status = new.get("status")
+    paths = tuple(leaves(schema, {"status": status})) if status else ()
+    if paths:
+        kept.append(_listed(_Entry(*mine, now, frozenset()), _status_fields(paths)))
+    if kept:
+        new["metadata"]["managedFields"] = kept
+    else:
+        new["metadata"].pop("managedFields", None)
+
+
+@lru_cache(maxsize=1024)
+def _status_fields(paths: tuple[Path, ...]) -> Object:
+    """FieldsV1 of these paths; shared between objects, so never to be changed."""
+    return to_v1(with_parents(paths))
 
 
 def apply(
@@ -127,17 +170,42 @@ def apply(
     merged = _drop_empty(merged)
     after = leaves(schema, merged)
     changed = frozenset(path for path, value in after.items() if before.get(path, _MISSING) != value)
-    clashes = [(entry, path) for entry in others for path in sorted(entry.fields & changed & applied)]
+    free = _last_applied(schema, live, before) if manager == _KUBECTL else frozenset()
+    clashes = [
+        (entry, path) for entry in others for path in sorted((entry.fields & changed & applied) - free)
+    ]
     if clashes and not force:
         raise _conflict(clashes, subject)
-    present = frozenset(after)
+    present = with_parents(after)
     kept = [entry.with_fields((entry.fields & present) - (changed & applied)) for entry in others]
     kept.append(_Entry(*mine, now, applied))
+    if manager == _KUBECTL and LAST_APPLIED in objects.annotations_of(merged):
+        merged["metadata"]["annotations"] = {
+            **merged["metadata"]["annotations"],
+            LAST_APPLIED: json.dumps(config, separators=(",", ":")) + "\n",
+        }
     _write(merged["metadata"], kept)
     return merged
 
 
+def _last_applied(schema: Schema, live: Object, before: Mapping[Path, Any]) -> Fields:
+    """What `kubectl` set by client-side apply and nobody has changed since; server-side, it may take it over.
+
+    As in Kubernetes' managedfields/internal/lastappliedmanager.go.
+    """
+    text = objects.annotations_of(live).get(LAST_APPLIED)
+    try:
+        config = json.loads(text) if text else None
+    except ValueError:
+        config = None
+    if not isinstance(config, dict) or config.get("apiVersion") != live["apiVersion"]:
+        return frozenset()
+    found = leaves(schema, config)
+    return frozenset(path for path, value in found.items() if before.get(path, _MISSING) == value)
+
+
 _MISSING = object()
+_NOTHING: Object = {"metadata": {}}
 
 
 def _scope(subresource: str | None) -> Any:
@@ -246,35 +314,52 @@ def _dotted(path: Path) -> str:
     return text
 
 
-def _read(obj: Object) -> list[_Entry]:
+def _identity(entry: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    """Manager, operation, API version and subresource of an entry of `managedFields`."""
+    return (
+        entry.get("manager", ""),
+        entry.get("operation", "Update"),
+        entry.get("apiVersion", ""),
+        entry.get("subresource", ""),
+    )
+
+
+def _is_valid(entries: Any) -> bool:
+    return isinstance(entries, list) and all(
+        isinstance(entry, dict)
+        and entry.get("operation") in ("Apply", "Update")
+        and isinstance(entry.get("fieldsV1"), dict)
+        for entry in entries
+    )
+
+
+def _read(obj: Object | None) -> list[_Entry]:
     return [
         _Entry(
-            entry.get("manager", ""),
-            entry.get("operation", "Update"),
-            entry.get("apiVersion", ""),
-            entry.get("subresource", ""),
+            *_identity(entry),
             entry.get("time", ""),
             frozenset(from_v1(entry.get("fieldsV1") or {}, ())),
         )
-        for entry in obj["metadata"].get("managedFields") or ()
+        for entry in (obj or _NOTHING)["metadata"].get("managedFields") or ()
     ]
 
 
 def _write(meta: Object, entries: Iterable[_Entry]) -> None:
-    listed = [
-        {
-            "manager": entry.manager,
-            "operation": entry.operation,
-            "apiVersion": entry.api_version,
-            "time": entry.time,
-            "fieldsType": "FieldsV1",
-            "fieldsV1": to_v1(entry.fields),
-            **({"subresource": entry.subresource} if entry.subresource else {}),
-        }
-        for entry in entries
-        if entry.fields
-    ]
+    listed = [_listed(entry, to_v1(entry.fields)) for entry in entries if entry.fields]
     if listed:
         meta["managedFields"] = listed
     else:
         meta.pop("managedFields", None)
+
+
+def _listed(entry: _Entry, fields: Object) -> Object:
+    """An entry of `managedFields`."""
+    return {
+        "manager": entry.manager,
+        "operation": entry.operation,
+        "apiVersion": entry.api_version,
+        "time": entry.time,
+        "fieldsType": "FieldsV1",
+        "fieldsV1": fields,
+        **({"subresource": entry.subresource} if entry.subresource else {}),
+    }

@@ -39,12 +39,13 @@ from knative.local.autoscaler import Autoscaler
 from knative.local.events import Recorder
 from knative.local.gpus import GpuMeter, Slots
 from knative.local.metrics import PlatformMetrics
+from knative.local.narrator import Narrator
 from knative.local.reconciler.controller import ControlPlane
 from knative.local.reconciler.runnable import unrunnable
 from knative.local.registry import Registry
 from knative.local.replicas import Replicas, ReplicaSettings
-from knative.local.store import Key, Store, StoreError
 from knative.local.settings import Settings
+from knative.local.store import Key, Store, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -204,7 +205,8 @@ class Platform:
             recorder=Recorder(registry, _utc_now, "kubelet"),
             now=_utc_now,
         )
-        events = Recorder(registry, _utc_now, "pilotlight-platform")
+        events = Recorder(registry, _utc_now)
+        Narrator(store, events)
         control = ControlPlane(
             registry,
             activator,
@@ -235,6 +237,7 @@ class Platform:
         self._background(control.run(), "control plane")
         self._background(autoscaler.run(), "autoscaler")
         self._background(_housekeeping(events, replicas, control), "housekeeping")
+        self._background(api.run(), "API")
         await self._serve(_api_server(api, certificate), api_socket)
         self._stack.callback(api.watches.end)
         self._write_kubeconfig(token, certificate)

@@ -21,8 +21,8 @@ from knative.local import errors, objects
 from knative.local.deletion import GRACEFUL, Deletion, Propagation
 from knative.local.errors import Subject
 from knative.local.kinds import KindInfo
-from knative.local.managed import track
-from knative.local.schemas import structural
+from knative.local.managed import track, track_status
+from knative.local.schemas import rules, structural
 from knative.local.store import Key, Record, Store
 
 Validation = Literal["Strict", "Warn", "Ignore"]
@@ -44,6 +44,8 @@ class Options:
 
 
 TRUSTED = Options(manager="controller", trusted=True)
+_REPORTERS = {cluster.POD: "kubelet", cluster.POD_AUTOSCALER: "autoscaler"}
+"""Who writes the status of these kinds; of all others the controller does."""
 
 
 class Admission(Protocol):
@@ -135,8 +137,10 @@ class Registry:
             meta["generation"] = 1
             if not options.trusted:
                 obj.pop("status", None)
-        warnings += self._admit(info, obj, None, options)
+        self._default(info, obj, None, options, custom=False)
         track(info.schema, None, obj, manager=options.manager, operation=options.operation, now=now)
+        self._default(info, obj, None, options, custom=True)
+        warnings += self._check(info, obj, None, options)
         if options.dry_run:
             return Written(obj, tuple(warnings))
         record = self.store.put(key, obj, expect=0)
@@ -144,7 +148,7 @@ class Registry:
 
     # update
 
-    def update(  # the order of the steps is the rule
+    def update(  # noqa: C901  # the order of the steps is the rule
         self,
         key: Key,
         obj: Object,
@@ -183,11 +187,9 @@ class Registry:
                 del obj["status"]
         elif info.has_status and not options.trusted:
             _keep(obj, old.obj, "status")
-        if subresource is None:
-            warnings += self._admit(info, obj, old.obj, options)
         now = objects.timestamp(self._now())
-        if info.has_status and subresource is None and _specification(obj) != _specification(old.obj):
-            obj["metadata"]["generation"] = old_meta.get("generation", 1) + 1
+        if subresource is None:
+            self._default(info, obj, old.obj, options, custom=False)
         track(
             info.schema,
             old.obj,
@@ -197,6 +199,11 @@ class Registry:
             now=now,
             subresource=subresource,
         )
+        if subresource is None:
+            self._default(info, obj, old.obj, options, custom=True)
+            warnings += self._check(info, obj, old.obj, options)
+            if info.has_status and _specification(obj) != _specification(old.obj):
+                obj["metadata"]["generation"] = old_meta.get("generation", 1) + 1
         if _same(obj, old.obj):
             return Written(old.obj, tuple(warnings))
         if options.dry_run:
@@ -212,11 +219,23 @@ class Registry:
         old = self.store.get(key)
         if old is None or old.obj.get("status") == status:
             return False
-        obj = {**old.obj, "metadata": dict(old.obj["metadata"]), "status": status}
-        self.store.put(key, obj, expect=old.version)
+        self.report(old, {**old.obj, "metadata": dict(old.obj["metadata"]), "status": status})
         return True
 
-    # delete
+    def report(self, old: Record, obj: Object) -> None:
+        """Put `obj` (which becomes the registry's own) in the place of `old`, from which its status differs.
+
+        Its metadata must be a copy. Recorded as a write of status by the part of Knative that does it.
+        """
+        resource = old.key.resource
+        track_status(
+            self.kinds[resource].schema,
+            old.obj,
+            obj,
+            manager=_REPORTERS.get(resource, TRUSTED.manager),
+            now=objects.timestamp(self._now()),
+        )
+        self.store.put(old.key, obj, expect=old.version)
 
     # delete
 
@@ -288,16 +307,27 @@ class Registry:
         structural.prune(info.schema, obj)
         structural.fill_defaults(info.schema, obj)
         causes = list(structural.violations(info.schema, obj))
+        if info.has_rules:
+            causes += [rules.UNCHECKED] if rules.blocked(causes) else rules.violations(info.schema, obj)
         if causes:
             raise errors.invalid(subject, causes)
         return warnings
 
-    def _admit(self, info: KindInfo, obj: Object, old: Object | None, options: Options) -> list[str]:
+    def _default(
+        self, info: KindInfo, obj: Object, old: Object | None, options: Options, *, custom: bool
+    ) -> None:
+        """Fill in what was left out.
+
+        Kubernetes does so for its own kinds before it notes who owns which field, so that a default belongs
+        to who left the field out; a webhook does it for custom kinds later, and its values belong to nobody.
+        """
         admission = self._admissions.get(info.resource)
-        if admission is None or options.trusted:
-            return []
-        admission.default(obj, old)
-        return admission.check(obj, old)
+        if admission is not None and not options.trusted and info.custom is custom:
+            admission.default(obj, old)
+
+    def _check(self, info: KindInfo, obj: Object, old: Object | None, options: Options) -> list[str]:
+        admission = self._admissions.get(info.resource)
+        return [] if admission is None or options.trusted else admission.check(obj, old)
 
     def _name(self, meta: Object) -> None:
         if not meta.get("name") and meta.get("generateName"):

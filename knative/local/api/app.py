@@ -14,23 +14,24 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
+from knative import cluster
 from knative.cluster import Object
-from knative.local import errors
-from knative.local.api import discovery
+from knative.local import errors, objects
+from knative.local.api.documents import Documents
 from knative.local.api.requests import Target, target
 from knative.local.api.verbs import Verbs
 from knative.local.api.watches import Watches
+from knative.local.reconciler import names
 from knative.local.registry import Registry
-from knative.local.store import StoreError
+from knative.local.store import Key, StoreError
 
 log = logging.getLogger(__name__)
+
+_INTERACTIVE = frozenset({"exec", "attach", "portforward", "proxy"})
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
-GIT_VERSION = "v1.34.0+pilotlight"
-"""The Kubernetes version whose API is followed; clients compare it with their own."""
 
 
 class Api:
@@ -58,10 +59,13 @@ class Api:
         self._registry = registry
         self._token = f"Bearer {token}".encode()
         self._metrics = metrics
-        self._documents: dict[str, bytes] = {}  # discovery never changes while the platform runs
-        self._address = address
+        self._documents = Documents(registry.kinds, address)
         self.watches = Watches(registry.store)
         self._verbs = Verbs(registry, self.watches, now, log_path)
+
+    async def run(self) -> None:
+        """What goes on beside the requests, until cancelled: watching how the logs grow."""
+        await self._verbs.logs.run()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI entry point."""
@@ -99,21 +103,37 @@ class Api:
         found = target(path, self._registry.kinds)
         if found is not None:
             return await self._on_objects(request, found)
-        if request.method == "POST" and path.startswith("/apis/authorization.k8s.io/v1/"):
-            return _access_review(path)
+        if request.method == "POST" and (review := _review(path)) is not None:
+            return review
         if request.method in ("GET", "HEAD"):
-            content = self._documents.get(path)
-            if content is None and (document := self._document(path)) is not None:
-                content = self._documents[path] = json.dumps(document, separators=(",", ":")).encode()
-            if content is not None:
-                return Response(content, media_type="application/json")
+            document = self._documents.answer(request, path)
+            if document is not None:
+                return document
         raise errors.ApiError(404, "NotFound", "the server could not find the requested resource")
+
+    def _no_way_in(self, found: Target) -> errors.ApiError:
+        """Why there is no `exec`, `attach` or `port-forward`, and what to do instead."""
+        pod = self._registry.read(Key(cluster.POD, found.namespace or "", found.name or "")).obj
+        port = objects.annotations_of(pod).get(names.PORT)
+        if found.subresource == "portforward":
+            where = f"at http://127.0.0.1:{port}" if port else "once it runs"
+            advice = f"a replica is a process of this machine and answers there itself, {where}"
+        else:
+            advice = (
+                "a replica is a process of this machine, without a container to enter; "
+                "its output is in `kubectl logs`"
+            )
+        return errors.ApiError(
+            501, "NotImplemented", f"pods/{found.subresource} is not offered here: {advice}", found.subject
+        )
 
     async def _on_objects(self, request: Request, found: Target) -> Response:
         verbs = self._verbs
         if found.name is None:
             handlers = {"GET": verbs.list, "POST": verbs.create, "DELETE": verbs.delete_collection}
-        elif found.subresource == "log" and found.info.resource.plural == "pods":
+        elif found.subresource in _INTERACTIVE and found.info.resource == cluster.POD:
+            raise self._no_way_in(found)
+        elif found.subresource == "log" and found.info.resource == cluster.POD:
             handlers = {"GET": verbs.log}
         elif found.subresource == "status" and found.info.has_status:
             handlers = {"GET": verbs.get, "PUT": verbs.replace, "PATCH": verbs.patch}
@@ -135,48 +155,6 @@ class Api:
                 405, "MethodNotAllowed", "the server does not allow this method on the requested resource"
             )
         return await handler(request, found)
-
-    def _document(self, path: str) -> Object | None:  # noqa: C901, PLR0911  # a table of paths
-        kinds = self._registry.kinds
-        parts = path.strip("/").split("/")
-        match parts:
-            case ["version"]:
-                return version()
-            case ["api"]:
-                return discovery.core_versions(self._address)
-            case ["apis"]:
-                return discovery.group_list(kinds)
-            case ["apis", group]:
-                return discovery.group(kinds, group)
-            case ["api", number]:
-                return discovery.resource_list(kinds, "", number)
-            case ["apis", group, number]:
-                return discovery.resource_list(kinds, group, number)
-            case ["openapi", "v3"]:
-                return discovery.openapi_index(kinds)
-            case ["openapi", "v3", *rest]:
-                return discovery.openapi_document(kinds, "/".join(rest))
-            case ["openapi", "v2"]:
-                return discovery.openapi_v2(kinds)
-            case [""]:
-                return {"paths": ["/api", "/apis", "/healthz", "/metrics", "/openapi/v3", "/version"]}
-        return None
-
-
-def version() -> Object:
-    """`/version`."""
-    major, minor, _ = GIT_VERSION.removeprefix("v").split(".", 2)
-    return {
-        "major": major,
-        "minor": minor,
-        "gitVersion": GIT_VERSION,
-        "gitCommit": "",
-        "gitTreeState": "clean",
-        "buildDate": "1970-01-01T00:00:00Z",
-        "goVersion": "",
-        "compiler": "",
-        "platform": "linux/amd64",
-    }
 
 
 def json_response(content: Object, status: int = 200) -> Response:
@@ -200,22 +178,21 @@ def _is_loopback(request: Request) -> bool:
         return False
 
 
-def _access_review(path: str) -> Response:
-    """Whoever has the token may do everything."""
-    kind = {
-        "selfsubjectaccessreviews": "SelfSubjectAccessReview",
-        "selfsubjectrulesreviews": "SelfSubjectRulesReview",
-    }.get(path.rpartition("/")[2])
-    if kind is None:
-        raise errors.ApiError(404, "NotFound", "the server could not find the requested resource")
+def _review(path: str) -> Response | None:
+    """What a client asks about itself: whoever has the token may do everything."""
+    group, _, plural = path.removeprefix("/apis/").partition("/v1/")
     everything = {"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}
-    status: Object = (
-        {"allowed": True}
-        if kind == "SelfSubjectAccessReview"
-        else {"resourceRules": [everything], "nonResourceRules": [], "incomplete": False}
-    )
-    review = {"apiVersion": "authorization.k8s.io/v1", "kind": kind, "metadata": {}, "spec": {}}
-    return json_response({**review, "status": status}, 201)
+    rules: Object = {"resourceRules": [everything], "nonResourceRules": [], "incomplete": False}
+    user: Object = {"username": names.USER, "groups": ["system:masters", "system:authenticated"]}
+    kind, status = {
+        ("authorization.k8s.io", "selfsubjectaccessreviews"): ("SelfSubjectAccessReview", {"allowed": True}),
+        ("authorization.k8s.io", "selfsubjectrulesreviews"): ("SelfSubjectRulesReview", rules),
+        ("authentication.k8s.io", "selfsubjectreviews"): ("SelfSubjectReview", {"userInfo": user}),
+    }.get((group, plural), (None, None))
+    if kind is None:
+        return None
+    review = {"apiVersion": f"{group}/v1", "kind": kind, "metadata": {}, "spec": {}, "status": status}
+    return json_response(review, 201)
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

@@ -1,12 +1,11 @@
-"""get, list, watch, create, replace, patch, delete and log."""
+"""get, list, watch, create, replace, patch and delete."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import json
-import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,17 @@ from knative import cluster
 from knative.cluster import Object
 from knative.local import errors, managed, objects
 from knative.local.api import patches, requests, selectors, tables
+from knative.local.api.logs import PodLogs
 from knative.local.api.requests import Target
-from knative.local.api.watches import Selection, Watches, WatchOptions, json_event, table_event
+from knative.local.api.views import Form, View, partial, wanted
+from knative.local.api.watches import Selection, Watches, WatchOptions, renderer
 from knative.local.registry import Registry, Written
+from knative.local.schemas import rules
 from knative.local.store import Key, Record, Stale
 
 _Records = list[Record]  # inside `Verbs`, `list` is a method
 
 _LONGEST_WATCH_S = 3600.0
-_LOG_POLL_S = 0.2
 
 
 class Verbs:
@@ -43,7 +44,7 @@ class Verbs:
         self._store = registry.store
         self._watches = watches
         self._now = now
-        self._log_path = log_path
+        self.logs = PodLogs(registry.store, log_path, now)
 
     # reading
 
@@ -51,9 +52,11 @@ class Verbs:
         """One object."""
         record = self._registry.read(_key(target))
         await self._store.durable(record.version)
-        shown = tables.wanted(request.headers.get("accept", ""))
-        if shown:
-            return self._table(request, target, [record], shown, {"resourceVersion": str(record.version)})
+        view = _view(request)
+        if view.form is Form.TABLE:
+            return self._table(request, target, [record], view, {"resourceVersion": str(record.version)})
+        if view.form is Form.METADATA:
+            return _json(partial(record, view.version))
         return Response(record.raw, media_type="application/json")
 
     async def list(self, request: Request, target: Target) -> Response:
@@ -75,9 +78,18 @@ class Verbs:
             metadata["continue"] = _write_token(last.namespace, last.name, metadata["resourceVersion"])
             found = found[:limit]
         await self._store.durable()
-        shown = tables.wanted(request.headers.get("accept", ""))
-        if shown:
-            return self._table(request, target, found, shown, metadata)
+        view = _view(request)
+        if view.form is Form.TABLE:
+            return self._table(request, target, found, view, metadata)
+        if view.form is Form.METADATA:
+            return _json(
+                {
+                    "kind": "PartialObjectMetadataList",
+                    "apiVersion": f"meta.k8s.io/{view.version}",
+                    "metadata": metadata,
+                    "items": [partial(record, view.version) for record in found],
+                }
+            )
         res = target.info.resource
         head = json.dumps(
             {"kind": f"{res.kind}List", "apiVersion": res.api_version, "metadata": metadata},
@@ -87,18 +99,8 @@ class Verbs:
         return Response(content, media_type="application/json")
 
     async def log(self, request: Request, target: Target) -> Response:
-        """A replica's output; `follow` and `tailLines` as kubectl sends them."""
-        self._registry.read(_key(target))
-        path = self._log_path(target.namespace or "", target.name or "")
-        lines = requests.number(request, "tailLines")
-        follow = requests.flag(request, "follow")
-        return StreamingResponse(
-            _log_lines(path, lines, follow=follow, alive=lambda: self._exists(target)),
-            media_type="text/plain",
-        )
-
-    def _exists(self, target: Target) -> bool:
-        return self._store.get(_key(target)) is not None
+        """A replica's output."""
+        return self.logs.answer(request, self._registry.read(_key(target)))
 
     def _selection(self, request: Request, target: Target) -> Selection:
         query = request.query_params
@@ -115,12 +117,12 @@ class Verbs:
         request: Request,
         target: Target,
         records: Sequence[Record],
-        version: str,
+        view: View,
         metadata: Object,
     ) -> Response:
         include = request.query_params.get("includeObject", "Metadata")
         content = tables.table(
-            target.info, records, self._now(), include=include, version=version, metadata=metadata
+            target.info, records, self._now(), include=include, version=view.version, metadata=metadata
         )
         return _json(content)
 
@@ -132,14 +134,13 @@ class Verbs:
         initial = requests.flag(request, "sendInitialEvents")
         since = None if text in ("", "0") or initial else int(text)
         timeout = requests.number(request, "timeoutSeconds")
-        shown = tables.wanted(request.headers.get("accept", ""))
         include = query.get("includeObject", "Metadata")
         options = WatchOptions(
             since=since,
             bookmarks=requests.flag(request, "allowWatchBookmarks"),
             initial_events=initial,
             timeout_s=min(float(timeout), _LONGEST_WATCH_S) if timeout else _LONGEST_WATCH_S,
-            render=table_event(selection.info, self._now, include, shown) if shown else json_event,
+            render=renderer(selection.info, _view(request), self._now, include),
         )
         if since is not None:
             # Tell now rather than in the stream: a status line can say it plainly.
@@ -155,6 +156,7 @@ class Verbs:
     async def create(self, request: Request, target: Target) -> Response:
         """A new object."""
         self._refuse_pods(target)
+        await self._prepare(target)
         options = requests.options(request)
         value, warnings = requests.parse(
             await requests.body(request), requests.content_type(request), options.validation
@@ -169,6 +171,7 @@ class Verbs:
 
     async def replace(self, request: Request, target: Target) -> Response:
         """The whole object anew."""
+        await self._prepare(target)
         options = requests.options(request)
         value, warnings = requests.parse(
             await requests.body(request), requests.content_type(request), options.validation
@@ -179,6 +182,7 @@ class Verbs:
 
     async def patch(self, request: Request, target: Target) -> Response:
         """A part of the object anew, in any of the patch formats."""
+        await self._prepare(target)
         media_type = requests.content_type(request)
         if media_type in ("application/apply-patch+yaml", "application/apply-patch+cbor"):
             return await self._apply(request, target)
@@ -324,6 +328,11 @@ class Verbs:
             response.headers.append("warning", f'299 - "{_escaped(warning)}"')
         return response
 
+    async def _prepare(self, target: Target) -> None:
+        """What takes too long for the event loop, the first time."""
+        if target.info.has_rules and not rules.ready():
+            await asyncio.to_thread(rules.load)
+
     def _refuse_pods(self, target: Target) -> None:
         if target.info.resource == cluster.POD:
             raise errors.ApiError(
@@ -336,6 +345,10 @@ class Verbs:
 
 def _key(target: Target) -> Key:
     return Key(target.info.resource, target.namespace or "", target.name or "")
+
+
+def _view(request: Request) -> View:
+    return wanted(request.headers.get("accept", ""))
 
 
 def _json(content: Object, status: int = 200) -> Response:
@@ -362,25 +375,3 @@ def _read_token(token: str) -> tuple[tuple[str, str], str]:
     except ValueError as problem:
         raise errors.bad_request("continue key is not valid") from problem
     return (namespace, name), version
-
-
-async def _log_lines(
-    path: Path, lines: int | None, *, follow: bool, alive: Callable[[], bool]
-) -> AsyncIterator[bytes]:
-    """The file, its last `lines` only if given, and what is appended while the pod exists if `follow`."""
-    try:
-        with path.open("rb") as file:  # a local file, read in pieces
-            data = file.read()
-            if lines is not None:
-                data = b"".join(data.splitlines(keepends=True)[-lines:]) if lines else b""
-            yield data
-            while follow and alive():
-                data = file.read()
-                if data:
-                    yield data
-                    continue
-                if os.fstat(file.fileno()).st_size < file.tell():
-                    file.seek(0)  # it was rotated
-                await asyncio.sleep(_LOG_POLL_S)
-    except FileNotFoundError:
-        return

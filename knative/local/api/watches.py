@@ -6,11 +6,13 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from knative.cluster import Object
 from knative.local import errors
 from knative.local.api.selectors import Predicate
 from knative.local.api.tables import table as make_table
+from knative.local.api.views import Form, View, partial
 from knative.local.kinds import KindInfo
 from knative.local.store import Change, Kind, Record, Stale, Store, StoreError
 
@@ -58,28 +60,32 @@ class WatchOptions:
     render: Callable[[Kind, Record], bytes]
 
 
-def json_event(kind: Kind, record: Record) -> bytes:
-    """One line of the stream, from the object's stored bytes."""
-    return b'{"type":"' + kind.value.encode() + b'","object":' + record.raw + b"}\n"
-
-
-def table_event(
-    info: KindInfo, now: Callable[[], object], include: str, version: str
+def renderer(
+    info: KindInfo, view: View, now: Callable[[], datetime], include: str
 ) -> Callable[[Kind, Record], bytes]:
-    """A renderer of lines that hold a Table with one row."""
+    """What makes a line of the stream in this view; `include` is the query parameter includeObject."""
+    match view.form:
+        case Form.OBJECT:
+            return _object_event
+        case Form.METADATA:
+            return lambda kind, record: _line(kind.value, partial(record, view.version))
+        case Form.TABLE:
+            return lambda kind, record: _line(
+                kind.value,
+                make_table(
+                    info,
+                    [record],
+                    now(),
+                    include=include,
+                    version=view.version,
+                    metadata={"resourceVersion": str(record.version)},
+                ),
+            )
 
-    def render(kind: Kind, record: Record) -> bytes:
-        content = make_table(
-            info,
-            [record],
-            now(),  # type: ignore[arg-type]
-            include=include,
-            version=version,
-            metadata={"resourceVersion": str(record.version)},
-        )
-        return json.dumps({"type": kind.value, "object": content}).encode() + b"\n"
 
-    return render
+def _object_event(kind: Kind, record: Record) -> bytes:
+    """From the object's stored bytes."""
+    return b'{"type":"' + kind.value.encode() + b'","object":' + record.raw + b"}\n"
 
 
 class Watches:

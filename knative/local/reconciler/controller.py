@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 _RETRY_S = 1.0
 _TURN_S = 0.002
+_FRESH_S = 0.3
 _LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 
 
@@ -83,6 +84,7 @@ class ControlPlane:
         self._before_removal = before_removal
         self._queue: dict[Key, None] = {}
         self._free_routes: dict[Key, None] = {}
+        self._fresh: dict[Key, int] = {}  # Services that have just changed, with the new generation
         self._wake = asyncio.Event()
         self._reconcilers: Mapping[Resource, Callable[[Key, Record], None]] = {
             cluster.SERVICE: self._service,
@@ -226,8 +228,29 @@ class ControlPlane:
         route_key = Key(cluster.ROUTE, key.namespace, key.name)
         self._ensure(config_key, services.configuration(service), service)
         self._ensure(route_key, services.route(service), service)
-        status = services.status(service, self._obj(config_key), self._obj(route_key), self._now())
+        children = self._obj(config_key), self._obj(route_key)
+        status = services.status(service, *children, self._now())
+        if self._is_fresh(key, service) and services.failed(status):
+            status = services.status(service, *children, self._now(), early=True)
         self._registry.set_status(key, status)
+
+    def _is_fresh(self, key: Key, service: Object) -> bool:
+        """Whether the Service has changed so lately that who changed it may not be watching it yet.
+
+        `kn` writes, reads and then watches, and never learns of a failure that was there when it read.
+        """
+        generation = service["metadata"]["generation"]
+        if (service.get("status") or {}).get("observedGeneration") != generation:
+            self._fresh[key] = generation
+            asyncio.get_running_loop().call_later(_FRESH_S, self._no_longer_fresh, key, generation)
+        return key in self._fresh
+
+    def _no_longer_fresh(self, key: Key, generation: int) -> None:
+        if self._fresh.get(key) == generation:
+            del self._fresh[key]
+            service = self._obj(key)
+            if service is not None and objects.condition_status(service) == "Unknown":
+                self._enqueue(key)
 
     def _configuration(self, key: Key, record: Record) -> None:
         config = record.obj

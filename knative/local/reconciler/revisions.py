@@ -188,7 +188,8 @@ def status(
         "containerStatuses": [{"name": _serving_container(revision["spec"]).get("name") or CONTAINER}],
         "observedGeneration": revision["metadata"]["generation"],
     }
-    if image := _serving_container(revision["spec"]).get("image"):
+    image = str(_serving_container(revision["spec"]).get("image") or "")
+    if "@sha256:" in image:  # nothing is pulled here, so a tag is never resolved
         result["containerStatuses"][0]["imageDigest"] = image
     scale = (autoscaler or {}).get("status") or {}
     for field, source in (("actualReplicas", "actualScale"), ("desiredReplicas", "desiredScale")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from knative.cluster import CONFIGURATION, ROUTE, Object
@@ -59,9 +60,15 @@ def status(
     config: Mapping[str, Any] | None,
     route_obj: Mapping[str, Any] | None,
     now: str,
+    *,
+    early: bool = False,
 ) -> Object:
-    """The Service's status, drawn from its children's."""
+    """The Service's status, drawn from its children's; while it is `early`, a failure isn't final yet."""
     dependents = [_configurations_ready(config), _routes_ready(config, route_obj)]
+    if early:
+        dependents = [
+            replace(item, status="Unknown") if item.status == "False" else item for item in dependents
+        ]
     result: Object = {}
     if route_obj is not None and (answered := route_obj.get("status")):
         for key in ("address", "traffic", "url"):
@@ -76,6 +83,11 @@ def status(
     )
     result["observedGeneration"] = service["metadata"]["generation"]
     return result
+
+
+def failed(status: Mapping[str, Any]) -> bool:
+    """Whether this status of a Service says that it isn't ready and won't be."""
+    return objects.condition_status({"status": status}) == "False"
 
 
 def _configurations_ready(config: Mapping[str, Any] | None) -> Condition:

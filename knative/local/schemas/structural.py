@@ -4,7 +4,7 @@ Only what Kubernetes allows in a structural schema and this project's kinds use 
 `properties`, `required`, `items`, `additionalProperties`, `enum`, `pattern`, `minimum`, `maximum`,
 `minLength`, `maxLength`, `minItems`, `maxItems`, `format` (int32, int64), `default`, `nullable`,
 `x-kubernetes-int-or-string`, `x-kubernetes-preserve-unknown-fields`, and the list and map types that
-server-side apply needs. CEL rules are left to whoever owns the kind.
+server-side apply needs. CEL rules are in `rules.py`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,63 @@
+"""kubectl and kn, run against the test's platform as a user runs them."""
+
+import asyncio
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.knative.platform.conftest import World, service
+
+
+def manifest(name: str = "a", **options: Any) -> str:
+    """A Service of the test backend as a file that somebody wrote."""
+    return yaml.safe_dump(
+        {"apiVersion": "serving.knative.dev/v1", "kind": "Service", **service(name, **options)}
+    )
+
+
+class Program:
+    """A client program with the platform's kubeconfig and a home of its own."""
+
+    def __init__(self, path: str, world: World, home: Path) -> None:
+        self.path = path
+        self.env = {"KUBECONFIG": str(world.platform.kubeconfig), "HOME": str(home), "PATH": "/usr/bin:/bin"}
+
+    async def start(self, *words: str) -> asyncio.subprocess.Process:
+        """One that goes on; the caller ends it."""
+        return await asyncio.create_subprocess_exec(
+            self.path,
+            *words,
+            env=self.env,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+
+    async def run(
+        self, *words: str, stdin: str = "", status: int = 0, env: dict[str, str] | None = None
+    ) -> str:
+        """Output of a command that is expected to end with `status`; both streams."""
+        self.env |= env or {}
+        process = await self.start(*words)
+        output, _ = await asyncio.wait_for(process.communicate(stdin.encode()), 30)
+        text = output.decode()
+        assert process.returncode == status, f"{' '.join(words)}: {text}"
+        return text
+
+
+def _found(name: str, world: World, home: Path) -> Program:
+    path = shutil.which(name)
+    if path is None:
+        pytest.skip(f"{name} is not installed")
+    return Program(path, world, home)
+
+
+def kubectl_program(world: World, home: Path) -> Program:
+    return _found("kubectl", world, home)
+
+
+def kn_program(world: World, home: Path) -> Program:
+    return _found("kn", world, home)

@@ -1,0 +1,63 @@
+"""Who may enter the API, and where paths lead."""
+
+import asyncio
+import ssl
+
+import aiohttp
+import pytest
+import yaml
+
+from knative.cluster import EVENT, Cluster, Forbidden
+from tests.knative.platform.api.raw import CMS, Raw
+from tests.knative.platform.conftest import World
+
+
+async def test_without_the_token_nothing_is_answered_but_health_and_metrics(world: World):
+    base = world.platform.api_url
+    for path, status in (("/api/v1/pods", 401), ("/version", 401), ("/healthz", 200), ("/metrics", 200)):
+        async with world.http.get(f"{base}{path}") as answer:
+            assert answer.status == status, path
+    async with world.http.get(f"{base}/api/v1/pods", headers={"Authorization": "Bearer wrong"}) as answer:
+        assert (await answer.json())["reason"] == "Unauthorized"
+
+
+async def test_the_kubeconfig_is_private_and_its_certificate_is_the_servers(world: World):
+    path = world.platform.kubeconfig
+    assert path.stat().st_mode & 0o077 == 0
+    assert world.platform.config.state_dir.stat().st_mode & 0o077 == 0
+    server = yaml.safe_load(path.read_text())["clusters"][0]["cluster"]["server"]
+    assert server.startswith("https://")
+    with pytest.raises(aiohttp.ClientConnectorCertificateError):
+        await world.http.get(f"{server}/healthz")
+    trusted = ssl.create_default_context(cafile=world.platform.config.state_dir / "api.crt")
+    async with world.http.get(f"{server}/healthz", ssl=trusted) as answer:
+        assert answer.status == 200
+
+
+async def test_a_silent_connection_does_not_block_others(world: World):
+    port = int(world.platform.api_url.rpartition(":")[2])
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        assert await world.cluster.version()
+    finally:
+        writer.close()
+
+
+async def test_a_client_with_a_wrong_token_is_told(world: World, tmp_path):
+    config = yaml.safe_load(world.platform.kubeconfig.read_text())
+    config["users"][0]["user"]["token"] = "wrong"
+    path = tmp_path / "other"
+    path.write_text(yaml.safe_dump(config))
+    async with Cluster.from_kubeconfig(path) as other:
+        with pytest.raises(Forbidden):
+            await other.list(EVENT)
+
+
+async def test_methods_and_paths_that_do_not_exist_are_404_and_405(raw: Raw):
+    for method, path, status in (
+        ("GET", "/apis/nope/v1/things", 404),
+        ("GET", f"{CMS}/cm/scale", 404),
+        ("PUT", CMS, 405),
+        ("GET", "/nowhere", 404),
+    ):
+        assert (await raw(method, path))[0] == status, path

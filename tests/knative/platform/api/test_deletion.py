@@ -1,0 +1,78 @@
+"""Deletion: finalizers, owners, propagation, preconditions, namespaces."""
+
+from typing import Any
+
+import pytest
+
+from knative.cluster import CONFIG_MAP, CONFIGURATION, NAMESPACE, SECRET, SERVICE, Conflict, NotFound
+from tests.knative.platform.api.raw import config_map
+from tests.knative.platform.conftest import World, service, until
+
+
+async def test_finalizers_hold_an_object_until_they_are_taken_away(world: World):
+    await world.cluster.create(CONFIG_MAP, config_map(finalizers=["example.com/hold"]))
+    await world.cluster.delete(CONFIG_MAP, "cm", "default")
+    held = await world.cluster.get(CONFIG_MAP, "cm", "default")
+    assert held["metadata"]["deletionTimestamp"]
+    await world.cluster.patch(CONFIG_MAP, "cm", "default", {"metadata": {"finalizers": None}})
+    with pytest.raises(NotFound):
+        await world.cluster.get(CONFIG_MAP, "cm", "default")
+
+
+def owned_by(owner: dict[str, Any], name: str, *, block: bool = False) -> dict[str, Any]:
+    reference = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "name": owner["metadata"]["name"],
+        "uid": owner["metadata"]["uid"],
+        "blockOwnerDeletion": block,
+    }
+    return config_map(name, ownerReferences=[reference])
+
+
+@pytest.mark.parametrize(("policy", "left"), [("Background", []), ("Foreground", []), ("Orphan", ["child"])])
+async def test_owners_take_their_dependents_along_unless_told_not_to(world: World, policy, left):
+    owner = await world.cluster.create(CONFIG_MAP, config_map("owner"))
+    await world.cluster.create(CONFIG_MAP, owned_by(owner, "child", block=True))
+    await world.cluster.delete(CONFIG_MAP, "owner", "default", propagation=policy)
+    assert [item["metadata"]["name"] for item in await world.cluster.list(CONFIG_MAP, "default")] == left
+
+
+async def test_foreground_deletion_waits_for_dependents_that_are_held(world: World):
+    owner = await world.cluster.create(CONFIG_MAP, config_map("owner"))
+    child = owned_by(owner, "child", block=True)
+    child["metadata"]["finalizers"] = ["example.com/hold"]
+    await world.cluster.create(CONFIG_MAP, child)
+    await world.cluster.delete(CONFIG_MAP, "owner", "default", propagation="Foreground")
+    assert (await world.cluster.get(CONFIG_MAP, "owner", "default"))["metadata"]["finalizers"] == [
+        "foregroundDeletion"
+    ]
+    await world.cluster.patch(CONFIG_MAP, "child", "default", {"metadata": {"finalizers": []}})
+    assert await world.cluster.list(CONFIG_MAP, "default") == []
+
+
+async def test_a_deletion_may_insist_on_one_incarnation(world: World):
+    made = await world.cluster.create(CONFIG_MAP, config_map())
+    with pytest.raises(Conflict, match="Precondition failed: UID"):
+        await world.cluster.delete(CONFIG_MAP, "cm", "default", uid="other")
+    await world.cluster.delete(CONFIG_MAP, "cm", "default", uid=made["metadata"]["uid"])
+
+
+async def test_a_namespace_takes_everything_in_it_along(world: World):
+    await world.cluster.create(NAMESPACE, {"metadata": {"name": "team"}})
+    await world.cluster.create(SERVICE, service("a", namespace="team"))
+    await world.cluster.create(
+        SECRET, {"metadata": {"name": "s", "namespace": "team"}, "stringData": {"a": "b"}}
+    )
+
+    async def running():
+        return (await world.call("a", namespace="team"))[0] == 200
+
+    await until(running)
+    await world.cluster.delete(NAMESPACE, "team")
+
+    async def gone():
+        return "team" not in {item["metadata"]["name"] for item in await world.cluster.list(NAMESPACE)}
+
+    await until(gone)
+    assert await world.cluster.list(CONFIGURATION) == []

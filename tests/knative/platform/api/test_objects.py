@@ -1,0 +1,113 @@
+"""Identity, concurrency and the doors that an object is written through."""
+
+import pytest
+
+from knative.cluster import (
+    CONFIG_MAP,
+    SECRET,
+    SERVICE,
+    WARM_POOL,
+    AlreadyExists,
+    Conflict,
+    Expired,
+    Invalid,
+    NotFound,
+)
+from tests.knative.platform.api.raw import CMS, Raw, config_map
+from tests.knative.platform.conftest import World, service
+
+
+async def test_creating_gives_identity_and_a_second_time_is_refused(world: World):
+    made = await world.cluster.create(CONFIG_MAP, config_map())
+    assert {"uid", "resourceVersion", "creationTimestamp"} <= set(made["metadata"])
+    with pytest.raises(AlreadyExists, match='configmaps "cm" already exists'):
+        await world.cluster.create(CONFIG_MAP, config_map())
+    named = await world.cluster.create(
+        CONFIG_MAP, {"metadata": {"generateName": "cm-", "namespace": "default"}, "data": {}}
+    )
+    assert named["metadata"]["name"].startswith("cm-")
+    assert len(named["metadata"]["name"]) == 8
+
+
+async def test_what_is_missing_is_named(world: World):
+    with pytest.raises(NotFound, match=r'services\.serving\.knative\.dev "nope" not found'):
+        await world.cluster.get(SERVICE, "nope", "default")
+    with pytest.raises(NotFound, match='namespaces "nope" not found'):
+        await world.cluster.create(CONFIG_MAP, {"metadata": {"name": "a", "namespace": "nope"}})
+
+
+async def test_errors_of_the_client_carry_what_the_server_said(world: World):
+    with pytest.raises(NotFound) as missing:
+        await world.cluster.get(CONFIG_MAP, "x", "default")
+    assert (missing.value.status, missing.value.reason) == (404, "NotFound")
+    assert not issubclass(Expired, NotFound)
+
+
+async def test_a_replace_from_an_old_version_is_a_conflict(world: World):
+    made = await world.cluster.create(CONFIG_MAP, config_map())
+    await world.cluster.patch(CONFIG_MAP, "cm", "default", {"data": {"b": "2"}})
+    with pytest.raises(Conflict, match=r"the object has been modified"):
+        await world.cluster.replace(CONFIG_MAP, made | {"data": {"c": "3"}})
+    stale = {"metadata": {"resourceVersion": made["metadata"]["resourceVersion"]}, "data": {"c": "3"}}
+    with pytest.raises(Conflict):
+        await world.cluster.patch(CONFIG_MAP, "cm", "default", stale)
+    now = await world.cluster.get(CONFIG_MAP, "cm", "default")
+    assert now["data"] == {"a": "1", "b": "2"}
+    replaced = await world.cluster.replace(CONFIG_MAP, now | {"data": {"z": "0"}})
+    assert replaced["data"] == {"z": "0"}
+
+
+async def test_a_write_that_changes_nothing_makes_no_new_version(world: World):
+    made = await world.cluster.apply(CONFIG_MAP, config_map())
+    again = await world.cluster.apply(CONFIG_MAP, config_map())
+    patched = await world.cluster.patch(CONFIG_MAP, "cm", "default", {"data": {"a": "1"}})
+    versions = {obj["metadata"]["resourceVersion"] for obj in (made, again, patched)}
+    assert len(versions) == 1
+
+
+async def test_status_and_the_rest_are_written_through_their_own_doors(world: World):
+    pool = {"metadata": {"name": "p", "namespace": "default"}, "spec": {"target": "a"}}
+    made = await world.cluster.create(WARM_POOL, pool | {"status": {"floor": 9}})
+    assert "status" not in made
+    through = {"status": {"floor": 2}, "spec": {"target": "b"}}
+    patched = await world.cluster.patch(WARM_POOL, "p", "default", through, subresource="status")
+    assert (patched["status"], patched["spec"]) == ({"floor": 2}, made["spec"])
+    assert patched["metadata"]["generation"] == 1
+    changed = await world.cluster.patch(
+        WARM_POOL, "p", "default", {"status": {"floor": 7}, "spec": {"target": "c"}}
+    )
+    assert (changed["status"], changed["metadata"]["generation"]) == ({"floor": 2}, 2)
+
+
+async def test_a_dry_run_checks_and_stores_nothing(world: World):
+    await world.cluster.create(CONFIG_MAP, config_map(), dry_run=True)
+    with pytest.raises(NotFound):
+        await world.cluster.get(CONFIG_MAP, "cm", "default")
+    with pytest.raises(Invalid):
+        await world.cluster.create(SERVICE, service("a", scale={"min-scale": "x"}), dry_run=True)
+
+
+async def test_json_patch_and_its_failures(raw: Raw):
+    await raw("POST", CMS, config_map(), content_type="application/json")
+    kind = "application/json-patch+json"
+    change = [
+        {"op": "test", "path": "/data/a", "value": "1"},
+        {"op": "replace", "path": "/data/a", "value": "2"},
+    ]
+    status, body, _ = await raw("PATCH", f"{CMS}/cm", change, content_type=kind)
+    assert (status, body["data"]) == (200, {"a": "2"})
+    status, body, _ = await raw("PATCH", f"{CMS}/cm", change, content_type=kind)
+    assert (status, body["reason"]) == (422, "Invalid")
+    status, _, _ = await raw("PATCH", f"{CMS}/cm", [{"op": "nonsense"}], content_type=kind)
+    assert status == 400
+
+
+async def test_a_secret_is_stored_in_base64_and_checked(world: World):
+    made = await world.cluster.create(
+        SECRET, {"metadata": {"name": "s", "namespace": "default"}, "stringData": {"a": "b"}}
+    )
+    assert (made["data"], made["type"], "stringData" in made) == ({"a": "Yg=="}, "Opaque", False)
+    with pytest.raises(Invalid, match="base64"):
+        await world.cluster.create(
+            SECRET, {"metadata": {"name": "t", "namespace": "default"}, "data": {"a": "%"}}
+        )

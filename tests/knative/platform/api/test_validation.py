@@ -1,0 +1,71 @@
+"""What is wrong with an object is told with its field, its value and what would be right."""
+
+import pytest
+
+from knative.cluster import SERVICE, Invalid
+from tests.knative.platform.api.raw import CMS, KSVCS, MERGE, Raw
+from tests.knative.platform.conftest import World, service
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"spec": {"templat": {}}}, 'unknown field "spec.templat"'),
+        ({"sepc": {}}, 'unknown field "sepc"'),
+        (
+            {"spec": {"template": {"spec": {"containers": [{"image": "x", "comand": ["a"]}]}}}},
+            r'unknown field "spec.template.spec.containers\[0\].comand"',
+        ),
+    ],
+)
+async def test_strict_validation_names_unknown_fields(world: World, change, text):
+    await world.cluster.create(SERVICE, service("a"))
+    with pytest.raises(Invalid, match=rf"strict decoding error: {text}"):
+        await world.cluster.patch(SERVICE, "a", "default", change)
+
+
+async def test_without_strict_validation_unknown_fields_are_warned_of_and_dropped(raw: Raw):
+    body = {"apiVersion": "serving.knative.dev/v1", "kind": "Service", **service("a")}
+    body["spec"]["nonsense"] = 1
+    status, made, headers = await raw("POST", KSVCS, body, content_type="application/json")
+    assert status == 201
+    assert "nonsense" not in made["spec"]
+    assert headers["warning"] == '299 - "unknown field \\"spec.nonsense\\""'
+    status, _, headers = await raw(
+        "PATCH", f"{KSVCS}/a?fieldValidation=Ignore", {"spec": {"x": 1}}, content_type=MERGE
+    )
+    assert (status, "warning" in headers) == (200, False)
+
+
+async def test_a_duplicate_key_is_refused_when_strict(raw: Raw):
+    text = '{"metadata":{"name":"cm"},"data":{"a":"1","a":"2"}}'
+    status, body, _ = await raw(
+        "POST", f"{CMS}?fieldValidation=Strict", text, content_type="application/json"
+    )
+    assert (status, body["message"]) == (400, 'strict decoding error: duplicate field "a"')
+
+
+async def test_a_wrong_type_is_named_with_its_field(world: World):
+    body = service("a")
+    body["spec"]["template"]["spec"]["containerConcurrency"] = "ten"
+    with pytest.raises(Invalid, match="must be of type integer") as refused:
+        await world.cluster.create(SERVICE, body)
+    assert refused.value.causes[0].field == "spec.template.spec.containerConcurrency"
+
+
+@pytest.mark.parametrize(
+    ("body", "media_type", "status", "text"),
+    [
+        ("{", "application/json", 400, "unrecognized"),
+        ("[]", "application/json", 400, "must be a JSON object"),
+        ("a: [", "application/yaml", 400, "unrecognized"),
+        ("x", "text/plain", 415, "text/plain"),
+        ('{"kind":"Secret","apiVersion":"v1","metadata":{"name":"a"}}', "application/json", 400, "is not a"),
+        ('{"metadata":{"name":"Not_A_Name"}}', "application/json", 422, "RFC 1123"),
+        ('{"metadata":{"namespace":"other","name":"a"}}', "application/json", 400, "does not match"),
+    ],
+)
+async def test_a_body_that_cannot_be_read_is_explained(raw: Raw, body, media_type, status, text):
+    got, answer, _ = await raw("POST", CMS, body, content_type=media_type)
+    assert (got, answer["kind"]) == (status, "Status")
+    assert text in answer["message"]

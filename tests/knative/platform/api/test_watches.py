@@ -1,0 +1,102 @@
+"""Watches: what exists, what changes, what goes, and where one can go on."""
+
+import asyncio
+import json
+
+from knative.cluster import CONFIG_MAP, Cluster
+from tests.knative.platform.api.raw import CMS, Raw, config_map
+from tests.knative.platform.conftest import World, until
+
+
+async def test_a_watch_tells_what_exists_what_changes_and_what_goes(world: World):
+    await world.cluster.create(CONFIG_MAP, config_map("first"))
+    seen: list[tuple[str, str]] = []
+
+    async def watch() -> None:
+        async for kind, obj in world.cluster.watch(CONFIG_MAP, "default"):
+            seen.append((kind, obj["metadata"]["name"]))
+
+    task = asyncio.create_task(watch())
+
+    async def length(number):
+        return len(seen) >= number
+
+    await until(lambda: length(1))
+    await world.cluster.create(CONFIG_MAP, config_map("second"))
+    await world.cluster.patch(CONFIG_MAP, "second", "default", {"data": {"b": "2"}})
+    await world.cluster.delete(CONFIG_MAP, "first", "default")
+    await until(lambda: length(4))
+    task.cancel()
+    assert seen == [("ADDED", "first"), ("ADDED", "second"), ("MODIFIED", "second"), ("DELETED", "first")]
+
+
+async def test_a_watch_with_a_selector_sees_objects_come_into_and_go_out_of_it(world: World):
+    seen: list[str] = []
+
+    async def watch() -> None:
+        async for kind, _ in world.cluster.watch(CONFIG_MAP, "default", label_selector="on=yes"):
+            seen.append(kind)
+
+    task = asyncio.create_task(watch())
+    await world.cluster.create(CONFIG_MAP, config_map(labels={"on": "no"}))
+    await world.cluster.patch(CONFIG_MAP, "cm", "default", {"metadata": {"labels": {"on": "yes"}}})
+
+    async def length(number):
+        return len(seen) >= number
+
+    await until(lambda: length(1))
+    await world.cluster.patch(CONFIG_MAP, "cm", "default", {"metadata": {"labels": {"on": "no"}}})
+    await until(lambda: length(2))
+    task.cancel()
+    assert seen == ["ADDED", "DELETED"]
+
+
+async def test_a_watch_from_a_version_that_is_not_known_is_410(raw: Raw):
+    status, body, _ = await raw("GET", f"{CMS}?watch=true&resourceVersion=999999")
+    assert (status, body["reason"]) == (410, "Expired")
+
+
+async def test_a_watch_list_ends_its_first_part_with_a_bookmark(world: World, raw: Raw):
+    await world.cluster.create(CONFIG_MAP, config_map())
+    path = (
+        f"{CMS}?watch=true&sendInitialEvents=true&allowWatchBookmarks=true&resourceVersionMatch=NotOlderThan"
+    )
+    async with world.http.get(f"{raw.base}{path}&timeoutSeconds=1", headers=raw.headers) as answer:
+        lines = [json.loads(line) async for line in answer.content]
+    assert [line["type"] for line in lines] == ["ADDED", "BOOKMARK"]
+    assert lines[1]["object"]["metadata"]["annotations"] == {"k8s.io/initial-events-end": "true"}
+
+
+async def test_the_client_finds_out_what_was_deleted_while_its_watch_was_away(config):
+    from knative.local.platform import Platform
+
+    seen: list[tuple[str, str]] = []
+    async with Platform(config) as platform:
+        port = int(platform.api_url.rpartition(":")[2])
+        kubeconfig = platform.kubeconfig.read_text()
+        async with Cluster.from_kubeconfig(platform.kubeconfig) as cluster:
+            await cluster.create(CONFIG_MAP, config_map("stays"))
+            await cluster.create(CONFIG_MAP, config_map("goes"))
+    kept = config.state_dir / "kubeconfig.kept"
+    kept.write_text(kubeconfig)
+    from dataclasses import replace
+
+    again = replace(config, api_port=port)
+    async with Cluster.from_kubeconfig(kept) as watcher:
+
+        async def watch() -> None:
+            async for kind, obj in watcher.watch(CONFIG_MAP, "default"):
+                seen.append((kind, obj["metadata"]["name"]))
+
+        task = asyncio.create_task(watch())  # the API isn't there yet: it is tried again
+
+        async def length(number):
+            return len(seen) >= number
+
+        async with Platform(again):
+            await until(lambda: length(2))
+        async with Platform(again) as platform, Cluster.from_kubeconfig(platform.kubeconfig) as cluster:
+            await cluster.delete(CONFIG_MAP, "goes", "default")
+            await until(lambda: length(3))
+        task.cancel()
+    assert seen == [("ADDED", "goes"), ("ADDED", "stays"), ("DELETED", "goes")]
