@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -14,6 +14,7 @@ from knative.local.autoscaler import Autoscaler, AutoscalerStatus
 from knative.local.gpus import GpuMeter, Slots
 from knative.local.reconciler import names
 from knative.local.registry import Registry
+from knative.local.replicas.confinement import Mechanism
 from knative.local.store import Key
 
 _LABELS = ("namespace_name", "service_name", "configuration_name", "revision_name")
@@ -23,11 +24,19 @@ _OURS = ("namespace", "service", "revision")
 class PlatformMetrics:
     """Collects when asked; nothing is counted in advance but slot seconds."""
 
-    def __init__(self, registry: Registry, autoscaler: Autoscaler, slots: Slots, meter: GpuMeter) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        autoscaler: Autoscaler,
+        slots: Slots,
+        meter: GpuMeter,
+        mechanism: Callable[[], Mechanism],
+    ) -> None:
         self._registry = registry
         self._autoscaler = autoscaler
         self._slots = slots
         self._meter = meter
+        self._mechanism = mechanism
 
     def render(self) -> str:
         """Prometheus text."""
@@ -40,6 +49,7 @@ class PlatformMetrics:
         yield from self._scaling()
         yield from self._replicas()
         yield from self._gpus()
+        yield self._limits()
 
     def _scaling(self) -> Iterator[Metric]:
         families = {
@@ -135,6 +145,15 @@ class PlatformMetrics:
         slots.add_metric(["free"], self._slots.free)
         slots.add_metric(["held"], self._slots.total - self._slots.free)
         yield slots
+
+    def _limits(self) -> Metric:
+        family = GaugeMetricFamily(
+            "pilotlight_limits", "What holds the limits of containers", labels=("resource", "mechanism")
+        )
+        mechanism = self._mechanism()
+        family.add_metric(["memory", mechanism], 1)
+        family.add_metric(["cpu", mechanism if mechanism.limits_cpu else "none"], 1)
+        return family
 
 
 def _state(pod: Mapping[str, Any]) -> str:

@@ -31,7 +31,7 @@ from knative.local import activator as gateway
 from knative.local import certificates, kinds, objects
 from knative.local import settings as settings_of_knative
 from knative.local.activator import Activator
-from knative.local.admission import admissions
+from knative.local.admission import admissions, machine
 from knative.local.admission.config_maps import ConfigMapAdmission
 from knative.local.api.app import Api
 from knative.local.api.serving import ApiServer
@@ -83,6 +83,9 @@ class PlatformConfig:
     """Wait before a crashing replica's second restart; doubles each time, up to five minutes."""
     stop_grace_s: float = 10.0
     """From SIGTERM to SIGKILL when the platform stops."""
+    cgroups: bool = True
+    """Whether control groups hold the limits of containers where the machine permits them; without, memory
+    is looked at once a second and CPU is not limited."""
 
 
 class Platform:
@@ -170,7 +173,10 @@ class Platform:
 
         settings = Settings(store)
         checks = {
-            **admissions(lambda: settings.features),
+            **admissions(
+                lambda: settings.features,
+                lambda spec: machine.warnings(spec, limits_cpu=replicas.mechanism.limits_cpu),
+            ),
             cluster.CONFIG_MAP: ConfigMapAdmission(
                 settings_of_knative.NAMESPACE, settings_of_knative.PARSERS
             ),
@@ -199,6 +205,7 @@ class Platform:
                 env=config.env,
                 backoff_s=config.crash_backoff_s,
                 stop_grace_s=config.stop_grace_s,
+                cgroups=config.state_dir / "cgroups" if config.cgroups else None,
             ),
             slots=slots,
             meter=meter,
@@ -218,7 +225,7 @@ class Platform:
             unrunnable=unrunnable,
             before_removal=meter.settle,
         )
-        metrics = PlatformMetrics(registry, autoscaler, slots, meter)
+        metrics = PlatformMetrics(registry, autoscaler, slots, meter, lambda: replicas.mechanism)
         api = Api(
             registry,
             token=token,

@@ -10,6 +10,7 @@ from knative.local.admission.core import NamespaceAdmission, SecretAdmission
 from knative.local.admission.features import Features
 from knative.local.admission.serving import (
     ConfigurationAdmission,
+    Lacking,
     RevisionAdmission,
     RouteAdmission,
     ServiceAdmission,
@@ -17,12 +18,17 @@ from knative.local.admission.serving import (
 from knative.local.registry import Admission
 
 
-def admissions(features: Callable[[], Features]) -> Mapping[Resource, Admission]:
-    """The admission of each kind; `features` is asked at each check, so settings act at once."""
+def admissions(features: Callable[[], Features], lacking: Lacking) -> Mapping[Resource, Admission]:
+    """The admission of each kind.
+
+    Args:
+        features: asked at each check, so settings act at once.
+        lacking: what a Revision with that specification asks for and this machine can't give.
+    """
     return {
-        cluster.SERVICE: ServiceAdmission(features),
-        cluster.CONFIGURATION: ConfigurationAdmission(features),
-        cluster.REVISION: RevisionAdmission(features),
+        cluster.SERVICE: ServiceAdmission(features, lacking),
+        cluster.CONFIGURATION: ConfigurationAdmission(features, lacking),
+        cluster.REVISION: RevisionAdmission(features, lacking),
         cluster.ROUTE: RouteAdmission(),
         cluster.NAMESPACE: NamespaceAdmission(),
         cluster.SECRET: SecretAdmission(),

@@ -6,10 +6,13 @@ After pkg/apis/serving/k8s_validation.go and fieldmask.go of Knative Serving; th
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from enum import Enum, auto
+from fractions import Fraction
 from typing import Any
 
 from knative.annotations import FieldError
+from knative.literals import LiteralError, parse_quantity, read_quantity
 from knative.local.admission import fields
 from knative.local.admission.features import Features
 from knative.local.admission.fields import Errors
@@ -22,6 +25,8 @@ _PORT_NAMES = frozenset({"", "h2c", "http1"})
 _ENV_NAME = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*")
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _IMAGE = re.compile(r"\S+")
+_PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
+_NATIVE = frozenset({"cpu", "memory", "ephemeral-storage"})
 _HANDLERS = ("httpGet", "tcpSocket", "exec", "grpc")
 
 _SWITCHED_FIELDS: Mapping[str, str] = {
@@ -32,7 +37,6 @@ _SWITCHED_FIELDS: Mapping[str, str] = {
     "hostIPC": "podspec-hostipc",
     "hostNetwork": "podspec-hostnetwork",
     "hostPID": "podspec-hostpid",
-    "initContainers": "podspec-init-containers",
     "nodeSelector": "podspec-nodeselector",
     "priorityClassName": "podspec-priorityclassname",
     "runtimeClassName": "podspec-runtimeclassname",
@@ -52,6 +56,14 @@ _SWITCHED_VOLUMES: Mapping[str, str] = {
 _PLAIN_VOLUMES = ("secret", "configMap", "projected", "emptyDir")
 
 
+class _Kind(Enum):
+    """What a container is for, which decides about its rules."""
+
+    SERVING = auto()
+    SIDECAR = auto()
+    INITIAL = auto()
+
+
 def revision_spec(spec: Mapping[str, Any], features: Features) -> Errors:
     """All that is wrong with a Revision's spec; paths begin inside of it."""
     yield from _limits(spec, features)
@@ -64,18 +76,68 @@ def revision_spec(spec: Mapping[str, Any], features: Features) -> Errors:
     if not containers:
         yield fields.missing("containers")
         return
-    with_ports = [item for item in containers if item.get("ports")]
-    if len(containers) > 1 and not with_ports:
-        yield fields.missing("containers.ports")
-    if len(with_ports) > 1:
-        yield fields.several_of("containers.ports")
-    mounted: set[str] = set()
-    for index, container in enumerate(containers):
-        yield from fields.via(f"containers[{index}]", _container(container, volumes, features))
-        mounted |= {mount.get("name", "") for mount in container.get("volumeMounts") or ()}
+    yield from _containers(containers, volumes, features)
+    initial = spec.get("initContainers") or []
+    yield from _init_containers(initial, containers, volumes, features)
+    mounted = {
+        mount.get("name") for item in (*containers, *initial) for mount in item.get("volumeMounts") or ()
+    }
     for index, volume in enumerate(volumes):
         if volume.get("name") and volume["name"] not in mounted:
             yield FieldError(f'volume with name "{volume["name"]}" not mounted', (f"volumes[{index}].name",))
+
+
+def _containers(
+    containers: Sequence[Mapping[str, Any]], volumes: Sequence[Mapping[str, Any]], features: Features
+) -> Errors:
+    """One container serves, and has the only port; others stand beside it."""
+    ports = sum(len(container.get("ports") or ()) for container in containers)
+    if ports == 0 and len(containers) > 1:
+        yield fields.missing("containers[*].ports")
+    if ports > 1:
+        yield FieldError(
+            "more than one container port is set",
+            ("containers[*].ports",),
+            "Only a single port is allowed across all containers",
+        )
+    if len(containers) > 1 and features.flags.get("multi-container") in ("disabled", "allowed"):
+        yield FieldError(f"multi-container is off, but found {len(containers)} containers", ())
+        return
+    names: set[str] = set()
+    for index, container in enumerate(containers):
+        if container.get("name") in names:
+            yield FieldError(
+                f'duplicate container name "{container["name"]}"', (f"containers[{index}].name",)
+            )
+        names.add(str(container.get("name")))
+        sidecar = len(containers) > 1 and not container.get("ports")
+        kind = _Kind.SIDECAR if sidecar else _Kind.SERVING
+        yield from fields.via(f"containers[{index}]", _container(container, volumes, features, kind))
+
+
+def _init_containers(
+    containers: Sequence[Mapping[str, Any]],
+    others: Sequence[Mapping[str, Any]],
+    volumes: Sequence[Mapping[str, Any]],
+    features: Features,
+) -> Errors:
+    if not containers:
+        return
+    if features.flags.get("kubernetes.podspec-init-containers") != "enabled":
+        yield FieldError(
+            f"pod spec support for init-containers is off, but found {len(containers)} init containers", ()
+        )
+        return
+    names = {str(container.get("name")) for container in others}
+    for index, container in enumerate(containers):
+        where = f"initContainers[{index}]"
+        if container.get("name") in names:
+            yield FieldError(f'duplicate container name "{container["name"]}"', (f"{where}.name",))
+        names.add(str(container.get("name")))
+        for key in _PROBES:
+            if container.get(key) is not None:
+                yield FieldError("field not allowed in an init container", (f"{where}.{key}",))
+        yield from fields.via(where, _container(container, volumes, features, _Kind.INITIAL))
 
 
 def _limits(spec: Mapping[str, Any], features: Features) -> Errors:
@@ -118,7 +180,10 @@ def _volumes(volumes: Sequence[Mapping[str, Any]], features: Features) -> Errors
 
 
 def _container(
-    container: Mapping[str, Any], volumes: Sequence[Mapping[str, Any]], features: Features
+    container: Mapping[str, Any],
+    volumes: Sequence[Mapping[str, Any]],
+    features: Features,
+    kind: _Kind,
 ) -> Errors:
     name = str(container.get("name") or "")
     if name in _RESERVED_CONTAINERS:
@@ -130,22 +195,28 @@ def _container(
         yield fields.missing("image")
     elif not _IMAGE.fullmatch(image):
         yield fields.invalid(image, "image", "could not parse reference")
-    yield from _env(container, features)
-    yield from _ports(container.get("ports") or [])
+    # PORT is the serving container's; another one may set it as it likes.
+    reserved = _RESERVED_ENV if kind is _Kind.SERVING else _RESERVED_ENV - {"PORT"}
+    yield from _env(container, reserved, features)
+    if kind is not _Kind.INITIAL:
+        yield from _ports(container.get("ports") or [])
     yield from fields.via("resources", _resources(container.get("resources") or {}))
-    for key in ("livenessProbe", "readinessProbe", "startupProbe"):
-        if container.get(key) is not None:
-            yield from fields.via(key, _probe(container[key], key))
+    if kind is not _Kind.INITIAL:
+        probing = kind is _Kind.SERVING or features.flags.get("multi-container-probing") == "enabled"
+        for key in _PROBES:
+            if container.get(key) is not None:
+                found = _probe(container[key], key, kind) if probing else _unprobed(container[key])
+                yield from fields.via(key, found)
     yield from fields.via("securityContext", _security(container.get("securityContext") or {}, features))
     yield from _mounts(container.get("volumeMounts") or [], volumes, features)
 
 
-def _env(container: Mapping[str, Any], features: Features) -> Errors:
+def _env(container: Mapping[str, Any], reserved: Collection[str], features: Features) -> Errors:
     for index, entry in enumerate(container.get("env") or ()):
         path, name = f"env[{index}]", str(entry.get("name") or "")
         if not name:
             yield fields.missing(f"{path}.name")
-        elif name in _RESERVED_ENV:
+        elif name in reserved:
             yield FieldError(f'"{name}" is a reserved environment variable', (f"{path}.name",))
         elif not _ENV_NAME.fullmatch(name):
             yield fields.invalid(name, f"{path}.name")
@@ -162,17 +233,11 @@ def _env(container: Mapping[str, Any], features: Features) -> Errors:
 
 
 def _ports(ports: Sequence[Mapping[str, Any]]) -> Errors:
-    if len(ports) > 1:
-        yield FieldError(
-            "More than one container port is set",
-            ("ports",),
-            "Only a single port is allowed across all containers",
-        )
-        return
-    for port in ports:
+    for port in ports[:1]:
         number = port.get("containerPort", 0)
         if number in _RESERVED_PORTS:
-            yield FieldError(f"{number} is a reserved port", ("ports.containerPort",))
+            taken = f"{number} is a reserved port"
+            yield fields.invalid(taken, "ports.containerPort", f"{taken}, please use a different value")
         elif not 0 <= number <= 65535:
             yield fields.out_of_bounds(number, 0, 65535, "ports.containerPort")
         if port.get("protocol", "TCP") != "TCP":
@@ -186,28 +251,57 @@ def _ports(ports: Sequence[Mapping[str, Any]]) -> Errors:
 
 
 def _resources(resources: Mapping[str, Any]) -> Errors:
-    """Devices such as GPUs come whole, and as limits."""
+    """Amounts are quantities; a request is within its limit; devices such as GPUs come whole, and as limits.
+
+    The first two as Kubernetes checks the pods (pkg/apis/core/validation), which Knative leaves to it.
+    """
     limits, requests = resources.get("limits") or {}, resources.get("requests") or {}
+    for kind, values in (("limits", limits), ("requests", requests)):
+        for name, value in values.items():
+            yield from fields.via(kind, _amount(name, value))
     for name in sorted({*limits, *requests}):
-        if "/" not in name:
-            continue
-        for kind, values in (("limits", limits), ("requests", requests)):
-            value = str(values.get(name, "0"))
-            if not value.isdigit():
-                yield fields.invalid(value, f"{kind}.{name}", "must be an integer")
-        if name not in limits:
-            yield FieldError(
-                "missing field(s)",
-                (f"limits.{name}",),
-                "Limit must be set for non overcommitable resources",
-            )
-        elif name in requests and str(requests[name]) != str(limits[name]):
-            yield fields.invalid(
-                requests[name], f"requests.{name}", f"must be equal to {name} limit of {limits[name]}"
-            )
+        limit, request = _quantity(limits.get(name)), _quantity(requests.get(name))
+        if "/" in name:
+            if name not in limits:
+                yield FieldError(
+                    "missing field(s)",
+                    (f"limits.{name}",),
+                    "Limit must be set for non overcommitable resources",
+                )
+            elif name in requests and request != limit:
+                details = f"must be equal to {name} limit of {limits[name]}"
+                yield fields.invalid(requests[name], f"requests.{name}", details)
+        elif limit is not None and request is not None and request > limit:
+            details = f"must be less than or equal to {name} limit of {limits[name]}"
+            yield fields.invalid(requests[name], f"requests.{name}", details)
 
 
-def _probe(probe: Mapping[str, Any], which: str) -> Errors:  # noqa: C901  # one branch for each rule
+def _amount(name: str, value: Any) -> Errors:
+    try:
+        read_quantity(str(value))
+    except LiteralError as problem:
+        yield fields.invalid(value, name, str(problem))
+        return
+    amount = _quantity(value)
+    assert amount is not None
+    if amount < 0:
+        yield fields.invalid(value, name, "must be greater than or equal to 0")
+    elif "/" in name and amount.denominator != 1:
+        yield fields.invalid(value, name, "must be an integer")
+    elif "/" not in name and name not in _NATIVE and not name.startswith("hugepages-"):
+        yield fields.invalid(name, name, "must be a standard resource for containers")
+
+
+def _quantity(value: Any) -> Fraction | None:
+    return None if value is None else parse_quantity(str(value))
+
+
+def _unprobed(probe: Mapping[str, Any]) -> Errors:
+    """A sidecar's probe: there must be none unless the switch is on."""
+    yield from (fields.disallowed(key) for key, value in probe.items() if value is not None)
+
+
+def _probe(probe: Mapping[str, Any], which: str, kind: _Kind) -> Errors:  # noqa: C901  # one branch for each rule
     handlers = [key for key in _HANDLERS if probe.get(key) is not None]
     if len(handlers) > 1:
         yield fields.several_of(*handlers)
@@ -230,10 +324,19 @@ def _probe(probe: Mapping[str, Any], which: str) -> Errors:  # noqa: C901  # one
                 yield fields.disallowed(key)
     if which != "readinessProbe" and (probe.get("successThreshold") or 1) != 1:
         yield fields.out_of_bounds(probe["successThreshold"], 1, 1, "successThreshold")
-    if which == "startupProbe":
+    if kind is _Kind.SIDECAR:
+        yield from _probe_ports(probe)
+    elif which == "startupProbe":
         for key in ("httpGet", "tcpSocket", "grpc"):
             if key in handlers and not probe[key].get("port"):
                 yield fields.missing(f"{key}.port")
+
+
+def _probe_ports(probe: Mapping[str, Any]) -> Errors:
+    """A sidecar has no port of its own that a probe could mean."""
+    for key in ("httpGet", "tcpSocket"):
+        if probe.get(key) is not None and not probe[key].get("port"):
+            yield fields.invalid(probe[key].get("port") or 0, f"{key}.port", "Probe port must be specified")
 
 
 def _security(context: Mapping[str, Any], features: Features) -> Errors:

@@ -20,7 +20,6 @@ from knative.local.admission import fields, pod_spec
 from knative.local.admission.features import Defaults, Features
 from knative.local.admission.fields import Errors
 from knative.local.reconciler import names
-from knative.local.reconciler.runnable import unrunnable
 
 _WEBHOOK = "validation.webhook.serving.knative.dev"
 _LABEL_1035 = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -29,6 +28,10 @@ _NOT_1035 = (
     "start with an alphabetic character, and end with an alphanumeric character "
     "(e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')]"
 )
+
+
+Lacking = Callable[[Mapping[str, Any]], Iterable[str]]
+"""What a Revision with that specification asks for and this machine can't give."""
 
 
 def _refuse(found: Iterable[FieldError], resource: Resource, obj: Mapping[str, Any]) -> None:
@@ -108,8 +111,9 @@ class _TemplateAdmission:
 
     resource: Resource
 
-    def __init__(self, features: Callable[[], Features]) -> None:
+    def __init__(self, features: Callable[[], Features], lacking: Lacking) -> None:
         self._features = features
+        self._lacking = lacking
 
     def default(self, obj: Object, old: Object | None) -> None:
         """Fill in the template, and who made and changed the object."""
@@ -140,10 +144,7 @@ class _TemplateAdmission:
                 container_concurrency=spec.get("containerConcurrency") or 0,
             )
         ]
-        problem = unrunnable({"spec": spec})
-        if problem is not None:
-            found.append(problem.message)
-        return found
+        return [*found, *self._lacking(spec)]
 
     def _errors(self, obj: Mapping[str, Any], old: Mapping[str, Any] | None) -> Errors:
         yield from _named(obj)
@@ -203,8 +204,9 @@ class RouteAdmission:
 class RevisionAdmission:
     """A Revision: its spec never changes, its annotations may."""
 
-    def __init__(self, features: Callable[[], Features]) -> None:
+    def __init__(self, features: Callable[[], Features], lacking: Lacking) -> None:
         self._features = features
+        self._lacking = lacking
 
     def default(self, obj: Object, old: Object | None) -> None:
         """A Revision that someone makes by hand gets the same defaults."""
@@ -226,12 +228,13 @@ class RevisionAdmission:
             )
         _refuse(found, REVISION, obj)
         concurrency = obj["spec"].get("containerConcurrency") or 0
-        return [
+        warned = [
             f"{error.message}: {', '.join(f'metadata.annotations.{path}' for path in error.paths)}"
             for error in vocabulary.warnings(
                 marks, self._features().autoscaler, container_concurrency=concurrency
             )
         ]
+        return [*warned, *self._lacking(obj["spec"])] if old is None else warned
 
 
 def _named(obj: Mapping[str, Any]) -> Errors:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 from knative import annotations as vocabulary
 from knative.autoscaler_config import DEFAULT_CONFIG, Config
 from knative.cluster import POD, POD_AUTOSCALER, Object
-from knative.literals import parse_duration
-from knative.local import objects
+from knative.config_maps import ConfigError, Reader
+from knative.literals import format_duration, parse_duration, read_duration
+from knative.local import containers, objects
 from knative.local.reconciler import conditions, names
 from knative.local.reconciler.conditions import Condition
 from knative.local.routing import RevisionKey, RevisionSpec
@@ -30,11 +32,31 @@ def key_of(obj: Mapping[str, Any]) -> RevisionKey:
     return RevisionKey(objects.namespace_of(obj), objects.name_of(obj))
 
 
-def progress_deadline_s(revision: Mapping[str, Any]) -> float:
+def parse_progress_deadline(data: Mapping[str, str]) -> float:
+    """The progress deadline in the data of `config-deployment`, in seconds (pkg/deployment/config.go).
+
+    Raises:
+        ConfigError: Knative refuses it, with its text.
+    """
+    read = Reader(data)
+    seconds = read("progressDeadline", read_duration, Fraction(PROGRESS_DEADLINE_S))  # as it once was called
+    seconds = read("progress-deadline", read_duration, seconds)
+    if seconds <= 0:
+        raise ConfigError(
+            f"progress-deadline cannot be a non-positive duration, was {format_duration(seconds)}"
+        )
+    if seconds.denominator != 1:
+        raise ConfigError(
+            f"progress-deadline must be rounded to a whole second, was: {format_duration(seconds)}"
+        )
+    return float(seconds)
+
+
+def progress_deadline_s(revision: Mapping[str, Any], default: float = PROGRESS_DEADLINE_S) -> float:
     """How long the Revision may take to its first readiness."""
     text = objects.annotations_of(revision).get(names.PROGRESS_DEADLINE)
     seconds = parse_duration(text) if text else None
-    return PROGRESS_DEADLINE_S if seconds is None else float(seconds)
+    return default if seconds is None else float(seconds)
 
 
 def is_reachable(revision: Mapping[str, Any]) -> bool:
@@ -46,9 +68,19 @@ def is_reachable(revision: Mapping[str, Any]) -> bool:
 
 
 def routing_spec(
-    revision: Mapping[str, Any], annotations: Mapping[str, str], config: Config = DEFAULT_CONFIG
+    revision: Mapping[str, Any],
+    annotations: Mapping[str, str],
+    config: Config = DEFAULT_CONFIG,
+    deadline_s: float = PROGRESS_DEADLINE_S,
 ) -> RevisionSpec:
-    """What the data path and the autoscaler need to know; `annotations` are the PodAutoscaler's."""
+    """What the data path and the autoscaler need to know.
+
+    Args:
+        revision: the Revision.
+        annotations: its PodAutoscaler's.
+        config: what counts where they say nothing.
+        deadline_s: the progress deadline where the Revision names none.
+    """
     spec = revision["spec"]
     labels = objects.labels_of(revision)
     return RevisionSpec(
@@ -61,7 +93,7 @@ def routing_spec(
         autoscaling=vocabulary.parse(annotations, config, admitted=True),
         scaling_config=config,
         reachable=is_reachable(revision),
-        progress_deadline_s=progress_deadline_s(revision),
+        progress_deadline_s=progress_deadline_s(revision, deadline_s),
     )
 
 
@@ -85,7 +117,7 @@ def pod_autoscaler(
     reachability = "Unreachable" if not is_reachable(revision) else "Reachable" if state == "active" else ""
     spec: Object = {
         "containerConcurrency": int(revision["spec"].get("containerConcurrency") or 0),
-        "protocolType": "h2c" if _port_name(revision) == "h2c" else "http1",
+        "protocolType": "h2c" if containers.port_name(revision["spec"]) == "h2c" else "http1",
         "scaleTargetRef": {
             "apiVersion": "apps/v1",
             "kind": "Deployment",
@@ -109,6 +141,12 @@ def pod_autoscaler(
     )
 
 
+def first_replicas(annotations: Mapping[str, str], config: Config) -> int:
+    """What a Revision's Deployment begins with: an initial scale of zero counts here whatever is allowed."""
+    found = vocabulary.lookup(annotations, vocabulary.INITIAL_SCALE)
+    return config.initial_scale if found is None else int(found[1])
+
+
 def _child_labels(revision: Mapping[str, Any]) -> dict[str, str]:
     meta = revision["metadata"]
     kept = {key: value for key, value in objects.labels_of(revision).items() if key != names.ROUTING_STATE}
@@ -120,25 +158,23 @@ def _child_labels(revision: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _port_name(revision: Mapping[str, Any]) -> str:
-    ports = revision["spec"]["containers"][0].get("ports") or [{}]
-    return str(ports[0].get("name") or "")
-
-
 def pod(revision: Mapping[str, Any], suffix: str) -> Object:
     """A new replica of a Revision; `suffix` makes its name unique."""
     meta, spec = revision["metadata"], revision["spec"]
     template = hashlib.sha256(meta["uid"].encode()).hexdigest()[:10]
-    container = objects.clone(_serving_container(spec))
-    container["name"] = container.get("name") or CONTAINER
     labels = objects.labels_of(revision)
-    container["env"] = [
-        *(container.get("env") or []),
+    told = [
         {"name": "K_REVISION", "value": meta["name"]},
         {"name": "K_CONFIGURATION", "value": labels.get(names.CONFIGURATION_LABEL, "")},
         {"name": "K_SERVICE", "value": labels.get(names.SERVICE_LABEL, "")},
     ]
-    pod_spec: Object = {"containers": [container], "restartPolicy": "Always"}
+    contained = objects.clone(spec["containers"])
+    for container in contained:
+        container["name"] = container.get("name") or CONTAINER
+        container["env"] = [*(container.get("env") or []), *told]
+    pod_spec: Object = {"containers": contained, "restartPolicy": "Always"}
+    if spec.get("initContainers"):  # which are told nothing of Knative
+        pod_spec["initContainers"] = objects.clone(spec["initContainers"])
     for key in ("volumes", "serviceAccountName"):
         if spec.get(key):
             pod_spec[key] = objects.clone(spec[key])
@@ -161,12 +197,6 @@ def pod(revision: Mapping[str, Any], suffix: str) -> Object:
     )
 
 
-def _serving_container(spec: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The container that serves requests: the only one, or the one with a port."""
-    containers: Sequence[Mapping[str, Any]] = spec["containers"]
-    return next((item for item in containers if item.get("ports")), containers[0])
-
-
 def status(
     revision: Mapping[str, Any],
     autoscaler: Mapping[str, Any] | None,
@@ -185,17 +215,27 @@ def status(
     ordered = [by_type[kind] for kind in ("ContainerHealthy", "ResourcesAvailable", "Active")]
     result: Object = {
         "conditions": conditions.written(conditions.with_ready(ordered), conditions.before(revision), now),
-        "containerStatuses": [{"name": _serving_container(revision["spec"]).get("name") or CONTAINER}],
+        "containerStatuses": _images(revision["spec"]["containers"]),
         "observedGeneration": revision["metadata"]["generation"],
     }
-    image = str(_serving_container(revision["spec"]).get("image") or "")
-    if "@sha256:" in image:  # nothing is pulled here, so a tag is never resolved
-        result["containerStatuses"][0]["imageDigest"] = image
+    if initial := revision["spec"].get("initContainers"):
+        result["initContainerStatuses"] = _images(initial)
     scale = (autoscaler or {}).get("status") or {}
     for field, source in (("actualReplicas", "actualScale"), ("desiredReplicas", "desiredScale")):
         if scale.get(source) is not None:
             result[field] = scale[source]
     return result
+
+
+def _images(listed: Sequence[Mapping[str, Any]]) -> list[Object]:
+    """What runs in each container. Nothing is pulled here, so a tag is never resolved to a digest."""
+    return [
+        {
+            "name": container.get("name") or CONTAINER,
+            **({"imageDigest": container["image"]} if "@sha256:" in str(container.get("image")) else {}),
+        }
+        for container in listed
+    ]
 
 
 def _observed(
@@ -230,18 +270,24 @@ def _pod_problems(pod_obj: Mapping[str, Any]) -> list[Condition]:
         problems.append(conditions.false("ResourcesAvailable", scheduled.reason, scheduled.message))
     elif scheduled is not None:
         problems.append(conditions.unknown("ResourcesAvailable", _DEPLOYING))
-    for container in (pod_obj.get("status") or {}).get("containerStatuses") or ():
+    state = pod_obj.get("status") or {}
+    # Knative looks at the init containers never, and says nothing until its deadline.
+    initial = [item for item in state.get("initContainerStatuses") or () if not item.get("ready")]
+    for container in (*initial, *(state.get("containerStatuses") or ())):
         terminated = (container.get("lastState") or {}).get("terminated")
         waiting = (container.get("state") or {}).get("waiting") or {}
         if terminated:
-            message = f"Container failed with: {terminated.get('message') or ''}"
-            problems.append(
-                conditions.false("ContainerHealthy", f"ExitCode{terminated['exitCode']}", message)
+            said = terminated.get("message") or (
+                "" if terminated["exitCode"] else "container exited with no error"
             )
-        elif waiting.get("reason") in ("CreateContainerConfigError", "CreateContainerError"):
+            reason = f"ExitCode{terminated['exitCode']}"
+            problems.append(conditions.false("ContainerHealthy", reason, f"Container failed with: {said}"))
+            break
+        if waiting.get("reason") in ("CreateContainerConfigError", "CreateContainerError"):
             problems.append(
                 conditions.false("ContainerHealthy", waiting["reason"], waiting.get("message", ""))
             )
+            break
     return problems
 
 

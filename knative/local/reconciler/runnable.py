@@ -11,19 +11,19 @@ from knative.local.reconciler.conditions import Condition
 
 def unrunnable(revision: Mapping[str, Any]) -> Condition | None:
     """Why not, as a condition of the Revision; None if it can."""
-    containers = revision["spec"].get("containers") or ()
-    if len(containers) > 1:
-        listed = ", ".join(str(item.get("name") or item.get("image")) for item in containers)
-        return conditions.false(
-            "ContainerHealthy",
-            "Unsupported",
-            f"this platform runs one container for each replica; there are {len(containers)}: {listed}",
-        )
-    if not containers or not (containers[0].get("command") or containers[0].get("args")):
+    spec = revision["spec"]
+    without = [
+        f"spec.template.spec.{field}[{index}]"
+        for field in ("initContainers", "containers")
+        for index, container in enumerate(spec.get(field) or ())
+        if not (container.get("command") or container.get("args"))
+    ]
+    if without or not spec.get("containers"):
+        where = " and ".join(without) or "spec.template.spec.containers[0]"
         return conditions.false(
             "ContainerHealthy",
             "NoCommand",
-            "this platform runs a container's command as a process and pulls no images; set command in "
-            "spec.template.spec.containers[0]",
+            "this platform runs a container's command as a process and pulls no images; "
+            f"set command in {where}",
         )
     return None

@@ -25,23 +25,17 @@ _LOOK_S = 1.0
 
 
 class Mechanism(StrEnum):
-    """What holds a limit."""
+    """What holds the limits."""
 
     CGROUP_2 = "cgroup-v2"
     CGROUP_1 = "cgroup-v1"
     WATCH = "watch"
-    """Memory only: looked at once a second."""
-    NONE = "none"
+    """Memory is looked at once a second, CPU is not limited."""
 
     @property
-    def memory(self) -> Mechanism:
-        """What holds memory."""
-        return self
-
-    @property
-    def cpu(self) -> Mechanism:
-        """What holds CPU."""
-        return Mechanism.NONE if self is Mechanism.WATCH else self
+    def limits_cpu(self) -> bool:
+        """Whether CPU limits are held too."""
+        return self is not Mechanism.WATCH
 
 
 @dataclass(slots=True, eq=False)

@@ -16,13 +16,13 @@ import psutil
 
 from knative import cluster
 from knative.cluster import Object
-from knative.local import objects
+from knative.local import containers, objects
 from knative.local.activator import Activator
 from knative.local.events import Recorder
 from knative.local.gpus import GpuMeter, Slots
 from knative.local.reconciler import conditions, names
 from knative.local.registry import Registry
-from knative.local.replicas import process, spec, usage
+from knative.local.replicas import process, usage
 from knative.local.replicas.confinement import Confinements, Mechanism
 from knative.local.replicas.downward import NODE, Machine
 from knative.local.replicas.logs import Logs
@@ -283,7 +283,7 @@ class Replicas:
             f"{key.namespace}/{key.name}",
             RevisionKey(key.namespace, labels.get(names.REVISION_LABEL, "")),
             labels.get(names.SERVICE_LABEL, ""),
-            spec.gpus(pod["spec"]),
+            containers.gpus(pod["spec"]),
         )
 
     def _ready(self, key: Key, ready: bool) -> None:  # noqa: FBT001  # the value is the state

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from knative.cluster import Object
+from knative.local import containers, objects
 from knative.local import gpus as gpu_slots
-from knative.local import objects
 from knative.local.reconciler import conditions, names
-from knative.local.replicas import spec as specs
 from knative.local.replicas import status
 from knative.local.replicas.container import Container, Pod, Role
 from knative.local.replicas.status import ContainerState, PodState
@@ -40,7 +39,7 @@ class Replica:
         self._pod = Pod(
             key=key,
             obj=pod,
-            serving=specs.serving(self._spec),
+            serving=containers.serving(self._spec),
             state=self._state,
             ending=self._ending,
             around=around,
@@ -72,7 +71,7 @@ class Replica:
 
     async def _schedule(self) -> bool:
         """Get the GPU slots, waiting as long as it takes; False if told to end meanwhile."""
-        wanted = specs.gpus(self._spec)
+        wanted = containers.gpus(self._spec)
         while (slots := self._around.slots.take(self._holder, wanted)) is None:
             message = gpu_slots.insufficient()
             if self._state.scheduled.status != "False":
@@ -92,7 +91,9 @@ class Replica:
     async def _initialize(self) -> bool:
         """Run the init containers, each until it succeeds; False if told to end meanwhile."""
         for spec, state in zip(self._initial, self._state.initial, strict=True):
-            container = Container(self._pod, spec, state, Role.INITIAL, self._slots[: specs.gpus_of(spec)])
+            container = Container(
+                self._pod, spec, state, Role.INITIAL, self._slots[: containers.gpus_of(spec)]
+            )
             self._containers = [container]
             if not await container.run():
                 return False
@@ -108,7 +109,7 @@ class Replica:
         given = 0
         self._containers = []
         for spec, state in zip(self._specs, self._state.containers, strict=True):
-            count = specs.gpus_of(spec)
+            count = containers.gpus_of(spec)
             role = Role.SERVING if spec is self._pod.serving else Role.SIDECAR
             slots = self._slots[given : given + count]
             self._containers.append(Container(self._pod, spec, state, role, slots))

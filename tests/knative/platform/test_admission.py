@@ -72,7 +72,7 @@ REFUSED = [
     ),
     (
         with_container(ports=[{"containerPort": 1}, {"containerPort": 2}]),
-        "More than one container port is set",
+        f"more than one container port is set: {SPEC}.containers[*].ports",
     ),
     (with_container(ports=[{"containerPort": 1, "name": "http"}]), "Port name http is not allowed"),
     (with_container(resources={"requests": {"nvidia.com/gpu": "1"}}), "limits.nvidia.com/gpu"),

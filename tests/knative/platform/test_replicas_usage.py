@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -65,3 +66,23 @@ def test_each_replica_gets_its_own_and_one_that_is_gone_none(family: tuple[int, 
     os.kill(root, signal.SIGKILL)
     os.waitid(os.P_PID, root, os.WEXITED | os.WNOWAIT)
     assert usage.of(root) is None  # a zombie is gone
+
+
+def test_mapped_files_do_not_count(tmp_path: Path):
+    big = tmp_path / "weights"
+    with big.open("wb") as file:
+        file.truncate(96 * MIB)
+    reads = (
+        "import mmap, sys; file = open(sys.argv[1], 'rb');"
+        "held = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ); sum(held[::4096]); print('read'); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-uc", reads, str(big)],
+        start_new_session=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as reader:
+        assert reader.stdout.readline() == b"read\n"
+        found = [*usage.sample([reader.pid]).values(), *usage.sample([reader.pid], exact=False).values()]
+        reader.kill()
+    assert [used.memory_bytes < 48 * MIB for used in found] == [True, True]

@@ -1,4 +1,4 @@
-"""What a pod's specification says of its containers (pure)."""
+"""What the specification of a pod or a Revision says of its containers (pure)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ def serving(spec: Mapping[str, Any]) -> Mapping[str, Any]:
     """The container that serves requests: the one with a port, or the only one."""
     containers: Sequence[Mapping[str, Any]] = spec["containers"]
     return next((item for item in containers if item.get("ports")), containers[0])
+
+
+def port_name(spec: Mapping[str, Any]) -> str:
+    """The name of the port that requests go to, which says the protocol; empty if it has none."""
+    ports = serving(spec).get("ports") or [{}]
+    return str(ports[0].get("name") or "")
 
 
 def gpus_of(container: Mapping[str, Any]) -> int:

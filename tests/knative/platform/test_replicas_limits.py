@@ -1,0 +1,108 @@
+"""Limits where the machine permits no control groups: memory is looked at, CPU is warned of."""
+
+import re
+
+import pytest
+
+from knative.cluster import EVENT, SERVICE, Cluster
+from knative.local.replicas import limits
+from knative.local.replicas.limits import Limits
+from tests.knative.platform.conftest import World, service, until
+
+PLATFORM = {"cgroups": False}
+HUNGRY = "import time; held = b'x' * (96 << 20); time.sleep(60)"
+
+
+def hungry(limit: str, **container) -> dict:
+    resources = {"resources": {"limits": {"memory": limit}}}
+    return service("a", container={"command": ["python", "-c", HUNGRY], **resources, **container})
+
+
+async def how_held(world: World) -> dict[str, str]:
+    """What holds the limits, as the metrics tell."""
+    async with world.http.get(f"{world.platform.api_url}/metrics") as answer:
+        text = await answer.text()
+    found = re.findall(r'pilotlight_limits\{mechanism="([\w-]+)",resource="(\w+)"\} 1.0', text)
+    return {resource: mechanism for mechanism, resource in found}
+
+
+async def killed_for_memory(world: World, limit: str) -> dict:
+    """The container's status once it has been."""
+    await world.cluster.create(SERVICE, hungry(limit))
+
+    async def ended():
+        for pod in await world.pods():
+            (state,) = pod["status"].get("containerStatuses") or [{}]
+            last = (state.get("lastState") or {}).get("terminated") or {}
+            if last.get("reason") == "OOMKilled" and state["restartCount"]:
+                return state
+        return None
+
+    return await until(ended, what="killed for its memory")
+
+
+async def test_a_container_over_its_memory_limit_is_killed_and_starts_again(world: World):
+    assert (await how_held(world)) == {"memory": "watch", "cpu": "none"}
+    state = await killed_for_memory(world, "64Mi")
+    last = state["lastState"]["terminated"]
+    assert last["exitCode"] == 137
+    assert last["message"].startswith("used 1")
+    assert "Mi of memory, over its limit of 64Mi" in last["message"]
+    found = await world.revision_condition("a-00001", "False", "ContainerHealthy")
+    assert found["reason"] == "ExitCode137"
+    assert "over its limit of 64Mi" in found["message"]
+    events = await world.cluster.list(EVENT, "default")
+    assert any(
+        event["reason"] == "OOMKilled" and "user-container used" in event["message"] for event in events
+    )
+
+
+async def test_what_children_use_counts(world: World):
+    command = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {HUNGRY!r}])"
+    body = hungry("64Mi", command=["python", "-c", command])
+    await world.cluster.create(SERVICE, body)
+    found = await world.revision_condition("a-00001", "False", "ContainerHealthy")
+    assert "over its limit of 64Mi" in found["message"]
+
+
+async def test_a_cpu_limit_that_nothing_holds_is_warned_of(world: World):
+    warnings: list[str] = []
+    body = service("a", container={"resources": {"limits": {"cpu": "500m"}}})
+    async with Cluster.from_kubeconfig(world.platform.kubeconfig, on_warning=warnings.append) as cluster:
+        await cluster.create(SERVICE, body)
+    (text,) = warnings
+    assert "limits.cpu of user-container is not enforced: this machine permits no control groups" in text
+
+
+@pytest.mark.parametrize(
+    ("resources", "expected"),
+    [
+        ({}, Limits()),
+        ({"limits": {"memory": "1Gi", "cpu": "1500m"}}, Limits(1 << 30, 1.5)),
+        ({"limits": {"memory": "0", "nvidia.com/gpu": "1"}}, Limits()),
+        ({"requests": {"memory": "1Gi"}}, Limits()),
+        ({"limits": {"memory": 1000000}}, Limits(1000000)),
+    ],
+)
+def test_limits_are_read_as_quantities(resources, expected):
+    assert limits.of({"resources": resources}) == expected
+
+
+@pytest.mark.parametrize(
+    ("resources", "expected"),
+    [
+        ([{}], "BestEffort"),
+        ([{"limits": {"nvidia.com/gpu": "1"}}], "BestEffort"),
+        ([{"limits": {"memory": "1Gi", "cpu": "1"}}], "Guaranteed"),
+        ([{"limits": {"memory": "1Gi", "cpu": "1"}, "requests": {"memory": "1024Mi"}}], "Guaranteed"),
+        ([{"limits": {"memory": "1Gi", "cpu": "1"}, "requests": {"memory": "1Mi"}}], "Burstable"),
+        ([{"limits": {"memory": "1Gi", "cpu": "1"}}, {}], "Burstable"),
+        ([{"requests": {"cpu": "100m"}}], "Burstable"),
+    ],
+)
+def test_the_class_of_service_is_kubernetes(resources, expected):
+    assert limits.qos_class({"containers": [{"resources": item} for item in resources]}) == expected
+
+
+def test_amounts_are_shown_as_people_write_them():
+    assert [limits.shown(amount) for amount in (900, 64 << 20, 1536 << 20)] == ["900", "64Mi", "1.5Gi"]
