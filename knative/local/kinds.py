@@ -59,6 +59,16 @@ class KindInfo:
     """Whether the kind is a custom resource on a real cluster (else part of Kubernetes)."""
     has_rules: bool = False
     """Whether its schema has CEL rules."""
+    verbs: tuple[str, ...] = (
+        "create",
+        "delete",
+        "deletecollection",
+        "get",
+        "list",
+        "patch",
+        "update",
+        "watch",
+    )
 
 
 def _ready_columns() -> tuple[Column, ...]:

@@ -233,6 +233,7 @@ class Platform:
             now=_utc_now,
             log_path=replicas.logs.path,
             address=f"{self._public_host}:{self._api_port}",
+            usages=replicas.usages,
         )
 
         await replicas.clear_leftovers()

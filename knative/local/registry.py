@@ -185,6 +185,8 @@ class Registry:
             obj = {**objects.clone(old.obj), "metadata": objects.clone(old_meta), "status": obj.get("status")}
             if obj["status"] is None:
                 del obj["status"]
+            if options.operation == "Apply":
+                _keep(obj["metadata"], meta, "managedFields")
         elif info.has_status and not options.trusted:
             _keep(obj, old.obj, "status")
         now = objects.timestamp(self._now())

@@ -8,7 +8,6 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
@@ -18,7 +17,9 @@ from knative import cluster
 from knative.cluster import Object
 from knative.local import errors, objects
 from knative.local.api.documents import Documents
+from knative.local.api.logs import LogPath
 from knative.local.api.requests import Target, target
+from knative.local.api.usage import POD_METRICS, PodUsage, Usages
 from knative.local.api.verbs import Verbs
 from knative.local.api.watches import Watches
 from knative.local.reconciler import names
@@ -42,8 +43,9 @@ class Api:
         token: the bearer token that every request must carry, health and metrics aside.
         metrics: makes the Prometheus text of `/metrics`.
         now: the wall clock, for ages.
-        log_path: where a pod's log is.
+        log_path: where a container's output is.
         address: the host and port it is reached at, for discovery.
+        usages: what each pod that runs uses, for `kubectl top`; None: it can't be known.
     """
 
     def __init__(
@@ -53,13 +55,19 @@ class Api:
         token: str,
         metrics: Callable[[], str],
         now: Callable[[], datetime],
-        log_path: Callable[[str, str], Path],
+        log_path: LogPath,
         address: str,
+        usages: Usages | None = None,
     ) -> None:
         self._registry = registry
         self._token = f"Bearer {token}".encode()
         self._metrics = metrics
-        self._documents = Documents(registry.kinds, address)
+        self._kinds = dict(registry.kinds)
+        self._usage: PodUsage | None = None
+        if usages is not None:
+            self._usage = PodUsage(registry.store, usages, now)
+            self._kinds[POD_METRICS.resource] = POD_METRICS
+        self._documents = Documents(self._kinds, address)
         self.watches = Watches(registry.store)
         self._verbs = Verbs(registry, self.watches, now, log_path)
 
@@ -89,7 +97,7 @@ class Api:
             )
         await response(scope, receive, send)
 
-    async def _answer(self, request: Request) -> Response:
+    async def _answer(self, request: Request) -> Response:  # noqa: PLR0911  # a table of paths
         path = request.url.path.rstrip("/") or "/"
         if path in ("/healthz", "/livez", "/readyz"):
             return PlainTextResponse("ok")
@@ -100,7 +108,7 @@ class Api:
             raise errors.ApiError(401, "Unauthorized", "Unauthorized")
         if path == "/metrics":
             return PlainTextResponse(self._metrics(), media_type="text/plain; version=0.0.4")
-        found = target(path, self._registry.kinds)
+        found = target(path, self._kinds)
         if found is not None:
             return await self._on_objects(request, found)
         if request.method == "POST" and (review := _review(path)) is not None:
@@ -109,7 +117,7 @@ class Api:
             document = self._documents.answer(request, path)
             if document is not None:
                 return document
-        raise errors.ApiError(404, "NotFound", "the server could not find the requested resource")
+        return _no_such_path()
 
     def _no_way_in(self, found: Target) -> errors.ApiError:
         """Why there is no `exec`, `attach` or `port-forward`, and what to do instead."""
@@ -129,6 +137,8 @@ class Api:
 
     async def _on_objects(self, request: Request, found: Target) -> Response:
         verbs = self._verbs
+        if found.info is POD_METRICS and self._usage is not None:
+            return await self._usage.answer(request, found)
         if found.name is None:
             handlers = {"GET": verbs.list, "POST": verbs.create, "DELETE": verbs.delete_collection}
         elif found.subresource in _INTERACTIVE and found.info.resource == cluster.POD:
@@ -147,7 +157,7 @@ class Api:
         else:
             handlers = {}
         if not handlers:
-            raise errors.ApiError(404, "NotFound", "the server could not find the requested resource")
+            return _no_such_path()
         method = "GET" if request.method == "HEAD" else request.method
         handler = handlers.get(method)
         if handler is None:
@@ -155,6 +165,11 @@ class Api:
                 405, "MethodNotAllowed", "the server does not allow this method on the requested resource"
             )
         return await handler(request, found)
+
+
+def _no_such_path() -> Response:
+    """As an API server says it: in plain text, by which clients tell a missing kind from a missing object."""
+    return PlainTextResponse("404 page not found\n", 404)
 
 
 def json_response(content: Object, status: int = 200) -> Response:

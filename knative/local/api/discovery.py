@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from knative.cluster import Object, Resource
+from knative.cluster import POD, Object, Resource
 from knative.local.kinds import KindInfo
 
 Kinds = Mapping[Resource, KindInfo]
@@ -16,7 +16,6 @@ Kinds = Mapping[Resource, KindInfo]
 AGGREGATED = ("v2", "v2beta1")
 """Versions of `apidiscovery.k8s.io` in which everything is told at once; they differ in their name only."""
 
-_VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
 _STATUS_VERBS = ("get", "patch", "update")
 
 
@@ -70,7 +69,7 @@ def _discovered(info: KindInfo) -> Object:
         "responseKind": kind,
         "scope": "Namespaced" if res.namespaced else "Cluster",
         "singularResource": info.singular,
-        "verbs": list(_VERBS),
+        "verbs": list(info.verbs),
     }
     if info.short_names:
         entry["shortNames"] = list(info.short_names)
@@ -88,7 +87,7 @@ def _subresources(info: KindInfo) -> dict[str, tuple[str, ...]]:
     below: dict[str, tuple[str, ...]] = {}
     if info.has_status:
         below["status"] = _STATUS_VERBS
-    if info.resource.plural == "pods":
+    if info.resource == POD:
         below["log"] = ("get",)
     return below
 
@@ -148,7 +147,7 @@ def resource_list(kinds: Kinds, group_name: str, version: str) -> Object | None:
             "singularName": info.singular,
             "namespaced": res.namespaced,
             "kind": res.kind,
-            "verbs": list(_VERBS),
+            "verbs": list(info.verbs),
         }
         if info.short_names:
             entry["shortNames"] = list(info.short_names)

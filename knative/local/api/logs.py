@@ -24,6 +24,11 @@ from knative.local import errors, objects
 from knative.local.api import requests
 from knative.local.store import Change, Key, Kind, Record, Store
 
+LogPath = Callable[..., Path]
+"""Where a container's output is: by namespace, pod and, for one that does not serve requests, its name."""
+_File = tuple[str, ...]
+"""What `LogPath` takes."""
+
 _LOOK_S = 1.0
 _POLL_S = 0.2
 _PIECE = 64 * 1024
@@ -96,41 +101,48 @@ class PodLogs:
 
     Args:
         store: the pods.
-        path: where a pod's output is, by namespace and name.
+        path: where a container's output is.
         now: the wall clock.
     """
 
-    def __init__(self, store: Store, path: Callable[[str, str], Path], now: Callable[[], datetime]) -> None:
+    def __init__(self, store: Store, path: LogPath, now: Callable[[], datetime]) -> None:
         self._store = store
         self._path = path
         self._now = now
-        self._outputs: dict[Key, _Output] = {}
+        self._outputs: dict[_File, _Output] = {}
         store.subscribe(self._changed)
 
     async def run(self) -> None:
         """Look at all files once a second, until cancelled."""
         while True:
             for record in self._store.list(cluster.POD):
-                self._look(record.key)
+                for container in _containers(record.obj):
+                    self._look(_file(record.key, record.obj, container))
             await asyncio.sleep(_LOOK_S)
 
     def _changed(self, change: Change) -> None:
-        key = change.record.key
+        key, pod = change.record.key, change.record.obj
         if key.resource != cluster.POD:
             return
-        if change.kind is Kind.DELETED:
-            self._look(key)  # for who follows it
-            del self._outputs[key]
-        elif change.before is not None and _runs(change.before.obj) and not _runs(change.record.obj):
-            output = self._look(key)
-            output.ends.append(output.size)
-            output.ended += 1
+        for container in _containers(pod):
+            file = _file(key, pod, container)
+            if change.kind is Kind.DELETED:
+                self._look(file)  # for who follows it
+                del self._outputs[file]
+            elif (
+                change.before is not None
+                and "running" in _state(change.before.obj, container)
+                and "running" not in _state(pod, container)
+            ):
+                output = self._look(file)
+                output.ends.append(output.size)
+                output.ended += 1
 
-    def _look(self, key: Key) -> _Output:
+    def _look(self, file: _File) -> _Output:
         """Note how long the file is now."""
-        output = self._outputs.setdefault(key, _Output())
+        output = self._outputs.setdefault(file, _Output())
         try:
-            size = self._path(key.namespace, key.name).stat().st_size
+            size = self._path(*file).stat().st_size
         except FileNotFoundError:
             return output
         if size < output.size:  # it was rotated
@@ -154,23 +166,29 @@ class PodLogs:
             ApiError: the container doesn't exist or has not run, or an option can't be read.
         """
         options = LogOptions.of(request, self._now())
-        container = _container(record.obj, request.query_params.get("container"))
-        if not record.obj["spec"].get("nodeName"):
+        pod = record.obj
+        container = _chosen(pod, request.query_params.get("container"))
+        if not pod["spec"].get("nodeName"):
             return PlainTextResponse("")  # as on a cluster, where nobody could be asked yet
-        status = _status(record.obj, container)
-        ended = bool((status.get("lastState") or {}).get("terminated"))
+        state = _state(pod, container)
+        ended = "terminated" in state or "terminated" in _state(pod, container, "lastState")
         where = f'container "{container}" in pod "{record.key.name}"'
-        if options.previous and not ended:
+        if options.previous and "terminated" not in _state(pod, container, "lastState"):
             raise errors.bad_request(f"previous terminated {where} not found")
-        if not ended and not _runs(record.obj):
-            waiting = ((status.get("state") or {}).get("waiting") or {}).get("reason", "PodInitializing")
+        if not ended and "running" not in state:
+            waiting = (state.get("waiting") or {}).get("reason", "PodInitializing")
             raise errors.bad_request(f"{where} is waiting to start: {waiting}")
-        return StreamingResponse(self._stream(record.key, options), media_type="text/plain")
+        file = _file(record.key, pod, container)
+        runs = self._look(file).ended
+        run = runs if "running" in state else runs - 1
+        if options.previous and "waiting" not in state:
+            run -= 1  # while it waits to start again, the previous run is the last one
+        return StreamingResponse(self._stream(record.key, file, run, options), media_type="text/plain")
 
-    async def _stream(self, key: Key, options: LogOptions) -> AsyncIterator[bytes]:
+    async def _stream(self, key: Key, file: _File, run: int, options: LogOptions) -> AsyncIterator[bytes]:
         """The lines, as far as they are there, and those that come if they are followed."""
         left = options.limit_bytes
-        async with contextlib.aclosing(self._lines(key, options)) as pieces:
+        async with contextlib.aclosing(self._lines(key, file, run, options)) as pieces:
             async for piece in pieces:
                 if left is None:
                     yield piece
@@ -180,15 +198,12 @@ class PodLogs:
                 if left <= 0:
                     return
 
-    async def _lines(self, key: Key, options: LogOptions) -> AsyncGenerator[bytes]:
-        output = self._look(key)
-        record = self._store.get(key)
-        running = record is not None and _runs(record.obj)
-        run = output.ended if running and not options.previous else output.ended - 1
+    async def _lines(self, key: Key, name: _File, run: int, options: LogOptions) -> AsyncGenerator[bytes]:
+        output = self._look(name)
         follow = options.follow and run == output.ended
         begin, end = _span(output, run)
         try:
-            with self._path(key.namespace, key.name).open("rb") as file:
+            with self._path(*name).open("rb") as file:
                 position = _start(file, begin, end, output, options)
                 while True:
                     file.seek(position)
@@ -207,7 +222,7 @@ class PodLogs:
                     await asyncio.sleep(_POLL_S)
                     follow = output.ended == run and self._store.get(key) is not None
                     if follow:
-                        self._look(key)
+                        self._look(name)
                     if output.size < position:
                         position = 0  # it was rotated
                     end = _span(output, run)[1]
@@ -259,30 +274,46 @@ def _before_last(data: bytes, lines: int) -> int:
     return at + 1
 
 
-def _runs(pod: Mapping[str, Any]) -> bool:
-    statuses = (pod.get("status") or {}).get("containerStatuses") or ()
-    return any("running" in (item.get("state") or {}) for item in statuses)
+def _containers(pod: Mapping[str, Any]) -> list[str]:
+    """The names of all containers, those that run before the others last."""
+    spec = pod["spec"]
+    return [
+        str(item.get("name") or "user-container")
+        for item in (*(spec.get("containers") or ()), *(spec.get("initContainers") or ()))
+    ]
 
 
-def _status(pod: Mapping[str, Any], container: str) -> Mapping[str, Any]:
-    statuses = (pod.get("status") or {}).get("containerStatuses") or ()
-    return next((item for item in statuses if item["name"] == container), {})
+def _file(key: Key, pod: Mapping[str, Any], container: str) -> _File:
+    containers = pod["spec"]["containers"]
+    serving = next((item for item in containers if item.get("ports")), containers[0])
+    if container == (serving.get("name") or "user-container"):
+        return key.namespace, key.name
+    return key.namespace, key.name, container
 
 
-def _container(pod: Mapping[str, Any], name: str | None) -> str:
+def _state(pod: Mapping[str, Any], container: str, which: str = "state") -> Mapping[str, Any]:
+    """What a container is doing, or how its run before this one ended (`lastState`)."""
+    status = pod.get("status") or {}
+    for item in (*(status.get("containerStatuses") or ()), *(status.get("initContainerStatuses") or ())):
+        if item["name"] == container:
+            return item.get(which) or {}
+    return {}
+
+
+def _chosen(pod: Mapping[str, Any], name: str | None) -> str:
     """The container that is meant.
 
     Raises:
         ApiError: 400, there is no such container, or there are several to choose from.
     """
-    spec, pod_name = pod["spec"], pod["metadata"]["name"]
-    names = [str(item.get("name") or "user-container") for item in spec.get("containers") or ()]
-    first = [str(item.get("name")) for item in spec.get("initContainers") or ()]
+    pod_name, found = pod["metadata"]["name"], _containers(pod)
+    count = len(pod["spec"]["containers"])
+    names, first = found[:count], found[count:]
     if name:
-        if name not in (*names, *first):
+        if name not in found:
             raise errors.bad_request(f"container {name} is not valid for pod {pod_name}")
         return name
-    if len(names) == 1:
+    if count == 1:
         return names[0]
     text = f"a container name must be specified for pod {pod_name}, choose one of: [{' '.join(names)}]"
     if first:

@@ -7,7 +7,6 @@ import base64
 import json
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
@@ -17,7 +16,7 @@ from knative import cluster
 from knative.cluster import Object
 from knative.local import errors, managed, objects
 from knative.local.api import patches, requests, selectors, tables
-from knative.local.api.logs import PodLogs
+from knative.local.api.logs import LogPath, PodLogs
 from knative.local.api.requests import Target
 from knative.local.api.views import Form, View, partial, wanted
 from knative.local.api.watches import Selection, Watches, WatchOptions, renderer
@@ -38,7 +37,7 @@ class Verbs:
         registry: Registry,
         watches: Watches,
         now: Callable[[], datetime],
-        log_path: Callable[[str, str], Path],
+        log_path: LogPath,
     ) -> None:
         self._registry = registry
         self._store = registry.store

@@ -98,11 +98,12 @@ def _broken(rule: Mapping[str, str], value: Any) -> str | None:
 def _typed(schema: Schema, value: Any) -> Any:
     """`value` with numbers of the type that the schema gives them; CEL does not mix them."""
     if isinstance(value, dict):
-        properties = schema.get("properties") or {}
-        extra = schema.get("additionalProperties") or {}
+        properties: Mapping[str, Schema] = schema.get("properties") or {}
+        extra: Schema = schema.get("additionalProperties") or {}
         return {key: _typed(properties.get(key, extra), item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_typed(schema.get("items") or {}, item) for item in value]
+        items: Schema = schema.get("items") or {}
+        return [_typed(items, item) for item in value]
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return value
     if schema.get("type") == "number":

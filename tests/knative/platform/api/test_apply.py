@@ -1,10 +1,15 @@
 """Server-side apply: who owns which field."""
 
+import json
+from typing import Any
+
 import pytest
 
-from knative.cluster import CONFIG_MAP, REVISION, SERVICE, Conflict
-from tests.knative.platform.api.raw import config_map
-from tests.knative.platform.conftest import World, service
+from knative.cluster import CONFIG_MAP, CONFIGURATION, POD, POD_AUTOSCALER, REVISION, ROUTE, SERVICE, Conflict
+from tests.knative.platform.api.raw import CMS, Raw, config_map
+from tests.knative.platform.conftest import World, service, until
+
+LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
 async def test_apply_owns_fields_prunes_what_it_no_longer_says_and_meets_conflicts(world: World):
@@ -53,3 +58,118 @@ async def test_apply_merges_one_annotation_into_a_revision(world: World):
     body["metadata"]["annotations"] = {}
     released = await world.cluster.apply(REVISION, body, field_manager="pilotlight")
     assert "autoscaling.knative.dev/min-scale" not in released["metadata"]["annotations"]
+
+
+def owners(obj: dict[str, Any], field: str) -> set[tuple[str, str]]:
+    """Managers and subresources of the entries that hold a field of the object."""
+    return {
+        (entry["manager"], entry.get("subresource", ""))
+        for entry in obj["metadata"]["managedFields"]
+        if f"f:{field}" in entry["fieldsV1"]
+    }
+
+
+async def test_what_the_platform_reports_is_owned_by_who_reports_it(world: World):
+    await world.cluster.apply(SERVICE, service("a"), field_manager="me")
+    await world.ready("a")
+    await world.ready_pods(1)
+    for resource, manager in (
+        (SERVICE, "controller"),
+        (CONFIGURATION, "controller"),
+        (ROUTE, "controller"),
+        (REVISION, "controller"),
+        (POD_AUTOSCALER, "autoscaler"),
+        (POD, "kubelet"),
+    ):
+        (obj,) = await world.cluster.list(resource, "default")
+        assert owners(obj, "status") == {(manager, "status")}, resource.kind
+        paths = {
+            key.removeprefix("f:")
+            for entry in obj["metadata"]["managedFields"]
+            for key in entry["fieldsV1"].get("f:status", {})
+        }
+        assert paths - {"."} == set(obj["status"]), resource.kind
+    (obj,) = await world.cluster.list(SERVICE, "default")
+    assert owners(obj, "spec") == {("me", "")}
+
+
+async def test_a_status_that_another_one_writes_is_a_conflict_until_it_is_forced(world: World):
+    await world.cluster.create(SERVICE, service("a"))
+    await world.ready("a")
+    path = "/apis/serving.knative.dev/v1/namespaces/default/services/a/status?fieldManager=me"
+    body = {
+        "apiVersion": "serving.knative.dev/v1",
+        "kind": "Service",
+        "metadata": {"name": "a"},
+        "status": {"url": "http://x"},
+    }
+    raw = Raw(world)
+    kind = "application/apply-patch+yaml"
+    status, refused, _ = await raw("PATCH", path, body, content_type=kind)
+    assert status == 409
+    assert refused["message"] == (
+        'Apply failed with 1 conflict: conflict with "controller" with subresource "status" using '
+        "serving.knative.dev/v1: .status.url"
+    )
+    status, forced, _ = await raw("PATCH", f"{path}&force=true", body, content_type=kind)
+    assert (status, forced["status"]["url"]) == (200, "http://x")
+    assert ("me", "status") in owners(forced, "status")
+
+    async def taken_back() -> bool:
+        now = await world.cluster.get(SERVICE, "a", "default")
+        return now["status"]["url"] != "http://x" and owners(now, "status") == {("controller", "status")}
+
+    await until(taken_back)
+
+
+async def test_a_webhooks_defaults_belong_to_nobody(world: World):
+    await world.cluster.create(SERVICE, service("a"))
+    body = {
+        "metadata": {"name": "a", "namespace": "default"},
+        "spec": {"template": {"spec": {"timeoutSeconds": 30}}},
+    }
+    applied = await world.cluster.apply(SERVICE, body, field_manager="other")
+    assert applied["spec"]["template"]["spec"]["timeoutSeconds"] == 30
+
+
+async def test_kubectl_goes_from_client_side_to_server_side_apply_without_a_conflict(world: World):
+    cluster = world.cluster
+    mine = config_map(data={"a": "1", "b": "2"})
+    last = json.dumps({"apiVersion": "v1", "kind": "ConfigMap", **mine})
+    made = {**mine, "metadata": {**mine["metadata"], "annotations": {LAST_APPLIED: last}}}
+    await cluster.create(CONFIG_MAP, made)  # as client-side apply does, by another manager
+    changed = await cluster.apply(CONFIG_MAP, config_map(data={"a": "9", "b": "2"}), field_manager="kubectl")
+    assert changed["data"] == {"a": "9", "b": "2"}
+    assert json.loads(changed["metadata"]["annotations"][LAST_APPLIED])["data"] == changed["data"]
+    # What somebody else has changed since is his.
+    await cluster.patch(CONFIG_MAP, "cm", "default", {"data": {"b": "8"}})
+    with pytest.raises(Conflict, match=r"\.data\.b"):
+        await cluster.apply(CONFIG_MAP, config_map(data={"a": "9", "b": "3"}), field_manager="kubectl")
+
+
+async def test_the_notes_of_who_owns_what_can_be_rewritten(world: World, raw: Raw):
+    made = await world.cluster.create(CONFIG_MAP, config_map())
+    (entry,) = made["metadata"]["managedFields"]
+    change = [
+        {"op": "replace", "path": "/metadata/managedFields/0/manager", "value": "renamed"},
+        {"op": "replace", "path": "/metadata/managedFields/0/operation", "value": "Apply"},
+    ]
+    _, patched, _ = await raw("PATCH", f"{CMS}/cm", change, content_type="application/json-patch+json")
+    assert patched["metadata"]["managedFields"] == [{**entry, "manager": "renamed", "operation": "Apply"}]
+    applied = await world.cluster.apply(CONFIG_MAP, config_map(data={"z": "1"}), field_manager="renamed")
+    assert applied["data"] == {"z": "1"}
+    nonsense = [{"op": "replace", "path": "/metadata/managedFields", "value": [{"operation": "x"}]}]
+    _, kept, _ = await raw("PATCH", f"{CMS}/cm", nonsense, content_type="application/json-patch+json")
+    assert kept["metadata"]["managedFields"] == applied["metadata"]["managedFields"]
+
+
+async def test_who_adds_a_struct_owns_it_and_who_applies_one_does_not(world: World):
+    made = await world.cluster.create(CONFIG_MAP, config_map(labels={"x": "y"}))
+    (entry,) = made["metadata"]["managedFields"]
+    assert entry["fieldsV1"] == {
+        "f:data": {".": {}, "f:a": {}},
+        "f:metadata": {"f:labels": {".": {}, "f:x": {}}},
+    }
+    applied = await world.cluster.apply(CONFIG_MAP, config_map("other", labels={"x": "y"}), field_manager="m")
+    (entry,) = applied["metadata"]["managedFields"]
+    assert entry["fieldsV1"] == {"f:data": {"f:a": {}}, "f:metadata": {"f:labels": {"f:x": {}}}}

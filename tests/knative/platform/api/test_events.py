@@ -1,0 +1,67 @@
+"""Events: what `kubectl describe` ends with, in the words of who would say it on a cluster."""
+
+from knative.cluster import EVENT, SERVICE
+from tests.knative.platform.api.raw import Raw
+from tests.knative.platform.conftest import World, service, until
+
+
+async def told(world: World) -> set[tuple[str, str, str]]:
+    """Kind, reason and source of all Events."""
+    return {
+        (item["involvedObject"]["kind"], item["reason"], item["source"]["component"])
+        for item in await world.cluster.list(EVENT, "default")
+        if item["involvedObject"]["name"].startswith("told")
+    }
+
+
+async def test_a_service_that_starts_and_ends_tells_each_step(world: World):
+    await world.cluster.create(SERVICE, service("told"))
+    await world.ready("told")
+    (pod,) = await world.ready_pods(1)
+    started = {
+        ("Service", "Created", "service-controller"),
+        ("Configuration", "Created", "configuration-controller"),
+        ("Configuration", "ConfigurationReady", "configuration-controller"),
+        ("Configuration", "LatestReadyUpdate", "configuration-controller"),
+        ("Revision", "RevisionReady", "revision-controller"),
+        ("Pod", "Scheduled", "default-scheduler"),
+        ("Pod", "Created", "kubelet"),
+        ("Pod", "Started", "kubelet"),
+    }
+
+    async def complete() -> bool:
+        return started <= await told(world)
+
+    await until(complete)
+    about = f"involvedObject.name={pod['metadata']['name']},involvedObject.kind=Pod,reason=Scheduled"
+    (scheduled,) = await world.cluster.list(EVENT, "default", field_selector=about)
+    assert scheduled["message"] == f"Successfully assigned default/{pod['metadata']['name']} to localhost"
+    await world.cluster.delete(SERVICE, "told", "default")
+
+    async def killing() -> bool:
+        return ("Pod", "Killing", "kubelet") in await told(world)
+
+    await until(killing)
+
+
+async def test_a_failure_is_told_as_a_warning(world: World):
+    await world.cluster.create(SERVICE, service("told-bad", env={"EXIT_CODE": "3"}))
+
+    async def warned():
+        found = await world.cluster.list(EVENT, "default", field_selector="reason=LatestCreatedFailed")
+        return [item for item in found if item["involvedObject"]["name"] == "told-bad"]
+
+    (warning,) = await until(warned)
+    assert (warning["type"], warning["message"]) == (
+        "Warning",
+        'Latest created revision "told-bad-00001" has failed',
+    )
+
+
+async def test_events_are_listed_with_their_object_instead_of_their_name(world: World, raw: Raw):
+    await world.cluster.create(SERVICE, service("told"))
+    await world.ready("told")
+    accept = "application/json;as=Table;v=v1;g=meta.k8s.io"
+    _, table, _ = await raw("GET", "/api/v1/namespaces/default/events", accept=accept)
+    shown = [column["name"] for column in table["columnDefinitions"] if not column["priority"]]
+    assert shown == ["Last Seen", "Type", "Reason", "Object", "Message"]

@@ -1,0 +1,136 @@
+"""A replica's output, as `kubectl logs` asks for it."""
+
+import os
+import signal
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from knative.cluster import POD, SERVICE
+from tests.knative.platform.api.raw import Raw
+from tests.knative.platform.conftest import World, service, until
+
+
+async def only_pod(world: World) -> Any:
+    pods = await world.ready_pods(1)
+    return pods[0]
+
+
+async def log(raw: Raw, pod: Any, query: str = "") -> tuple[int, Any]:
+    path = f"/api/v1/namespaces/default/pods/{pod['metadata']['name']}/log?{query}"
+    status, body, _ = await raw("GET", path)
+    return status, body
+
+
+async def test_a_log_is_that_of_one_run_of_the_container(world: World, raw: Raw):
+    await world.cluster.create(SERVICE, service("a"))
+    await world.ready("a")
+    pod = await only_pod(world)
+    status, refused = await log(raw, pod, "previous=true")
+    name = pod["metadata"]["name"]
+    assert (status, refused["message"]) == (
+        400,
+        f'previous terminated container "user-container" in pod "{name}" not found',
+    )
+    _, first = await world.call("a", "/first")
+    os.kill(first["pid"], signal.SIGKILL)
+
+    async def restarted() -> bool:
+        now = await world.cluster.get(POD, name, "default")
+        (container,) = now["status"]["containerStatuses"]
+        return container["restartCount"] == 1 and container["ready"]
+
+    await until(restarted)
+    await world.call("a", "/second")
+    _, now = await log(raw, pod)
+    _, before = await log(raw, pod, "previous=true")
+    assert [line.partition('"')[2].partition(" HTTP")[0] for line in now.splitlines()] == ["", "GET /second"]
+    assert [line.partition('"')[2].partition(" HTTP")[0] for line in before.splitlines()] == [
+        "",
+        "GET /first",
+    ]
+
+
+async def test_lines_have_times_and_can_be_chosen_by_them(world: World, raw: Raw):
+    await world.cluster.create(SERVICE, service("a"))
+    await world.ready("a")
+    pod = await only_pod(world)
+    await world.call("a", "/one")
+    _, stamped = await log(raw, pod, "timestamps=true")
+    seen = datetime.now(UTC)
+    begun = datetime.fromisoformat(pod["metadata"]["creationTimestamp"])
+    times = [datetime.fromisoformat(line.partition(" ")[0]) for line in stamped.splitlines()]
+    assert times == sorted(times)
+    assert begun <= times[0] <= times[-1] <= seen
+    assert stamped.splitlines()[0].endswith(" listening")
+    since = f"sinceTime={seen.isoformat().replace('+00:00', 'Z')}"
+    assert await log(raw, pod, since) == (200, "")
+    await world.call("a", "/two")
+    _, later = await log(raw, pod, since)
+    assert later.count("\n") == 1
+    assert "GET /two" in later
+    _, recent = await log(raw, pod, "sinceSeconds=3600")
+    assert [word in recent for word in ("listening", "/one", "/two")] == [True] * 3
+
+
+async def test_the_end_or_the_beginning_of_a_log(world: World, raw: Raw):
+    await world.cluster.create(SERVICE, service("a"))
+    await world.ready("a")
+    pod = await only_pod(world)
+    await world.call("a", "/one")
+    _, everything = await log(raw, pod)
+    assert (await log(raw, pod, "tailLines=1"))[1] == everything.splitlines(keepends=True)[-1]
+    assert (await log(raw, pod, "tailLines=0"))[1] == ""
+    assert (await log(raw, pod, "tailLines=99"))[1] == everything
+    assert (await log(raw, pod, "limitBytes=6"))[1] == "listen"
+    assert (await log(raw, pod, "container=user-container"))[1] == everything
+
+
+async def test_a_log_is_followed_until_the_container_ends(world: World, raw: Raw):
+    await world.cluster.create(SERVICE, service("a"))
+    await world.ready("a")
+    name = (await only_pod(world))["metadata"]["name"]
+    url = f"{raw.base}/api/v1/namespaces/default/pods/{name}/log?follow=true&timestamps=true"
+    async with world.http.get(url, headers=raw.headers) as answer:
+        assert (await answer.content.readline()).endswith(b" listening\n")
+        await world.call("a", "/seen")
+        assert b"GET /seen" in await answer.content.readline()
+        await world.cluster.delete(SERVICE, "a", "default")
+        assert await answer.content.read() == b""
+
+
+@pytest.mark.parametrize(
+    ("query", "code", "text"),
+    [
+        ("container=nope", 400, "container nope is not valid for pod"),
+        ("sinceTime=yesterday", 400, "sinceTime: Invalid value: 'yesterday'"),
+        ("sinceTime=2026-01-01T00:00:00", 400, "must name its time zone"),
+        ("sinceTime=2026-01-01T00:00:00Z&sinceSeconds=1", 422, "at most one of"),
+        ("tailLines=-1", 400, "tailLines"),
+    ],
+)
+async def test_what_cannot_be_shown_is_explained(world: World, raw: Raw, query, code, text):
+    await world.cluster.create(SERVICE, service("a"))
+    await world.ready("a")
+    status, refused = await log(raw, await only_pod(world), query)
+    assert status == code
+    assert text in refused["message"]
+
+
+async def test_a_container_that_waits_to_start_has_no_log_yet(world: World, raw: Raw):
+    missing = {"envFrom": [{"configMapRef": {"name": "nope"}}]}
+    await world.cluster.create(SERVICE, service("a", container=missing))
+
+    async def waiting() -> Any:
+        for pod in await world.cluster.list(POD, "default"):
+            states = (pod.get("status") or {}).get("containerStatuses") or [{}]
+            if (states[0].get("state") or {}).get("waiting", {}).get(
+                "reason"
+            ) == "CreateContainerConfigError":
+                return pod
+        return None
+
+    status, refused = await log(raw, await until(waiting))
+    assert status == 400
+    assert refused["message"].endswith("is waiting to start: CreateContainerConfigError")

@@ -1,0 +1,58 @@
+"""Objects whole, as a Table, or as their metadata only: what an Accept header asks for."""
+
+import json
+
+import pytest
+
+from knative.cluster import CONFIG_MAP, SECRET
+from tests.knative.platform.api.raw import CMS, Raw, config_map
+from tests.knative.platform.conftest import World
+
+PARTIAL = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+PARTIAL_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+
+
+async def test_metadata_alone_can_be_read_listed_and_watched(world: World, raw: Raw):
+    await world.cluster.create(CONFIG_MAP, config_map(labels={"x": "y"}))
+    _, one, _ = await raw("GET", f"{CMS}/cm", accept=PARTIAL)
+    assert (one["kind"], one["apiVersion"]) == ("PartialObjectMetadata", "meta.k8s.io/v1")
+    assert (one["metadata"]["labels"], "data" in one) == ({"x": "y"}, False)
+    _, many, _ = await raw("GET", CMS, accept=PARTIAL_LIST)
+    assert (many["kind"], many["items"]) == ("PartialObjectMetadataList", [one])
+    url = f"{raw.base}{CMS}?watch=true&timeoutSeconds=1"
+    async with world.http.get(url, headers=raw.headers | {"accept": PARTIAL}) as answer:
+        event = json.loads(await answer.content.readline())
+    assert event == {"type": "ADDED", "object": one}
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("", "ConfigMapList"),
+        ("*/*", "ConfigMapList"),
+        ("application/vnd.kubernetes.protobuf, application/json", "ConfigMapList"),
+        ("application/json;as=Table;v=v1;g=meta.k8s.io,application/json", "Table"),
+        ("application/json;as=Table;v=v9;g=meta.k8s.io,application/json", "ConfigMapList"),
+        ("application/json;as=Nothing;v=v1;g=meta.k8s.io,application/json", "ConfigMapList"),
+    ],
+)
+async def test_the_first_form_that_there_is_is_given(raw: Raw, accept, kind):
+    assert (await raw("GET", CMS, accept=accept))[1]["kind"] == kind
+
+
+async def test_a_form_that_there_is_not_is_406(raw: Raw):
+    status, refused, _ = await raw("GET", CMS, accept="application/vnd.kubernetes.protobuf")
+    assert (status, refused["reason"]) == (406, "NotAcceptable")
+
+
+async def test_what_a_table_counts(world: World, raw: Raw):
+    await world.cluster.create(CONFIG_MAP, config_map(data={"a": "1", "b": "2"}))
+    body = {"metadata": {"name": "s", "namespace": "default"}, "stringData": {"a": "b"}}
+    await world.cluster.create(SECRET, body)
+    accept = "application/json;as=Table;v=v1;g=meta.k8s.io"
+    for path, cells in (
+        (f"{CMS}/cm", ["cm", "2"]),
+        ("/api/v1/namespaces/default/secrets/s", ["s", "Opaque", "1"]),
+    ):
+        _, table, _ = await raw("GET", path, accept=accept)
+        assert table["rows"][0]["cells"][:-1] == cells
