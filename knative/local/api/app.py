@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
-import json
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from datetime import datetime
 from typing import Any
 
@@ -16,15 +15,18 @@ from starlette.responses import PlainTextResponse, Response
 from knative import cluster
 from knative.cluster import Object
 from knative.local import errors, objects
+from knative.local.api import requests
 from knative.local.api.documents import Documents
-from knative.local.api.logs import LogPath
+from knative.local.api.logs import PodLogs
+from knative.local.api.outputs import LogPath
+from knative.local.api.reads import Reads
 from knative.local.api.requests import Target, target
 from knative.local.api.usage import POD_METRICS, PodUsage, Usages
-from knative.local.api.verbs import Verbs
 from knative.local.api.watches import Watches
+from knative.local.api.writes import Writes
 from knative.local.reconciler import names
 from knative.local.registry import Registry
-from knative.local.store import Key, StoreError
+from knative.local.store import StoreError
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,7 @@ _INTERACTIVE = frozenset({"exec", "attach", "portforward", "proxy"})
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Handler = Callable[[Request, Target], Awaitable[Response]]
 
 
 class Api:
@@ -69,11 +72,13 @@ class Api:
             self._kinds[POD_METRICS.resource] = POD_METRICS
         self._documents = Documents(self._kinds, address)
         self.watches = Watches(registry.store)
-        self._verbs = Verbs(registry, self.watches, now, log_path)
+        self._reads = Reads(registry, self.watches, now)
+        self._writes = Writes(registry, now)
+        self._logs = PodLogs(registry.store, log_path, now)
 
     async def run(self) -> None:
         """What goes on beside the requests, until cancelled: watching how the logs grow."""
-        await self._verbs.logs.run()
+        await self._logs.run()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI entry point."""
@@ -121,7 +126,7 @@ class Api:
 
     def _no_way_in(self, found: Target) -> errors.ApiError:
         """Why there is no `exec`, `attach` or `port-forward`, and what to do instead."""
-        pod = self._registry.read(Key(cluster.POD, found.namespace or "", found.name or "")).obj
+        pod = self._registry.read(found.key).obj
         port = objects.annotations_of(pod).get(names.PORT)
         if found.subresource == "portforward":
             where = f"at http://127.0.0.1:{port}" if port else "once it runs"
@@ -135,27 +140,29 @@ class Api:
             501, "NotImplemented", f"pods/{found.subresource} is not offered here: {advice}", found.subject
         )
 
+    async def _log(self, request: Request, found: Target) -> Response:
+        return self._logs.answer(request, self._registry.read(found.key))
+
     async def _on_objects(self, request: Request, found: Target) -> Response:
-        verbs = self._verbs
+        reads, writes = self._reads, self._writes
         if found.info is POD_METRICS and self._usage is not None:
             return await self._usage.answer(request, found)
+        handlers: Mapping[str, Handler] = {}
         if found.name is None:
-            handlers = {"GET": verbs.list, "POST": verbs.create, "DELETE": verbs.delete_collection}
+            handlers = {"GET": reads.list, "POST": writes.create, "DELETE": writes.delete_collection}
         elif found.subresource in _INTERACTIVE and found.info.resource == cluster.POD:
             raise self._no_way_in(found)
         elif found.subresource == "log" and found.info.resource == cluster.POD:
-            handlers = {"GET": verbs.log}
+            handlers = {"GET": self._log}
         elif found.subresource == "status" and found.info.has_status:
-            handlers = {"GET": verbs.get, "PUT": verbs.replace, "PATCH": verbs.patch}
+            handlers = {"GET": reads.get, "PUT": writes.replace, "PATCH": writes.patch}
         elif found.subresource is None:
             handlers = {
-                "GET": verbs.get,
-                "PUT": verbs.replace,
-                "PATCH": verbs.patch,
-                "DELETE": verbs.delete,
+                "GET": reads.get,
+                "PUT": writes.replace,
+                "PATCH": writes.patch,
+                "DELETE": writes.delete,
             }
-        else:
-            handlers = {}
         if not handlers:
             return _no_such_path()
         method = "GET" if request.method == "HEAD" else request.method
@@ -172,13 +179,8 @@ def _no_such_path() -> Response:
     return PlainTextResponse("404 page not found\n", 404)
 
 
-def json_response(content: Object, status: int = 200) -> Response:
-    """A JSON answer."""
-    return Response(json.dumps(content, separators=(",", ":")), status, media_type="application/json")
-
-
 def _failure(problem: errors.ApiError) -> Response:
-    response = json_response(problem.status(), problem.code)
+    response = requests.answer(problem.status(), problem.code)
     if problem.retry_after is not None:
         response.headers["retry-after"] = str(problem.retry_after)
     if problem.code == 401:
@@ -207,7 +209,7 @@ def _review(path: str) -> Response | None:
     if kind is None:
         return None
     review = {"apiVersion": f"{group}/v1", "kind": kind, "metadata": {}, "spec": {}, "status": status}
-    return json_response(review, 201)
+    return requests.answer(review, 201)
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

@@ -1,4 +1,4 @@
-"""What a request asks for: verb, kind, object, options; taken from path, query, headers and body."""
+"""What a request asks for: verb, kind, object and options, from path, query, headers and body."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import Any, Literal
 
 import yaml
 from starlette.requests import Request
+from starlette.responses import Response
 
 from knative.cluster import Object, Resource
 from knative.local.api import protobuf
 from knative.local.errors import ApiError, Subject, bad_request
 from knative.local.kinds import KindInfo
 from knative.local.registry import Options, Validation
+from knative.local.store import Key
 
 MAX_BODY = 3 * 1024 * 1024  # the API server's own limit
 
@@ -30,6 +32,11 @@ class Target:
     """None: all namespaces (or a cluster-wide kind)."""
     name: str | None
     subresource: str | None
+
+    @property
+    def key(self) -> Key:
+        """Where the store keeps it."""
+        return Key(self.info.resource, self.namespace or "", self.name or "")
 
     @property
     def subject(self) -> Subject:
@@ -184,6 +191,11 @@ def options(request: Request, operation: Literal["Apply", "Update"] = "Update") 
         dry_run=bool([value for value in dry_run if value]),
         validation=validation,  # type: ignore[arg-type]  # checked above
     )
+
+
+def answer(content: Object, status: int = 200) -> Response:
+    """A JSON answer."""
+    return Response(json.dumps(content, separators=(",", ":")), status, media_type="application/json")
 
 
 def number(request: Request, name: str) -> int | None:

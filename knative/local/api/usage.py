@@ -7,7 +7,6 @@ twice within half a second, for a rate needs two.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
@@ -18,8 +17,8 @@ from starlette.responses import Response
 
 from knative import cluster
 from knative.cluster import Object, Resource
-from knative.local import errors, objects
-from knative.local.api import selectors
+from knative.local import containers, errors, objects
+from knative.local.api import requests, selectors
 from knative.local.api.requests import Target
 from knative.local.kinds import KindInfo
 from knative.local.schemas.meta import OBJECT_META
@@ -92,7 +91,7 @@ class PodUsage:
             found = await self._measured([record] if record is not None else [])
             if not found:
                 raise errors.not_found(target.subject)
-            return _json(found[0])
+            return requests.answer(found[0])
         query = request.query_params
         by_label = selectors.labels(query.get("labelSelector"))
         by_field = selectors.fields(query.get("fieldSelector"), "pods")
@@ -101,7 +100,7 @@ class PodUsage:
             for record in self._store.list(cluster.POD, target.namespace)
             if by_label(record.obj) and by_field(record.obj)
         ]
-        return _json(
+        return requests.answer(
             {
                 "kind": "PodMetricsList",
                 "apiVersion": POD_METRICS.resource.api_version,
@@ -133,8 +132,7 @@ class PodUsage:
 
 def _metrics(record: Record, cores: float, memory: int, stamp: str, window: float) -> Object:
     meta = record.obj["metadata"]
-    containers = record.obj["spec"]["containers"]
-    serving = next((item for item in containers if item.get("ports")), containers[0])
+    serving = containers.serving(record.obj["spec"])
     return {
         "kind": "PodMetrics",
         "apiVersion": POD_METRICS.resource.api_version,
@@ -153,7 +151,3 @@ def _metrics(record: Record, cores: float, memory: int, stamp: str, window: floa
             }
         ],
     }
-
-
-def _json(content: Object) -> Response:
-    return Response(json.dumps(content, separators=(",", ":")), media_type="application/json")

@@ -62,3 +62,26 @@ async def test_delete_collection_takes_what_the_selector_chooses(world: World, r
     status, _, _ = await raw("DELETE", f"{CMS}?labelSelector=n!=1")
     assert status == 200
     assert [item["metadata"]["name"] for item in await world.cluster.list(CONFIG_MAP, "default")] == ["cm1"]
+
+
+async def test_all_pages_show_one_instant(world: World, raw: Raw):
+    for name in ("a", "b", "c", "d"):
+        await world.cluster.create(CONFIG_MAP, config_map(name))
+    _, first, _ = await raw("GET", f"{CMS}?limit=1")
+    await world.cluster.delete(CONFIG_MAP, "b", "default")
+    await world.cluster.patch(CONFIG_MAP, "c", "default", {"data": {"a": "changed"}})
+    await world.cluster.create(CONFIG_MAP, config_map("e"))
+    _, rest, _ = await raw("GET", f"{CMS}?continue={first['metadata']['continue']}")
+    assert [(item["metadata"]["name"], item["data"]["a"]) for item in rest["items"]] == [
+        ("b", "1"),
+        ("c", "1"),
+        ("d", "1"),
+    ]
+    assert rest["metadata"] == {"resourceVersion": first["metadata"]["resourceVersion"]}
+    exact = f"{CMS}?resourceVersionMatch=Exact&resourceVersion={first['metadata']['resourceVersion']}"
+    _, again, _ = await raw("GET", exact)
+    assert [item["metadata"]["name"] for item in again["items"]] == ["a", "b", "c", "d"]
+    status, refused, _ = await raw("GET", f"{CMS}?resourceVersionMatch=Exact&resourceVersion=999999")
+    assert (status, refused["reason"]) == (410, "Expired")
+    status, refused, _ = await raw("GET", f"{CMS}?continue=nonsense")
+    assert (status, refused["message"]) == (400, "continue key is not valid")

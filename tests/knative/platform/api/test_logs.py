@@ -100,6 +100,27 @@ async def test_a_log_is_followed_until_the_container_ends(world: World, raw: Raw
         assert await answer.content.read() == b""
 
 
+async def test_each_container_of_a_pod_has_a_log_of_its_own(world: World, raw: Raw):
+    words = "import time; print('from the side', flush=True); time.sleep(600)"
+    body = service("a", container={"name": "main", "ports": [{"containerPort": 8080}]})
+    side = {"name": "side", "image": "example.com/side", "command": ["python", "-c", words]}
+    body["spec"]["template"]["spec"]["containers"].append(side)
+    await world.cluster.create(SERVICE, body)
+    await world.ready("a")
+    pod = await only_pod(world)
+
+    async def printed() -> bool:
+        return await log(raw, pod, "container=side") == (200, "from the side\n")
+
+    await until(printed)
+    assert (await log(raw, pod, "container=main"))[1] == "listening\n"
+    status, refused = await log(raw, pod)
+    assert status == 400
+    assert refused["message"] == (
+        f"a container name must be specified for pod {pod['metadata']['name']}, choose one of: [main side]"
+    )
+
+
 @pytest.mark.parametrize(
     ("query", "code", "text"),
     [

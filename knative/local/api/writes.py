@@ -1,156 +1,32 @@
-"""get, list, watch, create, replace, patch and delete."""
+"""create, replace, patch and delete."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from knative import cluster
-from knative.cluster import Object
 from knative.local import errors, managed, objects
-from knative.local.api import patches, requests, selectors, tables
-from knative.local.api.logs import LogPath, PodLogs
+from knative.local.api import pages, patches, requests
+from knative.local.api.reads import selection
 from knative.local.api.requests import Target
-from knative.local.api.views import Form, View, partial, wanted
-from knative.local.api.watches import Selection, Watches, WatchOptions, renderer
 from knative.local.registry import Registry, Written
 from knative.local.schemas import rules
-from knative.local.store import Key, Record, Stale
-
-_Records = list[Record]  # inside `Verbs`, `list` is a method
-
-_LONGEST_WATCH_S = 3600.0
+from knative.local.store import Key
 
 
-class Verbs:
-    """What can be done with objects over HTTP."""
+class Writes:
+    """What can be changed of objects over HTTP."""
 
-    def __init__(
-        self,
-        registry: Registry,
-        watches: Watches,
-        now: Callable[[], datetime],
-        log_path: LogPath,
-    ) -> None:
+    def __init__(self, registry: Registry, now: Callable[[], datetime]) -> None:
         self._registry = registry
         self._store = registry.store
-        self._watches = watches
         self._now = now
-        self.logs = PodLogs(registry.store, log_path, now)
-
-    # reading
-
-    async def get(self, request: Request, target: Target) -> Response:
-        """One object."""
-        record = self._registry.read(_key(target))
-        await self._store.durable(record.version)
-        view = _view(request)
-        if view.form is Form.TABLE:
-            return self._table(request, target, [record], view, {"resourceVersion": str(record.version)})
-        if view.form is Form.METADATA:
-            return _json(partial(record, view.version))
-        return Response(record.raw, media_type="application/json")
-
-    async def list(self, request: Request, target: Target) -> Response:
-        """Many objects, or a watch on them."""
-        query = request.query_params
-        selection = self._selection(request, target)
-        if requests.flag(request, "watch"):
-            return await self._watch(request, selection)
-        found = self._chosen(selection)
-        metadata: Object = {"resourceVersion": str(self._store.version)}
-        limit = requests.number(request, "limit")
-        if token := query.get("continue"):
-            after, version = _read_token(token)
-            found = [record for record in found if (record.key.namespace, record.key.name) > after]
-            metadata["resourceVersion"] = version
-        if limit and len(found) > limit:
-            last = found[limit - 1].key
-            metadata["remainingItemCount"] = len(found) - limit
-            metadata["continue"] = _write_token(last.namespace, last.name, metadata["resourceVersion"])
-            found = found[:limit]
-        await self._store.durable()
-        view = _view(request)
-        if view.form is Form.TABLE:
-            return self._table(request, target, found, view, metadata)
-        if view.form is Form.METADATA:
-            return _json(
-                {
-                    "kind": "PartialObjectMetadataList",
-                    "apiVersion": f"meta.k8s.io/{view.version}",
-                    "metadata": metadata,
-                    "items": [partial(record, view.version) for record in found],
-                }
-            )
-        res = target.info.resource
-        head = json.dumps(
-            {"kind": f"{res.kind}List", "apiVersion": res.api_version, "metadata": metadata},
-            separators=(",", ":"),
-        ).encode()
-        content = head[:-1] + b',"items":[' + b",".join(record.raw for record in found) + b"]}"
-        return Response(content, media_type="application/json")
-
-    async def log(self, request: Request, target: Target) -> Response:
-        """A replica's output."""
-        return self.logs.answer(request, self._registry.read(_key(target)))
-
-    def _selection(self, request: Request, target: Target) -> Selection:
-        query = request.query_params
-        by_label = selectors.labels(query.get("labelSelector"))
-        by_field = selectors.fields(query.get("fieldSelector"), target.info.resource.plural)
-        return Selection(target.info, target.namespace, lambda obj: by_label(obj) and by_field(obj))
-
-    def _chosen(self, selection: Selection) -> _Records:
-        found = self._store.list(selection.info.resource, selection.namespace)
-        return [record for record in found if selection.matches(record.obj)]
-
-    def _table(
-        self,
-        request: Request,
-        target: Target,
-        records: Sequence[Record],
-        view: View,
-        metadata: Object,
-    ) -> Response:
-        include = request.query_params.get("includeObject", "Metadata")
-        content = tables.table(
-            target.info, records, self._now(), include=include, version=view.version, metadata=metadata
-        )
-        return _json(content)
-
-    async def _watch(self, request: Request, selection: Selection) -> Response:
-        query = request.query_params
-        text = query.get("resourceVersion", "")
-        if text and not text.isdigit():
-            raise errors.bad_request(f"resourceVersion: Invalid value: {text!r}")
-        initial = requests.flag(request, "sendInitialEvents")
-        since = None if text in ("", "0") or initial else int(text)
-        timeout = requests.number(request, "timeoutSeconds")
-        include = query.get("includeObject", "Metadata")
-        options = WatchOptions(
-            since=since,
-            bookmarks=requests.flag(request, "allowWatchBookmarks"),
-            initial_events=initial,
-            timeout_s=min(float(timeout), _LONGEST_WATCH_S) if timeout else _LONGEST_WATCH_S,
-            render=renderer(selection.info, _view(request), self._now, include),
-        )
-        if since is not None:
-            # Tell now rather than in the stream: a status line can say it plainly.
-            try:
-                self._store.since(since)
-            except Stale as problem:
-                raise errors.expired(str(problem)) from problem
-        lines = self._watches.stream(selection, options)
-        return StreamingResponse(lines, media_type="application/json")
-
-    # writing
 
     async def create(self, request: Request, target: Target) -> Response:
         """A new object."""
@@ -176,7 +52,7 @@ class Verbs:
             await requests.body(request), requests.content_type(request), options.validation
         )
         obj = requests.mapping(value)
-        written = self._registry.update(_key(target), obj, options, subresource=target.subresource)
+        written = self._registry.update(target.key, obj, options, subresource=target.subresource)
         return await self._acknowledge(written, 200, warnings)
 
     async def patch(self, request: Request, target: Target) -> Response:
@@ -189,7 +65,7 @@ class Verbs:
         value, warnings = requests.parse(
             await requests.body(request), _as_json(media_type), options.validation
         )
-        key = _key(target)
+        key = target.key
         old = self._registry.read(key)
         if media_type == "application/json-patch+json":
             patched = patches.json_patch(old.obj, value)
@@ -215,7 +91,7 @@ class Verbs:
         config = requests.mapping(value)
         if config["metadata"].get("managedFields"):
             raise errors.bad_request("metadata.managedFields must be nil", target.subject)
-        res, key = target.info.resource, _key(target)
+        res, key = target.info.resource, target.key
         config.setdefault("apiVersion", res.api_version)
         config.setdefault("kind", res.kind)
         config["metadata"].setdefault("name", key.name)
@@ -247,13 +123,13 @@ class Verbs:
     async def delete(self, request: Request, target: Target) -> Response:
         """Delete one object."""
         choice = await self._delete_options(request)
-        written = self._delete(_key(target), choice)
+        written = self._delete(target.key, choice)
         if written.version is not None:
             await self._store.durable(written.version)
         if written.obj["metadata"].get("deletionTimestamp"):
-            return _json(written.obj)
+            return requests.answer(written.obj)
         subject = target.subject
-        return _json(
+        return requests.answer(
             {
                 "kind": "Status",
                 "apiVersion": "v1",
@@ -271,13 +147,13 @@ class Verbs:
     async def delete_collection(self, request: Request, target: Target) -> Response:
         """Delete all objects that the selectors choose."""
         choice = await self._delete_options(request)
-        found = self._chosen(self._selection(request, target))
+        found = pages.read(self._store, selection(request, target), pages.Asked()).records
         for record in found:
             if self._store.get(record.key) is not None:
                 self._delete(record.key, choice)
         await self._store.durable()
         res = target.info.resource
-        return _json(
+        return requests.answer(
             {
                 "kind": f"{res.kind}List",
                 "apiVersion": res.api_version,
@@ -322,7 +198,7 @@ class Verbs:
         """Answer once what was written is on disk."""
         if written.version is not None:
             await self._store.durable(written.version)
-        response = _json(written.obj, status)
+        response = requests.answer(written.obj, status)
         for warning in (*warnings, *written.warnings):
             response.headers.append("warning", f'299 - "{_escaped(warning)}"')
         return response
@@ -342,18 +218,6 @@ class Verbs:
             )
 
 
-def _key(target: Target) -> Key:
-    return Key(target.info.resource, target.namespace or "", target.name or "")
-
-
-def _view(request: Request) -> View:
-    return wanted(request.headers.get("accept", ""))
-
-
-def _json(content: Object, status: int = 200) -> Response:
-    return Response(json.dumps(content, separators=(",", ":")), status, media_type="application/json")
-
-
 def _as_json(media_type: str) -> str:
     return "application/json" if media_type.endswith("+json") else media_type
 
@@ -362,15 +226,3 @@ def _escaped(text: str) -> str:
     """As a quoted string of a header."""
     plain = text.encode("ascii", "replace").decode().replace("\n", " ")
     return plain.replace("\\", "\\\\").replace('"', '\\"')
-
-
-def _write_token(namespace: str, name: str, version: str) -> str:
-    return base64.urlsafe_b64encode(json.dumps([namespace, name, version]).encode()).decode()
-
-
-def _read_token(token: str) -> tuple[tuple[str, str], str]:
-    try:
-        namespace, name, version = json.loads(base64.urlsafe_b64decode(token))
-    except ValueError as problem:
-        raise errors.bad_request("continue key is not valid") from problem
-    return (namespace, name), version
