@@ -123,6 +123,8 @@ def _init_containers(
 ) -> Errors:
     if not containers:
         return
+    if not features.enabled("podspec-init-containers"):
+        yield fields.disallowed("initContainers")
     if features.flags.get("kubernetes.podspec-init-containers") != "enabled":
         yield FieldError(
             f"pod spec support for init-containers is off, but found {len(containers)} init containers", ()

@@ -1,0 +1,136 @@
+"""What is refused of a pod's containers, their resources and their probes, in Knative's and Kubernetes' words."""
+
+from typing import Any
+
+import pytest
+
+from knative.local.admission import fields, pod_spec
+from knative.local.admission.features import Features
+
+MAIN = {"name": "main", "image": "x", "ports": [{"containerPort": 8080}]}
+PROBING = {"multi-container-probing": "enabled"}
+INIT = {"kubernetes.podspec-init-containers": "enabled"}
+
+
+def refused(spec: dict[str, Any], **flags: str) -> str:
+    return fields.text(pod_spec.revision_spec(spec, Features(flags=flags)))
+
+
+def pair(**beside: Any) -> dict[str, Any]:
+    return {"containers": [MAIN, {"name": "beside", "image": "x", **beside}]}
+
+
+def initial(**container: Any) -> dict[str, Any]:
+    return {"containers": [MAIN], "initContainers": [{"name": "first", "image": "x", **container}]}
+
+
+def resources(**amounts: Any) -> dict[str, Any]:
+    return {"containers": [{"name": "main", "image": "x", "resources": amounts}]}
+
+
+@pytest.mark.parametrize(
+    ("spec", "flags", "text"),
+    [
+        (pair(), {}, ""),
+        (pair(env=[{"name": "PORT", "value": "1"}]), {}, ""),
+        (
+            {"containers": [{"name": "a", "image": "x"}, {"name": "b", "image": "x"}]},
+            {},
+            "missing field(s): containers[*].ports",
+        ),
+        (
+            pair(ports=[{"containerPort": 8081}]),
+            {},
+            (
+                "more than one container port is set: containers[*].ports\n"
+                "Only a single port is allowed across all containers"
+            ),
+        ),
+        (pair(), {"multi-container": "disabled"}, "multi-container is off, but found 2 containers"),
+        (
+            {"containers": [MAIN, {"name": "main", "image": "x"}]},
+            {},
+            'duplicate container name "main": containers[1].name',
+        ),
+        (
+            pair(env=[{"name": "K_SERVICE", "value": "1"}]),
+            {},
+            '"K_SERVICE" is a reserved environment variable: containers[1].env[0].name',
+        ),
+        (
+            pair(livenessProbe={"tcpSocket": {"port": 1}}),
+            {},
+            "must not set the field(s): containers[1].livenessProbe.tcpSocket",
+        ),
+        (pair(livenessProbe={"tcpSocket": {"port": 1}}), PROBING, ""),
+        (
+            pair(readinessProbe={"httpGet": {"path": "/"}}),
+            PROBING,
+            "invalid value: 0: containers[1].readinessProbe.httpGet.port\nProbe port must be specified",
+        ),
+        (
+            initial(),
+            {},
+            (
+                "must not set the field(s): initContainers\n"
+                "pod spec support for init-containers is off, but found 1 init containers"
+            ),
+        ),
+        (initial(), INIT, ""),
+        (initial(name="main"), INIT, 'duplicate container name "main": initContainers[0].name'),
+        (
+            initial(readinessProbe={"tcpSocket": {"port": 1}}),
+            INIT,
+            "field not allowed in an init container: initContainers[0].readinessProbe",
+        ),
+        (resources(limits={"memory": "1Gi"}, requests={"memory": "1024Mi"}), {}, ""),
+        (
+            resources(limits={"memory": "1Gi"}, requests={"memory": "2Gi"}),
+            {},
+            (
+                "invalid value: 2Gi: containers[0].resources.requests.memory\n"
+                "must be less than or equal to memory limit of 1Gi"
+            ),
+        ),
+        (
+            resources(limits={"cpu": "500m"}, requests={"cpu": 1}),
+            {},
+            (
+                "invalid value: 1: containers[0].resources.requests.cpu\n"
+                "must be less than or equal to cpu limit of 500m"
+            ),
+        ),
+        (
+            resources(limits={"memory": "1GB"}),
+            {},
+            (
+                "invalid value: 1GB: containers[0].resources.limits.memory\nquantities must match the regular "
+                "expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
+            ),
+        ),
+        (
+            resources(limits={"memory": "-1"}),
+            {},
+            "invalid value: -1: containers[0].resources.limits.memory\nmust be greater than or equal to 0",
+        ),
+        (
+            resources(limits={"gpu": "1"}),
+            {},
+            (
+                "invalid value: gpu: containers[0].resources.limits.gpu\n"
+                "must be a standard resource for containers"
+            ),
+        ),
+        (
+            resources(limits={"nvidia.com/gpu": "1"}, requests={"nvidia.com/gpu": "2"}),
+            {},
+            (
+                "invalid value: 2: containers[0].resources.requests.nvidia.com/gpu\n"
+                "must be equal to nvidia.com/gpu limit of 1"
+            ),
+        ),
+        (resources(limits={"nvidia.com/gpu": "1000m"}), {}, ""),
+    ],
+)
+def test_containers_are_refused_in_the_clusters_words(spec, flags, text):
+    assert refused(spec, **flags) == text
