@@ -233,7 +233,7 @@ def _words(annotations: Mapping[str, str], default_class: str) -> Iterator[Field
     ):
         yield _invalid(metric, METRIC)
     found = lookup(annotations, METRIC_AGGREGATION_ALGORITHM)
-    # Knative checks the algorithm only where the class is spelled out; what it does not know is linear.
+    # Where the class isn't spelled out Knative's webhook lets any pass: the class may be somebody else's.
     if annotations.get(CLASS) == KPA and found and found[1] not in ("", *Algorithm, "weightedExponential"):
         yield _invalid(found[1], found[0])
 
@@ -315,7 +315,13 @@ def warnings(
         )
     algorithm = lookup(annotations, METRIC_AGGREGATION_ALGORITHM)
     if algorithm and algorithm[1] not in ("", *Algorithm, "weightedExponential"):
-        found.append(FieldError(f'unknown algorithm "{algorithm[1]}", linear is used', (algorithm[0],)))
+        found.append(
+            FieldError(
+                f'unknown algorithm "{algorithm[1]}", linear is used; on a cluster the PodAutoscaler is '
+                "refused and the Revision does not become ready",
+                (algorithm[0],),
+            )
+        )
     if spec.autoscaler_class not in (KPA, HPA):
         found.append(
             FieldError(

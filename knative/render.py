@@ -11,6 +11,9 @@ from typing import Any
 
 AUTOSCALING = "autoscaling.knative.dev"
 PROGRESS_DEADLINE = "serving.knative.dev/progress-deadline"
+FIRST_BYTE_TIMEOUT_S = 300
+"""Knative's default of `responseStartTimeoutSeconds` where `timeoutSeconds` is longer: a start that takes
+longer than this would end in a 504 however long the whole may take."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,8 @@ def service(
         spec["containerConcurrency"] = container_concurrency
     if timeout_seconds is not None:
         spec["timeoutSeconds"] = timeout_seconds
+        if timeout_seconds > FIRST_BYTE_TIMEOUT_S:
+            spec["responseStartTimeoutSeconds"] = timeout_seconds
     template_metadata: dict[str, Any] = {}
     if labels:
         template_metadata["labels"] = dict(labels)

@@ -27,6 +27,7 @@ import yaml
 
 from knative import cluster
 from knative.cluster import Object
+from knative.hpa import SYNC_S
 from knative.local import activator as gateway
 from knative.local import certificates, kinds, objects
 from knative.local import settings as settings_of_knative
@@ -38,12 +39,15 @@ from knative.local.api.serving import ApiServer
 from knative.local.autoscaler import Autoscaler
 from knative.local.events import Recorder
 from knative.local.gpus import GpuMeter, Slots
+from knative.local.horizontal import HorizontalAutoscaler
 from knative.local.metrics import PlatformMetrics
 from knative.local.narrator import Narrator
 from knative.local.reconciler.controller import ControlPlane
 from knative.local.reconciler.runnable import unrunnable
+from knative.local.reconciler.scaling import Autoscalers, Scaling
 from knative.local.registry import Registry
 from knative.local.replicas import Replicas, ReplicaSettings
+from knative.local.replicas.usage import Usage
 from knative.local.settings import Settings
 from knative.local.store import Key, Store, StoreError
 
@@ -79,6 +83,8 @@ class PlatformConfig:
     """Given to every replica, under its container's own variables."""
     workdir: Path = field(default_factory=Path.cwd)
     """Where replicas run whose container names no workingDir."""
+    metrics_interval_s: float = SYNC_S
+    """How often the use of replicas of class hpa is measured and decided on."""
     crash_backoff_s: float = 10.0
     """Wait before a crashing replica's second restart; doubles each time, up to five minutes."""
     stop_grace_s: float = 10.0
@@ -183,12 +189,19 @@ class Platform:
         }
         registry = Registry(store, kinds.load(), checks, _utc_now)
         self._make_namespaces(registry)
-        registry.sweep()
         _make_settings(registry)
+        registry.sweep()
 
         # The three know each other; what is bound below is called only after it is there.
         activator = Activator(lambda stats: autoscaler.record(stats), time.monotonic)  # noqa: PLW0108
-        autoscaler = Autoscaler(time.monotonic, lambda key, decision: control.on_scale(key, decision))  # noqa: PLW0108
+        autoscaler = Autoscaler(time.monotonic, lambda key, _: control.on_scale(key))
+        horizontal = HorizontalAutoscaler(
+            time.time,
+            usages=lambda: _usages(replicas),
+            pods=lambda key, resource: scaling.pods(key, resource),  # noqa: PLW0108
+            on_change=lambda key, outcome: control.on_horizontal(key, outcome),  # noqa: PLW0108
+            interval_s=config.metrics_interval_s,
+        )
         slots = Slots(config.gpus)
         meter = GpuMeter(time.monotonic, activator.busy_seconds)
         replicas = Replicas(
@@ -214,13 +227,21 @@ class Platform:
         )
         events = Recorder(registry, _utc_now)
         Narrator(store, events)
+        scaling = Scaling(
+            registry,
+            activator,
+            Autoscalers(autoscaler, horizontal),
+            settings=settings,
+            now=_utc_now,
+            recorder=Recorder(registry, _utc_now, "horizontal-pod-autoscaler"),
+        )
         control = ControlPlane(
             registry,
             activator,
-            autoscaler,
+            scaling,
+            settings=settings,
             now=_utc_now,
             url_of=self._url_of,
-            settings=settings,
             recorder=events,
             unrunnable=unrunnable,
             before_removal=meter.settle,
@@ -244,6 +265,7 @@ class Platform:
         await self._serve(gateway.server(activator, host=config.host), gateway_socket)
         self._background(control.run(), "control plane")
         self._background(autoscaler.run(), "autoscaler")
+        self._background(horizontal.run(), "horizontal autoscaler")
         self._background(_housekeeping(events, replicas, control), "housekeeping")
         self._background(api.run(), "API")
         await self._serve(_api_server(api, certificate), api_socket)
@@ -398,6 +420,10 @@ def _make_settings(registry: Registry) -> None:
             registry.create(
                 cluster.CONFIG_MAP, settings_of_knative.NAMESPACE, settings_of_knative.initial(name)
             )
+
+
+async def _usages(replicas: Replicas) -> Mapping[tuple[str, str], Usage]:
+    return {(key.namespace, key.name): used for key, used in (await replicas.usages()).items()}
 
 
 def _complain(task: asyncio.Task[None]) -> None:

@@ -17,6 +17,7 @@ from knative.config_maps import ConfigError
 from knative.local import objects
 from knative.local.admission.features import Features, parse_defaults, parse_flags
 from knative.local.reconciler.configurations import Retention, parse_retention
+from knative.local.reconciler.revisions import parse_progress_deadline
 from knative.local.store import Key, Store
 
 log = logging.getLogger(__name__)
@@ -24,12 +25,14 @@ log = logging.getLogger(__name__)
 NAMESPACE: Final = "knative-serving"
 AUTOSCALER: Final = "config-autoscaler"
 DEFAULTS: Final = "config-defaults"
+DEPLOYMENT: Final = "config-deployment"
 FEATURES: Final = "config-features"
 GC: Final = "config-gc"
 
 PARSERS: Mapping[str, Callable[[Mapping[str, str]], Any]] = {
     AUTOSCALER: autoscaler_config.parse,
     DEFAULTS: parse_defaults,
+    DEPLOYMENT: parse_progress_deadline,
     FEATURES: parse_flags,
     GC: parse_retention,
 }
@@ -53,6 +56,12 @@ class Settings:
     def retention(self) -> Retention:
         """`config-gc`."""
         value: Retention = self._value(GC)
+        return value
+
+    @property
+    def progress_deadline_s(self) -> float:
+        """Of `config-deployment`: how long a Revision may take to its first readiness."""
+        value: float = self._value(DEPLOYMENT)
         return value
 
     @property

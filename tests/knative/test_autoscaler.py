@@ -1,10 +1,13 @@
 """The autoscaler over minutes of virtual time: from zero, between, and to zero, as Knative does it."""
 
 import asyncio
+import dataclasses
 
 import pytest
 
+from knative import annotations
 from knative.annotations import AutoscalingSpec, Metric
+from knative.autoscaler_config import Config
 from knative.local.autoscaler import ActiveStatus, Autoscaler, ServingMode
 from knative.local.routing import RevisionKey, RevisionSpec
 from knative.local.stats import RevisionStat
@@ -306,6 +309,47 @@ def test_a_longer_window_keeps_its_history():
     machine.autoscaler.set_revision(machine.make(container_concurrency=10, window_s=120.0))
     machine.run(10, concurrency=35)
     assert machine.decision.replicas == 5
+
+
+def configured(machine, **settings):
+    """The machine's Revision under another `config-autoscaler`."""
+    config = Config(**settings)
+    return dataclasses.replace(machine.spec, scaling_config=config, autoscaling=annotations.parse({}, config))
+
+
+def test_a_changed_configuration_acts_on_a_revision_under_load():
+    machine = Machine()
+    machine.add()
+    machine.run(60, concurrency=35)
+    assert machine.decision.replicas == 1
+    machine.autoscaler.set_revision(
+        configured(machine, container_concurrency_target_default=10.0, max_scale_up_rate=3.0)
+    )
+    machine.run(2, concurrency=35)
+    assert machine.decision.replicas == 3  # as fast as the new rate lets it
+    machine.run(2, concurrency=35)
+    assert machine.decision.replicas == 5
+    machine.autoscaler.set_revision(configured(machine, max_scale=2))
+    assert machine.decision.replicas == 2
+
+
+def test_a_shorter_window_and_grace_period_end_sooner_at_zero():
+    machine = Machine()
+    machine.add()
+    machine.run(60, concurrency=1)
+    machine.autoscaler.set_revision(
+        configured(machine, stable_window_s=6.0, scale_to_zero_grace_period_s=2.0)
+    )
+    machine.run(14)
+    assert machine.decision.replicas == 0
+
+
+def test_without_scale_to_zero_what_is_at_zero_comes_back():
+    machine = Machine()
+    machine.add(remembered=0)
+    assert machine.decision.replicas == 0
+    machine.autoscaler.set_revision(configured(machine, enable_scale_to_zero=False))
+    assert machine.decision.replicas == 1
 
 
 def test_an_idle_revision_costs_no_time():

@@ -64,6 +64,11 @@ def test_model_stage_carries_gpu_limit_engine_options_and_concurrency():
     assert template["spec"]["containerConcurrency"] == 32
 
 
+def test_the_first_byte_may_take_as_long_as_the_whole():
+    spec = objects(EXAMPLE)["Service", "generate-support"]["spec"]["template"]["spec"]
+    assert (spec["timeoutSeconds"], spec["responseStartTimeoutSeconds"]) == (600, 600)
+
+
 def test_every_annotation_of_the_example_is_one_that_knative_accepts_and_knows():
     for (kind, _), obj in objects(EXAMPLE).items():
         if kind == "Service":

@@ -6,11 +6,16 @@ from collections.abc import Callable, Mapping
 
 from knative import cluster
 from knative.cluster import Resource
-from knative.local.admission.core import NamespaceAdmission, SecretAdmission
+from knative.local.admission.core import (
+    HorizontalPodAutoscalerAdmission,
+    NamespaceAdmission,
+    SecretAdmission,
+)
 from knative.local.admission.features import Features
 from knative.local.admission.serving import (
     ConfigurationAdmission,
     Lacking,
+    PodAutoscalerAdmission,
     RevisionAdmission,
     RouteAdmission,
     ServiceAdmission,
@@ -32,4 +37,6 @@ def admissions(features: Callable[[], Features], lacking: Lacking) -> Mapping[Re
         cluster.ROUTE: RouteAdmission(),
         cluster.NAMESPACE: NamespaceAdmission(),
         cluster.SECRET: SecretAdmission(),
+        cluster.POD_AUTOSCALER: PodAutoscalerAdmission(features),
+        cluster.HORIZONTAL_POD_AUTOSCALER: HorizontalPodAutoscalerAdmission(),
     }

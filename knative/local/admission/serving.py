@@ -12,14 +12,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from knative import annotations as vocabulary
+from knative import hpa
 from knative.annotations import FieldError
-from knative.cluster import CONFIGURATION, REVISION, ROUTE, SERVICE, Object, Resource
+from knative.autoscaler_config import Config
+from knative.cluster import CONFIGURATION, POD_AUTOSCALER, REVISION, ROUTE, SERVICE, Object, Resource
 from knative.literals import parse_duration
 from knative.local import errors, objects
 from knative.local.admission import fields, pod_spec
 from knative.local.admission.features import Defaults, Features
 from knative.local.admission.fields import Errors
-from knative.local.reconciler import names
+from knative.local.reconciler import horizontals, names
 
 _WEBHOOK = "validation.webhook.serving.knative.dev"
 _LABEL_1035 = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -135,15 +137,7 @@ class _TemplateAdmission:
         template = obj["spec"]["template"]
         spec = template["spec"]
         marks = (template.get("metadata") or {}).get("annotations") or {}
-        found = [
-            f"{error.message}: "
-            + ", ".join(f"spec.template.metadata.annotations.{path}" for path in error.paths)
-            for error in vocabulary.warnings(
-                marks,
-                self._features().autoscaler,
-                container_concurrency=spec.get("containerConcurrency") or 0,
-            )
-        ]
+        found = _scaling_warnings(marks, spec, self._features().autoscaler, "spec.template.")
         return [*found, *self._lacking(spec)]
 
     def _errors(self, obj: Mapping[str, Any], old: Mapping[str, Any] | None) -> Errors:
@@ -227,14 +221,46 @@ class RevisionAdmission:
                 )
             )
         _refuse(found, REVISION, obj)
-        concurrency = obj["spec"].get("containerConcurrency") or 0
-        warned = [
-            f"{error.message}: {', '.join(f'metadata.annotations.{path}' for path in error.paths)}"
-            for error in vocabulary.warnings(
-                marks, self._features().autoscaler, container_concurrency=concurrency
-            )
+        found = _scaling_warnings(marks, obj["spec"], self._features().autoscaler, "")
+        return [*found, *self._lacking(obj["spec"])] if old is None else found
+
+
+class PodAutoscalerAdmission:
+    """A PodAutoscaler: what a Revision may not ask for can't be set here either."""
+
+    def __init__(self, features: Callable[[], Features]) -> None:
+        self._features = features
+
+    def default(self, obj: Object, old: Object | None) -> None:
+        """Nothing is filled in; the Revision's reconciler does that."""
+
+    def check(self, obj: Object, old: Object | None) -> list[str]:
+        """Refuse what the webhook refuses."""
+        del old
+        found = vocabulary.validate(objects.annotations_of(obj), self._features().autoscaler)
+        _refuse(fields.via("metadata.annotations", found), POD_AUTOSCALER, obj)
+        return []
+
+
+def _scaling_warnings(
+    marks: Mapping[str, str], spec: Mapping[str, Any], config: Config, where: str
+) -> list[str]:
+    """What a Revision's annotations and containers say that nobody means; `where` is the path to both."""
+    found = [
+        f"{error.message}: {', '.join(f'{where}metadata.annotations.{path}' for path in error.paths)}"
+        for error in (
+            *vocabulary.warnings(marks, config, container_concurrency=spec.get("containerConcurrency") or 0),
+            *hpa.warnings(marks, config),
+        )
+    ]
+    if hpa.needs_cpu_request(marks, config):
+        found += [
+            f"class {vocabulary.HPA} compares with the CPU request, and there is none: nothing will be "
+            f"scaled: {where}spec.containers[{index}].resources.requests.cpu"
+            for index, container in enumerate(spec.get("containers") or ())
+            if horizontals.request(container, "cpu") is None
         ]
-        return [*warned, *self._lacking(obj["spec"])] if old is None else warned
+    return found
 
 
 def _named(obj: Mapping[str, Any]) -> Errors:

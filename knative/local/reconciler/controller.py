@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -17,13 +16,12 @@ from typing import Any
 
 from knative import cluster
 from knative.cluster import Object, Resource
+from knative.hpa import Outcome
 from knative.local import objects
 from knative.local import settings as settings_of_knative
 from knative.local.activator import Activator
-from knative.local.autoscaler import Autoscaler, ScaleDecision
 from knative.local.events import Recorder
 from knative.local.reconciler import (
-    autoscalers,
     conditions,
     configurations,
     names,
@@ -31,6 +29,8 @@ from knative.local.reconciler import (
     routes,
     services,
 )
+from knative.local.reconciler.children import Children
+from knative.local.reconciler.scaling import Scaling
 from knative.local.registry import Registry
 from knative.local.routing import RevisionKey
 from knative.local.settings import Settings
@@ -41,7 +41,6 @@ log = logging.getLogger(__name__)
 _RETRY_S = 1.0
 _TURN_S = 0.002
 _FRESH_S = 0.3
-_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 
 
 class ControlPlane:
@@ -50,7 +49,7 @@ class ControlPlane:
     Args:
         registry: reads and writes objects.
         activator: is told what exists and where it runs.
-        autoscaler: is told of Revisions and ready pods; decides how many there should be.
+        scaling: brings Revisions to their autoscalers and pods to the number that those want.
         settings: Knative's ConfigMaps; a change acts at once.
         now: the wall clock.
         url_of: the public URL of a name in a namespace.
@@ -63,7 +62,7 @@ class ControlPlane:
         self,
         registry: Registry,
         activator: Activator,
-        autoscaler: Autoscaler,
+        scaling: Scaling,
         *,
         settings: Settings,
         now: Callable[[], datetime],
@@ -75,7 +74,8 @@ class ControlPlane:
         self._registry = registry
         self._store = registry.store
         self._activator = activator
-        self._autoscaler = autoscaler
+        self._scaling = scaling
+        self._children = Children(registry)
         self._settings = settings
         self._clock = now
         self._url_of = url_of
@@ -145,10 +145,14 @@ class ControlPlane:
         if not self._queue:
             self._wake.clear()
 
-    def on_scale(self, key: RevisionKey, decision: ScaleDecision) -> None:
-        """The autoscaler's word: reconcile the PodAutoscaler."""
-        del decision  # read again when its turn comes, so that the newest counts
+    def on_scale(self, key: RevisionKey) -> None:
+        """An autoscaler's word, read when its turn comes so that the newest counts."""
         self._enqueue(Key(cluster.POD_AUTOSCALER, key.namespace, key.name))
+
+    def on_horizontal(self, key: RevisionKey, outcome: Outcome) -> None:
+        """A HorizontalPodAutoscaler's word, and what is to be told of it."""
+        self._scaling.tell(key, outcome)
+        self.on_scale(key)
 
     def _enqueue(self, key: Key) -> None:
         self._queue[key] = None
@@ -172,7 +176,13 @@ class ControlPlane:
         if key.resource in self._reconcilers and not gone:
             self._enqueue(key)
         match key.resource:
-            case cluster.CONFIGURATION | cluster.REVISION | cluster.ROUTE | cluster.POD_AUTOSCALER:
+            case (
+                cluster.CONFIGURATION
+                | cluster.REVISION
+                | cluster.ROUTE
+                | cluster.POD_AUTOSCALER
+                | cluster.HORIZONTAL_POD_AUTOSCALER
+            ):
                 self._enqueue_owners(key, obj)
             case cluster.CONFIG_MAP:
                 self._settings_changed(key)
@@ -187,19 +197,23 @@ class ControlPlane:
                 self._free_routes.pop(key, None)
             else:
                 self._free_routes[key] = None
-        if key.resource == cluster.ROUTE and gone:
+        if gone:
+            self._forget(key)
+
+    def _forget(self, key: Key) -> None:
+        if key.resource == cluster.ROUTE:
             self._activator.remove_service(key.namespace, key.name)
             self._unroute(key)
-        if key.resource == cluster.REVISION and gone:
+        if key.resource == cluster.REVISION:
             revision = RevisionKey(key.namespace, key.name)
             self._before_removal(revision)
-            self._autoscaler.forget(revision)
+            self._scaling.forget(revision)
             self._activator.remove_revision(revision)
 
     def _settings_changed(self, key: Key) -> None:
         if key.namespace != settings_of_knative.NAMESPACE:
             return
-        if key.name == settings_of_knative.AUTOSCALER:
+        if key.name in (settings_of_knative.AUTOSCALER, settings_of_knative.DEPLOYMENT):
             for record in self._store.list(cluster.REVISION):
                 self._enqueue(record.key)
         elif key.name == settings_of_knative.GC:
@@ -322,18 +336,7 @@ class ControlPlane:
         autoscaler_key = Key(cluster.POD_AUTOSCALER, key.namespace, key.name)
         problem = self._unrunnable(revision)
         if problem is None:
-            config = self._settings.autoscaler
-            wanted = revisions.pod_autoscaler(revision, self._obj(autoscaler_key), config)
-            self._ensure(autoscaler_key, wanted, revision)
-            spec = revisions.routing_spec(revision, objects.annotations_of(wanted), config)
-            self._activator.set_revision(spec)
-            pod_autoscaler = self._obj(autoscaler_key)
-            # An initial scale of zero is reached before it begins.
-            reached = spec.autoscaling.initial_scale == 0 or (
-                pod_autoscaler is not None
-                and objects.condition_status(pod_autoscaler, "ScaleTargetInitialized") == "True"
-            )
-            self._autoscaler.set_revision(spec, remembered=0 if reached else None)
+            self._scaling.adopt(revision)
         status = revisions.status(
             revision,
             self._obj(autoscaler_key),
@@ -358,26 +361,7 @@ class ControlPlane:
             self._events.warning(revision, ready.reason, ready.message)
 
     def _pod_autoscaler(self, key: Key, record: Record) -> None:
-        revision = self._store.get(Key(cluster.REVISION, key.namespace, key.name))
-        revision_key = RevisionKey(key.namespace, key.name)
-        if revision is None or revision.obj["metadata"].get("deletionTimestamp"):
-            return
-        pods = self._owned(revision.obj, cluster.POD)
-        ready = autoscalers.ready(pods)
-        self._activator.set_endpoints(revision_key, autoscalers.endpoints(pods))
-        self._autoscaler.set_pods(revision_key, len(ready), len(autoscalers.living(pods)))
-        try:
-            decision = self._autoscaler.status(revision_key).decision
-        except KeyError:
-            return  # the Revision's own reconcile comes first and will lead here again
-        step = autoscalers.step(pods, decision.replicas)
-        for _ in range(step.create):
-            suffix = "".join(secrets.choice(_LETTERS) for _ in range(5))
-            self._registry.create(cluster.POD, key.namespace, revisions.pod(revision.obj, suffix))
-        for name in step.delete:
-            self._registry.delete(Key(cluster.POD, key.namespace, name))
-        status = autoscalers.status(record.obj, decision, len(ready), self._now())
-        self._registry.set_status(key, status)
+        self._scaling.reconcile(key, record.obj)
 
     # tools
 
@@ -385,37 +369,10 @@ class ControlPlane:
         return objects.timestamp(self._clock())
 
     def _obj(self, key: Key) -> Object | None:
-        record = self._store.get(key)
-        return None if record is None else record.obj
+        return self._children.get(key)
 
     def _owned(self, owner: Mapping[str, Any], resource: Resource) -> list[Object]:
-        found = [
-            record.obj
-            for record in self._store.owned(owner["metadata"]["uid"])
-            if record.key.resource == resource
-        ]
-        return sorted(found, key=objects.name_of)
+        return self._children.owned(owner, resource)
 
     def _ensure(self, key: Key, wanted: Object, owner: Mapping[str, Any]) -> None:
-        """Make the child exist with this spec and, at least, these labels and annotations."""
-        record = self._store.get(key)
-        if record is None:
-            self._registry.create(key.resource, key.namespace, wanted)
-            return
-        have = record.obj
-        if owner["metadata"]["uid"] not in objects.owner_uids(have):
-            log.warning("%s %s belongs to someone else; left alone", key.resource.kind, key.name)
-            return
-        if have["metadata"].get("deletionTimestamp"):
-            return
-        labels, marks = wanted["metadata"]["labels"], wanted["metadata"]["annotations"]
-        same = (
-            have["spec"] == wanted["spec"]
-            and objects.labels_of(have) == labels
-            and objects.annotations_of(have) == marks
-        )
-        if not same:
-            changed = objects.clone(have)
-            changed["spec"] = wanted["spec"]
-            changed["metadata"]["labels"], changed["metadata"]["annotations"] = labels, marks
-            self._registry.update(key, changed)
+        self._children.ensure(key, wanted, owner)

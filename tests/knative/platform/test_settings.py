@@ -1,8 +1,15 @@
 """Knative's ConfigMaps: refused when they are bad, in force at once when they are good."""
 
+import asyncio
+from pathlib import Path
+
 import pytest
 
+from knative.autoscaler_config import Config
 from knative.cluster import CONFIG_MAP, POD_AUTOSCALER, SERVICE, Invalid
+from knative.local.reconciler import revisions
+from knative.local.settings import Settings
+from knative.local.store import Key, Store
 from tests.knative.platform.conftest import World, condition, service, until
 
 NAMESPACE = "knative-serving"
@@ -43,6 +50,11 @@ async def configure(world: World, which: str, **settings: str) -> None:
                 'failed to parse "revision-cpu-request": quantities must match the regular expression '
                 "'^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
             ),
+        ),
+        (
+            "deployment",
+            {"progress_deadline": "1500ms"},
+            "progress-deadline must be rounded to a whole second, was: 1.5s",
         ),
         (
             "defaults",
@@ -192,3 +204,43 @@ async def test_revisions_out_of_use_go_as_soon_as_the_setting_says_so(world: Wor
 
     await until(one_less)
     assert condition(await world.cluster.get(SERVICE, "a", "default"))["status"] == "True"
+
+
+async def test_a_bad_setting_of_an_earlier_version_leaves_in_force_what_was(tmp_path: Path):
+    store = Store(tmp_path / "db")
+    store.open(asyncio.get_running_loop())
+    try:
+        settings, key = Settings(store), Key(CONFIG_MAP, NAMESPACE, "config-autoscaler")
+
+        def put(**data: str) -> None:
+            meta = {"name": key.name, "namespace": NAMESPACE}
+            store.put(key, {"metadata": meta, "data": {k.replace("_", "-"): v for k, v in data.items()}})
+
+        put(stable_window="1s")
+        assert settings.autoscaler == Config()
+        put(stable_window="30s", min_scale="2")
+        assert settings.autoscaler == Config(stable_window_s=30, min_scale=2)
+        put(stable_window="90s", min_scale="x")
+        assert settings.autoscaler == Config(stable_window_s=30, min_scale=2)
+        store.remove(key)
+        assert settings.autoscaler == Config()
+    finally:
+        await asyncio.to_thread(store.close)
+
+
+@pytest.mark.parametrize(
+    ("given", "marks", "seconds"),
+    [
+        ({}, {}, 600),
+        ({"progressDeadline": "90s"}, {}, 90),
+        ({"progressDeadline": "90s", "progress-deadline": "20m"}, {}, 1200),
+        ({"progress-deadline": "20m"}, {"serving.knative.dev/progress-deadline": "30s"}, 30),
+    ],
+)
+def test_the_progress_deadline_is_the_revisions_or_the_configurations(given, marks, seconds):
+    revision = {
+        "metadata": {"name": "a-00001", "namespace": "default", "annotations": marks},
+        "spec": {"containers": [{"image": "x"}]},
+    }
+    deadline_s = revisions.parse_progress_deadline(given)
+    assert revisions.routing_spec(revision, {}, deadline_s=deadline_s).progress_deadline_s == seconds
