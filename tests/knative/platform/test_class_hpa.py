@@ -16,6 +16,7 @@ from knative.cluster import (
     NotFound,
 )
 from knative.local.platform import Platform
+from tests.knative.platform.api.raw import Raw
 from tests.knative.platform.conftest import World, condition, platform_config, service, until
 from tests.knative.platform.test_settings import configure
 
@@ -61,7 +62,8 @@ async def test_replicas_that_burn_cpu_get_company_and_objects_say_so_as_on_a_clu
     assert found["status"]["desiredReplicas"] == 2
     assert condition(found, "ScalingActive")["reason"] == "ValidMetricFound"
     events = await world.cluster.list(EVENT, "default")
-    (rescaled,) = [event for event in events if event["reason"] == "SuccessfulRescale"]
+    about = [event for event in events if event["involvedObject"]["uid"] == found["metadata"]["uid"]]
+    (rescaled,) = [event for event in about if event["reason"] == "SuccessfulRescale"]
     assert rescaled["message"] == (
         "New size: 2; reason: cpu resource utilization (percentage of request) above target"
     )
@@ -88,6 +90,15 @@ async def test_memory_is_compared_with_an_amount(world: World):
         return condition(await horizontal(world), "ScalingLimited")["reason"] == "TooManyReplicas"
 
     await until(limited)
+    path = "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers"
+    _, table, _ = await Raw(world)("GET", path, accept="application/json;as=Table;v=v1;g=meta.k8s.io")
+    columns = [column["name"] for column in table["columnDefinitions"]]
+    assert columns == ["Name", "Reference", "Targets", "MinPods", "MaxPods", "Replicas", "Age"]
+    name, reference, targets, least, most, replicas, _ = table["rows"][0]["cells"]
+    assert (name, reference) == ("a-00001", "Deployment/a-00001-deployment")
+    assert (str(least), most, replicas) == ("1", 3, 3)
+    assert targets.startswith("memory: ")
+    assert targets.endswith("/1Mi")
 
 
 async def test_a_metric_that_cannot_be_had_shows_in_the_horizontal_pod_autoscaler_only(world: World):
