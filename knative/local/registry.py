@@ -7,55 +7,34 @@ write through it, so a Service made by `kubectl` and a Revision made by the plat
 from __future__ import annotations
 
 import random
-import re
-import string
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, Protocol
+from typing import Any
 
 from knative import cluster
-from knative.cluster import Cause, Object, Resource
-from knative.local import errors, objects
+from knative.cluster import Object, Resource
+from knative.local import errors, metadata, objects
 from knative.local.deletion import GRACEFUL, Deletion, Propagation
 from knative.local.errors import Subject
+from knative.local.examination import (
+    TRUSTED,
+    Admission,
+    Examination,
+    Options,
+    Validation,
+    check_identity,
+)
 from knative.local.kinds import KindInfo
 from knative.local.managed import track, track_status
-from knative.local.schemas import rules, structural
 from knative.local.store import Key, Record, Store
 
-Validation = Literal["Strict", "Warn", "Ignore"]
-
-_LABEL_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
-_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+__all__ = ["TRUSTED", "Admission", "Options", "Registry", "Validation", "Written"]
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How a write was asked for."""
-
-    manager: str = "unknown"
-    operation: Literal["Apply", "Update"] = "Update"
-    dry_run: bool = False
-    validation: Validation = "Warn"
-    trusted: bool = False
-    """The platform's own write: no admission, no field validation."""
-
-
-TRUSTED = Options(manager="controller", trusted=True)
 _REPORTERS = {cluster.POD: "kubelet", cluster.POD_AUTOSCALER: "autoscaler"}
 """Who writes the status of these kinds; of all others the controller does."""
-
-
-class Admission(Protocol):
-    """What a kind's owner wants of its objects before they are stored."""
-
-    def default(self, obj: Object, old: Object | None) -> None:
-        """Fill in what the user left out, in place."""
-
-    def check(self, obj: Object, old: Object | None) -> list[str]:
-        """Refuse with an `ApiError`, or return warnings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +66,7 @@ class Registry:
     ) -> None:
         self.store = store
         self.kinds = kinds
-        self._admissions = admissions
+        self._examination = Examination(admissions)
         self._now = now
         self._deletion = Deletion(store, kinds, now)
 
@@ -117,11 +96,12 @@ class Registry:
         """
         info = self.kinds[resource]
         meta = obj.setdefault("metadata", {})
-        warnings = self._clean(info, obj, options)
-        self._name(meta)
+        warnings = self._examination.clean(info, obj, options)
+        if not meta.get("name") and meta.get("generateName"):
+            meta["name"] = metadata.generated(meta["generateName"])
         key = Key(resource, namespace, str(meta.get("name") or ""))
         subject = self.subject(key)
-        self._check_identity(info, key, obj)
+        check_identity(key, obj, self.subject(key))
         if self.store.get(key) is not None:
             raise errors.already_exists(subject)
         self._check_namespace(key)
@@ -137,10 +117,10 @@ class Registry:
             meta["generation"] = 1
             if not options.trusted:
                 obj.pop("status", None)
-        self._default(info, obj, None, options, custom=False)
+        self._examination.fill_in(info, obj, None, options, custom=False)
         track(info.schema, None, obj, manager=options.manager, operation=options.operation, now=now)
-        self._default(info, obj, None, options, custom=True)
-        warnings += self._check(info, obj, None, options)
+        self._examination.fill_in(info, obj, None, options, custom=True)
+        warnings += self._examination.check(info, obj, None, options)
         if options.dry_run:
             return Written(obj, tuple(warnings))
         record = self.store.put(key, obj, expect=0)
@@ -166,8 +146,8 @@ class Registry:
         """
         info = self.kinds[key.resource]
         old = self.read(key)
-        warnings = self._clean(info, obj, options)
-        self._check_identity(info, key, obj)
+        warnings = self._examination.clean(info, obj, options)
+        check_identity(key, obj, self.subject(key))
         self._check_preconditions(key, obj, old)
         meta, old_meta = obj["metadata"], old.obj["metadata"]
         for field in (
@@ -191,7 +171,7 @@ class Registry:
             _keep(obj, old.obj, "status")
         now = objects.timestamp(self._now())
         if subresource is None:
-            self._default(info, obj, old.obj, options, custom=False)
+            self._examination.fill_in(info, obj, old.obj, options, custom=False)
         track(
             info.schema,
             old.obj,
@@ -202,8 +182,8 @@ class Registry:
             subresource=subresource,
         )
         if subresource is None:
-            self._default(info, obj, old.obj, options, custom=True)
-            warnings += self._check(info, obj, old.obj, options)
+            self._examination.fill_in(info, obj, old.obj, options, custom=True)
+            warnings += self._examination.check(info, obj, old.obj, options)
             if info.has_status and _specification(obj) != _specification(old.obj):
                 obj["metadata"]["generation"] = old_meta.get("generation", 1) + 1
         if _same(obj, old.obj):
@@ -280,104 +260,6 @@ class Registry:
     def sweep(self) -> None:
         """Delete what has lost all its owners, and finish namespaces; for a start after a crash."""
         self._deletion.sweep()
-
-    def _clean(self, info: KindInfo, obj: Object, options: Options) -> list[str]:
-        """Field validation, pruning and types; returns warnings."""
-        if options.trusted:
-            return []
-        res = info.resource
-        obj.setdefault("apiVersion", res.api_version)
-        obj.setdefault("kind", res.kind)
-        subject = Subject(res.group, res.plural, str(obj["metadata"].get("name", "")), res.kind)
-        if obj["apiVersion"] != res.api_version or obj["kind"] != res.kind:
-            raise errors.bad_request(
-                f"the object provided ({obj['apiVersion']}, {obj['kind']}) is not a "
-                f"{res.api_version} {res.kind}",
-                subject,
-            )
-        structural.drop_nulls(info.schema, obj)
-        warnings: list[str] = []
-        if options.validation != "Ignore":
-            unknown = [f'unknown field "{path}"' for path in structural.unknown_fields(info.schema, obj)]
-            if unknown and options.validation == "Strict":
-                raise errors.bad_request(
-                    f'{res.kind} in version "{res.version}" cannot be handled as a {res.kind}: '
-                    f"strict decoding error: {', '.join(unknown)}",
-                    subject,
-                )
-            warnings = unknown
-        structural.prune(info.schema, obj)
-        structural.fill_defaults(info.schema, obj)
-        causes = list(structural.violations(info.schema, obj))
-        if info.has_rules:
-            causes += [rules.UNCHECKED] if rules.blocked(causes) else rules.violations(info.schema, obj)
-        if causes:
-            raise errors.invalid(subject, causes)
-        return warnings
-
-    def _default(
-        self, info: KindInfo, obj: Object, old: Object | None, options: Options, *, custom: bool
-    ) -> None:
-        """Fill in what was left out.
-
-        Kubernetes does so for its own kinds before it notes who owns which field, so that a default belongs
-        to who left the field out; a webhook does it for custom kinds later, and its values belong to nobody.
-        """
-        admission = self._admissions.get(info.resource)
-        if admission is not None and not options.trusted and info.custom is custom:
-            admission.default(obj, old)
-
-    def _check(self, info: KindInfo, obj: Object, old: Object | None, options: Options) -> list[str]:
-        admission = self._admissions.get(info.resource)
-        return [] if admission is None or options.trusted else admission.check(obj, old)
-
-    def _name(self, meta: Object) -> None:
-        if not meta.get("name") and meta.get("generateName"):
-            # Without vowels and look-alikes, as Kubernetes does.
-            letters = [
-                letter for letter in string.ascii_lowercase + string.digits if letter not in "aeiou013l"
-            ]
-            meta["name"] = meta["generateName"] + "".join(random.choices(letters, k=5))  # noqa: S311  # a name
-
-    def _check_identity(self, info: KindInfo, key: Key, obj: Object) -> None:
-        meta, subject = obj["metadata"], self.subject(key)
-        if not key.name:
-            raise errors.invalid(
-                subject,
-                [
-                    Cause(
-                        "Required value: name or generateName is required",
-                        "metadata.name",
-                        "FieldValueRequired",
-                    )
-                ],
-            )
-        if meta.get("name", key.name) != key.name:
-            raise errors.bad_request(
-                f"the name of the object ({meta['name']}) does not match the name on the URL ({key.name})",
-                subject,
-            )
-        meta["name"] = key.name
-        if (meta.get("namespace") or key.namespace) != key.namespace:
-            raise errors.bad_request(
-                f"the namespace of the object ({meta['namespace']}) does not match the namespace on the "
-                f"request ({key.namespace})",
-                subject,
-            )
-        pattern = _LABEL_NAME if info.resource == cluster.NAMESPACE else _SUBDOMAIN
-        if not pattern.fullmatch(key.name) or len(key.name) > 253:
-            raise errors.invalid(
-                subject,
-                [
-                    Cause(
-                        f'Invalid value: "{key.name}": a lowercase RFC 1123 subdomain must consist of lower '
-                        "case alphanumeric characters, '-' or '.', and must start and end with an "
-                        "alphanumeric character",
-                        "metadata.name",
-                        "FieldValueInvalid",
-                    )
-                ],
-            )
 
     def _check_preconditions(self, key: Key, obj: Object, old: Record) -> None:
         given = obj["metadata"].get("resourceVersion")

@@ -21,6 +21,8 @@ CREATOR = f"{SERVING}/creator"
 LAST_MODIFIER = f"{SERVING}/lastModifier"
 PROGRESS_DEADLINE = f"{SERVING}/progress-deadline"
 NO_GC = f"{SERVING}/no-gc"
+VISIBILITY = "networking.knative.dev/visibility"
+"""On a Service or Route: `cluster-local` gives it no URL outside."""
 
 USER = "kubernetes-admin"
 """Who writes through the API: whoever has the one token."""

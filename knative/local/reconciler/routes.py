@@ -44,9 +44,21 @@ def resolve(route: Mapping[str, Any], configurations: Lookup, revisions: Lookup,
         }
         if entry.get("tag"):
             target["tag"] = entry["tag"]
-            target["url"] = host(f"{entry['tag']}-{meta['name']}", meta["namespace"])
+            target["url"] = _url(route, f"{entry['tag']}-{meta['name']}", host)
         traffic.append(target)
     return Resolved(tuple(traffic), None)
+
+
+def _url(route: Mapping[str, Any], name: str, outside: UrlOf) -> str:
+    """Where a Route, or one of its tags, is to be called; a label keeps it inside the cluster."""
+    namespace = objects.namespace_of(route)
+    if objects.labels_of(route).get(names.VISIBILITY) == "cluster-local":
+        return _inside(name, namespace)
+    return outside(name, namespace)
+
+
+def _inside(name: str, namespace: str) -> str:
+    return f"http://{name}.{namespace}.svc.cluster.local"
 
 
 def _latest(name: str, configurations: Lookup) -> tuple[str | None, Condition | None]:
@@ -92,8 +104,8 @@ def status(route: Mapping[str, Any], resolved: Resolved, url: UrlOf, now: str) -
     meta = route["metadata"]
     old = route.get("status") or {}
     result: Object = {
-        "address": {"url": f"http://{meta['name']}.{meta['namespace']}.svc.cluster.local"},
-        "url": url(meta["name"], meta["namespace"]),
+        "address": {"url": _inside(meta["name"], meta["namespace"])},
+        "url": _url(route, meta["name"], url),
     }
     traffic = list(resolved.traffic) if resolved.problem is None else old.get("traffic")
     if traffic:

@@ -178,6 +178,19 @@ async def test_traffic_is_split_and_tags_have_urls(world: World):
         assert (await answer.json())["revision"] == "a-one"
 
 
+async def test_a_service_that_is_for_the_cluster_alone_has_its_url_there(world: World):
+    body = service("a", traffic=[{"latestRevision": True, "percent": 100, "tag": "now"}])
+    body["metadata"]["labels"] = {"networking.knative.dev/visibility": "cluster-local"}
+    await world.cluster.apply(SERVICE, body)
+    status = (await world.ready("a"))["status"]
+    assert status["url"] == status["address"]["url"] == "http://a.default.svc.cluster.local"
+    assert status["traffic"][0]["url"] == "http://now-a.default.svc.cluster.local"
+    async with world.http.get(
+        world.platform.gateway_url, headers={"Host": "a.default.svc.cluster.local"}
+    ) as answer:
+        assert answer.status == 200
+
+
 async def test_a_route_that_names_a_missing_revision_says_so(world: World):
     await world.cluster.apply(SERVICE, service("a"))
     await world.ready("a")

@@ -35,9 +35,11 @@ async def test_a_kn_session_from_create_to_delete(kn: Program):
         "service", "apply", "b", *RUNS
     )
     assert "Service 'b' in namespace 'default' is ready." in await kn.run("service", "wait", "b")
+    await kn.run("service", "create", "c", *RUNS, "--cluster-local")
+    assert await kn.run("service", "describe", "c", "-o", "url") == "http://c.default.svc.cluster.local\n"
     assert "kind: Service" in await kn.run("service", "export", "b", "-o", "yaml")
-    deleted = await kn.run("service", "delete", "a", "b", "--wait")
-    assert deleted.count("successfully deleted") == 2
+    deleted = await kn.run("service", "delete", "a", "b", "c", "--wait")
+    assert deleted.count("successfully deleted") == 3
     assert "No services found." in await kn.run("service", "list")
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from knative.cluster import SERVICE, Invalid
-from tests.knative.platform.api.raw import CMS, KSVCS, MERGE, Raw
+from knative.cluster import CONFIG_MAP, SERVICE, Invalid
+from tests.knative.platform.api.raw import CMS, KSVCS, MERGE, Raw, config_map
 from tests.knative.platform.conftest import World, service
 
 
@@ -69,3 +69,47 @@ async def test_a_body_that_cannot_be_read_is_explained(raw: Raw, body, media_typ
     got, answer, _ = await raw("POST", CMS, body, content_type=media_type)
     assert (got, answer["kind"]) == (status, "Status")
     assert text in answer["message"]
+
+
+VALUE_RULE = (
+    "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must "
+    "start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for "
+    "validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"
+)
+
+
+@pytest.mark.parametrize(
+    ("meta", "field", "text"),
+    [
+        ({"labels": {"x": "not a value!"}}, "metadata.labels", f'"not a value!": {VALUE_RULE}'),
+        ({"labels": {"x": "y" * 64}}, "metadata.labels", "must be no more than 63 bytes"),
+        ({"labels": {"/x": "y"}}, "metadata.labels", "prefix part must be non-empty"),
+        ({"labels": {"example.com/": "y"}}, "metadata.labels", "name part must be non-empty"),
+        ({"annotations": {"a b": "y"}}, "metadata.annotations", '"a b": name part must consist of'),
+        ({"annotations": {"a/b/c": "y"}}, "metadata.annotations", "a qualified name must consist of"),
+        (
+            {"annotations": {"a": "y" * 262_145}},
+            "metadata.annotations",
+            "Too long: may not be more than 262144",
+        ),
+        ({"finalizers": ["not one!"]}, "metadata.finalizers", "name part must consist of"),
+        ({"name": "a" * 254}, "metadata.name", "must be no more than 253 bytes"),
+    ],
+)
+async def test_metadata_that_cannot_be_is_named(world: World, meta, field, text):
+    with pytest.raises(Invalid) as refused:
+        await world.cluster.create(
+            CONFIG_MAP, config_map() | {"metadata": {**config_map()["metadata"], **meta}}
+        )
+    assert {cause.field for cause in refused.value.causes} == {field}
+    assert any(text in cause.message for cause in refused.value.causes)
+
+
+async def test_metadata_as_kubernetes_allows_it_is_taken(world: World):
+    meta = {
+        "labels": {"app.kubernetes.io/name": "", "X": "My_Value.1"},
+        "annotations": {"Example.com/Anything": "any text at all: é\n"},
+        "finalizers": ["example.com/hold"],
+    }
+    made = await world.cluster.create(CONFIG_MAP, config_map(**meta))
+    assert {key: made["metadata"][key] for key in meta} == meta
