@@ -96,12 +96,21 @@ def _pod_status(pod: Mapping[str, Any], _: datetime) -> str:
     if pod["metadata"].get("deletionTimestamp"):
         return "Terminating"
     status = pod.get("status") or {}
-    for item in status.get("containerStatuses") or ():
-        reason = ((item.get("state") or {}).get("waiting") or {}).get("reason")
-        scheduled = "podIP" in status
-        if reason and scheduled:
-            return str(reason)
-    return str(status.get("phase") or "Pending")
+    if "podIP" not in status:
+        return str(status.get("phase") or "Pending")
+    initial = status.get("initContainerStatuses") or ()
+    done = sum(bool(item.get("ready")) for item in initial)
+    if done < len(initial):
+        return f"Init:{_reason(initial[done]) or f'{done}/{len(initial)}'}"
+    reasons = [reason for item in status.get("containerStatuses") or () if (reason := _reason(item))]
+    return reasons[0] if reasons else str(status.get("phase") or "Pending")
+
+
+def _reason(container: Mapping[str, Any]) -> str | None:
+    """Why it doesn't run."""
+    state = container.get("state") or {}
+    reason = (state.get("waiting") or state.get("terminated") or {}).get("reason")
+    return None if reason in (None, "PodInitializing") else str(reason)
 
 
 def _pod_restarts(pod: Mapping[str, Any], now: datetime) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import psutil
 import pytest
+import yaml
 
 from knative.cluster import CONFIG_MAP, EVENT, SERVICE, Cluster, NotFound
 from tests.knative.platform.conftest import World, condition, service, until
@@ -41,6 +42,19 @@ async def statuses(world: World) -> dict[str, Any]:
     return {item["name"]: item for item in found}
 
 
+async def pod_row(world: World) -> list[Any]:
+    """The only pod as `kubectl get pods` shows it: name, ready, status, ..."""
+    user = yaml.safe_load(world.platform.kubeconfig.read_text())["users"][0]["user"]
+    headers = {
+        "Authorization": f"Bearer {user['token']}",
+        "Accept": "application/json;as=Table;v=v1;g=meta.k8s.io",
+    }
+    url = f"{world.platform.api_url}/api/v1/namespaces/default/pods"
+    async with world.http.get(url, headers=headers) as answer:
+        (row,) = (await answer.json())["rows"]
+    return row["cells"]
+
+
 async def log(world: World, container: str | None) -> str:
     (pod,) = await world.pods()
     path = world.platform.logs / "default" / f"{pod['metadata']['name']}{container or ''}.log"
@@ -73,6 +87,7 @@ async def test_a_sidecar_shares_the_pods_volumes_and_has_its_own_environment_and
     assert seen["HOSTNAME"] == serving["HOSTNAME"]
     found = await statuses(world)
     assert {name: item["ready"] for name, item in found.items()} == {"user-container-0": True, "helper": True}
+    assert (await pod_row(world))[1] == "2/2"
     assert "sidecar speaks" in await log(world, ".helper")
     assert "sidecar speaks" not in await log(world, None)
     assert "listening" in await log(world, None)
@@ -176,6 +191,11 @@ async def test_an_init_container_that_fails_is_tried_again_and_told(world: World
     assert condition(pod, "Initialized")["reason"] == "ContainersNotInitialized"
     (main,) = pod["status"]["containerStatuses"]
     assert main["state"]["waiting"]["reason"] == "PodInitializing"
+
+    async def shown():
+        return (await pod_row(world))[2] == "Init:CrashLoopBackOff"
+
+    await until(shown)
     gate.touch()
     await world.ready("a")
     events = await world.cluster.list(EVENT, "default")
