@@ -32,8 +32,13 @@ from knative.local.store import Key, Record, Store
 
 __all__ = ["TRUSTED", "Admission", "Options", "Registry", "Validation", "Written"]
 
-
-_REPORTERS = {cluster.POD: "kubelet", cluster.POD_AUTOSCALER: "autoscaler"}
+_MAKERS = {cluster.POD: "kube-controller-manager"}
+"""Who makes these kinds on a cluster; all others the controller makes."""
+_REPORTERS = {
+    cluster.POD: "kubelet",
+    cluster.POD_AUTOSCALER: "autoscaler",
+    cluster.HORIZONTAL_POD_AUTOSCALER: "kube-controller-manager",
+}
 """Who writes the status of these kinds; of all others the controller does."""
 
 
@@ -118,7 +123,8 @@ class Registry:
             if not options.trusted:
                 obj.pop("status", None)
         self._examination.fill_in(info, obj, None, options, custom=False)
-        track(info.schema, None, obj, manager=options.manager, operation=options.operation, now=now)
+        manager = _MAKERS.get(resource, options.manager) if options.trusted else options.manager
+        track(info.schema, None, obj, manager=manager, operation=options.operation, now=now)
         self._examination.fill_in(info, obj, None, options, custom=True)
         warnings += self._examination.check(info, obj, None, options)
         if options.dry_run:

@@ -91,6 +91,8 @@ async def test_what_the_platform_reports_is_owned_by_who_reports_it(world: World
         assert paths - {"."} == set(obj["status"]), resource.kind
     (obj,) = await world.cluster.list(SERVICE, "default")
     assert owners(obj, "spec") == {("me", "")}
+    (obj,) = await world.cluster.list(POD, "default")
+    assert owners(obj, "spec") == {("kube-controller-manager", "")}
 
 
 async def test_a_status_that_another_one_writes_is_a_conflict_until_it_is_forced(world: World):
