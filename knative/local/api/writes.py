@@ -59,7 +59,7 @@ class Writes:
         """A part of the object anew, in any of the patch formats."""
         await self._prepare(target)
         media_type = requests.content_type(request)
-        if media_type in ("application/apply-patch+yaml", "application/apply-patch+cbor"):
+        if media_type == "application/apply-patch+yaml":
             return await self._apply(request, target)
         options = requests.options(request)
         value, warnings = requests.parse(

@@ -45,6 +45,13 @@ async def test_a_duplicate_key_is_refused_when_strict(raw: Raw):
     assert (status, body["message"]) == (400, 'strict decoding error: duplicate field "a"')
 
 
+async def test_a_patch_of_a_kind_that_is_not_known_is_415(world: World, raw: Raw):
+    await world.cluster.create(SERVICE, service("a"))
+    for kind in ("application/strategic-merge-patch+json", "application/apply-patch+cbor", "text/plain"):
+        status, refused, _ = await raw("PATCH", f"{KSVCS}/a?fieldManager=m", "{}", content_type=kind)
+        assert (status, refused["reason"]) == (415, "UnsupportedMediaType"), kind
+
+
 async def test_a_wrong_type_is_named_with_its_field(world: World):
     body = service("a")
     body["spec"]["template"]["spec"]["containerConcurrency"] = "ten"
