@@ -3,9 +3,9 @@
 import asyncio
 import json
 
-from knative.cluster import CONFIG_MAP, Cluster
-from tests.knative.platform.api.raw import CMS, Raw, config_map
-from tests.knative.platform.conftest import World, until
+from knative.cluster import CONFIG_MAP, SERVICE, Cluster
+from tests.knative.platform.api.raw import CMS, KSVCS, Raw, config_map
+from tests.knative.platform.conftest import World, condition, service, until
 
 
 async def test_a_watch_tells_what_exists_what_changes_and_what_goes(world: World):
@@ -65,6 +65,23 @@ async def test_a_watch_list_ends_its_first_part_with_a_bookmark(world: World, ra
         lines = [json.loads(await answer.content.readline()) for _ in range(2)]
     assert [line["type"] for line in lines] == ["ADDED", "BOOKMARK"]
     assert lines[1]["object"]["metadata"]["annotations"] == {"k8s.io/initial-events-end": "true"}
+
+
+async def test_who_writes_reads_and_then_watches_hears_of_a_failure_that_comes_at_once(
+    world: World, raw: Raw
+):
+    body = service("a")
+    del body["spec"]["template"]["spec"]["containers"][0]["command"]  # fails before anything is started
+    await world.cluster.create(SERVICE, body)
+    read = await world.cluster.get(SERVICE, "a", "default")
+    assert condition(read)["status"] != "False"
+    query = f"watch=true&fieldSelector=metadata.name=a&resourceVersion={read['metadata']['resourceVersion']}"
+    async with world.http.get(f"{raw.base}{KSVCS}?{query}", headers=raw.headers) as answer:
+        async for line in answer.content:
+            ready = condition(json.loads(line)["object"])
+            if ready["status"] == "False":
+                break
+    assert ready["reason"] == "RevisionFailed"
 
 
 async def test_the_client_finds_out_what_was_deleted_while_its_watch_was_away(config):
