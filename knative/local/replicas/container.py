@@ -19,7 +19,7 @@ from knative.local import objects
 from knative.local.reconciler import names
 from knative.local.replicas import downward, environment, health, limits, volumes
 from knative.local.replicas.confinement import Confinement
-from knative.local.replicas.environment import ConfigError
+from knative.local.replicas.environment import ConfigError, Sources
 from knative.local.replicas.health import Findings, Probes
 from knative.local.replicas.ports import NoPort
 from knative.local.replicas.probes import Outcome, Probe
@@ -102,6 +102,11 @@ class Container:
             self._state.restarts += started
         return False
 
+    def kill(self) -> None:
+        """End its process at once, if it still runs."""
+        if self.process is not None and not self.process.exited.done():
+            self.process.signal(signal.SIGKILL)
+
     async def _back_off(self, failures: int, *, started: bool) -> None:
         around, state = self._pod.around, self._state
         doubled: float = around.backoff_s * 2.0 ** max(0, failures - 2)
@@ -138,26 +143,24 @@ class Container:
         around, key = self._pod.around, self._pod.key
         serves = {} if port is None else {"PORT": str(port)}
         base = {**around.base_env, **serves, **gpu_slots.device_environment(self._slots)}
-        env = environment.build(
-            self._spec,
-            base,
-            lambda name: around.config_maps(key.namespace, name),
-            lambda name: around.secrets(key.namespace, name),
-            downward.Source(self._pod.obj, self._spec, around.host, around.machine),
-        )
+        env = environment.build(self._spec, base, self._sources)
         env |= {**serves, "HOSTNAME": key.name, **around.mark_env}
         return env, environment.command(self._spec, env)
 
+    @property
+    def _sources(self) -> Sources:
+        around, namespace = self._pod.around, self._pod.key.namespace
+        return Sources(
+            lambda name: around.config_maps(namespace, name),
+            lambda name: around.secrets(namespace, name),
+            downward.Source(self._pod.obj, self._spec, around.host, around.machine),
+        )
+
     def _mounts(self) -> list[Mount]:
-        around, key = self._pod.around, self._pod.key
+        key, listed = self._pod.key, self._pod.obj["spec"].get("volumes") or ()
         try:
-            return around.volumes.prepare(
-                key.namespace,
-                key.name,
-                self._spec,
-                self._pod.obj["spec"].get("volumes") or (),
-                config_maps=lambda name: around.config_maps(key.namespace, name),
-                secrets=lambda name: around.secrets(key.namespace, name),
+            return self._pod.around.volumes.prepare(
+                key.namespace, key.name, self._spec, listed, self._sources
             )
         except OSError as problem:  # a full disk, say
             raise ConfigError(f"cannot make the volumes: {problem}") from problem
@@ -310,8 +313,7 @@ class Container:
         self._pod.around.tell(
             self._pod.key, "Warning", "Unhealthy", f"{which} probe failed: {outcome.message}"
         )
-        if self.process is not None:
-            self.process.signal(signal.SIGKILL)
+        self.kill()
 
     def _set_ready(self, ready: bool) -> None:  # noqa: FBT001  # the value is the state
         self._state.ready = ready

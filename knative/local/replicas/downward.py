@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Answers `fieldRef` and `resourceFieldRef` for one container of a pod."""
+    """Answers `fieldRef` and `resourceFieldRef`, of variables and of files, for one container of a pod."""
 
     pod: Object
     container: Mapping[str, Any]
@@ -37,7 +38,7 @@ class Source:
     machine: Machine
 
     def __call__(self, source: Mapping[str, Any]) -> str | None:
-        """The value of an `env` entry's `valueFrom`; None if it refers to nothing of the pod.
+        """The value of what a variable or a file refers to; None if that is nothing of the pod.
 
         Raises:
             ConfigError: there is no such field.
@@ -65,6 +66,9 @@ def field(pod: Object, path: str, host: str) -> str:
     """
     meta, spec = pod["metadata"], pod["spec"]
     found = _SUBSCRIPT.fullmatch(path)
+    if path in ("metadata.labels", "metadata.annotations"):  # as a file has them
+        listed = sorted((meta.get(path.removeprefix("metadata.")) or {}).items())
+        return "\n".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in listed)
     if found is not None:
         return str((meta.get(found[1]) or {}).get(found[2], ""))
     plain = {

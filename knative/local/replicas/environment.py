@@ -7,6 +7,7 @@ import binascii
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 Lookup = Callable[[str], Mapping[str, Any] | None]
@@ -17,6 +18,15 @@ Fields = Callable[[Mapping[str, Any]], str | None]
 _REFERENCE = re.compile(r"\$\$|\$\(([^()\s]+)\)")
 _NAME = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*")
 PYTHON = frozenset({"python", "python3"})
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where values come from that the container's specification only refers to."""
+
+    config_maps: Lookup
+    secrets: Lookup
+    fields: Fields
 
 
 class ConfigError(Exception):
@@ -44,13 +54,7 @@ def command(container: Mapping[str, Any], env: Mapping[str, str]) -> list[str]:
     return words
 
 
-def build(
-    container: Mapping[str, Any],
-    base: Mapping[str, str],
-    config_maps: Lookup,
-    secrets: Lookup,
-    fields: Fields,
-) -> dict[str, str]:
+def build(container: Mapping[str, Any], base: Mapping[str, str], sources: Sources) -> dict[str, str]:
     """The container's environment over `base`.
 
     Raises:
@@ -59,20 +63,20 @@ def build(
     env = dict(base)
     for source in container.get("envFrom") or ():
         prefix = source.get("prefix") or ""
-        for name, value in _all_of(source, config_maps, secrets).items():
+        for name, value in _all_of(source, sources).items():
             if _NAME.fullmatch(prefix + name):
                 env[prefix + name] = value
     for entry in container.get("env") or ():
-        found = _value(entry, env, config_maps, secrets, fields)
+        found = _value(entry, env, sources)
         if found is not None:
             env[entry["name"]] = found
     return env
 
 
-def _all_of(source: Mapping[str, Any], config_maps: Lookup, secrets: Lookup) -> dict[str, str]:
+def _all_of(source: Mapping[str, Any], sources: Sources) -> dict[str, str]:
     for field, kind, lookup, decode in (
-        ("configMapRef", "configmap", config_maps, text_of),
-        ("secretRef", "secret", secrets, secret_text_of),
+        ("configMapRef", "configmap", sources.config_maps, text_of),
+        ("secretRef", "secret", sources.secrets, secret_text_of),
     ):
         reference = source.get(field)
         if reference is None:
@@ -86,21 +90,15 @@ def _all_of(source: Mapping[str, Any], config_maps: Lookup, secrets: Lookup) -> 
     return {}
 
 
-def _value(
-    entry: Mapping[str, Any],
-    env: Mapping[str, str],
-    config_maps: Lookup,
-    secrets: Lookup,
-    fields: Fields,
-) -> str | None:
+def _value(entry: Mapping[str, Any], env: Mapping[str, str], sources: Sources) -> str | None:
     source = entry.get("valueFrom")
     if source is None:
         return expand(entry.get("value") or "", env)
-    if (known := fields(source)) is not None:
+    if (known := sources.fields(source)) is not None:
         return known
     for field, kind, lookup, decode in (
-        ("configMapKeyRef", "configmap", config_maps, text_of),
-        ("secretKeyRef", "secret", secrets, secret_text_of),
+        ("configMapKeyRef", "configmap", sources.config_maps, text_of),
+        ("secretKeyRef", "secret", sources.secrets, secret_text_of),
     ):
         reference = source.get(field)
         if reference is None:

@@ -62,6 +62,8 @@ class Replica:
             if await self._schedule() and await self._initialize():
                 await self._live()
         finally:
+            for container in self._containers:
+                container.kill()  # nothing is left to, unless another's failure cut it short
             self._around.slots.release(self._holder)
             self._around.volumes.remove(self.key.namespace, self.key.name)
 

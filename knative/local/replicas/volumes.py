@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from knative.local.replicas.environment import ConfigError, Lookup
+from knative.local.replicas.environment import ConfigError, Fields, Lookup, Sources
 
 _MEMORY = Path("/dev/shm")  # noqa: S108  # where memory-backed files live on Linux
 _BIND = """
@@ -86,9 +86,7 @@ class Volumes:
         pod: str,
         container: Mapping[str, Any],
         volumes: Sequence[Mapping[str, Any]],
-        *,
-        config_maps: Lookup,
-        secrets: Lookup,
+        sources: Sources,
     ) -> list[Mount]:
         """Make what a container mounts of its pod's `volumes`; what is there already is brought up to date.
 
@@ -111,7 +109,7 @@ class Volumes:
             if volume is None:
                 raise ConfigError(f'volumeMount "{name}" has no volume')
             if name not in made:
-                made[name] = self._make(namespace, pod, volume, config_maps, secrets)
+                made[name] = self._make(namespace, pod, volume, sources)
             source = _inside(made[name], mount.get("subPath") or ".")
             path = Path(mount["mountPath"])
             _ensure_target(path, source, name)
@@ -133,8 +131,7 @@ class Volumes:
         namespace: str,
         pod: str,
         volume: Mapping[str, Any],
-        config_maps: Lookup,
-        secrets: Lookup,
+        sources: Sources,
     ) -> Path:
         name = str(volume["name"])
         if (claim := volume.get("persistentVolumeClaim")) is not None:
@@ -149,12 +146,12 @@ class Volumes:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         written: set[Path] = set()
         if (source := volume.get("configMap")) is not None:
-            written |= _fill(folder, source, str(source.get("name") or ""), config_maps, "configmap")
+            written |= _fill(folder, source, str(source.get("name") or ""), sources.config_maps, "configmap")
         elif (source := volume.get("secret")) is not None:
-            written |= _fill(folder, source, str(source.get("secretName") or ""), secrets, "secret")
+            written |= _fill(folder, source, str(source.get("secretName") or ""), sources.secrets, "secret")
         elif (projected := volume.get("projected")) is not None:
             for part in projected.get("sources") or ():
-                written |= _fill_part(folder, name, part, config_maps, secrets)
+                written |= _fill_part(folder, name, part, sources)
         else:
             kinds = ", ".join(key for key in volume if key != "name")
             raise ConfigError(f'volume "{name}": {kinds} is not supported on this platform')
@@ -164,14 +161,14 @@ class Volumes:
         return folder
 
 
-def _fill_part(
-    folder: Path, volume: str, part: Mapping[str, Any], config_maps: Lookup, secrets: Lookup
-) -> set[Path]:
+def _fill_part(folder: Path, volume: str, part: Mapping[str, Any], sources: Sources) -> set[Path]:
     """Write the files of one source of a projected volume; returns which."""
     if (source := part.get("configMap")) is not None:
-        return _fill(folder, source, str(source.get("name") or ""), config_maps, "configmap")
+        return _fill(folder, source, str(source.get("name") or ""), sources.config_maps, "configmap")
     if (source := part.get("secret")) is not None:
-        return _fill(folder, source, str(source.get("name") or ""), secrets, "secret")
+        return _fill(folder, source, str(source.get("name") or ""), sources.secrets, "secret")
+    if (source := part.get("downwardAPI")) is not None:
+        return _fill_fields(folder, source, sources.fields)
     raise ConfigError(f'volume "{volume}": {", ".join(part)} cannot be projected on this platform')
 
 
@@ -197,6 +194,17 @@ def _fill(folder: Path, source: Mapping[str, Any], name: str, lookup: Lookup, ki
         path.parent.mkdir(parents=True, exist_ok=True)
         mode = item.get("mode") or source.get("defaultMode") or (0o600 if kind == "secret" else 0o644)
         _replace(path, content[item["key"]], mode)
+        written.add(path)
+    return written
+
+
+def _fill_fields(folder: Path, source: Mapping[str, Any], fields: Fields) -> set[Path]:
+    """Write what the pod is told of itself; returns which files."""
+    written = set()
+    for item in source.get("items") or ():
+        path = _inside(folder, item["path"])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, (fields(item) or "").encode(), item.get("mode") or 0o644)
         written.add(path)
     return written
 

@@ -238,6 +238,35 @@ async def test_a_container_can_be_told_of_its_pod(world: World):
     assert seen["BOTH"] == f"{name}/127.0.0.1"
 
 
+async def test_a_file_can_tell_a_container_of_its_pod(world: World, tmp_path: Path):
+    seen = tmp_path / "seen"
+    items = [
+        {"path": "in/name", "fieldRef": {"fieldPath": "metadata.name"}},
+        {"path": "annotations", "fieldRef": {"fieldPath": "metadata.annotations"}},
+        {"path": "limit", "resourceFieldRef": {"resource": "limits.memory", "divisor": "1Ki"}},
+    ]
+    volume = {"name": "pod", "projected": {"sources": [{"downwardAPI": {"items": items}}]}}
+    body = service(
+        "a",
+        container={
+            "volumeMounts": [{"name": "pod", "mountPath": str(seen)}],
+            "resources": {"limits": {"memory": "1Gi"}},
+        },
+        annotations={"example.com/note": 'say "so"'},
+        spec={"volumes": [volume]},
+    )
+    await world.cluster.create(SERVICE, body)
+    await world.ready("a")
+    (pod,) = await world.pods()
+
+    async def content(name):
+        return (await world.call("a", f"/file?={seen}/{name}"))[1]["content"]
+
+    assert await content("in/name") == pod["metadata"]["name"]
+    assert 'example.com/note="say \\"so\\""' in (await content("annotations")).splitlines()
+    assert await content("limit") == str(1 << 20)
+
+
 async def test_a_field_that_is_not_there_is_named(world: World):
     await switch(world, "kubernetes.podspec-fieldref")
     env = [{"name": "X", "valueFrom": {"fieldRef": {"fieldPath": "metadata.nonsense"}}}]
