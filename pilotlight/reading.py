@@ -12,10 +12,15 @@ from pydantic import BaseModel, ValidationError
 from functions.engines.vllm import options
 from functions.engines.vllm.option_schema import ValidationUnavailableError
 from knative import annotations as knative_annotations
+from knative.autoscaler_config import Config
 from pilotlight import located
 from pilotlight.agent import Agent, AgentFileError
 from pilotlight.compiling import autoscaling
 from weights.places import default_cache_dir
+
+
+_LENIENT = Config(allow_zero_initial_scale=True)
+"""What a cluster may be set to; the cluster itself says so where it isn't."""
 
 
 def _on_stderr(line: str) -> None:
@@ -46,7 +51,7 @@ def load_agent(path: Path, *, tell: Callable[[str], None] = _on_stderr) -> Agent
     problems = []
     for index, stage in enumerate(agent.spec.stages):
         # The webhook's own rules, in its own words: a cluster would say the same, only later.
-        found = knative_annotations.validate(autoscaling(stage).annotations(), allow_zero_initial_scale=True)
+        found = knative_annotations.validate(autoscaling(stage).annotations(), _LENIENT)
         line = document.line(("spec", "stages", index, "scaling"))
         problems += [f"{path}:{line}: spec.stages.{index}.scaling: {problem}" for problem in found]
     problems += _engine_problems(path, document, agent, tell)

@@ -221,8 +221,8 @@ class RevisionAdmission:
                 )
             )
         _refuse(found, REVISION, obj)
-        found = _scaling_warnings(marks, obj["spec"], self._features().autoscaler, "")
-        return [*found, *self._lacking(obj["spec"])] if old is None else found
+        warned = _scaling_warnings(marks, obj["spec"], self._features().autoscaler, "")
+        return [*warned, *self._lacking(obj["spec"])] if old is None else warned
 
 
 class PodAutoscalerAdmission:

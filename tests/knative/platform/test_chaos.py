@@ -135,7 +135,8 @@ async def test_kills_under_load_lose_nothing_acknowledged_and_leave_no_request_u
         assert kills["replica"] > 0
         assert kills["platform"] > 0
         async with Cluster.from_kubeconfig(chaos.state / "kubeconfig") as cluster:
-            found = {item["metadata"]["name"]: item["data"]["n"] for item in await cluster.list(CONFIG_MAP)}
+            made = await cluster.list(CONFIG_MAP, "default")
+            found = {item["metadata"]["name"]: item["data"]["n"] for item in made}
             lost = {name: value for name, value in chaos.acknowledged.items() if found.get(name) != value}
             assert lost == {}
             world = World(None, cluster, None)
