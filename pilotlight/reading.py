@@ -18,7 +18,6 @@ from pilotlight.agent import Agent, AgentFileError
 from pilotlight.compiling import autoscaling
 from weights.places import default_cache_dir
 
-
 _LENIENT = Config(allow_zero_initial_scale=True)
 """What a cluster may be set to; the cluster itself says so where it isn't."""
 
