@@ -84,6 +84,20 @@ def _walk(  # noqa: C901  # one branch for each kind of value
         yield path, value
 
 
+def same_shape(schema: Schema, one: Any, other: Any) -> bool:
+    """Whether two values certainly have the same paths; False if that would have to be worked out."""
+    if not isinstance(one, dict) or not isinstance(other, dict):
+        return (
+            isinstance(one, list) is isinstance(other, list)
+            and isinstance(one, dict) is isinstance(other, dict)
+            and not (isinstance(one, list) and "x-kubernetes-list-type" in schema)
+        )
+    if one.keys() != other.keys():
+        return False
+    properties = schema.get("properties") or {}
+    return all(same_shape(properties.get(key) or inner_schema(schema), one[key], other[key]) for key in one)
+
+
 def with_parents(paths: Iterable[Path]) -> Fields:
     """The paths and all that lie above them and can be owned."""
     found: set[Path] = set()

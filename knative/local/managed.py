@@ -23,6 +23,7 @@ from knative.local.fieldsets import (
     from_v1,
     inner_schema,
     leaves,
+    same_shape,
     to_v1,
     with_parents,
 )
@@ -101,24 +102,26 @@ def track(
 
 
 def track_status(schema: Schema, old: Object, new: Object, *, manager: str, now: str) -> None:
-    """Like `track` for a status that `manager` alone writes, which is nearly always so, and cheaper.
+    """Like `track` for a status that `manager` alone writes, which is nearly always so, and much cheaper.
 
-    The platform reports often, and the same fields each time: what it owns is worked out once for each set
-    of fields.
+    The platform reports often, and mostly the same fields with other values: then only the time changes.
     """
-    given = old["metadata"].get("managedFields") or ()
     mine = (manager, "Update", new["apiVersion"], "status")
+    before: Object | None = None
     kept = []
-    for entry in given:
+    for entry in old["metadata"].get("managedFields") or ():
         if _identity(entry) == mine:
-            continue
-        if "f:status" in (entry.get("fieldsV1") or {}):
+            before = entry
+        elif "f:status" in (entry.get("fieldsV1") or {}):
             track(schema, old, new, manager=manager, operation="Update", now=now, subresource="status")
             return
-        kept.append(entry)
-    status = new.get("status")
-    paths = tuple(leaves(schema, {"status": status})) if status else ()
-    if paths:
+        else:
+            kept.append(entry)
+    status = new.get("status") or {}
+    if before is not None and same_shape(schema["properties"]["status"], old.get("status"), status):
+        kept.append({**before, "time": now})
+    elif status:
+        paths = tuple(leaves(schema, {"status": status}))
         kept.append(_listed(_Entry(*mine, now, frozenset()), _status_fields(paths)))
     if kept:
         new["metadata"]["managedFields"] = kept
