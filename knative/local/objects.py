@@ -113,15 +113,3 @@ def condition_status(obj: Mapping[str, Any], kind: str = "Ready") -> str | None:
 def typed(res: Resource, obj: Object) -> Object:
     """`obj` with its apiVersion and kind in front."""
     return {"apiVersion": res.api_version, "kind": res.kind, **obj}
-
-
-def gpus(pod_spec: Mapping[str, Any]) -> int:
-    """GPUs that a pod's containers ask for; limits and requests are equal by the API's rules."""
-    total = 0
-    for container in pod_spec.get("containers") or ():
-        resources = container.get("resources") or {}
-        wanted = (resources.get("limits") or {}).get("nvidia.com/gpu")
-        if wanted is None:
-            wanted = (resources.get("requests") or {}).get("nvidia.com/gpu", 0)
-        total += int(wanted)
-    return total

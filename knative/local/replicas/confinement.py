@@ -154,6 +154,8 @@ class Confinements:
                 for held in self._held
                 if held.group is None and held.process is not None
             }
+            if not watched:
+                continue
             over = await asyncio.to_thread(_over, {pid: held.limits for pid, held in watched.items()})
             for pid, used in over.items():
                 confinement = watched[pid]
