@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum, auto
@@ -213,7 +213,8 @@ class Container:
             os.close(output)
         around.confinements.begin(confinement, self.process)
         self._note_start(begun, port)
-        watching = asyncio.ensure_future(self._watch(env, folder, port))
+        inside = volumes.entered(self.process.pid, folder) if mounts else ()
+        watching = asyncio.ensure_future(self._watch(env, folder, port, inside))
         exit_code = await self._until_exit_or_end(watching)
         if exit_code is None:
             await self._end_process()
@@ -282,15 +283,17 @@ class Container:
 
     # probing
 
-    async def _watch(self, env: Mapping[str, str], folder: Path, port: int | None) -> None:
-        """Probe the run until it is cancelled."""
+    async def _watch(
+        self, env: Mapping[str, str], folder: Path, port: int | None, inside: Sequence[str]
+    ) -> None:
+        """Probe the run until it is cancelled; a command is run with `inside` before its words."""
         if self._role is Role.INITIAL:
             return
         serving = int(self._pod.state.marks.get(names.PORT) or port or 0)
         wanted = Probes.of(self._spec, self._pod.serving, serving, serves=self._role is Role.SERVING)
 
         async def attempt(probe: Probe) -> Outcome:
-            return await self._pod.around.prober.attempt(probe, env, folder)
+            return await self._pod.around.prober.attempt(probe, env, folder, inside)
 
         await health.watch(wanted, attempt, Findings(self._has_started, self._found_ready, self._give_up))
 

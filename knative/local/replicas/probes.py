@@ -88,15 +88,17 @@ class Prober:
         if self._session is not None:
             await self._session.close()
 
-    async def attempt(self, probe: Probe, env: Mapping[str, str], folder: Path) -> Outcome:
-        """One attempt."""
+    async def attempt(
+        self, probe: Probe, env: Mapping[str, str], folder: Path, before: Sequence[str] = ()
+    ) -> Outcome:
+        """One attempt; `before` stands before a command's own words."""
         try:
             async with asyncio.timeout(probe.timeout_s):
                 match probe.kind:
                     case "http":
                         return await self._http(probe)
                     case "exec":
-                        return await _exec(probe.command, env, folder)
+                        return await _exec((*before, *probe.command), env, folder)
                     case _:
                         return await self._tcp(probe)
         except TimeoutError:

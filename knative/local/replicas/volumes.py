@@ -65,6 +65,31 @@ def prefix(mounts: Sequence[Mount]) -> tuple[str, ...]:
     return (*_namespace(), "sh", "-c", _BIND, "sh", *words, "--")
 
 
+_CHANGE_FOLDER = 'cd "$1" && shift && exec "$@"'
+
+
+def entered(pid: int, folder: Path) -> tuple[str, ...]:
+    """What stands before a program's words so that it sees what a process with volumes sees, in `folder`."""
+    nsenter = shutil.which("nsenter")
+    if nsenter is None:
+        return ()
+    # Without root's rights the process has a user namespace too, in which alone it may be joined.
+    users = () if os.geteuid() == 0 else ("--user", "--preserve-credentials")
+    return (
+        nsenter,
+        "--target",
+        str(pid),
+        "--mount",
+        *users,
+        "--",
+        "sh",
+        "-c",
+        _CHANGE_FOLDER,
+        "sh",
+        str(folder),
+    )
+
+
 class Volumes:
     """Makes a replica's volumes and removes them.
 

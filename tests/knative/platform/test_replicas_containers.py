@@ -112,6 +112,23 @@ async def test_a_pod_is_ready_when_all_its_containers_are(world: World, tmp_path
     await world.ready("a")
 
 
+async def test_a_probes_command_sees_the_containers_volumes(world: World, tmp_path: Path):
+    seen = tmp_path / "seen"
+    meta = {"name": "greeting", "namespace": "default"}
+    await world.cluster.create(CONFIG_MAP, {"metadata": meta, "data": {"word": "hello"}})
+    body = service(
+        "a",
+        container={
+            "volumeMounts": [{"name": "v", "mountPath": str(seen)}],
+            "readinessProbe": {"exec": {"command": ["grep", "-q", "hello", str(seen / "word")]}},
+        },
+        spec={"volumes": [{"name": "v", "configMap": {"name": "greeting"}}]},
+    )
+    await world.cluster.create(SERVICE, body)
+    await world.ready("a")
+    assert list(seen.iterdir()) == []  # the machine itself doesn't see it
+
+
 async def test_a_sidecar_that_ends_starts_again_and_leaves_the_others_alone(world: World):
     await world.cluster.create(SERVICE, with_sidecar(command=["python", "-c", "exit(3)"]))
 
