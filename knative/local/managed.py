@@ -255,6 +255,8 @@ def _remove(obj: Any, path: Path) -> None:
             if last:
                 del obj[key]
                 return
+            if not isinstance(obj[key], (dict, list)):
+                return  # what was below has gone with what it stood in
             obj[key] = dict(obj[key]) if isinstance(obj[key], dict) else list(obj[key])
             obj = obj[key]
         else:
@@ -263,6 +265,8 @@ def _remove(obj: Any, path: Path) -> None:
                 return
             if last:
                 del obj[index]
+                return
+            if not isinstance(obj[index], dict):
                 return
             obj[index] = dict(obj[index])
             obj = obj[index]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 
 from knative.cluster import HORIZONTAL_POD_AUTOSCALER, SECRET, Cause, Object
 from knative.local import errors
@@ -45,7 +44,7 @@ class SecretAdmission:
         for key, value in (obj.get("data") or {}).items():
             try:
                 base64.b64decode(value, validate=True)
-            except binascii.Error:
+            except ValueError:  # of the alphabet or of ASCII
                 causes.append(Cause("illegal base64 data", f"data.{key}", "FieldValueInvalid"))
         if old is not None and old.get("immutable") and old.get("data") != obj.get("data"):
             causes.append(Cause("field is immutable when `immutable` is set", "data", "FieldValueForbidden"))

@@ -217,7 +217,9 @@ class RevisionAdmission:
         if old is not None and old["spec"] != obj.get("spec"):
             found.append(
                 FieldError(
-                    "Immutable fields changed (-old +new)", ("spec",), _difference(old["spec"], obj["spec"])
+                    "Immutable fields changed (-old +new)",
+                    ("spec",),
+                    _difference(old["spec"], obj.get("spec")),
                 )
             )
         _refuse(found, REVISION, obj)

@@ -16,7 +16,7 @@ from knative.local.api import pages, patches, requests
 from knative.local.api.reads import selection
 from knative.local.api.requests import Target
 from knative.local.registry import Registry, Written
-from knative.local.schemas import rules
+from knative.local.schemas import rules, structural
 from knative.local.store import Key
 
 
@@ -97,6 +97,18 @@ class Writes:
         config["metadata"].setdefault("name", key.name)
         if key.namespace:
             config["metadata"].setdefault("namespace", key.namespace)
+        structural.drop_nulls(target.info.schema, config)
+        unfit = [
+            cause.message
+            for cause in structural.violations(target.info.schema, config)
+            if cause.reason in ("FieldValueTypeInvalid", "FieldValueDuplicate")
+        ]
+        if unfit:
+            raise errors.bad_request(
+                f"failed to create typed patch object ({key.namespace}/{key.name}; {res.api_version}, "
+                f"Kind={res.kind}): {'; '.join(unfit)}",
+                target.subject,
+            )
         live = self._store.get(key)
         if live is None and target.subresource:
             raise errors.not_found(target.subject)

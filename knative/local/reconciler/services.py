@@ -64,7 +64,10 @@ def status(
     early: bool = False,
 ) -> Object:
     """The Service's status, drawn from its children's; while it is `early`, a failure isn't final yet."""
-    dependents = [_configurations_ready(config), _routes_ready(config, route_obj)]
+    dependents = [
+        _not_owned(service, config, "ConfigurationsReady") or _configurations_ready(config),
+        _not_owned(service, route_obj, "RoutesReady") or _routes_ready(config, route_obj),
+    ]
     if early:
         dependents = [
             replace(item, status="Unknown") if item.status == "False" else item for item in dependents
@@ -83,6 +86,19 @@ def status(
     )
     result["observedGeneration"] = service["metadata"]["generation"]
     return result
+
+
+def failed(status: Mapping[str, Any]) -> bool:
+    """Whether this status of a Service says that it isn't ready and won't be."""
+    return objects.condition_status({"status": status}) == "False"
+
+
+def _not_owned(service: Mapping[str, Any], child: Mapping[str, Any] | None, kind: str) -> Condition | None:
+    """What to say of a child that somebody else made under the Service's name."""
+    if child is None or service["metadata"]["uid"] in objects.owner_uids(child):
+        return None
+    name = f'{child["kind"]} "{objects.name_of(child)}"'
+    return conditions.false(kind, "NotOwned", f"There is an existing {name} that we do not own.")
 
 
 def failed(status: Mapping[str, Any]) -> bool:

@@ -191,6 +191,18 @@ async def test_a_service_that_is_for_the_cluster_alone_has_its_url_there(world: 
         assert answer.status == 200
 
 
+async def test_a_service_says_what_somebody_else_has_made_under_its_name(world: World):
+    theirs = service("a")
+    await world.cluster.create(CONFIGURATION, {"metadata": theirs["metadata"], "spec": theirs["spec"]})
+    await world.cluster.create(SERVICE, service("a"))
+    found = await world.service_condition("a", "False", "ConfigurationsReady")
+    assert (found["reason"], found["message"]) == (
+        "NotOwned",
+        'There is an existing Configuration "a" that we do not own.',
+    )
+    await world.cluster.delete(CONFIGURATION, "a", "default")
+
+
 async def test_a_route_that_names_a_missing_revision_says_so(world: World):
     await world.cluster.apply(SERVICE, service("a"))
     await world.ready("a")

@@ -1,0 +1,122 @@
+"""Whatever a body holds, the answer is a clear one: accepted, or refused with what is wrong."""
+
+import copy
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from knative.cluster import CONFIG_MAP, CONFIGURATION, REVISION, ROUTE, SECRET, SERVICE, WARM_POOL, Resource
+from tests.knative.platform.api.raw import Raw
+from tests.knative.platform.conftest import World
+
+CONTAINER = {
+    "image": "x",
+    "command": ["python"],
+    "env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "a", "key": "b"}}}],
+    "ports": [{"containerPort": 8080, "name": "http1"}],
+    "resources": {"limits": {"cpu": "1"}},
+    "readinessProbe": {"httpGet": {"path": "/", "port": 8080}, "periodSeconds": 1},
+    "volumeMounts": [{"name": "v", "mountPath": "/x"}],
+}
+SPEC = {
+    "containerConcurrency": 1,
+    "containers": [CONTAINER],
+    "volumes": [{"name": "v", "configMap": {"name": "a", "items": [{"key": "a", "path": "b"}]}}],
+}
+META = {
+    "name": "f",
+    "labels": {"a": "b"},
+    "annotations": {"autoscaling.knative.dev/min-scale": "0"},
+    "finalizers": [],
+    "ownerReferences": [{"apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": "u"}],
+}
+TEMPLATE = {"metadata": {"annotations": {"autoscaling.knative.dev/window": "30s"}}, "spec": SPEC}
+WINDOW = {"name": "w", "from": "08:00", "to": "09:00", "days": ["Mon"], "replicas": 1}
+BODIES: dict[Resource, dict[str, Any]] = {
+    SERVICE: {"spec": {"template": TEMPLATE, "traffic": [{"latestRevision": True, "percent": 100}]}},
+    CONFIGURATION: {"spec": {"template": TEMPLATE}},
+    REVISION: {"spec": SPEC},
+    ROUTE: {"spec": {"traffic": [{"configurationName": "f", "percent": 100, "tag": "x"}]}},
+    WARM_POOL: {"spec": {"target": "a", "windows": [WINDOW], "limits": {"budget": {"amount": 1.5}}}},
+    CONFIG_MAP: {"data": {"a": "b"}, "binaryData": {"x": "YQ=="}},
+    SECRET: {"data": {"a": "YQ=="}, "stringData": {"b": "c"}},
+}
+ODD = [
+    None,
+    0,
+    -1,
+    1.5,
+    10**20,
+    True,
+    "",
+    "x",
+    "a/b",
+    "é\n",
+    [],
+    {},
+    [None],
+    ["a"],
+    {"a": None},
+    {"a": {"b": []}},
+]
+WAYS = [
+    ("POST", "", "application/json"),
+    ("PUT", "/f", "application/json"),
+    ("PATCH", "/f", "application/merge-patch+json"),
+    ("PATCH", "/f", "application/apply-patch+yaml"),
+]
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    if path:
+        yield path
+    entries = (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    )
+    for key, item in entries:
+        yield from places(item, (*path, key))
+
+
+def spoiled(body: dict[str, Any], chance: random.Random) -> dict[str, Any]:
+    """The body with something odd, or nothing, in one or two places."""
+    body = copy.deepcopy(body)
+    for _ in range(chance.choice((1, 1, 2))):
+        *way, last = chance.choice(list(places(body)))
+        holder: Any = body
+        for key in way:
+            holder = holder[key]
+        if chance.random() < 0.2:
+            del holder[last]
+        else:
+            holder[last] = copy.deepcopy(chance.choice(ODD))
+    return body
+
+
+@pytest.mark.parametrize("resource", BODIES, ids=lambda resource: resource.kind)
+async def test_an_odd_body_is_taken_or_refused_and_never_an_error_of_the_server(
+    world: World, raw: Raw, resource: Resource
+):
+    chance = random.Random(resource.kind)
+    base = {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": META, **BODIES[resource]}
+    for _ in range(40):
+        body = spoiled(base, chance)
+        method, name, kind = chance.choice(WAYS)
+        path = f"/{resource.path('default')}{name}?fieldManager=m&force=true&fieldValidation=Warn"
+        status, answer, _ = await raw(method, path, body, content_type=kind)
+        assert status < 500, (method, kind, body, answer)
+        assert status < 400 or answer["message"], (method, kind, body)
+    for made in (CONFIGURATION, ROUTE, REVISION):
+        await raw("DELETE", f"/{made.path('default', 'f')}")
+
+
+async def test_what_cannot_be_applied_because_of_its_type_is_named(raw: Raw):
+    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "f"}, "data": [1]}
+    path = f"/{CONFIG_MAP.path('default', 'f')}?fieldManager=m"
+    status, refused, _ = await raw("PATCH", path, body, content_type="application/apply-patch+yaml")
+    assert status == 400
+    assert refused["message"] == (
+        "failed to create typed patch object (default/f; v1, Kind=ConfigMap): "
+        'Invalid value: "array": data in body must be of type object: "array"'
+    )
