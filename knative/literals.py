@@ -32,6 +32,10 @@ def parse_float(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
+_LONGEST_S = Fraction(2**63 - 1, 10**9)
+"""Go counts a duration's nanoseconds in 64 bits and takes nothing longer."""
+
+
 def parse_duration(text: str) -> Fraction | None:
     """Seconds of a Go duration such as `90s`, `1h30m` or `250ms`; None when it is not one."""
     sign, rest = (-1, text[1:]) if text.startswith("-") else (1, text.removeprefix("+"))
@@ -41,7 +45,7 @@ def parse_duration(text: str) -> Fraction | None:
     while part := _DURATION_PART.match(rest, at):
         total += Fraction(part[1]) * _UNIT_S[part[2]]
         at = part.end()
-    return sign * total if rest and at == len(rest) else None
+    return sign * total if rest and at == len(rest) and total <= _LONGEST_S else None
 
 
 _BOOLEANS = {

@@ -7,7 +7,17 @@ from typing import Any
 
 import pytest
 
-from knative.cluster import CONFIG_MAP, CONFIGURATION, REVISION, ROUTE, SECRET, SERVICE, WARM_POOL, Resource
+from knative.cluster import (
+    CONFIG_MAP,
+    CONFIGURATION,
+    REVISION,
+    ROUTE,
+    SECRET,
+    SERVICE,
+    WARM_POOL,
+    Invalid,
+    Resource,
+)
 from tests.knative.platform.api.raw import Raw
 from tests.knative.platform.conftest import World
 
@@ -120,3 +130,11 @@ async def test_what_cannot_be_applied_because_of_its_type_is_named(raw: Raw):
         "failed to create typed patch object (default/f; v1, Kind=ConfigMap): "
         'Invalid value: "array": data in body must be of type object: "array"'
     )
+
+
+@pytest.mark.parametrize("span", ["100000000000h", "9999999999999999999999s", "-1h", "1", "h"])
+async def test_a_span_that_go_does_not_take_is_refused(world: World, span: str):
+    meta = {"name": "config-gc", "namespace": "knative-serving"}
+    settings = {"metadata": meta, "data": {"retain-since-create-time": span}}
+    with pytest.raises(Invalid, match="failed to parse retain-since-create-time"):
+        await world.cluster.apply(CONFIG_MAP, settings)
