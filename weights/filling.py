@@ -35,6 +35,11 @@ def digest_of(view: memoryview | bytes) -> bytes:
     return xxhash.xxh3_128_digest(view)
 
 
+def new_digest() -> xxhash.xxh3_128:
+    """The same, fed piece by piece."""
+    return xxhash.xxh3_128()
+
+
 class Filling:
     """One object version on its way into the cache. Thread-safe. OSErrors pass through to the cache."""
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from weights import manifest as manifests
 from weights.manifest import FileEntry, Manifest, SafetensorsHeader
-from weights.source import Source
+from weights.source import LocalSource, Source
 
 _HEADER_GUESS = 256 << 10
 """First read of a weights file, in bytes: most headers fit."""
@@ -60,8 +60,7 @@ def read_headers(
         RefusedError: a file must not be loaded.
     """
 
-    def header(entry: FileEntry) -> SafetensorsHeader:
-        other = instead(entry)
+    def header(entry: FileEntry, other: Source | None) -> SafetensorsHeader:
         place = source if other is None else other
         found = entry if other is None else other.head(entry)
         head = read(place, found, _HEADER_GUESS)
@@ -72,8 +71,12 @@ def read_headers(
 
     if not listing.weights:
         return ()
-    with concurrent.futures.ThreadPoolExecutor(min(_AT_ONCE, len(listing.weights))) as pool:
-        headers = tuple(pool.map(header, listing.weights))
+    others = [instead(entry) for entry in listing.weights]
+    if isinstance(source, LocalSource) or None not in others:
+        headers = tuple(map(header, listing.weights, others))  # threads would take longer than the reading
+    else:
+        with concurrent.futures.ThreadPoolExecutor(min(_AT_ONCE, len(listing.weights))) as pool:
+            headers = tuple(pool.map(header, listing.weights, others))
     manifests.check_duplicates(headers)
     if listing.index is not None:
         manifests.check_index(listing.index, headers)

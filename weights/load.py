@@ -35,7 +35,7 @@ from weights.plan import (
     parts_of_weights,
 )
 from weights.ranged import RetryPolicy
-from weights.source import LocalSource, Source, open_source
+from weights.source import Arrived, LocalSource, Source, open_source
 from weights.stream import TensorStream
 from weights.through_cache import FillingBacking, WriteBehind
 
@@ -287,8 +287,10 @@ class _Later:
     def head(self, entry: FileEntry) -> FileEntry:
         return self._opened().head(entry)
 
-    def read_into(self, entry: FileEntry, offset: int, view: memoryview) -> None:
-        self._opened().read_into(entry, offset, view)
+    def read_into(
+        self, entry: FileEntry, offset: int, view: memoryview, arrived: Arrived | None = None
+    ) -> None:
+        self._opened().read_into(entry, offset, view, arrived)
 
     def close(self) -> None:
         with self._lock:

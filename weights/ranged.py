@@ -127,7 +127,15 @@ class RangedReader:
         """Requests sent so far."""
 
     def read_into(
-        self, key: str, etag: str | None, size: int, offset: int, view: memoryview, *, uri: str
+        self,
+        key: str,
+        etag: str | None,
+        size: int,
+        offset: int,
+        view: memoryview,
+        *,
+        uri: str,
+        arrived: Callable[[memoryview], object] | None = None,
     ) -> None:
         """Fill `view` with the object's bytes from `offset` on.
 
@@ -138,6 +146,7 @@ class RangedReader:
             offset: first byte to read.
             view: writable; `offset + len(view)` must be within the object.
             uri: the object's address for messages.
+            arrived: called with each piece of `view` once it holds its bytes, in order.
 
         Raises:
             SourceError: of the kinds described in `weights.errors`.
@@ -148,7 +157,7 @@ class RangedReader:
         while done < len(view):
             self._pause_while_overloaded()
             try:
-                done += self._attempt(target, offset + done, view[done:])
+                done += self._attempt(target, offset + done, view[done:], arrived)
             except _RetryableError as failure:
                 if self._closed.is_set():
                     raise ReaderClosedError from None
@@ -184,7 +193,13 @@ class RangedReader:
         for connection in idle:
             connection.close()
 
-    def _attempt(self, target: _Object, offset: int, view: memoryview) -> int:
+    def _attempt(
+        self,
+        target: _Object,
+        offset: int,
+        view: memoryview,
+        arrived: Callable[[memoryview], object] | None,
+    ) -> int:
         """One request. Returns the bytes received, all of `view`."""
         last = offset + len(view) - 1
         headers = {"Range": f"bytes={offset}-{last}", "Accept-Encoding": "identity"}
@@ -207,6 +222,8 @@ class RangedReader:
                 count = response.readinto(view[received : received + _SLICE])
                 if count == 0:
                     break
+                if arrived is not None:
+                    arrived(view[received : received + count])
                 received += count
         except (OSError, http.client.HTTPException) as error:
             connection.close()

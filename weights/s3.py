@@ -40,7 +40,7 @@ from weights.ranged import RangedReader, RetryPolicy
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-    from weights.source import S3Location
+    from weights.source import Arrived, S3Location
 
 _SCOPE = re.compile(r"Credential=[^/]+/\d{8}/([^/]+)/")
 _DENIED = {
@@ -153,12 +153,16 @@ class S3Source:
             entry.path, found["ContentLength"], found["ETag"], _sha256(found.get("ChecksumSHA256"))
         )
 
-    def read_into(self, entry: FileEntry, offset: int, view: memoryview) -> None:
+    def read_into(
+        self, entry: FileEntry, offset: int, view: memoryview, arrived: Arrived | None = None
+    ) -> None:
         """Fill `view` by one ranged GET, resumed and repeated as `weights.ranged` describes."""
         uri = f"{self.uri}/{entry.path}"
         if self._reader is None:
             self._reader = self._open_reader()
-        self._reader.read_into(self._key(entry.path), entry.etag, entry.size, offset, view, uri=uri)
+        self._reader.read_into(
+            self._key(entry.path), entry.etag, entry.size, offset, view, uri=uri, arrived=arrived
+        )
 
     def close(self) -> None:
         """Close connections; reads under way give up."""

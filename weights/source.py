@@ -8,8 +8,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import urllib.parse
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from weights.errors import (
     AccessDeniedError,
@@ -30,6 +31,10 @@ class S3Location:
 
     bucket: str
     prefix: str
+
+
+Arrived: TypeAlias = Callable[[memoryview], object]
+"""Is told of each piece of a read, in order, while the processor's cache still knows it."""
 
 
 class Source(Protocol):
@@ -53,8 +58,16 @@ class Source(Protocol):
         """The entry at its present version, with its SHA-256 if the source knows it. Raises SourceError."""
         ...
 
-    def read_into(self, entry: FileEntry, offset: int, view: memoryview) -> None:
+    def read_into(
+        self, entry: FileEntry, offset: int, view: memoryview, arrived: Arrived | None = None
+    ) -> None:
         """Fill `view` from byte `offset` of exactly that version.
+
+        Args:
+            entry: of the object.
+            offset: first byte to read.
+            view: writable.
+            arrived: called with each piece of `view` once it holds its bytes, in order.
 
         Raises:
             ObjectChangedError: the object is another version now.
@@ -155,7 +168,9 @@ class LocalSource:
         except FileNotFoundError:
             raise NotFoundError(f"{path}: no such file", uri=str(path)) from None
 
-    def read_into(self, entry: FileEntry, offset: int, view: memoryview) -> None:
+    def read_into(
+        self, entry: FileEntry, offset: int, view: memoryview, arrived: Arrived | None = None
+    ) -> None:
         """Read with `preadv`, without a copy in between."""
         path = self._path / entry.path
         try:
@@ -167,6 +182,8 @@ class LocalSource:
                     count = os.preadv(file.fileno(), [view[done:]], offset + done)
                     if count == 0:
                         raise ObjectChangedError(f"{path}: became shorter during the read", uri=str(path))
+                    if arrived is not None:
+                        arrived(view[done : done + count])
                     done += count
         except FileNotFoundError:
             raise NotFoundError(f"{path}: no such file", uri=str(path)) from None

@@ -15,7 +15,7 @@ from typing import Protocol
 from weights.backing import Counter
 from weights.cache import Cache
 from weights.errors import CacheError, IntegrityError
-from weights.filling import Filling, digest_of
+from weights.filling import Filling, new_digest
 from weights.plan import Part
 from weights.ranged import ReaderClosedError
 from weights.source import Source
@@ -24,8 +24,8 @@ _POLL = 0.02
 """Seconds between two looks at what another process fetches."""
 _AT_ONCE = 8
 """Parts fetched at a time when the load is over."""
-_PRIORITY = 10
-"""Of the thread that writes behind, as `nice` counts."""
+_LOWEST_PRIORITY = 19
+"""As `nice` counts: the thread that writes behind takes what the load leaves."""
 _PATIENCE = 5.0
 """Seconds without any progress of the other process, after which a part is fetched past it."""
 
@@ -104,7 +104,7 @@ class WriteBehind:
     def _run(self) -> None:
         # The engine waits for tensors, nobody waits for the cache: let it have the processors first.
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _PRIORITY)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
         while (job := self._jobs.get()) is not None:
             filling, part, view, digest = job
             try:
@@ -261,10 +261,19 @@ class FillingBacking:
     def _fetch(self, part: Part, view: memoryview) -> None:
         if self._load(part, view):  # written between the last look and the lease
             return
-        self._source.read_into(self.entry, part.begin, view)
-        self._counter.add(source=part.nbytes)
-        digest = self._given[part.index] = digest_of(view)
+        digest = self._given[part.index] = self._from_source(part, view)
         self._writer.put(self._filling, part, view, digest)
+
+    def _from_source(self, part: Part, view: memoryview) -> bytes:
+        """Fill `view` with a part, and return the digest of what arrived.
+
+        The digest is taken of each piece as it comes: to read all of it once more costs a part of the wire's
+        speed where processors are few.
+        """
+        digest = new_digest()
+        self._source.read_into(self.entry, part.begin, view, digest.update)
+        self._counter.add(source=part.nbytes)
+        return digest.digest()
 
     def _complete(self) -> None:
         """Fetch the parts that nobody asked for or that were given back unwritten, then publish."""
@@ -273,9 +282,7 @@ class FillingBacking:
             if self._stop.is_set():
                 raise ReaderClosedError
             buffer = memoryview(bytearray(part.nbytes))
-            self._source.read_into(self.entry, part.begin, buffer)
-            self._counter.add(source=part.nbytes)
-            self._filling.store(part, buffer, digest_of(buffer))
+            self._filling.store(part, buffer, self._from_source(part, buffer))
 
         missing = [part for part in self.parts if self._filling.mark(part) is None]
         if missing:
@@ -297,10 +304,8 @@ class FillingBacking:
         digests = []
         for part in self.parts:
             buffer = memoryview(bytearray(part.nbytes))
-            self._source.read_into(self.entry, part.begin, buffer)
-            self._counter.add(source=part.nbytes)
+            digests.append(self._from_source(part, buffer))
             sha256.update(buffer)
-            digests.append(digest_of(buffer))
         if sha256.hexdigest() != self.entry.sha256:
             self._given.clear()
             raise IntegrityError(
