@@ -167,10 +167,9 @@ class Container:
 
     def _confine(self) -> Confinement:
         key = self._pod.key
+        name = f"{key.namespace}_{key.name}_{self._state.name}_{self._state.restarts}"
         try:
-            return self._pod.around.confinements.make(
-                f"{key.namespace}_{key.name}_{self._state.name}", limits.of(self._spec)
-            )
+            return self._pod.around.confinements.make(name, limits.of(self._spec))
         except OSError as problem:
             raise ConfigError(f"cannot make its control group: {problem}") from problem
 

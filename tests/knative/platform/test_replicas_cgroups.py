@@ -68,7 +68,7 @@ async def test_a_container_runs_in_a_group_of_its_own_with_its_limits(world: Wor
     await world.ready("a")
     (pod,) = await world.pods()
     _, about = await world.call("a")
-    name = f"default_{pod['metadata']['name']}_user-container"
+    name = f"default_{pod['metadata']['name']}_user-container_0"
     assert name in groups_of(about["pid"])
     record = world.platform.config.state_dir / "cgroups"
     place = cgroups.Place.from_json(record.read_text())
