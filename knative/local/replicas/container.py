@@ -57,6 +57,11 @@ class Pod:
     changed: Callable[[], None]
     """Something in the state is different: tell the world."""
 
+    @property
+    def title(self) -> str:
+        """The pod as the kubelet's messages name it."""
+        return f"{self.key.name}_{self.key.namespace}({self.obj['metadata'].get('uid')})"
+
 
 class Container:
     """Runs one container until its pod is told to end. One task; nothing else touches its process.
@@ -113,9 +118,11 @@ class Container:
         delay = min(doubled, _MOST_BACKOFF_S)
         if started:
             state.ended = None
-            state.waiting = ("CrashLoopBackOff", f"back-off {delay:g}s restarting failed container")
+            text = f"back-off {delay:g}s restarting failed container={state.name} pod={self._pod.title}"
+            state.waiting = ("CrashLoopBackOff", text)
         self._pod.changed()
-        around.tell(self._pod.key, "Warning", "BackOff", "Back-off restarting failed container")
+        text = f"Back-off restarting failed container {state.name} in pod {self._pod.title}"
+        around.tell(self._pod.key, "Warning", "BackOff", text)
         await self._pod.ending.unless_ordered(asyncio.sleep(delay))
 
     # one run
@@ -225,7 +232,9 @@ class Container:
 
     def _note_start(self, begun: datetime, port: int | None) -> None:
         state, pod = self._state, self._pod
+        assert self.process is not None
         state.running_since, state.ended = objects.timestamp(begun), None
+        state.pid = self.process.pid
         if self._role is not Role.INITIAL:
             pod.state.has_run = True
         if port is not None:
@@ -235,7 +244,8 @@ class Container:
 
     def _note_exit(self, code: int, killed_for: str | None, offset: int, begun: datetime) -> None:
         around, state, pod = self._pod.around, self._state, self._pod
-        message = around.logs.tail(*self._log, since=offset)
+        # As Knative has Kubernetes do it: the log's end stands in for the message of a failure only.
+        message = around.logs.tail(*self._log, since=offset) if code else ""
         reason = "Completed" if code == 0 else "Error"
         if killed_for is not None:
             code, reason = 128 + signal.SIGKILL, "OOMKilled"

@@ -34,6 +34,8 @@ class ContainerState:
     ready: bool = False
     not_ready_message: str = ""
     restarts: int = 0
+    pid: int | None = None
+    """The first process of the newest run."""
 
 
 @dataclass(slots=True)
@@ -79,6 +81,7 @@ def of(state: PodState, spec: Mapping[str, Any], host: str) -> Object:
         status["initContainerStatuses"] = [_container(item) for item in state.initial]
     if scheduled:
         status["hostIP"] = status["podIP"] = host
+        status["hostIPs"] = status["podIPs"] = [{"ip": host}]
         status["startTime"] = state.marks[names.SCHEDULED_AT][:19] + "Z"
     return status
 
@@ -116,6 +119,7 @@ def _container(state: ContainerState) -> Object:
         "name": state.name,
         "image": state.image,
         "imageID": "",
+        **({"containerID": f"process://{state.pid}"} if state.pid is not None else {}),
         "ready": state.ready,
         "started": state.started,
         "restartCount": state.restarts,

@@ -138,8 +138,23 @@ async def test_a_sidecar_that_ends_starts_again_and_leaves_the_others_alone(worl
 
     found = await until(has_restarted)
     assert found["helper"]["lastState"]["terminated"]["exitCode"] == 3
+    (pod,) = await world.pods()
+    title = f"{pod['metadata']['name']}_default({pod['metadata']['uid']})"
+    texts = [event["message"] for event in await world.cluster.list(EVENT, "default")]
+    assert f"Back-off restarting failed container helper in pod {title}" in texts
     main = found["user-container-0"]
     assert (main["restartCount"], "running" in main["state"]) == (0, True)
+    assert main["containerID"] == f"process://{(await world.call('a'))[1]['pid']}"
+
+
+async def test_a_container_that_ends_well_is_said_to(world: World):
+    body = service("a", container={"command": ["python", "-c", "print('all done')"]})
+    await world.cluster.create(SERVICE, body)
+    found = await world.revision_condition("a-00001", "False", "ContainerHealthy")
+    assert (found["reason"], found["message"]) == (
+        "ExitCode0",
+        "Container failed with: container exited with no error",
+    )
 
 
 async def test_all_containers_end_together_and_none_is_left(world: World, tmp_path: Path):
