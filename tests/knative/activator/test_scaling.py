@@ -52,7 +52,7 @@ class ControlPlane:
 
 
 async def test_from_zero_up_with_the_load_and_back_to_zero(gateway):
-    spec = RevisionSpec(KEY, "a", container_concurrency=2, autoscaling=AutoscalingSpec(window_s=6.0))
+    spec = RevisionSpec(KEY, "a", container_concurrency=2, autoscaling=AutoscalingSpec(window_s=2.0))
     gateway.deploy(container_concurrency=2)
     plane = ControlPlane(gateway, spec, grace_s=1.0)
     running = asyncio.create_task(plane.run())
