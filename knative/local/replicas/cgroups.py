@@ -126,7 +126,7 @@ class Place:
     cpu: Path
     version: int
     left: Path | None = None
-    """The group that the platform has left for one of its own below it."""
+    """The group that the platform may leave for one of its own below it."""
 
     def group(self, name: str) -> Group:
         """A container's group, which need not be there yet."""
@@ -161,7 +161,7 @@ class Place:
         self.clear()
         with contextlib.suppress(OSError):
             if self.left is not None and (self.memory / _OWN).is_dir():
-                # A group with limits below it may have no processes: first those go, then this comes back.
+                # First the limits go, then the platform comes back.
                 _write(self.memory / "cgroup.subtree_control", "-memory -cpu")
                 _write(self.left / "cgroup.subtree_control", "-memory -cpu")
                 _write(self.left / "cgroup.procs", os.getpid())
@@ -217,12 +217,15 @@ def _enable(place: Place) -> None:
     if not set((parent / "cgroup.controllers").read_text().split()) >= _CONTROLLERS:
         raise OSError("memory and cpu are not controlled here")
     if not set((parent / "cgroup.subtree_control").read_text().split()) >= _CONTROLLERS:
-        if place.left is not None:
-            if set(_numbers([parent])) != {os.getpid()}:
-                raise OSError("other processes are in the group")
+        try:
+            _write(parent / "cgroup.subtree_control", "+memory +cpu")
+        except OSError:
+            if parent != place.left or set(_numbers([parent])) != {os.getpid()}:
+                raise
+            # A group with limits below it may have no processes, the root excepted: the platform moves.
             (own / _OWN).mkdir(exist_ok=True)
             _write(own / _OWN / "cgroup.procs", os.getpid())
-        _write(parent / "cgroup.subtree_control", "+memory +cpu")
+            _write(parent / "cgroup.subtree_control", "+memory +cpu")
     _write(own / "cgroup.subtree_control", "+memory +cpu")
 
 
@@ -231,7 +234,7 @@ def _candidates(name: str) -> Iterator[Place]:
     mounts, own = _mounts(), _own()
     if (root := mounts.get("")) is not None:
         at = root / own.get("", "")
-        yield Place(at / name, at / name, 2, left=at if at != root else None)
+        yield Place(at / name, at / name, 2, left=at)
         if at != root:
             yield Place(root / name, root / name, 2)
     if (memory := mounts.get("memory")) is not None and (cpu := mounts.get("cpu")) is not None:

@@ -1,11 +1,13 @@
 """Limits where the machine permits no control groups: memory is looked at, CPU is warned of."""
 
 import re
+from pathlib import Path
 
 import pytest
 
 from knative.cluster import EVENT, SERVICE, Cluster
 from knative.local.replicas import limits
+from knative.local.replicas.cgroups import Group
 from knative.local.replicas.limits import Limits
 from tests.knative.platform.conftest import World, service, until
 
@@ -106,3 +108,20 @@ def test_the_class_of_service_is_kubernetes(resources, expected):
 
 def test_amounts_are_shown_as_people_write_them():
     assert [limits.shown(amount) for amount in (900, 64 << 20, 1536 << 20)] == ["900", "64Mi", "1.5Gi"]
+
+
+def test_limits_are_written_as_version_2_reads_them(tmp_path: Path):
+    for name in ("memory.max", "memory.oom.group", "memory.swap.max", "cpu.max"):
+        (tmp_path / name).touch()
+    (tmp_path / "memory.events").write_text("low 0\nhigh 0\nmax 9\noom 1\noom_kill 2\noom_group_kill 1\n")
+    group = Group(tmp_path, tmp_path, version=2)
+    group.limit(Limits(memory_bytes=64 << 20, cpus=0.25))
+    written = {path.name: path.read_text() for path in tmp_path.iterdir() if path.name != "memory.events"}
+    assert written == {
+        "memory.max": "67108864",
+        "memory.oom.group": "1",
+        "memory.swap.max": "0",
+        "cpu.max": "25000 100000",
+    }
+    assert group.ran_out()
+    assert group.folders == (tmp_path,)
