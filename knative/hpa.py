@@ -167,8 +167,8 @@ class Outcome:
     replicas: int
     reason: str = ""
     """Why they are others than before; empty while they aren't."""
-    failure: tuple[str, str] | None = None
-    """Reason and text, where nothing could be proposed."""
+    failures: tuple[tuple[str, str], ...] = ()
+    """Reasons and texts, where nothing could be proposed."""
 
 
 def step(state: HpaState, settings: HpaSpec, current: int, seen: Observation) -> tuple[HpaState, Outcome]:
@@ -195,7 +195,7 @@ def step(state: HpaState, settings: HpaSpec, current: int, seen: Observation) ->
     except _Failure as failure:
         text = f"the HPA was unable to compute the replica count: {failure}"
         state = _found(state, "ScalingActive", "False", failure.reason, text)
-        return replace(state, proposal=None), Outcome(current, failure=(failure.reason, str(failure)))
+        return replace(state, proposal=None), Outcome(current, failures=_told(settings.target, failure))
     metric = _name(settings.target)
     state = _found(
         replace(state, proposal=proposal), "ScalingActive", "True", "ValidMetricFound",
@@ -219,6 +219,15 @@ class _Failure(Exception):  # noqa: N818  # as NoProposal
     def __init__(self, reason: str, text: str) -> None:
         super().__init__(text)
         self.reason = reason
+
+
+def _told(target: Target, failure: _Failure) -> tuple[tuple[str, str], ...]:
+    """The two Events that Kubernetes makes of one failure."""
+    what = f"{target.resource} resource" if target.resource in (CPU, MEMORY) else "pods"
+    whole = (
+        f"invalid metrics (1 invalid out of 1), first error is: failed to get {what} metric value: {failure}"
+    )
+    return (failure.reason, str(failure)), ("FailedComputeMetricsReplicas", whole)
 
 
 def _propose(target: Target, current: int, seen: Observation) -> Proposal:

@@ -186,5 +186,5 @@ class HorizontalAutoscaler:
         if changed:
             entry.scaled_at = now
         entry.replicas = outcome.replicas
-        if changed or outcome.failure or before != replace(entry.state, recommended=None):
+        if changed or outcome.failures or before != replace(entry.state, recommended=None):
             self._on_change(key, outcome)

@@ -160,7 +160,10 @@ def test_without_measurements_nothing_moves_and_the_condition_says_why():
         "the HPA was unable to compute the replica count: failed to get cpu utilization: unable to get metrics "
         "for resource cpu: no metrics returned from resource metrics API"
     )
-    assert work.outcome.failure is not None
+    assert [reason for reason, _ in work.outcome.failures] == [
+        "FailedGetResourceMetric",
+        "FailedComputeMetricsReplicas",
+    ]
     assert work.step(80) == 3
     assert work.finding("ScalingActive") == ("True", "ValidMetricFound")
 
@@ -169,7 +172,13 @@ def test_a_custom_metric_cannot_be_had():
     work = Workload(replicas=2, metric="queue", target="5")
     assert work.step(100) == 2
     assert work.finding("ScalingActive") == ("False", "FailedGetPodsMetric")
-    assert "no custom metrics API (custom.metrics.k8s.io) registered" in work.outcome.failure[1]
+    _, (reason, text) = work.outcome.failures
+    assert reason == "FailedComputeMetricsReplicas"
+    assert text == (
+        "invalid metrics (1 invalid out of 1), first error is: failed to get pods metric value: unable to get "
+        "metric queue: unable to fetch metrics from custom metrics API: no custom metrics API "
+        "(custom.metrics.k8s.io) registered"
+    )
 
 
 def test_what_is_at_zero_stays_there():

@@ -188,8 +188,8 @@ class Scaling:
         if outcome.reason:
             text = f"New size: {outcome.replicas}; reason: {outcome.reason}"
             self._events.normal(about, "SuccessfulRescale", text)
-        if outcome.failure is not None:
-            self._events.warning(about, *outcome.failure)
+        for reason, text in outcome.failures:
+            self._events.warning(about, reason, text)
 
     def _now(self) -> str:
         return objects.timestamp(self._clock())
