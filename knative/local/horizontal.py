@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from knative import hpa
-from knative.hpa import HpaSpec, HpaState, Outcome
+from knative.hpa import HpaState, Outcome
+from knative.hpa_spec import HpaSpec
 from knative.local.routing import RevisionKey
 from knative.utilization import MEMORY, Observation, Pod, Sample
 

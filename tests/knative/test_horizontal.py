@@ -2,7 +2,7 @@
 
 import math
 
-from knative.hpa import HpaSpec
+from knative.hpa_spec import HpaSpec
 from knative.local.horizontal import HorizontalAutoscaler, Meter
 from knative.local.replicas.usage import Usage
 from knative.local.routing import RevisionKey

@@ -2,10 +2,11 @@
 
 import pytest
 
-from knative import annotations, hpa
+from knative import annotations, hpa, hpa_spec
 from knative.annotations import HPA, MAX_INT32
 from knative.autoscaler_config import Config
-from knative.hpa import HpaSpec, HpaState
+from knative.hpa import HpaState
+from knative.hpa_spec import HpaSpec
 from knative.utilization import CPU, MEMORY, Observation, Pod, Sample, Target
 
 A = "autoscaling.knative.dev/"
@@ -15,7 +16,7 @@ NOW = 1_000_000.0
 def spec(config=None, reachable=True, **given):
     marks = {A + "class": HPA, A + "metric": "cpu"}
     marks |= {A + key.replace("_", "-"): value for key, value in given.items()}
-    return hpa.spec(marks, config or Config(), reachable=reachable)
+    return hpa_spec.spec(marks, config or Config(), reachable=reachable)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +51,7 @@ def test_bounds_come_from_the_configuration_too_and_no_floor_counts_without_a_ro
     ],
 )
 def test_what_kubernetes_refuses_is_refused(given, config):
-    with pytest.raises(hpa.Unusable, match=r"Invalid value: \d+: must be"):
+    with pytest.raises(hpa_spec.Unusable, match=r"Invalid value: \d+: must be"):
         spec(config, **given)
 
 
@@ -66,10 +67,10 @@ def test_what_kubernetes_refuses_is_refused(given, config):
 def test_what_nobody_means_is_warned_of(given, text):
     marks = {A + "class": HPA} | {A + key: value for key, value in given.items()}
     assert annotations.validate(marks) == ()
-    (error,) = hpa.warnings(marks)
+    (error,) = hpa_spec.warnings(marks)
     assert text in str(error)
-    assert hpa.warnings({A + "class": HPA, A + "metric": "cpu", A + "target": "70"}) == ()
-    assert hpa.warnings({}) == ()
+    assert hpa_spec.warnings({A + "class": HPA, A + "metric": "cpu", A + "target": "70"}) == ()
+    assert hpa_spec.warnings({}) == ()
 
 
 class Workload:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from knative import annotations as vocabulary
-from knative import hpa
+from knative import hpa_spec
 from knative.annotations import FieldError
 from knative.autoscaler_config import Config
 from knative.cluster import CONFIGURATION, POD_AUTOSCALER, REVISION, ROUTE, SERVICE, Object, Resource
@@ -252,10 +252,10 @@ def _scaling_warnings(
         f"{error.message}: {', '.join(f'{where}metadata.annotations.{path}' for path in error.paths)}"
         for error in (
             *vocabulary.warnings(marks, config, container_concurrency=spec.get("containerConcurrency") or 0),
-            *hpa.warnings(marks, config),
+            *hpa_spec.warnings(marks, config),
         )
     ]
-    if hpa.needs_cpu_request(marks, config):
+    if hpa_spec.needs_cpu_request(marks, config):
         found += [
             f"class {vocabulary.HPA} compares with the CPU request, and there is none: nothing will be "
             f"scaled: {where}spec.containers[{index}].resources.requests.cpu"

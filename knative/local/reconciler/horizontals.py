@@ -13,7 +13,8 @@ from typing import Any
 from knative import annotations as vocabulary
 from knative.autoscaler_config import Config
 from knative.cluster import HORIZONTAL_POD_AUTOSCALER, Object
-from knative.hpa import POLICY_PERCENT, POLICY_PERIOD_S, POLICY_PODS, HpaSpec
+from knative.hpa import POLICY_PERCENT, POLICY_PERIOD_S, POLICY_PODS
+from knative.hpa_spec import HpaSpec
 from knative.literals import parse_quantity
 from knative.local import objects
 from knative.local.horizontal import HorizontalStatus

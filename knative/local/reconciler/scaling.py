@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from knative import annotations as vocabulary
-from knative import hpa
+from knative import hpa_spec
 from knative.annotations import KPA
 from knative.autoscaler_config import Config
 from knative.cluster import HORIZONTAL_POD_AUTOSCALER, POD, POD_AUTOSCALER, REVISION, Object
@@ -104,8 +104,8 @@ class Scaling:
         self._kpa.forget(key)
         settings = None
         try:
-            settings = hpa.spec(marks, config, reachable=spec.reachable)
-        except hpa.Unusable as problem:
+            settings = hpa_spec.spec(marks, config, reachable=spec.reachable)
+        except hpa_spec.Unusable as problem:
             if scaler is not None:
                 kind = HORIZONTAL_POD_AUTOSCALER
                 refused = f'{kind.kind}.{kind.group} "{key.name}" is invalid: {problem}'

@@ -41,4 +41,27 @@ def test_young_routed_latest_and_protected_revisions_stay():
 
 def test_more_than_the_most_go_whatever_their_age():
     made = [revision(number, age=timedelta(minutes=60 - number)) for number in range(5)]
-    assert collectable(CONFIG, made, NOW, Retention(min_non_active=0, max_non_active=3)) == ["a-00000", "a-00001"]
+    assert collectable(CONFIG, made, NOW, Retention(min_non_active=0, max_non_active=3)) == [
+        "a-00000",
+        "a-00001",
+    ]
+
+
+def test_without_limits_of_time_only_the_number_counts():
+    made = [revision(number, age=timedelta(days=60 - number)) for number in range(5)]
+    timeless = Retention(since_create=None, since_last_active=None, min_non_active=0, max_non_active=3)
+    assert collectable(CONFIG, made, NOW, timeless) == ["a-00000", "a-00001"]
+    endless = Retention(since_create=None, since_last_active=None, min_non_active=0, max_non_active=None)
+    assert collectable(CONFIG, made, NOW, endless) == []
+
+
+def test_one_limit_of_time_alone_is_enough():
+    made = [revision(number, age=timedelta(hours=20)) for number in range(3)]
+    active = Retention(since_create=None, min_non_active=1)
+    assert collectable(CONFIG, made, NOW, active) == ["a-00000", "a-00001"]
+    assert collectable(CONFIG, made, NOW, Retention(min_non_active=1)) == []
+
+
+def test_what_no_route_has_had_yet_stays():
+    made = [revision(1, age=timedelta(days=30), state="pending")]
+    assert collectable(CONFIG, made, NOW, Retention(min_non_active=0)) == []
