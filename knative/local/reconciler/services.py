@@ -101,11 +101,6 @@ def _not_owned(service: Mapping[str, Any], child: Mapping[str, Any] | None, kind
     return conditions.false(kind, "NotOwned", f"There is an existing {name} that we do not own.")
 
 
-def failed(status: Mapping[str, Any]) -> bool:
-    """Whether this status of a Service says that it isn't ready and won't be."""
-    return objects.condition_status({"status": status}) == "False"
-
-
 def _configurations_ready(config: Mapping[str, Any] | None) -> Condition:
     kind = "ConfigurationsReady"
     ready = conditions.named(config)
