@@ -227,6 +227,8 @@ class Container:
             await around.confinements.end(confinement)
             return 0
         killed_for = await around.confinements.end(confinement)
+        if killed_for is not None:  # whatever its first process made of that
+            exit_code = 128 + signal.SIGKILL
         self._note_exit(exit_code, killed_for, offset, begun)
         return exit_code
 
@@ -248,7 +250,7 @@ class Container:
         message = around.logs.tail(*self._log, since=offset) if code else ""
         reason = "Completed" if code == 0 else "Error"
         if killed_for is not None:
-            code, reason = 128 + signal.SIGKILL, "OOMKilled"
+            reason = "OOMKilled"
             message = f"{killed_for}\n{message}".strip()
             around.tell(pod.key, "Warning", reason, f"Container {state.name} {killed_for}")
         run = terminated(code, reason, message, begun, around.now())

@@ -1,5 +1,6 @@
 """Limits where the machine permits control groups: the kernel holds them, and nothing of a group is left."""
 
+import contextlib
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -7,12 +8,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from knative.cluster import SERVICE
+from knative.cluster import CONFIG_MAP, SERVICE, NotFound
 from knative.local.replicas import cgroups
 from knative.local.replicas.confinement import Confinements, Mechanism
 from knative.local.replicas.limits import Limits
 from knative.local.replicas.process import Process
-from tests.knative.platform.conftest import World, service, until
+from tests.knative.platform.conftest import World, condition, service, until
 
 MIB = 1 << 20
 HUNGRY = "held = b'x' * (96 << 20); import time; time.sleep(60)"
@@ -99,6 +100,22 @@ async def test_what_left_the_session_ends_with_the_container(world: World):
         return not psutil.pid_exists(child.pid) or child.status() == psutil.STATUS_ZOMBIE
 
     await until(gone, what="its child has ended")
+
+
+async def test_an_init_container_whose_child_ran_out_has_not_succeeded(world: World):
+    meta = {"name": "config-features", "namespace": "knative-serving"}
+    with contextlib.suppress(NotFound):
+        await world.cluster.delete(CONFIG_MAP, **meta)
+    data = {"kubernetes.podspec-init-containers": "enabled"}
+    await world.cluster.create(CONFIG_MAP, {"metadata": meta, "data": data})
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {HUNGRY!r}])"
+    limits = {"resources": {"limits": {"memory": "48Mi"}}}
+    initial = {"name": "first", "image": "example.com/x", "command": ["python", "-c", code], **limits}
+    await world.cluster.create(SERVICE, service("a", spec={"initContainers": [initial]}))
+    found = await world.revision_condition("a-00001", "False", "ContainerHealthy")
+    assert found["reason"] == "ExitCode137"
+    (pod,) = await world.pods()
+    assert condition(pod, "Initialized")["status"] == "False"
 
 
 async def test_a_container_without_limits_has_no_group(confinements: Confinements):
