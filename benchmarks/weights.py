@@ -13,7 +13,7 @@ of their own.
 
 Before each turn of any arm, as much free memory as a turn may need is touched and given back. A virtual
 machine's host often takes free memory away and gives it back page by page at the next touch, which makes new
-memory up to eight times as dear as on a machine that owns it, and at random; a cache is new memory, and so are
+memory up to eight times as dear as where it is owned, and at random; a cache is new memory, and so are
 buffers. `--untouched` leaves that out.
 
 Needs nginx (Debian's nginx-light) and `pip install .[bench]`.
