@@ -17,7 +17,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from functions.contract import Problem, StageReply, StageRequest
-from functions.door import Door, Receive, Scope, Send, problem_body, problem_head
+from functions.door import Door, Receive, Scope, Send, Shortcut, problem_body, problem_head
 from functions.engine import EngineError
 from functions.invocation import Invocation
 from functions.lifecycle import Lifecycle, State
@@ -43,6 +43,7 @@ class Surface:
     settings: Settings
     door: Door | None = None
     invocations: set[Invocation] = field(default_factory=set)
+    shortcuts: list[Shortcut] = field(default_factory=list)
 
     async def drain(self) -> None:
         """Not ready at once; return when nothing is in flight, or when the grace period has passed.
@@ -124,7 +125,12 @@ def create_app(stage: Stage, settings: Settings, *, replica: Replica | None = No
 
     # Outermost, so that the framework's own answers (404, 405, a crash) pass through it too.
     surface.door = app.middleware_stack = Door(
-        app.build_middleware_stack(), stage=stage.name, replica=replica, metrics=metrics, settings=settings
+        app.build_middleware_stack(),
+        stage=stage.name,
+        replica=replica,
+        metrics=metrics,
+        settings=settings,
+        shortcuts=surface.shortcuts,
     )
     return app
 

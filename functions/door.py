@@ -9,7 +9,8 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from functions import tracing
@@ -61,6 +62,19 @@ async def send_problem(
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
+@dataclass(frozen=True, slots=True)
+class Shortcut:
+    """Paths whose requests go straight to an application, past the framework's router and wrappers."""
+
+    app: App
+    prefixes: tuple[str, ...] = ()
+    paths: frozenset[str] = frozenset()
+
+    def takes(self, path: str) -> bool:
+        """Whether a path is one of them."""
+        return path in self.paths or path.startswith(self.prefixes)
+
+
 class Door:
     """ASGI application around the stage's own.
 
@@ -70,6 +84,7 @@ class Door:
         replica: whose state decides.
         metrics: where requests are counted.
         settings: deadline and queue limit.
+        shortcuts: looked at before `app`; may still grow.
         clock: monotonic seconds.
     """
 
@@ -81,9 +96,11 @@ class Door:
         replica: Replica,
         metrics: Metrics,
         settings: Settings,
+        shortcuts: Sequence[Shortcut] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._app = app
+        self._shortcuts = shortcuts
         self._stage = stage
         self._replica = replica
         self._metrics = metrics
@@ -162,8 +179,10 @@ class Door:
         return problem_of(refusal, stage=self._stage)
 
     async def _answer(self, scope: Scope, receive: Receive, response: "_Response") -> None:
+        path = scope["path"]
+        app = next((way.app for way in self._shortcuts if way.takes(path)), self._app)
         try:
-            await self._app(scope, receive, response)
+            await app(scope, receive, response)
         except Exception as error:  # the last line: any bug of a stage must still be answered
             log.exception("unforeseen error", extra={"request_id": response.context.request_id})
             if response.status is None:

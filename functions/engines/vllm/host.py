@@ -66,10 +66,11 @@ class VllmHost:
 
     def extend(self, app: FastAPI) -> None:
         """Add vLLM's own paths, and its metrics beside the stage's."""
-        metrics = surface_of(app).metrics
+        surface = surface_of(app)
+        metrics = surface.metrics
         metrics.extra.append(self._metrics)
         self.ladder.on_use = metrics.batch
-        proxy.add_to(app, proxy.Proxy(self.ladder, metrics), self._name)
+        surface.shortcuts.append(proxy.shortcut(proxy.Proxy(self.ladder, metrics), self._name))
         admin.add_to(app, self.ladder, self._admin_token)
 
     async def _metrics(self) -> bytes:

@@ -6,13 +6,12 @@ How a request is passed on and its answer back is in `functions.passing`; here i
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
-from functions.door import Scope
+from functions.door import Scope, Shortcut
 from functions.engines.vllm.client import BASE, VllmEngine
 from functions.engines.vllm.ladder import Ladder
 from functions.metrics import Metrics
@@ -21,18 +20,20 @@ from functions.stage import RequestContext
 from functions.timing import Phase, TokenTimes
 
 PREFIXES = ("/v1/", "/v2/", "/inference/v1/", "/cohere/")
-PATHS = (
-    "/classify",
-    "/detokenize",
-    "/generative_scoring",
-    "/invocations",
-    "/load",
-    "/pooling",
-    "/rerank",
-    "/score",
-    "/tokenize",
-    "/tokenizer_info",
-    "/version",
+PATHS = frozenset(
+    {
+        "/classify",
+        "/detokenize",
+        "/generative_scoring",
+        "/invocations",
+        "/load",
+        "/pooling",
+        "/rerank",
+        "/score",
+        "/tokenize",
+        "/tokenizer_info",
+        "/version",
+    }
 )
 """What of vLLM's server is for clients; its control paths (sleep, collective_rpc, ...) are not passed on."""
 
@@ -143,12 +144,11 @@ def _headers(headers: Iterable[tuple[bytes, bytes]], context: RequestContext) ->
     return passed
 
 
-def add_to(app: Any, proxy: Proxy, stage: str) -> None:
-    """Route vLLM's paths of a FastAPI application to the proxy; `stage` is the name for problems."""
-    from starlette.routing import Route  # noqa: PLC0415 - what FastAPI itself routes with
+def shortcut(proxy: Proxy, stage: str) -> Shortcut:
+    """Bring vLLM's paths straight to the proxy: the framework would wrap every token once more.
 
-    passing = Passing(proxy, stage)
-    for prefix in PREFIXES:
-        app.router.routes.append(Route(prefix + "{path:path}", endpoint=passing, include_in_schema=False))
-    for path in PATHS:
-        app.router.routes.append(Route(path, endpoint=passing, include_in_schema=False))
+    Args:
+        proxy: gets them answered.
+        stage: name for problems.
+    """
+    return Shortcut(Passing(proxy, stage), PREFIXES, PATHS)
