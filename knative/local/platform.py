@@ -103,6 +103,7 @@ class Platform:
         self._gateway_port = config.gateway_port
         self._api_port = config.api_port
         self._running = False
+        self._replicas: Replicas | None = None
 
     # where it is
 
@@ -125,6 +126,14 @@ class Platform:
     def logs(self) -> Path:
         """The folder of the replicas' output, `NAMESPACE/POD.log`."""
         return self.config.state_dir / "logs"
+
+    @property
+    def limits(self) -> str:
+        """What holds the memory and CPU limits of containers, in a few words; known once it runs."""
+        mechanism = None if self._replicas is None else self._replicas.mechanism
+        if mechanism is None or not mechanism.limits_cpu:
+            return "memory by a look each second, CPU not limited"
+        return f"memory and CPU by {mechanism}"
 
     @property
     def _public_host(self) -> str:
@@ -259,6 +268,7 @@ class Platform:
 
         await replicas.clear_leftovers()
         replicas.start()
+        self._replicas = replicas
         self._stack.push_async_callback(replicas.stop)
         control.start()
         await control.settle()  # before the first request, or a Service that is there would be unknown
