@@ -19,9 +19,19 @@ _UNIT_S = {
 }  # fmt: skip
 
 
+_LONGEST = 1000
+"""Characters of a number that are looked at: Python converts only so many digits, and takes its time."""
+
+
 def parse_integer(text: str) -> int | None:
-    """A decimal integer; None when it is not one."""
-    return int(text) if _INTEGER.fullmatch(text) else None
+    """A decimal integer; None when it is not one.
+
+    Of one that is longer than any bound the first thousand digits are read: it stays beyond all bounds.
+    """
+    if not _INTEGER.fullmatch(text):
+        return None
+    sign = "-" if text.startswith("-") else ""
+    return int(sign + (text.lstrip("+-").lstrip("0")[:_LONGEST] or "0"))
 
 
 def parse_float(text: str) -> float | None:
@@ -39,6 +49,8 @@ _LONGEST_S = Fraction(2**63 - 1, 10**9)
 def parse_duration(text: str) -> Fraction | None:
     """Seconds of a Go duration such as `90s`, `1h30m` or `250ms`; None when it is not one."""
     sign, rest = (-1, text[1:]) if text.startswith("-") else (1, text.removeprefix("+"))
+    if len(rest) > _LONGEST:
+        return None
     if rest == "0":
         return Fraction(0)
     total, at = Fraction(0), 0
@@ -79,9 +91,10 @@ def read_unsigned(text: str) -> int:
     """An unsigned integer of 64 bits as `strconv.ParseUint` reads it."""
     if not text.isascii() or not text.isdigit():
         raise LiteralError(f'strconv.ParseUint: parsing "{text}": invalid syntax')
-    if int(text) >= 2**64:
+    value = parse_integer(text)
+    if value is None or value >= 2**64:
         raise LiteralError(f'strconv.ParseUint: parsing "{text}": value out of range')
-    return int(text)
+    return value
 
 
 def read_float(text: str) -> float:
@@ -147,13 +160,16 @@ _POWERS = {
 
 
 def parse_quantity(text: str) -> Fraction | None:
-    """A Kubernetes quantity such as `500m`, `1.5Gi` or `2e3`; None when it is not one."""
+    """A Kubernetes quantity such as `500m`, `1.5Gi` or `2e3`; None when it is not one, or absurdly long."""
     found = _QUANTITY.fullmatch(text)
-    if found is None:
+    if found is None or len(text) > _LONGEST:
         return None
     suffix = found[2] or ""
     if suffix[:1] in ("e", "E") and len(suffix) > 1:
-        return Fraction(found[1]) * Fraction(10) ** int(suffix[1:])
+        # Kubernetes knows nothing above 2^63 and nothing below a nano; the power is bounded before it is
+        # computed, or six characters would keep the machine busy for hours.
+        exponent = max(-_LONGEST, min(int(suffix[1:]), _LONGEST))
+        return Fraction(found[1]) * Fraction(10) ** exponent
     return Fraction(found[1]) * _POWERS[suffix]
 
 

@@ -18,6 +18,7 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
+from knative.literals import parse_duration, parse_quantity
 from warmpool.domain.pool import WarmPoolTemplate
 
 API_VERSION = "pilotlight.dev/v1alpha1"
@@ -25,8 +26,6 @@ DEFAULT_IMAGE = "pilotlight/functions:0.1.0"
 GPU = "nvidia.com/gpu"
 
 _LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
-_DURATION = re.compile(r"(\d+(\.\d+)?(ms|s|m|h))+")
-_QUANTITY = re.compile(r"\d+(\.\d+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?")
 _URI = re.compile(r"(s3://[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9](/.*)?|file://.+|[./~].*)")
 _LONGEST_NAME = 57  # a Revision is called NAME-00001 and its label value may have 63 characters
 
@@ -44,14 +43,16 @@ def _label(value: str) -> str:
 
 
 def _duration(value: str) -> str:
-    if not _DURATION.fullmatch(value):
+    seconds = parse_duration(value)
+    if seconds is None or seconds < 0:
         raise ValueError("must be a duration such as 30s, 90s or 10m")
     return value
 
 
 def _quantity(value: object) -> object:
     text = str(value)
-    if isinstance(value, bool) or not _QUANTITY.fullmatch(text):
+    amount = None if isinstance(value, bool) else parse_quantity(text)
+    if amount is None or amount < 0:
         raise ValueError("must be a Kubernetes quantity such as 1, 500m or 8Gi")
     return text
 

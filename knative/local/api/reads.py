@@ -92,11 +92,9 @@ class Reads:
 
     async def _watch(self, request: Request, chosen: Selection) -> Response:
         query = request.query_params
-        text = query.get("resourceVersion", "")
-        if text and not text.isdigit():
-            raise errors.bad_request(f"resourceVersion: Invalid value: {text!r}")
+        version = requests.number(request, "resourceVersion")
         initial = requests.flag(request, "sendInitialEvents")
-        since = None if text in ("", "0") or initial else int(text)
+        since = None if initial else version or None
         timeout = requests.number(request, "timeoutSeconds")
         include = query.get("includeObject", "Metadata")
         options = WatchOptions(

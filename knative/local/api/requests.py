@@ -198,6 +198,10 @@ def answer(content: Object, status: int = 200) -> Response:
     return Response(json.dumps(content, separators=(",", ":")), status, media_type="application/json")
 
 
+_MOST_DIGITS = 19
+"""Of a number that clients send: 64 bits."""
+
+
 def number(request: Request, name: str) -> int | None:
     """A whole number of the query, or None.
 
@@ -207,7 +211,7 @@ def number(request: Request, name: str) -> int | None:
     text = request.query_params.get(name)
     if not text:
         return None
-    if not text.isdigit():
+    if not (text.isascii() and text.isdigit()) or len(text) > _MOST_DIGITS:
         raise bad_request(f"{name}: Invalid value: {text!r}: must be a whole number")
     return int(text)
 

@@ -138,3 +138,26 @@ async def test_a_span_that_go_does_not_take_is_refused(world: World, span: str):
     settings = {"metadata": meta, "data": {"retain-since-create-time": span}}
     with pytest.raises(Invalid, match="failed to parse retain-since-create-time"):
         await world.cluster.apply(CONFIG_MAP, settings)
+
+
+@pytest.mark.parametrize(
+    "number", ["9" * 5000, "1e999999999", "-" + "9" * 5000], ids=["long", "power", "low"]
+)
+async def test_a_number_beyond_all_bounds_is_answered_at_once(raw: Raw, number: str):
+    for annotations, limits in ({"autoscaling.knative.dev/min-scale": number}, {}), ({}, {"memory": number}):
+        container = {"image": "x", "command": ["python"], "resources": {"limits": limits}}
+        template = {"metadata": {"annotations": annotations}, "spec": {"containers": [container]}}
+        body = {"apiVersion": SERVICE.api_version, "kind": "Service", "metadata": {"name": "far"}}
+        path = f"/{SERVICE.path('default')}?dryRun=All"
+        status, answer, _ = await raw(
+            "POST", path, {**body, "spec": {"template": template}}, content_type="application/json"
+        )
+        assert status in {201, 400}, answer
+        assert status == 201 or answer["message"]
+
+
+@pytest.mark.parametrize("query", ["limit=²", f"limit={'9' * 5000}", "watch=1&resourceVersion=²"])
+async def test_a_query_that_is_no_number_is_named(raw: Raw, query: str):
+    status, refused, _ = await raw("GET", f"/{SERVICE.path('default')}?{query}")
+    assert status == 400
+    assert "must be a whole number" in refused["message"]
