@@ -13,6 +13,8 @@ If the disk refuses (full, read-only), memory is taken back to what the disk hol
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import json
 import queue
 import sqlite3
@@ -191,9 +193,10 @@ class Store:
 
     def _load(self, connection: sqlite3.Connection) -> None:
         self._by_resource, self._by_owner = {}, {}
-        records, newest = self._disk.load(connection)
-        for record in records:
-            self._index(record, None)
+        with _uncollected():  # looking for garbage in objects that all stay takes as long as reading them
+            records, newest = self._disk.load(connection)
+            for record in records:
+                self._index(record, None)
         self._version = max(newest, self._version)
         self._durable = self._oldest = self._version
         self._history.clear()
@@ -275,3 +278,15 @@ class Store:
                 future.set_exception(StoreError(f"cannot write the state to {self._disk.path}: {problem}"))
         for listener in tuple(self._reset_listeners):
             listener()
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the collector of reference cycles."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
