@@ -157,6 +157,7 @@ _POWERS = {
     **{suffix: Fraction(1000) ** power for power, suffix in enumerate("kMGTPE", 1)},
     **{f"{suffix}i": Fraction(1024) ** power for power, suffix in enumerate("KMGTPE", 1)},
 }  # fmt: skip
+_MOST_QUANTITY = Fraction(2**63 - 1)
 
 
 def parse_quantity(text: str) -> Fraction | None:
@@ -166,11 +167,12 @@ def parse_quantity(text: str) -> Fraction | None:
         return None
     suffix = found[2] or ""
     if suffix[:1] in ("e", "E") and len(suffix) > 1:
-        # Kubernetes knows nothing above 2^63 and nothing below a nano; the power is bounded before it is
-        # computed, or six characters would keep the machine busy for hours.
-        exponent = max(-_LONGEST, min(int(suffix[1:]), _LONGEST))
-        return Fraction(found[1]) * Fraction(10) ** exponent
-    return Fraction(found[1]) * _POWERS[suffix]
+        # Bounded before it is computed, or six characters would keep the machine busy for hours.
+        factor = Fraction(10) ** max(-_LONGEST, min(int(suffix[1:]), _LONGEST))
+    else:
+        factor = _POWERS[suffix]
+    # Kubernetes takes what is larger for the largest that it knows.
+    return max(-_MOST_QUANTITY, min(Fraction(found[1]) * factor, _MOST_QUANTITY))
 
 
 def read_quantity(text: str) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any
+
+from knative.literals import parse_quantity
 
 
 def serving(spec: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -18,13 +21,25 @@ def port_name(spec: Mapping[str, Any]) -> str:
     return str(ports[0].get("name") or "")
 
 
+def amount(container: Mapping[str, Any], kind: str, name: str) -> Fraction | None:
+    """How much of a resource a container may use or asks for; None: nothing is said.
+
+    Args:
+        container: that admission has passed.
+        kind: `limits` or `requests`; a request that isn't written is
+            the limit, as the API server fills it in.
+        name: of the resource.
+    """
+    resources = container.get("resources") or {}
+    written = (resources.get(kind) or {}).get(name)
+    if written is None and kind == "requests":
+        written = (resources.get("limits") or {}).get(name)
+    return None if written is None else parse_quantity(str(written))
+
+
 def gpus_of(container: Mapping[str, Any]) -> int:
     """GPUs that a container asks for; limits and requests are equal by the API's rules."""
-    resources = container.get("resources") or {}
-    wanted = (resources.get("limits") or {}).get("nvidia.com/gpu")
-    if wanted is None:
-        wanted = (resources.get("requests") or {}).get("nvidia.com/gpu", 0)
-    return int(wanted)
+    return int(amount(container, "requests", "nvidia.com/gpu") or 0)
 
 
 def gpus(spec: Mapping[str, Any]) -> int:

@@ -17,11 +17,11 @@ from knative.annotations import FieldError
 from knative.autoscaler_config import Config
 from knative.cluster import CONFIGURATION, POD_AUTOSCALER, REVISION, ROUTE, SERVICE, Object, Resource
 from knative.literals import parse_duration
-from knative.local import errors, objects
+from knative.local import containers, errors, objects
 from knative.local.admission import fields, pod_spec
 from knative.local.admission.features import Defaults, Features
 from knative.local.admission.fields import Errors
-from knative.local.reconciler import horizontals, names
+from knative.local.reconciler import names
 
 _WEBHOOK = "validation.webhook.serving.knative.dev"
 _LABEL_1035 = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -260,7 +260,7 @@ def _scaling_warnings(
             f"class {vocabulary.HPA} compares with the CPU request, and there is none: nothing will be "
             f"scaled: {where}spec.containers[{index}].resources.requests.cpu"
             for index, container in enumerate(spec.get("containers") or ())
-            if horizontals.request(container, "cpu") is None
+            if containers.amount(container, "requests", "cpu") is None
         ]
     return found
 

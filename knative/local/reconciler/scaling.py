@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,15 +18,14 @@ from knative.local.activator import Activator
 from knative.local.autoscaler import Autoscaler
 from knative.local.events import Recorder
 from knative.local.horizontal import HorizontalAutoscaler
-from knative.local.reconciler import autoscalers, horizontals, revisions
+from knative.local.metadata import generated
+from knative.local.reconciler import hpa_objects, kpa_status, revisions
 from knative.local.reconciler.children import Children
 from knative.local.registry import Registry
 from knative.local.routing import RevisionKey, RevisionSpec
 from knative.local.settings import Settings
 from knative.local.store import Key
 from knative.utilization import Pod
-
-_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +121,13 @@ class Scaling:
         if revision is None or revision["metadata"].get("deletionTimestamp"):
             return
         pods = self._children.owned(revision, POD)
-        ready = len(autoscalers.ready(pods))
+        ready = len(kpa_status.ready(pods))
         revision_key = RevisionKey(key.namespace, key.name)
-        self._activator.set_endpoints(revision_key, autoscalers.endpoints(pods))
+        self._activator.set_endpoints(revision_key, kpa_status.endpoints(pods))
         match objects.annotations_of(scaler).get(vocabulary.CLASS, KPA):
             case vocabulary.KPA:
                 self._remove_horizontal(key)
-                wanted, status = self._by_kpa(revision_key, scaler, ready, len(autoscalers.living(pods)))
+                wanted, status = self._by_kpa(revision_key, scaler, ready, len(kpa_status.living(pods)))
             case vocabulary.HPA:
                 wanted, status = self._by_hpa(revision_key, scaler, ready)
             case _:
@@ -138,10 +136,9 @@ class Scaling:
                 wanted, status = revisions.first_replicas(marks, self._settings.autoscaler), None
         if wanted is None:
             return  # the Revision's own reconcile comes first and will lead here again
-        step = autoscalers.step(pods, wanted)
+        step = kpa_status.step(pods, wanted)
         for _ in range(step.create):
-            suffix = "".join(secrets.choice(_LETTERS) for _ in range(5))
-            self._registry.create(POD, key.namespace, revisions.pod(revision, suffix))
+            self._registry.create(POD, key.namespace, revisions.pod(revision, generated("")))
         for name in step.delete:
             self._registry.delete(Key(POD, key.namespace, name))
         if status is not None:
@@ -155,7 +152,7 @@ class Scaling:
             decision = self._kpa.status(key).decision
         except KeyError:
             return None, None
-        return decision.replicas, autoscalers.status(scaler, decision, ready, self._now())
+        return decision.replicas, kpa_status.status(scaler, decision, ready, self._now())
 
     def _by_hpa(self, key: RevisionKey, scaler: Object, ready: int) -> tuple[int | None, Object | None]:
         scaling = self._hpa.status(key)
@@ -163,12 +160,12 @@ class Scaling:
             return None, None
         if scaling.settings is not None:
             mine = Key(HORIZONTAL_POD_AUTOSCALER, key.namespace, key.name)
-            self._children.ensure(mine, horizontals.horizontal(scaler, scaling.settings), scaler)
+            self._children.ensure(mine, hpa_objects.horizontal(scaler, scaling.settings), scaler)
             made = self._children.get(mine)
             if made is not None:
-                self._registry.set_status(mine, horizontals.horizontal_status(made, scaling, self._now()))
+                self._registry.set_status(mine, hpa_objects.horizontal_status(made, scaling, self._now()))
         config = self._settings.autoscaler
-        return scaling.replicas, horizontals.status(scaler, scaling, ready, self._now(), config=config)
+        return scaling.replicas, hpa_objects.status(scaler, scaling, ready, self._now(), config=config)
 
     def _remove_horizontal(self, key: Key) -> None:
         mine = Key(HORIZONTAL_POD_AUTOSCALER, key.namespace, key.name)
@@ -178,7 +175,7 @@ class Scaling:
     def pods(self, key: RevisionKey, resource: str) -> list[Pod]:
         """A Revision's replicas as the HorizontalPodAutoscaler sees them."""
         revision = self._children.get(Key(REVISION, key.namespace, key.name))
-        return [] if revision is None else horizontals.pods(self._children.owned(revision, POD), resource)
+        return [] if revision is None else hpa_objects.pods(self._children.owned(revision, POD), resource)
 
     def tell(self, key: RevisionKey, outcome: Outcome) -> None:
         """Write down what a HorizontalPodAutoscaler did, or could not."""

@@ -37,6 +37,7 @@ done
 shift
 exec "$@"
 """
+_MOST_CPUS = 10_000
 _TRIAL = Limits(memory_bytes=64 << 20, cpus=1.0)
 
 
@@ -60,7 +61,9 @@ class Group:
 
     def limit(self, limits: Limits) -> None:
         """Have the kernel hold the limits."""
-        quota = None if limits.cpus is None else max(_LEAST_QUOTA_US, round(limits.cpus * _PERIOD_US))
+        # More processors than there are is no limit, and the kernel refuses what overflows its counter.
+        cpus = None if limits.cpus is None else min(limits.cpus, _MOST_CPUS)
+        quota = None if cpus is None else max(_LEAST_QUOTA_US, round(cpus * _PERIOD_US))
         if self.version == 2:
             if limits.memory_bytes is not None:
                 _write(self.memory / "memory.max", limits.memory_bytes)

@@ -12,6 +12,7 @@ from typing import Any
 
 from knative.cluster import Object
 from knative.literals import parse_quantity
+from knative.local import containers
 from knative.local.replicas.environment import ConfigError
 
 NODE = "localhost"
@@ -107,11 +108,7 @@ def resource(container: Mapping[str, Any], reference: Mapping[str, Any], machine
     divisor = parse_quantity("1" if text == "0" else text)
     if divisor is None or divisor <= 0:
         raise ConfigError(f"divisor {text} of {path} must be a quantity above zero, such as 1Mi")
-    resources = container.get("resources") or {}
-    limits, requests = resources.get("limits") or {}, resources.get("requests") or {}
-    # A request that isn't written is the limit, as the API server fills it in.
-    written = limits.get(name) if kind == "limits" else requests.get(name, limits.get(name))
-    amount = None if written is None else parse_quantity(str(written))
+    amount = containers.amount(container, kind, name)
     if amount is None:
         amount = _of_machine(name, machine) if kind == "limits" else Fraction(0)
     return str(ceil(amount / divisor))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from knative.literals import parse_quantity
+from knative.local import containers
 
 RESOURCES = ("cpu", "memory")
 """What the class of a pod depends on."""
@@ -26,8 +26,7 @@ class Limits:
 
 def of(container: Mapping[str, Any]) -> Limits:
     """The limits of a container that admission has passed."""
-    limits = (container.get("resources") or {}).get("limits") or {}
-    memory, cpus = parse_quantity(str(limits.get("memory", ""))), parse_quantity(str(limits.get("cpu", "")))
+    memory, cpus = (containers.amount(container, "limits", name) for name in ("memory", "cpu"))
     # Zero is no limit, as for the kubelet.
     return Limits(int(memory) if memory else None, float(cpus) if cpus else None)
 
@@ -42,16 +41,15 @@ def shown(amount: int) -> str:
 
 def qos_class(pod_spec: Mapping[str, Any]) -> str:
     """Guaranteed, Burstable or BestEffort, after Kubernetes' pkg/apis/core/v1/helper/qos."""
-    containers = list(_all(pod_spec))
-    amounts = [
-        ((container.get("resources") or {}).get(kind) or {}).get(name)
-        for container in containers
+    listed = list(_all(pod_spec))
+    if not any(
+        containers.amount(container, kind, name)
+        for container in listed
         for kind in ("limits", "requests")
         for name in RESOURCES
-    ]
-    if not any(amount is not None and parse_quantity(str(amount)) for amount in amounts):
+    ):
         return "BestEffort"
-    return "Guaranteed" if all(map(_guaranteed, containers)) else "Burstable"
+    return "Guaranteed" if all(map(_guaranteed, listed)) else "Burstable"
 
 
 def _all(pod_spec: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -60,11 +58,9 @@ def _all(pod_spec: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _guaranteed(container: Mapping[str, Any]) -> bool:
-    """Both limits are there; a request that is missing is the limit."""
-    resources = container.get("resources") or {}
-    limits, requests = resources.get("limits") or {}, resources.get("requests") or {}
+    """Both limits are there, and the requests are the limits."""
     for name in RESOURCES:
-        limit = parse_quantity(str(limits.get(name, "")))
-        if not limit or parse_quantity(str(requests.get(name, limits[name]))) != limit:
+        limit = containers.amount(container, "limits", name)
+        if not limit or containers.amount(container, "requests", name) != limit:
             return False
     return True

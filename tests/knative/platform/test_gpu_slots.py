@@ -110,3 +110,12 @@ async def test_a_revision_made_again_with_other_gpus_counts_on(world: World):
         await until(gone)
     busy = gpu_seconds(await metrics(world), "busy", "again")
     assert 0.3 * 1 + 0.3 * 2 <= busy < 0.3 * 2 * 2
+
+
+async def test_a_gpu_written_in_thousandths_is_one(world: World):
+    await world.cluster.create(
+        SERVICE, service("a", container={"resources": {"limits": {"nvidia.com/gpu": "1000m"}}})
+    )
+    await world.ready("a")
+    (pod,) = await world.pods()
+    assert len(pod["metadata"]["annotations"]["pilotlight.dev/gpu-slots"].split(",")) == 1

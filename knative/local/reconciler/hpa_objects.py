@@ -15,8 +15,7 @@ from knative.autoscaler_config import Config
 from knative.cluster import HORIZONTAL_POD_AUTOSCALER, Object
 from knative.hpa import POLICY_PERCENT, POLICY_PERIOD_S, POLICY_PODS
 from knative.hpa_spec import HpaSpec
-from knative.literals import parse_quantity
-from knative.local import objects
+from knative.local import containers, objects
 from knative.local.horizontal import HorizontalStatus
 from knative.local.reconciler import conditions
 from knative.local.reconciler.conditions import Condition
@@ -49,14 +48,9 @@ def _seconds(text: str) -> float:
 
 
 def request(container: Mapping[str, Any], resource: str) -> int | None:
-    """What a container asks for, in thousandths; Kubernetes takes a limit for a request that is left out."""
-    resources = container.get("resources") or {}
-    for amounts in (resources.get("requests") or {}, resources.get("limits") or {}):
-        amount = amounts.get(resource)
-        quantity = None if amount is None else parse_quantity(str(amount))
-        if quantity is not None:
-            return math.ceil(quantity * 1000)
-    return None
+    """What a container asks for, in thousandths."""
+    quantity = containers.amount(container, "requests", resource)
+    return None if quantity is None else math.ceil(quantity * 1000)
 
 
 def horizontal(autoscaler: Mapping[str, Any], settings: HpaSpec) -> Object:
