@@ -31,6 +31,8 @@ from knative.local.store import Key
 
 _CONFIG_RETRY_S = 1.0
 _MOST_BACKOFF_S = 300.0
+_MOST_DOUBLINGS = 30
+"""More would only overflow."""
 _BACKOFF_FORGOTTEN_S = 600.0
 
 
@@ -114,7 +116,7 @@ class Container:
 
     async def _back_off(self, failures: int, *, started: bool) -> None:
         around, state = self._pod.around, self._state
-        doubled: float = around.backoff_s * 2.0 ** max(0, failures - 2)
+        doubled: float = around.backoff_s * 2.0 ** min(max(0, failures - 2), _MOST_DOUBLINGS)
         delay = min(doubled, _MOST_BACKOFF_S)
         if started:
             state.ended = None
@@ -128,22 +130,28 @@ class Container:
     # one run
 
     async def _run_once(self) -> int | None:
-        """One run, from start to exit; its exit code, None if it could not even start."""
-        around = self._pod.around
-        try:
-            with contextlib.ExitStack() as held:
-                port = None
-                if self._role is Role.SERVING:
-                    port = around.ports.take()
-                    held.callback(around.ports.release, port)
-                env, words = self._assemble(port)
-                mounts = self._mounts()
-                return await self._run_process(env, words, mounts, self._confine(), port)
-        except NoPort as problem:
-            self._cannot_start("CreateContainerError", str(problem))
-        except ConfigError as problem:
-            self._cannot_start("CreateContainerConfigError", str(problem))
-            await self._pod.ending.unless_ordered(asyncio.sleep(_CONFIG_RETRY_S))
+        """One run, from start to exit; its exit code, None if it could not even start.
+
+        What its configuration names is waited for: that is no failure of the container, so no back-off.
+        """
+        around, ending = self._pod.around, self._pod.ending
+        while not ending.ordered:
+            try:
+                with contextlib.ExitStack() as held:
+                    port = None
+                    if self._role is Role.SERVING:
+                        port = around.ports.take()
+                        held.callback(around.ports.release, port)
+                    env, words = self._assemble(port)
+                    mounts = self._mounts()
+                    return await self._run_process(env, words, mounts, self._confine(), port)
+            except NoPort as problem:
+                self._cannot_start("CreateContainerError", str(problem))
+                return None
+            except ConfigError as problem:
+                self._cannot_start("CreateContainerConfigError", str(problem))
+                self._pod.changed()
+                await ending.unless_ordered(asyncio.sleep(_CONFIG_RETRY_S))
         return None
 
     def _assemble(self, port: int | None) -> tuple[dict[str, str], list[str]]:
@@ -198,8 +206,12 @@ class Container:
     ) -> int | None:
         around, state = self._pod.around, self._state
         folder = Path(around.workdir, self._spec.get("workingDir") or ".")
-        offset = around.logs.size(*self._log)
-        output = around.logs.open(*self._log)
+        try:
+            offset = around.logs.size(*self._log)
+            output = around.logs.open(*self._log)
+        except OSError as problem:  # a full disk, say
+            await around.confinements.end(confinement)
+            raise ConfigError(f"cannot open its log: {problem}") from problem
         begun = around.now()
         try:
             self.process = Process.start(
