@@ -8,68 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from knative import hpa
 from knative.hpa import HpaState, Outcome
 from knative.hpa_spec import HpaSpec
+from knative.local.meter import Meter, Used
 from knative.local.routing import RevisionKey
-from knative.utilization import MEMORY, Observation, Pod, Sample
+from knative.utilization import Observation, Pod
 
 log = logging.getLogger(__name__)
-
-
-class Used(Protocol):
-    """What a replica uses."""
-
-    @property
-    def cpu_s(self) -> float:
-        """CPU seconds since its start."""
-
-    @property
-    def memory_bytes(self) -> int:
-        """Memory now."""
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """A replica's use in a window that ended at `at` (seconds)."""
-
-    at: float
-    window_s: float
-    cpu_cores: float
-    """On average over the window."""
-    memory_bytes: int
-    """At its end."""
-
-    def sample(self, resource: str) -> Sample:
-        """In thousandths of the resource's unit."""
-        if resource == MEMORY:
-            return Sample(self.memory_bytes * 1000, self.at, self.window_s)
-        return Sample(math.ceil(self.cpu_cores * 1000), self.at, self.window_s)
-
-
-class Meter:
-    """Makes use in a window of two readings of CPU seconds since the start, as metrics-server does."""
-
-    def __init__(self) -> None:
-        self._before: dict[tuple[str, str], tuple[float, float]] = {}
-        self.measured: dict[tuple[str, str], Measured] = {}
-        """By namespace and pod; who was read only once is not in it."""
-
-    def read(self, now: float, used: Mapping[tuple[str, str], Used]) -> None:
-        """Take a reading of all replicas; one that is not in it, or has started anew, begins afresh."""
-        measured = {}
-        for pod, use in used.items():
-            before = self._before.get(pod)
-            if before is not None and before[0] < now and before[1] <= use.cpu_s:
-                window = now - before[0]
-                measured[pod] = Measured(now, window, (use.cpu_s - before[1]) / window, use.memory_bytes)
-        self._before = {pod: (now, use.cpu_s) for pod, use in used.items()}
-        self.measured = measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +69,7 @@ class HorizontalAutoscaler:
         self._on_change = on_change
         self._interval_s = interval_s
         self._entries: dict[RevisionKey, _Entry] = {}
-        self._meter = Meter()
+        self._meter: Meter[tuple[str, str]] = Meter()
 
     def set_revision(self, key: RevisionKey, settings: HpaSpec | None, *, replicas: int) -> None:
         """Add or change a Revision; bounds act at once.
@@ -156,7 +105,7 @@ class HorizontalAutoscaler:
             await asyncio.sleep(self._interval_s)
             try:
                 await self.beat()
-            except OSError:  # the system has no more to give; the next beat tries again
+            except (OSError, RuntimeError):  # no descriptor, no thread: the next beat may have one
                 log.exception("could not measure what replicas use")
 
     async def beat(self) -> None:
@@ -167,7 +116,10 @@ class HorizontalAutoscaler:
         now = self._clock()
         self._meter.read(now, used)
         for key, entry in tuple(self._entries.items()):
-            self._decide(key, entry, now)
+            try:
+                self._decide(key, entry, now)
+            except Exception:  # a pod's status may hold anything: the others go on being scaled
+                log.exception("could not decide on %s", key)
 
     def _decide(self, key: RevisionKey, entry: _Entry, now: float) -> None:
         if entry.settings is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from knative import cluster
 from knative.cluster import Object, Resource
@@ -28,6 +28,9 @@ class _Saying:
     kind: str = "Normal"
 
 
+Teller: TypeAlias = Callable[[Change], Iterator[_Saying]]
+
+
 class Narrator:
     """Listens to the store and records Events.
 
@@ -39,7 +42,7 @@ class Narrator:
     def __init__(self, store: Store, recorder: Recorder) -> None:
         self._store = store
         self._recorder = recorder
-        self._tellers: Mapping[Resource, Callable[[Change], Iterator[_Saying]]] = {
+        self._tellers: Mapping[Resource, Teller] = {
             cluster.CONFIGURATION: self._configuration,
             cluster.ROUTE: self._created,
             cluster.POD: _pod,
@@ -48,11 +51,13 @@ class Narrator:
 
     def _changed(self, change: Change) -> None:
         teller = self._tellers.get(change.record.key.resource)
-        if teller is None:
-            return
-        for saying in teller(change):
+        if teller is not None:
             # Later, so that everybody hears of this change before the one that the Event is.
-            asyncio.get_running_loop().call_soon(self._say, saying)
+            asyncio.get_running_loop().call_soon(self._tell, teller, change)
+
+    def _tell(self, teller: Teller, change: Change) -> None:
+        for saying in teller(change):
+            self._say(saying)
 
     def _say(self, saying: _Saying) -> None:
         say = self._recorder.normal if saying.kind == "Normal" else self._recorder.warning
@@ -116,7 +121,7 @@ def _running(pod: Object) -> dict[str, str]:
     """The containers that run, and since when."""
     statuses = (pod.get("status") or {}).get("containerStatuses") or ()
     return {
-        str(item["name"]): str(item["state"]["running"].get("startedAt"))
+        str(item.get("name")): str(running.get("startedAt"))
         for item in statuses
-        if "running" in (item.get("state") or {})
+        if (running := (item.get("state") or {}).get("running")) is not None
     }

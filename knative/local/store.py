@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import logging
 import queue
 import sqlite3
 import threading
@@ -27,6 +28,8 @@ from knative.cluster import Object, Resource
 from knative.local import objects
 from knative.local.disk import Disk
 from knative.local.records import Change, Key, Kind, Moved, Record, Stale, StoreError
+
+log = logging.getLogger(__name__)
 
 __all__ = ["Change", "Key", "Kind", "Moved", "Record", "Stale", "Store", "StoreError"]
 
@@ -224,7 +227,10 @@ class Store:
             self._oldest = self._history.popleft().version
         self._writes.put((self._epoch, change))
         for listener in tuple(self._listeners):
-            listener(change)
+            try:
+                listener(change)
+            except Exception:  # it has happened: who cannot hear of it must not keep it from the others
+                log.exception("a listener failed at a change of %s", change.record.key)
 
     def _write_behind(self, connection: sqlite3.Connection) -> None:
         """The writer thread: everything that is waiting goes into one transaction."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -101,10 +101,27 @@ class Outputs:
     async def run(self) -> None:
         """Look at all files once a second, until cancelled."""
         while True:
-            for record in self._store.list(cluster.POD):
-                for container in names(record.obj):
-                    self.look(file_of(record.key, record.obj, container))
+            files = {
+                file_of(record.key, record.obj, container)
+                for record in self._store.list(cluster.POD)
+                for container in names(record.obj)
+            }
+            for gone in self._outputs.keys() - files:
+                del self._outputs[gone]
+            with contextlib.suppress(OSError, RuntimeError):  # no thread: the next look may have one
+                sizes = await asyncio.to_thread(self._sizes, files)
+                now = self._now()
+                for file, size in sizes.items():
+                    self._outputs.setdefault(file, Output()).grown(size, now)
             await asyncio.sleep(_LOOK_S)
+
+    def _sizes(self, files: Collection[File]) -> dict[File, int]:
+        """How long the files are that there are. Blocking."""
+        sizes = {}
+        for file in files:
+            with contextlib.suppress(OSError):
+                sizes[file] = self._path(*file).stat().st_size
+        return sizes
 
     def look(self, file: File) -> Output:
         """Note how long a file is now."""
@@ -151,6 +168,6 @@ def state(pod: Mapping[str, Any], container: str, which: str = "state") -> Mappi
     """What a container is doing, or how its run before this one ended (`lastState`)."""
     status = pod.get("status") or {}
     for item in (*(status.get("containerStatuses") or ()), *(status.get("initContainerStatuses") or ())):
-        if item["name"] == container:
+        if item.get("name") == container:
             return item.get(which) or {}
     return {}

@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
-from typing import Protocol
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -21,6 +20,7 @@ from knative.local import containers, errors, objects
 from knative.local.api import requests, selectors
 from knative.local.api.requests import Target
 from knative.local.kinds import KindInfo
+from knative.local.meter import Measured, Meter, Used
 from knative.local.schemas.meta import OBJECT_META
 from knative.local.schemas.structural import FREE, STRING, struct
 from knative.local.store import Key, Record, Store
@@ -45,18 +45,6 @@ POD_METRICS = KindInfo(
     custom=False,
     verbs=("get", "list"),
 )
-
-
-class Used(Protocol):
-    """CPU seconds so far and memory of all processes of a replica."""
-
-    @property
-    def cpu_s(self) -> float:
-        """CPU seconds since the start."""
-
-    @property
-    def memory_bytes(self) -> int:
-        """Memory now."""
 
 
 Usages = Callable[[], Awaitable[Mapping[Key, Used]]]
@@ -112,25 +100,19 @@ class PodUsage:
     async def _measured(self, records: list[Record]) -> list[Object]:
         if not records:
             return []
-        first, begun = await self._usages(), time.monotonic()
+        meter: Meter[Key] = Meter()
+        meter.read(time.monotonic(), await self._usages())
         await asyncio.sleep(_APART_S)
-        second = await self._usages()
-        took = time.monotonic() - begun
+        meter.read(time.monotonic(), await self._usages())
         stamp = objects.timestamp(self._now())
         return [
-            _metrics(
-                record,
-                max(0.0, second[record.key].cpu_s - first[record.key].cpu_s) / took,
-                second[record.key].memory_bytes,
-                stamp,
-                took,
-            )
+            _metrics(record, found, stamp)
             for record in records
-            if record.key in first and record.key in second
+            if (found := meter.measured.get(record.key)) is not None
         ]
 
 
-def _metrics(record: Record, cores: float, memory: int, stamp: str, window: float) -> Object:
+def _metrics(record: Record, found: Measured, stamp: str) -> Object:
     meta = record.obj["metadata"]
     serving = containers.serving(record.obj["spec"])
     return {
@@ -143,11 +125,14 @@ def _metrics(record: Record, cores: float, memory: int, stamp: str, window: floa
             "labels": meta.get("labels") or {},
         },
         "timestamp": stamp,
-        "window": f"{window:.3f}s",
+        "window": f"{found.window_s:.3f}s",
         "containers": [
             {
                 "name": serving.get("name") or "user-container",
-                "usage": {"cpu": f"{round(cores * 1e9)}n", "memory": f"{memory // 1024}Ki"},
+                "usage": {
+                    "cpu": f"{round(found.cpu_cores * 1e9)}n",
+                    "memory": f"{found.memory_bytes // 1024}Ki",
+                },
             }
         ],
     }

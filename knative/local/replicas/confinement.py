@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -148,26 +149,37 @@ class Confinements:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(_LOOK_S)
-            self._end_what_lost_a_part()
-            watched = {
-                held.process.pid: held
-                for held in self._held
-                if held.group is None and held.process is not None
-            }
-            if not watched:
-                continue
-            over = await asyncio.to_thread(_over, {pid: held.limits for pid, held in watched.items()})
-            for pid, used in over.items():
-                confinement = watched[pid]
-                if confinement in self._held:  # it hasn't ended meanwhile
-                    confinement.found = used
+            try:
+                if self.mechanism is Mechanism.CGROUP_1:
+                    await self._end_what_lost_a_part()
+                elif self.mechanism is Mechanism.WATCH:
+                    await self._end_what_uses_too_much()
+            except (OSError, RuntimeError):  # no descriptor, no thread: the next look may have one
+                log.exception("could not look at what containers use")
+
+    async def _end_what_uses_too_much(self) -> None:
+        watched = {held.process.pid: held for held in self._held if held.process is not None}
+        if not watched:
+            return
+        over = await asyncio.to_thread(_over, {pid: held.limits for pid, held in watched.items()})
+        for pid, used in over.items():
+            confinement = watched[pid]
+            if confinement in self._held:  # it hasn't ended meanwhile
+                confinement.found = used
+                _kill(confinement)
+
+    async def _end_what_lost_a_part(self) -> None:
+        """The kernel kills one process of a group of version 1; a cluster ends the container then."""
+        held = tuple(self._held)
+        if held:
+            for confinement in await asyncio.to_thread(_lost_a_part, held):
+                if confinement in self._held:
                     _kill(confinement)
 
-    def _end_what_lost_a_part(self) -> None:
-        """The kernel kills one process of a group (version 1); a cluster ends the container then."""
-        for held in self._held:
-            if held.group is not None and held.group.ran_out():
-                _kill(held)
+
+def _lost_a_part(held: Sequence[Confinement]) -> list[Confinement]:
+    """Those of whose processes the kernel has killed one. Blocking."""
+    return [each for each in held if each.group is not None and each.group.ran_out()]
 
 
 def _complain(task: asyncio.Task[None]) -> None:
