@@ -335,9 +335,27 @@ def _is_valid(entries: Any) -> bool:
     return isinstance(entries, list) and all(
         isinstance(entry, dict)
         and entry.get("operation") in ("Apply", "Update")
-        and isinstance(entry.get("fieldsV1"), dict)
+        and all(isinstance(entry.get(name, ""), str) for name in _TEXTS)
+        and _is_tree(entry.get("fieldsV1"))
         for entry in entries
     )
+
+
+_TEXTS = ("manager", "apiVersion", "subresource", "time")
+
+
+def _is_tree(fields: Any) -> bool:
+    return isinstance(fields, dict) and all(map(_is_element, fields)) and all(map(_is_tree, fields.values()))
+
+
+def _is_element(key: str) -> bool:
+    kind, _, rest = key.partition(":")
+    if kind != "k":
+        return True
+    try:
+        return isinstance(json.loads(rest), dict)
+    except ValueError:
+        return False
 
 
 def _read(obj: Object | None) -> list[_Entry]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from knative.cluster import POD, Object, Resource
+from knative.local.api.views import media_ranges
 from knative.local.kinds import KindInfo
 
 Kinds = Mapping[Resource, KindInfo]
@@ -26,9 +27,7 @@ def media_type(version: str) -> str:
 
 def aggregated_version(accept: str) -> str | None:
     """The version of the one document that an Accept header asks for first, or None for the lists."""
-    for item in accept.split(","):
-        kind, *parameters = (word.strip() for word in item.split(";"))
-        asked = dict(word.partition("=")[::2] for word in parameters)
+    for kind, asked in media_ranges(accept):
         if asked.get("as") == "APIGroupDiscoveryList" and asked.get("g") == "apidiscovery.k8s.io":
             if kind == "application/json" and asked.get("v") in AGGREGATED:
                 return asked["v"]

@@ -47,7 +47,10 @@ class LogOptions:
                 "PodLogOptions is invalid: sinceTime: Forbidden: at most one of `sinceTime` or "
                 "`sinceSeconds` may be specified",
             )
-        since = None if seconds is None else now - timedelta(seconds=seconds)
+        since = None
+        if seconds is not None:
+            with contextlib.suppress(OverflowError):  # before all time: no bound
+                since = now - timedelta(seconds=seconds)
         if text:
             try:
                 since = objects.parse_timestamp(text)

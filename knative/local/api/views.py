@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -35,15 +36,20 @@ _FORMS = {
 }
 
 
+def media_ranges(accept: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """The media types of an Accept header with their parameters, in its order."""
+    for item in accept.split(","):
+        kind, *parameters = (word.strip() for word in item.split(";"))
+        yield kind, dict(word.partition("=")[::2] for word in parameters)
+
+
 def wanted(accept: str) -> View:
     """The first form that an Accept header asks for and that there is.
 
     Raises:
         ApiError: 406, nothing that it asks for can be given.
     """
-    for item in accept.split(",") if accept.strip() else ("*/*",):
-        kind, *parameters = (word.strip() for word in item.split(";"))
-        asked = dict(word.partition("=")[::2] for word in parameters)
+    for kind, asked in media_ranges(accept if accept.strip() else "*/*"):
         form = _FORMS.get(asked.get("as"))
         if kind not in _JSON or form is None:
             continue

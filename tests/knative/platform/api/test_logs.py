@@ -155,3 +155,10 @@ async def test_a_container_that_waits_to_start_has_no_log_yet(world: World, raw:
     status, refused = await log(raw, await until(waiting))
     assert status == 400
     assert refused["message"].endswith("is waiting to start: CreateContainerConfigError")
+
+
+async def test_a_span_longer_than_all_time_shows_everything(world: World, raw: Raw):
+    await world.cluster.create(SERVICE, service("a"))
+    await world.ready("a")
+    status, text = await log(raw, await only_pod(world), "sinceSeconds=99999999999")
+    assert (status, text) == (200, "listening\n")

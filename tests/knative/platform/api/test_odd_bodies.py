@@ -10,6 +10,7 @@ import pytest
 from knative.cluster import (
     CONFIG_MAP,
     CONFIGURATION,
+    POD,
     REVISION,
     ROUTE,
     SECRET,
@@ -18,8 +19,8 @@ from knative.cluster import (
     Invalid,
     Resource,
 )
-from tests.knative.platform.api.raw import Raw
-from tests.knative.platform.conftest import World
+from tests.knative.platform.api.raw import CMS, MERGE, Raw
+from tests.knative.platform.conftest import World, service, until
 
 CONTAINER = {
     "image": "x",
@@ -161,3 +162,37 @@ async def test_a_query_that_is_no_number_is_named(raw: Raw, query: str):
     status, refused, _ = await raw("GET", f"/{SERVICE.path('default')}?{query}")
     assert status == 400
     assert "must be a whole number" in refused["message"]
+
+
+async def test_a_limit_beyond_all_bounds_is_the_largest_there_is(world: World):
+    limits = {"resources": {"limits": {"cpu": "1e400", "memory": "1e400"}}}
+    await world.cluster.create(SERVICE, service("far", container=limits))
+    await world.ready("far")
+    await world.cluster.delete(SERVICE, "far", "default")
+
+
+async def test_an_odd_status_of_a_pod_keeps_nobody_from_hearing_of_it(world: World, raw: Raw):
+    await world.cluster.create(SERVICE, service("odd"))
+    await world.ready("odd")
+    (pod,) = await world.pods()
+    path = f"/{POD.path('default', pod['metadata']['name'])}/status"
+    body = {"status": {"containerStatuses": [{"state": {"running": {}}}]}}
+    status, answer, _ = await raw("PATCH", path, body, content_type=MERGE)
+    assert status == 200, answer
+    await world.cluster.delete(SERVICE, "odd", "default")
+
+    async def gone():
+        return not await world.pods()
+
+    await until(gone)
+
+
+@pytest.mark.parametrize("fields", [{"f:data": "x"}, {"k:nothing": {}}], ids=["leaf", "key"])
+async def test_notes_of_owners_that_cannot_be_read_are_ignored(raw: Raw, fields: dict[str, Any]):
+    entry = {"manager": "m", "operation": "Update", "apiVersion": "v1", "fieldsV1": fields}
+    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "notes", "managedFields": [entry]}}
+    status, answer, _ = await raw("POST", CMS, body, content_type="application/json")
+    assert status == 201, answer
+    answer["metadata"]["managedFields"] = [entry]
+    status, answer, _ = await raw("PUT", f"{CMS}/notes", answer, content_type="application/json")
+    assert status == 200, answer
