@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from datetime import datetime
 from typing import Any
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 
 from knative import cluster
@@ -95,6 +95,9 @@ class Api:
             response = _failure(problem)
         except StoreError as problem:
             response = _failure(errors.ApiError(500, "InternalError", str(problem)))
+        except ClientDisconnect:  # in the middle of its body: nothing to apply, and nobody to answer
+            log.debug("%s %s: the client left", request.method, request.url.path)
+            return
         except Exception:  # the last line of defence: a client gets a Status, the log gets the cause
             log.exception("%s %s failed", request.method, request.url.path)
             response = _failure(

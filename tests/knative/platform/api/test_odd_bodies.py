@@ -1,11 +1,15 @@
 """Whatever a body holds, the answer is a clear one: accepted, or refused with what is wrong."""
 
+import asyncio
 import copy
+import logging
 import random
+import ssl
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from yarl import URL
 
 from knative.cluster import (
     CONFIG_MAP,
@@ -196,3 +200,29 @@ async def test_notes_of_owners_that_cannot_be_read_are_ignored(raw: Raw, fields:
     answer["metadata"]["managedFields"] = [entry]
     status, answer, _ = await raw("PUT", f"{CMS}/notes", answer, content_type="application/json")
     assert status == 200, answer
+
+
+async def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_failure(
+    raw: Raw, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.DEBUG, logger="knative.local.api")
+    base = URL(raw.base)
+    trusting = ssl.create_default_context()
+    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+    _, writer = await asyncio.open_connection(base.host, base.port, ssl=trusting)
+    head = {**raw.headers, "Host": base.authority, "Content-Type": MERGE, "Content-Length": "100"}
+    lines = [
+        f"PATCH {CMS}/left HTTP/1.1",
+        *(f"{key}: {value}" for key, value in head.items()),
+        "",
+        '{"data":',
+    ]
+    writer.write("\r\n".join(lines).encode())
+    await writer.drain()
+    writer.close()
+
+    async def told() -> bool:
+        return any("left" in record.getMessage() for record in caplog.records)
+
+    await until(told)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
