@@ -50,25 +50,32 @@ class Passing:
         answer = Answer(send)
         try:
             body = await _body(receive)
-            forward = asyncio.create_task(self._in_time(scope, body, context, answer))
-            watcher = asyncio.create_task(_until_gone(receive))
-            try:
-                await asyncio.wait({forward, watcher}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                # A client that is gone aborts the generation: closing the connection to the engine does it.
-                forward.cancel()
-                watcher.cancel()
-                await asyncio.wait({forward, watcher})
-            if not forward.cancelled() and (error := forward.exception()) is not None:
-                raise error
+            await self._in_time(scope, body, context, receive, answer)
         except ClientGoneError:
             return
         except (ProblemError, EngineError, TimeoutError) as error:
             await answer.fail(problem_of(error, stage=self._stage))
 
-    async def _in_time(self, scope: Scope, body: bytes, context: RequestContext, answer: Answer) -> None:
-        async with asyncio.timeout(context.remaining()):
-            await self._forward(scope, body, context, answer)
+    async def _in_time(
+        self, scope: Scope, body: bytes, context: RequestContext, receive: Receive, answer: Answer
+    ) -> None:
+        """Forward until the answer is whole, the deadline is there or the client is gone, whichever is first.
+
+        In this task, not in one of its own: every switch between tasks is time before the first token.
+        """
+        watch = None
+        try:
+            async with asyncio.timeout(context.remaining()) as limit:
+                watch = asyncio.create_task(_until_gone(receive, limit))
+                try:
+                    await self._forward(scope, body, context, answer)
+                finally:
+                    watch.cancel()
+        except TimeoutError:
+            # A client that is gone aborts the generation: closing the connection to the engine does it.
+            if watch is not None and watch.done() and not watch.cancelled():
+                raise ClientGoneError from None
+            raise
 
 
 class Answer:
@@ -141,6 +148,7 @@ async def _body(receive: Receive) -> bytes:
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-async def _until_gone(receive: Receive) -> None:
+async def _until_gone(receive: Receive, limit: asyncio.Timeout) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+    limit.reschedule(asyncio.get_running_loop().time())

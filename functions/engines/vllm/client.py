@@ -24,6 +24,7 @@ from functions.engine import (
     GenerateRequest,
     UnsupportedError,
 )
+from upstream import Pool
 
 BASE = "http://vllm"
 _DEAD = "the engine died before the answer was complete; another is being started"
@@ -48,13 +49,17 @@ class VllmEngine:
     """The server of vLLM on a unix socket.
 
     Args:
-        session: made by `open_session`; closed by `close`.
+        path: of the socket.
         info: what runs.
         dead: done when the engine cannot answer any more.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, info: EngineInfo, dead: asyncio.Future[str]) -> None:
-        self.session = session
+    def __init__(self, path: Path, info: EngineInfo, dead: asyncio.Future[str]) -> None:
+        self.address = str(path)
+        self.session = open_session(path)
+        """For questions of our own."""
+        self.pool = Pool()
+        """For requests that are passed on as they are."""
         self.last_heard = time.monotonic()
         """Instant at which the engine last said anything (monotonic); kept by whoever reads its answers."""
         self._info = info
@@ -78,7 +83,7 @@ class VllmEngine:
     @classmethod
     def on(cls, path: Path, dead: asyncio.Future[str], *, model: str, version: str) -> VllmEngine:
         """The engine that listens on this socket."""
-        return cls(open_session(path), EngineInfo("vllm", version, model), dead)
+        return cls(path, EngineInfo("vllm", version, model), dead)
 
     @property
     def info(self) -> EngineInfo:
@@ -125,6 +130,7 @@ class VllmEngine:
         # A connection that is closed under a reader leaves it waiting for ever (aiohttp drops the payload).
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._unused.wait(), _UNUSED_SECONDS)
+        self.pool.close()
         await self.session.close()
 
     async def warm_up(self) -> None:

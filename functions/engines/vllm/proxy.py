@@ -7,17 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import aiohttp
-from multidict import CIMultiDict
-from yarl import URL
-
 from functions.door import Scope, Shortcut
-from functions.engines.vllm.client import BASE, VllmEngine
+from functions.engines.vllm.client import VllmEngine
 from functions.engines.vllm.ladder import Ladder
 from functions.metrics import Metrics
 from functions.passing import Answer, Passing, tokens_in
 from functions.stage import RequestContext
 from functions.timing import Phase, TokenTimes
+from upstream import RefusedError, Response, UpstreamError
 
 PREFIXES = ("/v1/", "/v2/", "/inference/v1/", "/cohere/")
 PATHS = frozenset(
@@ -81,43 +78,46 @@ class Proxy:
         """Ask the engine; False when it had died before it could be asked, so that the next one can be."""
         async with self._ladder.hot(context) as engine:
             try:
-                async with engine.session.request(
-                    scope["method"],
-                    _url(scope),
-                    data=body or None,
-                    headers=_headers(scope["headers"], context),
-                    allow_redirects=False,
-                ) as response:
+                response = await engine.pool.request(
+                    engine.address,
+                    scope["method"].encode(),
+                    _target(scope),
+                    _headers(scope["headers"], context, len(body)),
+                    body,
+                )
+                try:
                     await self._relay(response, engine, context, answer)
-            except aiohttp.ClientConnectorError as error:
+                finally:
+                    response.close()
+            except RefusedError as error:
                 # Nothing was sent. The socket is closed before the death of its process is told.
                 if await engine.is_dying():
                     return False
                 raise engine.died() from error
-            except (aiohttp.ClientError, ConnectionError) as error:
+            except UpstreamError as error:
                 raise engine.died() from error
         return True
 
     async def _relay(
-        self, response: aiohttp.ClientResponse, engine: VllmEngine, context: RequestContext, answer: Answer
+        self, response: Response, engine: VllmEngine, context: RequestContext, answer: Answer
     ) -> None:
-        if response.status >= 500 and await engine.is_dying():
+        status = response.status or 502
+        if status >= 500 and await engine.is_dying():
             raise engine.died()
-        head = [(key, value) for key, value in response.raw_headers if key.lower() not in _NOT_BACK]
-        content = response.content
-        if response.content_type != "text/event-stream":
-            body = await response.read()
+        head = [(key, value) for key, value in response.headers if key.lower() not in _NOT_BACK]
+        if not (response.header(b"content-type") or b"").startswith(b"text/event-stream"):
+            body = await response.read_all()
             engine.last_heard = context.now()
-            await answer.whole(response.status, head, body)
+            await answer.whole(status, head, body)
             return
         instants: list[float] = []
-        while data := await content.readany():
+        while data := await response.read():
             if _ERROR_EVENT in data and await engine.is_dying():
                 raise engine.died()
             if not answer.begun:
                 context.ttft = context.now() - context.arrived
                 context.record(Phase.PREFILL, context.ttft)
-                await answer.begin(response.status, head)
+                await answer.begin(status, head)
             now = engine.last_heard = context.now()
             instants.extend((now,) * tokens_in(data))
             await answer.more(data)
@@ -125,22 +125,21 @@ class Proxy:
         self._metrics.generation(TokenTimes(context.arrived, tuple(instants)), None)
 
 
-def _url(scope: Scope) -> URL:
-    path = scope.get("raw_path") or scope["path"].encode()
-    query = scope.get("query_string") or b""
-    return URL(
-        BASE + path.partition(b"?")[0].decode("latin-1") + (f"?{query.decode('latin-1')}" if query else ""),
-        encoded=True,
-    )
+def _target(scope: Scope) -> bytes:
+    path: bytes = (scope.get("raw_path") or scope["path"].encode()).partition(b"?")[0]
+    query: bytes = scope.get("query_string") or b""
+    return path + b"?" + query if query else path
 
 
-def _headers(headers: Iterable[tuple[bytes, bytes]], context: RequestContext) -> CIMultiDict[str]:
-    passed: CIMultiDict[str] = CIMultiDict()
-    for key, value in headers:
-        if key not in _HOP_BY_HOP:
-            passed.add(key.decode("latin-1"), value.decode("latin-1"))
-    passed["X-Request-Id"] = context.request_id
-    passed["traceparent"] = context.traceparent
+def _headers(
+    headers: Iterable[tuple[bytes, bytes]], context: RequestContext, length: int
+) -> list[tuple[bytes, bytes]]:
+    passed = [field for field in headers if field[0] not in _HOP_BY_HOP]
+    passed.append((b"host", b"vllm"))
+    if length:
+        passed.append((b"content-length", b"%d" % length))
+    passed.append((b"x-request-id", context.request_id.encode()))
+    passed.append((b"traceparent", context.traceparent.encode()))
     return passed
 
 

@@ -8,20 +8,18 @@ from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Any
 
-import aiohttp
-
 from knative.local.activator import metrics
 from knative.local.activator.body import Receive
 from knative.local.activator.problems import Problem
 from knative.local.activator.protocol import EXTENSION
-from knative.local.activator.proxy import Exchange, Send, open_pool, send_problem
+from knative.local.activator.proxy import Exchange, Send, send_problem
 from knative.local.activator.routes import Match, Route, RouteTable, host_of, known_services
 from knative.local.activator.throttle import QUEUE_DEPTH, Pod, Revision
 from knative.local.routing import Endpoint, RevisionKey, RevisionSpec, Split
 from knative.local.stats import RevisionStat
+from upstream import Pool
 
 REPORT_S = 1.0
-CLOSE_S = 1.0
 UNROUTED_TIMEOUT_S = 300.0
 """How long a request waits for a Service that has no routable Revision yet."""
 
@@ -55,7 +53,7 @@ class Activator:
         self._ending: dict[RevisionKey, Revision] = {}
         self._active: dict[RevisionKey, Revision] = {}
         self._unrouted: dict[Route, list[asyncio.Future[bool]]] = {}
-        self._pool: aiohttp.ClientSession | None = None
+        self._pool: Pool | None = None
         self._reporting: asyncio.Task[None] | None = None
 
     # what exists
@@ -145,7 +143,7 @@ class Activator:
 
     async def start(self) -> None:
         """Open the connection pool and start reporting each second (lifespan does this)."""
-        self._pool = open_pool()
+        self._pool = Pool()
         self._reporting = asyncio.create_task(self._report())
 
     def stop_holding(self) -> None:
@@ -161,11 +159,7 @@ class Activator:
         if self._reporting is not None:
             self._reporting.cancel()
         if self._pool is not None:
-            # Closing first writes what is left to write, which a replica that does not read would never let
-            # end.
-            closing = asyncio.ensure_future(self._pool.close())
-            await asyncio.wait([closing], timeout=CLOSE_S)
-            closing.cancel()
+            self._pool.close()
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:

@@ -29,8 +29,13 @@ class Body:
                 self._length = None
                 break
 
+    @property
+    def chunked(self) -> bool:
+        """Whether nobody knows its length before its end."""
+        return self._length is None
+
     async def payload(self) -> bytes | AsyncIterator[bytes] | None:
-        """What to hand to the client library: nothing, the whole of a small body, or a stream."""
+        """What to send: nothing, the whole of a small body, or a stream."""
         if self._length == 0:
             return None
         if self._length is None or self._length > KEPT_BYTES:

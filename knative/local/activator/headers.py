@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from multidict import CIMultiDict, istr
-
 HOP_BY_HOP = frozenset(
     {
         b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization",
@@ -14,27 +12,8 @@ HOP_BY_HOP = frozenset(
 )  # fmt: skip
 _ENDS_HERE = HOP_BY_HOP | {b"expect", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-prefix"}
 
-_NAMES: dict[bytes, istr] = {
-    name.encode(): istr(name)
-    for name in (
-        "host", "user-agent", "accept", "accept-encoding", "accept-language", "content-type",
-        "content-length", "authorization", "cookie", "traceparent", "tracestate", "x-request-id",
-        "cache-control", "origin", "referer", "x-pilotlight-deadline", "x-forwarded-for",
-        "x-forwarded-proto", "x-forwarded-prefix",
-    )
-}  # fmt: skip
-_FORWARDED_FOR, _FORWARDED_PROTO = istr("x-forwarded-for"), istr("x-forwarded-proto")
-_FORWARDED_PREFIX = istr("x-forwarded-prefix")
-HELD = istr("x-pilotlight-held")
+HELD = b"x-pilotlight-held"
 """Seconds for which the activator held the request, so that a replica can tell who waited for its start."""
-
-
-def _text(value: bytes) -> str:
-    # The client writes strings as UTF-8, so what is UTF-8 passes unchanged.
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return value.decode("latin-1")
 
 
 def named_in_connection(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
@@ -47,39 +26,40 @@ def named_in_connection(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[byt
     )
 
 
-def upgrade_of(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+def upgrade_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
     """The protocol that a client asks to switch to; `h2c` does not count, for HTTP/1.1 serves it as well."""
     headers = tuple(headers)
     if b"upgrade" not in named_in_connection(headers):
         return None
     wanted = next((value for name, value in headers if name == b"upgrade"), b"").strip()
-    return None if not wanted or wanted.lower() == b"h2c" else wanted.decode("latin-1")
+    return None if not wanted or wanted.lower() == b"h2c" else wanted
 
 
 def to_replica(
     headers: Iterable[tuple[bytes, bytes]], *, client: str, scheme: str, prefix: bytes
-) -> CIMultiDict[str]:
+) -> list[tuple[bytes, bytes]]:
     """The request's fields as the replica gets them (names lower case, as ASGI has them)."""
-    sent: CIMultiDict[str] = CIMultiDict()
-    forwarded, proto = client, scheme
-    ends_here = _ENDS_HERE
-    for name, value in headers:
-        if name in ends_here:
-            if name == b"connection" and value.lower() not in (b"keep-alive", b"close", b"upgrade"):
-                ends_here = _ENDS_HERE | named_in_connection(((name, value),))
-                for option in ends_here - _ENDS_HERE:
-                    sent.popall(option.decode("latin-1"), None)
-            elif name == b"x-forwarded-for":
-                forwarded = f"{_text(value)}, {client}" if client else _text(value)
-            elif name == b"x-forwarded-proto":
-                proto = _text(value)
-            continue
-        sent.add(_NAMES.get(name) or name.decode("latin-1"), _text(value))
+    sent: list[tuple[bytes, bytes]] = []
+    forwarded, proto = client.encode(), scheme.encode()
+    named: frozenset[bytes] = frozenset()
+    for field in headers:
+        name, value = field
+        if name not in _ENDS_HERE:
+            sent.append(field)
+        elif name == b"connection":
+            if value.lower() not in (b"keep-alive", b"close", b"upgrade"):
+                named |= named_in_connection((field,))
+        elif name == b"x-forwarded-for":
+            forwarded = value + b", " + client.encode() if client else value
+        elif name == b"x-forwarded-proto":
+            proto = value
+    if named:
+        sent = [field for field in sent if field[0] not in named]
     if forwarded:
-        sent[_FORWARDED_FOR] = forwarded
-    sent[_FORWARDED_PROTO] = proto
+        sent.append((b"x-forwarded-for", forwarded))
+    sent.append((b"x-forwarded-proto", proto))
     if prefix:
-        sent[_FORWARDED_PREFIX] = prefix.decode("latin-1")
+        sent.append((b"x-forwarded-prefix", prefix))
     return sent
 
 

@@ -12,9 +12,6 @@ from enum import Enum
 from http import HTTPStatus
 from typing import Any, cast
 
-import aiohttp
-from yarl import URL
-
 from knative.local.activator import headers as fields
 from knative.local.activator.body import Body, Receive
 from knative.local.activator.deadlines import Deadlines
@@ -23,18 +20,15 @@ from knative.local.activator.protocol import EXTENSION, ActivatorProtocol
 from knative.local.activator.routes import Match
 from knative.local.activator.throttle import GoneError, Pod, QueueFullError, Revision
 from knative.local.activator.tunnel import ReplicaTunnel
+from upstream import LostError, Pool, ProtocolError, RefusedError, Response, UpstreamError
 
 MAX_RESETS = 3
 """So often may replicas die under one request before it is answered with an error."""
 RESET_PAUSE_S = 0.1
-MAX_FIELD = 64 * 1024
-"""Bytes of a response's longest header field."""
 CLIENT_GONE = 499
 """What is counted for a request whose client did not wait for the answer (nginx's code)."""
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
-_REFUSED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
-_RESET = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionResetError)
 
 
 class _Failure(Enum):
@@ -43,21 +37,6 @@ class _Failure(Enum):
     REFUSED = "refused the connection"
     RESET = "ended the connection without an answer"
     NONSENSE = "gave no valid answer"
-
-
-def open_pool() -> aiohttp.ClientSession:
-    """The connections to replicas; needs a running loop."""
-    # Replicas close idle connections too (uvicorn after 5 s): being first avoids the race.
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0, use_dns_cache=False),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=10.0),
-        skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
-        read_bufsize=256 * 1024,
-        max_line_size=MAX_FIELD,
-        max_field_size=MAX_FIELD,
-    )
 
 
 async def send_problem(send: Send, problem: Problem) -> None:
@@ -78,7 +57,7 @@ class Exchange:
 
     def __init__(
         self,
-        pool: aiohttp.ClientSession,
+        pool: Pool,
         *,
         clock: Callable[[], float],
         scope: dict[str, Any],
@@ -168,17 +147,17 @@ class Exchange:
         """Have one replica answer; what went wrong if it did not begin to."""
         try:
             response = await self._open(pod, body, queued_s)
-        except _REFUSED:
+        except RefusedError:
             self._revision.suspect(pod)
             return _Failure.REFUSED
-        except _RESET:
+        except (LostError, ConnectionResetError):
             return _Failure.RESET
-        except aiohttp.ClientError:
+        except ProtocolError:
             return _Failure.NONSENSE
         await self._relay(response, queued_s)
         return None
 
-    async def _open(self, pod: Pod, body: Body, queued_s: float) -> aiohttp.ClientResponse:
+    async def _open(self, pod: Pod, body: Body, queued_s: float) -> Response:
         """Send the request to a replica; its response once the head is there."""
         scope, match = self._scope, self._match
         query: bytes = scope["query_string"]
@@ -190,50 +169,56 @@ class Exchange:
             scheme=scope["scheme"],
             prefix=match.prefix,
         )
-        headers[fields.HELD] = f"{queued_s:.4f}"
-        if self._connection.upgrading and (upgrade := fields.upgrade_of(scope["headers"])):
-            headers["connection"], headers["upgrade"] = "Upgrade", upgrade
+        headers.append((fields.HELD, b"%.4f" % queued_s))
+        upgrade = fields.upgrade_of(scope["headers"]) if self._connection.upgrading else None
+        if upgrade:
+            headers += ((b"connection", b"Upgrade"), (b"upgrade", upgrade))
+        payload = await body.payload()
+        if body.chunked:
+            headers.append((b"transfer-encoding", b"chunked"))
         return await self._pool.request(
-            scope["method"],
-            URL(pod.base + target.decode("ascii"), encoded=True),
-            headers=headers,
-            data=await body.payload(),
-            allow_redirects=False,
+            pod.address,
+            scope["method"].encode("ascii"),
+            target,
+            headers,
+            payload,
+            chunked=body.chunked,
+            may_switch=upgrade is not None,
         )
 
-    async def _relay(self, response: aiohttp.ClientResponse, queued_s: float) -> None:
+    async def _relay(self, response: Response, queued_s: float) -> None:
         """Pass a response on to the client, piece by piece as it comes."""
         self._started = True
         deadlines = self._deadlines
         deadlines.begun()
-        self.status = status = response.status
+        self.status = status = response.status or CLIENT_GONE
         try:
             timing = (b"server-timing", b"queue;dur=%.2f" % (queued_s * 1000.0))
             if status == HTTPStatus.SWITCHING_PROTOCOLS:
                 return await ReplicaTunnel(self._connection, response).run(_upgraded(response, timing))
-            headers = fields.to_client(response.raw_headers, status=status)
+            headers = fields.to_client(response.headers, status=status)
             headers.append(timing)
-            send, content, connection = self._send, response.content, self._connection
-            until_close = self._scope["http_version"] == "1.0" and response.content_length is None
+            send, connection = self._send, self._connection
+            until_close = self._scope["http_version"] == "1.0" and response.header(b"content-length") is None
             if until_close:
                 connection.stream_until_close()
             await send({"type": "http.response.start", "status": status, "headers": headers})
             while True:
-                piece = await content.readany()
-                if content.at_eof():
+                piece = await response.read()
+                if response.complete:
                     if until_close:
                         connection.end_stream(len(piece))
                     return await send({"type": "http.response.body", "body": piece})
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
                 if deadlines.watches_pauses:
                     deadlines.moved()
-        except (aiohttp.ClientError, ConnectionError):
+        except UpstreamError:
             self._connection.break_off()
         finally:
             response.close()
 
 
-def _upgraded(response: aiohttp.ClientResponse, timing: tuple[bytes, bytes]) -> bytes:
+def _upgraded(response: Response, timing: tuple[bytes, bytes]) -> bytes:
     lines = [b"HTTP/1.1 101 Switching Protocols"]
-    lines += [name + b": " + value for name, value in (*response.raw_headers, timing)]
+    lines += [name + b": " + value for name, value in (*response.headers, timing)]
     return b"\r\n".join((*lines, b"", b""))

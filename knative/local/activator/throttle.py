@@ -36,12 +36,11 @@ class GoneError(Exception):
 class Pod:
     """A replica: what it is answering and how long it has been busy."""
 
-    __slots__ = ("base", "busy_s", "busy_since", "endpoint", "idle", "in_flight", "leaving")
+    __slots__ = ("address", "busy_s", "busy_since", "endpoint", "idle", "in_flight", "leaving")
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
-        host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
-        self.base = f"http://{host}:{endpoint.port}"
+        self.address = (endpoint.host, endpoint.port)
         self.in_flight = 0
         self.busy_since = 0.0
         self.busy_s = 0.0

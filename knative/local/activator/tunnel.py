@@ -4,23 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from aiohttp import ClientResponse
-
 from knative.local.activator.protocol import ActivatorProtocol
-
-
-class _Leftover:
-    """Takes what the replica sent right behind its `101` head (aiohttp's interface of a payload parser)."""
-
-    def __init__(self) -> None:
-        self.data = b""
-
-    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
-        self.data += data
-        return False, b""
-
-    def feed_eof(self) -> None:
-        """Nothing to finish."""
+from upstream import Response
 
 
 class ReplicaTunnel(asyncio.Protocol):
@@ -29,28 +14,21 @@ class ReplicaTunnel(asyncio.Protocol):
     Each side stops reading while the other one takes no more.
     """
 
-    def __init__(self, client: ActivatorProtocol, response: ClientResponse) -> None:
-        connection = response.connection
-        if connection is None or connection.protocol is None or connection.transport is None:
-            raise ConnectionResetError("the replica's connection was lost while it was upgraded")
+    def __init__(self, client: ActivatorProtocol, response: Response) -> None:
         self._client = client
-        self._response = response
-        leftover = _Leftover()
-        connection.protocol.set_parser(leftover, None)
-        self._leftover = leftover.data
-        self._replica = connection.transport
+        self._replica, self._leftover = response.switch()
         self._replica.set_protocol(self)
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def run(self, head: bytes) -> None:
         """Send `head`, the replica's `101`, to the client and pass bytes both ways until one side closes."""
         self._client.open_tunnel(head + self._leftover, self)
+        self._replica.resume_reading()
         try:
             await self._ended
         finally:
             self._replica.close()
             self._client.transport.close()
-            self._response.close()
 
     def _end(self) -> None:
         if not self._ended.done():
