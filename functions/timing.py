@@ -4,6 +4,7 @@ All instants and durations are seconds of one clock, given by the caller.
 `Server-Timing` is W3C's (https://www.w3.org/TR/server-timing/), whose durations are milliseconds.
 """
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -103,21 +104,24 @@ def format_server_timing(metrics: Iterable[ServerTiming]) -> str:
     Raises:
         ValueError: a name that is no HTTP token.
     """
-    parts = []
-    for metric in metrics:
-        if not _TOKEN.match(metric.name):
-            raise ValueError(f"Server-Timing name = {metric.name!r}, must be an HTTP token")
-        part = metric.name
-        if metric.description is not None:
-            if _TOKEN.match(metric.description):
-                part += f";desc={metric.description}"
-            else:
-                quoted = metric.description.replace("\\", "\\\\").replace('"', '\\"')
-                part += f';desc="{quoted}"'
-        if metric.seconds is not None:
-            part += f";dur={metric.seconds * 1000:.3f}"
-        parts.append(part)
-    return ", ".join(parts)
+    return ", ".join(
+        _label(metric.name, metric.description)
+        if metric.seconds is None
+        else f"{_label(metric.name, metric.description)};dur={metric.seconds * 1000:.3f}"
+        for metric in metrics
+    )
+
+
+@functools.lru_cache(256)  # the names are few, and this is on the way to every first token
+def _label(name: str, description: str | None) -> str:
+    if not _TOKEN.match(name):
+        raise ValueError(f"Server-Timing name = {name!r}, must be an HTTP token")
+    if description is None:
+        return name
+    if _TOKEN.match(description):
+        return f"{name};desc={description}"
+    quoted = description.replace("\\", "\\\\").replace('"', '\\"')
+    return f'{name};desc="{quoted}"'
 
 
 def parse_server_timing(value: str) -> tuple[ServerTiming, ...]:

@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,17 +68,16 @@ class VllmEngine:
         self._unused = asyncio.Event()
         self._unused.set()
 
-    @contextlib.contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Keep the connections while a request has the engine."""
+    def enter(self) -> None:
+        """Keep the connections: a request has the engine until it calls `leave`."""
         self._users += 1
         self._unused.clear()
-        try:
-            yield
-        finally:
-            self._users -= 1
-            if not self._users:
-                self._unused.set()
+
+    def leave(self) -> None:
+        """The request is over."""
+        self._users -= 1
+        if not self._users:
+            self._unused.set()
 
     @classmethod
     def on(cls, path: Path, dead: asyncio.Future[str], *, model: str, version: str) -> VllmEngine:

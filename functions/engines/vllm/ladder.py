@@ -12,10 +12,9 @@ the clock may all ask at the same moment. What to do next while hot is decided i
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import aiohttp
@@ -36,6 +35,23 @@ log = logging.getLogger(__name__)
 
 _TEND_SECONDS = 0.1
 _RESTING = {Warmth.STANDBY: State.STANDBY, Warmth.ASLEEP: State.ASLEEP}
+
+
+class _Hot:
+    """A request's hold on the engine: a class, for a generator's frames are time before the first token."""
+
+    __slots__ = ("_context", "_engine", "_ladder")
+
+    def __init__(self, ladder: Ladder, context: RequestContext) -> None:
+        self._ladder = ladder
+        self._context = context
+
+    async def __aenter__(self) -> VllmEngine:
+        self._engine = await self._ladder.take(self._context)
+        return self._engine
+
+    async def __aexit__(self, *_: object) -> None:
+        self._ladder.leave(self._engine)
 
 
 class Ladder:
@@ -114,23 +130,28 @@ class Ladder:
             await self._lower(State.ASLEEP)
         self._spawn(self._tend())
 
-    @contextlib.asynccontextmanager
-    async def hot(self, context: RequestContext) -> AsyncIterator[VllmEngine]:
-        """The engine for one request; the replica stays up while it is in use.
+    def hot(self, context: RequestContext) -> _Hot:
+        """`async with` it: the engine for one request; the replica stays up while it is in use.
 
         Raises:
             EngineError: it cannot be had before the request's deadline; retryable.
         """
+        return _Hot(self, context)
+
+    async def take(self, context: RequestContext) -> VllmEngine:
+        """The engine, to be given back by `leave`; see `hot`."""
         engine = self.engine or await self._wait_for_engine(context)
         self._in_use += 1
         self._last_used = self._clock()
         self.on_use(self._in_use)
-        try:
-            with engine.in_use():
-                yield engine
-        finally:
-            self._in_use -= 1
-            self._last_used = self._clock()
+        engine.enter()
+        return engine
+
+    def leave(self, engine: VllmEngine) -> None:
+        """A request needs the engine no longer."""
+        engine.leave()
+        self._in_use -= 1
+        self._last_used = self._clock()
 
     async def order(self, rung: Warmth) -> None:
         """Rest on this rung from now on, and go there: up at once, down as soon as nobody uses the engine.
