@@ -16,6 +16,7 @@ from fastapi import FastAPI
 
 from functions.app import Surface, surface_of
 from functions.lifecycle import State
+from proxying.one_write import OneWriteProtocol
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class StageServer(uvicorn.Server):
     def __init__(self, app: FastAPI) -> None:
         config = uvicorn.Config(
             app,
-            http="httptools",
+            http=OneWriteProtocol,
             loop="uvloop",
             ws="none",
             lifespan="on",

@@ -14,7 +14,7 @@ from functions.metrics import Metrics
 from functions.passing import Answer, Passing, tokens_in
 from functions.stage import RequestContext
 from functions.timing import Phase, TokenTimes
-from upstream import RefusedError, Response, UpstreamError
+from proxying import RefusedError, Response, UpstreamError
 
 PREFIXES = ("/v1/", "/v2/", "/inference/v1/", "/cohere/")
 PATHS = frozenset(

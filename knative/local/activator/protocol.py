@@ -17,6 +17,7 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from knative.local.activator.headers import upgrade_of
+from proxying.one_write import in_one_write
 
 _UPGRADE_FIELDS = (b"connection", b"upgrade", b"http2-settings")
 EXTENSION = "pilotlight.connection"
@@ -53,6 +54,7 @@ class ActivatorProtocol(HttpToolsProtocol):
     # what uvicorn calls
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        in_one_write(cycle, self.loop)
         self.running = cycle
         self.task = task = self.loop.create_task(cycle.run_asgi(app))
         task.add_done_callback(self.tasks.discard)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from knative.local.activator.protocol import ActivatorProtocol
-from upstream import Response
+from proxying import Response
 
 
 class ReplicaTunnel(asyncio.Protocol):

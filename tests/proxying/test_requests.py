@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from upstream import LostError, Pool, ProtocolError, RefusedError, Response
+from proxying import LostError, Pool, ProtocolError, RefusedError, Response
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 HOST = [(b"host", b"server")]

@@ -6,7 +6,7 @@ import asyncio
 import functools
 from collections.abc import AsyncIterable, Iterable
 
-from upstream.connection import Connection, Response, UpstreamError, request_head
+from proxying.connection import Connection, Response, UpstreamError, request_head
 
 Address = tuple[str, int] | str
 """Host and port, or the path of a unix socket."""
