@@ -142,7 +142,7 @@ class Response:
 
     def end(self) -> None:
         """All is there."""
-        self._ended = True
+        self._ended = self._error is None
         self.wake()
 
     def fail(self, error: UpstreamError) -> None:
@@ -180,9 +180,15 @@ class Connection(asyncio.Protocol):
         self._sender: asyncio.Task[None] | None = None
         self._writable: asyncio.Future[None] | None = None
         self._is_paused = False
+        self._aborted = False
         self.lost = False
 
     # what the pool and a response call
+
+    @property
+    def closing(self) -> bool:
+        """It can take no request any more; the loop may not have told yet."""
+        return self.lost or self._transport is None or self._transport.is_closing()
 
     def ask(
         self,
@@ -195,7 +201,7 @@ class Connection(asyncio.Protocol):
     ) -> Response:
         """Send a request: its head as bytes, its body at once or as it comes."""
         response = Response(self, is_head=is_head, may_switch=may_switch)
-        if self.lost:
+        if self.closing:
             response.fail(LostError("the server closed the connection at once"))
             return response
         self._response = response
@@ -219,6 +225,7 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """End the connection now, whatever is on the way."""
+        self._aborted = True
         if self._sender is not None:
             self._sender.cancel()
         if self._transport is not None and not self.lost:
@@ -267,7 +274,9 @@ class Connection(asyncio.Protocol):
             self._sender.cancel()
         response, self._response = self._response, None
         if response is not None:
-            if exc is None and self._until_close and response.status is not None:
+            if response.status is None and self._head_bytes:
+                response.fail(ProtocolError("the connection ended within the answer's head"))
+            elif exc is None and not self._aborted and self._until_close and response.status is not None:
                 response.end()
             else:
                 response.fail(LostError(str(exc) if exc else "the server closed the connection"))
@@ -310,7 +319,8 @@ class Connection(asyncio.Protocol):
         self._without_body = response.is_head or status in _WITHOUT_BODY
         self._until_close = not self._without_body and _ends_with_connection(self._fields)
         response.status = status
-        response.headers = self._fields
+        # A list of its own: the fields of a trailer come later, and are none of the head (RFC 9110, 6.5.1).
+        response.headers, self._fields = self._fields, []
         if self._without_body:
             self._finish(response)
 
@@ -382,10 +392,11 @@ def request_head(method: bytes, target: bytes, headers: Iterable[tuple[bytes, by
 
 def _ends_with_connection(fields: Fields) -> bool:
     """Whether a body is as long as its connection lasts (RFC 9112, 6.3)."""
+    framed = False
     for name, value in fields:
         lower = name.lower()
         if lower == b"content-length":
-            return False
-        if lower == b"transfer-encoding":
-            return not value.lower().rstrip().endswith(b"chunked")
-    return True
+            framed = True
+        elif lower == b"transfer-encoding":  # the last coding of the last field is the outermost one
+            framed = value.lower().rstrip().endswith(b"chunked")
+    return not framed

@@ -7,6 +7,7 @@ wakes the client, who can do nothing with a head alone; on a virtual machine tha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import cast
 
 from uvicorn._types import ASGI3Application
@@ -45,7 +46,8 @@ class _OneWrite:
         """Write what was kept."""
         head, self._head = self._head, None
         if head is not None:
-            self._transport.write(head)
+            with contextlib.suppress(RuntimeError):  # uvloop's, of a connection that was lost meanwhile
+                self._transport.write(head)
 
     def close(self) -> None:
         """Write what was kept, and close."""
@@ -59,6 +61,8 @@ class _OneWrite:
 
 def in_one_write(cycle: RequestResponseCycle, loop: asyncio.AbstractEventLoop) -> None:
     """Have a response's head written together with what its application sends right after it."""
+    if cycle.scope["method"] == "HEAD":
+        return  # nothing follows
     cycle.transport = cast("asyncio.Transport", _OneWrite(cycle.transport, loop))
 
 

@@ -92,7 +92,7 @@ class Pool:
         idle = self._idle.get(address)
         while idle:
             since, connection = idle.pop()
-            if not connection.lost and since + self._idle_s > self._loop.time():
+            if not connection.closing and since + self._idle_s > self._loop.time():
                 return connection
             connection.abort()
         return None
@@ -118,6 +118,7 @@ class Pool:
     def _keep(self, address: Address, connection: Connection) -> None:
         if self._closed:
             connection.abort()
+        if connection.closing:
             return
         self._idle.setdefault(address, []).append((self._loop.time(), connection))
         if self._sweeper is None:
@@ -130,7 +131,7 @@ class Pool:
         for address, idle in tuple(self._idle.items()):
             kept = []
             for since, connection in idle:
-                if connection.lost:
+                if connection.closing:
                     continue
                 if since <= limit:
                     connection.abort()

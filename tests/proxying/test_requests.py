@@ -159,19 +159,19 @@ async def test_nonsense_within_a_body_is_told_after_what_was_good(pool: Pool, sc
 @pytest.mark.parametrize(
     ("sent", "good"),
     [
-        (b"", None),
-        (OK, None),
+        (b"", LostError),
+        (OK, ProtocolError),
         (OK + b"Content-Length: 5\r\n\r\nhe", b"he"),
         (OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n", b"he"),
     ],
     ids=["nothing", "half a head", "length", "chunked"],
 )
 async def test_an_answer_that_ends_too_early_is_never_whole(
-    pool: Pool, script: Script, sent: bytes, good: bytes | None
+    pool: Pool, script: Script, sent: bytes, good: bytes | type[Exception]
 ):
     await script.answers(sent, then_close=True)
-    if good is None:
-        with pytest.raises(LostError):
+    if not isinstance(good, bytes):
+        with pytest.raises(good):
             await get(pool, script)
         return
     response = await get(pool, script)
@@ -374,6 +374,30 @@ async def test_closing_the_pool_ends_what_is_being_read(pool: Pool, script: Scri
     asyncio.get_running_loop().call_later(0.05, pool.close)
     with pytest.raises(LostError):
         await asyncio.wait_for(response.read(), 5)
+
+
+async def test_closing_the_pool_is_not_the_end_of_a_body_without_a_length(pool: Pool, script: Script):
+    await script.answers(OK + b"\r\nhe")
+    response = await get(pool, script)
+    assert await response.read() == b"he"
+    asyncio.get_running_loop().call_later(0.05, pool.close)
+    with pytest.raises(LostError):
+        await asyncio.wait_for(response.read(), 5)
+
+
+async def test_a_trailer_is_no_field_of_the_head(pool: Pool, script: Script):
+    await script.answers(OK + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX-Late: 1\r\n\r\n")
+    response = await get(pool, script)
+    assert (await response.read_all(), response.header(b"x-late")) == (b"a", None)
+
+
+async def test_chunks_announced_in_a_second_field_end_with_the_last_chunk(pool: Pool, script: Script):
+    fields = b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n"
+    await script.answers(OK + fields + b"1\r\na\r\n", then_close=True)
+    response = await get(pool, script)
+    assert await response.read() == b"a"
+    with pytest.raises(LostError):
+        await response.read()
 
 
 async def test_a_switched_connection_is_the_callers_with_all_that_came(pool: Pool, script: Script):

@@ -10,6 +10,8 @@ HOP_BY_HOP = frozenset(
         b"te", b"trailer", b"transfer-encoding", b"upgrade", b"http2-settings",
     }
 )  # fmt: skip
+_NEVER_NAMED = frozenset({b"content-length", b"host"})
+"""What `Connection` may not take away: without its length, a body would be read as another request."""
 _ENDS_HERE = HOP_BY_HOP | {b"expect", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-prefix"}
 
 HELD = b"x-pilotlight-held"
@@ -48,7 +50,7 @@ def to_replica(
             sent.append(field)
         elif name == b"connection":
             if value.lower() not in (b"keep-alive", b"close", b"upgrade"):
-                named |= named_in_connection((field,))
+                named |= named_in_connection((field,)) - _NEVER_NAMED
         elif name == b"x-forwarded-for":
             forwarded = value + b", " + client.encode() if client else value
         elif name == b"x-forwarded-proto":
@@ -70,6 +72,6 @@ def to_client(headers: Sequence[tuple[bytes, bytes]], *, status: int) -> list[tu
         named = named_in_connection(headers) - {b"close", b"keep-alive"}
         if named:
             kept = [(name, value) for name, value in kept if name.lower() not in named]
-    if status == 304:
+    if status in (204, 304):
         kept = [(name, value) for name, value in kept if name.lower() != b"content-length"]
     return kept

@@ -70,7 +70,7 @@ class ActivatorProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Its head is there."""
-        if self.parser.should_upgrade() and upgrade_of(self.headers) is None:
+        if self.parser.should_upgrade() and not self._upgrades():
             return  # it is read once more, as an ordinary request
         if not self.url.startswith(b"/") and b"://" in self.url:
             authority = self.url.partition(b"://")[2].partition(b"/")[0].partition(b"?")[0]
@@ -82,7 +82,7 @@ class ActivatorProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Its body is there as well."""
-        if not self.parser.should_upgrade() or upgrade_of(self.headers) is not None:
+        if not self.parser.should_upgrade() or self._upgrades():
             super().on_message_complete()
 
     def data_received(self, data: bytes) -> None:
@@ -98,11 +98,13 @@ class ActivatorProtocol(HttpToolsProtocol):
                 self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as upgrade:
                 rest = data[upgrade.args[0] :]
-                if upgrade_of(self.headers) is None:
+                if not self._upgrades():
                     self._read_without_upgrade(rest)
                 else:
                     self.upgrading = True
                     self.early = rest
+                    # Refused, the connection ends: what comes behind the head may be of either protocol.
+                    self.cycle.keep_alive = False
             except httptools.HttpParserError:
                 self.send_400_response("Invalid HTTP request received.")
 
@@ -133,8 +135,15 @@ class ActivatorProtocol(HttpToolsProtocol):
         else:
             super().resume_writing()
 
+    def _upgrades(self) -> bool:
+        """Whether the request can be one for another protocol: with a body it is read as an ordinary one."""
+        return upgrade_of(self.headers) is not None and not any(
+            name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0 "))
+            for name, value in self.headers
+        )
+
     def _read_without_upgrade(self, rest: bytes) -> None:
-        """Parse a request again whose upgrade is none (h2c): the parser left its body alone."""
+        """Parse a request again whose upgrade is none: the parser left its body alone."""
         lines = [self.parser.get_method() + b" " + self.url + b" HTTP/1.1"]
         lines += [name + b": " + value for name, value in self.headers if name not in _UPGRADE_FIELDS]
         self.parser = httptools.HttpRequestParser(self)

@@ -23,7 +23,10 @@ class ReplicaTunnel(asyncio.Protocol):
     async def run(self, head: bytes) -> None:
         """Send `head`, the replica's `101`, to the client and pass bytes both ways until one side closes."""
         self._client.open_tunnel(head + self._leftover, self)
-        self._replica.resume_reading()
+        if self._replica.is_closing():
+            self._end()
+        else:
+            self._replica.resume_reading()
         try:
             await self._ended
         finally:
@@ -38,7 +41,8 @@ class ReplicaTunnel(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the replica."""
-        self._client.transport.write(data)
+        if not self._client.transport.is_closing():
+            self._client.transport.write(data)
 
     def pause_writing(self) -> None:
         """The replica takes no more for now."""
@@ -57,7 +61,8 @@ class ReplicaTunnel(asyncio.Protocol):
 
     def feed(self, data: bytes) -> None:
         """Bytes from the client."""
-        self._replica.write(data)
+        if not self._replica.is_closing():
+            self._replica.write(data)
 
     def client_lost(self) -> None:
         """The client is gone."""

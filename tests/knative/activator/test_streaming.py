@@ -220,3 +220,24 @@ async def test_a_client_that_waits_for_continue_is_told_to(gateway):
     writer.write(b"ok")
     assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
     writer.close()
+
+
+@pytest.mark.parametrize("named", ["content-length", "host", "close, content-length"])
+async def test_what_frames_a_body_cannot_be_taken_away(gateway, named):
+    await gateway.running()
+    hidden = b"GET /hidden HTTP/1.1\r\nHost: a.default.localhost\r\n\r\n"
+    async with gateway.request("POST", "/", data=hidden, headers={"Connection": named}) as response:
+        seen = await response.json()
+    assert (response.status, seen["length"], seen["path"]) == (200, len(hidden), "/")
+    assert "/hidden" not in {(await gateway.get("/next"))[1]["path"] for _ in range(3)}
+
+
+async def test_no_content_may_state_a_length(gateway):
+    await gateway.running()
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    for _ in range(2):
+        writer.write(b"GET /status?code=204&length=1 HTTP/1.1\r\nHost: a.default.localhost\r\n\r\n")
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+        assert head.startswith(b"HTTP/1.1 204")
+        assert b"content-length" not in head.lower()
+    writer.close()

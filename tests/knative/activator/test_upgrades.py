@@ -129,3 +129,42 @@ async def test_much_data_passes_at_the_slower_sides_pace(gateway):
         await asyncio.sleep(0.2)
         for _ in range(20):
             assert len((await socket.receive()).data) == 900_000
+
+
+async def ask_raw(gateway, request):
+    """All that comes back for these bytes, on a connection of their own that the client half-closes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(request)
+    answer = b""
+    try:
+        async with asyncio.timeout(2):
+            while piece := await reader.read(65536):
+                answer += piece
+    except TimeoutError:
+        pass
+    writer.close()
+    return answer
+
+
+async def test_a_request_with_a_body_is_an_ordinary_one_whatever_it_asks_to_switch_to(gateway):
+    await gateway.running()
+    answer = await ask_raw(
+        gateway,
+        b"POST / HTTP/1.1\r\nHost: a.default.localhost\r\nConnection: Upgrade\r\nUpgrade: shout\r\n"
+        b"Content-Length: 5\r\n\r\nhello",
+    )
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b'"length": 5' in answer
+    assert (await gateway.get())[1]["length"] == 0  # and left nothing behind at the replica
+
+
+async def test_a_connection_ends_with_a_refused_upgrade(gateway):
+    await gateway.running()
+    upgrade = b"GET /status?code=403 HTTP/1.1\r\nHost: a.default.localhost\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(upgrade + b"GET / HTTP/1.1\r\nHost: a.default.localhost\r\n\r\n")
+    answer = await asyncio.wait_for(reader.read(), 5)  # to the end: a client sees that nothing more comes
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 403")
+    assert b"connection: close" in answer.lower()
+    assert answer.count(b"HTTP/1.1") == 1
