@@ -37,8 +37,8 @@ class Response:
     """
 
     __slots__ = (
-        "_connection", "_ended", "_error", "_pieces", "_waiter", "_waiting", "headers", "is_head",
-        "may_switch", "status",
+        "_connection", "_ended", "_error", "_pieces", "_status", "_waiter", "_waiting", "headers", "is_head",
+        "may_switch",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, *, is_head: bool, may_switch: bool) -> None:
@@ -53,10 +53,20 @@ class Response:
         """It answers a HEAD: what its fields say of a body is not so."""
         self.may_switch = may_switch
         """The request asked for another protocol."""
-        self.status: int | None = None
-        """None until the head is there, which it is once `Pool.request` has given the response."""
+        self._status: int | None = None
         self.headers: Fields = []
         """Its fields as they came."""
+
+    @property
+    def headed(self) -> bool:
+        """Whether the head is there, as it is once `Pool.request` has given the response."""
+        return self._status is not None
+
+    @property
+    def status(self) -> int:
+        """Its status code, once it is `headed`."""
+        assert self._status is not None
+        return self._status
 
     @property
     def complete(self) -> bool:
@@ -117,7 +127,7 @@ class Response:
         Raises:
             UpstreamError: it does not come.
         """
-        while self.status is None:
+        while self._status is None:
             if self._error is not None:
                 raise self._error
             await self._wait()
@@ -133,6 +143,11 @@ class Response:
         """Let the reader look."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+    def begin(self, status: int, headers: Fields) -> None:
+        """The head is there."""
+        self._status = status
+        self.headers = headers
 
     def feed(self, data: bytes) -> bool:
         """More of the body; whether that is enough for now."""
@@ -200,11 +215,7 @@ class Connection(asyncio.Protocol):
         may_switch: bool,
     ) -> Response:
         """Send a request: its head as bytes, its body at once or as it comes."""
-        response = Response(self, is_head=is_head, may_switch=may_switch)
-        if self.closing:
-            response.fail(LostError("the server closed the connection at once"))
-            return response
-        self._response = response
+        response = self._response = Response(self, is_head=is_head, may_switch=may_switch)
         transport = cast("asyncio.Transport", self._transport)
         self._head_bytes = 0
         if body is None or body == b"":
@@ -250,7 +261,7 @@ class Connection(asyncio.Protocol):
         if response is None:
             self.abort()  # nobody asked
             return
-        headed = response.status is not None
+        headed = response.headed
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -258,7 +269,7 @@ class Connection(asyncio.Protocol):
             self._leftover = data[upgrade.args[0] :]
         except httptools.HttpParserError as error:
             self._fail(ProtocolError(f"no valid HTTP: {error}"))
-        if not headed and response.status is None:
+        if not headed and not response.headed:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD:
                 self._fail(ProtocolError(f"a head of more than {MAX_HEAD} bytes"))
@@ -274,9 +285,9 @@ class Connection(asyncio.Protocol):
             self._sender.cancel()
         response, self._response = self._response, None
         if response is not None:
-            if response.status is None and self._head_bytes:
+            if not response.headed and self._head_bytes:
                 response.fail(ProtocolError("the connection ended within the answer's head"))
-            elif exc is None and not self._aborted and self._until_close and response.status is not None:
+            elif exc is None and not self._aborted and self._until_close and response.headed:
                 response.end()
             else:
                 response.fail(LostError(str(exc) if exc else "the server closed the connection"))
@@ -318,9 +329,9 @@ class Connection(asyncio.Protocol):
             return
         self._without_body = response.is_head or status in _WITHOUT_BODY
         self._until_close = not self._without_body and _ends_with_connection(self._fields)
-        response.status = status
-        # A list of its own: the fields of a trailer come later, and are none of the head (RFC 9110, 6.5.1).
-        response.headers, self._fields = self._fields, []
+        response.begin(status, self._fields)
+        # A trailer's fields come later, and are none of the head (RFC 9110, 6.5.1).
+        self._fields = []
         if self._without_body:
             self._finish(response)
 
@@ -335,7 +346,7 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """The answer is whole."""
         response = self._response
-        if response is not None and response.status is not None and response.status != _SWITCHING:
+        if response is not None and response.headed and response.status != _SWITCHING:
             self._finish(response)
 
     # inside

@@ -111,8 +111,9 @@ class Pool:
                     _, connection = await self._loop.create_connection(make, *address)
         except OSError as error:  # TimeoutError is one
             raise RefusedError(str(error) or f"no connection within {self._connect_s:g} s") from error
-        if not connection.lost:
-            self._open.add(connection)
+        if connection.closing:
+            raise RefusedError("the server closed the connection at once")
+        self._open.add(connection)
         return connection
 
     def _keep(self, address: Address, connection: Connection) -> None:

@@ -367,17 +367,11 @@ async def test_an_idle_connection_is_closed_and_one_that_the_server_closed_is_no
         await whole(pool, script)
 
 
-async def test_closing_the_pool_ends_what_is_being_read(pool: Pool, script: Script):
-    await script.answers(OK + b"Content-Length: 5\r\n\r\nhe")
-    response = await get(pool, script)
-    assert await response.read() == b"he"
-    asyncio.get_running_loop().call_later(0.05, pool.close)
-    with pytest.raises(LostError):
-        await asyncio.wait_for(response.read(), 5)
-
-
-async def test_closing_the_pool_is_not_the_end_of_a_body_without_a_length(pool: Pool, script: Script):
-    await script.answers(OK + b"\r\nhe")
+@pytest.mark.parametrize("framing", [b"Content-Length: 5\r\n", b""], ids=["length", "until its end"])
+async def test_closing_the_pool_ends_what_is_being_read_and_not_as_if_it_were_whole(
+    pool: Pool, script: Script, framing: bytes
+):
+    await script.answers(OK + framing + b"\r\nhe")
     response = await get(pool, script)
     assert await response.read() == b"he"
     asyncio.get_running_loop().call_later(0.05, pool.close)

@@ -101,7 +101,7 @@ class Proxy:
     async def _relay(
         self, response: Response, engine: VllmEngine, context: RequestContext, answer: Answer
     ) -> None:
-        status = response.status or 502
+        status = response.status
         if status >= 500 and await engine.is_dying():
             raise engine.died()
         head = [(key, value) for key, value in response.headers if key.lower() not in _NOT_BACK]

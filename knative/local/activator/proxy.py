@@ -191,7 +191,7 @@ class Exchange:
         self._started = True
         deadlines = self._deadlines
         deadlines.begun()
-        self.status = status = response.status or CLIENT_GONE
+        self.status = status = response.status
         try:
             timing = (b"server-timing", b"queue;dur=%.2f" % (queued_s * 1000.0))
             if status == HTTPStatus.SWITCHING_PROTOCOLS:
