@@ -7,6 +7,10 @@ For the time to the first token three ways are taken in turns, request by reques
 own server, and past the replica's process to its engine. `added_ttft_*` is the first over the second, what a
 user of vLLM's server would notice; `added_to_engine_*` the first over the third, what the replica's process
 adds to its own engine, two more hops between processes included.
+
+Every figure is the median over the rounds, percentiles too: the host of a virtual machine takes a processor
+away for a tenth of a second now and then, and a 99th percentile of some hundred requests is two or three of
+them. `stolen_share` says how much of all processor time it took meanwhile.
 """
 
 from __future__ import annotations
@@ -128,58 +132,97 @@ def percentile(values: list[float], share: float) -> float:
     return statistics.quantiles(values, n=100, method="inclusive")[round(share * 100) - 1]
 
 
-async def measure(ours: Server, vllm: Server, rounds: int, seconds: float) -> dict[str, Any]:
-    ours_rates: list[float] = []
-    vllm_rates: list[float] = []
-    single: list[float] = []
-    for number in range(rounds + 1):
-        with ours.paused():
-            theirs = await throughput(vllm.url, STREAMS, 2 * STREAMS)
-        with vllm.paused():
-            mine = await throughput(ours.url, STREAMS, 2 * STREAMS)
-            alone = await throughput(ours.url, 1, 3)
-        if number:  # the first round warms up
-            vllm_rates.append(theirs)
-            ours_rates.append(mine)
-            single.append(alone)
+@dataclass(frozen=True)
+class Round:
+    """What one round measured: tokens per second, and seconds to the first token by each way, sorted."""
+
+    ours: float
+    vllm: float
+    single: float
+    through: list[float]
+    plain: list[float]
+    straight: list[float]
+
+    def added(self, share: float, *, to_engine: bool = False) -> float:
+        """Milliseconds that the function URL adds to a percentile."""
+        other = self.straight if to_engine else self.plain
+        return 1e3 * (percentile(self.through, share) - percentile(other, share))
+
+
+async def one_round(ours: Server, vllm: Server, seconds: float) -> Round:
+    with ours.paused():
+        theirs = await throughput(vllm.url, STREAMS, 2 * STREAMS)
+    with vllm.paused():
+        mine = await throughput(ours.url, STREAMS, 2 * STREAMS)
+        alone = await throughput(ours.url, 1, 3)
     connector = aiohttp.UnixConnector(path=engine_socket(ours), limit=0)
     async with open_session(aiohttp.TCPConnector(limit=0)) as session, open_session(connector) as direct:
-        (through, plain, straight) = await paced(
-            [
-                lambda n: stream(session, ours.url, 16, n),
-                lambda n: stream(session, vllm.url, 16, n),
-                lambda n: stream(direct, "http://vllm", 16, n),
-            ],
-            3 * seconds,
-            RATE,
+        ways: list[Callable[[int], Awaitable[Answer]]] = [
+            lambda n: stream(session, ours.url, 16, n),
+            lambda n: stream(session, vllm.url, 16, n),
+            lambda n: stream(direct, "http://vllm", 16, n),
+        ]
+        for way in ways:  # the first round trip makes the connection, and wakes who was stopped
+            await way(0)
+        through, plain, straight = await paced(ways, len(ways) * seconds, RATE)
+    return Round(mine, theirs, alone, sorted(through), sorted(plain), sorted(straight))
+
+
+async def measure(
+    ours: Server, vllm: Server, rounds: int, seconds: float, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Medians over the rounds; the first, which warms up, is not counted."""
+    await one_round(ours, vllm, min(5.0, seconds))
+    before = processor_ticks()
+    done: list[Round] = []
+    for number in range(rounds):
+        done.append(await one_round(ours, vllm, seconds))
+        last = done[-1]
+        say(
+            f"round {number + 1}: throughput {last.ours / last.vllm:.2f}, gain {last.ours / last.single:.1f}, "
+            f"ttft p50 {last.added(0.5):+.2f} ms, p99 {last.added(0.99):+.1f} ms"
         )
-    ratios = [mine / theirs for mine, theirs in zip(ours_rates, vllm_rates, strict=True)]
-    gains = [mine / alone for mine, alone in zip(ours_rates, single, strict=True)]
+    total, stolen = (now - then for now, then in zip(processor_ticks(), before, strict=True))
+
+    def median(value: Callable[[Round], float]) -> float:
+        return statistics.median(value(one) for one in done)
+
     return {
-        "throughput_vs_vllm": statistics.median(ratios),
-        "throughput_tokens_per_s": statistics.median(ours_rates),
-        "vllm_throughput_tokens_per_s": statistics.median(vllm_rates),
-        "single_stream_tokens_per_s": statistics.median(single),
-        "batching_gain": statistics.median(gains),
-        "added_ttft_p50_ms": 1e3 * (percentile(through, 0.5) - percentile(plain, 0.5)),
-        "added_ttft_p99_ms": 1e3 * (percentile(through, 0.99) - percentile(plain, 0.99)),
-        "added_to_engine_p50_ms": 1e3 * (percentile(through, 0.5) - percentile(straight, 0.5)),
-        "added_to_engine_p99_ms": 1e3 * (percentile(through, 0.99) - percentile(straight, 0.99)),
-        "ttft_p50_ms": 1e3 * percentile(through, 0.5),
-        "ttft_p99_ms": 1e3 * percentile(through, 0.99),
-        "vllm_ttft_p50_ms": 1e3 * percentile(plain, 0.5),
-        "vllm_ttft_p99_ms": 1e3 * percentile(plain, 0.99),
+        "throughput_vs_vllm": median(lambda one: one.ours / one.vllm),
+        "throughput_tokens_per_s": median(lambda one: one.ours),
+        "vllm_throughput_tokens_per_s": median(lambda one: one.vllm),
+        "single_stream_tokens_per_s": median(lambda one: one.single),
+        "batching_gain": median(lambda one: one.ours / one.single),
+        "added_ttft_p50_ms": median(lambda one: one.added(0.5)),
+        "added_ttft_p99_ms": median(lambda one: one.added(0.99)),
+        "added_ttft_p99_ms_of_rounds": [round(one.added(0.99), 2) for one in done],
+        "added_to_engine_p50_ms": median(lambda one: one.added(0.5, to_engine=True)),
+        "added_to_engine_p99_ms": median(lambda one: one.added(0.99, to_engine=True)),
+        "ttft_p50_ms": median(lambda one: 1e3 * percentile(one.through, 0.5)),
+        "ttft_p99_ms": median(lambda one: 1e3 * percentile(one.through, 0.99)),
+        "vllm_ttft_p50_ms": median(lambda one: 1e3 * percentile(one.plain, 0.5)),
+        "vllm_ttft_p99_ms": median(lambda one: 1e3 * percentile(one.plain, 0.99)),
+        "ttfts_of_a_round": len(done[0].through),
+        "stolen_share": stolen / total,
         "rounds": rounds,
         "streams": STREAMS,
         "tokens_per_stream": TOKENS,
     }
 
 
+def processor_ticks() -> tuple[int, int]:
+    """All time of all processors so far, and what the host of a virtual machine took of it (proc_stat(5))."""
+    fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+    return sum(int(field) for field in fields[:8]), int(fields[7])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--rounds", type=int, default=5, help="measured rounds of each server (default 5)")
-    parser.add_argument("--seconds", type=float, default=45, help="TTFT measurement of each (default 45)")
+    parser.add_argument(
+        "--seconds", type=float, default=60, help="of TTFTs of each way, per round (default 60)"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="pilotlight-bench-") as scratch:
         folder = Path(scratch)
@@ -187,7 +230,10 @@ def main() -> None:
         with plain_vllm(model, folder) as vllm, replica(model, folder) as ours:
             vllm.first_token()
             ours.first_token()
-            figures = asyncio.run(measure(ours, vllm, options.rounds, options.seconds))
+            say = (
+                (lambda _: None) if options.json else (lambda text: print(text, file=sys.stderr, flush=True))
+            )
+            figures = asyncio.run(measure(ours, vllm, options.rounds, options.seconds, say))
     if options.json:
         print(json.dumps(figures))
     else:

@@ -1,6 +1,7 @@
 """What `pilotlight up`, `down`, `status` and `logs` do."""
 
 import asyncio
+import gc
 import json
 import os
 import shlex
@@ -45,6 +46,8 @@ async def up(config: stack.StackConfig, agents: Sequence[Agent], console: Consol
     console = console or terminal.console()
     with stop_on_signal() as stop:
         async with stack.running(config) as running:
+            # Modules and restored objects stay: no collection looks through them in the middle of a request.
+            gc.freeze()
             process_file = config.state_dir / PROCESS_FILE
             process_file.write_text(
                 json.dumps({"pid": os.getpid(), "started": psutil.Process().create_time()})

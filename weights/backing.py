@@ -2,7 +2,7 @@
 
     Direct    from the source, nothing kept
     Filling   from the source and into the cache, or from the cache as another process fills it
-    Mapped    a file that is here: no copy at all, every part checked before it is used
+    Mapped    a file that is here: no copy at all, every part checked while it is used
 
 Whoever reads through one of these gets right bytes or an exception.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import ctypes
 import hashlib
 import mmap
 import threading
@@ -26,6 +27,9 @@ from weights.plan import Part
 from weights.source import Source
 
 _POPULATE_READ = 22  # MADV_POPULATE_READ, Linux 5.14
+# Python's own mmap.madvise keeps the interpreter lock, for as long as the disk takes to deliver.
+_madvise = ctypes.CDLL(None).madvise
+_madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 class Backing(Protocol):
@@ -41,8 +45,8 @@ class Backing(Protocol):
         """The whole file as memory, if it needs no buffers; then `check` replaces `read`."""
         ...
 
-    def check(self, part: Part) -> None:
-        """Make sure that a part of `mapped` is in memory and right."""
+    def check(self, part: Part) -> bool:
+        """Make sure that a part of `mapped` is in memory and right; False if it had to be put right."""
         ...
 
     def read(self, part: Part, view: memoryview) -> None:
@@ -101,8 +105,9 @@ class DirectBacking:
     def mapped(self) -> None:
         """Nothing is mapped."""
 
-    def check(self, part: Part) -> None:
+    def check(self, part: Part) -> bool:
         """Not used."""
+        raise NotImplementedError
 
     def read(self, part: Part, view: memoryview) -> None:
         """One ranged read."""
@@ -179,23 +184,24 @@ class MappedBacking:
                 file.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE
             )
         self._view = memoryview(self._map)
+        self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
 
     def mapped(self) -> memoryview:
         """The file."""
         return self._view
 
-    def check(self, part: Part) -> None:
-        """Bring a part into memory ahead of its use, and compare it with its digest."""
+    def check(self, part: Part) -> bool:
+        """Bring a part into memory, and compare it with its digest; False if it had to be put right."""
         first = part.begin - part.begin % mmap.PAGESIZE
-        with contextlib.suppress(OSError, ValueError):  # an older kernel: the pages come when touched
-            self._map.madvise(_POPULATE_READ, first, part.end - first)
+        # An older kernel refuses: the pages come when touched.
+        _madvise(self._address + first, part.end - first, _POPULATE_READ)
         self._counter.add(cache=part.nbytes)
         if self._blob is None:
-            return
+            return True
         view = self._view[part.begin : part.end]
         expected = self._blob.digests[part.index]
         if digest_of(view) == expected:
-            return
+            return True
         right = self._fetch_again(part, expected)
         if self._repair is not None:
             with contextlib.suppress(CacheError):  # read-only: the private copy below is right all the same
@@ -203,6 +209,7 @@ class MappedBacking:
         self.repaired += 1
         if digest_of(view) != expected:
             view[:] = right
+        return False
 
     def read(self, part: Part, view: memoryview) -> None:
         """Not used."""

@@ -103,10 +103,12 @@ class Cache:
             self._used |= set(sha256s)
             with self.writing():
                 self.keeper.announce(self._use, sorted(self._used))
-        for sha256 in sha256s:
-            with contextlib.suppress(OSError):  # eviction then sees an older use
+        with contextlib.suppress(OSError):  # eviction then sees an older use
+            now = self.keeper.now()
+            for sha256 in sha256s:
                 path = self.root / "blobs" / sha256
-                os.utime(path, (self.keeper.now(), path.stat().st_mtime))
+                with contextlib.suppress(OSError):
+                    os.utime(path, (now, path.stat().st_mtime))
 
     def blob(self, identity: str, entry: FileEntry) -> Blob | None:
         """The blob that holds this version of an object, if it is here at its full size."""

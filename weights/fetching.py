@@ -197,7 +197,7 @@ class Fetching:
                 raise
             arrival.again = True
 
-    def _run(self, jobs: Sequence[tuple[Callable[..., None], *tuple[object, ...]]]) -> None:
+    def _run(self, jobs: Sequence[tuple[Callable[..., object], *tuple[object, ...]]]) -> None:
         """Do jobs on many threads, report meanwhile, and end all of them at the first failure."""
         if not jobs:
             return
@@ -218,7 +218,7 @@ class Fetching:
                 pool.shutdown(cancel_futures=True)
                 raise
 
-    def _unless_stopped(self, job: Callable[..., None], *arguments: object) -> None:
+    def _unless_stopped(self, job: Callable[..., object], *arguments: object) -> None:
         if self._stop.is_set():
             raise ReaderClosedError
         job(*arguments)

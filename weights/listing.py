@@ -63,7 +63,8 @@ def read_headers(
     def header(entry: FileEntry, other: Source | None) -> SafetensorsHeader:
         place = source if other is None else other
         found = entry if other is None else other.head(entry)
-        head = read(place, found, _HEADER_GUESS)
+        # A second request costs a round trip to a store, and next to nothing on a disk.
+        head = read(place, found, _HEADER_GUESS if place is source and not local else 8)
         length = manifests.header_length(entry.path, head, found.size)
         if 8 + length > len(head):
             head = read(place, found, 8 + length)
@@ -71,8 +72,9 @@ def read_headers(
 
     if not listing.weights:
         return ()
+    local = isinstance(source, LocalSource)
     others = [instead(entry) for entry in listing.weights]
-    if isinstance(source, LocalSource) or None not in others:
+    if local or None not in others:
         headers = tuple(map(header, listing.weights, others))  # threads would take longer than the reading
     else:
         with concurrent.futures.ThreadPoolExecutor(min(_AT_ONCE, len(listing.weights))) as pool:

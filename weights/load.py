@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Self
 
 from weights.backing import Backing, Counter, DirectBacking, MappedBacking
-from weights.cache import MANIFEST, Cache, read_identity, read_manifest
+from weights.cache import MANIFEST, Blob, Cache, read_identity, read_manifest
 from weights.errors import CacheError
 from weights.fetching import default_concurrency
 from weights.listing import Listing, list_model, read_headers
@@ -79,6 +79,7 @@ class OpenModel:
         self._stop = threading.Event()
         self._cache_error: str | None = None if cache is None or not cache.read_only else str(cache.read_only)
         self._backings: dict[str, Backing] = {}
+        self._blobs: dict[str, Blob] = {}
         self._stream: TensorStream | None = None
         try:
             headers = read_headers(source, listing, instead=self._cached)
@@ -164,8 +165,17 @@ class OpenModel:
             self.close()
 
     def _cached(self, entry: FileEntry) -> Source | None:
-        blob = None if self._cache is None else self._cache.blob(self._identity, entry)
+        blob = self._blob(entry)
         return None if blob is None else blob.as_source()
+
+    def _blob(self, entry: FileEntry) -> Blob | None:
+        """What the cache has of a file; what it has not is looked for again, another process may bring it."""
+        blob = self._blobs.get(entry.path)
+        if blob is None and self._cache is not None:
+            blob = self._cache.blob(self._identity, entry)
+            if blob is not None:
+                self._blobs[entry.path] = blob
+        return blob
 
     def _plan(
         self,
@@ -195,7 +205,7 @@ class OpenModel:
             path = self._source.path / entry.path
             return MappedBacking(path, parts_of_weights(header), self._counter)
         if self._cache is not None:
-            blob = self._cache.blob(self._identity, entry)
+            blob = self._blob(entry)
             if blob is not None:
                 used.append(blob.sha256)
                 repair = (self._cache, self._source, entry)

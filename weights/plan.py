@@ -12,6 +12,7 @@ layer has complete layers early.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Iterable, Sequence
 
@@ -87,6 +88,7 @@ def parts_of_weights(header: SafetensorsHeader, part_bytes: int = PART_BYTES) ->
     return tuple(Part(index, *bounds) for index, bounds in enumerate(zip(begins, ends, strict=True)))
 
 
+@functools.lru_cache(maxsize=1 << 14)
 def decoder_order(name: str) -> tuple[int, int, str]:
     """Sort key of a tensor's name: embeddings, layers by number, what comes after them."""
     layer = _LAYER.search(name)
@@ -126,8 +128,7 @@ def extents(
         if not kept:
             flush()
             continue
-        size = sum(part.nbytes for part in (*group, *unit))
-        if group and (size > extent_bytes or _jumps(held[-1].name, kept[0].name)):
+        if group and (unit[-1].end - group[0].begin > extent_bytes or _jumps(held[-1].name, kept[0].name)):
             flush()
         group += unit
         held += kept

@@ -1,11 +1,15 @@
 """Tensors in the order an engine wants them, while later ones are still on the wire.
 
-    feeder     opens extents in order, each with a buffer (or a mapping), and queues their parts
-    workers    fill parts; the interpreter lock is free while they do
+    workers    take turns to open extents in order, each with a buffer (or a mapping), and fill their parts;
+               the interpreter lock is free while they do
     consumer   iterates: waits for the next extent, gets its tensors as views, copies or keeps them
 
-The feeder stops when the pool's limit is reached and goes on when the consumer has let go of tensors, so
-memory is bounded by the limit and not by the model.
+Of a mapped file the consumer waits for nothing: it copies an extent while a worker checks it, so that one
+reading from memory serves both. What turns out damaged is put right and delivered once more.
+
+No extent is opened while the pool's limit is reached; when the consumer has let go of tensors it goes on, so
+memory is bounded by the limit and not by the model. Who takes tensors wakes nobody who has something to do:
+where processors are few, a thread that is woken takes the one of the consumer.
 """
 
 from __future__ import annotations
@@ -27,12 +31,10 @@ from weights.plan import Extent, Part
 from weights.ranged import ReaderClosedError
 
 _LOOK_AGAIN = 0.1
-_LOOK_SOON = 0.0005
 _FIRST_WORKERS = 4
 _RAMP_SECONDS = 0.05
 _BUSY = 0.5
 """Share of all processors' time that this process wants, above which more workers would not help."""
-_JOBS_QUEUED = 8
 _WAITING_SHARE = 0.125
 """How much of the limit may wait for the consumer before reading pauses."""
 _CHECKED_AHEAD = 20 << 20
@@ -40,9 +42,9 @@ _CHECKED_AHEAD = 20 << 20
 
 
 class _Opened:
-    """An extent whose bytes are arriving."""
+    """An extent whose bytes are arriving in `view`, or being checked where they are mapped."""
 
-    def __init__(self, extent: Extent, view: memoryview) -> None:
+    def __init__(self, extent: Extent, view: memoryview | None) -> None:
         self.extent = extent
         self.view: memoryview | None = view
         self.left = len(extent.parts)
@@ -74,20 +76,32 @@ class TensorStream:
         self._pool = BufferPool(limit_bytes)
         self._all_mapped = all(backing.mapped() is not None for backing in backings.values())
         self._waiting = 0
-        """Bytes that have arrived and that the consumer has not taken yet."""
+        """Bytes that have arrived and that the consumer has not taken yet, less what it took unchecked."""
         self._stop = threading.Event()
         self._starving = False
         self._error: BaseException | None = None
         self._lock = threading.Lock()
+        self._taken = threading.Condition(self._lock)
         self._opened: queue.SimpleQueue[_Opened | None] = queue.SimpleQueue()
-        self._jobs: queue.Queue[tuple[_Opened, Part]] = queue.Queue(_JOBS_QUEUED)
+        # What is mapped can be had at once, whatever the workers do.
+        known = [_Opened(extent, None) for extent in extents] if self._all_mapped else None
+        for opened in known or ():
+            self._opened.put(opened)
+        self._jobs = self._in_order(known)
+        self._turn = threading.Lock()
+        """Of who may take the next job."""
+        self._held_back = False
+        """Whether the next job waits for the consumer."""
         self._again: queue.SimpleQueue[Sequence[Extent] | None] = queue.SimpleQueue()
+        self._unchecked: list[_Opened] = []
+        """Delivered while they are being checked."""
+        self._put_right: set[Extent] = set()
+        """Mapped extents that were damaged when they may have been delivered."""
         self._workers: list[threading.Thread] = []
-        self._threads = [threading.Thread(target=self._feed, name="weights-feeder", daemon=True)]
-        self._threads.append(threading.Thread(target=self._hire, args=(concurrency,), name="weights-ramp"))
-        for thread in self._threads:
-            thread.daemon = True
-            thread.start()
+        self._ramp = threading.Thread(
+            target=self._hire, args=(concurrency,), name="weights-ramp", daemon=True
+        )
+        self._ramp.start()
 
     @property
     def peak_buffer_bytes(self) -> int:
@@ -98,14 +112,22 @@ class TensorStream:
         """Each tensor with its bytes.
 
         The bytes stay what they are for as long as something refers to them. When a file turns out not to
-        have the checksum that its source declares, its tensors are fetched and delivered once more, and the
-        later ones count; the iteration only ends well when all that has been delivered is right.
+        have the checksum that its source declares, or a part of a cached one not to have its digest, the
+        tensors are fetched and delivered once more, and the later ones count; the iteration only ends well
+        when all that has been delivered is right.
 
         Raises:
             IntegrityError: wrong again.
             SourceError: the source does not deliver.
         """
         yield from self._deliver(len(self._extents))
+        for opened in self._unchecked:
+            self._wait_for(opened)
+        for extent in self._put_right:
+            view = self._mapped(extent)
+            assert view is not None
+            yield from _tensors_of(extent, view)
+            del view
         wrong = self._unverified()
         again = [extent for extent in self._extents if extent.file in wrong]
         if again:
@@ -120,10 +142,11 @@ class TensorStream:
         """Stop reading and give memory back. Views that are still referred to stay valid."""
         self._stop.set()
         self._again.put(None)
-        for thread in self._threads:
-            thread.join()
-        for thread in self._workers:  # complete now: who hires has ended
-            thread.join()
+        with self._lock:
+            self._taken.notify_all()
+        self._ramp.join()
+        for worker in self._workers:  # complete now: who hires has ended
+            worker.join()
         self._pool.close()
 
     def __enter__(self) -> Self:
@@ -135,19 +158,30 @@ class TensorStream:
     def _deliver(self, count: int) -> Iterator[tuple[TensorEntry, memoryview]]:
         for _ in range(count):
             opened = self._next_opened()
-            while not opened.done.wait(_LOOK_AGAIN):
-                self._raise_error()
-            self._raise_error()
-            view, opened.view = opened.view, None
-            assert view is not None
             extent = opened.extent
+            view = self._mapped(extent)
+            if view is not None:
+                self._raise_error()
+                self._unchecked.append(opened)
+            else:
+                self._wait_for(opened)
+                view, opened.view = opened.view, None
+                assert view is not None
             with self._lock:
                 self._waiting -= extent.nbytes
+                self._taken.notify_all()
             self._backings[extent.file].delivered(extent.parts, view)
-            for tensor in extent.tensors:
-                start = tensor.begin - extent.begin
-                yield tensor, view[start : start + tensor.nbytes]
+            yield from _tensors_of(extent, view)
             del view, opened
+
+    def _mapped(self, extent: Extent) -> memoryview | None:
+        whole = self._backings[extent.file].mapped()
+        return None if whole is None else whole[extent.begin : extent.begin + extent.nbytes]
+
+    def _wait_for(self, opened: _Opened) -> None:
+        while not opened.done.wait(_LOOK_AGAIN):
+            self._raise_error()
+        self._raise_error()
 
     def _next_opened(self) -> _Opened:
         while True:
@@ -203,81 +237,94 @@ class TensorStream:
                 worker = threading.Thread(
                     target=self._work, name=f"weights-reader-{len(self._workers)}", daemon=True
                 )
+                try:
+                    worker.start()
+                except RuntimeError as error:  # the system gives no more threads: fewer will do
+                    if not self._workers:
+                        self._fail(error)
+                    return
                 self._workers.append(worker)
-                worker.start()
             if len(self._workers) >= most:
                 return
             began, wanted = time.monotonic(), _processor_seconds_wanted()
             if self._stop.wait(_RAMP_SECONDS):
                 return
-            # Without a queue it is not the workers that are too few.
-            while self._jobs.empty() or _processor_seconds_wanted() - wanted > _BUSY * processors * (
+            # Where the next part waits for the consumer it is not the workers that are too few.
+            while self._held_back or _processor_seconds_wanted() - wanted > _BUSY * processors * (
                 time.monotonic() - began
             ):
                 began, wanted = time.monotonic(), _processor_seconds_wanted()
                 if self._stop.wait(_RAMP_SECONDS):
                     return
 
-    def _feed(self) -> None:
-        try:
-            extents: Sequence[Extent] | None = self._extents
-            while extents is not None:
-                for extent in extents:
-                    if not self._open(extent):
-                        return
-                extents = self._again.get()
-        except BaseException as error:  # noqa: BLE001 - the consumer's thread raises it
-            self._fail(error)
+    def _in_order(self, known: Sequence[_Opened] | None) -> Iterator[tuple[_Opened, Part]]:
+        """All parts to fill, each extent opened just before its first."""
+        for opened in known or ():
+            if not self._is_time(mapped=True):
+                return
+            for part in opened.extent.parts:
+                yield opened, part
+        extents: Sequence[Extent] | None = self._extents if known is None else ()
+        while extents is not None:
+            for extent in extents:
+                fresh = self._open(extent)
+                if fresh is None:
+                    return
+                for part in extent.parts:
+                    yield fresh, part
+            self._held_back = True
+            extents = self._again.get()
+            self._held_back = False
 
-    def _open(self, extent: Extent) -> bool:
+    def _open(self, extent: Extent) -> _Opened | None:
+        """Wait until it is time for an extent, and queue it for the consumer; None when told to stop."""
+        mapped = self._backings[extent.file].mapped() is not None
+        if not self._is_time(mapped=mapped):
+            return None
+        view = None
+        if not mapped:
+            self._held_back = True
+            view = self._pool.acquire(extent.nbytes, stop=self._stop, may_exceed=self._stuck)
+            self._held_back = False
+            if view is None:
+                return None
+        opened = _Opened(extent, view)
+        self._opened.put(opened)
+        return opened
+
+    def _is_time(self, *, mapped: bool) -> bool:
         # A consumer that is slower than the wire gains nothing from more bytes that wait for it, and touching
         # fresh memory (or, for a mapping, pushing out everybody's page cache) has its price.
-        whole = self._backings[extent.file].mapped()
-        ahead = self._limit * _WAITING_SHARE if whole is None else min(self._limit, _CHECKED_AHEAD)
-        while self._waiting >= ahead:
-            if self._stop.wait(_LOOK_AGAIN / 20 if whole is None else _LOOK_SOON):
-                return False
-        if whole is not None:
-            view: memoryview | None = whole[extent.begin : extent.begin + extent.nbytes]
-        else:
-            view = self._pool.acquire(extent.nbytes, stop=self._stop, may_exceed=self._stuck)
-        if view is None:
-            return False
-        opened = _Opened(extent, view)
-        del view
-        self._opened.put(opened)
-        for part in extent.parts:
-            while True:
-                if self._stop.is_set():
-                    return False
-                try:
-                    self._jobs.put((opened, part), timeout=_LOOK_AGAIN)
-                    break
-                except queue.Full:
-                    continue
-        return True
+        ahead = min(self._limit, _CHECKED_AHEAD) if mapped else self._limit * _WAITING_SHARE
+        with self._lock:
+            while self._waiting >= ahead and not self._stop.is_set():
+                self._held_back = True
+                self._taken.wait(_LOOK_AGAIN)
+            self._held_back = False
+        return not self._stop.is_set()
 
     def _stuck(self) -> bool:
         """Whether the consumer keeps every buffer and waits for more."""
         return self._starving and not any(backing.pending() for backing in self._backings.values())
 
     def _work(self) -> None:
-        while not self._stop.is_set():
-            try:
-                opened, part = self._jobs.get(timeout=_LOOK_AGAIN)
-            except queue.Empty:
-                continue
-            try:
-                self._fill(opened, part)
-            except BaseException as error:  # noqa: BLE001 - the consumer's thread raises it
-                self._fail(error)
-                return
-            del opened
+        try:
+            while not self._stop.is_set():
+                with self._turn:
+                    job = next(self._jobs, None)
+                if job is None:
+                    return
+                self._fill(*job)
+                del job
+        except BaseException as error:  # noqa: BLE001 - the consumer's thread raises it
+            self._fail(error)
 
     def _fill(self, opened: _Opened, part: Part) -> None:
         backing = self._backings[opened.extent.file]
         if backing.mapped() is not None:
-            backing.check(part)
+            if not backing.check(part):
+                with self._lock:
+                    self._put_right.add(opened.extent)
         else:
             assert opened.view is not None
             start = part.begin - opened.extent.begin
@@ -289,6 +336,13 @@ class TensorStream:
                 self._waiting += opened.extent.nbytes
         if finished:
             opened.done.set()
+
+
+def _tensors_of(extent: Extent, view: memoryview) -> Iterator[tuple[TensorEntry, memoryview]]:
+    """The tensors of an extent whose bytes `view` holds."""
+    for tensor in extent.tensors:
+        start = tensor.begin - extent.begin
+        yield tensor, view[start : start + tensor.nbytes]
 
 
 def _processor_seconds_wanted() -> float:

@@ -180,8 +180,9 @@ class FillingBacking:
     def mapped(self) -> None:
         """Nothing is mapped yet."""
 
-    def check(self, part: Part) -> None:
+    def check(self, part: Part) -> bool:
         """Not used."""
+        raise NotImplementedError
 
     def read(self, part: Part, view: memoryview) -> None:
         """Fill `view` from the cache if the part is there, else from the source."""
