@@ -8,9 +8,10 @@ own server, and past the replica's process to its engine. `added_ttft_*` is the 
 user of vLLM's server would notice; `added_to_engine_*` the first over the third, what the replica's process
 adds to its own engine, two more hops between processes included.
 
-Every figure is the median over the rounds, percentiles too: the host of a virtual machine takes a processor
-away for a tenth of a second now and then, and a 99th percentile of some hundred requests is two or three of
-them. `stolen_share` says how much of all processor time it took meanwhile.
+Throughputs are medians over the rounds. The host of a virtual machine takes a processor away for a tenth of a
+second now and then, which hits one request in a hundred and so decides the 99th percentile. Requests to which
+that happened before their first token (two ticks of stolen time or more, proc_stat(5)) are left out of all
+three ways alike; `disturbed` counts them, and `disturbed_too` has the figures with them.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ STREAMS = 32
 TOKENS = 128
 RATE = 4.0
 """Requests per second while TTFT is measured."""
+DISTURBING_TICKS = 2
+"""Of stolen time, 10 ms each, within a request's TTFT."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class Answer:
     ttft: float
     seconds: float
     tokens: int
+    disturbed: bool
+    """Whether a virtual machine's host took a processor away before the first token."""
 
 
 async def stream(session: aiohttp.ClientSession, base: str, tokens: int, number: int) -> Answer:
@@ -61,19 +66,22 @@ async def stream(session: aiohttp.ClientSession, base: str, tokens: int, number:
         "stream": True,
         "stream_options": {"include_usage": True},
     }
+    stolen = processor_ticks()[1]
     began = time.perf_counter()
     first: float | None = None
+    disturbed = False
     rest = b""
     async with session.post(f"{base}/v1/completions", json=body) as response:
         response.raise_for_status()
         while data := await response.content.readany():
             if first is None:
                 first = time.perf_counter()
+                disturbed = processor_ticks()[1] - stolen >= DISTURBING_TICKS
             rest = (rest + data)[-2000:]
     events = [part for part in rest.split(b"\n\n") if part.startswith(b"data: {")]
     usage = json.loads(events[-1][6:])["usage"]
     assert first is not None
-    return Answer(first - began, time.perf_counter() - began, usage["completion_tokens"])
+    return Answer(first - began, time.perf_counter() - began, usage["completion_tokens"], disturbed)
 
 
 def open_session(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
@@ -103,13 +111,13 @@ async def _throughput(session: aiohttp.ClientSession, base: str, streams: int, r
 
 async def paced(
     targets: list[Callable[[int], Awaitable[Answer]]], seconds: float, rate: float
-) -> list[list[float]]:
-    """TTFTs of each target at `rate` requests per second in all, in turns."""
-    results: list[list[float]] = [[] for _ in targets]
+) -> list[list[Answer]]:
+    """Answers of each target at `rate` requests per second in all, in turns."""
+    results: list[list[Answer]] = [[] for _ in targets]
     tasks = []
 
     async def one(index: int, number: int) -> None:
-        results[index].append((await targets[index](number)).ttft)
+        results[index].append(await targets[index](number))
 
     began = time.perf_counter()
     for number in range(int(seconds * rate)):
@@ -134,19 +142,19 @@ def percentile(values: list[float], share: float) -> float:
 
 @dataclass(frozen=True)
 class Round:
-    """What one round measured: tokens per second, and seconds to the first token by each way, sorted."""
+    """What one round measured: tokens per second, and requests by each of the three ways."""
 
     ours: float
     vllm: float
     single: float
-    through: list[float]
-    plain: list[float]
-    straight: list[float]
+    through: list[Answer]
+    plain: list[Answer]
+    straight: list[Answer]
 
-    def added(self, share: float, *, to_engine: bool = False) -> float:
-        """Milliseconds that the function URL adds to a percentile."""
-        other = self.straight if to_engine else self.plain
-        return 1e3 * (percentile(self.through, share) - percentile(other, share))
+
+def ttft(answers: list[Answer], share: float, *, disturbed: bool = False) -> float:
+    """Milliseconds to the first token: a percentile, of all requests or of the undisturbed ones."""
+    return 1e3 * percentile([one.ttft for one in answers if disturbed or not one.disturbed], share)
 
 
 async def one_round(ours: Server, vllm: Server, seconds: float) -> Round:
@@ -165,27 +173,34 @@ async def one_round(ours: Server, vllm: Server, seconds: float) -> Round:
         for way in ways:  # the first round trip makes the connection, and wakes who was stopped
             await way(0)
         through, plain, straight = await paced(ways, len(ways) * seconds, RATE)
-    return Round(mine, theirs, alone, sorted(through), sorted(plain), sorted(straight))
+    return Round(mine, theirs, alone, through, plain, straight)
 
 
 async def measure(
     ours: Server, vllm: Server, rounds: int, seconds: float, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Medians over the rounds; the first, which warms up, is not counted."""
+    """Throughputs are medians over the rounds, TTFTs those of all rounds; a first round warms up."""
     await one_round(ours, vllm, min(5.0, seconds))
     before = processor_ticks()
     done: list[Round] = []
     for number in range(rounds):
         done.append(await one_round(ours, vllm, seconds))
         last = done[-1]
+        p50, p99 = (ttft(last.through, share) - ttft(last.plain, share) for share in (0.5, 0.99))
         say(
-            f"round {number + 1}: throughput {last.ours / last.vllm:.2f}, gain {last.ours / last.single:.1f}, "
-            f"ttft p50 {last.added(0.5):+.2f} ms, p99 {last.added(0.99):+.1f} ms"
+            f"round {number + 1}: throughput {last.ours / last.vllm:.2f}, "
+            f"gain {last.ours / last.single:.1f}, added ttft p50 {p50:.2f} ms, p99 {p99:.1f} ms"
         )
     total, stolen = (now - then for now, then in zip(processor_ticks(), before, strict=True))
+    through = [answer for one in done for answer in one.through]
+    plain = [answer for one in done for answer in one.plain]
+    straight = [answer for one in done for answer in one.straight]
 
     def median(value: Callable[[Round], float]) -> float:
         return statistics.median(value(one) for one in done)
+
+    def added(share: float, other: list[Answer], *, disturbed: bool = False) -> float:
+        return ttft(through, share, disturbed=disturbed) - ttft(other, share, disturbed=disturbed)
 
     return {
         "throughput_vs_vllm": median(lambda one: one.ours / one.vllm),
@@ -193,21 +208,32 @@ async def measure(
         "vllm_throughput_tokens_per_s": median(lambda one: one.vllm),
         "single_stream_tokens_per_s": median(lambda one: one.single),
         "batching_gain": median(lambda one: one.ours / one.single),
-        "added_ttft_p50_ms": median(lambda one: one.added(0.5)),
-        "added_ttft_p99_ms": median(lambda one: one.added(0.99)),
-        "added_ttft_p99_ms_of_rounds": [round(one.added(0.99), 2) for one in done],
-        "added_to_engine_p50_ms": median(lambda one: one.added(0.5, to_engine=True)),
-        "added_to_engine_p99_ms": median(lambda one: one.added(0.99, to_engine=True)),
-        "ttft_p50_ms": median(lambda one: 1e3 * percentile(one.through, 0.5)),
-        "ttft_p99_ms": median(lambda one: 1e3 * percentile(one.through, 0.99)),
-        "vllm_ttft_p50_ms": median(lambda one: 1e3 * percentile(one.plain, 0.5)),
-        "vllm_ttft_p99_ms": median(lambda one: 1e3 * percentile(one.plain, 0.99)),
-        "ttfts_of_a_round": len(done[0].through),
+        "added_ttft_p50_ms": added(0.5, plain),
+        "added_ttft_p99_ms": added(0.99, plain),
+        "added_to_engine_p50_ms": added(0.5, straight),
+        "added_to_engine_p99_ms": added(0.99, straight),
+        "disturbed_too": {
+            "added_ttft_p50_ms": added(0.5, plain, disturbed=True),
+            "added_ttft_p99_ms": added(0.99, plain, disturbed=True),
+        },
+        "ttft_p50_ms": ttft(through, 0.5),
+        "ttft_p99_ms": ttft(through, 0.99),
+        "vllm_ttft_p50_ms": ttft(plain, 0.5),
+        "vllm_ttft_p99_ms": ttft(plain, 0.99),
+        "requests": {name: len(answers) for name, answers in _ways(through, plain, straight)},
+        "disturbed": {
+            name: sum(answer.disturbed for answer in answers)
+            for name, answers in _ways(through, plain, straight)
+        },
         "stolen_share": stolen / total,
         "rounds": rounds,
         "streams": STREAMS,
         "tokens_per_stream": TOKENS,
     }
+
+
+def _ways(*answers: list[Answer]) -> list[tuple[str, list[Answer]]]:
+    return list(zip(("ours", "vllm", "engine"), answers, strict=True))
 
 
 def processor_ticks() -> tuple[int, int]:

@@ -220,7 +220,7 @@ class OpenModel:
     def _filling(self, entry: FileEntry, header: SafetensorsHeader, cache: Cache) -> Backing:
         filling = cache.fill(self._identity, entry, parts_of_weights(header))
         if self._writer is None:
-            self._writer = WriteBehind(self._limit_bytes // 4)
+            self._writer = WriteBehind(self._limit_bytes // 8)
         return FillingBacking(
             self._source, cache, filling, writer=self._writer, counter=self._counter, stop=self._stop
         )

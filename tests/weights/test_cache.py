@@ -176,6 +176,21 @@ def test_a_damaged_cached_file_is_found_and_put_right(bucketed, tmp_path):
     assert (found, report.bytes_from_source) == (bucketed.expected, 0)
 
 
+def test_tensors_of_a_damaged_part_are_delivered_once_more(bucketed, tmp_path):
+    load(bucketed, tmp_path)
+    largest = blobs(tmp_path)[-1]
+    with largest.open("rb+") as file:
+        file.seek(5_000_000)
+        file.write(b"\xff" * 100)
+    with open_model(bucketed.uri, cache_dir=tmp_path, retry=QUICK) as model:
+        delivered = [(entry, bytes(data)) for entry, data in model]
+    names = [entry.name for entry, _ in delivered]
+    twice = {name for name in names if names.count(name) == 2}
+    assert twice
+    assert len(delivered) == len(bucketed.expected) + len(twice), "no more than what may have been damaged"
+    assert digests_of(delivered) == bucketed.expected
+
+
 @pytest.mark.parametrize("damage", ["truncated", "emptied", "removed", "digests removed", "digests damaged"])
 def test_a_cached_file_that_is_not_whole_is_fetched_again(bucketed, tmp_path, damage):
     load(bucketed, tmp_path)
