@@ -324,6 +324,18 @@ def raw_get(buffers: queue.SimpleQueue[memoryview]) -> float:
     return time.perf_counter() - started
 
 
+def touched_buffers() -> queue.SimpleQueue[memoryview]:
+    """What `raw_get` reads into."""
+    import mmap
+
+    buffers: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
+    for _ in range(16):
+        area = mmap.mmap(-1, 16 << 20)
+        area.write(b"\1" * len(area))
+        buffers.put(memoryview(area))
+    return buffers
+
+
 def mapped_by_safetensors(engine: Engine) -> float:
     """The reader of safetensors itself over the files in the page cache."""
     from safetensors import safe_open
@@ -338,16 +350,10 @@ def mapped_by_safetensors(engine: Engine) -> float:
 
 def measure(folder: Path, repetitions: int, say: Callable[[str], None], *, touched: bool) -> dict[str, Any]:
     """All arms in turn, then the memory; ratios of medians."""
-    import mmap
-
     import weights
 
     engine = Engine()
-    buffers: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
-    for _ in range(16):
-        area = mmap.mmap(-1, 16 << 20)
-        area.write(b"\1" * len(area))
-        buffers.put(memoryview(area))
+    buffers = touched_buffers()
     warm = folder / "cache"
     if not warm.exists():
         streamed(engine, warm)
