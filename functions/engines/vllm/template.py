@@ -63,8 +63,8 @@ class Template:
     def _settling(self) -> Iterator[None]:
         """What is made within stays for good.
 
-        No collection looks at it: not meanwhile, where a fifth of an import's time went into looking through
-        ever more modules for next to no garbage, nor later, neither here nor in an engine, where it would
+        No collection looks at it: not meanwhile, where it would look through ever more modules, for more than
+        a second in all, and find next to no garbage; nor later, neither here nor in an engine, where it would
         copy shared pages.
         """
         gc.disable()
