@@ -8,10 +8,8 @@ own server, and past the replica's process to its engine. `added_ttft_*` is the 
 user of vLLM's server would notice; `added_to_engine_*` the first over the third, what the replica's process
 adds to its own engine, two more hops between processes included.
 
-Throughputs are medians over the rounds. The host of a virtual machine takes a processor away for a tenth of a
-second now and then, which hits one request in a hundred and so decides the 99th percentile. Requests to which
-that happened before their first token (two ticks of stolen time or more, proc_stat(5)) are left out of all
-three ways alike; `disturbed` counts them, and `disturbed_too` has the figures with them.
+Throughputs are medians over the rounds, percentiles those of all rounds' requests. `stolen_share` is what the
+host of a virtual machine took of all processor time meanwhile (proc_stat(5)).
 """
 
 from __future__ import annotations
@@ -41,8 +39,6 @@ STREAMS = 32
 TOKENS = 128
 RATE = 4.0
 """Requests per second while TTFT is measured."""
-DISTURBING_TICKS = 2
-"""Of stolen time, 10 ms each, within a request's TTFT."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +48,6 @@ class Answer:
     ttft: float
     seconds: float
     tokens: int
-    disturbed: bool
-    """Whether a virtual machine's host took a processor away before the first token."""
 
 
 async def stream(session: aiohttp.ClientSession, base: str, tokens: int, number: int) -> Answer:
@@ -66,22 +60,19 @@ async def stream(session: aiohttp.ClientSession, base: str, tokens: int, number:
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    stolen = processor_ticks()[1]
     began = time.perf_counter()
     first: float | None = None
-    disturbed = False
     rest = b""
     async with session.post(f"{base}/v1/completions", json=body) as response:
         response.raise_for_status()
         while data := await response.content.readany():
             if first is None:
                 first = time.perf_counter()
-                disturbed = processor_ticks()[1] - stolen >= DISTURBING_TICKS
             rest = (rest + data)[-2000:]
     events = [part for part in rest.split(b"\n\n") if part.startswith(b"data: {")]
     usage = json.loads(events[-1][6:])["usage"]
     assert first is not None
-    return Answer(first - began, time.perf_counter() - began, usage["completion_tokens"], disturbed)
+    return Answer(first - began, time.perf_counter() - began, usage["completion_tokens"])
 
 
 def open_session(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
@@ -152,9 +143,9 @@ class Round:
     straight: list[Answer]
 
 
-def ttft(answers: list[Answer], share: float, *, disturbed: bool = False) -> float:
-    """Milliseconds to the first token: a percentile, of all requests or of the undisturbed ones."""
-    return 1e3 * percentile([one.ttft for one in answers if disturbed or not one.disturbed], share)
+def ttft(answers: list[Answer], share: float) -> float:
+    """A percentile of the time to the first token, in milliseconds."""
+    return 1e3 * percentile([one.ttft for one in answers], share)
 
 
 async def one_round(ours: Server, vllm: Server, seconds: float) -> Round:
@@ -199,8 +190,8 @@ async def measure(
     def median(value: Callable[[Round], float]) -> float:
         return statistics.median(value(one) for one in done)
 
-    def added(share: float, other: list[Answer], *, disturbed: bool = False) -> float:
-        return ttft(through, share, disturbed=disturbed) - ttft(other, share, disturbed=disturbed)
+    def added(share: float, other: list[Answer]) -> float:
+        return ttft(through, share) - ttft(other, share)
 
     return {
         "throughput_vs_vllm": median(lambda one: one.ours / one.vllm),
@@ -212,28 +203,16 @@ async def measure(
         "added_ttft_p99_ms": added(0.99, plain),
         "added_to_engine_p50_ms": added(0.5, straight),
         "added_to_engine_p99_ms": added(0.99, straight),
-        "disturbed_too": {
-            "added_ttft_p50_ms": added(0.5, plain, disturbed=True),
-            "added_ttft_p99_ms": added(0.99, plain, disturbed=True),
-        },
         "ttft_p50_ms": ttft(through, 0.5),
         "ttft_p99_ms": ttft(through, 0.99),
         "vllm_ttft_p50_ms": ttft(plain, 0.5),
         "vllm_ttft_p99_ms": ttft(plain, 0.99),
-        "requests": {name: len(answers) for name, answers in _ways(through, plain, straight)},
-        "disturbed": {
-            name: sum(answer.disturbed for answer in answers)
-            for name, answers in _ways(through, plain, straight)
-        },
+        "requests_each": len(through),
         "stolen_share": stolen / total,
         "rounds": rounds,
         "streams": STREAMS,
         "tokens_per_stream": TOKENS,
     }
-
-
-def _ways(*answers: list[Answer]) -> list[tuple[str, list[Answer]]]:
-    return list(zip(("ours", "vllm", "engine"), answers, strict=True))
 
 
 def processor_ticks() -> tuple[int, int]:

@@ -41,12 +41,13 @@ _CHECKED_AHEAD = 20 << 20
 """How much of mapped files may: beyond that it has left the processor's cache when it is used."""
 
 
-class _Opened:
-    """An extent whose bytes are arriving in `view`, or being checked where they are mapped."""
+class _Arrival:
+    """An extent on its way."""
 
-    def __init__(self, extent: Extent, view: memoryview | None) -> None:
+    def __init__(self, extent: Extent) -> None:
         self.extent = extent
-        self.view: memoryview | None = view
+        self.view: memoryview | None = None
+        """The buffer that its bytes arrive in, from when it has one until it is delivered; none if mapped."""
         self.left = len(extent.parts)
         self.done = threading.Event()
 
@@ -78,25 +79,20 @@ class TensorStream:
         self._waiting = 0
         """Bytes that have arrived and that the consumer has not taken yet, less what it took unchecked."""
         self._stop = threading.Event()
-        self._starving = False
         self._error: BaseException | None = None
         self._lock = threading.Lock()
         self._taken = threading.Condition(self._lock)
-        self._opened: queue.SimpleQueue[_Opened | None] = queue.SimpleQueue()
-        # What is mapped can be had at once, whatever the workers do.
-        known = [_Opened(extent, None) for extent in extents] if self._all_mapped else None
-        for opened in known or ():
-            self._opened.put(opened)
-        self._jobs = self._in_order(known)
+        self._arrivals = [_Arrival(extent) for extent in extents]
+        self._again: queue.SimpleQueue[Sequence[_Arrival] | None] = queue.SimpleQueue()
+        self._missed: _Arrival | None = None
+        """What the consumer waits for."""
+        self._jobs = self._in_order()
         self._turn = threading.Lock()
         """Of who may take the next job."""
         self._held_back = False
         """Whether the next job waits for the consumer."""
-        self._again: queue.SimpleQueue[Sequence[Extent] | None] = queue.SimpleQueue()
-        self._unchecked: list[_Opened] = []
-        """Delivered while they are being checked."""
-        self._put_right: set[Extent] = set()
-        """Mapped extents that were damaged when they may have been delivered."""
+        self._damaged: set[_Arrival] = set()
+        """Mapped ones that were not right when they may have been delivered, and are now."""
         self._workers: list[threading.Thread] = []
         self._ramp = threading.Thread(
             target=self._hire, args=(concurrency,), name="weights-ramp", daemon=True
@@ -120,19 +116,15 @@ class TensorStream:
             IntegrityError: wrong again.
             SourceError: the source does not deliver.
         """
-        yield from self._deliver(len(self._extents))
-        for opened in self._unchecked:
-            self._wait_for(opened)
-        for extent in self._put_right:
-            view = self._mapped(extent)
-            assert view is not None
-            yield from _tensors_of(extent, view)
-            del view
+        yield from self._deliver(self._arrivals)
+        for arrival in self._arrivals:
+            self._wait_for(arrival)  # a mapped one may have been delivered before
+        yield from self._deliver([arrival for arrival in self._arrivals if arrival in self._damaged])
         wrong = self._unverified()
-        again = [extent for extent in self._extents if extent.file in wrong]
+        again = [_Arrival(extent) for extent in self._extents if extent.file in wrong]
         if again:
             self._again.put(again)
-            yield from self._deliver(len(again))
+            yield from self._deliver(again)
             still = self._unverified(wrong)
             if still:
                 raise next(iter(still.values()))
@@ -155,50 +147,32 @@ class TensorStream:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _deliver(self, count: int) -> Iterator[tuple[TensorEntry, memoryview]]:
-        for _ in range(count):
-            opened = self._next_opened()
-            extent = opened.extent
-            view = self._mapped(extent)
-            if view is not None:
+    def _deliver(self, arrivals: Sequence[_Arrival]) -> Iterator[tuple[TensorEntry, memoryview]]:
+        for arrival in arrivals:
+            extent = arrival.extent
+            whole = self._backings[extent.file].mapped()
+            if whole is not None:
                 self._raise_error()
-                self._unchecked.append(opened)
+                view = whole[extent.begin : extent.begin + extent.nbytes]
             else:
-                self._wait_for(opened)
-                view, opened.view = opened.view, None
-                assert view is not None
+                self._wait_for(arrival)
+                assert arrival.view is not None
+                view, arrival.view = arrival.view, None
             with self._lock:
                 self._waiting -= extent.nbytes
                 self._taken.notify_all()
             self._backings[extent.file].delivered(extent.parts, view)
-            yield from _tensors_of(extent, view)
-            del view, opened
+            for tensor in extent.tensors:
+                start = tensor.begin - extent.begin
+                yield tensor, view[start : start + tensor.nbytes]
+            del view, whole
 
-    def _mapped(self, extent: Extent) -> memoryview | None:
-        whole = self._backings[extent.file].mapped()
-        return None if whole is None else whole[extent.begin : extent.begin + extent.nbytes]
-
-    def _wait_for(self, opened: _Opened) -> None:
-        while not opened.done.wait(_LOOK_AGAIN):
+    def _wait_for(self, arrival: _Arrival) -> None:
+        self._missed = arrival
+        while not arrival.done.wait(_LOOK_AGAIN):
             self._raise_error()
+        self._missed = None
         self._raise_error()
-
-    def _next_opened(self) -> _Opened:
-        while True:
-            try:
-                opened = self._opened.get_nowait()
-            except queue.Empty:
-                # Everything opened so far is with the consumer.
-                self._starving = True
-                try:
-                    opened = self._opened.get(timeout=_LOOK_AGAIN)
-                except queue.Empty:
-                    self._raise_error()
-                    continue
-                finally:
-                    self._starving = False
-            assert opened is not None
-            return opened
 
     def _unverified(self, files: Mapping[str, object] | None = None) -> dict[str, IntegrityError]:
         wrong: dict[str, IntegrityError] = {}
@@ -257,40 +231,31 @@ class TensorStream:
                 if self._stop.wait(_RAMP_SECONDS):
                     return
 
-    def _in_order(self, known: Sequence[_Opened] | None) -> Iterator[tuple[_Opened, Part]]:
-        """All parts to fill, each extent opened just before its first."""
-        for opened in known or ():
-            if not self._is_time(mapped=True):
-                return
-            for part in opened.extent.parts:
-                yield opened, part
-        extents: Sequence[Extent] | None = self._extents if known is None else ()
-        while extents is not None:
-            for extent in extents:
-                fresh = self._open(extent)
-                if fresh is None:
+    def _in_order(self) -> Iterator[tuple[_Arrival, Part]]:
+        """All parts to fill, each when it is time for its extent; ends early when told to stop."""
+        arrivals: Sequence[_Arrival] | None = self._arrivals
+        while arrivals is not None:
+            for arrival in arrivals:
+                if not self._open(arrival):
                     return
-                for part in extent.parts:
-                    yield fresh, part
+                for part in arrival.extent.parts:
+                    yield arrival, part
             self._held_back = True
-            extents = self._again.get()
+            arrivals = self._again.get()
             self._held_back = False
 
-    def _open(self, extent: Extent) -> _Opened | None:
-        """Wait until it is time for an extent, and queue it for the consumer; None when told to stop."""
+    def _open(self, arrival: _Arrival) -> bool:
+        """Wait until it is time for an extent, and give it the buffer it needs; False when told to stop."""
+        extent = arrival.extent
         mapped = self._backings[extent.file].mapped() is not None
         if not self._is_time(mapped=mapped):
-            return None
-        view = None
-        if not mapped:
-            self._held_back = True
-            view = self._pool.acquire(extent.nbytes, stop=self._stop, may_exceed=self._stuck)
-            self._held_back = False
-            if view is None:
-                return None
-        opened = _Opened(extent, view)
-        self._opened.put(opened)
-        return opened
+            return False
+        if mapped:
+            return True
+        self._held_back = True
+        arrival.view = self._pool.acquire(extent.nbytes, stop=self._stop, may_exceed=self._stuck)
+        self._held_back = False
+        return arrival.view is not None
 
     def _is_time(self, *, mapped: bool) -> bool:
         # A consumer that is slower than the wire gains nothing from more bytes that wait for it, and touching
@@ -304,8 +269,10 @@ class TensorStream:
         return not self._stop.is_set()
 
     def _stuck(self) -> bool:
-        """Whether the consumer keeps every buffer and waits for more."""
-        return self._starving and not any(backing.pending() for backing in self._backings.values())
+        """Whether the consumer keeps every buffer and waits for an extent that has none yet."""
+        missed = self._missed
+        starving = missed is not None and missed.view is None
+        return starving and not any(backing.pending() for backing in self._backings.values())
 
     def _work(self) -> None:
         try:
@@ -319,30 +286,24 @@ class TensorStream:
         except BaseException as error:  # noqa: BLE001 - the consumer's thread raises it
             self._fail(error)
 
-    def _fill(self, opened: _Opened, part: Part) -> None:
-        backing = self._backings[opened.extent.file]
-        if backing.mapped() is not None:
-            if not backing.check(part):
-                with self._lock:
-                    self._put_right.add(opened.extent)
+    def _fill(self, arrival: _Arrival, part: Part) -> None:
+        extent = arrival.extent
+        backing = self._backings[extent.file]
+        right = True
+        if arrival.view is None:
+            right = backing.check(part)
         else:
-            assert opened.view is not None
-            start = part.begin - opened.extent.begin
-            backing.read(part, opened.view[start : start + part.nbytes])
+            start = part.begin - extent.begin
+            backing.read(part, arrival.view[start : start + part.nbytes])
         with self._lock:
-            opened.left -= 1
-            finished = opened.left == 0
+            if not right:
+                self._damaged.add(arrival)
+            arrival.left -= 1
+            finished = arrival.left == 0
             if finished:
-                self._waiting += opened.extent.nbytes
+                self._waiting += extent.nbytes
         if finished:
-            opened.done.set()
-
-
-def _tensors_of(extent: Extent, view: memoryview) -> Iterator[tuple[TensorEntry, memoryview]]:
-    """The tensors of an extent whose bytes `view` holds."""
-    for tensor in extent.tensors:
-        start = tensor.begin - extent.begin
-        yield tensor, view[start : start + tensor.nbytes]
+            arrival.done.set()
 
 
 def _processor_seconds_wanted() -> float:
