@@ -63,6 +63,57 @@ def test_every_name_that_is_used_exists():
     assert json.loads(done.stdout.strip().rpartition("\n")[2]) == []
 
 
+OUTPUTS = """
+import json, queue, sys, threading
+import zmq
+from functions.engines.vllm import ground
+ground.quieten()
+from vllm.v1.engine import EngineCoreOutputs
+from vllm.v1.engine.core import EngineCoreProc
+from vllm.v1.serial_utils import MsgpackDecoder
+ground.hand_over_outputs()
+core = EngineCoreProc.__new__(EngineCoreProc)
+core.output_queue = queue.Queue()
+core.output_queue.put_nowait((0, EngineCoreOutputs(wave_complete=0)))  # before anybody sends
+context = zmq.Context()
+receiver = context.socket(zmq.PULL)
+receiver.bind(sys.argv[1])
+sender = threading.Thread(target=core.process_output_sockets, args=([sys.argv[1]], None, 7))
+sender.start()
+waiting = []
+for number in range(1, 200):
+    core.output_queue.put_nowait((0, EngineCoreOutputs(wave_complete=number)))
+    waiting.append(core.output_queue.qsize())
+decoder = MsgpackDecoder(EngineCoreOutputs)
+arrived = [decoder.decode(receiver.recv_multipart()) for _ in range(200)]
+core.output_queue.put_nowait(EngineCoreProc.ENGINE_CORE_DEAD)
+sender.join(10)
+context.destroy(linger=0)
+print(json.dumps({
+    "in order": [one.wave_complete for one in arrived] == list(range(200)),
+    "engines": sorted({one.engine_index for one in arrived}),
+    "waiting": sum(waiting[10:]),
+    "ended": not sender.is_alive(),
+}))
+"""
+
+
+def test_outputs_have_left_the_core_before_it_takes_the_next_step(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", OUTPUTS, f"ipc://{tmp_path}/out"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = json.loads(done.stdout.strip().rpartition("\n")[2])
+    waiting = said.pop("waiting")
+    assert said == {"in order": True, "engines": [7], "ended": True}
+    # A thread that gets no processor within the patience may leave one of them; without a hand-over most wait.
+    assert waiting < 10
+
+
 @pytest.fixture(scope="module")
 def argv(made_model):
     args = {"max-model-len": 1024, "enforce-eager": True, "kv-cache-memory-bytes": 64 << 20}

@@ -24,6 +24,7 @@ import json
 import logging
 import multiprocessing
 import os
+import queue
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -280,7 +281,42 @@ def serve(argv: Sequence[str], serving: Callable[[], None]) -> None:
         # being read anew; see the module's docstring.
         args.distributed_executor_backend = "uni"
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        hand_over_outputs()
     uvloop.run(_serve(args, serving, in_core=in_core))
+
+
+class _HandedOver(queue.Queue[Any]):
+    """A queue of which `put_nowait` returns when the item has been taken, or after a moment."""
+
+    PATIENCE_SECONDS = 0.005
+    """What a thread waits for the interpreter lock before it asks for it (`sys.getswitchinterval`)."""
+
+    def put_nowait(self, item: Any) -> None:
+        """Put, and let the thread that waits for it have the interpreter."""
+        with self.not_full:
+            self._put(item)
+            self.unfinished_tasks += 1
+            self.not_empty.notify()
+            self.not_full.wait_for(lambda: not self._qsize(), self.PATIENCE_SECONDS)
+
+
+def hand_over_outputs() -> None:
+    """Let an engine core that runs the model itself deliver each step's tokens before it takes the next.
+
+    A thread of the core sends them. A worker in the same interpreter gives the lock away for a moment at
+    every torch operation and has it back before the thread has woken, and a wait that is woken never asks for
+    the lock (CPython's `take_gil`): tokens left a step late. For processes forked from the one that calls.
+    """
+    from vllm.v1.engine.core import EngineCoreProc
+
+    send = EngineCoreProc.process_output_sockets
+
+    def process_output_sockets(core: Any, *args: Any) -> None:
+        # Of the object that is there: what somebody has put already stays in it.
+        core.output_queue.__class__ = _HandedOver
+        send(core, *args)
+
+    EngineCoreProc.process_output_sockets = process_output_sockets
 
 
 async def _serve(args: argparse.Namespace, serving: Callable[[], None], *, in_core: bool) -> None:
