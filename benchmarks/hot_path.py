@@ -2,11 +2,13 @@
 
     python benchmarks/hot_path.py [--json] [--rounds N]
 
-The same client, model and options for both; rounds alternate between them, and the one that waits is stopped.
-For the time to the first token three ways are taken in turns, request by request: the function URL, vLLM's
-own server, and past the replica's process to its engine. `added_ttft_*` is the first over the second, what a
-user of vLLM's server would notice; `added_to_engine_*` the first over the third, what the replica's process
-adds to its own engine, two more hops between processes included.
+The same client, model and options for both, in turns, and the one that waits is stopped: vLLM's worker looks
+for work without a rest for a second after the last (`SpinCondition`), which on a small machine takes a
+processor from the other. For the time to the first token the turns are some seconds long, and there are three
+ways: the function URL and, request by request, past the replica's process to its engine; and vLLM's own
+server. `added_ttft_*` is the first over the third, what a user of vLLM's server would notice;
+`added_to_engine_*` the first over the second, what the replica's process adds to its own engine, two more
+hops between processes included.
 
 Throughputs are medians over the rounds, percentiles those of all rounds' requests. `stolen_share` is what the
 host of a virtual machine took of all processor time meanwhile (proc_stat(5)).
@@ -21,8 +23,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,8 @@ STREAMS = 32
 TOKENS = 128
 RATE = 4.0
 """Requests per second while TTFT is measured."""
+TURN_SECONDS = 5.0
+"""Of each way, before the other server has its turn."""
 
 
 @dataclass(frozen=True)
@@ -100,22 +105,48 @@ async def _throughput(session: aiohttp.ClientSession, base: str, streams: int, r
     return tokens / (time.perf_counter() - began)
 
 
-async def paced(
-    targets: list[Callable[[int], Awaitable[Answer]]], seconds: float, rate: float
-) -> list[list[Answer]]:
-    """Answers of each target at `rate` requests per second in all, in turns."""
-    results: list[list[Answer]] = [[] for _ in targets]
-    tasks = []
+Way = Callable[[int], Awaitable[Answer]]
+
+
+async def paced(ways: Sequence[Way], seconds: float) -> list[list[Answer]]:
+    """`seconds` of requests by each way, RATE of them per second in all, one way after the other."""
+    for way in ways:  # the first round trip makes the connection, and wakes who was stopped
+        await way(0)
+    results: list[list[Answer]] = [[] for _ in ways]
 
     async def one(index: int, number: int) -> None:
-        results[index].append(await targets[index](number))
+        results[index].append(await ways[index](number))
 
     began = time.perf_counter()
-    for number in range(int(seconds * rate)):
-        await asyncio.sleep(max(0.0, began + number / rate - time.perf_counter()))
-        tasks.append(asyncio.create_task(one(number % len(targets), number)))
-    await asyncio.gather(*tasks)
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(int(seconds * RATE) * len(ways)):
+            await asyncio.sleep(max(0.0, began + number / RATE - time.perf_counter()))
+            tasks.create_task(one(number % len(ways), number))
     return results
+
+
+async def first_tokens(
+    ours: Server, vllm: Server, seconds: float
+) -> tuple[list[Answer], list[Answer], list[Answer]]:
+    """Answers by the function URL, by vLLM's server and by our engine's socket, `seconds` of each."""
+    through: list[Answer] = []
+    plain: list[Answer] = []
+    straight: list[Answer] = []
+    left = seconds
+    while left > 0:
+        turn = min(TURN_SECONDS, left)
+        left -= turn
+        connector = aiohttp.UnixConnector(path=engine_socket(ours), limit=0)
+        async with open_session(aiohttp.TCPConnector(limit=0)) as session, open_session(connector) as direct:
+            with vllm.paused():
+                ways = [partial(stream, session, ours.url, 16), partial(stream, direct, "http://vllm", 16)]
+                one, other = await paced(ways, turn)
+            through += one
+            straight += other
+            with ours.paused():
+                [theirs] = await paced([partial(stream, session, vllm.url, 16)], turn)
+            plain += theirs
+    return through, plain, straight
 
 
 def engine_socket(server: Server) -> str:
@@ -154,16 +185,7 @@ async def one_round(ours: Server, vllm: Server, seconds: float) -> Round:
     with vllm.paused():
         mine = await throughput(ours.url, STREAMS, 2 * STREAMS)
         alone = await throughput(ours.url, 1, 3)
-    connector = aiohttp.UnixConnector(path=engine_socket(ours), limit=0)
-    async with open_session(aiohttp.TCPConnector(limit=0)) as session, open_session(connector) as direct:
-        ways: list[Callable[[int], Awaitable[Answer]]] = [
-            lambda n: stream(session, ours.url, 16, n),
-            lambda n: stream(session, vllm.url, 16, n),
-            lambda n: stream(direct, "http://vllm", 16, n),
-        ]
-        for way in ways:  # the first round trip makes the connection, and wakes who was stopped
-            await way(0)
-        through, plain, straight = await paced(ways, len(ways) * seconds, RATE)
+    through, plain, straight = await first_tokens(ours, vllm, seconds)
     return Round(mine, theirs, alone, through, plain, straight)
 
 
