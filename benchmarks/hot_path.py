@@ -251,6 +251,10 @@ def main() -> None:
         "--seconds", type=float, default=60, help="of TTFTs of each way, per round (default 60)"
     )
     options = parser.parse_args()
+    if options.rounds < 1:
+        parser.error(f"--rounds = {options.rounds}, must be at least 1")
+    if options.seconds < 1:  # a percentile needs some requests
+        parser.error(f"--seconds = {options.seconds}, must be at least 1")
     with tempfile.TemporaryDirectory(prefix="pilotlight-bench-") as scratch:
         folder = Path(scratch)
         model = make_model(folder / "model").path

@@ -76,11 +76,19 @@ def main() -> int:
         return 0
     from weights.sizes import parse_size
 
-    size = parse_size(options.size)
+    if options.repetitions < 1:
+        parser.error(f"--repetitions = {options.repetitions}, must be at least 1")
+    try:
+        size = parse_size(options.size)
+    except ValueError as error:
+        parser.error(str(error))
     with contextlib.ExitStack() as stack:
         folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
         os.environ.update(stack.enter_context(served(folder, size)))
+        os.environ["BENCH_CACHE"] = stack.enter_context(
+            tempfile.TemporaryDirectory(prefix="cache-", dir=folder)
+        )
         say = (lambda _: None) if options.json else (lambda text: print(text, file=sys.stderr, flush=True))
         result = measure(folder, options.repetitions, say, touched=not options.untouched)
     print(json.dumps(result, indent=None if options.json else 2))
@@ -179,6 +187,11 @@ def in_memory(paths: list[Path]) -> None:
 def model_folder() -> Path:
     """The checkpoint on the disk."""
     return Path(os.environ["BENCH_FOLDER"]) / "root" / BUCKET / PREFIX
+
+
+def cache_folder() -> Path:
+    """The cache of this run: another run's knows the model by another address."""
+    return Path(os.environ["BENCH_CACHE"])
 
 
 def shards() -> list[Path]:
@@ -356,8 +369,7 @@ def measure(folder: Path, repetitions: int, say: Callable[[str], None], *, touch
 
     engine = Engine()
     buffers = touched_buffers()
-    warm = folder / "cache"
-    shutil.rmtree(warm, ignore_errors=True)  # an earlier run's knows the model by another address
+    warm = cache_folder()
     streamed(engine, warm)
     # As a replica has it before its engine starts: the model's folder, which knows the cached weights.
     pulled = weights.pull_blocking(uri(), cache_dir=warm, with_weights=False)
@@ -502,7 +514,7 @@ def _hold() -> list[Any]:
     from weights.load import open_model
     from weights.tensors import as_torch
 
-    model = open_model(uri(), cache_dir=Path(os.environ["BENCH_FOLDER"]) / "cache")
+    model = open_model(uri(), cache_dir=cache_folder())
     held = [as_torch(entry, data) for entry, data in model]
     for tensor in held:
         tensor.view(-1).float().sum() if tensor.numel() < 1 << 16 else tensor.view(-1)[::512].sum()
