@@ -144,7 +144,11 @@ class World:
             ready = [pod for pod in pods if condition(pod)["status"] == "True"]
             return (pods or [True]) if len(pods) == len(ready) == count else None
 
-        found = await until(check, what=f"{count} pods ready")
+        try:
+            found = await until(check, what=f"{count} pods ready")
+        except AssertionError as error:
+            error.add_note(f"pods: {[(pod['metadata']['name'], pod['status']) for pod in await self.pods()]}")
+            raise
         return [] if found == [True] else found
 
     async def set_floor(self, revision: str, floor: int | str | None) -> None:
