@@ -13,7 +13,7 @@ import pytest
 import weights
 from functions.contract import Parameters
 from functions.engine import GenerateRequest
-from functions.engines.vllm import options
+from functions.engines.vllm import ground, options
 from functions.engines.vllm.client import VllmEngine
 from functions.engines.vllm.processes import EngineStartError
 from tests.functions.servers import wait_until
@@ -114,6 +114,46 @@ def test_outputs_have_left_the_core_before_it_takes_the_next_step(tmp_path):
     assert waiting < 10
 
 
+PRIORITIES = """
+import json, os, threading, time
+os.environ["OMP_NUM_THREADS"] = "3"
+import torch
+import zmq
+from functions.engines.vllm import ground
+torch.set_num_threads(3)
+before = os.listdir("/proc/self/task")
+torch.ones(1 << 22).sum()
+pool = {int(one) for one in os.listdir("/proc/self/task") if one not in before}
+context = zmq.Context()
+socket = context.socket(zmq.PULL)  # starts ZeroMQ's threads
+stop = threading.Event()
+sender = threading.Thread(target=stop.wait)
+sender.start()
+named = {one: open(f"/proc/self/task/{one}/comm").read() for one in os.listdir("/proc/self/task")}
+zeromq = [int(one) for one, name in named.items() if name.startswith("ZMQ")]
+usual = os.getpriority(os.PRIO_PROCESS, 0)
+ground.lower_computing_threads()
+def nicer(threads):
+    return sorted({os.getpriority(os.PRIO_PROCESS, one) - usual for one in threads})
+print(json.dumps({"main": nicer([os.getpid()]), "pool": nicer(pool), "sender": nicer([sender.native_id]),
+                  "zeromq": nicer(zeromq), "of the pool": len(pool)}))
+stop.set()
+socket.close()
+context.term()
+"""
+
+
+def test_threads_that_compute_give_way_to_those_that_carry():
+    done = subprocess.run(
+        [sys.executable, "-c", PRIORITIES], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = json.loads(done.stdout.strip().rpartition("\n")[2])
+    nicer = [min(ground.NICER, 19 - os.getpriority(os.PRIO_PROCESS, 0))]
+    assert said.pop("of the pool") > 0
+    assert said == {"main": nicer, "pool": nicer, "sender": [0], "zeromq": [0]}
+
+
 @pytest.fixture(scope="module")
 def argv(made_model):
     args = {"max-model-len": 1024, "enforce-eager": True, "kv-cache-memory-bytes": 64 << 20}
@@ -140,6 +180,8 @@ async def test_one_import_serves_every_process_of_every_engine(template, made_mo
     assert psutil.Process(engine.pid).ppid() == template.pid
     (core,) = engine.core_pids
     assert psutil.Process(core).ppid() == engine.pid
+    usual = os.getpriority(os.PRIO_PROCESS, engine.pid)
+    assert os.getpriority(os.PRIO_PROCESS, core) == min(19, usual + ground.NICER)
     # Forked, not spawned: the same program, started once.
     assert psutil.Process(core).exe() == process.exe()
     assert _mapped(core) & _mapped(template.pid)

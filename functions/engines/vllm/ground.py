@@ -18,6 +18,7 @@ set back to `fork` after the configuration has been made, and vLLM's process man
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import importlib
 import json
@@ -27,6 +28,7 @@ import os
 import queue
 import re
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -282,6 +284,7 @@ def serve(argv: Sequence[str], serving: Callable[[], None]) -> None:
         args.distributed_executor_backend = "uni"
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         hand_over_outputs()
+        give_way()
     uvloop.run(_serve(args, serving, in_core=in_core))
 
 
@@ -317,6 +320,44 @@ def hand_over_outputs() -> None:
         send(core, *args)
 
     EngineCoreProc.process_output_sockets = process_output_sockets
+
+
+def give_way() -> None:
+    """Let an engine core that runs the model itself leave the processor to those who wait for it.
+
+    A thread that computes without a rest keeps its processor until the kernel's clock ticks, every 4 ms at
+    250 Hz, when one that carries a request or a token wakes up there. A lower priority (nice(2)) lets that
+    one go first; what the others leave is the computation's as before. For processes forked from the caller.
+    """
+    from vllm.v1.engine.core import EngineCoreProc
+
+    run = EngineCoreProc.run_busy_loop
+
+    def run_busy_loop(core: Any) -> None:
+        lower_computing_threads()
+        run(core)
+
+    EngineCoreProc.run_busy_loop = run_busy_loop
+
+
+NICER = 5
+"""By how much computing threads are nicer: a third of the weight of others (`sched_prio_to_weight`)."""
+
+
+def lower_computing_threads() -> None:
+    """Make this process's threads that compute nicer: the main one and the pool that it has or will have.
+
+    Those of Python and of ZeroMQ carry requests and tokens and stay as they are: without a privilege nobody
+    gets a priority back. Linux only, where each thread has its own.
+    """
+    carrying = {one.native_id for one in threading.enumerate() if one is not threading.main_thread()}
+    tasks = Path("/proc/self/task")
+    for task in tasks.iterdir() if tasks.is_dir() else ():
+        thread = int(task.name)
+        with contextlib.suppress(OSError):  # it has ended
+            if thread not in carrying and not (task / "comm").read_text().startswith("ZMQ"):
+                nice = os.getpriority(os.PRIO_PROCESS, thread)
+                os.setpriority(os.PRIO_PROCESS, thread, min(19, nice + NICER))
 
 
 async def _serve(args: argparse.Namespace, serving: Callable[[], None], *, in_core: bool) -> None:
