@@ -10,8 +10,9 @@ server. `added_ttft_*` is the first over the third, what a user of vLLM's server
 `added_to_engine_*` the first over the second, what the replica's process adds to its own engine, two more
 hops between processes included.
 
-Throughputs are medians over the rounds, percentiles those of all rounds' requests. `stolen_share` is what the
-host of a virtual machine took of all processor time meanwhile (proc_stat(5)).
+Throughputs are medians over the rounds, percentiles those of all rounds' requests, and `*_by_round` of each
+round's: a bad moment of the machine falls on one server alone. `stolen_share` is what the host of a virtual
+machine took of all processor time meanwhile (proc_stat(5)).
 """
 
 from __future__ import annotations
@@ -173,6 +174,10 @@ class Round:
     plain: list[Answer]
     straight: list[Answer]
 
+    def added(self, share: float) -> float:
+        """By the function URL over vLLM's server, in milliseconds."""
+        return ttft(self.through, share) - ttft(self.plain, share)
+
 
 def ttft(answers: list[Answer], share: float) -> float:
     """A percentile of the time to the first token, in milliseconds."""
@@ -199,10 +204,10 @@ async def measure(
     for number in range(rounds):
         done.append(await one_round(ours, vllm, seconds))
         last = done[-1]
-        p50, p99 = (ttft(last.through, share) - ttft(last.plain, share) for share in (0.5, 0.99))
         say(
             f"round {number + 1}: throughput {last.ours / last.vllm:.2f}, "
-            f"gain {last.ours / last.single:.1f}, added ttft p50 {p50:.2f} ms, p99 {p99:.1f} ms"
+            f"gain {last.ours / last.single:.1f}, added ttft p50 {last.added(0.5):.2f} ms, "
+            f"p99 {last.added(0.99):.1f} ms"
         )
     total, stolen = (now - then for now, then in zip(processor_ticks(), before, strict=True))
     through = [answer for one in done for answer in one.through]
@@ -229,6 +234,8 @@ async def measure(
         "ttft_p99_ms": ttft(through, 0.99),
         "vllm_ttft_p50_ms": ttft(plain, 0.5),
         "vllm_ttft_p99_ms": ttft(plain, 0.99),
+        "added_ttft_p50_ms_by_round": [one.added(0.5) for one in done],
+        "added_ttft_p99_ms_by_round": [one.added(0.99) for one in done],
         "requests_each": len(through),
         "stolen_share": stolen / total,
         "rounds": rounds,
@@ -269,7 +276,8 @@ def main() -> None:
         print(json.dumps(figures))
     else:
         for key, value in figures.items():
-            print(f"{key:32} {value:.3f}" if isinstance(value, float) else f"{key:32} {value}")
+            values = value if isinstance(value, list) else [value]
+            print(f"{key:32}", *(f"{one:.3f}" if isinstance(one, float) else one for one in values))
 
 
 if __name__ == "__main__":
