@@ -115,7 +115,7 @@ def test_outputs_have_left_the_core_before_it_takes_the_next_step(tmp_path):
 
 
 PRIORITIES = """
-import json, os, threading, time
+import json, os, threading
 os.environ["OMP_NUM_THREADS"] = "3"
 import torch
 import zmq

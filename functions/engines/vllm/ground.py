@@ -322,6 +322,10 @@ def hand_over_outputs() -> None:
     EngineCoreProc.process_output_sockets = process_output_sockets
 
 
+NICER = 5
+"""By how much computing threads are nicer: a third of the weight of others (`sched_prio_to_weight`)."""
+
+
 def give_way() -> None:
     """Let an engine core that runs the model itself leave the processor to those who wait for it.
 
@@ -338,10 +342,6 @@ def give_way() -> None:
         run(core)
 
     EngineCoreProc.run_busy_loop = run_busy_loop
-
-
-NICER = 5
-"""By how much computing threads are nicer: a third of the weight of others (`sched_prio_to_weight`)."""
 
 
 def lower_computing_threads() -> None:
