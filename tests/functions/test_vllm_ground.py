@@ -13,7 +13,7 @@ import pytest
 import weights
 from functions.contract import Parameters
 from functions.engine import GenerateRequest
-from functions.engines.vllm import ground, options
+from functions.engines.vllm import options
 from functions.engines.vllm.client import VllmEngine
 from functions.engines.vllm.processes import EngineStartError
 from tests.functions.servers import wait_until
@@ -63,97 +63,6 @@ def test_every_name_that_is_used_exists():
     assert json.loads(done.stdout.strip().rpartition("\n")[2]) == []
 
 
-OUTPUTS = """
-import json, queue, sys, threading
-import zmq
-from functions.engines.vllm import ground
-ground.quieten()
-from vllm.v1.engine import EngineCoreOutputs
-from vllm.v1.engine.core import EngineCoreProc
-from vllm.v1.serial_utils import MsgpackDecoder
-ground.hand_over_outputs()
-core = EngineCoreProc.__new__(EngineCoreProc)
-core.output_queue = queue.Queue()
-core.output_queue.put_nowait((0, EngineCoreOutputs(wave_complete=0)))  # before anybody sends
-context = zmq.Context()
-receiver = context.socket(zmq.PULL)
-receiver.bind(sys.argv[1])
-sender = threading.Thread(target=core.process_output_sockets, args=([sys.argv[1]], None, 7))
-sender.start()
-waiting = []
-for number in range(1, 200):
-    core.output_queue.put_nowait((0, EngineCoreOutputs(wave_complete=number)))
-    waiting.append(core.output_queue.qsize())
-decoder = MsgpackDecoder(EngineCoreOutputs)
-arrived = [decoder.decode(receiver.recv_multipart()) for _ in range(200)]
-core.output_queue.put_nowait(EngineCoreProc.ENGINE_CORE_DEAD)
-sender.join(10)
-context.destroy(linger=0)
-print(json.dumps({
-    "in order": [one.wave_complete for one in arrived] == list(range(200)),
-    "engines": sorted({one.engine_index for one in arrived}),
-    "waiting": sum(waiting[10:]),
-    "ended": not sender.is_alive(),
-}))
-"""
-
-
-def test_outputs_have_left_the_core_before_it_takes_the_next_step(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", OUTPUTS, f"ipc://{tmp_path}/out"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    said = json.loads(done.stdout.strip().rpartition("\n")[2])
-    waiting = said.pop("waiting")
-    assert said == {"in order": True, "engines": [7], "ended": True}
-    # A thread that gets no processor within the patience may leave one of them; without a hand-over most wait.
-    assert waiting < 10
-
-
-PRIORITIES = """
-import json, os, threading
-os.environ["OMP_NUM_THREADS"] = "3"
-import torch
-import zmq
-from functions.engines.vllm import ground
-torch.set_num_threads(3)
-before = os.listdir("/proc/self/task")
-torch.ones(1 << 22).sum()
-pool = {int(one) for one in os.listdir("/proc/self/task") if one not in before}
-context = zmq.Context()
-socket = context.socket(zmq.PULL)  # starts ZeroMQ's threads
-stop = threading.Event()
-sender = threading.Thread(target=stop.wait)
-sender.start()
-named = {one: open(f"/proc/self/task/{one}/comm").read() for one in os.listdir("/proc/self/task")}
-zeromq = [int(one) for one, name in named.items() if name.startswith("ZMQ")]
-usual = os.getpriority(os.PRIO_PROCESS, 0)
-ground.lower_computing_threads()
-def nicer(threads):
-    return sorted({os.getpriority(os.PRIO_PROCESS, one) - usual for one in threads})
-print(json.dumps({"main": nicer([os.getpid()]), "pool": nicer(pool), "sender": nicer([sender.native_id]),
-                  "zeromq": nicer(zeromq), "of the pool": len(pool)}))
-stop.set()
-socket.close()
-context.term()
-"""
-
-
-def test_threads_that_compute_give_way_to_those_that_carry():
-    done = subprocess.run(
-        [sys.executable, "-c", PRIORITIES], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    said = json.loads(done.stdout.strip().rpartition("\n")[2])
-    nicer = [min(ground.NICER, 19 - os.getpriority(os.PRIO_PROCESS, 0))]
-    assert said.pop("of the pool") > 0
-    assert said == {"main": nicer, "pool": nicer, "sender": [0], "zeromq": [0]}
-
-
 @pytest.fixture(scope="module")
 def argv(made_model):
     args = {"max-model-len": 1024, "enforce-eager": True, "kv-cache-memory-bytes": 64 << 20}
@@ -180,8 +89,6 @@ async def test_one_import_serves_every_process_of_every_engine(template, made_mo
     assert psutil.Process(engine.pid).ppid() == template.pid
     (core,) = engine.core_pids
     assert psutil.Process(core).ppid() == engine.pid
-    usual = os.getpriority(os.PRIO_PROCESS, engine.pid)
-    assert os.getpriority(os.PRIO_PROCESS, core) == min(19, usual + ground.NICER)
     # Forked, not spawned: the same program, started once.
     assert psutil.Process(core).exe() == process.exe()
     assert _mapped(core) & _mapped(template.pid)

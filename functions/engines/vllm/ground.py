@@ -1,4 +1,4 @@
-"""Everything that Pilotlight takes for granted about vLLM's inside, in one place.
+"""Everything that Pilotlight takes for granted about vLLM's inside, with `core_threads`, in one place.
 
 Only the template process and the processes forked from it import this module's functions; nothing of vLLM is
 imported at the top, so that reading the module costs nothing. `tests/functions/test_vllm_ground.py` fails
@@ -18,21 +18,19 @@ set back to `fork` after the configuration has been made, and vLLM's process man
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import importlib
 import json
 import logging
 import multiprocessing
 import os
-import queue
 import re
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from functions.engines.vllm import core_threads
 from weights.loader import LOAD_FORMAT, LOADING, LOGGER, READ
 
 if TYPE_CHECKING:
@@ -283,81 +281,8 @@ def serve(argv: Sequence[str], serving: Callable[[], None]) -> None:
         # being read anew; see the module's docstring.
         args.distributed_executor_backend = "uni"
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-        hand_over_outputs()
-        give_way()
+        core_threads.prepare()
     uvloop.run(_serve(args, serving, in_core=in_core))
-
-
-class _HandedOver(queue.Queue[Any]):
-    """A queue of which `put_nowait` returns when the item has been taken, or after a moment."""
-
-    PATIENCE_SECONDS = 0.005
-    """What a thread waits for the interpreter lock before it asks for it (`sys.getswitchinterval`)."""
-
-    def put_nowait(self, item: Any) -> None:
-        """Put, and let the thread that waits for it have the interpreter."""
-        with self.not_full:
-            self._put(item)
-            self.unfinished_tasks += 1
-            self.not_empty.notify()
-            self.not_full.wait_for(lambda: not self._qsize(), self.PATIENCE_SECONDS)
-
-
-def hand_over_outputs() -> None:
-    """Let an engine core that runs the model itself deliver each step's tokens before it takes the next.
-
-    A thread of the core sends them. A worker in the same interpreter gives the lock away for a moment at
-    every torch operation and has it back before the thread has woken, and a wait that is woken never asks for
-    the lock (CPython's `take_gil`): tokens left a step late. For processes forked from the one that calls.
-    """
-    from vllm.v1.engine.core import EngineCoreProc
-
-    send = EngineCoreProc.process_output_sockets
-
-    def process_output_sockets(core: Any, *args: Any) -> None:
-        # Of the object that is there: what somebody has put already stays in it.
-        core.output_queue.__class__ = _HandedOver
-        send(core, *args)
-
-    EngineCoreProc.process_output_sockets = process_output_sockets
-
-
-NICER = 5
-"""By how much computing threads are nicer: a third of the weight of others (`sched_prio_to_weight`)."""
-
-
-def give_way() -> None:
-    """Let an engine core that runs the model itself leave the processor to those who wait for it.
-
-    A thread that computes without a rest keeps its processor until the kernel's clock ticks, every 4 ms at
-    250 Hz, when one that carries a request or a token wakes up there. A lower priority (nice(2)) lets that
-    one go first; what the others leave is the computation's as before. For processes forked from the caller.
-    """
-    from vllm.v1.engine.core import EngineCoreProc
-
-    run = EngineCoreProc.run_busy_loop
-
-    def run_busy_loop(core: Any) -> None:
-        lower_computing_threads()
-        run(core)
-
-    EngineCoreProc.run_busy_loop = run_busy_loop
-
-
-def lower_computing_threads() -> None:
-    """Make this process's threads that compute nicer: the main one and the pool that it has or will have.
-
-    Those of Python and of ZeroMQ carry requests and tokens and stay as they are: without a privilege nobody
-    gets a priority back. Linux only, where each thread has its own.
-    """
-    carrying = {one.native_id for one in threading.enumerate() if one is not threading.main_thread()}
-    tasks = Path("/proc/self/task")
-    for task in tasks.iterdir() if tasks.is_dir() else ():
-        thread = int(task.name)
-        with contextlib.suppress(OSError):  # it has ended
-            if thread not in carrying and not (task / "comm").read_text().startswith("ZMQ"):
-                nice = os.getpriority(os.PRIO_PROCESS, thread)
-                os.setpriority(os.PRIO_PROCESS, thread, min(19, nice + NICER))
 
 
 async def _serve(args: argparse.Namespace, serving: Callable[[], None], *, in_core: bool) -> None:

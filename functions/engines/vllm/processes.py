@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from functions.engines.vllm import wire
+from functions.engines.vllm import processors, wire
 
 log = logging.getLogger(__name__)
 
@@ -328,12 +328,13 @@ def is_cpu_build() -> bool:
 def _cpu_environment() -> dict[str, str]:
     """OpenMP's settings, which count only at the start of the process that imports torch.
 
-    vLLM sets the same for workers that it spawns: threads for all cores but one, which the scheduler and
-    the server share, and torch's own libgomp loaded first, so that torch and vLLM's kernels share one pool.
+    vLLM sets the same for workers that it spawns: torch's own libgomp loaded first, so that torch and vLLM's
+    kernels share one pool, and threads for all cores but one, which the scheduler and the server share. What
+    a container may use counts, not what it sees: more threads than that would wait for its quota.
     """
     if not is_cpu_build():
         return {}
-    threads = max(1, len(os.sched_getaffinity(0)) - 1)
+    threads = max(1, int(processors.available()) - 1)
     environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
     spec = importlib.util.find_spec("torch")
     if spec is not None and spec.origin is not None and "gomp" not in os.environ.get("LD_PRELOAD", ""):
