@@ -25,12 +25,16 @@ from typing import Any
 
 import aiohttp
 
-from functions.app import create_app
-from functions.contract import Delta, Final, StageEvent, StageReply, StageRequest, Usage
-from functions.lifecycle import State
-from functions.server import serve
-from functions.settings import read_settings
-from functions.stage import RequestContext
+# Started by its path, Python looks for modules beside it first, where `weights` is a benchmark.
+sys.path[0] = str(Path(__file__).parents[1])
+
+from benchmarks.arguments import at_least  # noqa: E402 - see above
+from functions.app import create_app  # noqa: E402
+from functions.contract import Delta, Final, StageEvent, StageReply, StageRequest, Usage  # noqa: E402
+from functions.lifecycle import State  # noqa: E402
+from functions.server import serve  # noqa: E402
+from functions.settings import read_settings  # noqa: E402
+from functions.stage import RequestContext  # noqa: E402
 
 GAP = 0.005
 WORDS = "the ship that left the harbour at dawn carried letters for jo.doe@example.org and tea "
@@ -191,8 +195,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--requests", type=int, default=20, help="rounds for each number of streams")
-    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--requests", type=at_least(1), default=20, help="rounds for each number of streams")
+    parser.add_argument("--tokens", type=at_least(1), default=64)
     parser.add_argument("--model", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.model:

@@ -31,7 +31,8 @@ import psutil
 # Started by its path, Python looks for modules beside it first, where `weights` is a benchmark.
 sys.path[0] = str(Path(__file__).parents[1])
 
-from benchmarks.vllm_servers import Server, call, plain_vllm, replica, wait_for_state  # noqa: E402 - see above
+from benchmarks.arguments import at_least  # noqa: E402 - see above
+from benchmarks.vllm_servers import Server, call, plain_vllm, replica, wait_for_state  # noqa: E402
 from tests.weights.s3 import s3_server  # noqa: E402
 from weights.make_model import make_model  # noqa: E402
 
@@ -146,8 +147,12 @@ def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    parser.add_argument("--runs", type=int, default=5, help="rises from standby and recoveries (default 5)")
-    parser.add_argument("--plain-runs", type=int, default=3, help="fresh starts of each server (default 3)")
+    parser.add_argument(
+        "--runs", type=at_least(1), default=5, help="rises from standby and recoveries (default 5)"
+    )
+    parser.add_argument(
+        "--plain-runs", type=at_least(1), default=3, help="fresh starts of each server (default 3)"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="pilotlight-bench-") as scratch:
         figures = measure(Path(scratch), options.runs, options.plain_runs)

@@ -30,7 +30,11 @@ from typing import Any
 
 import psutil
 
-from knative.cluster import CONFIG_MAP, POD, REVISION, SERVICE, Cluster
+# Started by its path, Python looks for modules beside it first, where `weights` is a benchmark.
+sys.path[0] = str(Path(__file__).parents[1])
+
+from benchmarks.arguments import at_least  # noqa: E402 - see above
+from knative.cluster import CONFIG_MAP, POD, REVISION, SERVICE, Cluster  # noqa: E402
 
 PLATFORM = """
 import asyncio, signal, sys
@@ -181,9 +185,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--services", type=int, default=1000)
-    parser.add_argument("--idle-seconds", type=float, default=20.0)
-    parser.add_argument("--moves", type=int, default=100, help="floors to move, one after the other")
+    parser.add_argument("--services", type=at_least(1), default=1000)
+    parser.add_argument("--idle-seconds", type=at_least(1.0), default=20.0)
+    parser.add_argument("--moves", type=at_least(1), default=100, help="floors to move, one after the other")
     parser.add_argument("--json", action="store_true", help="one line of JSON instead of an indented one")
     options = parser.parse_args()
     result = asyncio.run(measure(options.services, options.idle_seconds, options.moves))

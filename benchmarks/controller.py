@@ -25,6 +25,7 @@ import json
 import math
 import multiprocessing
 import statistics
+import sys
 import tempfile
 import time
 from datetime import UTC, datetime, timedelta
@@ -37,13 +38,17 @@ import uvicorn
 import uvloop
 import yaml
 
-from knative.cluster import NAMESPACE, POD_AUTOSCALER, REVISION, SERVICE, WARM_POOL, Cluster, Resource
-from knative.local import kinds
-from knative.local.api.app import Api
-from knative.local.registry import Registry
-from knative.local.store import Change, Key, Store
-from warmpool.controller import Controller
-from warmpool.controller.views import ServiceView
+# Started by its path, Python looks for modules beside it first, where `weights` is a benchmark.
+sys.path[0] = str(Path(__file__).parents[1])
+
+from benchmarks.arguments import at_least  # noqa: E402 - see above
+from knative.cluster import NAMESPACE, POD_AUTOSCALER, REVISION, SERVICE, WARM_POOL, Cluster, Resource  # noqa: E402
+from knative.local import kinds  # noqa: E402
+from knative.local.api.app import Api  # noqa: E402
+from knative.local.registry import Registry  # noqa: E402
+from knative.local.store import Change, Key, Store  # noqa: E402
+from warmpool.controller import Controller  # noqa: E402
+from warmpool.controller.views import ServiceView  # noqa: E402
 
 TARGETS = {"tick_cpu_s": 1.0, "rss_mib": 300.0, "writes_when_nothing_changes": 0, "edge_p99_s": 1.0}
 MIN = "autoscaling.knative.dev/min-scale"
@@ -265,8 +270,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--pools", type=int, default=10_000)
-    parser.add_argument("--edge", type=int, default=100, help="windows that open at the same instant")
+    parser.add_argument("--pools", type=at_least(1), default=10_000)
+    parser.add_argument("--edge", type=at_least(1), default=100, help="windows that open at the same instant")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         ours, theirs = multiprocessing.Pipe()

@@ -33,10 +33,14 @@ import psutil
 import uvicorn
 import uvloop
 
-from knative.annotations import AutoscalingSpec
-from knative.local.activator import Activator, server
-from knative.local.autoscaler import Autoscaler
-from knative.local.routing import Endpoint, RevisionKey, RevisionSpec, Split
+# Started by its path, Python looks for modules beside it first, where `weights` is a benchmark.
+sys.path[0] = str(Path(__file__).parents[1])
+
+from benchmarks.arguments import at_least  # noqa: E402 - see above
+from knative.annotations import AutoscalingSpec  # noqa: E402
+from knative.local.activator import Activator, server  # noqa: E402
+from knative.local.autoscaler import Autoscaler  # noqa: E402
+from knative.local.routing import Endpoint, RevisionKey, RevisionSpec, Split  # noqa: E402
 
 HOST = "a.default.localhost"
 KEY = RevisionKey("default", "a-00001")
@@ -363,9 +367,9 @@ def verdicts(figures: dict[str, float]) -> Iterator[tuple[str, float, str, bool]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--rounds", type=int, default=3, help="alternating rounds of each comparison")
-    parser.add_argument("--seconds", type=int, default=5, help="of each measurement in a round")
-    parser.add_argument("--held", type=int, default=10_000, help="requests to hold")
+    parser.add_argument("--rounds", type=at_least(1), default=3, help="alternating rounds of each comparison")
+    parser.add_argument("--seconds", type=at_least(1), default=5, help="of each measurement in a round")
+    parser.add_argument("--held", type=at_least(1), default=10_000, help="requests to hold")
     parser.add_argument("--serve-backend", nargs=1, type=int, help=argparse.SUPPRESS)
     parser.add_argument("--serve-activator", nargs=2, type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()

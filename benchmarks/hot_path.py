@@ -36,7 +36,8 @@ import psutil
 # Started by its path, Python looks for modules beside it first, where `weights` is a benchmark.
 sys.path[0] = str(Path(__file__).parents[1])
 
-from benchmarks.vllm_servers import NAME, Server, plain_vllm, replica  # noqa: E402 - see above
+from benchmarks.arguments import at_least  # noqa: E402 - see above
+from benchmarks.vllm_servers import NAME, Server, plain_vllm, replica  # noqa: E402
 from weights.make_model import make_model  # noqa: E402
 
 STREAMS = 32
@@ -254,15 +255,13 @@ def processor_ticks() -> tuple[int, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    parser.add_argument("--rounds", type=int, default=5, help="measured rounds of each server (default 5)")
     parser.add_argument(
-        "--seconds", type=float, default=60, help="of TTFTs of each way, per round (default 60)"
+        "--rounds", type=at_least(1), default=5, help="measured rounds of each server (default 5)"
+    )
+    parser.add_argument(
+        "--seconds", type=at_least(1.0), default=60, help="of TTFTs of each way, per round (default 60)"
     )
     options = parser.parse_args()
-    if options.rounds < 1:
-        parser.error(f"--rounds = {options.rounds}, must be at least 1")
-    if options.seconds < 1:  # a percentile needs some requests
-        parser.error(f"--seconds = {options.seconds}, must be at least 1")
     with tempfile.TemporaryDirectory(prefix="pilotlight-bench-") as scratch:
         folder = Path(scratch)
         model = make_model(folder / "model").path
