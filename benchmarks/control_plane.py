@@ -186,7 +186,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--services", type=at_least(1), default=1000)
-    parser.add_argument("--idle-seconds", type=at_least(1.0), default=20.0)
+    parser.add_argument("--idle-seconds", type=at_least(0.1), default=20.0)
     parser.add_argument("--moves", type=at_least(1), default=100, help="floors to move, one after the other")
     parser.add_argument("--json", action="store_true", help="one line of JSON instead of an indented one")
     options = parser.parse_args()

@@ -4,11 +4,11 @@
 
 The same client, model and options for both, in turns, and the one that waits is stopped: vLLM's worker looks
 for work without a rest for a second after the last (`SpinCondition`), which on a small machine takes a
-processor from the other. For the throughput they begin in turns: the first has rested. For the time to the
-first token the turns are some seconds long, and there are three ways: the function URL and, request by
-request, past the replica's process to its engine; and vLLM's own server. `added_ttft_*` is the first over the
-third, what a user of vLLM's server would notice; `added_to_engine_*` the first over the second, what the
-replica's process adds to its own engine, two more hops between processes included.
+processor from the other. Each has two turns of throughput in a round, and rests before it while the other has
+one. For the time to the first token the turns are some seconds long, and there are three ways: the function
+URL and, request by request, past the replica's process to its engine; and vLLM's own server. `added_ttft_*`
+is the first over the third, what a user of vLLM's server would notice; `added_to_engine_*` the first over the
+second, what the replica's process adds to its own engine, two more hops between processes included.
 
 Throughputs are medians over the rounds, percentiles those of all rounds' requests, and `*_by_round` of each
 round's: a bad moment of the machine falls on one server alone. `stolen_share` is what the host of a virtual
@@ -185,26 +185,26 @@ def ttft(answers: list[Answer], share: float) -> float:
     return 1e3 * percentile([one.ttft for one in answers], share)
 
 
-async def one_round(ours: Server, vllm: Server, seconds: float, *, ours_first: bool) -> Round:
-    rates: dict[str, float] = {}
-    for one, other in ((ours, vllm), (vllm, ours)) if ours_first else ((vllm, ours), (ours, vllm)):
+async def one_round(ours: Server, vllm: Server, seconds: float) -> Round:
+    rates: list[float] = []
+    for one, other in ((ours, vllm), (vllm, ours)) * 2:
         with other.paused():
-            rates[one.url] = await throughput(one.url, STREAMS, 2 * STREAMS)
+            rates.append(await throughput(one.url, STREAMS, 2 * STREAMS))
     with vllm.paused():
         alone = await throughput(ours.url, 1, 3)
     through, plain, straight = await first_tokens(ours, vllm, seconds)
-    return Round(rates[ours.url], rates[vllm.url], alone, through, plain, straight)
+    return Round(statistics.mean(rates[::2]), statistics.mean(rates[1::2]), alone, through, plain, straight)
 
 
 async def measure(
     ours: Server, vllm: Server, rounds: int, seconds: float, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """Throughputs are medians over the rounds, TTFTs those of all rounds; a first round warms up."""
-    await one_round(ours, vllm, min(5.0, seconds), ours_first=False)
+    await one_round(ours, vllm, min(5.0, seconds))
     before = processor_ticks()
     done: list[Round] = []
     for number in range(rounds):
-        done.append(await one_round(ours, vllm, seconds, ours_first=number % 2 == 0))
+        done.append(await one_round(ours, vllm, seconds))
         last = done[-1]
         say(
             f"round {number + 1}: throughput {last.ours / last.vllm:.2f}, "

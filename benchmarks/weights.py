@@ -59,11 +59,13 @@ GOALS = {
 
 def main() -> int:
     """Run everything and print one JSON object."""
+    from benchmarks.arguments import at_least
+
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--size", default="2GB")
-    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--repetitions", type=at_least(1), default=5)
     parser.add_argument("--json", action="store_true", help="print the JSON object only")
     parser.add_argument(
         "--folder", type=Path, help="work here and keep the model; default: a temporary folder"
@@ -76,8 +78,6 @@ def main() -> int:
         return 0
     from weights.sizes import parse_size
 
-    if options.repetitions < 1:
-        parser.error(f"--repetitions = {options.repetitions}, must be at least 1")
     try:
         size = parse_size(options.size)
     except ValueError as error:

@@ -149,23 +149,33 @@ async def test_an_idle_core_looks_for_requests_for_a_while_and_computes_at_a_low
     engine = VllmEngine.on(process.socket, process.dead, model="m", version="")
     request = GenerateRequest("r", "the sea", Parameters(max_tokens=4, temperature=0.0))
     assert [chunk async for chunk in engine.generate(request)]
-    looking = _seconds_of_processor(core, core_threads._Watched.LOOKING_SECONDS * 0.8)
+    looked = _share_running(core, core_threads._Watched.LOOKING_SECONDS * 0.8)
     time.sleep(core_threads._Watched.LOOKING_SECONDS)
-    resting = _seconds_of_processor(core, 0.5)
+    rested = _share_running(core, 0.5)
     await engine.close()
     await process.stop()
     if processors.available() >= 2:
-        assert looking > 0.02
-    assert resting < 0.02
+        assert looked > 0.5
+    else:
+        assert looked < 0.2
+    assert rested < 0.2
 
 
-def _seconds_of_processor(pid: int, seconds: float) -> float:
-    """What the main thread of a process computes meanwhile."""
+def _share_running(pid: int, seconds: float) -> float:
+    """How often the main thread of a process wants a processor, whether it has one or not (proc_pid_stat(5))."""
+    states = []
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        states.append(Path(f"/proc/{pid}/task/{pid}/stat").read_text().rpartition(")")[2].split()[0])
+        time.sleep(0.005)
+    return states.count("R") / len(states)
 
-    def ticks() -> int:
-        fields = Path(f"/proc/{pid}/task/{pid}/stat").read_text().rpartition(")")[2].split()
-        return int(fields[11]) + int(fields[12])
 
-    before = ticks()
-    time.sleep(seconds)
-    return (ticks() - before) / os.sysconf("SC_CLK_TCK")
+@pytest.mark.parametrize(("granted", "looks"), [(0.5, False), (1.9, False), (2.0, True)])
+def test_a_core_looks_for_requests_only_with_two_processors(monkeypatch, granted, looks):
+    called = []
+    for name in ("hand_over_outputs", "give_way", "keep_looking"):
+        monkeypatch.setattr(core_threads, name, lambda name=name: called.append(name))
+    monkeypatch.setattr(processors, "available", lambda: granted)
+    core_threads.prepare()
+    assert ("keep_looking" in called) == looks

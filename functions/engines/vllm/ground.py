@@ -1,4 +1,4 @@
-"""Everything that Pilotlight takes for granted about vLLM's inside, with `core_threads`, in one place.
+"""Everything that Pilotlight takes for granted about vLLM's inside, in one place but for `core_threads`.
 
 Only the template process and the processes forked from it import this module's functions; nothing of vLLM is
 imported at the top, so that reading the module costs nothing. `tests/functions/test_vllm_ground.py` fails

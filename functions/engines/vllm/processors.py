@@ -5,45 +5,55 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 
-def available(proc: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/sys/fs/cgroup")) -> float:
+def available(process: Path = Path("/proc/self")) -> float:
     """Processors that this process may use at a time, a fraction where a group's quota is one.
 
     A container's limit of CPU is a quota of its control group (`cpu.max`, docs.kernel.org/admin-guide/
     cgroup-v2.html; `cpu.cfs_quota_us` in version 1) and changes nothing of the processors that it sees.
 
     Args:
-        proc: in which groups the process is (cgroups(7)).
-        mounted: where the groups' files are.
+        process: where `cgroup` (cgroups(7)) and `mountinfo` (proc_pid_mountinfo(5)) tell its groups.
     """
     affinity = getattr(os, "sched_getaffinity", None)  # Linux has it
     seen = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
-    return min([float(seen), *_quotas(proc, mounted)])
+    quotas = [quota for folder in _folders(process) if (quota := _quota(folder)) is not None]
+    return min([float(seen), *quotas])
 
 
-def _quotas(proc: Path, mounted: Path) -> Iterator[float]:
-    """The quotas of all groups above the process, in processors."""
-    try:
-        lines = proc.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
+def _folders(process: Path) -> Iterator[Path]:
+    """The group that grants the process its processors, and all above it that can be seen from here."""
+    groups: dict[str, PurePosixPath] = {}
+    for line in _lines(process / "cgroup"):
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
         if controllers == "":
-            root = mounted
+            groups["cgroup2"] = PurePosixPath(path)
         elif "cpu" in controllers.split(","):
-            root = next(
-                (mounted / name for name in (controllers, "cpu") if (mounted / name).is_dir()), mounted
-            )
-        else:
+            groups["cgroup"] = PurePosixPath(path)
+    for line in _lines(process / "mountinfo"):
+        before, _, after = line.partition(" - ")
+        kind, _, options = after.partition(" ")
+        if kind not in groups or (kind == "cgroup" and "cpu" not in options.rpartition(" ")[2].split(",")):
             continue
-        # Inside a container the path may be one of the host's, of which only the end, the root, is here.
-        group = Path(path.lstrip("/"))
-        for folder in (root / group, *(root / above for above in group.parents)):
-            if (quota := _quota(folder)) is not None:
-                yield quota
+        root, at = map(PurePosixPath, before.split()[3:5])
+        group = groups[kind]
+        # In a container the path may be that of the machine, of which only the end of the way is seen.
+        below = group.relative_to(root) if group.is_relative_to(root) else PurePosixPath()
+        if ".." not in below.parts:
+            yield from (Path(at) / one for one in (below, *below.parents))
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        # Names of groups may be any bytes but a newline.
+        return [
+            line for line in file.read_text(encoding="utf-8", errors="surrogateescape").split("\n") if line
+        ]
+    except OSError:
+        return []
 
 
 def _quota(folder: Path) -> float | None:
