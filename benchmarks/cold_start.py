@@ -9,7 +9,8 @@
 | `standby_s` | a request sent to a replica in standby | the same |
 | `restart_s` | SIGKILL of the engine core of a hot replica | the same, the client trying again |
 
-One model, one set of options, one machine, nothing at the same time; medians, and ratios of medians.
+One model, one set of options, one machine, nothing at the same time; medians, of each phase too, and ratios
+of medians.
 """
 
 from __future__ import annotations
@@ -51,22 +52,13 @@ def is_core(process: psutil.Process) -> bool:
     return "EngineCor" in process.name() and process.status() != psutil.STATUS_ZOMBIE
 
 
-def has_core(server: Server) -> bool:
-    """Whether the replica has an engine core."""
-    try:
-        core_pid(server)
-    except RuntimeError:
-        return False
-    return True
-
-
 def rest_in_standby(server: Server) -> None:
-    """Order the replica down, and wait until its engine is gone."""
+    """Order the replica down, and wait until its engine is gone: its server ends after its core."""
     status, answer = call(server, "/admin/warmth", {"warmth": "standby", "wait": True})
     if status != 200:
         raise RuntimeError(f"the replica does not go down: {answer}")
     deadline = time.monotonic() + 30
-    while has_core(server):
+    while len(server.tree()) > len(("the replica", "its template")):
         if time.monotonic() > deadline:
             raise TimeoutError("the engine does not end")
         time.sleep(0.02)
@@ -88,11 +80,17 @@ def from_death(server: Server) -> tuple[float, dict[str, float]]:
     return seconds, call(server, "/healthz/ready")[1]["phases"]
 
 
+def median_phases(runs: list[dict[str, float]]) -> dict[str, float]:
+    """Each phase's median over the runs in which there was one."""
+    names = dict.fromkeys(name for phases in runs for name in phases)
+    return {name: statistics.median(one[name] for one in runs if name in one) for name in names}
+
+
 def measure(folder: Path, runs: int, plain_runs: int) -> dict[str, Any]:
     """All figures."""
     model = make_model(folder / "model").path
     plain, cold, standby, restart = [], [], [], []
-    phases: dict[str, dict[str, float]] = {}
+    phases: dict[str, list[dict[str, float]]] = {"cold": [], "standby": [], "restart": []}
     memory: dict[str, float] = {}
     for _ in range(plain_runs):
         with plain_vllm(model, folder) as server:
@@ -105,14 +103,16 @@ def measure(folder: Path, runs: int, plain_runs: int) -> dict[str, Any]:
             with replica(uri, scratch, **s3.environment) as server:
                 wait_for_port(server)
                 cold.append(server.first_token() - server.began)
-                phases["cold"] = call(server, "/healthz/ready")[1]["phases"]
+                phases["cold"].append(call(server, "/healthz/ready")[1]["phases"])
                 if number < plain_runs - 1:
                     continue
                 for _ in range(runs):
-                    seconds, phases["standby"] = from_standby(server)
+                    seconds, paid = from_standby(server)
                     standby.append(seconds)
-                    seconds, phases["restart"] = from_death(server)
+                    phases["standby"].append(paid)
+                    seconds, paid = from_death(server)
                     restart.append(seconds)
+                    phases["restart"].append(paid)
                 memory["hot_rss_mib"], memory["hot_private_mib"] = server.rss_mib(), server.private_mib()
                 rest_in_standby(server)
                 memory["standby_rss_mib"] = server.rss_mib()
@@ -134,7 +134,7 @@ def measure(folder: Path, runs: int, plain_runs: int) -> dict[str, Any]:
         **memory,
         **medians,
         "runs": {"vllm_server": plain, "cold": cold, "standby": standby, "restart": restart},
-        "phases_s": phases,
+        "phases_s": {rung: median_phases(runs) for rung, runs in phases.items()},
     }
 
 
