@@ -5,12 +5,12 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import mmap
-import os
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from weights import processors
 from weights.backing import Counter, MappedBacking
 from weights.cache import Cache
 from weights.errors import CacheError, IntegrityError
@@ -24,8 +24,8 @@ _REPORT_EVERY = 0.1
 
 
 def default_concurrency() -> int:
-    """Ranged reads at a time: eight for each processor, between 16 and 64."""
-    return min(64, max(16, 8 * (os.cpu_count() or 1)))
+    """Ranged reads at a time: eight for each processor that may be used, between 16 and 64."""
+    return min(64, max(16, int(8 * processors.available())))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,6 @@ where processors are few, a thread that is woken takes the one of the consumer.
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import threading
 import time
@@ -23,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
+from weights import processors
 from weights.backing import Backing
 from weights.buffers import BufferPool
 from weights.errors import IntegrityError
@@ -203,7 +203,7 @@ class TensorStream:
         A far store needs dozens of connections to fill the wire, a near one is at its best with a few:
         more only push each other, and the consumer, from the processors.
         """
-        processors = os.cpu_count() or 1
+        granted = processors.available()
         while not self._stop.is_set():
             # One checks mapped bytes faster than most consumers take them.
             first = 1 if self._all_mapped else _FIRST_WORKERS
@@ -224,7 +224,7 @@ class TensorStream:
             if self._stop.wait(_RAMP_SECONDS):
                 return
             # Where the next part waits for the consumer it is not the workers that are too few.
-            while self._held_back or _processor_seconds_wanted() - wanted > _BUSY * processors * (
+            while self._held_back or _processor_seconds_wanted() - wanted > _BUSY * granted * (
                 time.monotonic() - began
             ):
                 began, wanted = time.monotonic(), _processor_seconds_wanted()

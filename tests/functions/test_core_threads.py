@@ -13,8 +13,9 @@ import pytest
 
 from functions.contract import Parameters
 from functions.engine import GenerateRequest
-from functions.engines.vllm import core_threads, options, processors
+from functions.engines.vllm import core_threads, options, processes
 from functions.engines.vllm.client import VllmEngine
+from weights import processors
 
 pytestmark = pytest.mark.vllm
 
@@ -179,3 +180,13 @@ def test_a_core_looks_for_requests_only_with_two_processors(monkeypatch, granted
     monkeypatch.setattr(processors, "available", lambda: granted)
     core_threads.prepare()
     assert ("keep_looking" in called) == looks
+
+
+@pytest.mark.parametrize(("granted", "threads"), [(0.5, "1"), (1.9, "1"), (2.0, "1"), (3.5, "2")])
+def test_openmp_has_a_thread_for_each_processor_but_one(monkeypatch, granted, threads):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(processes, "is_cpu_build", lambda: True)
+    monkeypatch.setattr(processors, "available", lambda: granted)
+    assert processes._cpu_environment()["OMP_NUM_THREADS"] == threads
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert processes._cpu_environment()["OMP_NUM_THREADS"] == "7"

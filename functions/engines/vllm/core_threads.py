@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from functions.engines.vllm import processors
+from weights import processors
 
 
 def prepare() -> None:

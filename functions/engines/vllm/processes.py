@@ -22,7 +22,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from functions.engines.vllm import processors, wire
+from functions.engines.vllm import wire
+from weights import processors
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from functions.engines.vllm import processes, processors
 from knative.local.replicas import cgroups
 from knative.local.replicas.limits import Limits
+from weights import processors
+from weights.fetching import default_concurrency
 
 SEEN = len(os.sched_getaffinity(0))
 
@@ -97,26 +98,23 @@ def test_a_name_may_be_any_bytes(tmp_path):
     assert processors.available(tmp_path) == 0.5
 
 
-@pytest.mark.parametrize(("granted", "threads"), [(0.5, "1"), (1.9, "1"), (2.0, "1"), (3.5, "2")])
-def test_openmp_has_a_thread_for_each_processor_but_one(monkeypatch, granted, threads):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(processes, "is_cpu_build", lambda: True)
-    monkeypatch.setattr(processors, "available", lambda: granted)
-    assert processes._cpu_environment()["OMP_NUM_THREADS"] == threads
-    monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    assert processes._cpu_environment()["OMP_NUM_THREADS"] == "7"
-
-
 def test_in_a_real_group_it_is_the_groups_quota(tmp_path: Path):
     place = cgroups.find(f"pilotlight-test-{tmp_path.parent.name}-processors")
     if place is None:
         pytest.skip("this machine permits no control groups")
     try:
         group = place.make("half", Limits(memory_bytes=None, cpus=0.5))
-        program = "from functions.engines.vllm import processes, processors; print(processors.available())"
+        program = "from weights import processors; print(processors.available())"
         said = subprocess.run(
-            [*group.before, sys.executable, "-c", program], capture_output=True, text=True, check=True
+            [*group.before, sys.executable, "-c", program], capture_output=True, text=True, check=False
         )
     finally:
         place.close()
+    assert said.returncode == 0, said.stderr
     assert float(said.stdout) == 0.5
+
+
+@pytest.mark.parametrize(("granted", "reads"), [(0.5, 16), (2.0, 16), (3.5, 28), (64.0, 64)])
+def test_ranged_reads_are_as_many_as_the_processors_granted_can_serve(monkeypatch, granted, reads):
+    monkeypatch.setattr(processors, "available", lambda: granted)
+    assert default_concurrency() == reads
