@@ -10,7 +10,7 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY functions functions
 COPY warmpool warmpool
 COPY knative knative
-COPY proxying proxying
+COPY transport transport
 COPY weights weights
 COPY pilotlight pilotlight
 

@@ -29,10 +29,10 @@ import aiohttp
 sys.path[0] = str(Path(__file__).parents[1])
 
 from benchmarks.arguments import at_least  # noqa: E402 - see above
-from functions.app import create_app  # noqa: E402
 from functions.contract import Delta, Final, StageEvent, StageReply, StageRequest, Usage  # noqa: E402
+from functions.http.app import create_app  # noqa: E402
+from functions.http.server import serve  # noqa: E402
 from functions.lifecycle import State  # noqa: E402
-from functions.server import serve  # noqa: E402
 from functions.settings import read_settings  # noqa: E402
 from functions.stage import RequestContext  # noqa: E402
 

@@ -34,13 +34,13 @@ import psutil
 sys.path[0] = str(Path(__file__).parents[1])
 
 from benchmarks.arguments import at_least  # noqa: E402 - see above
-from knative.cluster import CONFIG_MAP, POD, REVISION, SERVICE, Cluster  # noqa: E402
+from knative.client.cluster import CONFIG_MAP, POD, REVISION, SERVICE, Cluster  # noqa: E402
 
 PLATFORM = """
 import asyncio, signal, sys
 from pathlib import Path
 import uvloop
-from knative.local.platform import Platform, PlatformConfig
+from knative.local.platform.platform import Platform, PlatformConfig
 
 async def main():
     stop = asyncio.Event()

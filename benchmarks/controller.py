@@ -42,13 +42,13 @@ import yaml
 sys.path[0] = str(Path(__file__).parents[1])
 
 from benchmarks.arguments import at_least  # noqa: E402 - see above
-from knative.cluster import NAMESPACE, POD_AUTOSCALER, REVISION, SERVICE, WARM_POOL, Cluster, Resource  # noqa: E402
-from knative.local import kinds  # noqa: E402
-from knative.local.api.app import Api  # noqa: E402
-from knative.local.registry import Registry  # noqa: E402
-from knative.local.store import Change, Key, Store  # noqa: E402
+from knative.client.cluster import NAMESPACE, POD_AUTOSCALER, REVISION, SERVICE, WARM_POOL, Cluster, Resource  # noqa: E402
+from knative.local.apiserver import kinds  # noqa: E402
+from knative.local.apiserver.api.app import Api  # noqa: E402
+from knative.local.apiserver.registry import Registry  # noqa: E402
+from knative.local.apiserver.store import Change, Key, Store  # noqa: E402
 from warmpool.controller import Controller  # noqa: E402
-from warmpool.controller.views import ServiceView  # noqa: E402
+from warmpool.reconcile.views import ServiceView  # noqa: E402
 
 TARGETS = {"tick_cpu_s": 1.0, "rss_mib": 300.0, "writes_when_nothing_changes": 0, "edge_p99_s": 1.0}
 MIN = "autoscaling.knative.dev/min-scale"

@@ -37,9 +37,9 @@ import uvloop
 sys.path[0] = str(Path(__file__).parents[1])
 
 from benchmarks.arguments import at_least  # noqa: E402 - see above
-from knative.annotations import AutoscalingSpec  # noqa: E402
+from knative.autoscaling.annotations import AutoscalingSpec  # noqa: E402
 from knative.local.activator import Activator, server  # noqa: E402
-from knative.local.autoscaler import Autoscaler  # noqa: E402
+from knative.local.controllers.autoscaler import Autoscaler  # noqa: E402
 from knative.local.routing import Endpoint, RevisionKey, RevisionSpec, Split  # noqa: E402
 
 HOST = "a.default.localhost"

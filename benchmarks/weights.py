@@ -253,8 +253,8 @@ def streamed(
 
     Without an engine tensors are only taken from the iteration and not copied.
     """
-    from weights.load import open_model
-    from weights.tensors import as_torch
+    from weights.loading.model import open_model
+    from weights.loading.tensors import as_torch
 
     started = time.perf_counter()
     with open_model(model_path or uri(), cache_dir=cache_dir) as model:
@@ -490,8 +490,8 @@ def _peak() -> dict[str, float]:
     status = Path("/proc/self/status")
     import boto3  # noqa: F401 - the libraries are not the weights' memory
 
-    import weights.load
-    import weights.tensors  # noqa: F401
+    import weights.loading.model
+    import weights.loading.tensors  # noqa: F401
 
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins here
     before = _status(status, "VmRSS")
@@ -511,8 +511,8 @@ def _status(path: Path, field: str) -> int:
 
 def _hold() -> list[Any]:
     """A replica that holds the cached model's tensors as they come, and has read every byte of them."""
-    from weights.load import open_model
-    from weights.tensors import as_torch
+    from weights.loading.model import open_model
+    from weights.loading.tensors import as_torch
 
     model = open_model(uri(), cache_dir=cache_folder())
     held = [as_torch(entry, data) for entry, data in model]

@@ -52,9 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _serve(kind: str, settings: Settings, listening: socket.socket, began: float) -> int:
     from functions import logs  # noqa: PLC0415 - after the port is open, see the module's docstring
-    from functions.app import create_app  # noqa: PLC0415
+    from functions.http.app import create_app  # noqa: PLC0415
+    from functions.http.server import serve  # noqa: PLC0415
     from functions.replica import Replica  # noqa: PLC0415
-    from functions.server import serve  # noqa: PLC0415
 
     logs.configure(settings)
     try:

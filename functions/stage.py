@@ -1,4 +1,4 @@
-"""What a stage is: the seam between the HTTP app (`functions.app`) and the stages behind it.
+"""What a stage is: the seam between the HTTP app (`functions.http.app`) and the stages behind it.
 
 A stage module `functions/stages/KIND.py` has one function `build(settings: Settings) -> Stage`, cheap and
 without I/O: the port is already open, and `start` runs in the background.
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
 
 from functions.contract import StageEvent, StageReply, StageRequest
-from functions.problems import field_errors
+from functions.http.problems import field_errors
 from functions.settings import Settings, SettingsError
 from functions.timing import ColdStart, Phase, ServerTiming
 
@@ -64,7 +64,7 @@ def parse_config(model: type[ConfigT], settings: Settings) -> ConfigT:
 class RequestContext:
     """What travels with one request besides its body, and what it is measured by.
 
-    Reached in a router of the stage's own through `functions.app.context_of(request)`.
+    Reached in a router of the stage's own through `functions.http.app.context_of(request)`.
     """
 
     __slots__ = (
@@ -194,7 +194,7 @@ class Stage(Protocol):
         Cancelled when the client goes away or the deadline passes; an event iterator is closed (`aclose`).
 
         Raises:
-            functions.problems.ProblemError: a refusal with its HTTP status.
+            functions.http.problems.ProblemError: a refusal with its HTTP status.
             functions.engine.EngineError: the engine's own.
         """
         ...

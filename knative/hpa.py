@@ -1,6 +1,7 @@
 """The HorizontalPodAutoscaler that scales a Revision of class hpa, and its decision over time.
 
-Pure, as `knative.kpa` is: a step takes the state before, the settings, what was measured and an instant, and
+Pure, as `knative.autoscaling.kpa` is: a step takes the state before, the settings, what was measured and an
+instant, and
 returns the state after and the outcome. Sources: pkg/controller/podautoscaler/horizontal.go and
 pkg/apis/autoscaling/v2/defaults.go of Kubernetes.
 """

@@ -10,9 +10,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from knative import annotations as vocabulary
-from knative.annotations import MAX_INT32, FieldError, lookup
-from knative.autoscaler_config import DEFAULT_CONFIG, HPA, Config
+from knative.autoscaling import annotations as vocabulary
+from knative.autoscaling.annotations import MAX_INT32, FieldError, lookup
+from knative.autoscaling.config import DEFAULT_CONFIG, HPA, Config
 from knative.literals import parse_duration
 from knative.utilization import CPU, MEMORY, Target
 

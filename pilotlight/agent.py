@@ -1,6 +1,6 @@
 """The agent file's content, as values: what an agent is, and what of it would be refused.
 
-`pilotlight.reading` makes it from a file, `pilotlight.compiling` makes Knative's objects from it.
+`pilotlight.agent_reader` makes it from a file, `pilotlight.compile` makes Knative's objects from it.
 """
 
 import re

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from knative.cluster import SERVICE, WARM_POOL, Cluster, NotFound, Resource
+from knative.client.cluster import SERVICE, WARM_POOL, Cluster, NotFound, Resource
 
 FIELD_MANAGER = "pilotlight-deploy"
 

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from knative.cluster import Cluster
+from knative.client.cluster import Cluster
 from pilotlight import paths
 from pilotlight.stack import StackError
 

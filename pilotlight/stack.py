@@ -13,8 +13,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from knative.cluster import Cluster
-from knative.local.platform import Platform, PlatformConfig, PlatformError
+from knative.client.cluster import Cluster
+from knative.local.platform.platform import Platform, PlatformConfig, PlatformError
 from warmpool.adapters.exposition import MetricsPage
 from warmpool.adapters.history import SqliteHistory
 from warmpool.adapters.phases import HttpPhases

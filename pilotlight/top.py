@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.live import Live
 from rich.table import Table
 
-from knative.cluster import POD, REVISION, SERVICE, Cluster
+from knative.client.cluster import POD, REVISION, SERVICE, Cluster
 from pilotlight import deploy, kubeconfig, terminal
 from warmpool.domain.cost import packaged_prices
 

@@ -16,10 +16,10 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from knative.cluster import POD, POD_AUTOSCALER, REVISION, SERVICE, WARM_POOL, Cluster, NotFound
+from knative.client.cluster import POD, POD_AUTOSCALER, REVISION, SERVICE, WARM_POOL, Cluster, NotFound
 from pilotlight import deploy, stack, terminal
 from pilotlight.agent import Agent, Kind
-from pilotlight.compiling import compile_agent
+from pilotlight.compile import compile_agent
 from pilotlight.kubeconfig import connect
 
 PROCESS_FILE = "up.json"

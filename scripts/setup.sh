@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the environment: sh scripts/setup.sh PYTHON VENV
+# Creates the environment: sh scripts/setup.sh PYTHON VENV
 # Needs python3 (3.11 or later) and nothing else; safe to run again after it was interrupted.
 set -eu
 python=$1
@@ -11,7 +11,7 @@ die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
   die "'$python' must be Python 3.11 or later; name another one with: make PYTHON=python3.12 ..."
 
 if ! [ -x "$venv/bin/python" ] || ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
-  say "making $venv"
+  say "creating $venv"
   rm -rf "$venv"
   if ! "$python" -m venv "$venv" >/dev/null 2>&1; then
     # Debian keeps ensurepip in a package of its own.
@@ -27,40 +27,45 @@ if ! [ -x "$venv/bin/python" ] || ! "$venv/bin/python" -m pip --version >/dev/nu
   fi
 fi
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
+uv() { VIRTUAL_ENV="$(cd "$venv" && pwd)" "$venv/bin/uv" "$@"; }
 
-# vLLM's CPU build needs the +cpu build of torch. Some indexes carry it; elsewhere it comes from PyTorch's
-# own, which uv knows by the name of the backend. Asked for only when needed: an unreachable extra index
-# slows every look-up.
+# uv downloads and unpacks packages in parallel, which pip does one after the other.
+pinned_uv=$(sed -n 's/^\(uv==.*\)$/\1/p' constraints.txt)
+pip install -q "${pinned_uv:-uv}" 2>"$venv/pip.log" || { cat "$venv/pip.log" >&2; die "uv cannot be installed"; }
+
+# vLLM's CPU build needs the +cpu build of torch. Some package indexes carry it, or pip is configured with a
+# folder that does; elsewhere it comes from PyTorch's own index, which uv knows by the name of the backend.
+# That index is asked only when it is needed: an unreachable index slows every look-up.
 torch=$(sed -n 's/^\(torch==.*\)$/\1/p' constraints.txt)
 [ -n "$torch" ] || die "constraints.txt must pin torch"
-say "installing ${torch} (CPU build)"
+say "installing $torch (CPU build)"
 # pip compiles one file after the other; all are compiled at the end, on every processor.
-if ! pip install -q --no-compile --no-deps "$torch" 2>"$venv/torch.log"; then
-  uv=$(sed -n 's/^\(uv==.*\)$/\1/p' constraints.txt)
-  { pip install -q "${uv:-uv}" && "$venv/bin/uv" pip install -q --python "$venv/bin/python" \
-      --no-deps --torch-backend cpu "$torch"; } || {
+pip install -q --no-compile --no-deps "$torch" 2>"$venv/torch.log" ||
+  uv pip install -q --no-deps --torch-backend cpu "$torch" || {
     cat "$venv/torch.log" >&2
-    die "no CPU build of torch to be had ($torch)"
+    die "there is no CPU build of torch ($torch) in the configured package indexes or PyTorch's own"
   }
-fi
 say "installing pilotlight, vLLM for CPUs and the development tools"
-pip install -q --no-compile -c constraints.txt -e '.[cpu,dev]' 2>"$venv/pip.log" || { cat "$venv/pip.log" >&2; die "pip install failed"; }
+uv pip install -q -c constraints.txt -e '.[cpu,dev]' 2>"$venv/uv.log" || {
+  cat "$venv/uv.log" >&2
+  die "the packages cannot be installed"
+}
 
 # vLLM pulls torchvision, torchaudio and torchcodec without a version. Their CUDA builds cannot be imported
 # beside a CPU torch, and then `import transformers` dies ("operator torchvision::nms does not exist").
 # Text models need none of them.
 for package in torchvision torchaudio torchcodec; do
-  if pip show -q "$package" 2>/dev/null && ! "$venv/bin/python" -c "import $package" >/dev/null 2>&1; then
+  if uv pip show -q "$package" >/dev/null 2>&1 && ! "$venv/bin/python" -c "import $package" >/dev/null 2>&1; then
     say "removing $package (its build does not fit this torch)"
-    pip uninstall -q -y "$package"
+    uv pip uninstall -q "$package"
   fi
 done
 "$venv/bin/python" -c 'from transformers import LlamaConfig' >/dev/null 2>"$venv/import.log" || {
   cat "$venv/import.log" >&2
   die "transformers cannot be imported"
 }
-say "compiling what was installed"
+say "compiling the installed packages"
 "$venv/bin/python" -m compileall -q -j 0 "$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
-  >/dev/null 2>&1 || true  # a file for another Python version is none of ours
+  >/dev/null 2>&1 || true  # packages may carry files for other Python versions, which do not compile
 : >"$venv/.ready"
 say "done"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from knative.cluster import REVISION, WARM_POOL, Cluster, Conflict, NotFound, Object
-from warmpool.controller import marks, planning, views
+from knative.client.cluster import REVISION, WARM_POOL, Cluster, Conflict, NotFound, Object
 from warmpool.domain.fields import MAX_REPLICAS
 from warmpool.domain.problems import PoolError
+from warmpool.reconcile import ownership, planning, views
 
 LONGEST_HOLD: Final = timedelta(days=7)
 _ATTEMPTS: Final = 5
@@ -32,14 +32,14 @@ async def hold(
         cluster,
         name,
         namespace,
-        {marks.HOLD_REPLICAS: str(replicas), marks.HOLD_UNTIL: marks.timestamp(until)},
+        {ownership.HOLD_REPLICAS: str(replicas), ownership.HOLD_UNTIL: ownership.timestamp(until)},
     )
     return until
 
 
 async def release(cluster: Cluster, name: str, namespace: str) -> None:
     """End a hold."""
-    await _annotate(cluster, name, namespace, {marks.HOLD_REPLICAS: None, marks.HOLD_UNTIL: None})
+    await _annotate(cluster, name, namespace, {ownership.HOLD_REPLICAS: None, ownership.HOLD_UNTIL: None})
 
 
 async def release_abandoned(cluster: Cluster, namespace: str | None, now: datetime) -> list[str]:

@@ -1,5 +1,6 @@
 """Model weights: from S3 or a shared folder, verified and cached, to the device."""
 
+from weights.cache.fetching import Progress
 from weights.errors import (
     AccessDeniedError,
     CacheError,
@@ -14,10 +15,9 @@ from weights.errors import (
     UnreachableError,
     WeightsError,
 )
-from weights.fetching import Progress
 from weights.manifest import FileEntry, Manifest
 from weights.pull import Prefetched, PulledModel, prefetch, pull, pull_blocking
-from weights.ranged import RetryPolicy
+from weights.sources.ranged_reads import RetryPolicy
 
 __all__ = [
     "AccessDeniedError",

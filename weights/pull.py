@@ -15,13 +15,13 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from weights.cache import Cache
+from weights.cache.cache import Cache
+from weights.cache.fetching import Fetching, Progress, Request, default_concurrency
 from weights.errors import ObjectChangedError
-from weights.fetching import Fetching, Progress, Request, default_concurrency
-from weights.listing import Listing, inspect, list_model, read_headers
 from weights.manifest import FileEntry, Manifest, SafetensorsHeader
-from weights.ranged import RetryPolicy
-from weights.source import LocalSource, Source, open_source
+from weights.sources.listing import Listing, inspect, list_model, read_headers
+from weights.sources.ranged_reads import RetryPolicy
+from weights.sources.source import LocalSource, Source, open_source
 
 _VERSIONS_TRIED = 3
 

@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal
 from fastapi import FastAPI, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from functions.app import context_of
 from functions.engine import EmbedRequest, Engine
-from functions.problems import ProblemError
+from functions.http.app import context_of
+from functions.http.problems import ProblemError
 
 MAX_INPUTS = 2048
 """Texts of one request, as OpenAI's own limit."""

@@ -29,7 +29,7 @@ from functions.engine import (
     UnsupportedError,
 )
 from functions.engines.embedding_api import add_embeddings
-from functions.engines.steady import EngineArgs, SteadyHost, parse_args
+from functions.engines.hosted import EngineArgs, SteadyHost, parse_args
 from functions.replica import Replica
 from functions.settings import Settings, SettingsError
 from functions.stage import StartError

@@ -29,14 +29,14 @@ from functions.engine import (
     GenerateRequest,
 )
 from functions.engines.embedding_api import add_embeddings
-from functions.engines.steady import EngineArgs, SteadyHost, parse_args
-from functions.problems import seconds_of
-from functions.redaction import DETECTORS, redact
+from functions.engines.hosted import EngineArgs, SteadyHost, parse_args
+from functions.http.problems import seconds_of
 from functions.replica import Replica
 from functions.settings import Settings, SettingsError, read_secret
-from functions.sse import EventParser
 from functions.stage import StartError
+from functions.text.redaction import DETECTORS, redact
 from functions.timing import Phase
+from transport.sse import EventParser
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

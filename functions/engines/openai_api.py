@@ -14,12 +14,12 @@ from typing import Any
 import aiohttp
 
 from functions.contract import Usage
-from functions.door import Scope
 from functions.engine import EngineError
 from functions.engines.openai import OpenAIEngine
+from functions.http.middleware import Scope
+from functions.http.problems import ProblemError
+from functions.http.reverse_proxy import Answer, Passing
 from functions.metrics import Metrics
-from functions.passing import Answer, Passing
-from functions.problems import ProblemError
 from functions.stage import RequestContext
 from functions.timing import Phase, TokenTimes
 
@@ -109,7 +109,7 @@ def add_to(app: Any, engine: Callable[[], OpenAIEngine], names: frozenset[str], 
     """Offer both paths; `stage` is the name for problems."""
     from starlette.routing import Route  # noqa: PLC0415 - what FastAPI itself routes with
 
-    from functions.app import surface_of  # noqa: PLC0415 - other users of this module need no app
+    from functions.http.app import surface_of  # noqa: PLC0415 - other users of this module need no app
 
     metrics = surface_of(app).metrics
     for path in PATHS:

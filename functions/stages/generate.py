@@ -143,7 +143,7 @@ def build(settings: Settings) -> Generate:
 
 def _vllm(settings: Settings, config: GenerateConfig) -> EngineHost:
     from functions.engines.vllm.host import VllmHost  # noqa: PLC0415 - other engines need none of it
-    from functions.engines.vllm.tending import Patience  # noqa: PLC0415
+    from functions.engines.vllm.supervision import Patience  # noqa: PLC0415
 
     if settings.model_uri is None:
         raise SettingsError(

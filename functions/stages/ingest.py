@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from functions.contract import Input, Message, StageReply, StageRequest, Usage
+from functions.http.problems import ProblemError
 from functions.lifecycle import State
-from functions.problems import ProblemError
 from functions.replica import Replica
 from functions.settings import Settings
 from functions.stage import RequestContext, StageConfig, StartError, parse_config

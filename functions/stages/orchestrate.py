@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Annotated
 from prometheus_client import Counter, Histogram
 from pydantic import Field, JsonValue
 
-from functions.app import surface_of
-from functions.calling import CallPolicy, ObserveCall, Outcome, StageClient, open_session
+from functions.calls.client import CallPolicy, ObserveCall, Outcome, StageClient, open_session
+from functions.calls.streaming import Events, at_the_end, by_segments, from_model, next_request
 from functions.contract import (
     Delta,
     Final,
@@ -28,13 +28,13 @@ from functions.contract import (
     StageTiming,
     Usage,
 )
+from functions.http.app import surface_of
+from functions.http.problems import ProblemError
 from functions.lifecycle import State
 from functions.metrics import REQUEST_BUCKETS
-from functions.problems import ProblemError
 from functions.replica import Replica
 from functions.settings import Settings, SettingsError
 from functions.stage import RequestContext, parse_config
-from functions.streaming import Events, at_the_end, by_segments, from_model, next_request
 from functions.timing import Phase
 
 if TYPE_CHECKING:

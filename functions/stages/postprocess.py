@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, JsonValue, ValidationError, field_validator
 
 from functions.contract import FinishReason, StageReply, StageRequest, StopSequence
-from functions.filters import FilterState, Whitespace, step
+from functions.http.problems import ProblemError, field_errors
 from functions.lifecycle import State
-from functions.problems import ProblemError, field_errors
 from functions.replica import Replica
 from functions.settings import Settings
 from functions.stage import RequestContext, StageConfig, parse_config
+from functions.text.filters import FilterState, Whitespace, step
 from functions.timing import Phase
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from knative.annotations import AutoscalingSpec
-from knative.autoscaler_config import DEFAULT_CONFIG, Config
+from knative.autoscaling.annotations import AutoscalingSpec
+from knative.autoscaling.config import DEFAULT_CONFIG, Config
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -9,13 +9,13 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from knative.cluster import Cluster
+from knative.client.cluster import Cluster
 from pilotlight import deploy as deploying
 from pilotlight import invoke as invoking
 from pilotlight.agent import Agent
-from pilotlight.compiling import compile_agent
+from pilotlight.agent_reader import load_agent
+from pilotlight.compile import compile_agent
 from pilotlight.kubeconfig import connect
-from pilotlight.reading import load_agent
 
 app = typer.Typer()
 

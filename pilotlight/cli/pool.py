@@ -10,10 +10,10 @@ import typer
 import yaml
 from rich.table import Table
 
-from knative.cluster import WARM_POOL, Object
+from knative.client.cluster import WARM_POOL, Object
 from pilotlight import terminal
 from pilotlight.kubeconfig import connect
-from warmpool import explaining, orders
+from warmpool import explanation, orders
 from warmpool.domain import durations
 
 app = typer.Typer(no_args_is_help=True, help="Warm pools: what they hold, why, and what it costs.")
@@ -90,7 +90,7 @@ def explain(
 ) -> None:
     """Say why the floor is what it is, rule by rule, and what the coming days bring."""
     pool = _get(name, namespace, kubeconfig)
-    for line in explaining.explanation(pool, datetime.now(UTC), days):
+    for line in explanation.explanation(pool, datetime.now(UTC), days):
         typer.echo(line)
 
 

@@ -13,12 +13,14 @@ from rich.table import Table
 
 import weights
 from pilotlight import terminal
-from weights import listing, overview, plan
 from weights import make_model as making
-from weights.cache import Cache
-from weights.places import default_cache_dir
+from weights import plan
+from weights.cache import overview
+from weights.cache.cache import Cache
+from weights.cache.location import default_cache_dir
 from weights.sizes import format_size, parse_size
-from weights.source import open_source
+from weights.sources import listing
+from weights.sources.source import open_source
 
 app = typer.Typer(no_args_is_help=True, help="Model weights: pull, ls, plan, verify, prune, make-model.")
 

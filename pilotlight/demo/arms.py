@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 
-from knative.cluster import POD, WARM_POOL, Cluster
+from knative.client.cluster import POD, WARM_POOL, Cluster
 from pilotlight import invoke
 from pilotlight.agent import GPU, Agent, Kind
 

@@ -17,16 +17,16 @@ from rich.console import Console
 
 from pilotlight import deploy, stack, up
 from pilotlight.agent import Agent, AgentFileError
-from pilotlight.compiling import compile_agent
+from pilotlight.agent_reader import load_agent
+from pilotlight.compile import compile_agent
 from pilotlight.demo import s3
 from pilotlight.demo.arms import Arm, Prompt, Runner
 from pilotlight.demo.report import Price, Report, show
-from pilotlight.reading import load_agent
 from warmpool.domain.cost import packaged_prices
-from weights.listing import inspect
 from weights.make_model import make_model
 from weights.manifest import Manifest
-from weights.source import open_source
+from weights.sources.listing import inspect
+from weights.sources.source import open_source
 
 GPU = "nvidia-l4"
 BUCKET, PREFIX = "models", "support-llama"

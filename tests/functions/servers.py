@@ -17,8 +17,8 @@ from typing import Any
 import aiohttp
 import uvicorn
 
-from functions.app import create_app
 from functions.contract import StageReply, StageRequest
+from functions.http.app import create_app
 from functions.lifecycle import State
 from functions.settings import Settings
 from functions.stage import RequestContext

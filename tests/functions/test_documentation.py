@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from functions.app import create_app, surface_of
 from functions.engines.onnx import OnnxArgs
 from functions.engines.openai import OpenAIArgs
+from functions.http.app import create_app, surface_of
 from functions.lifecycle import State
 from functions.settings import Settings, StageAddress
 from functions.stages.ingest import IngestConfig

@@ -6,10 +6,10 @@ import json
 import aiohttp
 import pytest
 
-from functions.app import context_of, create_app
 from functions.contract import MAX_BODY_BYTES, Delta, Failure, Final, Problem, StageReply
 from functions.engine import EngineError
-from functions.problems import ProblemError
+from functions.http.app import context_of, create_app
+from functions.http.problems import ProblemError
 from functions.settings import Settings
 from functions.timing import parse_server_timing
 from tests.functions.servers import ScriptedStage, echo, read_events, scripted, serving, wait_until

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from functions.app import create_app
+from functions.http.app import create_app
 from functions.settings import Settings
 from functions.stages.ingest import build, normalise
 from tests.functions.servers import serving, stage_process, wait_ready

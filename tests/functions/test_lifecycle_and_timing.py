@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from functions.http.reverse_proxy import tokens_in
 from functions.lifecycle import TRANSITIONS, Lifecycle, State, TransitionError, Warmth
-from functions.passing import tokens_in
 from functions.replica import Replica
 from functions.timing import (
     ColdStart,

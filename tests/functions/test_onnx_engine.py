@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer
 
-from functions.app import create_app
+from functions.http.app import create_app
 from functions.lifecycle import Warmth
 from functions.settings import Settings, SettingsError
 from functions.stages.generate import build

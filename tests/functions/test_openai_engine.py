@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from functions.app import create_app
+from functions.http.app import create_app
 from functions.settings import Settings, SettingsError
 from functions.stages.generate import build
 from tests.functions.servers import free_port, read_events, serving, stage_process, wait_ready, wait_until

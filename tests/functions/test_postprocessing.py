@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from functions.app import create_app
+from functions.http.app import create_app
 from functions.settings import Settings
 from functions.stages.postprocess import build
 from tests.functions.servers import serving, stage_process, wait_ready

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from functions.contract import Delta, Failure, Final, Problem, StageReply, decode_event, encode_event
-from functions.sse import MAX_EVENT_BYTES, EventParser
+from transport.sse import MAX_EVENT_BYTES, EventParser
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 events = st.one_of(

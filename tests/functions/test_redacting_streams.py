@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from functions.filters import FilterState, step
-from functions.redaction import DETECTORS
+from functions.text.filters import FilterState, step
+from functions.text.redaction import DETECTORS
 
 KINDS = tuple(DETECTORS)
 SECRETS = {

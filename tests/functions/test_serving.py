@@ -105,7 +105,7 @@ async def test_the_port_is_open_while_the_rest_is_still_being_imported(http, tmp
 
 def test_no_engine_is_imported_into_the_process_of_a_stage():
     code = (
-        "import sys, functions.__main__, functions.app, functions.server, functions.logs, functions.stages.ingest,"
+        "import sys, functions.__main__, functions.http.app, functions.http.server, functions.logs, functions.stages.ingest,"
         "functions.stages.postprocess, functions.stages.orchestrate, functions.stages.generate;"
         "print([m for m in ('vllm', 'torch', 'transformers', 'numpy') if m in sys.modules])"
     )

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from functions.engines.vllm.tending import Move, Patience, View, is_hopeless, next_move
+from functions.engines.vllm.supervision import Move, Patience, View, is_hopeless, next_move
 from functions.lifecycle import Warmth
 
 PATIENCE = Patience(idle=10, stall=60, probe=5, turn=30, crashes=3, crash_window=120)

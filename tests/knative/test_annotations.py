@@ -2,9 +2,10 @@
 
 import pytest
 
-from knative import annotations, literals
-from knative.annotations import Algorithm, AutoscalingSpec, Metric
-from knative.autoscaler_config import Config
+from knative import literals
+from knative.autoscaling import annotations
+from knative.autoscaling.annotations import Algorithm, AutoscalingSpec, Metric
+from knative.autoscaling.config import Config
 
 A = "autoscaling.knative.dev/"
 

@@ -5,10 +5,10 @@ import dataclasses
 
 import pytest
 
-from knative import annotations
-from knative.annotations import AutoscalingSpec, Metric
-from knative.autoscaler_config import Config
-from knative.local.autoscaler import ActiveStatus, Autoscaler, ServingMode
+from knative.autoscaling import annotations
+from knative.autoscaling.annotations import AutoscalingSpec, Metric
+from knative.autoscaling.config import Config
+from knative.local.controllers.autoscaler import ActiveStatus, Autoscaler, ServingMode
 from knative.local.routing import RevisionKey, RevisionSpec
 from knative.local.stats import RevisionStat
 

@@ -2,9 +2,10 @@
 
 import pytest
 
-from knative import annotations, autoscaler_config
-from knative.annotations import AutoscalingSpec
-from knative.autoscaler_config import Config
+from knative.autoscaling import annotations
+from knative.autoscaling import config as autoscaler_config
+from knative.autoscaling.annotations import AutoscalingSpec
+from knative.autoscaling.config import Config
 from knative.config_maps import ConfigError
 
 A = "autoscaling.knative.dev/"

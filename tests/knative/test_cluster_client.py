@@ -8,7 +8,7 @@ import pytest
 import yaml
 from aiohttp import web
 
-from knative.cluster import (
+from knative.client.cluster import (
     SERVICE,
     AlreadyExists,
     Cluster,

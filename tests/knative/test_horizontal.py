@@ -4,8 +4,8 @@ import math
 
 from knative.hpa_spec import HpaSpec
 from knative.local.horizontal import HorizontalAutoscaler
+from knative.local.kubelet.usage import Usage
 from knative.local.meter import Meter
-from knative.local.replicas.usage import Usage
 from knative.local.routing import RevisionKey
 from knative.utilization import CPU, MEMORY, Pod, Target
 

@@ -2,9 +2,10 @@
 
 import pytest
 
-from knative import annotations, hpa, hpa_spec
-from knative.annotations import HPA, MAX_INT32
-from knative.autoscaler_config import Config
+from knative import hpa, hpa_spec
+from knative.autoscaling import annotations
+from knative.autoscaling.annotations import HPA, MAX_INT32
+from knative.autoscaling.config import Config
 from knative.hpa import HpaState
 from knative.hpa_spec import HpaSpec
 from knative.utilization import CPU, MEMORY, Observation, Pod, Sample, Target

@@ -5,8 +5,8 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knative import kpa
-from knative.annotations import AutoscalingSpec
+from knative.autoscaling import kpa
+from knative.autoscaling.annotations import AutoscalingSpec
 
 specs = st.builds(
     kpa.DeciderSpec,

@@ -1,13 +1,13 @@
-"""Every number that Knative's own autoscaler tests state, against `knative.kpa`."""
+"""Every number that Knative's own autoscaler tests state, against `knative.autoscaling.kpa`."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from knative import kpa
-from knative.annotations import AutoscalingSpec, Metric
-from knative.autoscaler_config import Config
+from knative.autoscaling import kpa
+from knative.autoscaling.annotations import AutoscalingSpec, Metric
+from knative.autoscaling.config import Config
 
 VECTORS = json.loads((Path(__file__).parent / "data" / "kpa_vectors.json").read_text())
 COMMON = VECTORS["common_scale"]

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knative.annotations import AutoscalingSpec
-from knative.autoscaler_config import Config
-from knative.scaler import (
+from knative.autoscaling.annotations import AutoscalingSpec
+from knative.autoscaling.config import Config
+from knative.autoscaling.scaler import (
     ActiveStatus,
     ScalerSpec,
     ScalerState,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knative.windows import LinearWindow, MaxWindow, WeightedWindow, smoothing_coefficient
+from knative.autoscaling.windows import LinearWindow, MaxWindow, WeightedWindow, smoothing_coefficient
 
 VECTORS = json.loads((Path(__file__).parent / "data" / "kpa_vectors.json").read_text())
 KINDS = {"linear": LinearWindow, "weighted-exponential": WeightedWindow}

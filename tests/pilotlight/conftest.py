@@ -13,7 +13,7 @@ import psutil
 import pytest
 import yaml
 
-from weights.places import default_cache_dir
+from weights.cache.location import default_cache_dir
 
 # A function of the user's own: answers at once, says which replica it is.
 ECHO = """

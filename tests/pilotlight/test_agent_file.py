@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import yaml
 
-from knative import annotations
+from knative.autoscaling import annotations
 from pilotlight.agent import AgentFileError
-from pilotlight.compiling import compile_agent
-from pilotlight.reading import load_agent
+from pilotlight.agent_reader import load_agent
+from pilotlight.compile import compile_agent
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "support" / "agent.yaml"
 

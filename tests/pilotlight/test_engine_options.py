@@ -8,7 +8,7 @@ import yaml
 
 from functions.engines.vllm import option_schema
 from pilotlight.agent import AgentFileError
-from pilotlight.reading import load_agent
+from pilotlight.agent_reader import load_agent
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "support" / "agent.yaml"
 

@@ -10,13 +10,13 @@ import pytest
 import uvicorn
 import yaml
 
-from knative.annotations import GROUP
-from knative.cluster import POD, POD_AUTOSCALER, REVISION, SERVICE, WARM_POOL, Cluster
-from knative.local import kinds
-from knative.local.api.app import Api
-from knative.local.reconciler import names
-from knative.local.registry import Registry
-from knative.local.store import Key, Store
+from knative.autoscaling.annotations import GROUP
+from knative.client.cluster import POD, POD_AUTOSCALER, REVISION, SERVICE, WARM_POOL, Cluster
+from knative.local.apiserver import kinds
+from knative.local.apiserver.api.app import Api
+from knative.local.apiserver.registry import Registry
+from knative.local.apiserver.store import Key, Store
+from knative.local.controllers.reconcilers import names
 from warmpool.controller import Controller
 
 KINDS = kinds.load()  # reading YAML takes longer than most tests

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from knative.cluster import (
+from knative.client.cluster import (
     CONFIGURATION,
     EVENT,
     POD,
@@ -31,9 +31,10 @@ from knative.cluster import (
     Invalid,
     NotFound,
 )
-from knative.local.platform import Platform, PlatformConfig
+from knative.local.platform.platform import Platform, PlatformConfig
 from warmpool.adapters.waker import HttpWaker
-from warmpool.controller import Controller, Settings, marks
+from warmpool.controller import Controller, Settings
+from warmpool.reconcile import ownership
 
 KUBECONFIG = os.environ.get("PILOTLIGHT_TEST_KUBECONFIG")
 MIN = "autoscaling.knative.dev/min-scale"
@@ -209,7 +210,7 @@ async def test_a_floor_moves_in_place_and_is_given_back(world, start):
     replicas = {pod["metadata"]["uid"] for pod in await world.pods()}
     await world.pool()
     written = await world.floor_is(2)
-    assert written[marks.POOL] == world.name
+    assert written[ownership.POOL] == world.name
     status = await world.status_is(ready=2, floor=2, reason="window/always")
     assert status["revisions"][0]["via"] == "Revision"
     await world.change(windows=[{**ALWAYS, "replicas": 3}])
@@ -309,7 +310,7 @@ async def test_two_controllers_hold_one_floor_and_write_it_once_each_at_most(wor
     found = await world.annotations()
     looks = first.counts.looks + second.counts.looks
     # Whatever wakes them, they agree: the hold asks for no more than the window does.
-    until_when = {marks.HOLD_REPLICAS: "2", marks.HOLD_UNTIL: "2100-01-01T00:00:00Z"}
+    until_when = {ownership.HOLD_REPLICAS: "2", ownership.HOLD_UNTIL: "2100-01-01T00:00:00Z"}
     body = {"metadata": {"annotations": until_when}}
     await world.cluster.patch(WARM_POOL, world.name, world.namespace, body)
 
@@ -317,8 +318,8 @@ async def test_two_controllers_hold_one_floor_and_write_it_once_each_at_most(wor
         return first.counts.looks + second.counts.looks >= looks + 2
 
     await until(looked_again)
-    assert {key: (await world.annotations())[key] for key in (MIN, marks.POOL, marks.WRITTEN)} == {
-        key: found[key] for key in (MIN, marks.POOL, marks.WRITTEN)
+    assert {key: (await world.annotations())[key] for key in (MIN, ownership.POOL, ownership.WRITTEN)} == {
+        key: found[key] for key in (MIN, ownership.POOL, ownership.WRITTEN)
     }
 
 

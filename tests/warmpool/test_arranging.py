@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmpool.controller.arranging import Replica, arrange
 from warmpool.domain.fields import WARMTHS
 from warmpool.domain.floor import Floor
+from warmpool.reconcile.warmth_orders import Replica, arrange
 
 floors = st.lists(st.integers(0, 4), min_size=3, max_size=3).map(lambda counts: Floor(*sorted(counts)))
 rests = st.lists(st.sampled_from(WARMTHS), max_size=6)

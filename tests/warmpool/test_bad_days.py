@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from knative.cluster import SERVICE, WARM_POOL, Cluster, ClusterError
+from knative.client.cluster import SERVICE, WARM_POOL, Cluster, ClusterError
 from tests.warmpool.conftest import MONDAY, OFFICE, kubeconfig
 from tests.warmpool.faults import FaultyProxy
 from warmpool.controller import Controller, Settings

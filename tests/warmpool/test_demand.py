@@ -10,7 +10,7 @@ from tests.warmpool.conftest import MONDAY
 from warmpool.adapters.exposition import MetricsPage
 from warmpool.adapters.prometheus import Prometheus
 from warmpool.controller import Controller
-from warmpool.controller.ports import DemandUnavailableError
+from warmpool.ports import DemandUnavailableError
 
 NOW = datetime(2026, 11, 23, 22, tzinfo=UTC)
 STEP = timedelta(seconds=15)

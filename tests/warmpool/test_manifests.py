@@ -10,7 +10,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 
 import knative
-from knative.cluster import WARM_POOL, Cluster, Invalid
+from knative.client.cluster import WARM_POOL, Cluster, Invalid
 from tests.warmpool.conftest import MIN, MONDAY, OFFICE, kubeconfig
 from tests.warmpool.faults import FaultyProxy
 from tests.warmpool.test_schedule_against_a_slow_oracle import pools

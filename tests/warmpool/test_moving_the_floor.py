@@ -4,9 +4,10 @@ from datetime import timedelta
 
 import pytest
 
-from knative.cluster import EVENT, REVISION, SERVICE, WARM_POOL
+from knative.client.cluster import EVENT, REVISION, SERVICE, WARM_POOL
 from tests.warmpool.conftest import MIN, MONDAY, OFFICE
-from warmpool.controller import Controller, marks
+from warmpool.controller import Controller
+from warmpool.reconcile import ownership
 
 OLDER = "autoscaling.knative.dev/minScale"
 
@@ -76,7 +77,7 @@ async def test_nothing_is_written_that_would_replace_the_replicas(knative, contr
     await controller.tick()
     after = await knative.cluster.get(REVISION, "generate-00001", "default")
     added = after["metadata"]["annotations"].keys() - before["metadata"].get("annotations", {}).keys()
-    assert added == {MIN, *marks.ALL}
+    assert added == {MIN, *ownership.ALL}
     assert all(key.startswith("autoscaling.knative.dev") for key in added)
 
 

@@ -8,15 +8,16 @@ import aiohttp
 import pytest
 from typer.testing import CliRunner
 
-from knative.cluster import POD, POD_AUTOSCALER, REVISION, SERVICE, WARM_POOL, Cluster, NotFound
-from knative.local.platform import Platform, PlatformConfig
+from knative.client.cluster import POD, POD_AUTOSCALER, REVISION, SERVICE, WARM_POOL, Cluster, NotFound
+from knative.local.platform.platform import Platform, PlatformConfig
 from pilotlight.cli.pool import app
 from warmpool.adapters.exposition import MetricsPage
 from warmpool.adapters.history import SqliteHistory
 from warmpool.adapters.phases import HttpPhases
 from warmpool.adapters.replicas import HttpReplicas
 from warmpool.adapters.waker import HttpWaker
-from warmpool.controller import Controller, Settings, marks
+from warmpool.controller import Controller, Settings
+from warmpool.reconcile import ownership
 
 REPLICA = """
 import http.server, json, os, time
@@ -238,10 +239,10 @@ async def test_a_floor_left_by_a_dead_controller_is_found_and_given_back(platfor
         "metadata": {
             "annotations": {
                 "autoscaling.knative.dev/min-scale": "2",
-                marks.POOL: "gone",
-                marks.WRITTEN: "2",
-                marks.USER: "",
-                marks.EXPIRES: "2026-01-01T00:00:00Z",
+                ownership.POOL: "gone",
+                ownership.WRITTEN: "2",
+                ownership.USER: "",
+                ownership.EXPIRES: "2026-01-01T00:00:00Z",
             }
         }
     }

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from knative.cluster import WARM_POOL
+from knative.client.cluster import WARM_POOL
 from tests.warmpool.test_budget import month
 from warmpool.adapters.metrics import ControllerMetrics
 from warmpool.domain.pool import WarmPoolSpec
-from warmpool.explaining import explanation
+from warmpool.explanation import explanation
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "warm-pools.md").read_text()
 EXAMPLE = yaml.safe_load(re.search(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)[1])
@@ -61,7 +61,7 @@ async def test_every_metric_of_the_guide_exists(knative, controller):
 
 def test_every_condition_reason_of_the_guide_is_one_the_controller_gives():
     source = "".join(
-        path.read_text() for path in (Path(__file__).parents[2] / "warmpool" / "controller").glob("*.py")
+        path.read_text() for path in (Path(__file__).parents[2] / "warmpool" / "reconcile").glob("*.py")
     )
     table = GUIDE.split("### Status")[1].split("###")[0]
     words = re.findall(r"`([A-Z][a-z]+[A-Za-z]*)`", table)

@@ -10,23 +10,23 @@ import jsonschema
 import pytest
 from aiohttp import web
 
-from functions.app import create_app
+from functions.http.app import create_app
 from functions.lifecycle import State
 from functions.replica import Replica
 from functions.settings import Settings
 from functions.stages.postprocess import build
-from knative.cluster import POD, WARM_POOL, Cluster
-from knative.local.store import Key
+from knative.client.cluster import POD, WARM_POOL, Cluster
+from knative.local.apiserver.store import Key
 from tests.functions.servers import serving
 from tests.warmpool.conftest import OFFICE, kubeconfig
 from tests.warmpool.test_manifests import SCHEMA
 from warmpool.adapters.history import SqliteHistory
 from warmpool.adapters.phases import HttpPhases
 from warmpool.controller import Controller
-from warmpool.controller.learning import Learner
-from warmpool.controller.ports import ForgetfulHistory
+from warmpool.controller.phase_collector import Learner
 from warmpool.domain.coldstart import ColdStart
-from warmpool.explaining import explanation
+from warmpool.explanation import explanation
+from warmpool.ports import ForgetfulHistory
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 SERVICE = ("default", "generate")

@@ -18,10 +18,10 @@ import pytest
 import weights
 from tests.weights.conftest import QUICK, Bucketed, digests_of
 from tests.weights.faults import NOTHING, Fault
-from weights.cache import Cache
-from weights.filling import digest_of
-from weights.leases import LeaseKeeper
-from weights.load import open_model
+from weights.cache.cache import Cache
+from weights.cache.leases import LeaseKeeper
+from weights.cache.partial_file import digest_of
+from weights.loading.model import open_model
 from weights.manifest import FileEntry
 from weights.plan import Part
 
@@ -29,7 +29,7 @@ LOAD = textwrap.dedent(
     """
     import hashlib, json, sys
     from pathlib import Path
-    from weights.load import open_model
+    from weights.loading.model import open_model
     with open_model(sys.argv[1], cache_dir=Path(sys.argv[2])) as model:
         found = {entry.name: hashlib.sha256(data).hexdigest() for entry, data in model}
     report = model.report()
@@ -42,10 +42,10 @@ FORK_SERVER = textwrap.dedent(
     # Lists once, then forks a loader for each line "FOLDER" and prints its process id, and how it ended.
     import os, sys
     from pathlib import Path
-    from weights.cache import Cache
-    from weights.listing import list_model
-    from weights.load import OpenModel
-    from weights.source import open_source
+    from weights.cache.cache import Cache
+    from weights.sources.listing import list_model
+    from weights.loading.model import OpenModel
+    from weights.sources.source import open_source
     source = open_source(sys.argv[1])
     listing = list_model(source)
     print("ready", flush=True)
@@ -346,7 +346,7 @@ def test_a_removed_filling_does_not_stop_the_load(bucketed, tmp_path):
 def test_a_start_does_not_wait_for_a_slow_cache_which_is_completed_afterwards(
     bucketed, tmp_path, monkeypatch
 ):
-    from weights.filling import Filling
+    from weights.cache.partial_file import Filling
 
     original = Filling.store
 
@@ -367,7 +367,7 @@ HOLD = textwrap.dedent(
     """
     import sys
     from pathlib import Path
-    from weights.load import open_model
+    from weights.loading.model import open_model
     model = open_model(sys.argv[1], cache_dir=Path(sys.argv[2]))
     held = [(data, bytes(data)[:0]) for _, data in model]
     sum(sum(data[::4096]) for data, _ in held)

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from weights.cache import Cache
-from weights.compiled import CompileCache, CompileKey, model_digest
+from weights.cache.cache import Cache
+from weights.cache.compiled import CompileCache, CompileKey, model_digest
 from weights.manifest import FileEntry, Manifest
 
 KEY = CompileKey("m", "vllm 0.32.0", "cpu", {"max-model-len": 1024})

@@ -14,7 +14,7 @@ import weights
 from tests.weights.conftest import QUICK, digests_of
 from tests.weights.faults import fault_proxy
 from tests.weights.s3 import environment_for
-from weights.load import open_model
+from weights.loading.model import open_model
 
 
 @pytest.fixture(scope="module")

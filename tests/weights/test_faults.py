@@ -8,7 +8,7 @@ import pytest
 import weights
 from tests.weights.conftest import QUICK, Bucketed, digests_of
 from tests.weights.faults import NOTHING, Fault
-from weights.load import open_model
+from weights.loading.model import open_model
 from weights.make_model import make_model
 
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from weights.leases import LeaseKeeper
+from weights.cache.leases import LeaseKeeper
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_a_holder_keeps_it_for_as_long_as_it_lives(folder, keepers):
 TAKE_AND_DIE = """
 import os, sys
 from pathlib import Path
-from weights.leases import LeaseKeeper
+from weights.cache.leases import LeaseKeeper
 LeaseKeeper(Path(sys.argv[1])).take(Path(sys.argv[2]))
 os._exit(1)
 """

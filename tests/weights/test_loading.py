@@ -8,7 +8,7 @@ import safetensors.numpy  # noqa: F401 - the reference reader must be importable
 
 import weights
 from tests.weights.s3 import S3Server
-from weights.load import open_model
+from weights.loading.model import open_model
 from weights.make_model import MadeModel
 
 

@@ -6,9 +6,9 @@ import pytest
 from safetensors import safe_open
 from tokenizers import Tokenizer
 
-from weights.listing import inspect
 from weights.make_model import VOCABULARY, make_model
-from weights.source import LocalSource
+from weights.sources.listing import inspect
+from weights.sources.source import LocalSource
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tmp_path):

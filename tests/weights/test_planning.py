@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weights.eviction import Candidate, least_recently_used
+from weights.cache.eviction import Candidate, least_recently_used
 from weights.manifest import SafetensorsHeader, TensorEntry
 from weights.plan import decoder_order, extents, in_decoder_order, parts_of_file, parts_of_weights
 

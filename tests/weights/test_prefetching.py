@@ -8,7 +8,7 @@ import pytest
 import weights
 from tests.weights.conftest import QUICK, digests_of
 from tests.weights.faults import NOTHING, Fault
-from weights.load import open_model
+from weights.loading.model import open_model
 
 
 async def without_weights(bucketed, tmp_path):
@@ -69,7 +69,7 @@ def _load(path):
 
 
 def weights_removed(folder) -> int:
-    from weights.cache import Cache
+    from weights.cache.cache import Cache
 
     cache = Cache(folder)
     try:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from knative.local.replicas import cgroups
-from knative.local.replicas.limits import Limits
+from knative.local.kubelet import cgroups
+from knative.local.kubelet.limits import Limits
 from weights import processors
-from weights.fetching import default_concurrency
+from weights.cache.fetching import default_concurrency
 
 SEEN = len(os.sched_getaffinity(0))
 

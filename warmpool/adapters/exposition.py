@@ -9,9 +9,9 @@ import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
 from warmpool.adapters.metric_names import NAMES, Sample, Tally
-from warmpool.controller.ports import DemandUnavailableError
-from warmpool.controller.views import Key
 from warmpool.domain.observation import Demand
+from warmpool.ports import DemandUnavailableError
+from warmpool.reconcile.views import Key
 
 
 class MetricsPage:

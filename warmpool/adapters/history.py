@@ -20,10 +20,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from warmpool.controller.views import Key
 from warmpool.domain.account import Account
 from warmpool.domain.coldstart import KEPT, LONGEST_PHASE, ColdStart, ColdStartStats, Samples, is_time
 from warmpool.domain.observation import Demand
+from warmpool.reconcile.views import Key
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

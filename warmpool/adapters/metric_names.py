@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
 
-from warmpool.controller.views import Key
 from warmpool.domain.observation import Demand
+from warmpool.reconcile.views import Key
 
 Meaning = Literal["in flight", "average", "count at the door", "count at the replica", "backlog"]
 

@@ -16,10 +16,10 @@ from typing import Any, Final
 
 import aiohttp
 
-from knative.cluster import Cluster, ClusterError
+from knative.client.cluster import Cluster, ClusterError
 from warmpool.adapters.replicas import door, pods_of
-from warmpool.controller.views import Key
 from warmpool.domain.coldstart import LONGEST_PHASE, PHASES, is_time
+from warmpool.reconcile.views import Key
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from typing import Any, Final
 import aiohttp
 
 from warmpool.adapters.metric_names import NAMES, Sample, Tally
-from warmpool.controller.ports import DemandUnavailableError
-from warmpool.controller.views import Key
 from warmpool.domain.observation import Demand
+from warmpool.ports import DemandUnavailableError
+from warmpool.reconcile.views import Key
 
 _QUERY: Final = '{__name__=~"' + "|".join(NAMES) + '"}'
 _GAUGES: Final = [name for name, (meaning, _) in NAMES.items() if meaning in {"in flight", "average"}]

@@ -7,11 +7,11 @@ from typing import Any, Final
 
 import aiohttp
 
-from knative.cluster import POD, Cluster, ClusterError
-from warmpool.controller.arranging import Order, Replica, arrange
-from warmpool.controller.views import Key
+from knative.client.cluster import POD, Cluster, ClusterError
 from warmpool.domain.fields import WARMTHS
 from warmpool.domain.floor import Floor
+from warmpool.reconcile.views import Key
+from warmpool.reconcile.warmth_orders import Order, Replica, arrange
 
 PATH: Final = "/admin/warmth"
 _SERVICE_LABEL: Final = "serving.knative.dev/service"

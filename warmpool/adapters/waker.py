@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from warmpool.controller.views import ServiceView
+from warmpool.reconcile.views import ServiceView
 
 log = logging.getLogger(__name__)
 

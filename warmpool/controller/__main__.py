@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from knative.cluster import Cluster, ClusterError
+from knative.client.cluster import Cluster, ClusterError
 from warmpool.adapters import logs
 from warmpool.adapters.clock import SystemClock
 from warmpool.adapters.exposition import MetricsPage
@@ -26,11 +26,11 @@ from warmpool.adapters.phases import HttpPhases
 from warmpool.adapters.prometheus import Prometheus
 from warmpool.adapters.replicas import HttpReplicas
 from warmpool.adapters.waker import HttpWaker
-from warmpool.controller.ports import DemandSource, ForgetfulHistory, History
 from warmpool.controller.runner import Controller
 from warmpool.controller.settings import Settings
 from warmpool.domain.cost import PriceList, packaged_prices
 from warmpool.domain.problems import PoolError
+from warmpool.ports import DemandSource, ForgetfulHistory, History
 
 log = logging.getLogger("warmpool.controller")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -16,11 +16,11 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.date import DateTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
-from knative.cluster import Cluster, ClusterError, Resource
+from knative.client.cluster import Cluster, ClusterError, Resource
 from warmpool.adapters.clock import Clock
+from warmpool.controller.cluster_cache import WATCHED, World
 from warmpool.controller.settings import Settings
-from warmpool.controller.views import Key
-from warmpool.controller.world import WATCHED, World
+from warmpool.reconcile.views import Key
 
 log = logging.getLogger(__name__)
 

@@ -14,16 +14,19 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 
-from knative.cluster import POD, Cluster, ClusterError
+from knative.client.cluster import POD, Cluster, ClusterError
 from warmpool.adapters.clock import Clock, SystemClock
 from warmpool.adapters.waker import HttpWaker, Waker
-from warmpool.controller import judging, planning, status, verifying, views, yielding
-from warmpool.controller.acting import Hands
-from warmpool.controller.judging import Outcome, Sight
-from warmpool.controller.learning import Learner
+from warmpool.controller.actuator import Hands
+from warmpool.controller.cluster_cache import WATCHED, World
 from warmpool.controller.loop import Loop
-from warmpool.controller.planning import Write
-from warmpool.controller.ports import (
+from warmpool.controller.phase_collector import Learner
+from warmpool.controller.settings import Settings
+from warmpool.domain.account import Account
+from warmpool.domain.cost import PriceList, packaged_prices
+from warmpool.domain.observation import Demand
+from warmpool.domain.periods import period_of
+from warmpool.ports import (
     DemandSource,
     DemandUnavailableError,
     ForgetfulHistory,
@@ -31,14 +34,11 @@ from warmpool.controller.ports import (
     PhaseSource,
     Warmer,
 )
-from warmpool.controller.settings import Settings
-from warmpool.controller.state import PoolState
-from warmpool.controller.views import Key, PoolView
-from warmpool.controller.world import WATCHED, World
-from warmpool.domain.account import Account
-from warmpool.domain.cost import PriceList, packaged_prices
-from warmpool.domain.observation import Demand
-from warmpool.domain.periods import period_of
+from warmpool.reconcile import contention, planning, reconcile, rollout_check, status, views
+from warmpool.reconcile.planning import Write
+from warmpool.reconcile.reconcile import Outcome, Sight
+from warmpool.reconcile.state import PoolState
+from warmpool.reconcile.views import Key, PoolView
 
 log = logging.getLogger(__name__)
 
@@ -171,7 +171,7 @@ class Controller:
             if number % _BREATH == _BREATH - 1:
                 await asyncio.sleep(0)  # watches and health probes want to be served too
             if key in self.world.pools and (outcome := self._look(key, now, report)) is not None:
-                pending.append((key, judging.waiting(outcome)))
+                pending.append((key, reconcile.waiting(outcome)))
         # Floors first, words after: when many windows open at once, no floor waits for another one's event.
         moved = await self._each(pending, self._move_floor, report)
         said = [entry for entry, done in zip(pending, moved, strict=True) if done]
@@ -199,7 +199,7 @@ class Controller:
             (key[0], name)
             for key, state in self.states.items()
             for name, watch in state.watches.items()
-            if watch.start_since is not None and now >= watch.start_since + verifying.PLACING
+            if watch.start_since is not None and now >= watch.start_since + rollout_check.PLACING
         ]
         settled = self.world.unplaced - set(waiting)
         for revision in settled:
@@ -251,13 +251,13 @@ class Controller:
         state = self.states.get(key) or PoolState(account=self._account_of(pool, now))
         self.states[key] = state
         try:
-            outcome = judging.judge(self._sight(pool), state, now)
+            outcome = reconcile.judge(self._sight(pool), state, now)
         except Exception as problem:  # one pool that trips us must not take the others' floors with it
             log.exception("pool %s/%s cannot be judged", *key)
             report.errors.append(f"{key[0]}/{key[1]}: {problem!r}")
             state.due = now + self._settings.retry_last
-            return judging.broken(pool, state, repr(problem), now)
-        self.states[key] = judging.remembered(state, outcome)
+            return reconcile.broken(pool, state, repr(problem), now)
+        self.states[key] = reconcile.remembered(state, outcome)
         self.states[key].seen = self._basis(pool)
         self.states[key].looked_at = now
         self.states[key].stale = now + self._settings.relook * (1 + _spread(key))
@@ -274,7 +274,7 @@ class Controller:
             and outcome.arrange is None
             and not outcome.finished
             and (pool.finalized or not outcome.holds)
-            and status.patch(pool.status, judging.words(outcome), now, state.status_at) is None
+            and status.patch(pool.status, reconcile.words(outcome), now, state.status_at) is None
         )
         return None if nothing else outcome
 
@@ -362,9 +362,9 @@ class Controller:
             if await self._hands.set_floor(write, again):
                 report.floors += 1
                 state = self.states[key]
-                yielding.remember(state.lowered, write, outcome.at)
+                contention.remember(state.lowered, write, outcome.at)
                 # A floor that arrives nowhere makes no event that would wake us.
-                verify_at = outcome.at + verifying.ARRIVING
+                verify_at = outcome.at + rollout_check.ARRIVING
                 state.due = min(state.due, verify_at) if state.due else verify_at
         for scale_write in outcome.scale_writes:
             await self._hands.set_scale(key[0], scale_write)
@@ -405,7 +405,7 @@ class Controller:
         for notice in outcome.notices:
             await self._hands.tell(pool, notice)
         state.announced = outcome.announces
-        change = status.patch(pool.status, judging.words(outcome), outcome.at, state.status_at)
+        change = status.patch(pool.status, reconcile.words(outcome), outcome.at, state.status_at)
         if change is not None:
             await self._hands.set_status(key, change)
             state.status_at = outcome.at
@@ -415,7 +415,7 @@ class Controller:
         pool = self.world.pools.get(key)
         if pool is None:
             return None
-        outcome = judging.judge(self._sight(pool), self.states[key], now)
+        outcome = reconcile.judge(self._sight(pool), self.states[key], now)
         return next((other for other in outcome.plan.writes if other.revision == write.revision), None)
 
     async def _read_demand(self, now: datetime) -> None:

@@ -16,10 +16,10 @@ from fastapi import Header, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 
-from functions.app import context_of, surface_of
 from functions.engines.vllm.ladder import Ladder
+from functions.http.app import context_of, surface_of
+from functions.http.problems import ProblemError
 from functions.lifecycle import State, Warmth
-from functions.problems import ProblemError
 from functions.replica import Replica
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Admin:
 
 
 def add_to(app: FastAPI, ladder: Ladder, token: str | None) -> None:
-    """Put the door into an application made by `functions.app.create_app`."""
+    """Put the door into an application made by `functions.http.app.create_app`."""
     admin = Admin(ladder, surface_of(app).replica, token)
     app.add_api_route(PATH, admin.read, methods=["GET"], tags=["admin"])
     app.add_api_route(PATH, admin.order, methods=["POST"], tags=["admin"])

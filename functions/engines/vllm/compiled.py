@@ -2,7 +2,8 @@
 
 torch.compile takes a minute on a CPU and minutes on a GPU, and vLLM keeps what it made in its cache folder,
 which is gone with the container. Each engine gets such a folder of its own, always under the same path,
-filled before the first start from what `weights.compiled` keeps beside the weights, and kept there after it.
+filled before the first start from what `weights.cache.compiled` keeps beside the weights, and kept there
+after it.
 Nothing happens where nothing is compiled (`enforce-eager`).
 """
 
@@ -16,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from weights import CacheError, Manifest
-from weights.cache import Cache
-from weights.compiled import CompileCache, CompileKey, model_digest
+from weights.cache.cache import Cache
+from weights.cache.compiled import CompileCache, CompileKey, model_digest
 
 log = logging.getLogger(__name__)
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from functions.app import surface_of
 from functions.engines.vllm import admin, proxy
 from functions.engines.vllm.client import BASE, VllmEngine
 from functions.engines.vllm.device import DeviceTurn
 from functions.engines.vllm.ladder import Ladder
-from functions.engines.vllm.launching import Launcher
+from functions.engines.vllm.launch import Launcher
 from functions.engines.vllm.model import ModelFiles
-from functions.engines.vllm.tending import Patience
+from functions.engines.vllm.supervision import Patience
+from functions.http.app import surface_of
 from functions.replica import Replica
 from functions.settings import Settings
 from functions.stage import RequestContext

@@ -20,12 +20,12 @@ from typing import Any
 import aiohttp
 
 from functions.engine import EngineError
-from functions.engines.vllm import tending
+from functions.engines.vllm import supervision
 from functions.engines.vllm.client import VllmEngine
 from functions.engines.vllm.device import DeviceTurn
-from functions.engines.vllm.launching import NO_SLEEP, Launcher
+from functions.engines.vllm.launch import NO_SLEEP, Launcher
 from functions.engines.vllm.processes import EngineProcess
-from functions.engines.vllm.tending import Move, Patience, View
+from functions.engines.vllm.supervision import Move, Patience, View
 from functions.lifecycle import Lifecycle, State, Warmth
 from functions.replica import Replica
 from functions.stage import RequestContext, StartError
@@ -334,7 +334,7 @@ class Ladder:
             self._deaths = (now,) if answered else (*self._deaths, now)
             if replica.state is State.ASLEEP:
                 replica.to(State.STANDBY)
-            elif replica.state is State.HOT and tending.is_hopeless(self._deaths, self._patience, now):
+            elif replica.state is State.HOT and supervision.is_hopeless(self._deaths, self._patience, now):
                 replica.fail(f"the engine died {len(self._deaths)} times without an answer: {process.cause}")
             elif replica.state is State.HOT:
                 replica.to(State.LOADING)
@@ -375,7 +375,7 @@ class Ladder:
                 or self._replica.state is not State.HOT
             ):
                 continue
-            move = tending.next_move(
+            move = supervision.next_move(
                 View(
                     rest=self.rest,
                     in_use=self._in_use,

@@ -20,7 +20,7 @@ from typing import Any
 
 import weights
 from functions.stage import StartError
-from weights.loader import LOAD_FORMAT
+from weights.vllm.plugin import LOAD_FORMAT
 
 log = logging.getLogger(__name__)
 

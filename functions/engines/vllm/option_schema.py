@@ -176,10 +176,10 @@ def _parse(release: str, text: str) -> Schema:
 
 
 def _describe() -> dict[str, Any]:
-    from functions.engines.vllm import ground  # noqa: PLC0415 - only this process pays for vLLM
+    from functions.engines.vllm import vllm_internals  # noqa: PLC0415 - only this process pays for vLLM
 
-    ground.quieten()
-    return {"form": _FORM, "options": ground.describe_options()}
+    vllm_internals.quieten()
+    return {"form": _FORM, "options": vllm_internals.describe_options()}
 
 
 if __name__ == "__main__":

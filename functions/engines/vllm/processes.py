@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from functions.engines.vllm import wire
+from functions.engines.vllm import template_protocol
 from weights import processors
 
 log = logging.getLogger(__name__)
@@ -55,14 +55,14 @@ class EngineProcess:
         self.core_pids: tuple[int, ...] = ()
         self.load_seconds = 0.0
         """Seconds that vLLM took to load the weights; the slowest worker's."""
-        self.reads: list[wire.Read] = []
+        self.reads: list[template_protocol.Read] = []
         """Where the weights came from, one for each worker; complete a while after it serves."""
         self.late: tuple[str, ...] = ()
         self.loading: asyncio.Future[None] = loop.create_future()
         self.serving: asyncio.Future[None] = loop.create_future()
         self.dead: asyncio.Future[str] = loop.create_future()
         self.gone: asyncio.Future[int] = loop.create_future()
-        self.troubles: list[wire.Trouble] = []
+        self.troubles: list[template_protocol.Trouble] = []
         self._template = template
         self._watched: list[int] = []
 
@@ -103,18 +103,18 @@ class EngineProcess:
     def kill(self, cause: str = "killed by order") -> None:
         """SIGKILL to every process of it, now."""
         self.declare_dead(cause)
-        self._template.send(wire.KillEngine(self.number))
+        self._template.send(template_protocol.KillEngine(self.number))
 
     async def stop(self, grace: float = _GIVE_UP_SECONDS) -> None:
         """End it in order, and with force after `grace` seconds. Returns when nothing is left."""
         self._unwatch()
         if not self.gone.done():
-            self._template.send(wire.KillEngine(self.number, gently=True))
+            self._template.send(template_protocol.KillEngine(self.number, gently=True))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(self.gone), grace)
         self.declare_dead("stopped by order")
         if not self.gone.done():
-            self._template.send(wire.KillEngine(self.number))
+            self._template.send(template_protocol.KillEngine(self.number))
             await asyncio.wait({self.gone}, timeout=_GIVE_UP_SECONDS)
 
     def declare_dead(self, cause: str) -> None:
@@ -123,30 +123,34 @@ class EngineProcess:
         if not self.dead.done():
             self.dead.set_result(cause)
 
-    def heard(self, packet: wire.Packet) -> None:
+    def heard(self, packet: template_protocol.Packet) -> None:
         """Take in what the template or the engine reports."""
-        if isinstance(packet, wire.Forked):
+        if isinstance(packet, template_protocol.Forked):
             self.pid = packet.pid
-        elif isinstance(packet, (wire.Loading, wire.Loaded, wire.Read)):
+        elif isinstance(
+            packet, (template_protocol.Loading, template_protocol.Loaded, template_protocol.Read)
+        ):
             self._heard_of_weights(packet)
-        elif isinstance(packet, wire.Trouble):
+        elif isinstance(packet, template_protocol.Trouble):
             self.troubles.append(packet)
-        elif isinstance(packet, wire.Serving):
+        elif isinstance(packet, template_protocol.Serving):
             self.late, self.core_pids = packet.late, packet.pids
             for pid in packet.pids:
                 self._watch(pid)
             if not self.serving.done():
                 self.serving.set_result(None)
-        elif isinstance(packet, wire.Exited):
+        elif isinstance(packet, template_protocol.Exited):
             if not self.gone.done():
                 self.gone.set_result(packet.status)
             self.declare_dead(f"the engine's server ended with status {packet.status}")
 
-    def _heard_of_weights(self, packet: wire.Loading | wire.Loaded | wire.Read) -> None:
-        if isinstance(packet, wire.Loading):
+    def _heard_of_weights(
+        self, packet: template_protocol.Loading | template_protocol.Loaded | template_protocol.Read
+    ) -> None:
+        if isinstance(packet, template_protocol.Loading):
             if not self.loading.done():
                 self.loading.set_result(None)
-        elif isinstance(packet, wire.Loaded):
+        elif isinstance(packet, template_protocol.Loaded):
             self.load_seconds = max(self.load_seconds, packet.seconds)
         else:
             self.reads.append(packet)
@@ -167,7 +171,7 @@ class EngineProcess:
         if self.alive:
             log.error("engine core died", extra={"pid": pid, "engine": self.number})
             self.declare_dead(f"the engine core (process {pid}) died")
-            self._template.send(wire.KillEngine(self.number))
+            self._template.send(template_protocol.KillEngine(self.number))
 
     def _unwatch(self) -> None:
         for descriptor in self._watched:
@@ -185,7 +189,7 @@ class Template:
         self._control = control
         self._engines: dict[int, EngineProcess] = {}
         self._numbers = itertools.count(1)
-        self._imported: asyncio.Future[wire.Imported] = loop.create_future()
+        self._imported: asyncio.Future[template_protocol.Imported] = loop.create_future()
         self.ended: asyncio.Task[int] = loop.create_task(self._wait())
         """Done when the process is gone, with its exit code."""
         loop.add_reader(control, self._receive)
@@ -220,7 +224,7 @@ class Template:
         """The process's number."""
         return self._process.pid
 
-    async def imported(self) -> wire.Imported:
+    async def imported(self) -> template_protocol.Imported:
         """Wait until everything is imported.
 
         Raises:
@@ -230,7 +234,7 @@ class Template:
 
     def import_model(self, directory: Path) -> None:
         """Order the import of the architecture that `config.json` in this folder names."""
-        self.send(wire.ImportModel(str(directory)))
+        self.send(template_protocol.ImportModel(str(directory)))
 
     def fork(self, argv: Sequence[str], *, cache_root: Path | None = None) -> EngineProcess:
         """Order an engine; `argv` is vLLM's command line without `--uds`, which is added.
@@ -245,13 +249,15 @@ class Template:
         else:
             full = (*argv, "--uds", str(engine.socket))
             root = "" if cache_root is None else str(cache_root)
-            self.send(wire.StartEngine(engine.number, full, str(engine.socket), str(directory), root))
+            self.send(
+                template_protocol.StartEngine(engine.number, full, str(engine.socket), str(directory), root)
+            )
         return engine
 
-    def send(self, packet: wire.Packet) -> None:
+    def send(self, packet: template_protocol.Packet) -> None:
         """Tell the template; one that is gone needs no telling."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError, OSError):
-            self._control.send(wire.encode(packet))
+            self._control.send(template_protocol.encode(packet))
 
     async def close(self) -> None:
         """End the engines and the process, by force if need be."""
@@ -294,27 +300,30 @@ class Template:
     def _receive(self) -> None:
         while True:
             try:
-                data = self._control.recv(wire.MAX_PACKET)
+                data = self._control.recv(template_protocol.MAX_PACKET)
             except (BlockingIOError, OSError):
                 return
             if not data:
                 asyncio.get_running_loop().remove_reader(self._control)
                 return
-            self._heard(wire.decode(data))
+            self._heard(template_protocol.decode(data))
 
-    def _heard(self, packet: wire.Packet) -> None:
-        if isinstance(packet, wire.Imported):
+    def _heard(self, packet: template_protocol.Packet) -> None:
+        if isinstance(packet, template_protocol.Imported):
             if not self._imported.done():
                 self._imported.set_result(packet)
-        elif isinstance(packet, wire.ImportFailed):
+        elif isinstance(packet, template_protocol.ImportFailed):
             if not self._imported.done():
                 self._imported.set_exception(TemplateError(f"vLLM cannot be imported: {packet.cause}"))
         else:
-            assert not isinstance(packet, (wire.StartEngine, wire.ImportModel, wire.KillEngine))
+            assert not isinstance(
+                packet,
+                (template_protocol.StartEngine, template_protocol.ImportModel, template_protocol.KillEngine),
+            )
             engine = self._engines.get(packet.engine)
             if engine is not None:
                 engine.heard(packet)
-            if isinstance(packet, wire.Exited):
+            if isinstance(packet, template_protocol.Exited):
                 self._engines.pop(packet.engine, None)
 
 

@@ -1,20 +1,20 @@
 """The rest of the function URL: every path of vLLM's own server, passed through token by token.
 
-How a request is passed on and its answer back is in `functions.passing`; here is what is vLLM's own about it.
+How a request and its response are passed on is in `functions.http.reverse_proxy`; here is what is vLLM's own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from functions.door import Scope, Shortcut
 from functions.engines.vllm.client import VllmEngine
 from functions.engines.vllm.ladder import Ladder
+from functions.http.middleware import Scope, Shortcut
+from functions.http.reverse_proxy import Answer, Passing, tokens_in
 from functions.metrics import Metrics
-from functions.passing import Answer, Passing, tokens_in
 from functions.stage import RequestContext
 from functions.timing import Phase, TokenTimes
-from proxying import RefusedError, Response, UpstreamError
+from transport import RefusedError, Response, UpstreamError
 
 PREFIXES = ("/v1/", "/v2/", "/inference/v1/", "/cohere/")
 PATHS = frozenset(

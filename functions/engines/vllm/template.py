@@ -26,7 +26,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from functions.engines.vllm import ground, wire
+from functions.engines.vllm import template_protocol, vllm_internals
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -47,7 +47,7 @@ class Template:
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
-        self._children: dict[int, wire.StartEngine] = {}
+        self._children: dict[int, template_protocol.StartEngine] = {}
         """First processes of the engines, by pid."""
         self._base: frozenset[str] = frozenset()
 
@@ -55,9 +55,13 @@ class Template:
         """Import everything and say so."""
         began = time.monotonic()
         with self._settling():
-            version, device = ground.import_all()
+            version, device = vllm_internals.import_all()
         seconds = time.monotonic() - began
-        self.say(wire.Imported(seconds, len(self._base), version, device, ground.device_name()))
+        self.say(
+            template_protocol.Imported(
+                seconds, len(self._base), version, device, vllm_internals.device_name()
+            )
+        )
 
     @contextlib.contextmanager
     def _settling(self) -> Iterator[None]:
@@ -73,12 +77,12 @@ class Template:
         finally:
             gc.freeze()
             gc.enable()
-        self._base = ground.module_names()
+        self._base = vllm_internals.module_names()
 
-    def say(self, packet: wire.Packet) -> None:
+    def say(self, packet: template_protocol.Packet) -> None:
         """Tell the app; a channel that is closed is noticed by the loop."""
         with contextlib.suppress(OSError):
-            self._control.send(wire.encode(packet))
+            self._control.send(template_protocol.encode(packet))
 
     def run(self) -> None:
         """Follow orders until the app's end closes."""
@@ -95,10 +99,10 @@ class Template:
                         os.read(woken, 4096)
                 self._reap()
                 if self._control.fileno() in ready:
-                    data = self._control.recv(wire.MAX_PACKET)
+                    data = self._control.recv(template_protocol.MAX_PACKET)
                     if not data:
                         return
-                    self._obey(wire.decode(data))
+                    self._obey(template_protocol.decode(data))
         finally:
             signal.set_wakeup_fd(-1)
             for pid in list(self._children):
@@ -106,13 +110,13 @@ class Template:
             while self._children:
                 self._reap(block=True)
 
-    def _obey(self, packet: wire.Packet) -> None:
-        if isinstance(packet, wire.StartEngine):
+    def _obey(self, packet: template_protocol.Packet) -> None:
+        if isinstance(packet, template_protocol.StartEngine):
             self._fork(packet)
-        elif isinstance(packet, wire.ImportModel):
+        elif isinstance(packet, template_protocol.ImportModel):
             with self._settling():
-                ground.import_architecture(Path(packet.directory))
-        elif isinstance(packet, wire.KillEngine):
+                vllm_internals.import_architecture(Path(packet.directory))
+        elif isinstance(packet, template_protocol.KillEngine):
             for pid, order in self._children.items():
                 if order.engine == packet.engine:
                     if packet.gently:
@@ -120,7 +124,7 @@ class Template:
                     else:
                         self._end(pid, signal.SIGKILL)
 
-    def _fork(self, order: wire.StartEngine) -> None:
+    def _fork(self, order: template_protocol.StartEngine) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         template = os.getpid()
@@ -135,9 +139,9 @@ class Template:
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)
         self._children[pid] = order
-        self.say(wire.Forked(order.engine, pid))
+        self.say(template_protocol.Forked(order.engine, pid))
 
-    def _be_engine(self, order: wire.StartEngine, template: int) -> int:
+    def _be_engine(self, order: template_protocol.StartEngine, template: int) -> int:
         """In the child: run the server; its exit code."""
         die_with_parent(signal.SIGKILL)
         if os.getppid() != template:
@@ -151,26 +155,26 @@ class Template:
         tempfile.tempdir = None  # read TMPDIR again
         if order.cache_root:
             os.environ["VLLM_CACHE_ROOT"] = order.cache_root
-        ground.Observer(
-            loading=lambda: self.say(wire.Loading(order.engine)),
-            loaded=lambda seconds: self.say(wire.Loaded(order.engine, seconds)),
-            read=lambda source, cache: self.say(wire.Read(order.engine, source, cache)),
-            trouble=lambda role, cause: self.say(wire.Trouble(order.engine, role, cause)),
+        vllm_internals.Observer(
+            loading=lambda: self.say(template_protocol.Loading(order.engine)),
+            loaded=lambda seconds: self.say(template_protocol.Loaded(order.engine, seconds)),
+            read=lambda source, cache: self.say(template_protocol.Read(order.engine, source, cache)),
+            trouble=lambda role, cause: self.say(template_protocol.Trouble(order.engine, role, cause)),
         ).attach()
         try:
-            ground.serve(order.argv, lambda: self._serving(order))
+            vllm_internals.serve(order.argv, lambda: self._serving(order))
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - the cause goes to the app
             if isinstance(error, SystemExit) and error.code in {None, 0}:
                 return 0
-            if not isinstance(error, ground.OptionError):
+            if not isinstance(error, vllm_internals.OptionError):
                 traceback.print_exc()
-            self.say(wire.Trouble(order.engine, "server", ground.describe(error)))
+            self.say(template_protocol.Trouble(order.engine, "server", vllm_internals.describe(error)))
             return 1
         return 0
 
-    def _serving(self, order: wire.StartEngine) -> None:
-        late = sorted(ground.module_names() - self._base)
-        self.say(wire.Serving(order.engine, ground.core_pids(), tuple(late[:500])))
+    def _serving(self, order: template_protocol.StartEngine) -> None:
+        late = sorted(vllm_internals.module_names() - self._base)
+        self.say(template_protocol.Serving(order.engine, vllm_internals.core_pids(), tuple(late[:500])))
 
     def _reap(self, *, block: bool = False) -> None:
         """Collect the engines whose first process has ended, with all that they left behind."""
@@ -187,7 +191,7 @@ class Template:
                     os.waitpid(-pid, 0)
             order = self._children.pop(pid)
             shutil.rmtree(order.directory, ignore_errors=True)
-            self.say(wire.Exited(order.engine, os.waitstatus_to_exitcode(status)))
+            self.say(template_protocol.Exited(order.engine, os.waitstatus_to_exitcode(status)))
 
     @staticmethod
     def _end(pid: int, number: signal.Signals) -> None:
@@ -218,13 +222,13 @@ def main() -> int:
     # Orphans of an engine come to the template instead of to a container's first process, which may not reap.
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    ground.quieten()
+    vllm_internals.quieten()
     template = Template(control)
     try:
         template.prepare()
     except (ImportError, OSError, RuntimeError) as error:
         traceback.print_exc()
-        template.say(wire.ImportFailed(ground.describe(error)))
+        template.say(template_protocol.ImportFailed(vllm_internals.describe(error)))
         return 1
     die_with_parent(0)
     template.run()

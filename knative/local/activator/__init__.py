@@ -8,6 +8,6 @@ what is asked for (`on_stats`). `server` makes the uvicorn server that it needs:
 """
 
 from knative.local.activator.app import Activator
-from knative.local.activator.serving import server
+from knative.local.activator.server import server
 
 __all__ = ["Activator", "server"]

@@ -17,7 +17,7 @@ from knative.local.activator.routes import Match, Route, RouteTable, host_of, kn
 from knative.local.activator.throttle import QUEUE_DEPTH, Pod, Revision
 from knative.local.routing import Endpoint, RevisionKey, RevisionSpec, Split
 from knative.local.stats import RevisionStat
-from proxying import Pool
+from transport import Pool
 
 REPORT_S = 1.0
 UNROUTED_TIMEOUT_S = 300.0

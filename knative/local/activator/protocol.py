@@ -17,7 +17,7 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from knative.local.activator.headers import upgrade_of
-from proxying.one_write import in_one_write
+from transport.one_write import in_one_write
 
 _UPGRADE_FIELDS = (b"connection", b"upgrade", b"http2-settings")
 EXTENSION = "pilotlight.connection"

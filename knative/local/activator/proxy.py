@@ -20,7 +20,7 @@ from knative.local.activator.protocol import EXTENSION, ActivatorProtocol
 from knative.local.activator.routes import Match
 from knative.local.activator.throttle import GoneError, Pod, QueueFullError, Revision
 from knative.local.activator.tunnel import ReplicaTunnel
-from proxying import LostError, Pool, ProtocolError, RefusedError, Response, UpstreamError
+from transport import LostError, Pool, ProtocolError, RefusedError, Response, UpstreamError
 
 MAX_RESETS = 3
 """So often may replicas die under one request before it is answered with an error."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from knative.local.activator.protocol import ActivatorProtocol
-from proxying import Response
+from transport import Response
 
 
 class ReplicaTunnel(asyncio.Protocol):

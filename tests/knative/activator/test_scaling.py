@@ -4,9 +4,9 @@ import asyncio
 import dataclasses
 import time
 
-from knative.annotations import AutoscalingSpec
-from knative.autoscaler_config import Config
-from knative.local.autoscaler import ActiveStatus, Autoscaler
+from knative.autoscaling.annotations import AutoscalingSpec
+from knative.autoscaling.config import Config
+from knative.local.controllers.autoscaler import ActiveStatus, Autoscaler
 from knative.local.routing import RevisionKey, RevisionSpec
 
 KEY = RevisionKey("default", "a-00001")

@@ -12,7 +12,7 @@ import aiohttp
 import psutil
 import pytest
 
-from knative.cluster import (
+from knative.client.cluster import (
     CONFIG_MAP,
     NAMESPACE,
     POD,
@@ -24,8 +24,8 @@ from knative.cluster import (
     NotFound,
     Object,
 )
-from knative.local.platform import Platform, PlatformConfig
-from knative.local.replicas.process import MARK
+from knative.local.kubelet.process import MARK
+from knative.local.platform.platform import Platform, PlatformConfig
 
 BACKEND = Path(__file__).with_name("backend.py")
 AUTOSCALING = "autoscaling.knative.dev"

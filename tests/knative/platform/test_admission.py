@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from knative.cluster import CONFIG_MAP, REVISION, SERVICE, Cluster, Invalid
+from knative.client.cluster import CONFIG_MAP, REVISION, SERVICE, Cluster, Invalid
 from tests.knative.platform.conftest import World, service
 
 ANNOTATION = "spec.template.metadata.annotations.autoscaling.knative.dev"

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from knative.local.admission import fields, pod_spec
-from knative.local.admission.features import Features
+from knative.local.apiserver.admission import fields, pod_spec
+from knative.local.apiserver.admission.features import Features
 
 MAIN = {"name": "main", "image": "x", "ports": [{"containerPort": 8080}]}
 PROBING = {"multi-container-probing": "enabled"}

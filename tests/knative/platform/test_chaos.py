@@ -17,8 +17,8 @@ from pathlib import Path
 import aiohttp
 import psutil
 
-from knative.cluster import CONFIG_MAP, SERVICE, Cluster, ClusterError
-from knative.local.store import Store
+from knative.client.cluster import CONFIG_MAP, SERVICE, Cluster, ClusterError
+from knative.local.apiserver.store import Store
 from tests.knative.platform.conftest import World, processes_of, service, until
 
 UP = Path(__file__).with_name("up.py")

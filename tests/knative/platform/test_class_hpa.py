@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from knative.cluster import (
+from knative.client.cluster import (
     EVENT,
     HORIZONTAL_POD_AUTOSCALER,
     POD_AUTOSCALER,
@@ -15,7 +15,7 @@ from knative.cluster import (
     Invalid,
     NotFound,
 )
-from knative.local.platform import Platform
+from knative.local.platform.platform import Platform
 from tests.knative.platform.api.raw import Raw
 from tests.knative.platform.conftest import World, condition, platform_config, service, until
 from tests.knative.platform.test_settings import configure

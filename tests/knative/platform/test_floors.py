@@ -2,7 +2,7 @@
 
 import pytest
 
-from knative.cluster import CONFIG_MAP, CONFIGURATION, POD_AUTOSCALER, REVISION, SERVICE, Invalid
+from knative.client.cluster import CONFIG_MAP, CONFIGURATION, POD_AUTOSCALER, REVISION, SERVICE, Invalid
 from tests.knative.platform.conftest import World, service, until
 
 

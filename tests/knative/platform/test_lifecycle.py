@@ -11,9 +11,9 @@ import aiohttp
 import psutil
 import pytest
 
-from knative.cluster import NAMESPACE, SERVICE, Cluster, Unavailable
-from knative.local.platform import Platform, PlatformConfig, PlatformError
-from knative.local.replicas.process import MARK
+from knative.client.cluster import NAMESPACE, SERVICE, Cluster, Unavailable
+from knative.local.kubelet.process import MARK
+from knative.local.platform.platform import Platform, PlatformConfig, PlatformError
 from tests.knative.platform.conftest import World, condition, processes_of, service, until
 
 UP = Path(__file__).with_name("up.py")

@@ -11,8 +11,8 @@ import psutil
 import pytest
 import yaml
 
-from knative.cluster import CONFIG_MAP, POD, SECRET, SERVICE
-from knative.local.replicas.logs import KEPT_FILES, ROTATE_BYTES, Logs
+from knative.client.cluster import CONFIG_MAP, POD, SECRET, SERVICE
+from knative.local.kubelet.logs import KEPT_FILES, ROTATE_BYTES, Logs
 from tests.knative.platform.conftest import World, condition, service, until
 
 PLATFORM = {
@@ -202,7 +202,7 @@ async def test_output_is_kept_in_a_file_and_served_by_the_api(world: World):
 
 
 async def test_pods_cannot_be_made_by_hand(world: World):
-    from knative.cluster import Forbidden
+    from knative.client.cluster import Forbidden
 
     with pytest.raises(Forbidden, match="create a Service instead"):
         await world.cluster.create(

@@ -8,11 +8,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from knative.cluster import CONFIG_MAP, SERVICE, NotFound
-from knative.local.replicas import cgroups
-from knative.local.replicas.confinement import Confinements, Mechanism
-from knative.local.replicas.limits import Limits
-from knative.local.replicas.process import Process
+from knative.client.cluster import CONFIG_MAP, SERVICE, NotFound
+from knative.local.kubelet import cgroups
+from knative.local.kubelet.confinement import Confinements, Mechanism
+from knative.local.kubelet.limits import Limits
+from knative.local.kubelet.process import Process
 from tests.knative.platform.conftest import World, condition, service, until
 
 MIB = 1 << 20

@@ -9,7 +9,7 @@ import psutil
 import pytest
 import yaml
 
-from knative.cluster import CONFIG_MAP, EVENT, SERVICE, Cluster, NotFound
+from knative.client.cluster import CONFIG_MAP, EVENT, SERVICE, Cluster, NotFound
 from tests.knative.platform.conftest import World, condition, service, until
 
 PORTS = {"ports": [{"containerPort": 8080}]}

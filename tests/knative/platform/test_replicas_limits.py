@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from knative.cluster import EVENT, SERVICE, Cluster
-from knative.local.replicas import limits
-from knative.local.replicas.cgroups import Group
-from knative.local.replicas.limits import Limits
+from knative.client.cluster import EVENT, SERVICE, Cluster
+from knative.local.kubelet import limits
+from knative.local.kubelet.cgroups import Group
+from knative.local.kubelet.limits import Limits
 from tests.knative.platform.conftest import World, service, until
 
 PLATFORM = {"cgroups": False}

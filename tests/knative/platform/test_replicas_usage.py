@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from knative.local.replicas import usage
+from knative.local.kubelet import usage
 
 MIB = 1 << 20
 FAMILY = f"""

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from knative.cluster import CONFIGURATION, POD_AUTOSCALER, REVISION, ROUTE, SERVICE, NotFound
+from knative.client.cluster import CONFIGURATION, POD_AUTOSCALER, REVISION, ROUTE, SERVICE, NotFound
 from tests.knative.platform.conftest import World, condition, service, until
 
 

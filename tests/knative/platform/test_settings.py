@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from knative.autoscaler_config import Config
-from knative.cluster import CONFIG_MAP, POD_AUTOSCALER, SERVICE, Invalid
-from knative.local.reconciler import revisions
-from knative.local.settings import Settings
-from knative.local.store import Key, Store
+from knative.autoscaling.config import Config
+from knative.client.cluster import CONFIG_MAP, POD_AUTOSCALER, SERVICE, Invalid
+from knative.local.apiserver.store import Key, Store
+from knative.local.controllers.reconcilers import revisions
+from knative.local.controllers.settings import Settings
 from tests.knative.platform.conftest import World, condition, service, until
 
 NAMESPACE = "knative-serving"

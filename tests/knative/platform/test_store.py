@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from knative.cluster import CONFIG_MAP, NAMESPACE
-from knative.local.store import Key, Kind, Moved, Stale, Store, StoreError
+from knative.client.cluster import CONFIG_MAP, NAMESPACE
+from knative.local.apiserver.store import Key, Kind, Moved, Stale, Store, StoreError
 
 
 def key(name: str = "a") -> Key:

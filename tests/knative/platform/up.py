@@ -5,7 +5,7 @@ import signal
 import sys
 from pathlib import Path
 
-from knative.local.platform import Platform, PlatformConfig
+from knative.local.platform.platform import Platform, PlatformConfig
 
 
 async def main() -> None:

@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 import yaml
 
-from knative.cluster import EVENT, Cluster, Forbidden
+from knative.client.cluster import EVENT, Cluster, Forbidden
 from tests.knative.platform.api.raw import CMS, Raw
 from tests.knative.platform.conftest import World
 

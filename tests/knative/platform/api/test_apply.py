@@ -5,7 +5,16 @@ from typing import Any
 
 import pytest
 
-from knative.cluster import CONFIG_MAP, CONFIGURATION, POD, POD_AUTOSCALER, REVISION, ROUTE, SERVICE, Conflict
+from knative.client.cluster import (
+    CONFIG_MAP,
+    CONFIGURATION,
+    POD,
+    POD_AUTOSCALER,
+    REVISION,
+    ROUTE,
+    SERVICE,
+    Conflict,
+)
 from tests.knative.platform.api.raw import CMS, Raw, config_map
 from tests.knative.platform.conftest import World, service, until
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from knative.cluster import CONFIG_MAP, CONFIGURATION, NAMESPACE, SECRET, SERVICE, Conflict, NotFound
+from knative.client.cluster import CONFIG_MAP, CONFIGURATION, NAMESPACE, SECRET, SERVICE, Conflict, NotFound
 from tests.knative.platform.api.raw import config_map
 from tests.knative.platform.conftest import World, service, until
 

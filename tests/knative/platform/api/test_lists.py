@@ -2,7 +2,7 @@
 
 import pytest
 
-from knative.cluster import CONFIG_MAP, SERVICE, Invalid
+from knative.client.cluster import CONFIG_MAP, SERVICE, Invalid
 from tests.knative.platform.api.raw import CMS, KSVCS, Raw, config_map
 from tests.knative.platform.conftest import World, service
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from knative.cluster import (
+from knative.client.cluster import (
     CONFIG_MAP,
     SECRET,
     SERVICE,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from yarl import URL
 
-from knative.cluster import (
+from knative.client.cluster import (
     CONFIG_MAP,
     CONFIGURATION,
     POD,
@@ -205,7 +205,7 @@ async def test_notes_of_owners_that_cannot_be_read_are_ignored(raw: Raw, fields:
 async def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_failure(
     raw: Raw, caplog: pytest.LogCaptureFixture
 ):
-    caplog.set_level(logging.DEBUG, logger="knative.local.api")
+    caplog.set_level(logging.DEBUG, logger="knative.local.apiserver.api")
     base = URL(raw.base)
     trusting = ssl.create_default_context()
     trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from knative.cluster import WARM_POOL, Invalid
+from knative.client.cluster import WARM_POOL, Invalid
 from tests.knative.platform.conftest import World
 
 UNCHECKED = (

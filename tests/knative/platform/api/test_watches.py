@@ -3,7 +3,7 @@
 import asyncio
 import json
 
-from knative.cluster import CONFIG_MAP, SERVICE, Cluster
+from knative.client.cluster import CONFIG_MAP, SERVICE, Cluster
 from tests.knative.platform.api.raw import CMS, KSVCS, Raw, config_map
 from tests.knative.platform.conftest import World, condition, service, until
 
@@ -85,7 +85,7 @@ async def test_who_writes_reads_and_then_watches_hears_of_a_failure_that_comes_a
 
 
 async def test_the_client_finds_out_what_was_deleted_while_its_watch_was_away(config):
-    from knative.local.platform import Platform
+    from knative.local.platform.platform import Platform
 
     seen: list[tuple[str, str]] = []
     async with Platform(config) as platform:

@@ -1,0 +1,210 @@
+"""A stream on its way from the model through the stages behind it.
+
+Each step takes the events of the one before and gives its own, so that a chain of any length is one
+composition. Closing the last closes them all, down to the connection to the model, which ends the
+generation.
+
+The `data` of a reply on the way is an object with each stage's data under its name.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import TypeAlias
+
+from pydantic import JsonValue
+
+from functions.calls.client import StageClient
+from functions.calls.replies import cut_off
+from functions.contract import (
+    Delta,
+    Failure,
+    Final,
+    FinishReason,
+    Input,
+    Segment,
+    StageEvent,
+    StageReply,
+    StageRequest,
+    StageTiming,
+)
+from functions.stage import RequestContext
+
+Events: TypeAlias = AsyncGenerator[StageEvent, None]
+
+
+def next_request(
+    request: StageRequest, value: Input, *, stream: bool = False, segment: Segment | None = None
+) -> StageRequest:
+    """The client's request as the next stage gets it: with the last stage's output as its input."""
+    return request.model_copy(update={"input": value, "stream": stream, "segment": segment})
+
+
+async def from_model(
+    client: StageClient, request: StageRequest, context: RequestContext, unfinished: list[StageTiming]
+) -> Events:
+    """The model's events.
+
+    Args:
+        client: the stage that generates.
+        request: what it is asked, with `stream`.
+        context: the client's request.
+        unfinished: gets the timing if the stream is closed before its end.
+    """
+    began = context.now()
+    ttft: float | None = None
+    ended = False
+    try:
+        async with client.stream(request, context) as events, aclosing(events):
+            async for event in events:
+                ended = not isinstance(event, Delta)
+                if ttft is None and not ended:
+                    ttft = context.now() - began
+                if isinstance(event, Final):
+                    yield Final(event.reply.model_copy(update={"data": _named(client, event.reply, None)}))
+                else:
+                    yield event
+                if ended:
+                    return
+    finally:
+        if not ended:
+            unfinished.append(StageTiming(stage=client.name, seconds=context.now() - began, ttft=ttft))
+
+
+async def at_the_end(
+    client: StageClient, events: Events, request: StageRequest, context: RequestContext
+) -> Events:
+    """Through a stage that needs the whole text: the stream pauses until it is there."""
+    async with aclosing(events) as stream:
+        async for event in stream:
+            if isinstance(event, Failure):
+                yield event
+                return
+            if isinstance(event, Final):
+                called = await client.call(next_request(request, event.reply.output), context)
+                yield Delta(called.reply.text)
+                yield Final(_merged(client, event.reply, called.reply, called.timing))
+                return
+
+
+async def by_segments(
+    client: StageClient,
+    events: Events,
+    request: StageRequest,
+    context: RequestContext,
+    *,
+    pause: float = 0.0,
+) -> Events:
+    """Through a stage that takes the stream piece by piece.
+
+    While one segment is under way the next one collects. A stage that wants no more (finish reason `stop`
+    before the end) stops the model. `pause` is the least time in seconds from one post to the next; the first
+    goes at once, and so does the last.
+    """
+    inbox = _Inbox(client.name)
+    reader = asyncio.create_task(inbox.fill(events))
+    out: list[str] = []
+    carry: dict[str, JsonValue] | None = None
+    seconds, attempts = 0.0, 0
+    try:
+        while True:
+            text, end = await inbox.take()
+            posted = context.now()
+            if isinstance(end, Failure) and not text:
+                yield end
+                return
+            final = isinstance(end, Final)
+            segment = Segment(carry=carry, final=final)
+            called = await client.call(next_request(request, text, segment=segment), context)
+            seconds += called.timing.seconds
+            attempts += called.timing.attempts
+            carry = called.reply.carry
+            if called.reply.text:
+                out.append(called.reply.text)
+                yield Delta(called.reply.text)
+            if isinstance(end, Final):
+                timing = called.timing.model_copy(update={"seconds": seconds, "attempts": attempts})
+                reply = called.reply.model_copy(update={"output": "".join(out)})
+                yield Final(_merged(client, end.reply, reply, timing))
+                return
+            if called.reply.finish_reason is FinishReason.STOP:
+                # What is left to ask for is the end of what the stage has, and its data.
+                reader.cancel()
+                await asyncio.wait({reader})
+                reply = StageReply(
+                    id=request.id, stage=client.name, output="", finish_reason=FinishReason.STOP
+                )
+                inbox.end = Final(reply)
+                continue
+            await inbox.wait_for_end(posted + pause - context.now())
+    finally:
+        reader.cancel()
+        await asyncio.wait({reader})
+
+
+class _Inbox:
+    """What has arrived of a stream since it was last looked at."""
+
+    def __init__(self, stage: str) -> None:
+        self._stage = stage
+        self._texts: list[str] = []
+        self.end: Final | Failure | None = None
+        self._error: Exception | None = None
+        self._changed = asyncio.Event()
+        self._ended = asyncio.Event()
+
+    async def fill(self, events: Events) -> None:
+        """Read to the end; raises nothing, `take` does."""
+        try:
+            async with aclosing(events) as stream:
+                async for event in stream:
+                    if isinstance(event, Delta):
+                        self._texts.append(event.text)
+                    else:
+                        self.end = event
+                    self._changed.set()
+            if self.end is None:
+                self.end = Failure(cut_off(self._stage, "it ended without a reply"))
+        except Exception as error:  # noqa: BLE001 - handed over to the task that waits for the text
+            self._error = error
+        finally:
+            self._changed.set()
+            self._ended.set()
+
+    async def wait_for_end(self, seconds: float) -> None:
+        """Let text collect for so long, or until the end."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, seconds)):
+                await self._ended.wait()
+
+    async def take(self) -> tuple[str, Final | Failure | None]:
+        """All text that is there, at least a piece or the end; the end if it has come.
+
+        Raises:
+            Exception: what the stream raised.
+        """
+        while not (self._texts or self.end or self._error):
+            await self._changed.wait()
+            self._changed.clear()
+        if self._error is not None:
+            raise self._error
+        text, self._texts = "".join(self._texts), []
+        return text, self.end
+
+
+def _named(client: StageClient, reply: StageReply, before: JsonValue) -> dict[str, JsonValue]:
+    known = before if isinstance(before, dict) else {}
+    return known if reply.data is None else {**known, client.name: reply.data}
+
+
+def _merged(client: StageClient, before: StageReply, reply: StageReply, timing: StageTiming) -> StageReply:
+    """The reply of the stream so far with a stage behind it."""
+    return reply.model_copy(
+        update={
+            "usage": before.usage.model_copy(update=reply.usage.model_dump(exclude_none=True)),
+            "finish_reason": reply.finish_reason or before.finish_reason,
+            "timings": (*before.timings, timing),
+            "data": _named(client, reply, before.data),
+        }
+    )

@@ -1,0 +1,110 @@
+"""Hosting an engine that is simply there once it has been opened: no rungs, no processes of its own.
+
+The ladder of warmth is vLLM's; a remote API has no cold start, and an ONNX model loads in moments.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from functions.engine import Engine, EngineError
+from functions.http.problems import field_errors
+from functions.lifecycle import State, Warmth
+from functions.replica import Replica
+from functions.settings import Settings, SettingsError
+from functions.stage import RequestContext
+from functions.timing import Phase
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+
+class EngineArgs(BaseModel):
+    """Base of an engine's options in `PILOTLIGHT_ENGINE_ARGS`: names with dashes, strict."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        alias_generator=lambda name: name.replace("_", "-"),
+        validate_by_name=False,
+        validate_by_alias=True,
+    )
+
+
+ArgsT = TypeVar("ArgsT", bound=EngineArgs)
+
+
+def parse_args(model: type[ArgsT], args: Mapping[str, Any]) -> ArgsT:
+    """The engine's options.
+
+    Raises:
+        SettingsError: with a line per bad option.
+    """
+    try:
+        return model.model_validate(dict(args))
+    except ValidationError as error:
+        raise SettingsError(
+            tuple(
+                f"PILOTLIGHT_ENGINE_ARGS.{entry['field']} = {entry['value']!r}: {entry['message']}"
+                for entry in field_errors(error.errors(include_url=False, include_context=False))
+            )
+        ) from None
+
+
+class SteadyHost:
+    """`EngineHost` of the generate stage for such an engine.
+
+    Args:
+        settings: whose warmth can only be hot.
+        open_engine: makes it; records its phases on the replica; raises StartError.
+        extend: adds the engine's own routes; gets the engine when a request comes.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        open_engine: Callable[[Replica], Awaitable[Engine]],
+        extend: "Callable[[FastAPI, Callable[[], Engine]], None] | None" = None,
+    ) -> None:
+        if settings.warmth is not Warmth.HOT:
+            raise SettingsError(
+                (f"PILOTLIGHT_WARMTH = {settings.warmth.value!r}: must be hot with engine {settings.engine}",)
+            )
+        self._open = open_engine
+        self._extend = extend
+        self._engine: Engine | None = None
+
+    async def start(self, replica: Replica) -> None:
+        """Open the engine. Raises StartError."""
+        replica.to(State.LOADING)
+        replica.record(Phase.IMPORT, replica.age)
+        self._engine = await self._open(replica)
+        replica.to(State.HOT)
+
+    @asynccontextmanager
+    async def hot(self, context: RequestContext) -> AsyncIterator[Engine]:  # noqa: ARG002 - the protocol
+        """The engine; nothing to wait for."""
+        yield self.engine()
+
+    def engine(self) -> Engine:
+        """The engine.
+
+        Raises:
+            EngineError: it is not open yet.
+        """
+        if self._engine is None:
+            raise EngineError("the engine is still being opened", retryable=True, retry_after=1.0)
+        return self._engine
+
+    async def close(self) -> None:
+        """Close the engine."""
+        if self._engine is not None:
+            await self._engine.close()
+
+    def extend(self, app: "FastAPI") -> None:
+        """Add the engine's routes."""
+        if self._extend is not None:
+            self._extend(app, self.engine)

@@ -1,0 +1,1 @@
+"""HTTP around a stage: the application, its middleware, `/invoke`, the reverse proxy, the server."""

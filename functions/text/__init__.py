@@ -1,0 +1,1 @@
+"""Text transformations that stages apply. Pure, whole or piece by piece."""

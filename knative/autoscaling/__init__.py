@@ -1,0 +1,1 @@
+"""Knative's autoscaling vocabulary and decisions. Pure."""

@@ -1,0 +1,1 @@
+"""The Kubernetes client: the cluster, its errors, the kinds of objects."""

@@ -1,0 +1,42 @@
+"""What is refused, filled in or warned of before an object is stored, as Knative's webhooks do it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from knative.client import cluster
+from knative.client.cluster import Resource
+from knative.local.apiserver.admission.core import (
+    HorizontalPodAutoscalerAdmission,
+    NamespaceAdmission,
+    SecretAdmission,
+)
+from knative.local.apiserver.admission.features import Features
+from knative.local.apiserver.admission.serving import (
+    ConfigurationAdmission,
+    Lacking,
+    PodAutoscalerAdmission,
+    RevisionAdmission,
+    RouteAdmission,
+    ServiceAdmission,
+)
+from knative.local.apiserver.registry import Admission
+
+
+def admissions(features: Callable[[], Features], lacking: Lacking) -> Mapping[Resource, Admission]:
+    """The admission of each kind.
+
+    Args:
+        features: asked at each check, so settings act at once.
+        lacking: what a Revision with that specification asks for and this machine can't give.
+    """
+    return {
+        cluster.SERVICE: ServiceAdmission(features, lacking),
+        cluster.CONFIGURATION: ConfigurationAdmission(features, lacking),
+        cluster.REVISION: RevisionAdmission(features, lacking),
+        cluster.ROUTE: RouteAdmission(),
+        cluster.NAMESPACE: NamespaceAdmission(),
+        cluster.SECRET: SecretAdmission(),
+        cluster.POD_AUTOSCALER: PodAutoscalerAdmission(features),
+        cluster.HORIZONTAL_POD_AUTOSCALER: HorizontalPodAutoscalerAdmission(),
+    }

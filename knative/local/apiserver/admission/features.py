@@ -1,0 +1,128 @@
+"""Knative's switches and defaults: `config-features`, `config-defaults` and `config-autoscaler`, as values.
+
+After pkg/apis/config/{features,defaults}.go of Knative Serving.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from knative.autoscaling.annotations import MAX_INT32
+from knative.autoscaling.config import DEFAULT_CONFIG, Config
+from knative.config_maps import ConfigError, Reader
+from knative.literals import read_boolean, read_integer, read_quantity
+
+_ON_BY_DEFAULT = frozenset({"podspec-volumes-emptydir"})
+_RESOURCES = ("cpu", "memory", "ephemeral-storage")
+_TEMPLATE_FIELD = re.compile(r"\{\{-?\s*\.(Name|Namespace|GenerateName)\s*-?\}\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """`config-defaults`: what a Revision gets that says nothing, and its limits."""
+
+    timeout_s: int = 300
+    max_timeout_s: int = 600
+    response_start_timeout_s: int = 300
+    """0: none."""
+    idle_timeout_s: int = 0
+    """0: none."""
+    concurrency: int = 0
+    max_concurrency: int = 1000
+    allow_zero_concurrency: bool = True
+    service_links: bool | None = False
+    """None: left to Kubernetes."""
+    container_name: str = "user-container"
+    """May hold `{{.Name}}`, `{{.Namespace}}` and `{{.GenerateName}}` of the template's owner."""
+    init_container_name: str = "init-container"
+    requests: Mapping[str, str] = field(default_factory=dict)
+    limits: Mapping[str, str] = field(default_factory=dict)
+
+    def named(self, template: str, meta: Mapping[str, object]) -> str:
+        """A container's name for an object with this metadata."""
+        words = {"Name": "name", "Namespace": "namespace", "GenerateName": "generateName"}
+        return _TEMPLATE_FIELD.sub(lambda found: str(meta.get(words[found[1]]) or ""), template)
+
+
+DEFAULT_DEFAULTS = Defaults()
+
+
+def parse_defaults(data: Mapping[str, str]) -> Defaults:
+    """The settings in the data of `config-defaults`.
+
+    Raises:
+        ConfigError: Knative refuses them, with its text; or a template says more than a field's name.
+    """
+    read, default = Reader(data), DEFAULT_DEFAULTS
+    timeout = read("revision-timeout-seconds", read_integer, default.timeout_s)
+    defaults = Defaults(
+        init_container_name=_template(data, "init-container-name-template", default.init_container_name),
+        container_name=_template(data, "container-name-template", default.container_name),
+        allow_zero_concurrency=read("allow-container-concurrency-zero", read_boolean, True),
+        service_links={"true": True, "false": False}.get(data.get("enable-service-links", "false").lower()),
+        timeout_s=timeout,
+        max_timeout_s=read("max-revision-timeout-seconds", read_integer, default.max_timeout_s),
+        idle_timeout_s=read("revision-idle-timeout-seconds", read_integer, default.idle_timeout_s),
+        response_start_timeout_s=read("revision-response-start-timeout-seconds", read_integer, timeout),
+        concurrency=read("container-concurrency", read_integer, default.concurrency),
+        max_concurrency=read("container-concurrency-max-limit", read_integer, default.max_concurrency),
+        requests=_resources(read, "request"),
+        limits=_resources(read, "limit"),
+    )
+    if timeout > defaults.max_timeout_s:
+        raise ConfigError(
+            f"revision-timeout-seconds ({timeout}) cannot be greater than "
+            f"max-revision-timeout-seconds ({defaults.max_timeout_s})"
+        )
+    for key, value in (
+        ("revision-response-start-timeout-seconds", defaults.response_start_timeout_s),
+        ("revision-idle-timeout-seconds", defaults.idle_timeout_s),
+    ):
+        if value > 0 and value > timeout:
+            raise ConfigError(f"{key} ({value}) cannot be greater than revision-timeout-seconds ({timeout})")
+    most = defaults.max_concurrency
+    if most < 1:
+        raise ConfigError(f"expected 1 <= {most} <= {MAX_INT32}: container-concurrency-max-limit")
+    if not 0 <= defaults.concurrency <= most:
+        raise ConfigError(f"expected 0 <= {defaults.concurrency} <= {most}: container-concurrency")
+    return defaults
+
+
+def _resources(read: Reader, what: str) -> dict[str, str]:
+    found = {name: read(f"revision-{name}-{what}", read_quantity, None) for name in _RESOURCES}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _template(data: Mapping[str, str], key: str, default: str) -> str:
+    template = data.get(key, default)
+    if "{{" in _TEMPLATE_FIELD.sub("", template):
+        raise ConfigError(
+            f'failed to parse "{key}": this platform knows {{{{.Name}}}}, {{{{.Namespace}}}} and '
+            f"{{{{.GenerateName}}}} only, was: {template}"
+        )
+    return template
+
+
+def parse_flags(data: Mapping[str, str]) -> Mapping[str, str]:
+    """The switches in the data of `config-features`. None is refused; what isn't known counts as unset."""
+    known = ("enabled", "allowed", "disabled")
+    return {key: value.lower() for key, value in data.items() if value.lower() in known}
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """The settings that admission depends on; what isn't set has Knative's default."""
+
+    flags: Mapping[str, str] = field(default_factory=dict)
+    """`config-features`, as `parse_flags` gives it."""
+    autoscaler: Config = DEFAULT_CONFIG
+    """`config-autoscaler`."""
+    defaults: Defaults = DEFAULT_DEFAULTS
+    """`config-defaults`."""
+
+    def enabled(self, flag: str) -> bool:
+        """Whether `kubernetes.FLAG` is enabled."""
+        default = "enabled" if flag in _ON_BY_DEFAULT else "disabled"
+        return self.flags.get(f"kubernetes.{flag}", default) != "disabled"

@@ -1,0 +1,36 @@
+"""What a Revision asks for that one machine can't give: accepted, and warned of (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from knative.local import containers
+from knative.local.controllers.reconcilers.runnable import unrunnable
+
+
+def warnings(spec: Mapping[str, Any], *, limits_cpu: bool) -> Iterator[str]:
+    """What a Revision with this specification will lack here.
+
+    Args:
+        spec: the Revision's.
+        limits_cpu: whether something holds CPU limits on this machine.
+    """
+    problem = unrunnable({"spec": spec})
+    if problem is not None:
+        yield problem.message
+    if containers.port_name(spec) == "h2c":
+        yield (
+            "port h2c: this platform speaks HTTP/1.1 only, to clients and to containers; requests arrive as "
+            "HTTP/1.1, and a server that speaks nothing but HTTP/2, such as gRPC, cannot be reached"
+        )
+    limited = [
+        str(container.get("name"))
+        for container in (*(spec.get("initContainers") or ()), *spec["containers"])
+        if (((container.get("resources") or {}).get("limits")) or {}).get("cpu") is not None
+    ]
+    if limited and not limits_cpu:
+        yield (
+            f"limits.cpu of {', '.join(limited)} is not enforced: this machine permits no control groups; "
+            "the container may use every processor"
+        )

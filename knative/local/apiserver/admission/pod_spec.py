@@ -1,0 +1,388 @@
+"""What Knative lets into a Revision's pod: containers, probes, volumes, switches.
+
+After pkg/apis/serving/k8s_validation.go and fieldmask.go of Knative Serving; the texts are its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from enum import Enum, auto
+from fractions import Fraction
+from typing import Any
+
+from knative.autoscaling.annotations import FieldError
+from knative.literals import LiteralError, parse_quantity, read_quantity
+from knative.local.apiserver.admission import fields
+from knative.local.apiserver.admission.features import Features
+from knative.local.apiserver.admission.fields import Errors
+
+_RESERVED_ENV = frozenset({"PORT", "K_SERVICE", "K_CONFIGURATION", "K_REVISION"})
+_RESERVED_PORTS = frozenset({8012, 8013, 8022, 9090, 9091})
+_RESERVED_CONTAINERS = frozenset({"queue-proxy", "istio-proxy"})
+_RESERVED_PATHS = frozenset({"/", "/dev", "/dev/log", "/tmp", "/var", "/var/log"})  # noqa: S108  # names, not uses
+_PORT_NAMES = frozenset({"", "h2c", "http1"})
+_ENV_NAME = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*")
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_IMAGE = re.compile(r"\S+")
+_PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
+_NATIVE = frozenset({"cpu", "memory", "ephemeral-storage"})
+_HANDLERS = ("httpGet", "tcpSocket", "exec", "grpc")
+
+_SWITCHED_FIELDS: Mapping[str, str] = {
+    "affinity": "podspec-affinity",
+    "dnsConfig": "podspec-dnsconfig",
+    "dnsPolicy": "podspec-dnspolicy",
+    "hostAliases": "podspec-hostaliases",
+    "hostIPC": "podspec-hostipc",
+    "hostNetwork": "podspec-hostnetwork",
+    "hostPID": "podspec-hostpid",
+    "nodeSelector": "podspec-nodeselector",
+    "priorityClassName": "podspec-priorityclassname",
+    "runtimeClassName": "podspec-runtimeclassname",
+    "schedulerName": "podspec-schedulername",
+    "securityContext": "podspec-securitycontext",
+    "shareProcessNamespace": "podspec-shareprocessnamespace",
+    "tolerations": "podspec-tolerations",
+    "topologySpreadConstraints": "podspec-topologyspreadconstraints",
+}
+_SWITCHED_VOLUMES: Mapping[str, str] = {
+    "persistentVolumeClaim": "podspec-persistent-volume-claim",
+    "hostPath": "podspec-volumes-hostpath",
+    "csi": "podspec-volumes-csi",
+    "ephemeral": "podspec-volumes-ephemeral",
+    "image": "podspec-volumes-image",
+}
+_PLAIN_VOLUMES = ("secret", "configMap", "projected", "emptyDir")
+
+
+class _Kind(Enum):
+    """What a container is for, which decides about its rules."""
+
+    SERVING = auto()
+    SIDECAR = auto()
+    INITIAL = auto()
+
+
+def revision_spec(spec: Mapping[str, Any], features: Features) -> Errors:
+    """All that is wrong with a Revision's spec; paths begin inside of it."""
+    yield from _limits(spec, features)
+    for field, flag in _SWITCHED_FIELDS.items():
+        if field in spec and not features.enabled(flag):
+            yield fields.disallowed(field)
+    volumes = spec.get("volumes") or []
+    yield from _volumes(volumes, features)
+    containers = spec.get("containers") or []
+    if not containers:
+        yield fields.missing("containers")
+        return
+    yield from _containers(containers, volumes, features)
+    initial = spec.get("initContainers") or []
+    yield from _init_containers(initial, containers, volumes, features)
+    mounted = {
+        mount.get("name") for item in (*containers, *initial) for mount in item.get("volumeMounts") or ()
+    }
+    for index, volume in enumerate(volumes):
+        if volume.get("name") and volume["name"] not in mounted:
+            yield FieldError(f'volume with name "{volume["name"]}" not mounted', (f"volumes[{index}].name",))
+
+
+def _containers(
+    containers: Sequence[Mapping[str, Any]], volumes: Sequence[Mapping[str, Any]], features: Features
+) -> Errors:
+    """One container serves, and has the only port; others stand beside it."""
+    ports = sum(len(container.get("ports") or ()) for container in containers)
+    if ports == 0 and len(containers) > 1:
+        yield fields.missing("containers[*].ports")
+    if ports > 1:
+        yield FieldError(
+            "more than one container port is set",
+            ("containers[*].ports",),
+            "Only a single port is allowed across all containers",
+        )
+    if len(containers) > 1 and features.flags.get("multi-container") in ("disabled", "allowed"):
+        yield FieldError(f"multi-container is off, but found {len(containers)} containers", ())
+        return
+    names: set[str] = set()
+    for index, container in enumerate(containers):
+        if container.get("name") in names:
+            yield FieldError(
+                f'duplicate container name "{container["name"]}"', (f"containers[{index}].name",)
+            )
+        names.add(str(container.get("name")))
+        sidecar = len(containers) > 1 and not container.get("ports")
+        kind = _Kind.SIDECAR if sidecar else _Kind.SERVING
+        yield from fields.via(f"containers[{index}]", _container(container, volumes, features, kind))
+
+
+def _init_containers(
+    containers: Sequence[Mapping[str, Any]],
+    others: Sequence[Mapping[str, Any]],
+    volumes: Sequence[Mapping[str, Any]],
+    features: Features,
+) -> Errors:
+    if not containers:
+        return
+    if not features.enabled("podspec-init-containers"):
+        yield fields.disallowed("initContainers")
+    if features.flags.get("kubernetes.podspec-init-containers") != "enabled":
+        yield FieldError(
+            f"pod spec support for init-containers is off, but found {len(containers)} init containers", ()
+        )
+        return
+    names = {str(container.get("name")) for container in others}
+    for index, container in enumerate(containers):
+        where = f"initContainers[{index}]"
+        if container.get("name") in names:
+            yield FieldError(f'duplicate container name "{container["name"]}"', (f"{where}.name",))
+        names.add(str(container.get("name")))
+        for key in _PROBES:
+            if container.get(key) is not None:
+                yield FieldError("field not allowed in an init container", (f"{where}.{key}",))
+        yield from fields.via(where, _container(container, volumes, features, _Kind.INITIAL))
+
+
+def _limits(spec: Mapping[str, Any], features: Features) -> Errors:
+    defaults = features.defaults
+    concurrency = spec.get("containerConcurrency") or 0
+    least, most = 0 if defaults.allow_zero_concurrency else 1, defaults.max_concurrency
+    if not least <= concurrency <= most:
+        yield fields.out_of_bounds(concurrency, least, most, "containerConcurrency")
+    longest = defaults.max_timeout_s
+    timeout = spec.get("timeoutSeconds")
+    if timeout is not None and not 0 <= timeout <= longest:
+        yield fields.out_of_bounds(timeout, 0, longest, "timeoutSeconds")
+    for key in ("responseStartTimeoutSeconds", "idleTimeoutSeconds"):
+        value, bound = spec.get(key), timeout if timeout is not None else longest
+        if value is not None and not 0 <= value <= bound:
+            yield fields.out_of_bounds(value, 0, bound, key)
+
+
+def _volumes(volumes: Sequence[Mapping[str, Any]], features: Features) -> Errors:
+    seen: set[str] = set()
+    for index, volume in enumerate(volumes):
+        path = f"volumes[{index}]"
+        name = str(volume.get("name") or "")
+        if not name:
+            yield fields.missing(f"{path}.name")
+        elif not _LABEL.fullmatch(name):
+            yield fields.invalid(name, f"{path}.name")
+        elif name in seen:
+            yield FieldError(f'duplicate volume name "{name}"', (f"{path}.name",))
+        seen.add(name)
+        sources = [key for key in (*_PLAIN_VOLUMES, *_SWITCHED_VOLUMES) if key in volume]
+        for key in sources:
+            flag = _SWITCHED_VOLUMES.get(key) or ("podspec-volumes-emptydir" if key == "emptyDir" else None)
+            if flag is not None and not features.enabled(flag):
+                yield fields.disallowed(f"{path}.{key}")
+        if len(sources) > 1:
+            yield fields.several_of(*(f"{path}.{key}" for key in sources))
+        if not sources:
+            yield fields.none_of(*(f"{path}.{key}" for key in _PLAIN_VOLUMES))
+
+
+def _container(
+    container: Mapping[str, Any],
+    volumes: Sequence[Mapping[str, Any]],
+    features: Features,
+    kind: _Kind,
+) -> Errors:
+    name = str(container.get("name") or "")
+    if name in _RESERVED_CONTAINERS:
+        yield FieldError(f'"{name}" is a reserved container name', ("name",))
+    elif name and not _LABEL.fullmatch(name):
+        yield fields.invalid(name, "name")
+    image = container.get("image")
+    if not image:
+        yield fields.missing("image")
+    elif not _IMAGE.fullmatch(image):
+        yield fields.invalid(image, "image", "could not parse reference")
+    # PORT is the serving container's; another one may set it as it likes.
+    reserved = _RESERVED_ENV if kind is _Kind.SERVING else _RESERVED_ENV - {"PORT"}
+    yield from _env(container, reserved, features)
+    if kind is not _Kind.INITIAL:
+        yield from _ports(container.get("ports") or [])
+    yield from fields.via("resources", _resources(container.get("resources") or {}))
+    if kind is not _Kind.INITIAL:
+        probing = kind is _Kind.SERVING or features.flags.get("multi-container-probing") == "enabled"
+        for key in _PROBES:
+            if container.get(key) is not None:
+                found = _probe(container[key], key, kind) if probing else _unprobed(container[key])
+                yield from fields.via(key, found)
+    yield from fields.via("securityContext", _security(container.get("securityContext") or {}, features))
+    yield from _mounts(container.get("volumeMounts") or [], volumes, features)
+
+
+def _env(container: Mapping[str, Any], reserved: Collection[str], features: Features) -> Errors:
+    for index, entry in enumerate(container.get("env") or ()):
+        path, name = f"env[{index}]", str(entry.get("name") or "")
+        if not name:
+            yield fields.missing(f"{path}.name")
+        elif name in reserved:
+            yield FieldError(f'"{name}" is a reserved environment variable', (f"{path}.name",))
+        elif not _ENV_NAME.fullmatch(name):
+            yield fields.invalid(name, f"{path}.name")
+        source = entry.get("valueFrom") or {}
+        for key in ("fieldRef", "resourceFieldRef"):
+            if key in source and not features.enabled("podspec-fieldref"):
+                yield fields.disallowed(f"{path}.valueFrom.{key}")
+    for index, entry in enumerate(container.get("envFrom") or ()):
+        path = f"envFrom[{index}]"
+        if "configMapRef" in entry and "secretRef" in entry:
+            yield fields.several_of(f"{path}.configMapRef", f"{path}.secretRef")
+        if "configMapRef" not in entry and "secretRef" not in entry:
+            yield fields.none_of(f"{path}.configMapRef", f"{path}.secretRef")
+
+
+def _ports(ports: Sequence[Mapping[str, Any]]) -> Errors:
+    for port in ports[:1]:
+        number = port.get("containerPort", 0)
+        if number in _RESERVED_PORTS:
+            taken = f"{number} is a reserved port"
+            yield fields.invalid(taken, "ports.containerPort", f"{taken}, please use a different value")
+        elif not 0 <= number <= 65535:
+            yield fields.out_of_bounds(number, 0, 65535, "ports.containerPort")
+        if port.get("protocol", "TCP") != "TCP":
+            yield fields.invalid(port["protocol"], "ports.protocol")
+        if port.get("name", "") not in _PORT_NAMES:
+            yield FieldError(
+                f"Port name {port['name']} is not allowed",
+                ("ports",),
+                "Name must be empty, or one of: 'h2c', 'http1'",
+            )
+
+
+def _resources(resources: Mapping[str, Any]) -> Errors:
+    """Amounts are quantities; a request is within its limit; devices such as GPUs come whole, and as limits.
+
+    The first two as Kubernetes checks the pods (pkg/apis/core/validation), which Knative leaves to it.
+    """
+    limits, requests = resources.get("limits") or {}, resources.get("requests") or {}
+    for kind, values in (("limits", limits), ("requests", requests)):
+        for name, value in values.items():
+            yield from fields.via(kind, _amount(name, value))
+    for name in sorted({*limits, *requests}):
+        limit, request = _quantity(limits.get(name)), _quantity(requests.get(name))
+        if "/" in name:
+            if name not in limits:
+                yield FieldError(
+                    "missing field(s)",
+                    (f"limits.{name}",),
+                    "Limit must be set for non overcommitable resources",
+                )
+            elif name in requests and request != limit:
+                details = f"must be equal to {name} limit of {limits[name]}"
+                yield fields.invalid(requests[name], f"requests.{name}", details)
+        elif limit is not None and request is not None and request > limit:
+            details = f"must be less than or equal to {name} limit of {limits[name]}"
+            yield fields.invalid(requests[name], f"requests.{name}", details)
+
+
+def _amount(name: str, value: Any) -> Errors:
+    try:
+        read_quantity(str(value))
+    except LiteralError as problem:
+        yield fields.invalid(value, name, str(problem))
+        return
+    amount = _quantity(value)
+    assert amount is not None
+    if amount < 0:
+        yield fields.invalid(value, name, "must be greater than or equal to 0")
+    elif "/" in name and amount.denominator != 1:
+        yield fields.invalid(value, name, "must be an integer")
+    elif "/" not in name and name not in _NATIVE and not name.startswith("hugepages-"):
+        yield fields.invalid(name, name, "must be a standard resource for containers")
+
+
+def _quantity(value: Any) -> Fraction | None:
+    return None if value is None else parse_quantity(str(value))
+
+
+def _unprobed(probe: Mapping[str, Any]) -> Errors:
+    """A sidecar's probe: there must be none unless the switch is on."""
+    yield from (fields.disallowed(key) for key, value in probe.items() if value is not None)
+
+
+def _probe(probe: Mapping[str, Any], which: str, kind: _Kind) -> Errors:  # noqa: C901  # one branch for each rule
+    handlers = [key for key in _HANDLERS if probe.get(key) is not None]
+    if len(handlers) > 1:
+        yield fields.several_of(*handlers)
+    if not handlers:
+        yield fields.none_of(*_HANDLERS)
+    for key in (
+        "initialDelaySeconds",
+        "periodSeconds",
+        "timeoutSeconds",
+        "failureThreshold",
+        "successThreshold",
+    ):
+        if (probe.get(key) or 0) < 0:
+            yield fields.out_of_bounds(probe[key], 0, 2**31 - 1, key)
+    period = probe.get("periodSeconds") or 0
+    if which == "readinessProbe" and not period:
+        # Knative's own, quicker probing, which has neither.
+        for key in ("failureThreshold", "timeoutSeconds"):
+            if probe.get(key):
+                yield fields.disallowed(key)
+    if which != "readinessProbe" and (probe.get("successThreshold") or 1) != 1:
+        yield fields.out_of_bounds(probe["successThreshold"], 1, 1, "successThreshold")
+    if kind is _Kind.SIDECAR:
+        yield from _probe_ports(probe)
+    elif which == "startupProbe":
+        for key in ("httpGet", "tcpSocket", "grpc"):
+            if key in handlers and not probe[key].get("port"):
+                yield fields.missing(f"{key}.port")
+
+
+def _probe_ports(probe: Mapping[str, Any]) -> Errors:
+    """A sidecar has no port of its own that a probe could mean."""
+    for key in ("httpGet", "tcpSocket"):
+        if probe.get(key) is not None and not probe[key].get("port"):
+            yield fields.invalid(probe[key].get("port") or 0, f"{key}.port", "Probe port must be specified")
+
+
+def _security(context: Mapping[str, Any], features: Features) -> Errors:
+    if context.get("privileged"):
+        yield fields.disallowed("privileged")
+    added = (context.get("capabilities") or {}).get("add") or []
+    if not features.enabled("containerspec-addcapabilities") and any(
+        item != "NET_BIND_SERVICE" for item in added
+    ):
+        yield fields.disallowed("capabilities.add")
+    for key in ("runAsUser", "runAsGroup"):
+        value = context.get(key)
+        if value is not None and not 0 <= value <= 2**31 - 1:
+            yield fields.out_of_bounds(value, 0, 2**31 - 1, key)
+
+
+def _mounts(
+    mounts: Sequence[Mapping[str, Any]], volumes: Sequence[Mapping[str, Any]], features: Features
+) -> Errors:
+    by_name = {volume.get("name"): volume for volume in volumes}
+    seen: set[str] = set()
+    for index, mount in enumerate(mounts):
+        where = f"volumeMounts[{index}]"
+        name, path = mount.get("name"), str(mount.get("mountPath") or "")
+        if not name:
+            yield fields.missing(f"{where}.name")
+        elif name not in by_name:
+            yield FieldError("volumeMount has no matching volume", (f"{where}.name",))
+        clean = path.rstrip("/") or "/"
+        if not path:
+            yield fields.missing(f"{where}.mountPath")
+        elif clean in _RESERVED_PATHS:
+            yield FieldError(f'mountPath "{clean}" is a reserved path', (f"{where}.mountPath",))
+        elif not path.startswith("/"):
+            yield fields.invalid(path, f"{where}.mountPath")
+        elif clean in seen:
+            yield FieldError(f'"{clean}" must be unique', (f"{where}.mountPath",))
+        seen.add(clean)
+        volume = by_name.get(name) or {}
+        writes = not mount.get("readOnly")
+        if (
+            "persistentVolumeClaim" in volume
+            and writes
+            and not (volume["persistentVolumeClaim"] or {}).get("readOnly")
+            and not features.enabled("podspec-persistent-volume-write")
+        ):
+            yield fields.disallowed(f"{where}.readOnly")

@@ -1,0 +1,358 @@
+"""Service, Configuration, Revision and Route: defaults, refusals with Knative's texts, and warnings.
+
+The webhook's own order: the schema first, then defaults, then validation of the whole.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from knative import hpa_spec
+from knative.autoscaling import annotations as vocabulary
+from knative.autoscaling.annotations import FieldError
+from knative.autoscaling.config import Config
+from knative.client.cluster import CONFIGURATION, POD_AUTOSCALER, REVISION, ROUTE, SERVICE, Object, Resource
+from knative.literals import parse_duration
+from knative.local import containers, objects
+from knative.local.apiserver import errors
+from knative.local.apiserver.admission import fields, pod_spec
+from knative.local.apiserver.admission.features import Defaults, Features
+from knative.local.apiserver.admission.fields import Errors
+from knative.local.controllers.reconcilers import names
+
+_WEBHOOK = "validation.webhook.serving.knative.dev"
+_LABEL_1035 = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
+_NOT_1035 = (
+    "not a DNS 1035 label: [a DNS-1035 label must consist of lower case alphanumeric characters or '-', "
+    "start with an alphabetic character, and end with an alphanumeric character "
+    "(e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')]"
+)
+
+
+Lacking = Callable[[Mapping[str, Any]], Iterable[str]]
+"""What a Revision with that specification asks for and this machine can't give."""
+
+
+def _refuse(found: Iterable[FieldError], resource: Resource, obj: Mapping[str, Any]) -> None:
+    listed = list(found)
+    if listed:
+        subject = errors.Subject(
+            resource.group, resource.plural, str(obj["metadata"].get("name", "")), resource.kind
+        )
+        raise errors.denied(_WEBHOOK, f"validation failed: {fields.text(listed)}", subject)
+
+
+def fill_revision_spec(spec: Object, features: Features, owner: Mapping[str, Any]) -> None:
+    """Knative's defaults for a Revision's spec, in place; `owner` is the metadata of the object it is in.
+
+    After pkg/apis/serving/v1/revision_defaults.go.
+    """
+    defaults = features.defaults
+    if not spec.get("timeoutSeconds"):
+        spec["timeoutSeconds"] = defaults.timeout_s
+    for key, seconds in (
+        ("idleTimeoutSeconds", defaults.idle_timeout_s),
+        ("responseStartTimeoutSeconds", defaults.response_start_timeout_s),
+    ):
+        if key not in spec and 0 < seconds < spec["timeoutSeconds"]:
+            spec[key] = seconds
+    spec.setdefault("containerConcurrency", defaults.concurrency)
+    if defaults.service_links is not None:
+        spec.setdefault("enableServiceLinks", defaults.service_links)
+    containers = spec.get("containers") or []
+    initial = spec.get("initContainers") or []
+    taken = {item["name"] for item in (*containers, *initial) if item.get("name")}
+    _name(containers, taken, defaults.named(defaults.container_name, owner))
+    _name(initial, taken, defaults.named(defaults.init_container_name, owner))
+    serving = next((item for item in containers if item.get("ports")), None) or (containers or [None])[0]
+    volumes = {volume.get("name"): volume for volume in spec.get("volumes") or ()}
+    for container in containers:
+        _fill_container(container, volumes, defaults)
+        if container is serving:
+            probe: Object = container.setdefault("readinessProbe", {})
+            if not any(probe.get(key) is not None for key in ("httpGet", "tcpSocket", "exec", "grpc")):
+                probe["tcpSocket"] = {"port": 0}
+            probe.setdefault("successThreshold", 1)
+
+
+def _fill_container(container: Object, volumes: Mapping[str | None, Object], defaults: Defaults) -> None:
+    resources = container.setdefault("resources", {})
+    for what, amounts in (("requests", defaults.requests), ("limits", defaults.limits)):
+        if amounts:
+            resources[what] = {**amounts, **(resources.get(what) or {})}
+    for mount in container.get("volumeMounts") or ():
+        volume = volumes.get(mount.get("name")) or {}
+        if any(kind in volume for kind in ("secret", "configMap", "projected")):
+            mount["readOnly"] = True
+
+
+def _name(containers: Sequence[Object], taken: set[str], wanted: str) -> None:
+    """Give a name to those without; a number makes it one of its own where there are several."""
+    numbers = itertools.count()
+    for container in containers:
+        if container.get("name"):
+            continue
+        name = wanted
+        while name in taken or (len(containers) > 1 and name == wanted):
+            name = f"{wanted}-{next(numbers)}"
+        container["name"] = name
+        taken.add(name)
+
+
+def _fill_traffic(traffic: Sequence[Object]) -> None:
+    for entry in traffic:
+        if "latestRevision" not in entry:
+            entry["latestRevision"] = not entry.get("revisionName")
+
+
+class _TemplateAdmission:
+    """What Service and Configuration share: a template for Revisions."""
+
+    resource: Resource
+
+    def __init__(self, features: Callable[[], Features], lacking: Lacking) -> None:
+        self._features = features
+        self._lacking = lacking
+
+    def default(self, obj: Object, old: Object | None) -> None:
+        """Fill in the template, and who made and changed the object."""
+        template = (obj.get("spec") or {}).get("template")
+        if isinstance(template, dict):
+            template.setdefault("metadata", {}).pop("creationTimestamp", None)
+            if isinstance(template.get("spec"), dict):
+                fill_revision_spec(template["spec"], self._features(), obj["metadata"])
+            if not template["metadata"]:
+                del template["metadata"]
+        marks = obj["metadata"].setdefault("annotations", {})
+        marks.setdefault(names.CREATOR, names.USER)
+        if old is None or old["spec"] != obj.get("spec"):
+            marks[names.LAST_MODIFIER] = names.USER
+
+    def check(self, obj: Object, old: Object | None) -> list[str]:
+        """Refuse what the webhook refuses; warn of what it lets pass."""
+        _refuse(self._errors(obj, old), self.resource, obj)
+        template = obj["spec"]["template"]
+        spec = template["spec"]
+        marks = (template.get("metadata") or {}).get("annotations") or {}
+        found = _scaling_warnings(marks, spec, self._features().autoscaler, "spec.template.")
+        return [*found, *self._lacking(spec)]
+
+    def _errors(self, obj: Mapping[str, Any], old: Mapping[str, Any] | None) -> Errors:
+        yield from _named(obj)
+        yield from fields.via("metadata.annotations", vocabulary.misplaced(objects.annotations_of(obj)))
+        template = (obj.get("spec") or {}).get("template")
+        if not isinstance(template, dict) or not template.get("spec"):
+            yield fields.missing("spec.template.spec.containers")
+            return
+        yield from fields.via("spec.template", _template(template, obj, self._features()))
+        if old is not None:
+            yield from fields.via("spec.template", _name_change(template, old["spec"].get("template") or {}))
+
+
+class ServiceAdmission(_TemplateAdmission):
+    """A Service: template and traffic."""
+
+    resource = SERVICE
+
+    def default(self, obj: Object, old: Object | None) -> None:
+        """All traffic to the newest Revision unless told otherwise."""
+        super().default(obj, old)
+        spec = obj.setdefault("spec", {})
+        if not spec.get("traffic"):
+            spec["traffic"] = [{"latestRevision": True, "percent": 100}]
+        _fill_traffic(spec["traffic"])
+
+    def _errors(self, obj: Mapping[str, Any], old: Mapping[str, Any] | None) -> Errors:
+        yield from super()._errors(obj, old)
+        yield from fields.via("spec", _traffic(obj["spec"].get("traffic") or [], of_service=True))
+
+
+class ConfigurationAdmission(_TemplateAdmission):
+    """A Configuration: a template."""
+
+    resource = CONFIGURATION
+
+
+class RouteAdmission:
+    """A Route: traffic."""
+
+    def default(self, obj: Object, old: Object | None) -> None:
+        """An entry without a Revision's name follows the newest."""
+        del old
+        _fill_traffic((obj.get("spec") or {}).get("traffic") or [])
+
+    def check(self, obj: Object, old: Object | None) -> list[str]:
+        """Refuse what the webhook refuses."""
+        del old
+        found = [
+            *_named(obj),
+            *fields.via("spec", _traffic((obj.get("spec") or {}).get("traffic") or [], of_service=False)),
+        ]
+        _refuse(found, ROUTE, obj)
+        return []
+
+
+class RevisionAdmission:
+    """A Revision: its spec never changes, its annotations may."""
+
+    def __init__(self, features: Callable[[], Features], lacking: Lacking) -> None:
+        self._features = features
+        self._lacking = lacking
+
+    def default(self, obj: Object, old: Object | None) -> None:
+        """A Revision that someone makes by hand gets the same defaults."""
+        if old is None and isinstance(obj.get("spec"), dict):
+            fill_revision_spec(obj["spec"], self._features(), obj["metadata"])
+
+    def check(self, obj: Object, old: Object | None) -> list[str]:
+        """Refuse what the webhook refuses; warn of what it lets pass."""
+        marks = objects.annotations_of(obj)
+        found = [
+            *fields.via("metadata.annotations", _annotations(marks, self._features())),
+            *fields.via("spec", pod_spec.revision_spec(obj.get("spec") or {}, self._features())),
+        ]
+        if old is not None and old["spec"] != obj.get("spec"):
+            found.append(
+                FieldError(
+                    "Immutable fields changed (-old +new)",
+                    ("spec",),
+                    _difference(old["spec"], obj.get("spec")),
+                )
+            )
+        _refuse(found, REVISION, obj)
+        warned = _scaling_warnings(marks, obj["spec"], self._features().autoscaler, "")
+        return [*warned, *self._lacking(obj["spec"])] if old is None else warned
+
+
+class PodAutoscalerAdmission:
+    """A PodAutoscaler: what a Revision may not ask for can't be set here either."""
+
+    def __init__(self, features: Callable[[], Features]) -> None:
+        self._features = features
+
+    def default(self, obj: Object, old: Object | None) -> None:
+        """Nothing is filled in; the Revision's reconciler does that."""
+
+    def check(self, obj: Object, old: Object | None) -> list[str]:
+        """Refuse what the webhook refuses."""
+        del old
+        found = vocabulary.validate(objects.annotations_of(obj), self._features().autoscaler)
+        _refuse(fields.via("metadata.annotations", found), POD_AUTOSCALER, obj)
+        return []
+
+
+def _scaling_warnings(
+    marks: Mapping[str, str], spec: Mapping[str, Any], config: Config, where: str
+) -> list[str]:
+    """What a Revision's annotations and containers say that nobody means; `where` is the path to both."""
+    found = [
+        f"{error.message}: {', '.join(f'{where}metadata.annotations.{path}' for path in error.paths)}"
+        for error in (
+            *vocabulary.warnings(marks, config, container_concurrency=spec.get("containerConcurrency") or 0),
+            *hpa_spec.warnings(marks, config),
+        )
+    ]
+    if hpa_spec.needs_cpu_request(marks, config):
+        found += [
+            f"class {vocabulary.HPA} compares with the CPU request, and there is none: nothing will be "
+            f"scaled: {where}spec.containers[{index}].resources.requests.cpu"
+            for index, container in enumerate(spec.get("containers") or ())
+            if containers.amount(container, "requests", "cpu") is None
+        ]
+    return found
+
+
+def _named(obj: Mapping[str, Any]) -> Errors:
+    name = str(obj["metadata"].get("name") or "")
+    if not _LABEL_1035.fullmatch(name):
+        yield FieldError(_NOT_1035, ("metadata.name",))
+
+
+def _template(template: Mapping[str, Any], owner: Mapping[str, Any], features: Features) -> Errors:
+    meta = template.get("metadata") or {}
+    name, prefix = meta.get("name"), f"{owner['metadata'].get('name')}-"
+    if name:
+        if not str(name).startswith(prefix):
+            yield fields.invalid(f'"{name}" must have prefix "{prefix}"', "metadata.name")
+        elif not _LABEL_1035.fullmatch(str(name)):
+            yield FieldError(_NOT_1035, ("metadata.name",))
+    yield from fields.via("metadata.annotations", _annotations(meta.get("annotations") or {}, features))
+    yield from fields.via("spec", pod_spec.revision_spec(template["spec"], features))
+
+
+def _annotations(marks: Mapping[str, str], features: Features) -> Errors:
+    yield from vocabulary.validate(marks, features.autoscaler)
+    deadline = marks.get(names.PROGRESS_DEADLINE)
+    if deadline is not None:
+        seconds = parse_duration(deadline)
+        if seconds is None:
+            yield fields.invalid(deadline, names.PROGRESS_DEADLINE)
+        elif seconds < 1 or seconds.denominator != 1:
+            yield fields.invalid(
+                deadline, names.PROGRESS_DEADLINE, "must be at least 1s and a whole number of seconds"
+            )
+
+
+def _name_change(template: Mapping[str, Any], before: Mapping[str, Any]) -> Errors:
+    name = (template.get("metadata") or {}).get("name")
+    if name and name == (before.get("metadata") or {}).get("name") and template != before:
+        yield FieldError(
+            "Saw the following changes without a name change (-old +new)",
+            ("metadata.name",),
+            _difference(before, template),
+        )
+
+
+def _difference(old: Any, new: Any, path: str = "") -> str:
+    """The changed fields, one a line: path, old value, new value."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        lines = [
+            _difference(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+            for key in sorted({*old, *new})
+            if old.get(key) != new.get(key)
+        ]
+        return "\n".join(lines)
+    return f"{path}: -{json.dumps(old)} +{json.dumps(new)}"
+
+
+def _traffic(traffic: Sequence[Mapping[str, Any]], *, of_service: bool) -> Errors:
+    total = 0
+    tags: dict[str, int] = {}
+    for index, entry in enumerate(traffic):
+        yield from fields.via(f"traffic[{index}]", _entry(entry, of_service=of_service))
+        total += entry.get("percent") or 0
+        tag = entry.get("tag")
+        if tag:
+            if tag in tags:
+                yield FieldError(
+                    f'Multiple definitions for "{tag}"',
+                    (f"traffic[{tags[tag]}].tag", f"traffic[{index}].tag"),
+                )
+            tags.setdefault(tag, index)
+    if total != 100:
+        yield FieldError(f"Traffic targets sum to {total}, want 100", ("traffic",))
+
+
+def _entry(entry: Mapping[str, Any], *, of_service: bool) -> Errors:
+    latest, revision = entry.get("latestRevision"), entry.get("revisionName")
+    configuration = entry.get("configurationName")
+    if of_service and configuration:
+        yield fields.disallowed("configurationName")
+    elif not of_service:
+        if revision and configuration:
+            yield fields.several_of("revisionName", "configurationName")
+        elif not revision and not configuration:
+            yield fields.none_of("revisionName", "configurationName")
+    if latest is not None and bool(latest) is bool(revision):
+        yield fields.invalid(latest, "latestRevision")
+    percent = entry.get("percent")
+    if percent is not None and not 0 <= percent <= 100:
+        yield fields.out_of_bounds(percent, 0, 100, "percent")
+    if entry.get("url"):
+        yield fields.disallowed("url")
+    if entry.get("tag") and not _LABEL_1035.fullmatch(str(entry["tag"])):
+        yield FieldError(_NOT_1035, ("tag",))

@@ -1,0 +1,216 @@
+"""`kubectl logs`: which container, which run of it, from when, with what times, and what is still to come."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, BinaryIO
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+
+from knative.local import objects
+from knative.local.apiserver import errors
+from knative.local.apiserver.api import outputs, requests
+from knative.local.apiserver.api.outputs import File, LogPath, Output, Outputs
+from knative.local.apiserver.store import Key, Record, Store
+
+_POLL_S = 0.2
+_PIECE = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class LogOptions:
+    """How a log was asked for."""
+
+    follow: bool = False
+    previous: bool = False
+    timestamps: bool = False
+    tail_lines: int | None = None
+    since: datetime | None = None
+    limit_bytes: int | None = None
+
+    @classmethod
+    def of(cls, request: Request, now: datetime) -> LogOptions:
+        """The options in a request's query.
+
+        Raises:
+            ApiError: 400, one can't be read; 422, two of them exclude each other.
+        """
+        seconds, text = requests.number(request, "sinceSeconds"), request.query_params.get("sinceTime")
+        if seconds is not None and text:
+            raise errors.ApiError(
+                422,
+                "Invalid",
+                "PodLogOptions is invalid: sinceTime: Forbidden: at most one of `sinceTime` or "
+                "`sinceSeconds` may be specified",
+            )
+        since = None
+        if seconds is not None:
+            with contextlib.suppress(OverflowError):  # before all time: no bound
+                since = now - timedelta(seconds=seconds)
+        if text:
+            try:
+                since = objects.parse_timestamp(text)
+            except ValueError as problem:
+                raise errors.bad_request(
+                    f"sinceTime: Invalid value: {text!r}: must be a time such as 2026-01-31T08:00:00Z"
+                ) from problem
+        if since is not None and since.tzinfo is None:
+            raise errors.bad_request(f"sinceTime: Invalid value: {text!r}: must name its time zone")
+        return cls(
+            follow=requests.flag(request, "follow"),
+            previous=requests.flag(request, "previous"),
+            timestamps=requests.flag(request, "timestamps"),
+            tail_lines=requests.number(request, "tailLines"),
+            since=since,
+            limit_bytes=requests.number(request, "limitBytes"),
+        )
+
+
+class PodLogs:
+    """The logs of all pods.
+
+    Args:
+        store: the pods.
+        path: where a container's output is.
+        now: the wall clock.
+    """
+
+    def __init__(self, store: Store, path: LogPath, now: Callable[[], datetime]) -> None:
+        self._store = store
+        self._path = path
+        self._now = now
+        self._outputs = Outputs(store, path, now)
+
+    async def run(self) -> None:
+        """Watch how the logs grow, until cancelled."""
+        await self._outputs.run()
+
+    def answer(self, request: Request, record: Record) -> Response:
+        """The log of one pod.
+
+        Raises:
+            ApiError: the container doesn't exist or has not run, or an option can't be read.
+        """
+        options = LogOptions.of(request, self._now())
+        pod = record.obj
+        container = _chosen(pod, request.query_params.get("container"))
+        if not pod["spec"].get("nodeName"):
+            return PlainTextResponse("")  # as on a cluster, where nobody could be asked yet
+        state = outputs.state(pod, container)
+        ended = "terminated" in state or "terminated" in outputs.state(pod, container, "lastState")
+        where = f'container "{container}" in pod "{record.key.name}"'
+        if options.previous and "terminated" not in outputs.state(pod, container, "lastState"):
+            raise errors.bad_request(f"previous terminated {where} not found")
+        if not ended and "running" not in state:
+            waiting = (state.get("waiting") or {}).get("reason", "PodInitializing")
+            raise errors.bad_request(f"{where} is waiting to start: {waiting}")
+        file = outputs.file_of(record.key, pod, container)
+        runs = self._outputs.look(file).ended
+        run = runs if "running" in state else runs - 1
+        if options.previous and "waiting" not in state:
+            run -= 1  # while it waits to start again, the previous run is the last one
+        return StreamingResponse(self._stream(record.key, file, run, options), media_type="text/plain")
+
+    async def _stream(self, key: Key, file: File, run: int, options: LogOptions) -> AsyncIterator[bytes]:
+        """The lines, as far as they are there, and those that come if they are followed."""
+        left = options.limit_bytes
+        async with contextlib.aclosing(self._lines(key, file, run, options)) as pieces:
+            async for piece in pieces:
+                if left is None:
+                    yield piece
+                    continue
+                yield piece[:left]
+                left -= len(piece)
+                if left <= 0:
+                    return
+
+    async def _lines(self, key: Key, name: File, run: int, options: LogOptions) -> AsyncGenerator[bytes]:
+        output = self._outputs.look(name)
+        follow = options.follow and run == output.ended
+        begin, end = output.span(run)
+        try:
+            with self._path(*name).open("rb") as file:
+                position = _start(file, begin, end, output, options)
+                while True:
+                    file.seek(position)
+                    data = file.read(max(0, min(_PIECE, end - position)))
+                    if position + len(data) < end or (follow and options.timestamps):
+                        # A line is told as a whole, unless it is longer than a piece or the last one.
+                        whole = data[: data.rfind(b"\n") + 1]
+                        data = whole or (data if len(data) == _PIECE else b"")
+                    if data:
+                        yield self._stamped(output, position, data) if options.timestamps else data
+                        position += len(data)
+                        await asyncio.sleep(0)  # others' turn
+                        continue
+                    if not follow:
+                        return
+                    await asyncio.sleep(_POLL_S)
+                    follow = output.ended == run and self._store.get(key) is not None
+                    if follow:
+                        self._outputs.look(name)
+                    if output.size < position:
+                        position = 0  # it was rotated
+                    end = output.span(run)[1]
+        except FileNotFoundError:
+            return
+
+    def _stamped(self, output: Output, begin: int, data: bytes) -> bytes:
+        """The lines of `data`, which begins at `begin`, each with the time when it was first seen."""
+        stamped = []
+        for line in data.splitlines(keepends=True):
+            begin += len(line)
+            time = output.seen_at(begin) or self._now()
+            stamped.append(objects.micro_timestamp(time).encode() + b" " + line)
+        return b"".join(stamped)
+
+
+def _start(file: BinaryIO, begin: int, end: int, output: Output, options: LogOptions) -> int:
+    """Where in the file, which one run fills from `begin` to `end`, the wanted lines begin."""
+    if options.tail_lines is None and options.since is None:
+        return begin
+    file.seek(begin)
+    data = file.read(end - begin)
+    skipped = 0 if options.tail_lines is None else _before_last(data, options.tail_lines)
+    known = 0 if options.since is None else output.known_before(options.since) - begin
+    if known > 0:
+        skipped = max(skipped, data.rfind(b"\n", 0, known) + 1 if known < len(data) else len(data))
+    return begin + skipped
+
+
+def _before_last(data: bytes, lines: int) -> int:
+    """Bytes before the last so many lines."""
+    if lines == 0:
+        return len(data)
+    at = len(data) - data.endswith(b"\n")
+    for _ in range(lines):
+        at = data.rfind(b"\n", 0, at)
+        if at < 0:
+            return 0
+    return at + 1
+
+
+def _chosen(pod: Mapping[str, Any], name: str | None) -> str:
+    """The container that is meant.
+
+    Raises:
+        ApiError: 400, there is no such container, or there are several to choose from.
+    """
+    pod_name, found = pod["metadata"]["name"], outputs.names(pod)
+    count = len(pod["spec"]["containers"])
+    names, first = found[:count], found[count:]
+    if name:
+        if name not in found:
+            raise errors.bad_request(f"container {name} is not valid for pod {pod_name}")
+        return name
+    if count == 1:
+        return names[0]
+    text = f"a container name must be specified for pod {pod_name}, choose one of: [{' '.join(names)}]"
+    if first:
+        text += f" or one of the init containers: [{' '.join(first)}]"
+    raise errors.bad_request(text)

@@ -1,0 +1,396 @@
+"""The kinds that the local API serves, with their names, shapes and columns.
+
+Kinds of the project's own are read from their CustomResourceDefinitions (`knative/manifests/**/*.yaml`), so
+that the schema a cluster gets and the one checked here are the same file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from knative.client import cluster
+from knative.client.cluster import Resource
+from knative.local import objects
+from knative.local.apiserver.schemas import core, rules, serving
+from knative.local.apiserver.schemas.autoscaling import HORIZONTAL_POD_AUTOSCALER_SCHEMA
+from knative.local.apiserver.schemas.meta import OBJECT_META
+from knative.local.apiserver.schemas.structural import FREE, STRING, Schema, struct
+
+MANIFESTS = Path(__file__).parents[2] / "manifests"
+OUR_GROUPS = frozenset({cluster.WARM_POOL.group})
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of `kubectl get`; `priority` above 0 shows only with `-o wide`."""
+
+    name: str
+    type: str
+    path: str
+    """JSONPath as in a CustomResourceDefinition's additionalPrinterColumns."""
+    priority: int = 0
+    description: str = ""
+    compute: Callable[[Mapping[str, Any], datetime], Any] | None = None
+    """For what no path can say, in place of `path`; takes the object and the instant."""
+    empty: str | None = None
+    """What is shown when there is nothing; None leaves the cell empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class KindInfo:
+    """What the API needs to know of one kind."""
+
+    resource: Resource
+    singular: str
+    schema: Schema
+    short_names: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    columns: tuple[Column, ...] = ()
+    """After the name, which comes first unless `names_first` says otherwise."""
+    names_first: bool = True
+    has_status: bool = True
+    """Whether status is a subresource, with generation counting changes of everything else."""
+    custom: bool = True
+    """Whether the kind is a custom resource on a real cluster (else part of Kubernetes)."""
+    has_rules: bool = False
+    """Whether its schema has CEL rules."""
+    verbs: tuple[str, ...] = (
+        "create",
+        "delete",
+        "deletecollection",
+        "get",
+        "list",
+        "patch",
+        "update",
+        "watch",
+    )
+
+
+def _ready_columns() -> tuple[Column, ...]:
+    return (
+        Column("Ready", "string", ".status.conditions[?(@.type=='Ready')].status"),
+        Column("Reason", "string", ".status.conditions[?(@.type=='Ready')].reason"),
+    )
+
+
+_LATEST = (
+    Column("LatestCreated", "string", ".status.latestCreatedRevisionName"),
+    Column("LatestReady", "string", ".status.latestReadyRevisionName"),
+)
+_SERVING = ("all", "knative", "serving")
+
+
+def _ready_containers(pod: Mapping[str, Any], _: datetime) -> str:
+    statuses = (pod.get("status") or {}).get("containerStatuses") or []
+    return f"{sum(bool(item.get('ready')) for item in statuses)}/{len(pod['spec']['containers'])}"
+
+
+def _pod_status(pod: Mapping[str, Any], _: datetime) -> str:
+    """The word that kubectl shows: why it waits, else its phase."""
+    if pod["metadata"].get("deletionTimestamp"):
+        return "Terminating"
+    status = pod.get("status") or {}
+    if "podIP" not in status:
+        return str(status.get("phase") or "Pending")
+    initial = status.get("initContainerStatuses") or ()
+    done = sum(bool(item.get("ready")) for item in initial)
+    if done < len(initial):
+        return f"Init:{_reason(initial[done]) or f'{done}/{len(initial)}'}"
+    reasons = [reason for item in status.get("containerStatuses") or () if (reason := _reason(item))]
+    return reasons[0] if reasons else str(status.get("phase") or "Pending")
+
+
+def _reason(container: Mapping[str, Any]) -> str | None:
+    """Why it doesn't run."""
+    state = container.get("state") or {}
+    reason = (state.get("waiting") or state.get("terminated") or {}).get("reason")
+    return None if reason in (None, "PodInitializing") else str(reason)
+
+
+def _pod_restarts(pod: Mapping[str, Any], now: datetime) -> str:
+    """How often, and how long ago the last time."""
+    statuses = (pod.get("status") or {}).get("containerStatuses") or ()
+    count = sum(int(item.get("restartCount") or 0) for item in statuses)
+    ends = [((item.get("lastState") or {}).get("terminated") or {}).get("finishedAt") for item in statuses]
+    last = max((end for end in ends if end), default=None)
+    if not count or last is None:
+        return str(count)
+    return f"{count} ({objects.age((now - objects.parse_timestamp(last)).total_seconds())} ago)"
+
+
+def _event_object(event: Mapping[str, Any], _: datetime) -> str:
+    about = event.get("involvedObject") or {}
+    return f"{str(about.get('kind', '')).lower()}/{about.get('name', '')}"
+
+
+def _event_source(event: Mapping[str, Any], _: datetime) -> str:
+    source = event.get("source") or {}
+    return ", ".join(part for part in (source.get("component"), source.get("host")) if part)
+
+
+def _data_count(obj: Mapping[str, Any], _: datetime) -> int:
+    return len(obj.get("data") or ()) + len(obj.get("binaryData") or ())
+
+
+def _horizontal_reference(scaler: Mapping[str, Any], *_: Any) -> str:
+    target = scaler["spec"]["scaleTargetRef"]
+    return f"{target['kind']}/{target['name']}"
+
+
+def _horizontal_targets(scaler: Mapping[str, Any], *_: Any) -> str:
+    """What is used and what should be, as kubectl shows it: `cpu: 12%/80%`."""
+    current = (scaler.get("status") or {}).get("currentMetrics") or ()
+    shown = []
+    for at, metric in enumerate(scaler["spec"].get("metrics") or ()):
+        source = metric["resource"] if metric["type"] == "Resource" else metric["pods"]
+        now = current[at]["resource"]["current"] if at < len(current) else {}
+        if "averageUtilization" in source["target"]:
+            seen = f"{now['averageUtilization']}%" if now else "<unknown>"
+            shown.append(f"{source['name']}: {seen}/{source['target']['averageUtilization']}%")
+        else:
+            label = f"{source['name']}: " if metric["type"] == "Resource" else ""
+            shown.append(f"{label}{now.get('averageValue', '<unknown>')}/{source['target']['averageValue']}")
+    return ", ".join(shown)
+
+
+BUILT_IN = (
+    KindInfo(
+        cluster.SERVICE,
+        "service",
+        serving.SERVICE_SCHEMA,
+        ("kservice", "ksvc"),
+        _SERVING,
+        (Column("URL", "string", ".status.url"), *_LATEST, *_ready_columns()),
+    ),
+    KindInfo(
+        cluster.CONFIGURATION,
+        "configuration",
+        serving.CONFIGURATION_SCHEMA,
+        ("config", "cfg"),
+        _SERVING,
+        (*_LATEST, *_ready_columns()),
+    ),
+    KindInfo(
+        cluster.REVISION,
+        "revision",
+        serving.REVISION_SCHEMA,
+        ("rev",),
+        _SERVING,
+        (
+            Column("Config Name", "string", r".metadata.labels['serving\.knative\.dev/configuration']"),
+            Column(
+                "Generation", "string", r".metadata.labels['serving\.knative\.dev/configurationGeneration']"
+            ),
+            *_ready_columns(),
+            Column("Actual Replicas", "integer", ".status.actualReplicas"),
+            Column("Desired Replicas", "integer", ".status.desiredReplicas"),
+        ),
+    ),
+    KindInfo(
+        cluster.ROUTE,
+        "route",
+        serving.ROUTE_SCHEMA,
+        ("rt",),
+        _SERVING,
+        (Column("URL", "string", ".status.url"), *_ready_columns()),
+    ),
+    KindInfo(
+        cluster.POD_AUTOSCALER,
+        "podautoscaler",
+        serving.POD_AUTOSCALER_SCHEMA,
+        ("kpa", "pa"),
+        ("knative-internal", "autoscaling"),
+        (
+            Column("DesiredScale", "integer", ".status.desiredScale"),
+            Column("ActualScale", "integer", ".status.actualScale"),
+            *_ready_columns(),
+        ),
+    ),
+    KindInfo(
+        cluster.HORIZONTAL_POD_AUTOSCALER,
+        "horizontalpodautoscaler",
+        HORIZONTAL_POD_AUTOSCALER_SCHEMA,
+        ("hpa",),
+        ("all",),
+        (
+            Column("Reference", "string", "", compute=_horizontal_reference),
+            Column("Targets", "string", "", compute=_horizontal_targets),
+            Column("MinPods", "string", ".spec.minReplicas"),
+            Column("MaxPods", "integer", ".spec.maxReplicas"),
+            Column("Replicas", "integer", ".status.currentReplicas"),
+            Column("Age", "date", ".metadata.creationTimestamp"),
+        ),
+        custom=False,
+    ),
+    KindInfo(
+        cluster.POD,
+        "pod",
+        core.POD_SCHEMA,
+        ("po",),
+        ("all",),
+        (
+            Column("Ready", "string", "", compute=_ready_containers),
+            Column("Status", "string", "", compute=_pod_status),
+            Column("Restarts", "string", "", compute=_pod_restarts),
+            Column("Age", "date", ".metadata.creationTimestamp"),
+            Column("IP", "string", ".status.podIP", priority=1, empty="<none>"),
+            Column("Node", "string", ".spec.nodeName", priority=1, empty="<none>"),
+            Column("Nominated Node", "string", ".status.nominatedNodeName", priority=1, empty="<none>"),
+            Column("Readiness Gates", "string", ".spec.readinessGates", priority=1, empty="<none>"),
+        ),
+        custom=False,
+    ),
+    KindInfo(
+        cluster.NAMESPACE,
+        "namespace",
+        core.NAMESPACE_SCHEMA,
+        ("ns",),
+        columns=(
+            Column("Status", "string", ".status.phase"),
+            Column("Age", "date", ".metadata.creationTimestamp"),
+        ),
+        custom=False,
+    ),
+    KindInfo(
+        cluster.CONFIG_MAP,
+        "configmap",
+        core.CONFIG_MAP_SCHEMA,
+        ("cm",),
+        columns=(
+            Column("Data", "string", "", compute=_data_count),
+            Column("Age", "date", ".metadata.creationTimestamp"),
+        ),
+        has_status=False,
+        custom=False,
+    ),
+    KindInfo(
+        cluster.SECRET,
+        "secret",
+        core.SECRET_SCHEMA,
+        columns=(
+            Column("Type", "string", ".type"),
+            Column("Data", "string", "", compute=_data_count),
+            Column("Age", "date", ".metadata.creationTimestamp"),
+        ),
+        has_status=False,
+        custom=False,
+    ),
+    KindInfo(
+        cluster.EVENT,
+        "event",
+        core.EVENT_SCHEMA,
+        ("ev",),
+        columns=(
+            Column("Last Seen", "date", ".lastTimestamp"),
+            Column("Type", "string", ".type"),
+            Column("Reason", "string", ".reason"),
+            Column("Object", "string", "", compute=_event_object),
+            Column("Subobject", "string", ".involvedObject.fieldPath", priority=1),
+            Column("Source", "string", "", priority=1, compute=_event_source),
+            Column("Message", "string", ".message"),
+            Column("First Seen", "date", ".firstTimestamp", priority=1),
+            Column("Count", "string", ".count", priority=1),
+            Column("Name", "string", ".metadata.name", priority=1),
+        ),
+        names_first=False,
+        has_status=False,
+        custom=False,
+    ),
+    KindInfo(
+        cluster.LEASE,
+        "lease",
+        core.LEASE_SCHEMA,
+        columns=(
+            Column("Holder", "string", ".spec.holderIdentity"),
+            Column("Age", "date", ".metadata.creationTimestamp"),
+        ),
+        has_status=False,
+        custom=False,
+    ),
+)
+
+_WARM_POOL_WITHOUT_SCHEMA = KindInfo(
+    cluster.WARM_POOL,
+    "warmpool",
+    struct(
+        {
+            "apiVersion": STRING,
+            "kind": STRING,
+            "metadata": OBJECT_META,
+            "spec": FREE,
+            "status": FREE,
+        },
+        about="Keeps a Service's replicas warm.",
+    ),
+    ("wp",),
+    columns=_ready_columns(),
+)
+
+
+def load(manifests: Path = MANIFESTS) -> Mapping[Resource, KindInfo]:
+    """All kinds by resource."""
+    kinds = {info.resource: info for info in BUILT_IN}
+    kinds[cluster.WARM_POOL] = _WARM_POOL_WITHOUT_SCHEMA
+    for document in _definitions(manifests):
+        for info in _from_definition(document):
+            kinds[info.resource] = info
+    return kinds
+
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The one in C is there in all wheels, and seven times as fast: this is read at every start."""
+
+
+def _definitions(manifests: Path) -> Iterator[Mapping[str, Any]]:
+    for path in sorted(manifests.rglob("*.yaml")):
+        text = path.read_text()
+        if "CustomResourceDefinition" not in text:
+            continue
+        for document in yaml.load_all(text, Loader=_LOADER):
+            if (
+                isinstance(document, dict)
+                and document.get("kind") == "CustomResourceDefinition"
+                and document["spec"]["group"] in OUR_GROUPS
+            ):
+                yield document
+
+
+def _from_definition(document: Mapping[str, Any]) -> Iterator[KindInfo]:
+    spec = document["spec"]
+    names = spec["names"]
+    for version in spec["versions"]:
+        if not version.get("served", True):
+            continue
+        schema = dict(version["schema"]["openAPIV3Schema"])
+        schema["properties"] = {**schema["properties"], "metadata": OBJECT_META}
+        yield KindInfo(
+            Resource(
+                spec["group"],
+                version["name"],
+                names["plural"],
+                names["kind"],
+                namespaced=spec["scope"] == "Namespaced",
+            ),
+            names.get("singular") or names["kind"].lower(),
+            schema,
+            tuple(names.get("shortNames") or ()),
+            tuple(names.get("categories") or ()),
+            tuple(
+                Column(
+                    column["name"],
+                    column["type"],
+                    column["jsonPath"],
+                    column.get("priority", 0),
+                    column.get("description", ""),
+                )
+                for column in version.get("additionalPrinterColumns") or ()
+            ),
+            has_status="status" in (version.get("subresources") or {}),
+            has_rules=rules.has_rules(schema),
+        )

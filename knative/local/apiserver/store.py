@@ -1,0 +1,298 @@
+"""Where the local platform keeps its objects: memory to read from, SQLite to survive.
+
+The whole state is small (a few kilobytes for each object) and one process owns it, so every read comes from
+memory and every change is made there first, under the next resourceVersion. A thread writes the changes
+behind, many in one transaction (WAL, `synchronous=FULL`), so that the disk's latency never stops the event
+loop that also carries requests. `durable()` is how the API waits before it acknowledges: what was
+acknowledged is on disk.
+
+If the disk refuses (full, read-only), memory is taken back to what the disk holds, whoever waits gets a
+`StoreError`, and watchers are told to start again; the next write tries again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import logging
+import queue
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from knative.client.cluster import Object, Resource
+from knative.local import objects
+from knative.local.apiserver.database import Disk
+from knative.local.apiserver.records import Change, Key, Kind, Moved, Record, Stale, StoreError
+
+log = logging.getLogger(__name__)
+
+__all__ = ["Change", "Key", "Kind", "Moved", "Record", "Stale", "Store", "StoreError"]
+
+_HISTORY = 4_000  # changes kept for watches that resume; a watch further behind must list again
+
+
+class Store:
+    """All objects. Every method but `close` belongs to the event loop that `open` was called on."""
+
+    def __init__(self, path: Path, *, busy_s: float = 5.0) -> None:
+        """`busy_s`: how long a write waits for another program that has the file open for writing."""
+        self._disk = Disk(path, busy_s=busy_s)
+        self._by_resource: dict[Resource, dict[tuple[str, str], Record]] = {}
+        self._by_owner: dict[str, dict[Key, None]] = {}
+        self._version = 0
+        self._oldest = 0  # changes up to here are forgotten
+        self._history: deque[Change] = deque()
+        self._listeners: list[Callable[[Change], None]] = []
+        self._reset_listeners: list[Callable[[], None]] = []
+        self._durable = 0
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._epoch = 0  # grows when memory was taken back to the disk's state
+        self._writes: queue.SimpleQueue[tuple[int, Change] | None] = queue.SimpleQueue()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    # life
+
+    def open(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Read everything and start the writer.
+
+        Raises:
+            StoreError: the file can't be opened, isn't ours, or is damaged.
+        """
+        try:
+            connection = self._disk.connect()
+            self._load(connection)
+        except (sqlite3.Error, OSError, ValueError) as problem:
+            raise StoreError(f"cannot read the state in {self._disk.path}: {problem}") from problem
+        self._loop = loop
+        self._thread = threading.Thread(
+            target=self._write_behind, args=(connection,), name="pilotlight-store", daemon=True
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        """Write what is still to be written and close the file."""
+        if self._thread is not None:
+            self._writes.put(None)
+            self._thread.join()
+            self._thread = None
+
+    # reading
+
+    @property
+    def version(self) -> int:
+        """The newest resourceVersion."""
+        return self._version
+
+    def get(self, key: Key) -> Record | None:
+        """One object, or None."""
+        return self._by_resource.get(key.resource, {}).get((key.namespace, key.name))
+
+    def list(self, resource: Resource, namespace: str | None = None) -> Sequence[Record]:
+        """All objects of a kind in the order of namespace and name."""
+        found = self._by_resource.get(resource, {})
+        keys = sorted(found) if namespace is None else sorted(key for key in found if key[0] == namespace)
+        return [found[key] for key in keys]
+
+    def owned(self, uid: str) -> Iterator[Record]:
+        """All objects that name `uid` as an owner."""
+        for key in tuple(self._by_owner.get(uid, ())):
+            record = self.get(key)
+            if record is not None:
+                yield record
+
+    def in_namespace(self, namespace: str) -> Iterator[Record]:
+        """All objects in a namespace."""
+        for records in tuple(self._by_resource.values()):
+            for (where, _), record in tuple(records.items()):
+                if where == namespace:
+                    yield record
+
+    def since(self, version: int) -> Sequence[Change]:
+        """All changes after `version`, oldest first.
+
+        Raises:
+            Stale: they are no longer known (or the version lies in the future).
+        """
+        if version < self._oldest or version > self._version:
+            raise Stale(f"too old resource version: {version} ({self._oldest})")
+        changes: list[Change] = []
+        for change in reversed(self._history):
+            if change.version <= version:
+                break
+            changes.append(change)
+        changes.reverse()
+        return changes
+
+    # changing
+
+    def put(self, key: Key, obj: Object, *, expect: int | None = None) -> Record:
+        """Store `obj` (which becomes the store's own) under the next resourceVersion.
+
+        Raises:
+            Moved: `expect` is given and isn't the object's version now (0: there must be none).
+        """
+        before = self.get(key)
+        if expect is not None and expect != (before.version if before else 0):
+            raise Moved(str(key))
+        self._version += 1
+        obj["metadata"]["resourceVersion"] = str(self._version)
+        record = Record(key, self._version, obj, json.dumps(obj, separators=(",", ":")).encode())
+        self._index(record, before)
+        self._changed(Change(Kind.MODIFIED if before else Kind.ADDED, record, before))
+        return record
+
+    def remove(self, key: Key) -> Record:
+        """Remove an object; the returned record is its last state, under the deletion's own version.
+
+        Raises:
+            KeyError: there is none.
+        """
+        before = self._by_resource.get(key.resource, {}).get((key.namespace, key.name))
+        if before is None:
+            raise KeyError(key)
+        self._version += 1
+        obj = {**before.obj, "metadata": {**before.obj["metadata"], "resourceVersion": str(self._version)}}
+        record = Record(key, self._version, obj, json.dumps(obj, separators=(",", ":")).encode())
+        self._unindex(before)
+        self._changed(Change(Kind.DELETED, record, before))
+        return record
+
+    async def durable(self, version: int | None = None) -> None:
+        """Wait until everything up to `version` (default: all) is on disk.
+
+        Raises:
+            StoreError: the disk refused; the change is undone.
+        """
+        wanted = self._version if version is None else version
+        if wanted <= self._durable:
+            return
+        if self._loop is None:
+            raise StoreError("the store is not open")
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._waiting.append((wanted, future))
+        await future
+
+    def subscribe(self, listener: Callable[[Change], None]) -> Callable[[], None]:
+        """Call `listener` at once for each change; the returned function ends that."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def on_reset(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Call `listener` when memory was taken back to the disk's state: derive everything again."""
+        self._reset_listeners.append(listener)
+        return lambda: self._reset_listeners.remove(listener)
+
+    def note(self, key: str, value: str | None = None) -> str | None:
+        """Read a remembered word, or set it (before the store is in use: this one writes at once)."""
+        return self._disk.note(key, value)
+
+    # inside
+
+    def _load(self, connection: sqlite3.Connection) -> None:
+        self._by_resource, self._by_owner = {}, {}
+        with _uncollected():  # looking for garbage in objects that all stay takes as long as reading them
+            records, newest = self._disk.load(connection)
+            for record in records:
+                self._index(record, None)
+        self._version = max(newest, self._version)
+        self._durable = self._oldest = self._version
+        self._history.clear()
+
+    def _index(self, record: Record, before: Record | None) -> None:
+        if before is not None:
+            self._unindex(before)
+        key = record.key
+        self._by_resource.setdefault(key.resource, {})[key.namespace, key.name] = record
+        for uid in objects.owner_uids(record.obj):
+            self._by_owner.setdefault(uid, {})[key] = None
+
+    def _unindex(self, record: Record) -> None:
+        key = record.key
+        del self._by_resource[key.resource][key.namespace, key.name]
+        for uid in objects.owner_uids(record.obj):
+            owned = self._by_owner.get(uid, {})
+            owned.pop(key, None)
+            if not owned:
+                self._by_owner.pop(uid, None)
+
+    def _changed(self, change: Change) -> None:
+        self._history.append(change)
+        if len(self._history) > _HISTORY:
+            self._oldest = self._history.popleft().version
+        self._writes.put((self._epoch, change))
+        for listener in tuple(self._listeners):
+            try:
+                listener(change)
+            except Exception:  # it has happened: who cannot hear of it must not keep it from the others
+                log.exception("a listener failed at a change of %s", change.record.key)
+
+    def _write_behind(self, connection: sqlite3.Connection) -> None:
+        """The writer thread: everything that is waiting goes into one transaction."""
+        failed_epoch = -1
+        closing = False
+        while not closing:
+            batch = [self._writes.get()]
+            while not self._writes.empty():
+                batch.append(self._writes.get())
+            closing = None in batch
+            changes = [
+                change
+                for item in batch
+                if item is not None
+                for epoch, change in [item]
+                if epoch > failed_epoch
+            ]
+            if not changes:
+                continue
+            try:
+                self._disk.write(connection, changes)
+            except Exception as problem:  # noqa: BLE001  # whatever it is, whoever waits must be told
+                failed_epoch = max(item[0] for item in batch if item is not None)
+                self._tell(self._failed, connection, problem)
+            else:
+                self._tell(self._written, changes[-1].version)
+        connection.close()
+
+    def _tell(self, function: Callable[..., None], *values: object) -> None:
+        assert self._loop is not None
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(function, *values)
+
+    def _written(self, version: int) -> None:
+        self._durable = max(self._durable, version)
+        still: deque[tuple[int, asyncio.Future[None]]] = deque()
+        for wanted, future in self._waiting:
+            if wanted > self._durable:
+                still.append((wanted, future))
+            elif not future.done():
+                future.set_result(None)
+        self._waiting = still
+
+    def _failed(self, connection: sqlite3.Connection, problem: Exception) -> None:
+        """Back to what the disk holds; versions that were handed out are never used again."""
+        self._epoch += 1
+        self._load(connection)
+        waiting, self._waiting = self._waiting, deque()
+        for _, future in waiting:
+            if not future.done():
+                future.set_exception(StoreError(f"cannot write the state to {self._disk.path}: {problem}"))
+        for listener in tuple(self._reset_listeners):
+            listener()
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the collector of reference cycles."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -1,0 +1,1 @@
+"""What drives objects to their desired state: reconcilers, the autoscaler, events, settings."""

@@ -1,0 +1,96 @@
+"""Conditions as Knative keeps them: one Ready, drawn from the others; times move only with the content."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from knative.client.cluster import Object
+
+Status = Literal["True", "False", "Unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One observation. `severity` Info keeps it out of Ready."""
+
+    type: str
+    status: Status
+    reason: str = ""
+    message: str = ""
+    severity: Literal["", "Info"] = ""
+
+
+def true(kind: str, *, severity: Literal["", "Info"] = "") -> Condition:
+    """It holds."""
+    return Condition(kind, "True", severity=severity)
+
+
+def false(kind: str, reason: str, message: str, *, severity: Literal["", "Info"] = "") -> Condition:
+    """It does not hold."""
+    return Condition(kind, "False", reason, message, severity)
+
+
+def unknown(
+    kind: str, reason: str = "", message: str = "", *, severity: Literal["", "Info"] = ""
+) -> Condition:
+    """It isn't known yet."""
+    return Condition(kind, "Unknown", reason, message, severity)
+
+
+def with_ready(dependents: Sequence[Condition]) -> list[Condition]:
+    """The dependents and the Ready that follows: False before Unknown before True."""
+    counting = [condition for condition in dependents if not condition.severity]
+    for status in ("False", "Unknown"):
+        for condition in counting:
+            if condition.status == status:
+                ready = Condition("Ready", condition.status, condition.reason, condition.message)
+                return [*dependents, ready]
+    return [*dependents, true("Ready")]
+
+
+def written(conditions: Iterable[Condition], before: Sequence[Mapping[str, Any]], now: str) -> list[Object]:
+    """The list for a status: sorted by type; `lastTransitionTime` is kept while nothing changes."""
+    times = {
+        (item["type"], item["status"], item.get("reason", ""), item.get("message", "")): item[
+            "lastTransitionTime"
+        ]
+        for item in before
+    }
+    listed = []
+    for condition in sorted(conditions, key=lambda item: item.type):
+        identity = (condition.type, condition.status, condition.reason, condition.message)
+        obj: Object = {"lastTransitionTime": times.get(identity, now)}
+        for key in ("message", "reason", "severity"):
+            if value := getattr(condition, key):
+                obj[key] = value
+        listed.append({**obj, "status": condition.status, "type": condition.type})
+    return listed
+
+
+def before(obj: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """The conditions that an object has now."""
+    found: Sequence[Mapping[str, Any]] = (obj.get("status") or {}).get("conditions") or ()
+    return found
+
+
+def named(obj: Mapping[str, Any] | None, kind: str = "Ready") -> Condition | None:
+    """A condition of an object that exists, as a value."""
+    if obj is None:
+        return None
+    for item in before(obj):
+        if item["type"] == kind:
+            return Condition(
+                kind,
+                item["status"],
+                item.get("reason", ""),
+                item.get("message", ""),
+                item.get("severity", ""),
+            )
+    return None
+
+
+def is_current(obj: Mapping[str, Any]) -> bool:
+    """Whether the object's status is about its latest generation."""
+    return bool((obj.get("status") or {}).get("observedGeneration") == obj["metadata"].get("generation"))

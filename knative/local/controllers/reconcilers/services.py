@@ -1,0 +1,129 @@
+"""A Service: its Configuration, its Route, and what they say about it (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from knative.client.cluster import CONFIGURATION, ROUTE, Object
+from knative.local import objects
+from knative.local.controllers.reconcilers import conditions, names
+from knative.local.controllers.reconcilers.conditions import Condition
+
+_DEFAULT_TRAFFIC = [{"latestRevision": True, "percent": 100}]
+
+
+def _child_meta(service: Mapping[str, Any]) -> Object:
+    meta = service["metadata"]
+    labels = {
+        **objects.labels_of(service),
+        names.SERVICE_LABEL: meta["name"],
+        names.SERVICE_UID: meta["uid"],
+    }
+    kept = {
+        key: value
+        for key, value in objects.annotations_of(service).items()
+        if key != "kubectl.kubernetes.io/last-applied-configuration"
+    }
+    return {
+        "name": meta["name"],
+        "namespace": meta["namespace"],
+        "labels": labels,
+        "annotations": kept,
+        "ownerReferences": [objects.owner_reference(service)],
+    }
+
+
+def configuration(service: Mapping[str, Any]) -> Object:
+    """The Configuration that a Service wants."""
+    meta = _child_meta(service)
+    meta["annotations"][names.ROUTES] = service["metadata"]["name"]
+    return objects.typed(
+        CONFIGURATION,
+        {"metadata": meta, "spec": {"template": objects.clone(service["spec"]["template"])}},
+    )
+
+
+def route(service: Mapping[str, Any]) -> Object:
+    """The Route that a Service wants."""
+    traffic = objects.clone(service["spec"].get("traffic") or _DEFAULT_TRAFFIC)
+    for entry in traffic:
+        if not entry.get("revisionName"):
+            entry["configurationName"] = service["metadata"]["name"]
+            entry["latestRevision"] = True
+    return objects.typed(ROUTE, {"metadata": _child_meta(service), "spec": {"traffic": traffic}})
+
+
+def status(
+    service: Mapping[str, Any],
+    config: Mapping[str, Any] | None,
+    route_obj: Mapping[str, Any] | None,
+    now: str,
+    *,
+    early: bool = False,
+) -> Object:
+    """The Service's status, drawn from its children's; while it is `early`, a failure isn't final yet."""
+    dependents = [
+        _not_owned(service, config, "ConfigurationsReady") or _configurations_ready(config),
+        _not_owned(service, route_obj, "RoutesReady") or _routes_ready(config, route_obj),
+    ]
+    if early:
+        dependents = [
+            replace(item, status="Unknown") if item.status == "False" else item for item in dependents
+        ]
+    result: Object = {}
+    if route_obj is not None and (answered := route_obj.get("status")):
+        for key in ("address", "traffic", "url"):
+            if answered.get(key):
+                result[key] = objects.clone(answered[key])
+    if config is not None and (made := config.get("status")):
+        for key in ("latestCreatedRevisionName", "latestReadyRevisionName"):
+            if made.get(key):
+                result[key] = made[key]
+    result["conditions"] = conditions.written(
+        conditions.with_ready(dependents), conditions.before(service), now
+    )
+    result["observedGeneration"] = service["metadata"]["generation"]
+    return result
+
+
+def failed(status: Mapping[str, Any]) -> bool:
+    """Whether this status of a Service says that it isn't ready and won't be."""
+    return objects.condition_status({"status": status}) == "False"
+
+
+def _not_owned(service: Mapping[str, Any], child: Mapping[str, Any] | None, kind: str) -> Condition | None:
+    """What to say of a child that somebody else made under the Service's name."""
+    if child is None or service["metadata"]["uid"] in objects.owner_uids(child):
+        return None
+    name = f'{child["kind"]} "{objects.name_of(child)}"'
+    return conditions.false(kind, "NotOwned", f"There is an existing {name} that we do not own.")
+
+
+def _configurations_ready(config: Mapping[str, Any] | None) -> Condition:
+    kind = "ConfigurationsReady"
+    ready = conditions.named(config)
+    if config is None or ready is None or not conditions.is_current(config):
+        return conditions.unknown(
+            kind,
+            "OutOfDate",
+            "The Configuration is still working to reflect the latest desired specification.",
+        )
+    return Condition(kind, ready.status, ready.reason, ready.message)
+
+
+def _routes_ready(config: Mapping[str, Any] | None, route_obj: Mapping[str, Any] | None) -> Condition:
+    kind = "RoutesReady"
+    ready = conditions.named(route_obj)
+    if route_obj is None or ready is None or not conditions.is_current(route_obj):
+        return conditions.unknown(
+            kind, "OutOfDate", "The Route is still working to reflect the latest desired specification."
+        )
+    latest = ((config or {}).get("status") or {}).get("latestReadyRevisionName")
+    for entry in (route_obj.get("status") or {}).get("traffic") or ():
+        if ready.status == "True" and entry.get("latestRevision") and entry["revisionName"] != latest:
+            return conditions.unknown(
+                kind, "TrafficNotMigrated", "Traffic is not yet migrated to the latest revision."
+            )
+    return Condition(kind, ready.status, ready.reason, ready.message)

@@ -1,0 +1,150 @@
+"""Probes: is a replica there, ready, alive?"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from knative.local.kubelet import environment
+
+_MOST_CONCURRENT = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One probe of one container, with Kubernetes' defaults filled in."""
+
+    kind: str
+    """`http`, `tcp`, `exec`."""
+    port: int = 0
+    path: str = "/"
+    headers: tuple[tuple[str, str], ...] = ()
+    command: tuple[str, ...] = ()
+    initial_delay_s: float = 0.0
+    period_s: float = 1.0
+    timeout_s: float = 1.0
+    success_threshold: int = 1
+    failure_threshold: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one attempt came to; `message` says why it failed."""
+
+    ok: bool
+    message: str = ""
+
+
+def parse(spec: Mapping[str, Any] | None, container: Mapping[str, Any], port: int) -> Probe | None:
+    """The probe that a container's spec describes; `port` is what the process really listens on."""
+    if not spec:
+        return None
+    common: dict[str, Any] = {
+        "initial_delay_s": float(spec.get("initialDelaySeconds") or 0),
+        "period_s": max(1.0, float(spec.get("periodSeconds") or 1)),
+        "timeout_s": float(spec.get("timeoutSeconds") or 1),
+        "success_threshold": int(spec.get("successThreshold") or 1),
+        "failure_threshold": int(spec.get("failureThreshold") or 3),
+    }
+    if (http := spec.get("httpGet")) is not None:
+        return Probe(
+            "http",
+            port=_port(http.get("port"), container, port),
+            path="/" + str(http.get("path") or "").lstrip("/"),
+            headers=tuple((item["name"], item["value"]) for item in http.get("httpHeaders") or ()),
+            **common,
+        )
+    if (command := spec.get("exec")) is not None:
+        return Probe("exec", command=tuple(command.get("command") or ()), **common)
+    target = spec.get("tcpSocket") or spec.get("grpc") or {}
+    return Probe("tcp", port=_port(target.get("port"), container, port), **common)
+
+
+def _port(wanted: Any, container: Mapping[str, Any], port: int) -> int:
+    """The declared port means the process's real one; another number means itself."""
+    declared, name = environment.named_port(container)
+    if not wanted or wanted in (declared, name, str(declared)):
+        return port
+    return int(wanted)
+
+
+class Prober:
+    """Carries probes out; one for all replicas, so that connections are bounded."""
+
+    def __init__(self, host: str) -> None:
+        self._host = host
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        """Close what is open."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def attempt(
+        self, probe: Probe, env: Mapping[str, str], folder: Path, before: Sequence[str] = ()
+    ) -> Outcome:
+        """One attempt; `before` stands before a command's own words."""
+        try:
+            async with asyncio.timeout(probe.timeout_s):
+                match probe.kind:
+                    case "http":
+                        return await self._http(probe)
+                    case "exec":
+                        return await _exec((*before, *probe.command), env, folder)
+                    case _:
+                        return await self._tcp(probe)
+        except TimeoutError:
+            return Outcome(False, f"no answer within {probe.timeout_s:g} s")
+
+    async def _http(self, probe: Probe) -> Outcome:
+        if self._session is None:
+            connector = aiohttp.TCPConnector(limit=_MOST_CONCURRENT, force_close=True)
+            self._session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
+        url = f"http://{self._host}:{probe.port}{probe.path}"
+        headers = {"User-Agent": "kube-probe/pilotlight", **dict(probe.headers)}
+        try:
+            async with self._session.get(url, headers=headers, allow_redirects=False) as answer:
+                if 200 <= answer.status < 400:
+                    return Outcome(True)
+                return Outcome(False, f"HTTP probe failed with statuscode: {answer.status}")
+        except (aiohttp.ClientError, OSError) as problem:
+            return Outcome(False, f"Get {url!r}: {problem}")
+
+    async def _tcp(self, probe: Probe) -> Outcome:
+        try:
+            _, writer = await asyncio.open_connection(self._host, probe.port)
+        except OSError as problem:
+            return Outcome(False, f"dial tcp {self._host}:{probe.port}: {problem.strerror}")
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+        return Outcome(True)
+
+
+async def _exec(command: Sequence[str], env: Mapping[str, str], folder: Path) -> Outcome:
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            env=dict(env),
+            cwd=folder,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except OSError as problem:
+        return Outcome(False, f"command cannot be run: {problem}")
+    try:
+        code = await process.wait()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return Outcome(code == 0, f"command terminated with exit code {code}")

@@ -1,0 +1,1 @@
+"""The platform as a whole: configuration, state folder, start and stop."""

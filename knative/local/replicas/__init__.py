@@ -1,7 +1,0 @@
-"""Replicas: one process for each pod, from its GPU slot to its last signal."""
-
-from __future__ import annotations
-
-from knative.local.replicas.manager import Replicas, ReplicaSettings
-
-__all__ = ["ReplicaSettings", "Replicas"]

@@ -1,0 +1,133 @@
+"""From a file to an agent, with errors that name file, line, field, value, and what would be right."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from functions.engines.vllm import options
+from functions.engines.vllm.option_schema import ValidationUnavailableError
+from knative.autoscaling import annotations as knative_annotations
+from knative.autoscaling.config import Config
+from pilotlight import yaml_locations
+from pilotlight.agent import Agent, AgentFileError
+from pilotlight.compile import autoscaling
+from weights.cache.location import default_cache_dir
+
+_LENIENT = Config(allow_zero_initial_scale=True)
+"""What a cluster may be set to; the cluster itself says so where it isn't."""
+
+
+def _on_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)  # noqa: T201 - a command line's own channel
+
+
+def load_agent(path: Path, *, tell: Callable[[str], None] = _on_stderr) -> Agent:
+    """Read and check an agent file.
+
+    Args:
+        path: of the file.
+        tell: takes a line about what takes long, or could not be checked here.
+
+    Raises:
+        AgentFileError: with one line for each problem.
+    """
+    try:
+        document = yaml_locations.load(path)
+    except yaml_locations.FileError as error:
+        raise AgentFileError(str(error)) from error
+    if not isinstance(document.value, dict):
+        raise AgentFileError(f"{path}:1: must be a mapping with apiVersion, kind, metadata and spec")
+    try:
+        agent = Agent.model_validate(document.value)
+    except ValidationError as error:
+        problems = [_problem(path, document, dict(detail)) for detail in error.errors(include_url=False)]
+        raise AgentFileError("\n".join(problems)) from error
+    problems = []
+    for index, stage in enumerate(agent.spec.stages):
+        # The webhook's own rules, in its own words: a cluster would say the same, only later.
+        found = knative_annotations.validate(autoscaling(stage).annotations(), _LENIENT)
+        line = document.line(("spec", "stages", index, "scaling"))
+        problems += [f"{path}:{line}: spec.stages.{index}.scaling: {problem}" for problem in found]
+    problems += _engine_problems(path, document, agent, tell)
+    if problems:
+        raise AgentFileError("\n".join(problems))
+    return agent
+
+
+def _engine_problems(
+    path: Path, document: yaml_locations.Located, agent: Agent, tell: Callable[[str], None]
+) -> list[str]:
+    """What vLLM would refuse of its options, found before anything is deployed."""
+    problems = []
+    for index, stage in enumerate(agent.spec.stages):
+        if stage.engine is None or stage.engine.type != "vllm" or not stage.engine.args:
+            continue
+        try:
+            found = options.validate(
+                stage.engine.args,
+                container_concurrency=stage.scaling.container_concurrency,
+                cache_dir=default_cache_dir(os.environ),
+                asking=lambda: tell("Reading vLLM's options (once for each release; takes some seconds) ..."),
+            )
+        except ValidationUnavailableError as error:
+            tell(f"{path}: spec.stages.{index}.engine.args is not checked: {error}")
+            continue
+        for problem in found:
+            location = ("spec", "stages", index, "engine", "args", problem.option)
+            dotted = ".".join(map(str, location[:-1]))
+            problems.append(f"{path}:{document.line(location)}: {dotted}.{problem}")
+    return problems
+
+
+def _problem(path: Path, document: yaml_locations.Located, detail: Mapping[str, Any]) -> str:
+    location = _without_union_tags(detail["loc"])
+    dotted = ".".join(str(part) for part in location) or "(whole file)"
+    message = detail["msg"].removeprefix("Value error, ")
+    match detail["type"]:
+        case "missing":
+            text = f"{dotted}: is missing"
+        case "extra_forbidden":
+            known = _known_fields(location[:-1])
+            text = f"{dotted}: no such field" + (f"; known here: {', '.join(known)}" if known else "")
+        case _:
+            value = detail.get("input")
+            shown = (
+                "" if isinstance(value, dict | list | BaseModel) else f" = {json.dumps(value, default=str)}"
+            )
+            text = f"{dotted}{shown}: {message}"
+    return f"{path}:{document.line(location)}: {text}"
+
+
+def _without_union_tags(location: yaml_locations.Location) -> yaml_locations.Location:
+    """Pydantic names the kind of a window (`weekly`, `cron`) in a location; the file has no such key."""
+    kept: list[str | int] = []
+    for part in location:
+        if not (kept and isinstance(kept[-1], int) and part in {"weekly", "cron"}):
+            kept.append(part)
+    return tuple(kept)
+
+
+def _known_fields(location: yaml_locations.Location) -> list[str]:
+    """The field names that the model at `location` has; empty where that is no model of this module."""
+    model: type[BaseModel] | None = Agent
+    for part in location:
+        if isinstance(part, int) or model is None:
+            continue
+        fields = {field.alias or name: field for name, field in model.model_fields.items()}
+        model = _model_in(fields[part].annotation) if part in fields else None
+    return [field.alias or name for name, field in model.model_fields.items()] if model else []
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model class inside an annotation such as `list[Stage]` or `Engine | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in getattr(annotation, "__args__", ()):
+        if (found := _model_in(inner)) is not None:
+            return found
+    return None

@@ -1,0 +1,253 @@
+"""A WarmPool's status, built from values; written only when it says something new."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from typing import Any, Final
+
+from warmpool.domain import durations
+from warmpool.domain.account import Account
+from warmpool.domain.coldstart import ColdStartStats, LeadSource
+from warmpool.domain.cost import GpuPrice
+from warmpool.domain.decision import Decision
+from warmpool.domain.floor import Floor
+from warmpool.reconcile import ownership
+from warmpool.reconcile.views import PoolView
+
+COST_EVERY: Final = timedelta(minutes=15)
+"""How often money alone is reason enough to write a status."""
+MOVING_EVERY: Final = timedelta(minutes=1)
+"""How often what moves with every request (the end of a keep-alive) is reason enough."""
+
+
+_MONEY: Final = ("toDate", "projected", "byReason", "busyGpuSeconds", "idleGpuSeconds", "countedAt")
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One condition; `status` None is Unknown."""
+
+    type: str
+    status: bool | None
+    reason: str
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NextChange:
+    """What the floor will be when it changes next, if nothing else happens."""
+
+    at: datetime
+    floor: Floor
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionStatus:
+    """The floor on one Revision."""
+
+    name: str
+    percent: int
+    floor: int
+    min_scale: int | None
+    ready: int
+    via: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything a status is made from."""
+
+    decision: Decision
+    next_change: NextChange | None
+    ready: int
+    lead: timedelta
+    lead_source: LeadSource
+    cold_start: ColdStartStats | None
+    revisions: Sequence[RevisionStatus]
+    conditions: Sequence[Condition]
+    account: Account | None = None
+    projected: Decimal | None = None
+    gpu: str | None = None
+    price: GpuPrice | None = None
+    currency: str = "USD"
+
+
+def build(pool: PoolView, report: Report, now: datetime) -> dict[str, Any]:
+    """The status as JSON values, without what is unknown."""
+    decision = report.decision
+    status: dict[str, Any] = {
+        "observedGeneration": pool.generation,
+        "floor": decision.floor.replicas,
+        "held": str(decision.floor),
+        "ready": report.ready,
+        "reason": decision.reason,
+        "until": ownership.timestamp(decision.until) if decision.until else None,
+        "nextChange": _next(report.next_change),
+        "rules": [
+            {"rule": ask.policy, "held": str(ask.floor), "reason": ask.reason, "detail": ask.detail}
+            for ask in decision.asks
+        ]
+        + [
+            {"rule": cut.rule.split("/")[0], "held": str(cut.after), "reason": cut.rule, "detail": cut.detail}
+            for cut in decision.cuts
+        ],
+        "coldStart": _cold_start(report.cold_start),
+        "leadTime": durations.show(report.lead),
+        "leadTimeSource": report.lead_source,
+        "cost": _cost(pool, report),
+        "revisions": [
+            _without_unknown(
+                {
+                    "name": revision.name,
+                    "percent": revision.percent,
+                    "floor": revision.floor,
+                    "minScale": revision.min_scale,
+                    "ready": revision.ready,
+                    "via": revision.via,
+                }
+            )
+            for revision in report.revisions
+        ],
+        "conditions": conditions(pool, report.conditions, now),
+    }
+    return _without_unknown(status)
+
+
+def patch(
+    before: Mapping[str, Any], after: Mapping[str, Any], now: datetime, written_at: datetime | None
+) -> dict[str, Any] | None:
+    """The merge patch that leads from one status to the other; None when it is not worth a write.
+
+    `written_at` is when this controller last wrote the status, if it has.
+    """
+    steady = _steady(before) == _steady(after)
+    recent = written_at is not None and written_at <= now < written_at + MOVING_EVERY
+    moved = _texts(before) != _texts(after) and not recent
+    if steady and not moved and not _cost_is_news(before, after, now):
+        return None
+    gone = {key: None for key in before if key not in after}
+    changed = {key: value for key, value in after.items() if before.get(key) != value}
+    return {**gone, **{key: _whole(before.get(key), value) for key, value in changed.items()}} or None
+
+
+def account(status: Mapping[str, Any], since: datetime) -> Account | None:
+    """The account that a status tells of, if it is of the period that began at `since`."""
+    told = status.get("cost") or {}
+    if ownership.parse_instant(told.get("periodStart")) != since:
+        return None
+    try:
+        spent = Decimal(told["toDate"])
+        reasons = {reason: Decimal(amount) for reason, amount in (told.get("byReason") or {}).items()}
+    except (KeyError, InvalidOperation):
+        return None
+    idle, busy = float(told.get("idleGpuSeconds") or 0), float(told.get("busyGpuSeconds") or 0)
+    return Account(since, spent, reasons, idle_gpu_s=idle, busy_gpu_s=busy)
+
+
+def _whole(before: object, after: object) -> object:
+    """A merge patch keeps what it does not name, so keys that went away are named as null."""
+    if not isinstance(before, Mapping) or not isinstance(after, Mapping):
+        return after
+    gone = {key: None for key in before if key not in after}
+    return {**gone, **{key: _whole(before.get(key), value) for key, value in after.items()}}
+
+
+def _steady(status: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a status of which every change is news."""
+    kept = {
+        key: value for key, value in status.items() if key not in {"cost", "until", "nextChange", "rules"}
+    }
+    rules = [(rule.get("rule"), rule.get("held"), rule.get("reason")) for rule in status.get("rules") or ()]
+    cost = {key: value for key, value in (status.get("cost") or {}).items() if key not in _MONEY}
+    return {**kept, "rules": rules, "cost": cost}
+
+
+def _texts(status: Mapping[str, Any]) -> tuple[Any, ...]:
+    return status.get("until"), status.get("nextChange"), status.get("rules")
+
+
+def _cost_is_news(before: Mapping[str, Any], after: Mapping[str, Any], now: datetime) -> bool:
+    old, new = before.get("cost") or {}, after.get("cost") or {}
+    changed = any(old.get(key) != new.get(key) for key in _MONEY if key != "countedAt")
+    counted = ownership.parse_instant(old.get("countedAt"))
+    return changed and (counted is None or not counted <= now < counted + COST_EVERY)
+
+
+def _next(change: NextChange | None) -> dict[str, Any] | None:
+    if change is None:
+        return None
+    return {
+        "at": ownership.timestamp(change.at),
+        "floor": change.floor.replicas,
+        "held": str(change.floor),
+        "reason": change.reason,
+    }
+
+
+def _cold_start(measured: ColdStartStats | None) -> dict[str, Any] | None:
+    if measured is None:
+        return None
+    told = {phase: f"{median.total_seconds():.1f}s" for phase, median in measured.phases.items()}
+    phases = {phase: text for phase, text in told.items() if text != "0.0s"}
+    return _without_unknown(
+        {
+            "p50": f"{measured.p50.total_seconds():.1f}s",
+            "p95": f"{measured.p95.total_seconds():.1f}s",
+            "samples": measured.samples,
+            "phases": phases or None,
+        }
+    )
+
+
+def _cost(pool: PoolView, report: Report) -> dict[str, Any] | None:
+    account = report.account
+    if account is None:
+        return None
+    budget = pool.spec.limits.budget if pool.spec else None
+    return _without_unknown(
+        {
+            "currency": report.currency,
+            "period": budget.period if budget else "month",
+            "periodStart": ownership.timestamp(account.since),
+            "toDate": f"{account.spent:.2f}",
+            "projected": f"{report.projected:.2f}" if report.projected is not None else None,
+            "budget": f"{budget.amount:.2f}" if budget else None,
+            "gpu": report.gpu,
+            "hourly": f"{report.price.hourly}" if report.price else None,
+            "byReason": {reason: f"{amount:.2f}" for reason, amount in sorted(account.by_reason.items())},
+            "busyGpuSeconds": round(account.busy_gpu_s),
+            "idleGpuSeconds": round(account.idle_gpu_s),
+            "countedAt": ownership.timestamp(account.last.at) if account.last else None,
+        }
+    )
+
+
+def conditions(pool: PoolView, current: Sequence[Condition], now: datetime) -> list[dict[str, Any]]:
+    """Conditions as JSON values; the time of the last transition stays while the status is the same."""
+    before = {entry.get("type"): entry for entry in pool.status.get("conditions") or ()}
+    entries = []
+    for condition in current:
+        text = {True: "True", False: "False", None: "Unknown"}[condition.status]
+        known = before.get(condition.type)
+        since = (
+            known["lastTransitionTime"] if known and known.get("status") == text else ownership.timestamp(now)
+        )
+        entries.append(
+            {
+                "type": condition.type,
+                "status": text,
+                "observedGeneration": pool.generation,
+                "lastTransitionTime": since,
+                "reason": condition.reason,
+                "message": condition.message,
+            }
+        )
+    return entries
+
+
+def _without_unknown(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}

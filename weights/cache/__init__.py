@@ -1,0 +1,1 @@
+"""The weights cache: files that arrive, are leased, verified and pruned."""

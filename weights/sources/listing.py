@@ -1,0 +1,104 @@
+"""A source looked at: which files make the model, and whether they may be loaded. Reads headers only."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from weights import manifest as manifests
+from weights.manifest import FileEntry, Manifest, SafetensorsHeader
+from weights.sources.source import LocalSource, Source
+
+_HEADER_GUESS = 256 << 10
+"""First read of a weights file, in bytes: most headers fit."""
+_AT_ONCE = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """The selected files of a model and, where it has one, the index of its weights."""
+
+    files: tuple[FileEntry, ...]
+    skipped: tuple[str, ...]
+    index: dict[str, str] | None
+
+    @property
+    def weights(self) -> tuple[FileEntry, ...]:
+        """The files with tensors."""
+        return tuple(entry for entry in self.files if entry.is_weights)
+
+
+def list_model(source: Source, patterns: Sequence[str] | None = None) -> Listing:
+    """List a source and select its model's files.
+
+    Raises:
+        SourceError: it cannot be listed or read.
+        RefusedError: a file must not be loaded, or the index is wrong.
+    """
+    listed = source.list()
+    index = None
+    for entry in listed:
+        if entry.path == manifests.INDEX:
+            index = manifests.parse_index(read(source, entry))
+    selection = manifests.select(listed, patterns, uri=source.uri, index=index)
+    return Listing(selection.files, selection.skipped, index)
+
+
+def read_headers(
+    source: Source, listing: Listing, *, instead: Callable[[FileEntry], Source | None] = lambda _: None
+) -> tuple[SafetensorsHeader, ...]:
+    """The headers of all weights files, checked one by one and against each other.
+
+    Args:
+        source: of the files.
+        listing: which files.
+        instead: another source of a file, if it is at hand.
+
+    Raises:
+        SourceError: a header cannot be read.
+        RefusedError: a file must not be loaded.
+    """
+
+    def header(entry: FileEntry, other: Source | None) -> SafetensorsHeader:
+        place = source if other is None else other
+        found = entry if other is None else other.head(entry)
+        # A second request costs a round trip to a store, and next to nothing on a disk.
+        head = read(place, found, _HEADER_GUESS if place is source and not local else 8)
+        length = manifests.header_length(entry.path, head, found.size)
+        if 8 + length > len(head):
+            head = read(place, found, 8 + length)
+        return manifests.parse_header(entry.path, head, found.size)
+
+    if not listing.weights:
+        return ()
+    local = isinstance(source, LocalSource)
+    others = [instead(entry) for entry in listing.weights]
+    if local or None not in others:
+        headers = tuple(map(header, listing.weights, others))  # threads would take longer than the reading
+    else:
+        with concurrent.futures.ThreadPoolExecutor(min(_AT_ONCE, len(listing.weights))) as pool:
+            headers = tuple(pool.map(header, listing.weights, others))
+    manifests.check_duplicates(headers)
+    if listing.index is not None:
+        manifests.check_index(listing.index, headers)
+    return headers
+
+
+def inspect(source: Source, patterns: Sequence[str] | None = None) -> Manifest:
+    """The manifest of a model, with everything checked that can be without reading its tensors.
+
+    Raises:
+        SourceError: it cannot be listed or read.
+        RefusedError: a file must not be loaded.
+    """
+    listing = list_model(source, patterns)
+    return Manifest(source.uri, listing.files, read_headers(source, listing), listing.skipped)
+
+
+def read(source: Source, entry: FileEntry, length: int | None = None) -> bytes:
+    """The first `length` bytes of a file, or all of it."""
+    buffer = bytearray(entry.size if length is None else min(length, entry.size))
+    if buffer:
+        source.read_into(entry, 0, memoryview(buffer))
+    return bytes(buffer)

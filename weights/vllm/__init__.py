@@ -1,0 +1,1 @@
+"""The vLLM loader `--load-format pilotlight`."""
