@@ -20,10 +20,10 @@ demo: $(READY)  ## the main job, end to end (ARGS="--keep --model DIR|s3://bucke
 	@$(BIN)/pilotlight demo $(ARGS)
 
 test: $(READY)  ## every test, real vLLM included (ARGS="-k name")
-	@$(BIN)/python -m pytest $(ARGS)
+	@sh scripts/test.sh $(BIN)/python $(ARGS)
 
 test-fast: $(READY)  ## the tests that start no vLLM
-	@$(BIN)/python -m pytest -m "not vllm" $(ARGS)
+	@sh scripts/test.sh $(BIN)/python --without-vllm $(ARGS)
 
 check: $(READY)  ## format, lint, types, import contract
 	@$(BIN)/ruff format --check .

@@ -1,0 +1,20 @@
+#!/bin/sh
+# Runs the tests: sh scripts/test.sh PYTHON [--without-vllm] [PYTEST ARGUMENTS]
+# Most run on every processor at once. Those marked `clock` measure time or load: they run afterwards, alone.
+set -u
+python=$1
+shift
+without=""
+if [ "${1:-}" = --without-vllm ]; then
+  without=" and not vllm"
+  shift
+fi
+nothing=5 # pytest's exit code when no test was selected: one half of a selection may well be empty
+
+"$python" -m pytest -n auto --dist loadfile -m "not clock$without" "$@"
+parallel=$?
+if [ $parallel -ne 0 ] && [ $parallel -ne $nothing ]; then exit $parallel; fi
+"$python" -m pytest -m "clock$without" "$@"
+alone=$?
+if [ $alone -eq $nothing ] && [ $parallel -eq 0 ]; then exit 0; fi
+exit $alone
