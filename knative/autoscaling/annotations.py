@@ -60,9 +60,6 @@ KEYS = frozenset(
 MAX_INT32 = 2**31 - 1
 KPA, HPA = config.KPA, config.HPA
 
-DEFAULT_METRICS: Mapping[str, str] = {KPA: "concurrency", HPA: "cpu"}
-"""What a class averages unless told otherwise; no other class has a default."""
-
 
 class Metric(StrEnum):
     """What the autoscaler of class `KPA` averages."""
@@ -86,7 +83,7 @@ class AutoscalingSpec:
     """
 
     autoscaler_class: str = KPA
-    """Who scales it: `KPA`, `HPA`, or an autoscaler of somebody else's."""
+    """Which autoscaler scales it; `HPA` is Kubernetes', every unknown name a third party's."""
     metric: Metric = Metric.CONCURRENCY
     """Of class `KPA`; what another class averages is not in here."""
     target: float | None = None
@@ -322,7 +319,15 @@ def warnings(
                 (algorithm[0],),
             )
         )
-    if spec.autoscaler_class not in (KPA, HPA):
+    if spec.autoscaler_class == HPA:
+        found.append(
+            FieldError(
+                f"class {HPA} is not supported here: {KPA} scales this Revision on its requests in flight, "
+                "to zero too; metric and target, which count CPU or memory, are not used",
+                (CLASS,),
+            )
+        )
+    elif spec.autoscaler_class != KPA:
         found.append(
             FieldError(
                 f"no autoscaler of class {spec.autoscaler_class} runs here: replicas stay as many as "
@@ -355,14 +360,13 @@ def parse(
 
     name = annotations.get(CLASS, config.pod_autoscaler_class)
     algorithm = read(METRIC_AGGREGATION_ALGORITHM, str, "")
-    least = read(MIN_SCALE, int, config.min_scale)
     return AutoscalingSpec(
         autoscaler_class=name,
         metric=Metric.RPS if name == KPA and annotations.get(METRIC) == Metric.RPS else Metric.CONCURRENCY,
         target=read(TARGET, float, None),
         target_utilization_percentage=read(TARGET_UTILIZATION_PERCENTAGE, float, None),
         target_burst_capacity=read(TARGET_BURST_CAPACITY, float, config.target_burst_capacity),
-        min_scale=max(1, least) if name == HPA else least,
+        min_scale=read(MIN_SCALE, int, config.min_scale),
         max_scale=read(MAX_SCALE, int, config.max_scale or 0) or None,
         initial_scale=initial_scale(annotations, config),
         activation_scale=read(ACTIVATION_SCALE, int, 1),
@@ -377,6 +381,18 @@ def parse(
             else Algorithm.LINEAR
         ),
     )
+
+
+def by_kpa(annotations: Mapping[str, str]) -> dict[str, str]:
+    """These annotations with class `HPA` replaced by `KPA`.
+
+    Metric and target are dropped with it, as a percentage of CPU means nothing to `KPA`. Annotations of any
+    other class are returned as they are.
+    """
+    if annotations.get(CLASS) != HPA:
+        return dict(annotations)
+    kept = {key: value for key, value in annotations.items() if key not in (METRIC, TARGET)}
+    return {**kept, CLASS: KPA}
 
 
 def initial_scale(annotations: Mapping[str, str], config: Config = DEFAULT_CONFIG) -> int:

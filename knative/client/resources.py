@@ -42,9 +42,6 @@ CONFIGURATION = Resource("serving.knative.dev", "v1", "configurations", "Configu
 REVISION = Resource("serving.knative.dev", "v1", "revisions", "Revision")
 ROUTE = Resource("serving.knative.dev", "v1", "routes", "Route")
 POD_AUTOSCALER = Resource("autoscaling.internal.knative.dev", "v1alpha1", "podautoscalers", "PodAutoscaler")
-HORIZONTAL_POD_AUTOSCALER = Resource(
-    "autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler"
-)
 WARM_POOL = Resource("pilotlight.dev", "v1alpha1", "warmpools", "WarmPool")
 POD = Resource("", "v1", "pods", "Pod")
 EVENT = Resource("", "v1", "events", "Event")

@@ -1,13 +1,10 @@
-"""What replicas use in a window, from two readings of what they have used: `kubectl top` and class hpa."""
+"""What replicas use in a window, from two readings of what they have used, for `kubectl top`."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
-
-from knative.utilization import MEMORY, Sample
 
 K = TypeVar("K", bound=Hashable)
 
@@ -34,12 +31,6 @@ class Measured:
     """On average over the window."""
     memory_bytes: int
     """At its end."""
-
-    def sample(self, resource: str) -> Sample:
-        """In thousandths of the resource's unit."""
-        if resource == MEMORY:
-            return Sample(self.memory_bytes * 1000, self.at, self.window_s)
-        return Sample(math.ceil(self.cpu_cores * 1000), self.at, self.window_s)
 
 
 class Meter(Generic[K]):

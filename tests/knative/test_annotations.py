@@ -150,8 +150,28 @@ def test_the_newer_spelling_wins():
     assert annotations.parse({A + "minScale": "2", A + "min-scale": "3"}).min_scale == 3
 
 
-def test_with_class_hpa_there_is_no_zero():
-    assert annotations.parse({A + "class": annotations.HPA, A + "metric": "cpu"}).min_scale == 1
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({"class": annotations.HPA}, {"class": annotations.KPA}),
+        (
+            {"class": annotations.HPA, "metric": "cpu", "target": "80", "min-scale": "1"},
+            {"class": annotations.KPA, "min-scale": "1"},
+        ),
+        ({"class": annotations.KPA, "metric": "rps"}, {"class": annotations.KPA, "metric": "rps"}),
+        ({"class": "other.example.com", "target": "5"}, {"class": "other.example.com", "target": "5"}),
+        ({"target": "5"}, {"target": "5"}),
+    ],
+)
+def test_class_hpa_becomes_kpa_without_metric_and_target(given, kept):
+    replaced = annotations.by_kpa({A + key: value for key, value in given.items()})
+    assert replaced == {A + key: value for key, value in kept.items()}
+
+
+def test_class_hpa_is_warned_of():
+    (warning,) = annotations.warnings({A + "class": annotations.HPA, A + "metric": "cpu"})
+    assert "class hpa.autoscaling.knative.dev is not supported here" in warning.message
+    assert warning.paths == (A + "class",)
 
 
 @pytest.mark.parametrize(

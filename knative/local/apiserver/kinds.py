@@ -18,7 +18,6 @@ from knative.client import cluster
 from knative.client.cluster import Resource
 from knative.local import objects
 from knative.local.apiserver.schemas import core, rules, serving
-from knative.local.apiserver.schemas.autoscaling import HORIZONTAL_POD_AUTOSCALER_SCHEMA
 from knative.local.apiserver.schemas.meta import OBJECT_META
 from knative.local.apiserver.schemas.structural import FREE, STRING, Schema, struct
 
@@ -138,27 +137,6 @@ def _data_count(obj: Mapping[str, Any], _: datetime) -> int:
     return len(obj.get("data") or ()) + len(obj.get("binaryData") or ())
 
 
-def _horizontal_reference(scaler: Mapping[str, Any], *_: Any) -> str:
-    target = scaler["spec"]["scaleTargetRef"]
-    return f"{target['kind']}/{target['name']}"
-
-
-def _horizontal_targets(scaler: Mapping[str, Any], *_: Any) -> str:
-    """What is used and what should be, as kubectl shows it: `cpu: 12%/80%`."""
-    current = (scaler.get("status") or {}).get("currentMetrics") or ()
-    shown = []
-    for at, metric in enumerate(scaler["spec"].get("metrics") or ()):
-        source = metric["resource"] if metric["type"] == "Resource" else metric["pods"]
-        now = current[at]["resource"]["current"] if at < len(current) else {}
-        if "averageUtilization" in source["target"]:
-            seen = f"{now['averageUtilization']}%" if now else "<unknown>"
-            shown.append(f"{source['name']}: {seen}/{source['target']['averageUtilization']}%")
-        else:
-            label = f"{source['name']}: " if metric["type"] == "Resource" else ""
-            shown.append(f"{label}{now.get('averageValue', '<unknown>')}/{source['target']['averageValue']}")
-    return ", ".join(shown)
-
-
 BUILT_IN = (
     KindInfo(
         cluster.SERVICE,
@@ -211,22 +189,6 @@ BUILT_IN = (
             Column("ActualScale", "integer", ".status.actualScale"),
             *_ready_columns(),
         ),
-    ),
-    KindInfo(
-        cluster.HORIZONTAL_POD_AUTOSCALER,
-        "horizontalpodautoscaler",
-        HORIZONTAL_POD_AUTOSCALER_SCHEMA,
-        ("hpa",),
-        ("all",),
-        (
-            Column("Reference", "string", "", compute=_horizontal_reference),
-            Column("Targets", "string", "", compute=_horizontal_targets),
-            Column("MinPods", "string", ".spec.minReplicas"),
-            Column("MaxPods", "integer", ".spec.maxReplicas"),
-            Column("Replicas", "integer", ".status.currentReplicas"),
-            Column("Age", "date", ".metadata.creationTimestamp"),
-        ),
-        custom=False,
     ),
     KindInfo(
         cluster.POD,

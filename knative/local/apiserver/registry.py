@@ -38,7 +38,6 @@ _MAKERS = {cluster.POD: "kube-controller-manager"}
 _REPORTERS = {
     cluster.POD: "kubelet",
     cluster.POD_AUTOSCALER: "autoscaler",
-    cluster.HORIZONTAL_POD_AUTOSCALER: "kube-controller-manager",
 }
 """Who writes the status of these kinds; of all others the controller does."""
 

@@ -16,7 +16,6 @@ from typing import Any
 
 from knative.client import cluster
 from knative.client.cluster import Object, Resource
-from knative.hpa import Outcome
 from knative.local import objects
 from knative.local.activator import Activator
 from knative.local.apiserver.registry import Registry
@@ -149,11 +148,6 @@ class ControlPlane:
         """An autoscaler's word, read when its turn comes so that the newest counts."""
         self._enqueue(Key(cluster.POD_AUTOSCALER, key.namespace, key.name))
 
-    def on_horizontal(self, key: RevisionKey, outcome: Outcome) -> None:
-        """A HorizontalPodAutoscaler's word, and what is to be told of it."""
-        self._scaling.tell(key, outcome)
-        self.on_scale(key)
-
     def _enqueue(self, key: Key) -> None:
         self._queue[key] = None
         self._wake.set()
@@ -176,13 +170,7 @@ class ControlPlane:
         if key.resource in self._reconcilers and not gone:
             self._enqueue(key)
         match key.resource:
-            case (
-                cluster.CONFIGURATION
-                | cluster.REVISION
-                | cluster.ROUTE
-                | cluster.POD_AUTOSCALER
-                | cluster.HORIZONTAL_POD_AUTOSCALER
-            ):
+            case cluster.CONFIGURATION | cluster.REVISION | cluster.ROUTE | cluster.POD_AUTOSCALER:
                 self._enqueue_owners(key, obj)
             case cluster.CONFIG_MAP:
                 self._settings_changed(key)

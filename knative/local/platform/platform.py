@@ -27,7 +27,6 @@ import yaml
 
 from knative.client import cluster
 from knative.client.cluster import Object
-from knative.hpa import SYNC_S
 from knative.local import activator as gateway
 from knative.local import objects
 from knative.local.activator import Activator
@@ -44,12 +43,10 @@ from knative.local.controllers.control_plane import ControlPlane
 from knative.local.controllers.event_recorder import Narrator
 from knative.local.controllers.events import Recorder
 from knative.local.controllers.reconcilers.runnable import unrunnable
-from knative.local.controllers.reconcilers.scaling import Autoscalers, Scaling
+from knative.local.controllers.reconcilers.scaling import Scaling
 from knative.local.controllers.settings import Settings
-from knative.local.horizontal import HorizontalAutoscaler
 from knative.local.kubelet import Replicas, ReplicaSettings
 from knative.local.kubelet.gpus import GpuMeter, Slots
-from knative.local.kubelet.usage import Usage
 from knative.local.platform.metrics import PlatformMetrics
 
 log = logging.getLogger(__name__)
@@ -84,8 +81,6 @@ class PlatformConfig:
     """Given to every replica, under its container's own variables."""
     workdir: Path = field(default_factory=Path.cwd)
     """Where replicas run whose container names no workingDir."""
-    metrics_interval_s: float = SYNC_S
-    """How often the use of replicas of class hpa is measured and decided on."""
     crash_backoff_s: float = 10.0
     """Wait before a crashing replica's second restart; doubles each time, up to five minutes."""
     stop_grace_s: float = 10.0
@@ -205,13 +200,6 @@ class Platform:
         # The three know each other; what is bound below is called only after it is there.
         activator = Activator(lambda stats: autoscaler.record(stats), time.monotonic)  # noqa: PLW0108
         autoscaler = Autoscaler(time.monotonic, lambda key, _: control.on_scale(key))
-        horizontal = HorizontalAutoscaler(
-            time.time,
-            usages=lambda: _usages(replicas),
-            pods=lambda key, resource: scaling.pods(key, resource),  # noqa: PLW0108
-            on_change=lambda key, outcome: control.on_horizontal(key, outcome),  # noqa: PLW0108
-            interval_s=config.metrics_interval_s,
-        )
         slots = Slots(config.gpus)
         meter = GpuMeter(time.monotonic, activator.busy_seconds)
         replicas = Replicas(
@@ -240,10 +228,9 @@ class Platform:
         scaling = Scaling(
             registry,
             activator,
-            Autoscalers(autoscaler, horizontal),
+            autoscaler,
             settings=settings,
             now=_utc_now,
-            recorder=Recorder(registry, _utc_now, "horizontal-pod-autoscaler"),
         )
         control = ControlPlane(
             registry,
@@ -276,7 +263,6 @@ class Platform:
         await self._serve(gateway.server(activator, host=config.host), gateway_socket)
         self._background(control.run(), "control plane")
         self._background(autoscaler.run(), "autoscaler")
-        self._background(horizontal.run(), "horizontal autoscaler")
         self._background(_housekeeping(events, replicas, control), "housekeeping")
         self._background(api.run(), "API")
         await self._serve(_api_server(api, certificate), api_socket)
@@ -431,10 +417,6 @@ def _make_settings(registry: Registry) -> None:
             registry.create(
                 cluster.CONFIG_MAP, settings_of_knative.NAMESPACE, settings_of_knative.initial(name)
             )
-
-
-async def _usages(replicas: Replicas) -> Mapping[tuple[str, str], Usage]:
-    return {(key.namespace, key.name): used for key, used in (await replicas.usages()).items()}
 
 
 def _complain(task: asyncio.Task[None]) -> None:

@@ -6,11 +6,7 @@ from collections.abc import Callable, Mapping
 
 from knative.client import cluster
 from knative.client.cluster import Resource
-from knative.local.apiserver.admission.core import (
-    HorizontalPodAutoscalerAdmission,
-    NamespaceAdmission,
-    SecretAdmission,
-)
+from knative.local.apiserver.admission.core import NamespaceAdmission, SecretAdmission
 from knative.local.apiserver.admission.features import Features
 from knative.local.apiserver.admission.serving import (
     ConfigurationAdmission,
@@ -38,5 +34,4 @@ def admissions(features: Callable[[], Features], lacking: Lacking) -> Mapping[Re
         cluster.NAMESPACE: NamespaceAdmission(),
         cluster.SECRET: SecretAdmission(),
         cluster.POD_AUTOSCALER: PodAutoscalerAdmission(features),
-        cluster.HORIZONTAL_POD_AUTOSCALER: HorizontalPodAutoscalerAdmission(),
     }

@@ -1,10 +1,10 @@
-"""Namespace, Secret and HorizontalPodAutoscaler: what the API server itself fills in and refuses."""
+"""Namespace and Secret: what the API server itself fills in and refuses."""
 
 from __future__ import annotations
 
 import base64
 
-from knative.client.cluster import HORIZONTAL_POD_AUTOSCALER, SECRET, Cause, Object
+from knative.client.cluster import SECRET, Cause, Object
 from knative.local.apiserver import errors
 
 
@@ -53,24 +53,4 @@ class SecretAdmission:
                 SECRET.group, SECRET.plural, obj["metadata"].get("name", ""), SECRET.kind
             )
             raise errors.invalid(subject, causes)
-        return []
-
-
-class HorizontalPodAutoscalerAdmission:
-    """Only the platform makes one; what is changed by hand is put back."""
-
-    def default(self, obj: Object, old: Object | None) -> None:
-        """Nothing is filled in."""
-
-    def check(self, obj: Object, old: Object | None) -> list[str]:
-        """Refuse to make one, for there is no workload of somebody else's that it could scale."""
-        if old is None:
-            kind = HORIZONTAL_POD_AUTOSCALER
-            raise errors.ApiError(
-                403,
-                "Forbidden",
-                "horizontal pod autoscalers are made by Revisions on this platform: "
-                "annotate a Service's template with autoscaling.knative.dev/class",
-                errors.Subject(kind.group, kind.plural, str(obj["metadata"].get("name", "")), kind.kind),
-            )
         return []

@@ -11,13 +11,12 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from knative import hpa_spec
 from knative.autoscaling import annotations as vocabulary
 from knative.autoscaling.annotations import FieldError
 from knative.autoscaling.config import Config
 from knative.client.cluster import CONFIGURATION, POD_AUTOSCALER, REVISION, ROUTE, SERVICE, Object, Resource
 from knative.literals import parse_duration
-from knative.local import containers, objects
+from knative.local import objects
 from knative.local.apiserver import errors
 from knative.local.apiserver.admission import fields, pod_spec
 from knative.local.apiserver.admission.features import Defaults, Features
@@ -248,22 +247,13 @@ class PodAutoscalerAdmission:
 def _scaling_warnings(
     marks: Mapping[str, str], spec: Mapping[str, Any], config: Config, where: str
 ) -> list[str]:
-    """What a Revision's annotations and containers say that nobody means; `where` is the path to both."""
-    found = [
+    """What a Revision's annotations say that nobody means; `where` is the path to its metadata."""
+    return [
         f"{error.message}: {', '.join(f'{where}metadata.annotations.{path}' for path in error.paths)}"
-        for error in (
-            *vocabulary.warnings(marks, config, container_concurrency=spec.get("containerConcurrency") or 0),
-            *hpa_spec.warnings(marks, config),
+        for error in vocabulary.warnings(
+            marks, config, container_concurrency=spec.get("containerConcurrency") or 0
         )
     ]
-    if hpa_spec.needs_cpu_request(marks, config):
-        found += [
-            f"class {vocabulary.HPA} compares with the CPU request, and there is none: nothing will be "
-            f"scaled: {where}spec.containers[{index}].resources.requests.cpu"
-            for index, container in enumerate(spec.get("containers") or ())
-            if containers.amount(container, "requests", "cpu") is None
-        ]
-    return found
 
 
 def _named(obj: Mapping[str, Any]) -> Errors:

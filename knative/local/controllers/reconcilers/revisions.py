@@ -106,11 +106,13 @@ def pod_autoscaler(
 
     Class and metric are filled in when it is made (`before` is the one that is there) and then stay,
     whatever becomes of the default class: after PodAutoscaler.SetDefaults and syncAnnotationsForKPA.
+    Class hpa becomes kpa, the one autoscaler of this platform.
     """
     marks = names.for_autoscaler(objects.annotations_of(revision))
     kept = objects.annotations_of(before) if before is not None else {}
     marks.setdefault(vocabulary.CLASS, kept.get(vocabulary.CLASS, config.pod_autoscaler_class))
-    metric = vocabulary.DEFAULT_METRICS.get(marks[vocabulary.CLASS], "")
+    marks = vocabulary.by_kpa(marks)
+    metric = "concurrency" if marks[vocabulary.CLASS] == vocabulary.KPA else ""
     marks.setdefault(vocabulary.METRIC, kept.get(vocabulary.METRIC, metric))
     meta, labels = revision["metadata"], objects.labels_of(revision)
     state = labels.get(names.ROUTING_STATE)
