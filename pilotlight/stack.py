@@ -18,7 +18,7 @@ from knative.local.platform.platform import Platform, PlatformConfig, PlatformEr
 from warmpool.adapters.exposition import MetricsPage
 from warmpool.adapters.history import SqliteHistory
 from warmpool.adapters.phases import HttpPhases
-from warmpool.adapters.replicas import HttpReplicas
+from warmpool.adapters.replicas import HttpWarmthActuator
 from warmpool.adapters.waker import HttpWaker
 from warmpool.controller import Controller
 
@@ -122,7 +122,7 @@ async def _controlling(
             demand=MetricsPage(f"{platform.api_url}/metrics"),
             history=history,
             waker=HttpWaker(platform.gateway_url),
-            warmer=HttpReplicas(cluster, token),
+            warmth_actuator=HttpWarmthActuator(cluster, token),
             phases=HttpPhases(cluster),
         )
         task = asyncio.create_task(controller.run(stop), name="warm-pool controller")

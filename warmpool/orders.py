@@ -53,7 +53,7 @@ async def release_abandoned(cluster: Cluster, namespace: str | None, now: dateti
     released = []
     for obj in await cluster.list(REVISION, namespace):
         revision = views.revision(obj)
-        found = revision.marks
+        found = revision.ownership
         if found is None:
             continue
         orphaned = (revision.key[0], found.pool) not in pools

@@ -29,7 +29,7 @@ class DemandSource(Protocol):
         ...
 
 
-class Warmer(Protocol):
+class WarmthActuator(Protocol):
     """Orders replicas to be as warm as a floor wants them."""
 
     async def arrange(self, service: Key, floor: Floor) -> str | None:
@@ -81,7 +81,7 @@ class History(Protocol):
         ...
 
 
-class ForgetfulHistory:
+class InMemoryHistory:
     """A history in memory: enough for one run."""
 
     trouble: str | None = None

@@ -54,7 +54,7 @@ class RecordingWaker:
         return
 
 
-class Puppet:
+class FakeKnative:
     """Knative's reactions, one `settle` at a time, with knobs for what can go wrong."""
 
     def __init__(self, registry: Registry, cluster: Cluster) -> None:
@@ -209,7 +209,7 @@ class Puppet:
         )
         return annotations.get(MIN)
 
-    def marks(self, name, namespace="default"):
+    def ownership(self, name, namespace="default"):
         """Our own annotations on a Revision."""
         annotations = (
             self.registry.store.get(Key(REVISION, namespace, name)).obj["metadata"].get("annotations", {})
@@ -303,7 +303,7 @@ async def cluster(api, tmp_path):
 
 @pytest.fixture
 def knative(api, cluster):
-    return Puppet(api.registry, cluster)
+    return FakeKnative(api.registry, cluster)
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ async def until(check, seconds=60):
         await asyncio.sleep(0.02)
 
 
-class World:
+class PoolOnCluster:
     """One Service and one pool on a cluster, and words to ask about them."""
 
     def __init__(self, cluster: Cluster, namespace: str, *, real: bool) -> None:
@@ -168,16 +168,16 @@ async def kubeconfigs(tmp_path):
 
 
 @pytest.fixture
-async def world(kubeconfigs):
+async def target(kubeconfigs):
     async with Cluster.from_kubeconfig(kubeconfigs[0]) as cluster:
         namespace = os.environ.get("PILOTLIGHT_TEST_NAMESPACE", "default") if KUBECONFIG else "default"
-        world = World(cluster, namespace, real=bool(KUBECONFIG))
-        yield world
-        await world.clean()
+        target = PoolOnCluster(cluster, namespace, real=bool(KUBECONFIG))
+        yield target
+        await target.clean()
 
 
 @pytest.fixture
-async def start(kubeconfigs, world):
+async def start(kubeconfigs, target):
     """Starts controllers, with the rights that they have."""
     async with AsyncExitStack() as stack:
 
@@ -185,7 +185,7 @@ async def start(kubeconfigs, world):
             cluster = await stack.enter_async_context(Cluster.from_kubeconfig(kubeconfigs[1]))
             controller = Controller(
                 cluster,
-                namespace=world.namespace,
+                namespace=target.namespace,
                 waker=HttpWaker(os.environ.get("PILOTLIGHT_TEST_GATEWAY")),
                 settings=Settings(interval=timedelta(seconds=1), gather=timedelta(milliseconds=20)),
             )
@@ -200,139 +200,139 @@ async def start(kubeconfigs, world):
             return controller
 
         yield start_one
-        await world.clean()  # while there is somebody who gives floors back
-        await world.gone(WARM_POOL, world.name)
+        await target.clean()  # while there is somebody who gives floors back
+        await target.gone(WARM_POOL, target.name)
 
 
-async def test_a_floor_moves_in_place_and_is_given_back(world, start):
-    await world.service({MIN: "1"})
+async def test_a_floor_moves_in_place_and_is_given_back(target, start):
+    await target.service({MIN: "1"})
     await start()
-    replicas = {pod["metadata"]["uid"] for pod in await world.pods()}
-    await world.pool()
-    written = await world.floor_is(2)
-    assert written[ownership.POOL] == world.name
-    status = await world.status_is(ready=2, floor=2, reason="window/always")
+    replicas = {pod["metadata"]["uid"] for pod in await target.pods()}
+    await target.pool()
+    written = await target.floor_is(2)
+    assert written[ownership.POOL] == target.name
+    status = await target.status_is(ready=2, floor=2, reason="window/always")
     assert status["revisions"][0]["via"] == "Revision"
-    await world.change(windows=[{**ALWAYS, "replicas": 3}])
-    await world.status_is(ready=3)
-    await world.change(enabled=False)
-    await world.floor_is(1)
+    await target.change(windows=[{**ALWAYS, "replicas": 3}])
+    await target.status_is(ready=3)
+    await target.change(enabled=False)
+    await target.floor_is(1)
     # The replicas that were there before are there still: no floor costs a second load of the model.
-    assert replicas <= {pod["metadata"]["uid"] for pod in await world.pods()}
-    assert (await world.cluster.get(CONFIGURATION, world.name, world.namespace))["metadata"][
+    assert replicas <= {pod["metadata"]["uid"] for pod in await target.pods()}
+    assert (await target.cluster.get(CONFIGURATION, target.name, target.namespace))["metadata"][
         "generation"
     ] == 1
-    await world.gone(REVISION, world.second)
+    await target.gone(REVISION, target.second)
 
     async def no_trace():
-        left = [*await world.annotations(), *await world.annotations(kind=POD_AUTOSCALER)]
+        left = [*await target.annotations(), *await target.annotations(kind=POD_AUTOSCALER)]
         return not [key for key in left if "pilotlight" in key]
 
     await until(no_trace)
-    told = await world.cluster.list(EVENT, world.namespace)
-    assert "FloorChanged" in [e["reason"] for e in told if e["involvedObject"]["name"] == world.name]
+    told = await target.cluster.list(EVENT, target.namespace)
+    assert "FloorChanged" in [e["reason"] for e in told if e["involvedObject"]["name"] == target.name]
 
 
-async def test_deleting_the_pool_gives_the_floor_back_first(world, start):
-    await world.service()
+async def test_deleting_the_pool_gives_the_floor_back_first(target, start):
+    await target.service()
     await start()
-    await world.pool()
-    await world.floor_is(2)
-    await world.cluster.delete(WARM_POOL, world.name, world.namespace)
-    await world.gone(WARM_POOL, world.name)
-    assert not [key for key in await world.annotations() if key == MIN or "pilotlight" in key]
+    await target.pool()
+    await target.floor_is(2)
+    await target.cluster.delete(WARM_POOL, target.name, target.namespace)
+    await target.gone(WARM_POOL, target.name)
+    assert not [key for key in await target.annotations() if key == MIN or "pilotlight" in key]
 
 
-async def test_a_users_higher_min_scale_is_left_alone_in_both_spellings(world, start):
-    await world.service({OLDER: "3"})
+async def test_a_users_higher_min_scale_is_left_alone_in_both_spellings(target, start):
+    await target.service({OLDER: "3"})
     await start()
-    await world.pool()
-    await world.status_is(ready=3, floor=2)
-    assert not [key for key in await world.annotations() if key == MIN or "pilotlight" in key]
+    await target.pool()
+    await target.status_is(ready=3, floor=2)
+    assert not [key for key in await target.annotations() if key == MIN or "pilotlight" in key]
 
 
-async def test_a_new_revision_gets_the_floor_and_the_old_one_loses_it(world, start):
-    await world.service()
+async def test_a_new_revision_gets_the_floor_and_the_old_one_loses_it(target, start):
+    await target.service()
     await start()
-    await world.pool()
-    await world.status_is(ready=2)
-    template = world.manifest(VERSION="two")["spec"]
-    await world.cluster.patch(SERVICE, world.name, world.namespace, {"spec": template})
-    await world.newest_is_ready(world.second)
-    await world.floor_is(2, world.second)
-    await world.floor_is(None, world.first)
+    await target.pool()
+    await target.status_is(ready=2)
+    template = target.manifest(VERSION="two")["spec"]
+    await target.cluster.patch(SERVICE, target.name, target.namespace, {"spec": template})
+    await target.newest_is_ready(target.second)
+    await target.floor_is(2, target.second)
+    await target.floor_is(None, target.first)
 
 
-async def test_the_floor_follows_traffic_by_percent_and_tag(world, start):
-    await world.service()
-    template = world.manifest(VERSION="two")["spec"]
-    await world.cluster.patch(SERVICE, world.name, world.namespace, {"spec": template})
-    await world.newest_is_ready(world.second)
+async def test_the_floor_follows_traffic_by_percent_and_tag(target, start):
+    await target.service()
+    template = target.manifest(VERSION="two")["spec"]
+    await target.cluster.patch(SERVICE, target.name, target.namespace, {"spec": template})
+    await target.newest_is_ready(target.second)
     split = [
-        {"revisionName": world.first, "percent": 75},
-        {"revisionName": world.second, "percent": 25, "tag": "canary"},
+        {"revisionName": target.first, "percent": 75},
+        {"revisionName": target.second, "percent": 25, "tag": "canary"},
     ]
-    await world.cluster.patch(SERVICE, world.name, world.namespace, {"spec": {"traffic": split}})
+    await target.cluster.patch(SERVICE, target.name, target.namespace, {"spec": {"traffic": split}})
     await start()
-    await world.pool(windows=[{**ALWAYS, "replicas": 4}])
-    await world.floor_is(3, world.first)
-    await world.floor_is(1, world.second)
+    await target.pool(windows=[{**ALWAYS, "replicas": 4}])
+    await target.floor_is(3, target.first)
+    await target.floor_is(1, target.second)
     preview = [
-        {"revisionName": world.first, "percent": 100},
-        {"revisionName": world.second, "percent": 0, "tag": "canary"},
+        {"revisionName": target.first, "percent": 100},
+        {"revisionName": target.second, "percent": 0, "tag": "canary"},
     ]
-    await world.cluster.patch(SERVICE, world.name, world.namespace, {"spec": {"traffic": preview}})
-    await world.floor_is(4, world.first)
-    await world.floor_is(None, world.second)
+    await target.cluster.patch(SERVICE, target.name, target.namespace, {"spec": {"traffic": preview}})
+    await target.floor_is(4, target.first)
+    await target.floor_is(None, target.second)
 
 
-async def test_the_service_is_deleted_and_made_again_under_the_pool(world, start):
-    await world.service()
+async def test_the_service_is_deleted_and_made_again_under_the_pool(target, start):
+    await target.service()
     await start()
-    await world.pool()
-    await world.floor_is(2)
-    await world.cluster.delete(SERVICE, world.name, world.namespace)
-    await world.condition_is("Ready", "TargetMissing")
-    await world.gone(REVISION, world.first)
-    await world.service()
-    await world.floor_is(2)
-    await world.condition_is("Ready", "FloorHeld")
+    await target.pool()
+    await target.floor_is(2)
+    await target.cluster.delete(SERVICE, target.name, target.namespace)
+    await target.condition_is("Ready", "TargetMissing")
+    await target.gone(REVISION, target.first)
+    await target.service()
+    await target.floor_is(2)
+    await target.condition_is("Ready", "FloorHeld")
 
 
-async def test_two_controllers_hold_one_floor_and_write_it_once_each_at_most(world, start):
-    await world.service()
+async def test_two_controllers_hold_one_floor_and_write_it_once_each_at_most(target, start):
+    await target.service()
     first, second = await start(), await start()
-    await world.pool()
-    await world.status_is(ready=2)
-    await world.condition_is("Ready", "FloorHeld")
+    await target.pool()
+    await target.status_is(ready=2)
+    await target.condition_is("Ready", "FloorHeld")
     written = first.counts.floors + second.counts.floors
     assert 1 <= written <= 2
-    found = await world.annotations()
-    looks = first.counts.looks + second.counts.looks
+    found = await target.annotations()
+    looks = first.counts.reconciles + second.counts.reconciles
     # Whatever wakes them, they agree: the hold asks for no more than the window does.
     until_when = {ownership.HOLD_REPLICAS: "2", ownership.HOLD_UNTIL: "2100-01-01T00:00:00Z"}
     body = {"metadata": {"annotations": until_when}}
-    await world.cluster.patch(WARM_POOL, world.name, world.namespace, body)
+    await target.cluster.patch(WARM_POOL, target.name, target.namespace, body)
 
     async def looked_again():
-        return first.counts.looks + second.counts.looks >= looks + 2
+        return first.counts.reconciles + second.counts.reconciles >= looks + 2
 
     await until(looked_again)
-    assert {key: (await world.annotations())[key] for key in (MIN, ownership.POOL, ownership.WRITTEN)} == {
+    assert {key: (await target.annotations())[key] for key in (MIN, ownership.POOL, ownership.WRITTEN)} == {
         key: found[key] for key in (MIN, ownership.POOL, ownership.WRITTEN)
     }
 
 
-async def test_a_stale_write_is_refused_and_a_misspelled_field_too(world):
-    await world.service()
+async def test_a_stale_write_is_refused_and_a_misspelled_field_too(target):
+    await target.service()
     stale = {"metadata": {"resourceVersion": "1", "annotations": {MIN: "1"}}}
     with pytest.raises(Conflict):
-        await world.cluster.patch(REVISION, world.first, world.namespace, stale)
+        await target.cluster.patch(REVISION, target.first, target.namespace, stale)
     with pytest.raises(Invalid):
-        await world.pool(windws=[ALWAYS])
+        await target.pool(windws=[ALWAYS])
     with pytest.raises(Invalid):
-        await world.cluster.patch(
-            REVISION, world.first, world.namespace, {"metadata": {"annotations": {MIN: "-1"}}}
+        await target.cluster.patch(
+            REVISION, target.first, target.namespace, {"metadata": {"annotations": {MIN: "-1"}}}
         )
 
 
@@ -371,24 +371,24 @@ WRONG = {
 }
 
 
-async def test_every_right_spec_is_taken(world, start):
+async def test_every_right_spec_is_taken(target, start):
     await start()
     for spec in VALID:
-        await world.pool(**spec)
-        await world.condition_is("Ready", "TargetMissing")
-        await world.cluster.delete(WARM_POOL, world.name, world.namespace)
-        await world.gone(WARM_POOL, world.name)
+        await target.pool(**spec)
+        await target.condition_is("Ready", "TargetMissing")
+        await target.cluster.delete(WARM_POOL, target.name, target.namespace)
+        await target.gone(WARM_POOL, target.name)
 
 
-async def test_every_wrong_spec_is_refused_or_said(world, start):
+async def test_every_wrong_spec_is_refused_or_said(target, start):
     """The schema refuses; what a server leaves to the owner of the kind (here: CEL rules) the status says."""
     await start()
     for what, spec in WRONG.items():
         try:
-            await world.pool(**spec)
+            await target.pool(**spec)
         except Invalid:
             continue
-        assert not world.real, f"{what} was taken"
-        await world.condition_is("Ready", "InvalidSpec")
-        await world.cluster.delete(WARM_POOL, world.name, world.namespace)
-        await world.gone(WARM_POOL, world.name)
+        assert not target.real, f"{what} was taken"
+        await target.condition_is("Ready", "InvalidSpec")
+        await target.cluster.delete(WARM_POOL, target.name, target.namespace)
+        await target.gone(WARM_POOL, target.name)

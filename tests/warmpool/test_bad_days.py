@@ -122,7 +122,7 @@ async def test_killed_after_any_change_a_fresh_controller_finishes(  # noqa: PLR
     clock.at = MONDAY + timedelta(hours=20)
     await Controller(cluster, clock=clock).tick()
     assert knative.min_scale("generate-00001") == "1"
-    assert knative.marks("generate-00001") == {}
+    assert knative.ownership("generate-00001") == {}
 
 
 @pytest.mark.parametrize("change", range(1, 4))
@@ -181,7 +181,7 @@ async def test_two_controllers_that_disagree_do_not_write_in_turns_for_ever(knat
         floors = saw.counts.floors + blind.counts.floors
         for _ in range(40):  # ten minutes
             clock.on(timedelta(seconds=15))
-            await until(lambda: saw.looked_at == clock.at and blind.looked_at == clock.at)
+            await until(lambda: saw.reconciled_at == clock.at and blind.reconciled_at == clock.at)
         assert saw.counts.floors + blind.counts.floors - floors <= 16
         await until(lambda: knative.min_scale("generate-00001") == "1")
 

@@ -14,7 +14,7 @@ from knative.client.cluster import WARM_POOL, Cluster, Invalid
 from tests.warmpool.conftest import MIN, MONDAY, OFFICE, kubeconfig
 from tests.warmpool.faults import FaultyProxy
 from tests.warmpool.test_schedule_against_a_slow_oracle import pools
-from warmpool.adapters.replicas import HttpReplicas
+from warmpool.adapters.replicas import HttpWarmthActuator
 from warmpool.controller import Controller
 from warmpool.domain.pool import DayException, WarmPoolSpec
 
@@ -56,7 +56,7 @@ async def test_the_role_allows_exactly_what_the_controller_does(knative, api, tm
     proxy = FaultyProxy(api.port)
     await proxy.start()
     async with Cluster.from_kubeconfig(kubeconfig(tmp_path, proxy.port, "proxied")) as through:
-        controller = Controller(through, clock=clock, warmer=HttpReplicas(through, "secret"))
+        controller = Controller(through, clock=clock, warmth_actuator=HttpWarmthActuator(through, "secret"))
         knative.service("generate")
         await knative.pool(windows=[{**OFFICE, "warmth": "standby"}])
         await controller.tick()

@@ -34,7 +34,7 @@ async def test_the_floor_goes_when_the_window_closes_and_leaves_no_trace(knative
     clock.at = MONDAY + timedelta(hours=19)
     await controller.tick()
     assert knative.min_scale("generate-00001") is None
-    assert knative.marks("generate-00001") == {}
+    assert knative.ownership("generate-00001") == {}
 
 
 async def test_the_floor_rises_a_lead_time_before_the_window_opens(knative, controller, clock):
@@ -86,7 +86,7 @@ async def test_a_users_higher_min_scale_is_left_alone(knative, controller, clock
     await knative.pool()
     await controller.tick()
     assert knative.min_scale("generate-00001") == "5"
-    assert knative.marks("generate-00001") == {}
+    assert knative.ownership("generate-00001") == {}
 
 
 async def test_a_users_lower_min_scale_comes_back(knative, controller, clock):
@@ -97,7 +97,7 @@ async def test_a_users_lower_min_scale_comes_back(knative, controller, clock):
     clock.at = MONDAY + timedelta(hours=20)
     await controller.tick()
     assert knative.min_scale("generate-00001") == "1"
-    assert knative.marks("generate-00001") == {}
+    assert knative.ownership("generate-00001") == {}
 
 
 async def test_a_higher_min_scale_in_the_older_spelling_is_the_users_too(knative, controller):
@@ -105,7 +105,7 @@ async def test_a_higher_min_scale_in_the_older_spelling_is_the_users_too(knative
     await knative.pool()
     await controller.tick()
     assert knative.min_scale("generate-00001") is None
-    assert knative.marks("generate-00001") == {}
+    assert knative.ownership("generate-00001") == {}
 
 
 async def test_a_lower_min_scale_in_the_older_spelling_counts_again_afterwards(
@@ -214,7 +214,7 @@ async def test_a_pool_that_vanished_without_its_finalizer_leaves_no_floor(knativ
     await cluster.delete(WARM_POOL, "pool", "default")
     await controller.tick()
     assert knative.min_scale("generate-00001") is None
-    assert knative.marks("generate-00001") == {}
+    assert knative.ownership("generate-00001") == {}
 
 
 async def test_another_target_moves_the_floor_there(knative, controller, cluster):
@@ -272,7 +272,7 @@ async def test_an_expiry_is_written_with_every_floor(knative, controller):
     knative.service("generate")
     await knative.pool()
     await controller.tick()
-    assert knative.marks("generate-00001")["floor-expires"] == "2026-11-23T19:00:00Z"
+    assert knative.ownership("generate-00001")["floor-expires"] == "2026-11-23T19:00:00Z"
 
 
 async def test_a_floor_that_falls_in_steps_falls_at_once_each_time(knative, controller, clock):

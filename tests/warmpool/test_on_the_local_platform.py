@@ -14,7 +14,7 @@ from pilotlight.cli.pool import app
 from warmpool.adapters.exposition import MetricsPage
 from warmpool.adapters.history import SqliteHistory
 from warmpool.adapters.phases import HttpPhases
-from warmpool.adapters.replicas import HttpReplicas
+from warmpool.adapters.replicas import HttpWarmthActuator
 from warmpool.adapters.waker import HttpWaker
 from warmpool.controller import Controller, Settings
 from warmpool.reconcile import ownership
@@ -78,7 +78,7 @@ async def controller(platform, cluster, tmp_path):
         history=history,
         demand=MetricsPage(f"{platform.api_url}/metrics"),
         waker=HttpWaker(platform.gateway_url),
-        warmer=HttpReplicas(cluster, "sesame"),
+        warmth_actuator=HttpWarmthActuator(cluster, "sesame"),
         phases=HttpPhases(cluster),
         settings=Settings(interval=timedelta(seconds=1), gather=timedelta(milliseconds=20)),
     )

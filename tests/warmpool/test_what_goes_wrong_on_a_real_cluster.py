@@ -281,7 +281,7 @@ async def test_a_warmth_that_nobody_can_order_is_said_and_the_floor_held(knative
         await controller.tick()
         knative.settle()
     assert knative.min_scale("generate-00001") == "2"
-    assert knative.marks("generate-00001")["floor-warmth"] == "2 standby"
+    assert knative.ownership("generate-00001")["floor-warmth"] == "2 standby"
     assert "no token to order replicas with" in (await knative.condition("Degraded"))["message"]
     assert (await controller.tick()).writes == 0
 
@@ -351,4 +351,4 @@ async def test_a_clock_set_back_an_hour_changes_nothing_that_is_right(raised, co
     clock.at = MONDAY + timedelta(hours=7)
     await controller.tick()
     assert raised.min_scale("generate-00001") is None
-    assert raised.marks("generate-00001") == {}
+    assert raised.ownership("generate-00001") == {}

@@ -23,10 +23,10 @@ from tests.warmpool.test_manifests import SCHEMA
 from warmpool.adapters.history import SqliteHistory
 from warmpool.adapters.phases import HttpPhases
 from warmpool.controller import Controller
-from warmpool.controller.phase_collector import Learner
+from warmpool.controller.phase_collector import PhaseCollector
 from warmpool.domain.coldstart import ColdStart
 from warmpool.explanation import explanation
-from warmpool.ports import ForgetfulHistory
+from warmpool.ports import InMemoryHistory
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 SERVICE = ("default", "generate")
@@ -204,7 +204,7 @@ def test_a_row_that_somebody_edited_costs_its_phases_alone(tmp_path, told):
 
 
 def test_an_application_that_makes_up_names_does_not_fill_the_memory():
-    history = ForgetfulHistory()
+    history = InMemoryHistory()
     for number in range(100):
         history.add_cold_start(SERVICE, ColdStart(NOW, 5.0, {"import": 1.0, f"made-up-{number}": 1.0}))
     assert history.cold_starts(SERVICE).phases == {"import": timedelta(seconds=1)}
@@ -244,7 +244,7 @@ async def test_a_start_is_told_with_its_phases(knative, cluster, clock, replicas
 
 
 async def test_a_start_counts_all_the_same_when_nobody_tells_its_phases(knative, cluster, clock, replicas):
-    history = ForgetfulHistory()
+    history = InMemoryHistory()
     await replicas.add("other", "ok")
     controller = Controller(cluster, clock=clock, history=history, phases=HttpPhases(cluster))
     await raise_and_wait(knative, controller, clock)
@@ -269,15 +269,15 @@ class FaultySource:
 
 
 async def test_a_fault_with_one_service_is_none_of_the_next_one(clock, caplog):
-    history, source = ForgetfulHistory(), FaultySource()
-    learner = Learner(source, history, clock)
+    history, source = InMemoryHistory(), FaultySource()
+    collector = PhaseCollector(source, history, clock)
     start = ColdStart(clock.now() - timedelta(seconds=20), 14.0)
     with caplog.at_level(logging.ERROR):
         for service in (("default", "first"), SERVICE):
             history.add_cold_start(service, start)
-            learner.hear(service, start)
+            collector.enqueue(service, start)
         await until(lambda: history.cold_starts(SERVICE).phases)
     assert history.cold_starts(("default", "first")).phases == {}
     assert "default/first" in caplog.text
     assert source.asked[1][1] == timedelta(seconds=50)
-    await learner.close()
+    await collector.close()

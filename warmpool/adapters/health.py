@@ -50,14 +50,14 @@ class HealthServer:
 
     async def _live(self, request: web.Request) -> web.Response:
         _ = request
-        last = self._controller.looked_at or self._started_at
+        last = self._controller.reconciled_at or self._started_at
         stuck = self._clock.now() - last > STALE and self._controller.synced
-        return _json({"looked_at": last.isoformat()}, status=503 if stuck else 200)
+        return _json({"reconciled_at": last.isoformat()}, status=503 if stuck else 200)
 
     async def _ready(self, request: web.Request) -> web.Response:
         _ = request
         synced = self._controller.synced
-        body = {"synced": synced, "pools": len(self._controller.world.pools)}
+        body = {"synced": synced, "pools": len(self._controller.cache.pools)}
         return _json(body, status=200 if synced else 503)
 
     async def _show_metrics(self, request: web.Request) -> web.Response:

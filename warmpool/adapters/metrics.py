@@ -40,7 +40,7 @@ class ControllerMetrics:
                 ("ready", "Replicas of the target that can answer"),
                 ("lead_seconds", "How much earlier than a window the floor rises"),
                 ("budget_left", "What is left of the budget in its period, in its currency"),
-                ("failures", "Looks in a row whose writes the API did not take"),
+                ("failures", "Reconciliations in a row whose writes the API did not take"),
             )
         }
         cost = CounterMetricFamily(
@@ -57,7 +57,7 @@ class ControllerMetrics:
             labels=(*_POOL, "state"),
         )
         for key, state in self._controller.states.items():
-            pool = self._controller.world.pools.get(key)
+            pool = self._controller.cache.pools.get(key)
             if pool is None or pool.spec is None or state.decision is None:
                 continue
             labels = [*key, pool.spec.target]
@@ -81,7 +81,7 @@ class ControllerMetrics:
     def _loop(self) -> Iterator[Metric]:
         counts = self._controller.counts
         for name, about, value in (
-            ("looks", "Looks at a pool", counts.looks),
+            ("reconciles", "Reconciliations of a pool", counts.reconciles),
             ("decisions", "Floors that were moved", counts.floors),
             ("writes", "Requests that changed something in the cluster", counts.writes),
             ("errors", "Writes and judgements that failed", counts.errors),
@@ -89,13 +89,13 @@ class ControllerMetrics:
         ):
             yield CounterMetricFamily(f"pilotlight_warmpool_{name}", about, value=value)
         yield GaugeMetricFamily(
-            "pilotlight_warmpools", "Pools there are", value=len(self._controller.world.pools)
+            "pilotlight_warmpools", "Pools there are", value=len(self._controller.cache.pools)
         )
-        last = self._controller.looked_at
+        last = self._controller.reconciled_at
         if last is not None:
             yield GaugeMetricFamily(
-                "pilotlight_warmpool_last_look_timestamp_seconds",
-                "When all pools were last looked at",
+                "pilotlight_warmpool_last_pass_timestamp_seconds",
+                "When all pools were last reconciled",
                 value=last.timestamp(),
             )
         trouble = self._controller.demand_trouble

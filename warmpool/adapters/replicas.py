@@ -20,7 +20,7 @@ _PORT: Final = "pilotlight.dev/port"
 _QUEUE_PROXY: Final = "8012"
 
 
-class HttpReplicas:
+class HttpWarmthActuator:
     """Finds a Service's replicas and orders them about."""
 
     def __init__(self, cluster: Cluster, token: str, *, timeout_s: float = 5.0) -> None:

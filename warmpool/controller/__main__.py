@@ -24,13 +24,13 @@ from warmpool.adapters.health import HealthServer
 from warmpool.adapters.history import SqliteHistory
 from warmpool.adapters.phases import HttpPhases
 from warmpool.adapters.prometheus import Prometheus
-from warmpool.adapters.replicas import HttpReplicas
+from warmpool.adapters.replicas import HttpWarmthActuator
 from warmpool.adapters.waker import HttpWaker
 from warmpool.controller.runner import Controller
 from warmpool.controller.settings import Settings
 from warmpool.domain.cost import PriceList, packaged_prices
 from warmpool.domain.problems import PoolError
-from warmpool.ports import DemandSource, ForgetfulHistory, History
+from warmpool.ports import DemandSource, History, InMemoryHistory
 
 log = logging.getLogger("warmpool.controller")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -146,7 +146,7 @@ async def serve(options: Options) -> None:
         cluster = await stack.enter_async_context(
             Cluster.from_kubeconfig(options.kubeconfig, options.context)
         )
-        history: History = ForgetfulHistory()
+        history: History = InMemoryHistory()
         if options.history is not None:
             kept = SqliteHistory(options.history)
             stack.callback(kept.close)
@@ -159,7 +159,7 @@ async def serve(options: Options) -> None:
             namespace=options.namespace,
             demand=_demand(options),
             waker=HttpWaker(options.gateway),
-            warmer=HttpReplicas(cluster, options.admin_token) if options.admin_token else None,
+            warmth_actuator=HttpWarmthActuator(cluster, options.admin_token) if options.admin_token else None,
             phases=HttpPhases(cluster),
             settings=Settings(interval=timedelta(seconds=options.interval_s)),
         )

@@ -22,23 +22,23 @@ from knative.client.cluster import (
     TooManyRequests,
 )
 from warmpool.adapters.clock import Clock
-from warmpool.controller.cluster_cache import World
+from warmpool.controller.cluster_cache import ClusterCache
 from warmpool.reconcile import events, ownership
-from warmpool.reconcile.planning import ScaleWrite, Write
+from warmpool.reconcile.planning import AutoscalerWrite, FloorWrite
 from warmpool.reconcile.views import Key, PoolView
 
 log = logging.getLogger(__name__)
 
-Replan = Callable[[], Write | None]
+Replan = Callable[[], FloorWrite | None]
 _ATTEMPTS = 4
 
 
-class Hands:
+class ClusterWriter:
     """Writes to the cluster and keeps the picture of it up to date with the answers."""
 
-    def __init__(self, cluster: Cluster, world: World, clock: Clock) -> None:
+    def __init__(self, cluster: Cluster, cache: ClusterCache, clock: Clock) -> None:
         self._cluster = cluster
-        self._world = world
+        self._cache = cache
         self._clock = clock
         self._quiet_until: datetime | None = None
         self.writes = 0
@@ -49,13 +49,13 @@ class Hands:
         """Until when the server asked to be left alone."""
         return self._quiet_until
 
-    async def set_floor(self, write: Write, replan: Replan) -> bool:
+    async def set_floor(self, write: FloorWrite, replan: Replan) -> bool:
         """Patch a Revision; `replan` is asked again when it has changed meanwhile.
 
         Returns whether anything was written.
         """
         namespace, name = write.revision
-        current: Write | None = write
+        current: FloorWrite | None = write
         for _ in range(_ATTEMPTS):
             if current is None:
                 return False
@@ -66,21 +66,21 @@ class Hands:
                 try:
                     found = await self._send(lambda: self._cluster.get(REVISION, name, namespace))
                 except NotFound:
-                    self._world.remove(REVISION, write.revision)
+                    self._cache.remove(REVISION, write.revision)
                     return False
-                self._world.put(REVISION, found)
+                self._cache.put(REVISION, found)
                 current = replan()
                 continue
             except NotFound:
-                self._world.remove(REVISION, write.revision)
+                self._cache.remove(REVISION, write.revision)
                 return False
             self.writes += 1
-            self._world.put(REVISION, found)
+            self._cache.put(REVISION, found)
             log.info("revision %s/%s: min-scale %s", namespace, name, current.min_scale)
             return True
         raise Conflict(409, "Conflict", f"Revision {name} keeps changing")
 
-    async def set_scale(self, namespace: str, write: ScaleWrite) -> None:
+    async def set_scale(self, namespace: str, write: AutoscalerWrite) -> None:
         """Patch a PodAutoscaler, for a Knative that does not pass the Revision's annotation on."""
         value = None if write.min_scale is None else str(write.min_scale)
         body = {"metadata": {"annotations": {MIN_SCALE: value, ownership.LEVER: write.pool}}}
@@ -89,7 +89,7 @@ class Hands:
         except NotFound:
             return
         self.writes += 1
-        self._world.put(POD_AUTOSCALER, found)
+        self._cache.put(POD_AUTOSCALER, found)
         log.info("podautoscaler %s/%s: min-scale %s", namespace, write.name, value)
 
     async def finalize(self, pool: PoolView, *, on: bool) -> bool:
@@ -101,13 +101,13 @@ class Hands:
         try:
             found = await self._send(lambda: self._cluster.patch(WARM_POOL, pool.key[1], pool.key[0], body))
         except NotFound:
-            self._world.remove(WARM_POOL, pool.key)
+            self._cache.remove(WARM_POOL, pool.key)
             return False
         self.writes += 1
         if not on and pool.deleting and not names:
-            self._world.remove(WARM_POOL, pool.key)
+            self._cache.remove(WARM_POOL, pool.key)
             return False
-        self._world.put(WARM_POOL, found)
+        self._cache.put(WARM_POOL, found)
         return True
 
     async def set_status(self, key: Key, patch: dict[str, Any]) -> None:
@@ -119,18 +119,18 @@ class Hands:
                 )
             )
         except NotFound:
-            self._world.remove(WARM_POOL, key)
+            self._cache.remove(WARM_POOL, key)
             return
         self.writes += 1
-        self._world.put(WARM_POOL, found)
+        self._cache.put(WARM_POOL, found)
 
-    async def tell(self, pool: PoolView, notice: events.Notice) -> None:
+    async def tell(self, pool: PoolView, event: events.PoolEvent) -> None:
         """Post an Event. One that cannot be posted is logged and forgotten: no floor depends on it."""
         now = self._clock.now()
-        level = logging.WARNING if notice.type == "Warning" else logging.INFO
-        log.log(level, "pool %s/%s: %s: %s", *pool.key, notice.reason, notice.message)
+        level = logging.WARNING if event.type == "Warning" else logging.INFO
+        log.log(level, "pool %s/%s: %s: %s", *pool.key, event.reason, event.message)
         try:
-            await self._send(lambda: self._cluster.create(EVENT, events.build(pool, notice, now)))
+            await self._send(lambda: self._cluster.create(EVENT, events.build(pool, event, now)))
         except AlreadyExists:
             return
         except ClusterError as problem:

@@ -16,7 +16,7 @@ WATCHED: Final = (SERVICE, REVISION, POD_AUTOSCALER, WARM_POOL)
 """Pools come last, so that what they point at is known when they arrive."""
 
 
-class World:
+class ClusterCache:
     """Views by key, and who belongs to whom."""
 
     def __init__(self) -> None:
@@ -159,8 +159,8 @@ class World:
 
     def _concerned(self, revision: RevisionView) -> set[Key]:
         pools = set(self._pools_of.get(revision.service, ())) if revision.service else set()
-        if revision.marks:
-            pools.add((revision.key[0], revision.marks.pool))
+        if revision.ownership:
+            pools.add((revision.key[0], revision.ownership.pool))
         return pools
 
     def _index_pool(self, key: Key, before: PoolView | None, seen: PoolView) -> None:
@@ -186,12 +186,12 @@ class World:
         self.revisions[key] = seen
         if seen.service:
             self._revisions_of[seen.service].add(key)
-        if seen.marks:
-            self._marked_by[key[0], seen.marks.pool].add(key)
+        if seen.ownership:
+            self._marked_by[key[0], seen.ownership.pool].add(key)
 
     def _unmark(self, revision: RevisionView) -> None:
-        if revision.marks:
-            pool = (revision.key[0], revision.marks.pool)
+        if revision.ownership:
+            pool = (revision.key[0], revision.ownership.pool)
             self._marked_by[pool].discard(revision.key)
             if not self._marked_by[pool]:
                 del self._marked_by[pool]

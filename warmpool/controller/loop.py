@@ -18,7 +18,7 @@ from apscheduler.triggers.interval import IntervalTrigger
 
 from knative.client.cluster import Cluster, ClusterError, Resource
 from warmpool.adapters.clock import Clock
-from warmpool.controller.cluster_cache import WATCHED, World
+from warmpool.controller.cluster_cache import WATCHED, ClusterCache
 from warmpool.controller.settings import Settings
 from warmpool.reconcile.views import Key
 
@@ -30,7 +30,7 @@ _SOONEST = timedelta(milliseconds=20)
 class Looker(Protocol):
     """Who looks; see `warmpool.controller.runner.Controller`."""
 
-    world: World
+    cache: ClusterCache
 
     async def refresh(self) -> None:
         """List everything there is, anew."""
@@ -160,9 +160,9 @@ class Loop:
     def _take(self, resource: Resource, kind: str, obj: dict[str, Any]) -> None:
         meta = obj["metadata"]
         if kind == "DELETED":
-            concerned = self._looker.world.remove(resource, (meta.get("namespace", ""), meta["name"]))
+            concerned = self._looker.cache.remove(resource, (meta.get("namespace", ""), meta["name"]))
         else:
-            concerned = self._looker.world.put(resource, obj)
+            concerned = self._looker.cache.put(resource, obj)
         if concerned:
             self._dirty |= concerned
             self._woken.set()

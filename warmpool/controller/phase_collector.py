@@ -27,7 +27,7 @@ _UNSEEN: Final = timedelta(seconds=30)
 """How long a replica may have run before the controller saw that it was wanted."""
 
 
-class Learner:
+class PhaseCollector:
     """Asks for the phases of each start that it hears of, and has the history remember them."""
 
     def __init__(self, source: PhaseSource, history: History, clock: Clock) -> None:
@@ -38,7 +38,7 @@ class Learner:
         self._waiting: deque[tuple[Key, ColdStart]] = deque(maxlen=_WAITING)
         self._working: set[asyncio.Task[None]] = set()
 
-    def hear(self, service: Key, start: ColdStart) -> None:
+    def enqueue(self, service: Key, start: ColdStart) -> None:
         """Note a start that is over, to be asked about soon. Needs a running event loop."""
         self._waiting.append((service, start))
         if len(self._working) < _SIDE_BY_SIDE:

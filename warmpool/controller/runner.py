@@ -17,10 +17,10 @@ from functools import partial
 from knative.client.cluster import POD, Cluster, ClusterError
 from warmpool.adapters.clock import Clock, SystemClock
 from warmpool.adapters.waker import HttpWaker, Waker
-from warmpool.controller.actuator import Hands
-from warmpool.controller.cluster_cache import WATCHED, World
+from warmpool.controller.actuator import ClusterWriter
+from warmpool.controller.cluster_cache import WATCHED, ClusterCache
 from warmpool.controller.loop import Loop
-from warmpool.controller.phase_collector import Learner
+from warmpool.controller.phase_collector import PhaseCollector
 from warmpool.controller.settings import Settings
 from warmpool.domain.account import Account
 from warmpool.domain.cost import PriceList, packaged_prices
@@ -29,14 +29,14 @@ from warmpool.domain.periods import period_of
 from warmpool.ports import (
     DemandSource,
     DemandUnavailableError,
-    ForgetfulHistory,
     History,
+    InMemoryHistory,
     PhaseSource,
-    Warmer,
+    WarmthActuator,
 )
-from warmpool.reconcile import contention, planning, reconcile, rollout_check, status, views
-from warmpool.reconcile.planning import Write
-from warmpool.reconcile.reconcile import Outcome, Sight
+from warmpool.reconcile import contention, planning, reconciler, rollout_check, status, views
+from warmpool.reconcile.planning import FloorWrite
+from warmpool.reconcile.reconciler import ReconcileResult, Snapshot
 from warmpool.reconcile.state import PoolState
 from warmpool.reconcile.views import Key, PoolView
 
@@ -47,14 +47,14 @@ _BREATH = 50
 
 _REVISION_LABEL = "serving.knative.dev/revision"
 
-Effect = Callable[["Key", Outcome, "TickReport"], Awaitable[None]]
+Effect = Callable[["Key", ReconcileResult, "TickReport"], Awaitable[None]]
 
 
 @dataclass(slots=True)
 class TickReport:
     """What one tick did."""
 
-    looked_at: int = 0
+    reconciled_at: int = 0
     writes: int = 0
     """Requests that changed something in the cluster."""
     floors: int = 0
@@ -66,7 +66,7 @@ class TickReport:
 class Counts:
     """What the controller has done since it started."""
 
-    looks: int = 0
+    reconciles: int = 0
     floors: int = 0
     writes: int = 0
     errors: int = 0
@@ -86,28 +86,28 @@ class Controller:
         namespace: str | None = None,
         demand: DemandSource | None = None,
         waker: Waker | None = None,
-        warmer: Warmer | None = None,
+        warmth_actuator: WarmthActuator | None = None,
         phases: PhaseSource | None = None,
         settings: Settings | None = None,
     ) -> None:
         """Everything but the cluster has a default: the machine's clock, a forgetful history, example prices.
 
         Without a `demand` source no request is ever seen: keep-alive and backlog then hold nothing. Without a
-        `warmer` replicas are as warm as their own configuration makes them, and a pool that wants less says
-        so. Without `phases` nobody knows where the time of a cold start went.
+        `warmth_actuator` replicas are as warm as their own configuration makes them, and the status of a pool
+        that wants less says so. Without `phases` nobody knows where the time of a cold start went.
         """
         self._cluster = cluster
         self._clock: Clock = clock or SystemClock()
-        self._history: History = history or ForgetfulHistory()
+        self._history: History = history or InMemoryHistory()
         self._prices = prices or packaged_prices()
         self._namespace = namespace
         self._demand = demand
         self._waker: Waker = waker or HttpWaker()
-        self._warmer = warmer
-        self._learner = Learner(phases, self._history, self._clock) if phases else None
+        self._warmth_actuator = warmth_actuator
+        self._phase_collector = PhaseCollector(phases, self._history, self._clock) if phases else None
         self._settings = settings or Settings()
-        self.world = World()
-        self._hands = Hands(cluster, self.world, self._clock)
+        self.cache = ClusterCache()
+        self._writer = ClusterWriter(cluster, self.cache, self._clock)
         self.states: dict[Key, PoolState] = {}
         """What is remembered of each pool."""
         self._gate = asyncio.Semaphore(self._settings.parallel)
@@ -115,7 +115,7 @@ class Controller:
         self.demand_trouble: str | None = None
         """Why demand cannot be read, if it cannot."""
         self.counts = Counts()
-        self.looked_at: datetime | None = None
+        self.reconciled_at: datetime | None = None
         """When all pools were last looked at."""
         self._read_at: datetime | None = None
         self._synced_at: datetime | None = None
@@ -140,8 +140,8 @@ class Controller:
         for resource in WATCHED:
             there: set[Key] = set()
             async for page, _ in self._cluster.pages(resource, self._namespace):
-                there |= self.world.put_all(resource, page)
-            self.world.keep(resource, there)
+                there |= self.cache.put_all(resource, page)
+            self.cache.keep(resource, there)
         self._synced_at = self._clock.now()
 
     async def tick(
@@ -157,34 +157,34 @@ class Controller:
             await self.refresh()
         await self._read_demand(now)
         await self._look_for_places(now)
-        before = self._hands.writes
+        before = self._writer.writes
         report = TickReport()
-        for key in [key for key in self.states if key not in self.world.pools]:
+        for key in [key for key in self.states if key not in self.cache.pools]:
             del self.states[key]
-        keys = list(self.world.pools) if only is None else [key for key in only if key in self.world.pools]
+        keys = list(self.cache.pools) if only is None else [key for key in only if key in self.cache.pools]
         await asyncio.gather(*(self._give_back(write, report) for write in self._orphans()))
         # Looking is pure and quick; only what has to be written waits for the network, and side by side.
         if only is None:
             keys = [key for key in keys if self._worth_a_look(key, now)]
-        pending: list[tuple[Key, Outcome]] = []
+        pending: list[tuple[Key, ReconcileResult]] = []
         for number, key in enumerate(keys):
             if number % _BREATH == _BREATH - 1:
                 await asyncio.sleep(0)  # watches and health probes want to be served too
-            if key in self.world.pools and (outcome := self._look(key, now, report)) is not None:
-                pending.append((key, reconcile.waiting(outcome)))
+            if key in self.cache.pools and (result := self._look(key, now, report)) is not None:
+                pending.append((key, reconciler.waiting(result)))
         # Floors first, words after: when many windows open at once, no floor waits for another one's event.
         moved = await self._each(pending, self._move_floor, report)
         said = [entry for entry, done in zip(pending, moved, strict=True) if done]
         await self._each(said, self._arrange, report)
         await self._each(said, self._say, report)
-        report.looked_at = len(keys)
-        report.writes = self._hands.writes - before
-        self.counts.looks += report.looked_at
+        report.reconciled_at = len(keys)
+        report.writes = self._writer.writes - before
+        self.counts.reconciles += report.reconciled_at
         self.counts.floors += report.floors
         self.counts.writes += report.writes
         self.counts.errors += len(report.errors)
         if only is None:
-            self.looked_at = now
+            self.reconciled_at = now
         accounts = {key: state.account for key, state in self.states.items() if state.account}
         self._history.save(now, accounts)
         return report
@@ -201,9 +201,9 @@ class Controller:
             for name, watch in state.watches.items()
             if watch.start_since is not None and now >= watch.start_since + rollout_check.PLACING
         ]
-        settled = self.world.unplaced - set(waiting)
+        settled = self.cache.unplaced - set(waiting)
         for revision in settled:
-            self.world.place(revision, None)
+            self.cache.place(revision, None)
         await asyncio.gather(*map(self._look_for_place, waiting))
 
     async def _look_for_place(self, revision: Key) -> None:
@@ -213,16 +213,16 @@ class Controller:
         except ClusterError as problem:  # what was known is all that is known
             log.debug("the pods of %s/%s cannot be listed: %s", *revision, problem)
             return
-        self.world.place(revision, views.unplaced(pods))
+        self.cache.place(revision, views.unplaced(pods))
 
     def _worth_a_look(self, key: Key, now: datetime) -> bool:
         """Whether a look can find anything else than the last one did."""
         state = self.states.get(key)
-        if state is None or state.looked_at is None or state.stale is None or state.trouble is not None:
+        if state is None or state.reconciled_at is None or state.stale is None or state.trouble is not None:
             return True
-        if now < state.looked_at or now >= state.stale or (state.due is not None and now >= state.due):
+        if now < state.reconciled_at or now >= state.stale or (state.due is not None and now >= state.due):
             return True
-        return state.seen != self._basis(self.world.pools[key])
+        return state.seen != self._basis(self.cache.pools[key])
 
     def _basis(self, pool: PoolView) -> object:
         """Everything but the time that a look depends on."""
@@ -230,53 +230,53 @@ class Controller:
         demand = self._reading.get(target) if self._reading is not None and target else None
         cold_starts = self._history.cold_starts(target) if target else None
         troubles = (self.demand_trouble, self._history.trouble)
-        return self.world.versions[pool.key], demand, cold_starts, troubles
+        return self.cache.versions[pool.key], demand, cold_starts, troubles
 
-    def _orphans(self) -> tuple[Write, ...]:
-        return planning.give_back(self.world.orphaned())
+    def _orphans(self) -> tuple[FloorWrite, ...]:
+        return planning.give_back(self.cache.orphaned())
 
-    async def _give_back(self, write: Write, report: TickReport) -> None:
-        def again() -> Write | None:
+    async def _give_back(self, write: FloorWrite, report: TickReport) -> None:
+        def again() -> FloorWrite | None:
             return next((other for other in self._orphans() if other.revision == write.revision), None)
 
         try:
             async with self._gate:
-                report.floors += await self._hands.set_floor(write, again)
+                report.floors += await self._writer.set_floor(write, again)
         except ClusterError as problem:
             report.errors.append(f"{write.revision[0]}/{write.revision[1]}: {problem}")
 
-    def _look(self, key: Key, now: datetime, report: TickReport) -> Outcome | None:
+    def _look(self, key: Key, now: datetime, report: TickReport) -> ReconcileResult | None:
         """Judge a pool and remember; None when there is nothing to write."""
-        pool = self.world.pools[key]
+        pool = self.cache.pools[key]
         state = self.states.get(key) or PoolState(account=self._account_of(pool, now))
         self.states[key] = state
         try:
-            outcome = reconcile.judge(self._sight(pool), state, now)
+            result = reconciler.reconcile(self._snapshot(pool), state, now)
         except Exception as problem:  # one pool that trips us must not take the others' floors with it
             log.exception("pool %s/%s cannot be judged", *key)
             report.errors.append(f"{key[0]}/{key[1]}: {problem!r}")
             state.due = now + self._settings.retry_last
-            return reconcile.broken(pool, state, repr(problem), now)
-        self.states[key] = reconcile.remembered(state, outcome)
+            return reconciler.broken(pool, state, repr(problem), now)
+        self.states[key] = reconciler.remembered(state, result)
         self.states[key].seen = self._basis(pool)
-        self.states[key].looked_at = now
+        self.states[key].reconciled_at = now
         self.states[key].stale = now + self._settings.relook * (1 + _spread(key))
-        for start in outcome.started:
+        for start in result.started:
             if pool.spec:
                 self._history.add_cold_start((key[0], pool.spec.target), start)
-                if self._learner is not None:
-                    self._learner.hear((key[0], pool.spec.target), start)
+                if self._phase_collector is not None:
+                    self._phase_collector.enqueue((key[0], pool.spec.target), start)
         nothing = (
-            not outcome.plan.writes
-            and not outcome.scale_writes
-            and not outcome.notices
-            and not outcome.wake
-            and outcome.arrange is None
-            and not outcome.finished
-            and (pool.finalized or not outcome.holds)
-            and status.patch(pool.status, reconcile.words(outcome), now, state.status_at) is None
+            not result.plan.writes
+            and not result.autoscaler_writes
+            and not result.events
+            and not result.wake
+            and result.arrange is None
+            and not result.finished
+            and (pool.finalized or not result.holds)
+            and status.patch(pool.status, reconciler.words(result), now, state.status_at) is None
         )
-        return None if nothing else outcome
+        return None if nothing else result
 
     def _account_of(self, pool: PoolView, now: datetime) -> Account | None:
         """The account as the history has it, or else as the pool's own status says."""
@@ -288,20 +288,20 @@ class Controller:
         told = status.account(pool.status, since)
         return max((known for known in (kept, told) if known), key=lambda known: known.spent, default=None)
 
-    def _sight(self, pool: PoolView) -> Sight:
+    def _snapshot(self, pool: PoolView) -> Snapshot:
         target = (pool.key[0], pool.spec.target) if pool.spec else None
-        revisions = self.world.revisions_for(pool)
+        revisions = self.cache.revisions_for(pool)
         reading = self._reading
-        return Sight(
+        return Snapshot(
             pool=pool,
-            service=self.world.services.get(target) if target else None,
+            service=self.cache.services.get(target) if target else None,
             revisions=revisions,
             scales={
-                revision.key[1]: self.world.scales[revision.key]
+                revision.key[1]: self.cache.scales[revision.key]
                 for revision in revisions
-                if revision.key in self.world.scales
+                if revision.key in self.cache.scales
             },
-            rightful=self.world.rightful(target) if target else None,
+            rightful=self.cache.rightful(target) if target else None,
             demand=None if reading is None or target is None else reading.get(target, Demand(0.0)),
             demand_trouble=self.demand_trouble,
             cold_starts=self._history.cold_starts(target) if target else None,
@@ -310,36 +310,36 @@ class Controller:
         )
 
     async def _each(
-        self, outcomes: Sequence[tuple[Key, Outcome]], effect: Effect, report: TickReport
+        self, results: Sequence[tuple[Key, ReconcileResult]], effect: Effect, report: TickReport
     ) -> list[bool]:
-        """Carry out the same part of many outcomes, as many at a time as the API may be asked at once.
+        """Carry out the same part of many results, as many at a time as the API may be asked at once.
 
         Not a task for each: tasks of ten thousand pools are most of what a first look would need in memory.
         """
-        done = [False] * len(outcomes)
-        waiting = iter(enumerate(outcomes))
+        done = [False] * len(results)
+        waiting = iter(enumerate(results))
 
         async def work() -> None:
-            for number, (key, outcome) in waiting:
-                done[number] = await self._try(key, effect, outcome, report)
+            for number, (key, result) in waiting:
+                done[number] = await self._try(key, effect, result, report)
 
-        await asyncio.gather(*(work() for _ in range(min(self._settings.parallel, len(outcomes)))))
+        await asyncio.gather(*(work() for _ in range(min(self._settings.parallel, len(results)))))
         return done
 
-    async def _try(self, key: Key, effect: Effect, outcome: Outcome, report: TickReport) -> bool:
-        """Carry out a part of an outcome; what fails is tried again, and said in the status."""
+    async def _try(self, key: Key, effect: Effect, result: ReconcileResult, report: TickReport) -> bool:
+        """Carry out a part of an result; what fails is tried again, and said in the status."""
         state = self.states[key]
         try:
             async with self._gate:
-                await effect(key, outcome, report)
+                await effect(key, result, report)
         except Exception as problem:  # whatever it is, it is this pool's alone
             if not isinstance(problem, ClusterError):
                 log.exception("pool %s/%s: a fault in the controller", *key)
             state.failures += 1
             state.trouble = f"the API did not take a write: {problem}"
             first, last = self._settings.retry_first, self._settings.retry_last
-            state.due = outcome.at + min(first * 2 ** min(state.failures - 1, 10), last)
-            quiet = self._hands.quiet_until
+            state.due = result.at + min(first * 2 ** min(state.failures - 1, 10), last)
+            quiet = self._writer.quiet_until
             if quiet is not None:
                 state.due = max(state.due, quiet)
             report.errors.append(f"{key[0]}/{key[1]}: {problem}")
@@ -347,76 +347,76 @@ class Controller:
             return False
         if effect == self._say:
             if state.trouble is not None:
-                state.due = outcome.at  # the status still tells of it
+                state.due = result.at  # the status still tells of it
             state.failures, state.trouble = 0, None
         return True
 
-    async def _move_floor(self, key: Key, outcome: Outcome, report: TickReport) -> None:
-        pool = self.world.pools.get(key)
+    async def _move_floor(self, key: Key, result: ReconcileResult, report: TickReport) -> None:
+        pool = self.cache.pools.get(key)
         if pool is None:
             return
-        if outcome.holds and not pool.finalized and not pool.deleting:
-            await self._hands.finalize(pool, on=True)  # first, or a deletion could leave a floor behind
-        for write in outcome.plan.writes:
-            again = partial(self._again, key, write, outcome.at)
-            if await self._hands.set_floor(write, again):
+        if result.holds and not pool.finalized and not pool.deleting:
+            await self._writer.finalize(pool, on=True)  # first, or a deletion could leave a floor behind
+        for write in result.plan.writes:
+            again = partial(self._again, key, write, result.at)
+            if await self._writer.set_floor(write, again):
                 report.floors += 1
                 state = self.states[key]
-                contention.remember(state.lowered, write, outcome.at)
+                contention.remember(state.lowered, write, result.at)
                 # A floor that arrives nowhere makes no event that would wake us.
-                verify_at = outcome.at + rollout_check.ARRIVING
+                verify_at = result.at + rollout_check.ARRIVING
                 state.due = min(state.due, verify_at) if state.due else verify_at
-        for scale_write in outcome.scale_writes:
-            await self._hands.set_scale(key[0], scale_write)
-        if outcome.wake and pool.spec:
+        for autoscaler_write in result.autoscaler_writes:
+            await self._writer.set_scale(key[0], autoscaler_write)
+        if result.wake and pool.spec:
             self.counts.wakes += 1
-            await self._waker.wake(self.world.services[key[0], pool.spec.target])
+            await self._waker.wake(self.cache.services[key[0], pool.spec.target])
 
-    async def _arrange(self, key: Key, outcome: Outcome, report: TickReport) -> None:
+    async def _arrange(self, key: Key, result: ReconcileResult, report: TickReport) -> None:
         _ = report
-        pool, state = self.world.pools.get(key), self.states[key]
-        if outcome.arrange is None or pool is None or pool.spec is None:
+        pool, state = self.cache.pools.get(key), self.states[key]
+        if result.arrange is None or pool is None or pool.spec is None:
             return
-        floor, _ready = outcome.arrange
+        floor, _ready = result.arrange
         before = state.warmth_trouble
-        if self._warmer is not None:
-            state.warmth_trouble = await self._warmer.arrange((key[0], pool.spec.target), floor)
+        if self._warmth_actuator is not None:
+            state.warmth_trouble = await self._warmth_actuator.arrange((key[0], pool.spec.target), floor)
         elif floor.hot < floor.replicas:
             state.warmth_trouble = f"there is no token to order replicas with, so they are not kept {floor}"
         else:
             state.warmth_trouble = None
-        if state.warmth_trouble is None or self._warmer is None:
-            state.arranged = outcome.arrange  # nothing more can be done about it
+        if state.warmth_trouble is None or self._warmth_actuator is None:
+            state.arranged = result.arrange  # nothing more can be done about it
         if state.warmth_trouble != before:
-            state.due = outcome.at  # the status has to tell
-        elif state.arranged != outcome.arrange:
-            state.due = outcome.at + self._settings.retry_last
+            state.due = result.at  # the status has to tell
+        elif state.arranged != result.arrange:
+            state.due = result.at + self._settings.retry_last
 
-    async def _say(self, key: Key, outcome: Outcome, report: TickReport) -> None:
+    async def _say(self, key: Key, result: ReconcileResult, report: TickReport) -> None:
         _ = report
-        pool = self.world.pools.get(key)
+        pool = self.cache.pools.get(key)
         if pool is None:
             return
-        if outcome.finished:
+        if result.finished:
             if pool.finalized:
-                await self._hands.finalize(pool, on=False)
+                await self._writer.finalize(pool, on=False)
             return
         state = self.states[key]
-        for notice in outcome.notices:
-            await self._hands.tell(pool, notice)
-        state.announced = outcome.announces
-        change = status.patch(pool.status, reconcile.words(outcome), outcome.at, state.status_at)
+        for event in result.events:
+            await self._writer.tell(pool, event)
+        state.announced = result.announces
+        change = status.patch(pool.status, reconciler.words(result), result.at, state.status_at)
         if change is not None:
-            await self._hands.set_status(key, change)
-            state.status_at = outcome.at
+            await self._writer.set_status(key, change)
+            state.status_at = result.at
 
-    def _again(self, key: Key, write: Write, now: datetime) -> Write | None:
-        """The write for the same Revision, planned on what the world looks like by now."""
-        pool = self.world.pools.get(key)
+    def _again(self, key: Key, write: FloorWrite, now: datetime) -> FloorWrite | None:
+        """The write for the same Revision, planned on what the cache looks like by now."""
+        pool = self.cache.pools.get(key)
         if pool is None:
             return None
-        outcome = reconcile.judge(self._sight(pool), self.states[key], now)
-        return next((other for other in outcome.plan.writes if other.revision == write.revision), None)
+        result = reconciler.reconcile(self._snapshot(pool), self.states[key], now)
+        return next((other for other in result.plan.writes if other.revision == write.revision), None)
 
     async def _read_demand(self, now: datetime) -> None:
         if self._demand is None:
@@ -438,8 +438,8 @@ class Controller:
         try:
             await Loop(self, self._cluster, self._clock, self._settings, self._namespace).run(stop)
         finally:
-            if self._learner is not None:
-                await self._learner.close()
+            if self._phase_collector is not None:
+                await self._phase_collector.close()
             await self._waker.close()
 
     def next_due(self) -> datetime | None:

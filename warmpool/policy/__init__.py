@@ -1,1 +1,1 @@
-"""Pure steps `(memory, observation, now) -> (memory, decision)`."""
+"""Pure steps `(state, observation, now) -> (state, decision)`."""

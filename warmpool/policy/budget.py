@@ -62,7 +62,7 @@ class Need:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class BudgetPlan:
     """What the rest of the period can afford."""
 
     reserve: Decimal
@@ -73,7 +73,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class BudgetState:
     """The plan in force, what it was made for, and what the schedule asks for until the period ends."""
 
     pool: WarmPoolTemplate | None = None
@@ -82,27 +82,27 @@ class Memory:
     made_at: datetime | None = None
     ends: datetime | None = None
     need: Need | None = None
-    plan: Plan | None = None
+    plan: BudgetPlan | None = None
     look: datetime | None = None
     """When the money may have run out, at the price of the floor that was wanted last."""
 
 
-def initial() -> Memory:
+def initial() -> BudgetState:
     """No plan."""
-    return Memory()
+    return BudgetState()
 
 
 def step(
-    memory: Memory, observation: Observation, scheduled: Floor, wanted: Floor, now: datetime
-) -> tuple[Memory, tuple[Cut, ...]]:
+    state: BudgetState, observation: Observation, scheduled: Floor, wanted: Floor, now: datetime
+) -> tuple[BudgetState, tuple[Cut, ...]]:
     """What must be cut from `wanted`, of which the schedule (with the lower limit) asks for `scheduled`."""
     budget = observation.pool.limits.budget
     if budget is None:
-        return memory, ()
+        return state, ()
     _, ends = period_of(now, budget.period, observation.pool.zone)
     price = observation.price
     if price is None or observation.spent is None or price.currency != budget.currency:
-        return memory, _uncountable(observation, budget, wanted)
+        return state, _uncountable(observation, budget, wanted)
     left = budget.amount - observation.spent
     if left <= price.rate(wanted) * _seconds(DRAIN):
         text = (
@@ -110,22 +110,22 @@ def step(
             f"until {clock(ends, now, observation.pool.zone)}. Requests still start replicas."
         )
         cut = Cut("budget/exhausted", wanted, NOTHING, text, ends)
-        return replace(memory, look=None), (cut,) if wanted != NOTHING else ()
-    memory = _planned(memory, observation, price=price, left=left, ends=ends, now=now)
-    memory = replace(memory, look=_runs_out(left, price.rate(wanted), now))
-    assert memory.plan is not None
-    return memory, _apply(
-        memory.plan, price=price, budget=budget, left=left, scheduled=scheduled, wanted=wanted, now=now
+        return replace(state, look=None), (cut,) if wanted != NOTHING else ()
+    state = _planned(state, observation, price=price, left=left, ends=ends, now=now)
+    state = replace(state, look=_runs_out(left, price.rate(wanted), now))
+    assert state.plan is not None
+    return state, _apply(
+        state.plan, price=price, budget=budget, left=left, scheduled=scheduled, wanted=wanted, now=now
     )
 
 
-def projected(memory: Memory, observation: Observation, now: datetime) -> Decimal | None:
+def projected(state: BudgetState, observation: Observation, now: datetime) -> Decimal | None:
     """What the period will have cost at its end if only the schedule asks; None when that cannot be known."""
-    if observation.price is None or observation.spent is None or memory.made_at is None:
+    if observation.price is None or observation.spent is None or state.made_at is None:
         return None
-    plan = memory.plan or Plan(Decimal(0))
+    plan = state.plan or BudgetPlan(Decimal(0))
     return observation.spent + _cost(
-        memory.need.ahead(now) if memory.need else (),
+        state.need.ahead(now) if state.need else (),
         observation.price,
         observation.pool.limits.min,
         plan.warmth,
@@ -156,30 +156,30 @@ def _uncountable(observation: Observation, budget: Budget, wanted: Floor) -> tup
 
 
 def _planned(
-    memory: Memory,
+    state: BudgetState,
     observation: Observation,
     *,
     price: ReplicaPrice,
     left: Decimal,
     ends: datetime,
     now: datetime,
-) -> Memory:
-    """The memory with a plan that is still good, or a new one."""
+) -> BudgetState:
+    """The state with a plan that is still good, or a new one."""
     same = (
-        memory.pool is observation.pool
-        and memory.lead == observation.lead
-        and memory.price == price
-        and memory.ends == ends
-        and memory.made_at is not None
-        and memory.made_at <= now
+        state.pool is observation.pool
+        and state.lead == observation.lead
+        and state.price == price
+        and state.ends == ends
+        and state.made_at is not None
+        and state.made_at <= now
     )
-    if same and memory.made_at is not None and now < memory.made_at + RECHECK:
-        return memory
-    need = memory.need if same else None
+    if same and state.made_at is not None and now < state.made_at + RECHECK:
+        return state
+    need = state.need if same else None
     if need is None or now >= need.until:
         need = _need(timeline(observation.pool, observation.lead, now, ends), min(now + NEAR, ends), ends)
     plan = _plan(need.ahead(now), price, observation.pool.limits.min, left)
-    return Memory(observation.pool, observation.lead, price, now, ends, need, plan)
+    return BudgetState(observation.pool, observation.lead, price, now, ends, need, plan)
 
 
 def _need(segments: Iterable[Segment], until: datetime, ends: datetime) -> Need:
@@ -194,7 +194,7 @@ def _need(segments: Iterable[Segment], until: datetime, ends: datetime) -> Need:
     return Need(tuple(near), tuple(later.items()), until, ends)
 
 
-def _plan(spans: Spans, price: ReplicaPrice, least: int, left: Decimal) -> Plan:
+def _plan(spans: Spans, price: ReplicaPrice, least: int, left: Decimal) -> BudgetPlan:
     """The first of: all of it, less warm, fewer replicas, that fits into what is left."""
     cheapest: Warmth = "hot"
     for warmth in WARMTHS:
@@ -202,13 +202,13 @@ def _plan(spans: Spans, price: ReplicaPrice, least: int, left: Decimal) -> Plan:
             cheapest = warmth
             need = _cost(spans, price, least, warmth, None)
             if need <= left:
-                return Plan(need, warmth)
+                return BudgetPlan(need, warmth)
     highest = max((floor.replicas for floor, _ in spans), default=0)
     for replicas in range(max(highest, least) - 1, 1, -1):
         need = _cost(spans, price, least, cheapest, replicas)
         if need <= left:
-            return Plan(need, cheapest, replicas)
-    return Plan(left, cheapest, 1)
+            return BudgetPlan(need, cheapest, replicas)
+    return BudgetPlan(left, cheapest, 1)
 
 
 def _cost(spans: Spans, price: ReplicaPrice, least: int, warmth: Warmth, replicas: int | None) -> Decimal:
@@ -220,7 +220,7 @@ def _cost(spans: Spans, price: ReplicaPrice, least: int, warmth: Warmth, replica
 
 
 def _apply(
-    plan: Plan,
+    plan: BudgetPlan,
     *,
     price: ReplicaPrice,
     budget: Budget,

@@ -21,7 +21,7 @@ Step = Callable[[Any, Observation, datetime], tuple[Any, Ask]]
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """One voice in the decision: a pure step and the memory it starts with."""
+    """One voice in the decision: a pure step and the state it starts with."""
 
     name: str
     initial: Callable[[], Any]
@@ -37,31 +37,31 @@ POLICIES: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class PolicyStates:
     """What each policy remembers, in the order of the policies, and the budget's plan."""
 
     policies: tuple[Any, ...]
-    budget: budget.Memory
+    budget: budget.BudgetState
 
 
-def initial(policies: tuple[Policy, ...] = POLICIES) -> Memory:
-    """The memory of a pool that was never decided about."""
-    return Memory(tuple(policy.initial() for policy in policies), budget.initial())
+def initial(policies: tuple[Policy, ...] = POLICIES) -> PolicyStates:
+    """The state of a pool that was never decided about."""
+    return PolicyStates(tuple(policy.initial() for policy in policies), budget.initial())
 
 
 def decide(
-    memory: Memory,
+    state: PolicyStates,
     observation: Observation,
     now: datetime,
     policies: tuple[Policy, ...] = POLICIES,
-) -> tuple[Memory, Decision]:
+) -> tuple[PolicyStates, Decision]:
     """The floor at `now`, why, and until when."""
     if not observation.pool.enabled:
         return initial(policies), DISABLED
-    memories, asks = [], []
-    for policy, remembered in zip(policies, memory.policies, strict=True):
+    states, asks = [], []
+    for policy, remembered in zip(policies, state.policies, strict=True):
         new, ask = policy.step(remembered, observation, now)
-        memories.append(new)
+        states.append(new)
         asks.append(ask)
     wanted, scheduled = NOTHING, NOTHING
     for ask in asks:
@@ -71,7 +71,7 @@ def decide(
     limits = observation.pool.limits
     wanted, cuts = _limited(wanted, limits)
     scheduled, _ = _limited(scheduled, limits)
-    plan, cut_by_budget = budget.step(memory.budget, observation, scheduled, wanted, now)
+    plan, cut_by_budget = budget.step(state.budget, observation, scheduled, wanted, now)
     cuts += cut_by_budget
     floor = cuts[-1].after if cuts else wanted
     decision = Decision(
@@ -83,7 +83,7 @@ def decide(
         cuts=cuts,
         missing=tuple(dict.fromkeys(name for ask in asks for name in ask.missing)),
     )
-    return Memory(tuple(memories), plan), decision
+    return PolicyStates(tuple(states), plan), decision
 
 
 def _limited(floor: Floor, limits: Limits) -> tuple[Floor, tuple[Cut, ...]]:

@@ -14,10 +14,10 @@ def initial() -> None:
     """An order is read each time; there is nothing to remember."""
 
 
-def step(memory: None, observation: Observation, now: datetime) -> tuple[None, Ask]:
+def step(state: None, observation: Observation, now: datetime) -> tuple[None, Ask]:
     """The order's replicas until it ends."""
     order = observation.hold
     if order is None or now >= order.until:
-        return memory, Ask("hold", NOTHING, "hold/none", "Nobody holds the pool.")
+        return state, Ask("hold", NOTHING, "hold/none", "Nobody holds the pool.")
     text = f"Held at {order.replicas} by hand until {clock(order.until, now, observation.pool.zone)}."
-    return memory, Ask("hold", Floor.of(order.replicas), "hold", text, order.until)
+    return state, Ask("hold", Floor.of(order.replicas), "hold", text, order.until)

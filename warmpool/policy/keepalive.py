@@ -25,7 +25,7 @@ LONGEST: Final = timedelta(hours=4)
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class KeepAliveState:
     """The latest request anybody has seen, and when demand was last readable."""
 
     last_active: datetime | None = None
@@ -33,9 +33,9 @@ class Memory:
     asked: bool = False
 
 
-def initial() -> Memory:
+def initial() -> KeepAliveState:
     """No request seen."""
-    return Memory()
+    return KeepAliveState()
 
 
 def break_even(observation: Observation) -> timedelta:
@@ -48,42 +48,40 @@ def break_even(observation: Observation) -> timedelta:
     return min(max(start + worth, timedelta(seconds=1)), LONGEST)
 
 
-def step(memory: Memory, observation: Observation, now: datetime) -> tuple[Memory, Ask]:
+def step(state: KeepAliveState, observation: Observation, now: datetime) -> tuple[KeepAliveState, Ask]:
     """One replica while the last request is younger than the keep-alive time, else none."""
     wanted = observation.pool.keep_alive
     if wanted is None:
-        return memory, Ask("keep-alive", NOTHING, "keep-alive/off", "No keep-alive is asked for.")
+        return state, Ask("keep-alive", NOTHING, "keep-alive/off", "No keep-alive is asked for.")
     if observation.demand is None:
-        return _blind(memory, now, observation)
+        return _blind(state, now, observation)
     demand = observation.demand
     last = now if demand.concurrency > 0 else demand.last_active
-    if memory.last_active is not None and memory.last_active <= now:
-        last = max(last, memory.last_active) if last else memory.last_active
-    memory = replace(memory, last_active=last, read_at=now)
+    if state.last_active is not None and state.last_active <= now:
+        last = max(last, state.last_active) if last else state.last_active
+    state = replace(state, last_active=last, read_at=now)
     span = wanted if isinstance(wanted, timedelta) else break_even(observation)
     kind = "break-even time" if wanted == "auto" else "keep-alive"
     if last is None or now >= last + span:
         text = f"No request for {durations.show(span)} ({kind})." if last else "No request yet."
-        return replace(memory, asked=False), Ask("keep-alive", NOTHING, "keep-alive/over", text)
+        return replace(state, asked=False), Ask("keep-alive", NOTHING, "keep-alive/over", text)
     until = last + span
     text = (
         f"Last request at {clock(last, now, observation.pool.zone)}; the last replica is kept for "
         f"{durations.show(span)} ({kind})."
     )
-    return replace(memory, asked=True), Ask("keep-alive", Floor.of(1), "keep-alive", text, until)
+    return replace(state, asked=True), Ask("keep-alive", Floor.of(1), "keep-alive", text, until)
 
 
-def _blind(memory: Memory, now: datetime, observation: Observation) -> tuple[Memory, Ask]:
+def _blind(state: KeepAliveState, now: datetime, observation: Observation) -> tuple[KeepAliveState, Ask]:
     """Without a reading the last answer stands, but not for ever: nobody may be there to end it."""
     missing = ("demand",)
-    since = memory.read_at
-    if memory.asked and since is not None and since <= now < since + BLIND:
+    since = state.read_at
+    if state.asked and since is not None and since <= now < since + BLIND:
         text = (
             f"Demand cannot be read since {clock(since, now, observation.pool.zone)}; the last replica is "
             f"held for at most {durations.show(BLIND)} after that."
         )
-        return memory, Ask(
-            "keep-alive", Floor.of(1), "keep-alive/blind", text, since + BLIND, missing=missing
-        )
+        return state, Ask("keep-alive", Floor.of(1), "keep-alive/blind", text, since + BLIND, missing=missing)
     text = "Demand cannot be read; nothing is kept alive on a guess."
-    return replace(memory, asked=False), Ask("keep-alive", NOTHING, "keep-alive/blind", text, missing=missing)
+    return replace(state, asked=False), Ask("keep-alive", NOTHING, "keep-alive/blind", text, missing=missing)

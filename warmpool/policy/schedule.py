@@ -25,7 +25,7 @@ The last one only where something does not repeat every week: an exception or a 
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class ScheduleState:
     """The part of the timeline that is worked out: valid in `[start, end)` for this pool and lead time."""
 
     pool: WarmPoolTemplate | None = None
@@ -35,24 +35,24 @@ class Memory:
     ask: Ask | None = None
 
 
-def initial() -> Memory:
+def initial() -> ScheduleState:
     """Nothing worked out yet."""
-    return Memory()
+    return ScheduleState()
 
 
-def step(memory: Memory, observation: Observation, now: datetime) -> tuple[Memory, Ask]:
+def step(state: ScheduleState, observation: Observation, now: datetime) -> tuple[ScheduleState, Ask]:
     """The floor of the schedule at `now`."""
     if (
-        memory.ask is not None
-        and memory.pool is observation.pool
-        and memory.lead == observation.lead
-        and memory.start is not None
-        and memory.start <= now  # a clock set back is a reason to look again
-        and (memory.end is None or now < memory.end)
+        state.ask is not None
+        and state.pool is observation.pool
+        and state.lead == observation.lead
+        and state.start is not None
+        and state.start <= now  # a clock set back is a reason to look again
+        and (state.end is None or now < state.end)
     ):
-        return memory, memory.ask
+        return state, state.ask
     ask, end = _look(observation, now)
-    return Memory(observation.pool, observation.lead, now, end, ask), ask
+    return ScheduleState(observation.pool, observation.lead, now, end, ask), ask
 
 
 def _look(observation: Observation, now: datetime) -> tuple[Ask, datetime | None]:

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from warmpool.reconcile.planning import Plan, Write
+from warmpool.reconcile.planning import FloorWrite, WritePlan
 
 FIRST: Final = timedelta(seconds=30)
 LONGEST: Final = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
-class Lowered:
+class FloorLowering:
     """The last time that a Revision's floor was lowered here, and how often in a row."""
 
     at: datetime
@@ -32,9 +32,9 @@ class Lowered:
         return min(FIRST * doubled, LONGEST)
 
 
-def give_way(plan: Plan, lowered: Mapping[str, Lowered], now: datetime) -> Plan:
+def give_way(plan: WritePlan, lowered: Mapping[str, FloorLowering], now: datetime) -> WritePlan:
     """The plan without the writes that are to wait."""
-    kept: list[Write] = []
+    kept: list[FloorWrite] = []
     notes = list(plan.notes)
     for write in plan.writes:
         before = lowered.get(write.revision[1])
@@ -48,10 +48,10 @@ def give_way(plan: Plan, lowered: Mapping[str, Lowered], now: datetime) -> Plan:
             notes.append(f"{write.revision[1]}: another controller holds more; it is lowered again later")
         else:
             kept.append(write)
-    return Plan(tuple(kept), plan.shares, tuple(notes), plan.tight)
+    return WritePlan(tuple(kept), plan.shares, tuple(notes), plan.tight)
 
 
-def remember(lowered: dict[str, Lowered], write: Write, now: datetime) -> None:
+def remember(lowered: dict[str, FloorLowering], write: FloorWrite, now: datetime) -> None:
     """Note a write that was made; a raise of our own starts the count anew."""
     name = write.revision[1]
     if not write.lowers:
@@ -59,6 +59,6 @@ def remember(lowered: dict[str, Lowered], write: Write, now: datetime) -> None:
         return
     before = lowered.get(name)
     again = before is not None and write.held > before.to and now < before.at + 4 * LONGEST
-    lowered[name] = Lowered(
+    lowered[name] = FloorLowering(
         now, write.min_scale or 0, before.times + 1 if before is not None and again else 1
     )

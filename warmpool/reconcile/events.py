@@ -15,7 +15,7 @@ COMPONENT = "pilotlight-warmpool"
 
 
 @dataclass(frozen=True, slots=True)
-class Notice:
+class PoolEvent:
     """Something a person may want to know about a pool."""
 
     type: Literal["Normal", "Warning"]
@@ -25,10 +25,10 @@ class Notice:
     """What tells this occurrence from the next of the same text, e.g. the end of the window."""
 
 
-def build(pool: PoolView, notice: Notice, now: datetime) -> dict[str, Any]:
+def build(pool: PoolView, event: PoolEvent, now: datetime) -> dict[str, Any]:
     """The Event object."""
     namespace, name = pool.key
-    told = f"{pool.uid}\n{notice.reason}\n{notice.message}\n{notice.once}"
+    told = f"{pool.uid}\n{event.reason}\n{event.message}\n{event.once}"
     digest = hashlib.sha256(told.encode()).hexdigest()[:16]
     stamp = ownership.timestamp(now)
     return {
@@ -42,9 +42,9 @@ def build(pool: PoolView, notice: Notice, now: datetime) -> dict[str, Any]:
             "name": name,
             "uid": pool.uid,
         },
-        "type": notice.type,
-        "reason": notice.reason,
-        "message": notice.message[:1024],
+        "type": event.type,
+        "reason": event.reason,
+        "message": event.message[:1024],
         "source": {"component": COMPONENT},
         "firstTimestamp": stamp,
         "lastTimestamp": stamp,

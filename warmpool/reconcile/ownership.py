@@ -49,7 +49,7 @@ KEPT: Final = (MIN_SCALE, ALIASES[MIN_SCALE], *ALL)
 
 
 @dataclass(frozen=True, slots=True)
-class Marks:
+class FloorOwnership:
     """What stands on a Revision that somebody holds."""
 
     pool: str
@@ -59,12 +59,12 @@ class Marks:
     warmth: str | None = None
 
 
-def read(annotations: Mapping[str, str]) -> Marks | None:
+def read(annotations: Mapping[str, str]) -> FloorOwnership | None:
     """The marks of a Revision; None when no pool holds it."""
     pool = annotations.get(POOL)
     if pool is None:
         return None
-    return Marks(
+    return FloorOwnership(
         pool,
         _number(annotations.get(WRITTEN)),
         _number(annotations.get(USER)),
@@ -88,7 +88,7 @@ def min_scale(annotations: Mapping[str, str]) -> int | None:
     return _number(found[1]) if found else None
 
 
-def write(marks: Marks) -> dict[str, str | None]:
+def write(marks: FloorOwnership) -> dict[str, str | None]:
     """The annotations of a merge patch that sets floor and marks."""
     return {
         MIN_SCALE: None if marks.written is None else str(marks.written),

@@ -13,7 +13,7 @@ from typing import Final
 
 from warmpool.domain.floor import Floor
 from warmpool.reconcile import ownership, rollouts
-from warmpool.reconcile.views import Key, RevisionView, ScaleView, ServiceView, Share
+from warmpool.reconcile.views import Key, RevisionView, ScaleView, ServiceView, TrafficShare
 
 LONGEST_EXPIRY: Final = timedelta(hours=24)
 """A floor without an end is void after this long without a controller."""
@@ -22,7 +22,7 @@ SLACK: Final = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class DesiredFloor:
     """What a pool is to hold on its target, from a decision."""
 
     pool: str
@@ -35,7 +35,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Write:
+class FloorWrite:
     """One merge patch of a Revision's annotations."""
 
     revision: Key
@@ -54,7 +54,7 @@ class Write:
 
 
 @dataclass(frozen=True, slots=True)
-class ScaleWrite:
+class AutoscalerWrite:
     """One merge patch of a PodAutoscaler, for a Knative that does not pass the Revision's annotation on."""
 
     name: str
@@ -64,10 +64,10 @@ class ScaleWrite:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class WritePlan:
     """What to write for one pool, and what floor each Revision of its target is meant to have."""
 
-    writes: tuple[Write, ...] = ()
+    writes: tuple[FloorWrite, ...] = ()
     shares: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     """What a person should know: a floor that a Revision's max-scale cuts, a rollout that waits."""
@@ -75,7 +75,7 @@ class Plan:
     """The Revision whose rollout finds no room."""
 
 
-def divide(floor: int, traffic: Sequence[Share]) -> dict[str, int]:
+def divide(floor: int, traffic: Sequence[TrafficShare]) -> dict[str, int]:
     """The floor of each Revision by its percentage of traffic: largest remainders, `floor` in total.
 
     While there is enough for all, nobody with traffic gets none. A Revision that only has a tag gets none:
@@ -103,8 +103,8 @@ def divide(floor: int, traffic: Sequence[Share]) -> dict[str, int]:
 
 
 def plan(
-    wanted: Wanted, service: ServiceView | None, revisions: Iterable[RevisionView], now: datetime
-) -> Plan:
+    wanted: DesiredFloor, service: ServiceView | None, revisions: Iterable[RevisionView], now: datetime
+) -> WritePlan:
     """The writes for one pool.
 
     `revisions` are those of the target and any other that the pool has marks on; all that should have no
@@ -129,7 +129,7 @@ def plan(
         rollout = rollouts.settle(shares, service, ours, wanted.tight)
         shares, tight = rollout.shares, rollout.tight
         notes += [rollout.note] if rollout.note else []
-    writes: list[Write] = []
+    writes: list[FloorWrite] = []
     for revision in seen:
         name = revision.key[1]
         share, why = _bounded(shares.get(name, 0), revision) if name in ours else (0, [])
@@ -139,26 +139,26 @@ def plan(
         write = _hold(wanted, share, revision, now) if share else _release(wanted.pool, revision)
         if write is not None:
             writes.append(write)
-    return Plan(tuple(writes), shares, tuple(notes), tight)
+    return WritePlan(tuple(writes), shares, tuple(notes), tight)
 
 
-def give_back(revisions: Iterable[RevisionView]) -> tuple[Write, ...]:
+def give_back(revisions: Iterable[RevisionView]) -> tuple[FloorWrite, ...]:
     """The writes that take every pool's marks off these Revisions and restore their own min-scale."""
     found = [
-        _release(revision.marks.pool, revision)
+        _release(revision.ownership.pool, revision)
         for revision in revisions
-        if revision.marks and not revision.deleting
+        if revision.ownership and not revision.deleting
     ]
     return tuple(write for write in found if write is not None)
 
 
 def let_go(
     revisions: Iterable[RevisionView], scales: Mapping[str, ScaleView], shares: Mapping[str, int]
-) -> tuple[ScaleWrite, ...]:
+) -> tuple[AutoscalerWrite, ...]:
     """The writes that give back PodAutoscalers that were written themselves and shall hold nothing."""
     names = [revision for revision in revisions if not shares.get(revision.key[1])]
     return tuple(
-        ScaleWrite(revision.key[1], revision.user_min_scale, None)
+        AutoscalerWrite(revision.key[1], revision.user_min_scale, None)
         for revision in names
         if (scale := scales.get(revision.key[1])) and scale.marked
     )
@@ -174,12 +174,12 @@ def _bounded(share: int, revision: RevisionView) -> tuple[int, list[str]]:
     return share, []
 
 
-def _hold(wanted: Wanted, share: int, revision: RevisionView, now: datetime) -> Write | None:
+def _hold(wanted: DesiredFloor, share: int, revision: RevisionView, now: datetime) -> FloorWrite | None:
     user = revision.user_min_scale
     if user is not None and user >= share:
         return _release(wanted.pool, revision)  # the user holds as much already
     warmth = None if wanted.floor.hot >= wanted.floor.replicas else str(wanted.floor.at_most(share))
-    found = revision.marks
+    found = revision.ownership
     if (
         found is not None
         and found.pool == wanted.pool
@@ -189,18 +189,18 @@ def _hold(wanted: Wanted, share: int, revision: RevisionView, now: datetime) -> 
         and _still_good(found.expires, wanted, now)
     ):
         return None
-    set_to = ownership.Marks(wanted.pool, share, user, _expiry(wanted, now), warmth)
+    set_to = ownership.FloorOwnership(wanted.pool, share, user, _expiry(wanted, now), warmth)
     held = found.written or 0 if found is not None else 0
-    return Write(revision.key, revision.version, ownership.write(set_to), share, held)
+    return FloorWrite(revision.key, revision.version, ownership.write(set_to), share, held)
 
 
-def _expiry(wanted: Wanted, now: datetime) -> datetime:
+def _expiry(wanted: DesiredFloor, now: datetime) -> datetime:
     longest = now + LONGEST_EXPIRY
     end = wanted.until if wanted.until is not None and wanted.until > now else longest
     return min(max(end, now + SLACK) if wanted.moving else end, longest)
 
 
-def _still_good(written: datetime | None, wanted: Wanted, now: datetime) -> bool:
+def _still_good(written: datetime | None, wanted: DesiredFloor, now: datetime) -> bool:
     """Whether an expiry need not be written again: it covers the need and does not outlive it by much."""
     if written is None:
         return False
@@ -209,11 +209,11 @@ def _still_good(written: datetime | None, wanted: Wanted, now: datetime) -> bool
     return least <= written <= needed + (SLACK if wanted.moving else timedelta(0))
 
 
-def _release(pool: str, revision: RevisionView) -> Write | None:
-    found = revision.marks
+def _release(pool: str, revision: RevisionView) -> FloorWrite | None:
+    found = revision.ownership
     if found is None or found.pool != pool:
         return None
     user = revision.user_min_scale
-    return Write(
+    return FloorWrite(
         revision.key, revision.version, ownership.erase(revision.annotations), user, found.written or 0
     )

@@ -29,7 +29,7 @@ SHORT_FLOOR: Final = timedelta(seconds=30)
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
+class RolloutProgress:
     """What is remembered of one Revision between looks."""
 
     behind_since: datetime | None = None
@@ -48,10 +48,10 @@ class Watch:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class RolloutStatus:
     """What to do and to say after a look at one Revision."""
 
-    watch: Watch
+    watch: RolloutProgress
     wake: bool = False
     lever: int | None = None
     """The min-scale to write on the PodAutoscaler itself, because the Revision's does not arrive there."""
@@ -61,23 +61,25 @@ class Verdict:
     look_again: datetime | None = None
 
 
-def look(
-    watch: Watch,
+def check(
+    watch: RolloutProgress,
     share: int,
     revision: RevisionView,
     scale: ScaleView | None,
     *,
     now: datetime,
     cold_start: timedelta,
-) -> Verdict:
+) -> RolloutStatus:
     """Judge one Revision that is meant to have the floor `share`."""
     if scale is None:
-        return Verdict(Watch())
+        return RolloutStatus(RolloutProgress())
     watch, started = _starts(watch, revision, scale, now)
     goal = max(share, revision.min_scale or 0)
     if not share:
-        kept = Watch(start_since=watch.start_since, start_goal=watch.start_goal, tainted=watch.tainted)
-        return Verdict(kept, started=started, look_again=_next_look(kept, now, cold_start))
+        kept = RolloutProgress(
+            start_since=watch.start_since, start_goal=watch.start_goal, tainted=watch.tainted
+        )
+        return RolloutStatus(kept, started=started, look_again=_next_look(kept, now, cold_start))
     actual, desired = scale.actual or 0, scale.desired or 0
     unlike = _since(watch.unlike_since, now, holds=scale.min_scale != revision.min_scale)
     behind = _since(watch.behind_since, now, holds=desired < goal and actual < goal)
@@ -85,7 +87,7 @@ def look(
     watch = replace(watch, unlike_since=unlike, behind_since=behind, short_since=short)
     lever = goal if unlike and now >= unlike + PATIENCE and not revision.hpa else None
     watch, wake = _wake(watch, now)
-    return Verdict(
+    return RolloutStatus(
         watch,
         wake=wake and unlike is None,  # the annotation has to be there before a request helps
         lever=lever,
@@ -102,7 +104,7 @@ def _since(since: datetime | None, now: datetime, *, holds: bool) -> datetime | 
     return since if since is not None and since <= now else now
 
 
-def _wake(watch: Watch, now: datetime) -> tuple[Watch, bool]:
+def _wake(watch: RolloutProgress, now: datetime) -> tuple[RolloutProgress, bool]:
     if watch.behind_since is None:
         return replace(watch, wakes=0, woken_at=None), False
     if now < watch.behind_since + PATIENCE:
@@ -114,7 +116,7 @@ def _wake(watch: Watch, now: datetime) -> tuple[Watch, bool]:
 
 
 def _short(
-    watch: Watch,
+    watch: RolloutProgress,
     revision: RevisionView,
     scale: ScaleView,
     goal: int,
@@ -139,8 +141,8 @@ def patience(cold_start: timedelta) -> timedelta:
 
 
 def _starts(
-    watch: Watch, revision: RevisionView, scale: ScaleView, now: datetime
-) -> tuple[Watch, ColdStart | None]:
+    watch: RolloutProgress, revision: RevisionView, scale: ScaleView, now: datetime
+) -> tuple[RolloutProgress, ColdStart | None]:
     actual, desired = scale.actual or 0, scale.desired or 0
     tainted = watch.tainted or revision.unschedulable is not None
     if watch.start_since is None or watch.start_since > now:
@@ -156,7 +158,7 @@ def _starts(
     return replace(watch, tainted=tainted), None
 
 
-def _next_look(watch: Watch, now: datetime, cold_start: timedelta) -> datetime | None:
+def _next_look(watch: RolloutProgress, now: datetime, cold_start: timedelta) -> datetime | None:
     looks = []
     if watch.start_since is not None:
         looks.append(watch.start_since + PLACING)

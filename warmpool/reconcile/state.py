@@ -10,19 +10,19 @@ from warmpool.domain.account import Account
 from warmpool.domain.decision import Decision
 from warmpool.domain.floor import Floor
 from warmpool.policy import compose
-from warmpool.reconcile.contention import Lowered
-from warmpool.reconcile.rollout_check import Watch
+from warmpool.reconcile.contention import FloorLowering
+from warmpool.reconcile.rollout_check import RolloutProgress
 
 
 @dataclass(slots=True)
 class PoolState:
-    """The memory of one pool."""
+    """The policy_states of one pool."""
 
-    memory: compose.Memory = field(default_factory=compose.initial)
+    policy_states: compose.PolicyStates = field(default_factory=compose.initial)
     decision: Decision | None = None
     due: datetime | None = None
     """When to look again without being told."""
-    watches: dict[str, Watch] = field(default_factory=dict)
+    watches: dict[str, RolloutProgress] = field(default_factory=dict)
     """By Revision."""
     account: Account | None = None
     status_at: datetime | None = None
@@ -33,7 +33,7 @@ class PoolState:
     """What went wrong last."""
     announced: tuple[Floor, str] | None = None
     """Floor and reason of the last event."""
-    lowered: dict[str, Lowered] = field(default_factory=dict)
+    lowered: dict[str, FloorLowering] = field(default_factory=dict)
     """By Revision: when its floor was last lowered here."""
     tight: str | None = None
     """The Revision whose rollout found no room."""
@@ -42,7 +42,7 @@ class PoolState:
     warmth_trouble: str | None = None
     seen: object = None
     """What the last look was based on; the same again is not worth another before `stale`."""
-    looked_at: datetime | None = None
+    reconciled_at: datetime | None = None
     stale: datetime | None = None
     ready: int = 0
     lead_s: float = 0.0

@@ -27,7 +27,7 @@ _MONEY: Final = ("toDate", "projected", "byReason", "busyGpuSeconds", "idleGpuSe
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
+class PoolCondition:
     """One condition; `status` None is Unknown."""
 
     type: str
@@ -58,7 +58,7 @@ class RevisionStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class StatusReport:
     """Everything a status is made from."""
 
     decision: Decision
@@ -68,7 +68,7 @@ class Report:
     lead_source: LeadSource
     cold_start: ColdStartStats | None
     revisions: Sequence[RevisionStatus]
-    conditions: Sequence[Condition]
+    conditions: Sequence[PoolCondition]
     account: Account | None = None
     projected: Decimal | None = None
     gpu: str | None = None
@@ -76,7 +76,7 @@ class Report:
     currency: str = "USD"
 
 
-def build(pool: PoolView, report: Report, now: datetime) -> dict[str, Any]:
+def build(pool: PoolView, report: StatusReport, now: datetime) -> dict[str, Any]:
     """The status as JSON values, without what is unknown."""
     decision = report.decision
     status: dict[str, Any] = {
@@ -203,7 +203,7 @@ def _cold_start(measured: ColdStartStats | None) -> dict[str, Any] | None:
     )
 
 
-def _cost(pool: PoolView, report: Report) -> dict[str, Any] | None:
+def _cost(pool: PoolView, report: StatusReport) -> dict[str, Any] | None:
     account = report.account
     if account is None:
         return None
@@ -226,7 +226,7 @@ def _cost(pool: PoolView, report: Report) -> dict[str, Any] | None:
     )
 
 
-def conditions(pool: PoolView, current: Sequence[Condition], now: datetime) -> list[dict[str, Any]]:
+def conditions(pool: PoolView, current: Sequence[PoolCondition], now: datetime) -> list[dict[str, Any]]:
     """Conditions as JSON values; the time of the last transition stays while the status is the same."""
     before = {entry.get("type"): entry for entry in pool.status.get("conditions") or ()}
     entries = []

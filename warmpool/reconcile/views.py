@@ -55,7 +55,7 @@ class PoolView:
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class TrafficShare:
     """A Revision's part of a Service's traffic."""
 
     revision: str
@@ -71,7 +71,7 @@ class ServiceView:
 
     key: Key
     uid: str
-    traffic: tuple[Share, ...]
+    traffic: tuple[TrafficShare, ...]
     url: str | None
     """Where it answers from outside."""
     address: str | None
@@ -89,7 +89,7 @@ class ServiceView:
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
+class KnativeCondition:
     """One of Knative's conditions."""
 
     status: str
@@ -113,13 +113,13 @@ class RevisionView:
     hpa: bool
     actual: int | None
     desired: int | None
-    conditions: Mapping[str, Condition]
+    conditions: Mapping[str, KnativeCondition]
     deleting: bool
     unplaced: str | None = None
     """What the scheduler says of one of its pods that finds no place."""
 
     @property
-    def marks(self) -> ownership.Marks | None:
+    def ownership(self) -> ownership.FloorOwnership | None:
         """What a pool has written on it."""
         return ownership.read(self.annotations)
 
@@ -146,7 +146,7 @@ class ScaleView:
     min_scale: int | None
     desired: int | None
     actual: int | None
-    active: Condition | None = None
+    active: KnativeCondition | None = None
     marked: bool = False
     """Whether a pool has written on it directly."""
 
@@ -199,7 +199,7 @@ def service(obj: Mapping[str, Any]) -> ServiceView:
         **((template.get("metadata") or {}).get("annotations") or {}),
     }
     shares = tuple(
-        Share(
+        TrafficShare(
             sys.intern(entry["revisionName"]),
             entry.get("percent") or 0,
             entry.get("tag"),
@@ -282,9 +282,9 @@ def scale(obj: Mapping[str, Any]) -> ScaleView:
     )
 
 
-def _conditions(status: Mapping[str, Any]) -> dict[str, Condition]:
+def _conditions(status: Mapping[str, Any]) -> dict[str, KnativeCondition]:
     return {
-        entry["type"]: Condition(entry["status"], entry.get("reason", ""), entry.get("message", ""))
+        entry["type"]: KnativeCondition(entry["status"], entry.get("reason", ""), entry.get("message", ""))
         for entry in status.get("conditions") or ()
     }
 

@@ -20,18 +20,18 @@ from warmpool.domain.periods import period_of
 from warmpool.domain.pool import WarmPoolSpec
 from warmpool.policy import budget, compose
 from warmpool.reconcile import contention, planning, rollout_check, status, warmth_orders
-from warmpool.reconcile.events import Notice
-from warmpool.reconcile.planning import Plan, ScaleWrite, Wanted, Write
-from warmpool.reconcile.rollout_check import Verdict
+from warmpool.reconcile.events import PoolEvent
+from warmpool.reconcile.planning import AutoscalerWrite, DesiredFloor, FloorWrite, WritePlan
+from warmpool.reconcile.rollout_check import RolloutStatus
 from warmpool.reconcile.state import PoolState
-from warmpool.reconcile.status import Condition, NextChange, Report, RevisionStatus
+from warmpool.reconcile.status import NextChange, PoolCondition, RevisionStatus, StatusReport
 from warmpool.reconcile.views import PoolView, RevisionView, ScaleView, ServiceView
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class Snapshot:
     """Everything there is to see of one pool."""
 
     pool: PoolView
@@ -51,21 +51,21 @@ class Sight:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ReconcileResult:
     """What follows."""
 
-    memory: compose.Memory
+    policy_states: compose.PolicyStates
     decision: Decision
-    plan: Plan
-    verdicts: Mapping[str, Verdict]
+    plan: WritePlan
+    rollouts_seen: Mapping[str, RolloutStatus]
     account: Account | None
     status: Mapping[str, Any] | bytes
     """The whole status as it should be; as compressed JSON once it has to wait for its turn."""
-    notices: tuple[Notice, ...]
+    events: tuple[PoolEvent, ...]
     started: tuple[ColdStart, ...]
     due: datetime | None
     wake: bool
-    scale_writes: tuple[ScaleWrite, ...] = ()
+    autoscaler_writes: tuple[AutoscalerWrite, ...] = ()
     lead_s: float = 0.0
     ready: int = 0
     budget_left: Decimal | None = None
@@ -78,63 +78,63 @@ class Outcome:
     holds: bool = False
     """Whether the pool may hold floors, so that it must not go without our knowing."""
     announces: tuple[Floor, str] = (NOTHING, "")
-    """Floor and reason that the notices speak of."""
+    """Floor and reason that the events speak of."""
 
 
-def judge(sight: Sight, state: PoolState, now: datetime) -> Outcome:
+def reconcile(snapshot: Snapshot, state: PoolState, now: datetime) -> ReconcileResult:
     """Decide about one pool, plan the writes and word the status."""
-    pool = sight.pool
-    refusal = _refusal(sight)
+    pool = snapshot.pool
+    refusal = _refusal(snapshot)
     if refusal is not None:
-        return _refused(sight, state, refusal, now)
+        return _refused(snapshot, state, refusal, now)
     assert pool.spec is not None
-    assert sight.service is not None
-    observation = _observation(sight, pool.spec, state, now)
-    memory, decision = compose.decide(state.memory, observation, now)
+    assert snapshot.service is not None
+    observation = _observation(snapshot, pool.spec, state, now)
+    policy_states, decision = compose.decide(state.policy_states, observation, now)
     moving = decision.reason.startswith(("keep-alive", "backlog"))
-    wanted = Wanted(pool.key[1], decision.floor, decision.until, moving, state.tight)
-    plan = planning.plan(wanted, sight.service, sight.revisions, now)
+    wanted = DesiredFloor(pool.key[1], decision.floor, decision.until, moving, state.tight)
+    plan = planning.plan(wanted, snapshot.service, snapshot.revisions, now)
     plan = contention.give_way(plan, state.lowered, now)
-    verdicts = _verify(sight, state, plan, now)
-    account = _account(sight, state, decision, observation, now)
-    _, lead_source = lead_time(pool.spec.lead_time, sight.cold_starts)
-    conditions = _conditions(sight, decision, plan, verdicts, state)
-    projected = budget.projected(memory.budget, observation, now) if pool.spec.limits.budget else None
-    report = Report(
+    rollouts_seen = _verify(snapshot, state, plan, now)
+    account = _account(snapshot, state, decision, observation, now)
+    _, lead_source = lead_time(pool.spec.lead_time, snapshot.cold_starts)
+    conditions = _conditions(snapshot, decision, plan, rollouts_seen, state)
+    projected = budget.projected(policy_states.budget, observation, now) if pool.spec.limits.budget else None
+    report = StatusReport(
         decision=decision,
-        next_change=_next_change(memory, observation, decision),
-        ready=_ready(sight),
+        next_change=_next_change(policy_states, observation, decision),
+        ready=_ready(snapshot),
         lead=observation.lead,
         lead_source=lead_source,
-        cold_start=sight.cold_starts,
-        revisions=_revisions(sight, plan),
+        cold_start=snapshot.cold_starts,
+        revisions=_revisions(snapshot, plan),
         conditions=conditions,
         account=account,
         projected=projected,
-        gpu=sight.service.gpu or sight.prices.default if sight.service.gpus else None,
-        price=sight.prices.of(sight.service.gpu) if sight.service.gpus else None,
-        currency=sight.prices.currency,
+        gpu=snapshot.service.gpu or snapshot.prices.default if snapshot.service.gpus else None,
+        price=snapshot.prices.of(snapshot.service.gpu) if snapshot.service.gpus else None,
+        currency=snapshot.prices.currency,
     )
-    looks = [decision.until, decision.look, *(verdict.look_again for verdict in verdicts.values())]
+    looks = [decision.until, decision.look, *(verdict.look_again for verdict in rollouts_seen.values())]
     limit = pool.spec.limits.budget
-    return Outcome(
-        memory=memory,
+    return ReconcileResult(
+        policy_states=policy_states,
         decision=decision,
         plan=plan,
-        verdicts=verdicts,
+        rollouts_seen=rollouts_seen,
         account=account,
         status=status.build(pool, report, now),
-        notices=_notices(pool, state, decision, conditions),
-        started=tuple(verdict.started for verdict in verdicts.values() if verdict.started),
+        events=_notices(pool, state, decision, conditions),
+        started=tuple(verdict.started for verdict in rollouts_seen.values() if verdict.started),
         due=min((look for look in looks if look is not None and look > now), default=None),
-        wake=any(verdict.wake for verdict in verdicts.values()),
-        scale_writes=(
+        wake=any(verdict.wake for verdict in rollouts_seen.values()),
+        autoscaler_writes=(
             *(
-                ScaleWrite(name, verdict.lever, pool.key[1])
-                for name, verdict in verdicts.items()
+                AutoscalerWrite(name, verdict.lever, pool.key[1])
+                for name, verdict in rollouts_seen.items()
                 if verdict.lever is not None
             ),
-            *planning.let_go(sight.revisions, sight.scales, plan.shares),
+            *planning.let_go(snapshot.revisions, snapshot.scales, plan.shares),
         ),
         lead_s=observation.lead.total_seconds(),
         ready=report.ready,
@@ -146,134 +146,140 @@ def judge(sight: Sight, state: PoolState, now: datetime) -> Outcome:
     )
 
 
-def _refusal(sight: Sight) -> Condition | None:
+def _refusal(snapshot: Snapshot) -> PoolCondition | None:
     """Why the pool cannot hold anything, if it cannot."""
-    pool = sight.pool
+    pool = snapshot.pool
     if pool.deleting:
-        return Condition("Ready", False, "Deleting", "Floors are given back.")
+        return PoolCondition("Ready", False, "Deleting", "Floors are given back.")
     if pool.spec is None:
-        return Condition("Ready", False, "InvalidSpec", "; ".join(pool.problems))
-    if sight.rightful is not None and sight.rightful.key != pool.key:
-        text = f"Service {pool.spec.target} has a pool already: {sight.rightful.key[1]}, which is older."
-        return Condition("Ready", False, "TargetTaken", text)
-    if sight.service is None or sight.service.deleting:
+        return PoolCondition("Ready", False, "InvalidSpec", "; ".join(pool.problems))
+    if snapshot.rightful is not None and snapshot.rightful.key != pool.key:
+        text = f"Service {pool.spec.target} has a pool already: {snapshot.rightful.key[1]}, which is older."
+        return PoolCondition("Ready", False, "TargetTaken", text)
+    if snapshot.service is None or snapshot.service.deleting:
         text = f"There is no Service {pool.spec.target} in namespace {pool.key[0]}."
-        return Condition("Ready", False, "TargetMissing", text)
+        return PoolCondition("Ready", False, "TargetMissing", text)
     return None
 
 
-def _refused(sight: Sight, state: PoolState, refusal: Condition, now: datetime) -> Outcome:
+def _refused(snapshot: Snapshot, state: PoolState, refusal: PoolCondition, now: datetime) -> ReconcileResult:
     """A pool that cannot be read keeps its floor until that expires; any other gives it back at once."""
-    held = sight.revisions
+    held = snapshot.revisions
     due = None
     if refusal.reason == "InvalidSpec":
-        expiries = [mark.expires for revision in held if (mark := revision.marks) and mark.expires]
+        expiries = [mark.expires for revision in held if (mark := revision.ownership) and mark.expires]
         due = min((expires for expires in expiries if expires > now), default=None)
-        held = [rev for rev in held if (mark := rev.marks) and mark.expires and mark.expires <= now]
-    writes = planning.give_back([rev for rev in held if rev.marks and rev.marks.pool == sight.pool.key[1]])
-    scale_writes = planning.let_go(held, sight.scales, {})
-    left = sum(mark.written or 0 for rev in sight.revisions if (mark := rev.marks)) if not writes else 0
+        held = [rev for rev in held if (mark := rev.ownership) and mark.expires and mark.expires <= now]
+    writes = planning.give_back(
+        [rev for rev in held if rev.ownership and rev.ownership.pool == snapshot.pool.key[1]]
+    )
+    autoscaler_writes = planning.let_go(held, snapshot.scales, {})
+    left = (
+        sum(mark.written or 0 for rev in snapshot.revisions if (mark := rev.ownership)) if not writes else 0
+    )
     reason = {"InvalidSpec": "invalid", "TargetMissing": "target-missing", "TargetTaken": "target-taken"}
     decision = Decision(NOTHING, reason.get(refusal.reason, "deleting"))
-    report = Report(
+    report = StatusReport(
         decision=decision,
         next_change=None,
-        ready=_ready(sight),
+        ready=_ready(snapshot),
         lead=DEFAULT_LEAD,
         lead_source="default",
-        cold_start=sight.cold_starts,
+        cold_start=snapshot.cold_starts,
         revisions=(),
         conditions=(refusal,),
     )
-    told = status.build(sight.pool, report, now)
+    told = status.build(snapshot.pool, report, now)
     if refusal.reason == "InvalidSpec" and left:
         told |= {"floor": left, "held": f"{left} hot"}
     known = state.announced == (NOTHING, refusal.reason)
-    return Outcome(
-        memory=compose.initial(),
+    return ReconcileResult(
+        policy_states=compose.initial(),
         decision=decision,
-        plan=Plan(writes),
-        verdicts={},
+        plan=WritePlan(writes),
+        rollouts_seen={},
         account=state.account,
         status=told,
-        notices=() if known or refusal.reason == "Deleting" else (_warning(refusal),),
+        events=() if known or refusal.reason == "Deleting" else (_warning(refusal),),
         started=(),
         due=due,
         wake=False,
-        finished=sight.pool.deleting and not writes and not scale_writes,
-        scale_writes=scale_writes,
+        finished=snapshot.pool.deleting and not writes and not autoscaler_writes,
+        autoscaler_writes=autoscaler_writes,
         at=now,
         announces=(NOTHING, refusal.reason),
     )
 
 
-def _observation(sight: Sight, spec: WarmPoolSpec, state: PoolState, now: datetime) -> Observation:
-    assert sight.service is not None
-    service = sight.service
-    lead, _ = lead_time(spec.lead_time, sight.cold_starts)
+def _observation(snapshot: Snapshot, spec: WarmPoolSpec, state: PoolState, now: datetime) -> Observation:
+    assert snapshot.service is not None
+    service = snapshot.service
+    lead, _ = lead_time(spec.lead_time, snapshot.cold_starts)
     since, _ = period_of(now, spec.limits.budget.period if spec.limits.budget else "month", spec.zone)
     account = state.account.until(now).period(since) if state.account else None
     return Observation(
         pool=spec,
         lead=lead,
-        cold_start=sight.cold_starts.p95 if sight.cold_starts else None,
-        demand=sight.demand,
-        backlog_expected=sight.demand is not None and sight.demand.backlog is not None,
+        cold_start=snapshot.cold_starts.p95 if snapshot.cold_starts else None,
+        demand=snapshot.demand,
+        backlog_expected=snapshot.demand is not None and snapshot.demand.backlog is not None,
         requests_per_replica=float(service.container_concurrency or 100),
-        price=sight.prices.replica(service.gpu, service.gpus),
+        price=snapshot.prices.replica(service.gpu, service.gpus),
         spent=account.spent if account else Decimal(0),
-        hold=sight.pool.hold,
+        hold=snapshot.pool.hold,
     )
 
 
-def _next_change(memory: compose.Memory, observation: Observation, decision: Decision) -> NextChange | None:
+def _next_change(
+    policy_states: compose.PolicyStates, observation: Observation, decision: Decision
+) -> NextChange | None:
     if decision.until is None:
         return None
     at = decision.until
-    _, then = compose.decide(memory, observation, at)
+    _, then = compose.decide(policy_states, observation, at)
     return NextChange(at, then.floor, then.reason)
 
 
-def _verify(sight: Sight, state: PoolState, plan: Plan, now: datetime) -> dict[str, Verdict]:
-    cold_start = sight.cold_starts.p95 if sight.cold_starts else DEFAULT_LEAD
+def _verify(snapshot: Snapshot, state: PoolState, plan: WritePlan, now: datetime) -> dict[str, RolloutStatus]:
+    cold_start = snapshot.cold_starts.p95 if snapshot.cold_starts else DEFAULT_LEAD
     written = {write.revision[1] for write in plan.writes}
-    verdicts = {}
-    for revision in sight.revisions:
+    rollouts_seen = {}
+    for revision in snapshot.revisions:
         name = revision.key[1]
-        if sight.service is None or revision.service != sight.service.key:
+        if snapshot.service is None or revision.service != snapshot.service.key:
             continue
-        watch = state.watches.get(name, rollout_check.Watch())
+        watch = state.watches.get(name, rollout_check.RolloutProgress())
         # What is only now being written cannot have arrived yet.
         share = 0 if name in written else plan.shares.get(name, 0)
-        verdicts[name] = rollout_check.look(
-            watch, share, revision, sight.scales.get(name), now=now, cold_start=cold_start
+        rollouts_seen[name] = rollout_check.check(
+            watch, share, revision, snapshot.scales.get(name), now=now, cold_start=cold_start
         )
-    return verdicts
+    return rollouts_seen
 
 
 def _account(
-    sight: Sight, state: PoolState, decision: Decision, observation: Observation, now: datetime
+    snapshot: Snapshot, state: PoolState, decision: Decision, observation: Observation, now: datetime
 ) -> Account:
-    assert sight.service is not None
+    assert snapshot.service is not None
     limit = observation.pool.limits.budget
     since, _ = period_of(now, limit.period if limit else "month", observation.pool.zone)
     account = (state.account or Account(since)).until(now).period(since)
     scales = [
         scale
-        for revision in sight.revisions
-        if revision.service == sight.service.key and (scale := sight.scales.get(revision.key[1]))
+        for revision in snapshot.revisions
+        if revision.service == snapshot.service.key and (scale := snapshot.scales.get(revision.key[1]))
     ]
     actual = sum(scale.actual or 0 for scale in scales)
     starting = sum(max(0, (scale.desired or 0) - (scale.actual or 0)) for scale in scales)
     short = any(watch.short_since and not watch.start_since for watch in state.watches.values())
-    held = sum(mark.written or 0 for rev in sight.revisions if (mark := rev.marks))
+    held = sum(mark.written or 0 for rev in snapshot.revisions if (mark := rev.ownership))
     reading = Reading(
         at=now,
         floor=decision.floor.at_most(held),
         reason=decision.reason,
         replicas=actual + (0 if short else starting),
-        busy=min(float(actual), sight.demand.concurrency) if sight.demand else 0.0,
-        gpus=sight.service.gpus,
+        busy=min(float(actual), snapshot.demand.concurrency) if snapshot.demand else 0.0,
+        gpus=snapshot.service.gpus,
         price=observation.price,
     )
     return account.read(reading)
@@ -289,26 +295,26 @@ def _unarranged(
     return wanted if warmth_orders.concerns(observation.pool, observation.price) else None
 
 
-def _ready(sight: Sight) -> int:
-    if sight.service is None:
+def _ready(snapshot: Snapshot) -> int:
+    if snapshot.service is None:
         return 0
-    names = [rev.key[1] for rev in sight.revisions if rev.service == sight.service.key]
-    return sum(scale.actual or 0 for name in names if (scale := sight.scales.get(name)))
+    names = [rev.key[1] for rev in snapshot.revisions if rev.service == snapshot.service.key]
+    return sum(scale.actual or 0 for name in names if (scale := snapshot.scales.get(name)))
 
 
-def _revisions(sight: Sight, plan: Plan) -> list[RevisionStatus]:
-    assert sight.service is not None
+def _revisions(snapshot: Snapshot, plan: WritePlan) -> list[RevisionStatus]:
+    assert snapshot.service is not None
     percent: dict[str, int] = {}
-    for share in sight.service.traffic:
+    for share in snapshot.service.traffic:
         percent[share.revision] = percent.get(share.revision, 0) + share.percent
-    writes: dict[str, Write] = {write.revision[1]: write for write in plan.writes}
+    writes: dict[str, FloorWrite] = {write.revision[1]: write for write in plan.writes}
     found = []
-    for revision in sight.revisions:
+    for revision in snapshot.revisions:
         name = revision.key[1]
         floor = plan.shares.get(name, 0)
         if not floor and not percent.get(name):
             continue
-        scale = sight.scales.get(name)
+        scale = snapshot.scales.get(name)
         found.append(
             RevisionStatus(
                 name=name,
@@ -323,36 +329,47 @@ def _revisions(sight: Sight, plan: Plan) -> list[RevisionStatus]:
 
 
 def _conditions(
-    sight: Sight, decision: Decision, plan: Plan, verdicts: Mapping[str, Verdict], state: PoolState
-) -> list[Condition]:
-    shorts = [verdict.short for verdict in verdicts.values() if verdict.short]
+    snapshot: Snapshot,
+    decision: Decision,
+    plan: WritePlan,
+    rollouts_seen: Mapping[str, RolloutStatus],
+    state: PoolState,
+) -> list[PoolCondition]:
+    shorts = [verdict.short for verdict in rollouts_seen.values() if verdict.short]
     cuts = [cut for cut in decision.cuts if cut.rule.startswith("budget/")]
     troubles = [f"no reading of {name}" for name in decision.missing]
     troubles += [
         trouble
-        for trouble in (sight.demand_trouble, sight.history_trouble, state.warmth_trouble, state.trouble)
+        for trouble in (
+            snapshot.demand_trouble,
+            snapshot.history_trouble,
+            state.warmth_trouble,
+            state.trouble,
+        )
         if trouble
     ]
     troubles += plan.notes
-    troubles += _too_slow(sight)
+    troubles += _too_slow(snapshot)
     return [
-        _ready_condition(sight, decision, plan, shorts, state),
-        Condition("BudgetExceeded", True, _camel(cuts[-1].rule), cuts[-1].detail)
+        _ready_condition(snapshot, decision, plan, shorts, state),
+        PoolCondition("BudgetExceeded", True, _camel(cuts[-1].rule), cuts[-1].detail)
         if cuts
-        else Condition("BudgetExceeded", False, "WithinBudget"),
-        Condition(
+        else PoolCondition("BudgetExceeded", False, "WithinBudget"),
+        PoolCondition(
             "CapacityShort", bool(shorts), "ReplicasMissing" if shorts else "Enough", "; ".join(shorts)
         ),
-        Condition("Degraded", bool(troubles), "Trouble" if troubles else "AsExpected", "; ".join(troubles)),
+        PoolCondition(
+            "Degraded", bool(troubles), "Trouble" if troubles else "AsExpected", "; ".join(troubles)
+        ),
     ]
 
 
-def _too_slow(sight: Sight) -> list[str]:
+def _too_slow(snapshot: Snapshot) -> list[str]:
     """What Knative cuts short: a first start by the progress deadline, a held request by its timeout."""
-    if sight.service is None or sight.cold_starts is None:
+    if snapshot.service is None or snapshot.cold_starts is None:
         return []
-    usual = sight.cold_starts.p95.total_seconds()
-    deadline, held = sight.service.progress_deadline_s, sight.service.timeout_s
+    usual = snapshot.cold_starts.p95.total_seconds()
+    deadline, held = snapshot.service.progress_deadline_s, snapshot.service.timeout_s
     told = []
     if usual > 0.8 * deadline:
         told.append(
@@ -373,46 +390,46 @@ def _camel(rule: str) -> str:
 
 
 def _ready_condition(
-    sight: Sight, decision: Decision, plan: Plan, shorts: Sequence[str], state: PoolState
-) -> Condition:
+    snapshot: Snapshot, decision: Decision, plan: WritePlan, shorts: Sequence[str], state: PoolState
+) -> PoolCondition:
     if state.trouble:
-        return Condition("Ready", False, "WriteFailed", state.trouble)
+        return PoolCondition("Ready", False, "WriteFailed", state.trouble)
     if not decision.floor.replicas:
         word = "Disabled" if decision.reason == "disabled" else "NothingToHold"
-        return Condition("Ready", True, word)
+        return PoolCondition("Ready", True, word)
     ready = sum(
         min(plan.shares.get(name, 0), (scale.actual or 0))
-        for name, scale in sight.scales.items()
+        for name, scale in snapshot.scales.items()
         if name in plan.shares
     )
     wanted = sum(plan.shares.values())
     if not wanted:
-        return Condition("Ready", None, "NoTraffic", "No Revision of the Service carries traffic yet.")
+        return PoolCondition("Ready", None, "NoTraffic", "No Revision of the Service carries traffic yet.")
     if ready >= wanted > 0:
-        return Condition("Ready", True, "FloorHeld")
+        return PoolCondition("Ready", True, "FloorHeld")
     if shorts:
-        return Condition("Ready", False, "CapacityShort", "; ".join(shorts))
-    return Condition("Ready", None, "Raising", "Replicas are starting.")
+        return PoolCondition("Ready", False, "CapacityShort", "; ".join(shorts))
+    return PoolCondition("Ready", None, "Raising", "Replicas are starting.")
 
 
 def _notices(
-    pool: PoolView, state: PoolState, decision: Decision, conditions: Sequence[Condition]
-) -> tuple[Notice, ...]:
-    notices = []
+    pool: PoolView, state: PoolState, decision: Decision, conditions: Sequence[PoolCondition]
+) -> tuple[PoolEvent, ...]:
+    events = []
     once = decision.until.isoformat() if decision.until else ""
     # A controller that has just started finds in the status what its predecessor told.
     before = str(state.announced[0]) if state.announced else pool.status.get("held")
     if (before or str(NOTHING)) != str(decision.floor):
         old = f"from {before} " if before else ""
         text = f"Floor {old}to {decision.floor}: {decision.reason}. {_because(decision)}"
-        notices.append(Notice("Normal", "FloorChanged", text, once))
+        events.append(PoolEvent("Normal", "FloorChanged", text, once))
     previous = {entry.get("type"): entry for entry in pool.status.get("conditions") or ()}
     for condition in conditions:
         if condition.type != "Ready" and condition.status:
             known = previous.get(condition.type) or {}
             if known.get("status") != "True" or known.get("reason") != condition.reason:
-                notices.append(Notice("Warning", condition.type, condition.message, once))
-    return tuple(notices)
+                events.append(PoolEvent("Warning", condition.type, condition.message, once))
+    return tuple(events)
 
 
 def _because(decision: Decision) -> str:
@@ -422,31 +439,33 @@ def _because(decision: Decision) -> str:
     return behind[0].detail if behind else ""
 
 
-def waiting(outcome: Outcome) -> Outcome:
-    """An outcome that takes less room while ten thousand others are carried out."""
-    return replace(outcome, status=zlib.compress(json.dumps(outcome.status).encode(), 1))
+def waiting(result: ReconcileResult) -> ReconcileResult:
+    """An result that takes less room while ten thousand others are carried out."""
+    return replace(result, status=zlib.compress(json.dumps(result.status).encode(), 1))
 
 
-def words(outcome: Outcome) -> Mapping[str, Any]:
-    """The status of an outcome."""
-    if not isinstance(outcome.status, bytes):
-        return outcome.status
-    found: dict[str, Any] = json.loads(zlib.decompress(outcome.status))
+def words(result: ReconcileResult) -> Mapping[str, Any]:
+    """The status of an result."""
+    if not isinstance(result.status, bytes):
+        return result.status
+    found: dict[str, Any] = json.loads(zlib.decompress(result.status))
     return found
 
 
-def broken(pool: PoolView, state: PoolState, problem: str, now: datetime) -> Outcome:
+def broken(pool: PoolView, state: PoolState, problem: str, now: datetime) -> ReconcileResult:
     """What to say of a pool that cannot be judged because of a fault of ours: nothing of it is touched."""
-    condition = Condition("Ready", False, "InternalError", f"The controller failed on this pool: {problem}")
+    condition = PoolCondition(
+        "Ready", False, "InternalError", f"The controller failed on this pool: {problem}"
+    )
     before = {key: value for key, value in pool.status.items() if key != "conditions"}
-    return Outcome(
-        memory=state.memory,
+    return ReconcileResult(
+        policy_states=state.policy_states,
         decision=state.decision or Decision(NOTHING, "unknown"),
-        plan=Plan(),
-        verdicts={},
+        plan=WritePlan(),
+        rollouts_seen={},
         account=state.account,
         status={**before, "conditions": status.conditions(pool, (condition,), now)},
-        notices=() if state.announced == (NOTHING, "InternalError") else (_warning(condition),),
+        events=() if state.announced == (NOTHING, "InternalError") else (_warning(condition),),
         started=(),
         due=state.due,
         wake=False,
@@ -455,21 +474,21 @@ def broken(pool: PoolView, state: PoolState, problem: str, now: datetime) -> Out
     )
 
 
-def _warning(condition: Condition) -> Notice:
-    return Notice("Warning", condition.reason, condition.message)
+def _warning(condition: PoolCondition) -> PoolEvent:
+    return PoolEvent("Warning", condition.reason, condition.message)
 
 
-def remembered(state: PoolState, outcome: Outcome) -> PoolState:
-    """The state after an outcome, before its effects are known."""
+def remembered(state: PoolState, result: ReconcileResult) -> PoolState:
+    """The state after an result, before its effects are known."""
     return replace(
         state,
-        memory=outcome.memory,
-        decision=outcome.decision,
-        due=outcome.due,
-        account=outcome.account,
-        tight=outcome.plan.tight,
-        ready=outcome.ready,
-        lead_s=outcome.lead_s,
-        budget_left=outcome.budget_left,
-        watches={name: verdict.watch for name, verdict in outcome.verdicts.items()},
+        policy_states=result.policy_states,
+        decision=result.decision,
+        due=result.due,
+        account=result.account,
+        tight=result.plan.tight,
+        ready=result.ready,
+        lead_s=result.lead_s,
+        budget_left=result.budget_left,
+        watches={name: verdict.watch for name, verdict in result.rollouts_seen.items()},
     )
