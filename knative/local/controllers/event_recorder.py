@@ -1,127 +1,102 @@
-"""Events of what happened to objects, told from the changes themselves: what `kubectl describe` ends with.
-
-Words and sources are those of Knative's controllers, the scheduler and the kubelet. What no change shows (a
-probe that failed, a pod without a GPU) is told by whoever knows it.
-"""
+"""Kubernetes Events: what the platform did and why, kept for an hour."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+import hashlib
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
 
 from knative.client import cluster
-from knative.client.cluster import Object, Resource
+from knative.client.cluster import Object
 from knative.local import objects
-from knative.local.apiserver.store import Change, Key, Kind, Store
-from knative.local.controllers.events import Recorder
+from knative.local.apiserver.registry import Registry
+from knative.local.apiserver.store import Key
+
+KEPT = timedelta(hours=1)
+MOST = 5_000
+"""Events kept at all; the oldest go first."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Saying:
-    about: Mapping[str, Any]
-    reason: str
-    message: str
-    component: str | None = None
-    """Who says it; None: the controller of the kind."""
-    kind: str = "Normal"
+class EventRecorder:
+    """Writes Events; one that says the same again only counts.
 
-
-Teller: TypeAlias = Callable[[Change], Iterator[_Saying]]
-
-
-class Narrator:
-    """Listens to the store and records Events.
-
-    Args:
-        store: whose changes are told.
-        recorder: takes the Events.
+    `component` is who says it; by default the controller of the kind that it is about, as in Knative.
     """
 
-    def __init__(self, store: Store, recorder: Recorder) -> None:
-        self._store = store
-        self._recorder = recorder
-        self._tellers: Mapping[Resource, Teller] = {
-            cluster.CONFIGURATION: self._configuration,
-            cluster.ROUTE: self._created,
-            cluster.POD: _pod,
-        }
-        store.subscribe(self._changed)
+    def __init__(self, registry: Registry, now: Callable[[], datetime], component: str | None = None) -> None:
+        self._registry = registry
+        self._now = now
+        self._component = component
 
-    def _changed(self, change: Change) -> None:
-        teller = self._tellers.get(change.record.key.resource)
-        if teller is not None:
-            # Later, so that everybody hears of this change before the one that the Event is.
-            asyncio.get_running_loop().call_soon(self._tell, teller, change)
+    def normal(
+        self, about: Mapping[str, Any], reason: str, message: str, *, component: str | None = None
+    ) -> None:
+        """Something went as it should."""
+        self._record(about, "Normal", reason, message, component)
 
-    def _tell(self, teller: Teller, change: Change) -> None:
-        for saying in teller(change):
-            self._say(saying)
+    def warning(
+        self, about: Mapping[str, Any], reason: str, message: str, *, component: str | None = None
+    ) -> None:
+        """Something did not."""
+        self._record(about, "Warning", reason, message, component)
 
-    def _say(self, saying: _Saying) -> None:
-        say = self._recorder.normal if saying.kind == "Normal" else self._recorder.warning
-        say(saying.about, saying.reason, saying.message, component=saying.component)
-
-    def _created(self, change: Change) -> Iterator[_Saying]:
-        """A Service has made its Configuration or its Route."""
-        key = change.record.key
-        if change.kind is not Kind.ADDED:
+    def _record(
+        self, about: Mapping[str, Any], kind: str, reason: str, message: str, component: str | None
+    ) -> None:
+        meta = about["metadata"]
+        component = component or self._component or f"{about['kind'].lower()}-controller"
+        namespace = meta.get("namespace") or "default"
+        content = "\x1f".join((meta.get("uid", ""), kind, reason, message))
+        name = f"{meta['name']}.{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+        key = Key(cluster.EVENT, namespace, name)
+        now = objects.timestamp(self._now())
+        store = self._registry.store
+        before = store.get(key)
+        if before is not None:
+            again = objects.clone(before.obj)
+            again["count"] = before.obj.get("count", 1) + 1
+            again["lastTimestamp"] = now
+            store.put(key, again)
             return
-        for owner in change.record.obj["metadata"].get("ownerReferences") or ():
-            service = self._store.get(Key(cluster.SERVICE, key.namespace, owner["name"]))
-            if service is not None and service.obj["metadata"]["uid"] == owner["uid"]:
-                yield _Saying(service.obj, "Created", f'Created {key.resource.kind} "{key.name}"')
-
-    def _configuration(self, change: Change) -> Iterator[_Saying]:
-        yield from self._created(change)
-        if change.kind is Kind.DELETED:
+        place = store.get(Key(cluster.NAMESPACE, "", namespace))
+        if place is None or place.obj["metadata"].get("deletionTimestamp"):
             return
-        config = change.record.obj
-        before = (change.before.obj.get("status") if change.before else None) or {}
-        after = config.get("status") or {}
-        ready, created = after.get("latestReadyRevisionName"), after.get("latestCreatedRevisionName")
-        if ready and ready != before.get("latestReadyRevisionName"):
-            if not before.get("latestReadyRevisionName"):
-                yield _Saying(config, "ConfigurationReady", "Configuration becomes ready")
-            yield _Saying(config, "LatestReadyUpdate", f'LatestReadyRevisionName updated to "{ready}"')
-        failed = objects.condition_status(config) == "False"
-        if failed and (
-            change.before is None
-            or objects.condition(change.before.obj, "Ready") != objects.condition(config, "Ready")
-        ):
-            which = "Ready" if ready == created else "Created"
-            yield _Saying(
-                config,
-                f"Latest{which}Failed",
-                f'Latest {which.lower()} revision "{created}" has failed',
-                kind="Warning",
-            )
+        event: Object = objects.typed(
+            cluster.EVENT,
+            {
+                "metadata": {"name": name, "namespace": namespace},
+                "involvedObject": {
+                    "apiVersion": about["apiVersion"],
+                    "kind": about["kind"],
+                    "name": meta["name"],
+                    "namespace": namespace,
+                    "uid": meta.get("uid", ""),
+                    "resourceVersion": meta.get("resourceVersion", ""),
+                },
+                "reason": reason,
+                "message": message[:1024],
+                "type": kind,
+                "count": 1,
+                "source": {"component": component},
+                "reportingComponent": component,
+                "reportingInstance": "",
+                "firstTimestamp": now,
+                "lastTimestamp": now,
+                "eventTime": None,
+            },
+        )
+        self._registry.create(cluster.EVENT, namespace, event)
 
-
-def _pod(change: Change) -> Iterator[_Saying]:
-    if change.kind is Kind.DELETED:
-        return
-    pod, before = change.record.obj, change.before.obj if change.before else {"metadata": {}}
-    meta = pod["metadata"]
-    if pod["spec"].get("nodeName") and not (before.get("spec") or {}).get("nodeName"):
-        where = f"{meta['namespace']}/{meta['name']} to {pod['spec']['nodeName']}"
-        yield _Saying(pod, "Scheduled", f"Successfully assigned {where}", "default-scheduler")
-    running = _running(before)
-    for name, since in _running(pod).items():
-        if running.get(name) != since:
-            yield _Saying(pod, "Created", f"Created container: {name}", "kubelet")
-            yield _Saying(pod, "Started", f"Started container {name}", "kubelet")
-    if meta.get("deletionTimestamp") and not before["metadata"].get("deletionTimestamp"):
-        for name in _running(pod):
-            yield _Saying(pod, "Killing", f"Stopping container {name}", "kubelet")
-
-
-def _running(pod: Object) -> dict[str, str]:
-    """The containers that run, and since when."""
-    statuses = (pod.get("status") or {}).get("containerStatuses") or ()
-    return {
-        str(item.get("name")): str(running.get("startedAt"))
-        for item in statuses
-        if (running := (item.get("state") or {}).get("running")) is not None
-    }
+    def expire(self) -> None:
+        """Drop what is older than an hour, and the oldest beyond the bound."""
+        store = self._registry.store
+        oldest = objects.timestamp(self._now() - KEPT)
+        found = sorted(
+            store.list(cluster.EVENT), key=lambda record: str(record.obj.get("lastTimestamp") or "")
+        )
+        surplus = len(found) - MOST
+        for index, record in enumerate(found):
+            last = record.obj.get("lastTimestamp") or record.obj["metadata"]["creationTimestamp"]
+            if index < surplus or str(last) < oldest:
+                store.remove(record.key)

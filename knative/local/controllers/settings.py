@@ -39,7 +39,7 @@ PARSERS: Mapping[str, Callable[[Mapping[str, str]], Any]] = {
 """The ConfigMaps that are read here, and how."""
 
 
-class Settings:
+class KnativeSettings:
     """The settings in force."""
 
     def __init__(self, store: Store) -> None:

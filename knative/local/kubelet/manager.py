@@ -20,7 +20,7 @@ from knative.local import containers, objects
 from knative.local.activator import Activator
 from knative.local.apiserver.registry import Registry
 from knative.local.apiserver.store import Change, Key, Kind
-from knative.local.controllers.events import Recorder
+from knative.local.controllers.event_recorder import EventRecorder
 from knative.local.controllers.reconcilers import conditions, names
 from knative.local.kubelet import process, usage
 from knative.local.kubelet.confinement import Confinements, Mechanism
@@ -85,7 +85,7 @@ class Replicas:
         *,
         slots: Slots,
         meter: GpuMeter,
-        recorder: Recorder,
+        recorder: EventRecorder,
         now: Callable[[], datetime],
     ) -> None:
         self._registry = registry

@@ -39,12 +39,12 @@ from knative.local.apiserver.registry import Registry
 from knative.local.apiserver.store import Key, Store, StoreError
 from knative.local.controllers import settings as settings_of_knative
 from knative.local.controllers.autoscaler import Autoscaler
-from knative.local.controllers.control_plane import ControlPlane
-from knative.local.controllers.event_recorder import Narrator
-from knative.local.controllers.events import Recorder
+from knative.local.controllers.controller_manager import ControllerManager
+from knative.local.controllers.event_emitter import EventEmitter
+from knative.local.controllers.event_recorder import EventRecorder
+from knative.local.controllers.pod_autoscaler_reconciler import PodAutoscalerReconciler
 from knative.local.controllers.reconcilers.runnable import unrunnable
-from knative.local.controllers.reconcilers.scaling import Scaling
-from knative.local.controllers.settings import Settings
+from knative.local.controllers.settings import KnativeSettings
 from knative.local.kubelet import Replicas, ReplicaSettings
 from knative.local.kubelet.gpus import GpuMeter, Slots
 from knative.local.platform.metrics import PlatformMetrics
@@ -182,7 +182,7 @@ class Platform:
         assert mark is not None
         assert token is not None
 
-        settings = Settings(store)
+        settings = KnativeSettings(store)
         checks = {
             **admissions(
                 lambda: settings.features,
@@ -220,19 +220,19 @@ class Platform:
             ),
             slots=slots,
             meter=meter,
-            recorder=Recorder(registry, _utc_now, "kubelet"),
+            recorder=EventRecorder(registry, _utc_now, "kubelet"),
             now=_utc_now,
         )
-        events = Recorder(registry, _utc_now)
-        Narrator(store, events)
-        scaling = Scaling(
+        events = EventRecorder(registry, _utc_now)
+        EventEmitter(store, events)
+        scaling = PodAutoscalerReconciler(
             registry,
             activator,
             autoscaler,
             settings=settings,
             now=_utc_now,
         )
-        control = ControlPlane(
+        control = ControllerManager(
             registry,
             activator,
             scaling,
@@ -424,7 +424,7 @@ def _complain(task: asyncio.Task[None]) -> None:
         log.critical("the platform's %s has failed", task.get_name(), exc_info=problem)
 
 
-async def _housekeeping(events: Recorder, replicas: Replicas, control: ControlPlane) -> None:
+async def _housekeeping(events: EventRecorder, replicas: Replicas, control: ControllerManager) -> None:
     for beat in itertools.count(1):
         await asyncio.sleep(_HOUSEKEEPING_S)
         events.expire()

@@ -9,7 +9,7 @@ from knative.autoscaling.config import Config
 from knative.client.cluster import CONFIG_MAP, POD_AUTOSCALER, SERVICE, Invalid
 from knative.local.apiserver.store import Key, Store
 from knative.local.controllers.reconcilers import revisions
-from knative.local.controllers.settings import Settings
+from knative.local.controllers.settings import KnativeSettings
 from tests.knative.platform.conftest import World, condition, service, until
 
 NAMESPACE = "knative-serving"
@@ -210,7 +210,7 @@ async def test_a_bad_setting_of_an_earlier_version_leaves_in_force_what_was(tmp_
     store = Store(tmp_path / "db")
     store.open(asyncio.get_running_loop())
     try:
-        settings, key = Settings(store), Key(CONFIG_MAP, NAMESPACE, "config-autoscaler")
+        settings, key = KnativeSettings(store), Key(CONFIG_MAP, NAMESPACE, "config-autoscaler")
 
         def put(**data: str) -> None:
             meta = {"name": key.name, "namespace": NAMESPACE}

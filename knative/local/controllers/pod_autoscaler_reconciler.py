@@ -15,13 +15,13 @@ from knative.local.apiserver.metadata import generated
 from knative.local.apiserver.registry import Registry
 from knative.local.apiserver.store import Key
 from knative.local.controllers.autoscaler import Autoscaler
-from knative.local.controllers.reconcilers import kpa_status, revisions
-from knative.local.controllers.reconcilers.children import Children
-from knative.local.controllers.settings import Settings
+from knative.local.controllers.child_objects import ChildObjects
+from knative.local.controllers.reconcilers import pod_autoscalers, revisions
+from knative.local.controllers.settings import KnativeSettings
 from knative.local.routing import RevisionKey
 
 
-class Scaling:
+class PodAutoscalerReconciler:
     """Brings Revisions to their autoscalers, and replicas to the number that those want.
 
     Args:
@@ -38,11 +38,11 @@ class Scaling:
         activator: Activator,
         autoscaler: Autoscaler,
         *,
-        settings: Settings,
+        settings: KnativeSettings,
         now: Callable[[], datetime],
     ) -> None:
         self._registry = registry
-        self._children = Children(registry)
+        self._children = ChildObjects(registry)
         self._activator = activator
         self._kpa = autoscaler
         self._settings = settings
@@ -75,17 +75,17 @@ class Scaling:
         if revision is None or revision["metadata"].get("deletionTimestamp"):
             return
         pods = self._children.owned(revision, POD)
-        ready = len(kpa_status.ready(pods))
+        ready = len(pod_autoscalers.ready(pods))
         revision_key = RevisionKey(key.namespace, key.name)
-        self._activator.set_endpoints(revision_key, kpa_status.endpoints(pods))
+        self._activator.set_endpoints(revision_key, pod_autoscalers.endpoints(pods))
         marks = objects.annotations_of(scaler)
         if marks.get(vocabulary.CLASS, KPA) == KPA:
-            wanted, status = self._by_kpa(revision_key, scaler, ready, len(kpa_status.living(pods)))
+            wanted, status = self._by_kpa(revision_key, scaler, ready, len(pod_autoscalers.living(pods)))
         else:
             wanted, status = revisions.first_replicas(marks, self._settings.autoscaler), None
         if wanted is None:
             return  # the Revision's own reconcile comes first and will lead here again
-        step = kpa_status.step(pods, wanted)
+        step = pod_autoscalers.step(pods, wanted)
         for _ in range(step.create):
             self._registry.create(POD, key.namespace, revisions.pod(revision, generated("")))
         for name in step.delete:
@@ -101,7 +101,7 @@ class Scaling:
             decision = self._kpa.status(key).decision
         except KeyError:
             return None, None
-        return decision.replicas, kpa_status.status(scaler, decision, ready, self._now())
+        return decision.replicas, pod_autoscalers.status(scaler, decision, ready, self._now())
 
     def _now(self) -> str:
         return objects.timestamp(self._clock())

@@ -21,7 +21,9 @@ from knative.local.activator import Activator
 from knative.local.apiserver.registry import Registry
 from knative.local.apiserver.store import Change, Key, Kind, Record
 from knative.local.controllers import settings as settings_of_knative
-from knative.local.controllers.events import Recorder
+from knative.local.controllers.child_objects import ChildObjects
+from knative.local.controllers.event_recorder import EventRecorder
+from knative.local.controllers.pod_autoscaler_reconciler import PodAutoscalerReconciler
 from knative.local.controllers.reconcilers import (
     conditions,
     configurations,
@@ -30,9 +32,7 @@ from knative.local.controllers.reconcilers import (
     routes,
     services,
 )
-from knative.local.controllers.reconcilers.children import Children
-from knative.local.controllers.reconcilers.scaling import Scaling
-from knative.local.controllers.settings import Settings
+from knative.local.controllers.settings import KnativeSettings
 from knative.local.routing import RevisionKey
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ _TURN_S = 0.002
 _FRESH_S = 0.3
 
 
-class ControlPlane:
+class ControllerManager:
     """Reconciles everything.
 
     Args:
@@ -61,12 +61,12 @@ class ControlPlane:
         self,
         registry: Registry,
         activator: Activator,
-        scaling: Scaling,
+        scaling: PodAutoscalerReconciler,
         *,
-        settings: Settings,
+        settings: KnativeSettings,
         now: Callable[[], datetime],
         url_of: Callable[[str, str], str],
-        recorder: Recorder,
+        recorder: EventRecorder,
         unrunnable: Callable[[Mapping[str, Any]], conditions.Condition | None],
         before_removal: Callable[[RevisionKey], None],
     ) -> None:
@@ -74,7 +74,7 @@ class ControlPlane:
         self._store = registry.store
         self._activator = activator
         self._scaling = scaling
-        self._children = Children(registry)
+        self._children = ChildObjects(registry)
         self._settings = settings
         self._clock = now
         self._url_of = url_of

@@ -14,7 +14,7 @@ from knative.local.apiserver.store import Key
 log = logging.getLogger(__name__)
 
 
-class Children:
+class ChildObjects:
     """The reconcilers' view of the registry."""
 
     def __init__(self, registry: Registry) -> None:
