@@ -9,15 +9,15 @@ answer apart again. A proxy has both as bytes already, and pays for the rest wit
 docs/adr/0012-a-client-for-proxies.md.
 """
 
-from transport.connection import LostError, ProtocolError, Response, UpstreamError
-from transport.pool import Address, Pool, RefusedError
+from transport.connection import ConnectionLostError, ProtocolError, UpstreamError, UpstreamResponse
+from transport.pool import Address, ConnectError, ConnectionPool
 
 __all__ = [
     "Address",
-    "LostError",
-    "Pool",
+    "ConnectError",
+    "ConnectionLostError",
+    "ConnectionPool",
     "ProtocolError",
-    "RefusedError",
-    "Response",
     "UpstreamError",
+    "UpstreamResponse",
 ]

@@ -22,7 +22,7 @@ class UpstreamError(ConnectionError):
     """The server did not answer, or not to the end."""
 
 
-class LostError(UpstreamError):
+class ConnectionLostError(UpstreamError):
     """The connection ended before the answer did."""
 
 
@@ -30,7 +30,7 @@ class ProtocolError(UpstreamError):
     """What came is no HTTP/1.1 answer to the request."""
 
 
-class Response:
+class UpstreamResponse:
     """The answer to one request: its head, and its body as it comes.
 
     Read it to the end or close it: until then the connection is taken.
@@ -59,7 +59,7 @@ class Response:
 
     @property
     def headed(self) -> bool:
-        """Whether the head is there, as it is once `Pool.request` has given the response."""
+        """Whether the head is there, as it is once `ConnectionPool.request` has given the response."""
         return self._status is not None
 
     @property
@@ -187,7 +187,7 @@ class Connection(asyncio.Protocol):
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
-        self._response: Response | None = None
+        self._response: UpstreamResponse | None = None
         self._fields: Fields = []
         self._head_bytes = 0
         self._until_close = self._without_body = False
@@ -213,9 +213,9 @@ class Connection(asyncio.Protocol):
         chunked: bool,
         is_head: bool,
         may_switch: bool,
-    ) -> Response:
+    ) -> UpstreamResponse:
         """Send a request: its head as bytes, its body at once or as it comes."""
-        response = self._response = Response(self, is_head=is_head, may_switch=may_switch)
+        response = self._response = UpstreamResponse(self, is_head=is_head, may_switch=may_switch)
         transport = cast("asyncio.Transport", self._transport)
         self._head_bytes = 0
         if body is None or body == b"":
@@ -290,7 +290,7 @@ class Connection(asyncio.Protocol):
             elif exc is None and not self._aborted and self._until_close and response.headed:
                 response.end()
             else:
-                response.fail(LostError(str(exc) if exc else "the server closed the connection"))
+                response.fail(ConnectionLostError(str(exc) if exc else "the server closed the connection"))
         self.resume_writing()
 
     def pause_writing(self) -> None:
@@ -351,7 +351,7 @@ class Connection(asyncio.Protocol):
 
     # inside
 
-    def _finish(self, response: Response) -> None:
+    def _finish(self, response: UpstreamResponse) -> None:
         response.end()
         self._response = None
         sender, self._sender = self._sender, None
@@ -390,7 +390,7 @@ class Connection(asyncio.Protocol):
             if chunked:
                 transport.write(b"0\r\n\r\n")
         except Exception as error:  # noqa: BLE001  # whatever the body's source raises ends the request
-            self._fail(LostError(f"the request's body could not be had: {error}"))
+            self._fail(ConnectionLostError(f"the request's body could not be had: {error}"))
 
 
 def request_head(method: bytes, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:

@@ -6,17 +6,17 @@ import asyncio
 import functools
 from collections.abc import AsyncIterable, Iterable
 
-from transport.connection import Connection, Response, UpstreamError, request_head
+from transport.connection import Connection, UpstreamError, UpstreamResponse, request_head
 
 Address = tuple[str, int] | str
 """Host and port, or the path of a unix socket."""
 
 
-class RefusedError(UpstreamError):
+class ConnectError(UpstreamError):
     """There is no connection to be had: nothing was sent."""
 
 
-class Pool:
+class ConnectionPool:
     """A client of any number of servers, without a limit of connections; needs a running loop.
 
     Args:
@@ -45,7 +45,7 @@ class Pool:
         *,
         chunked: bool = False,
         may_switch: bool = False,
-    ) -> Response:
+    ) -> UpstreamResponse:
         """Send a request; its response once the head is there.
 
         Args:
@@ -59,8 +59,8 @@ class Pool:
             may_switch: the request asks for another protocol, so that the answer may be a `101`.
 
         Raises:
-            RefusedError: no connection; nothing was sent.
-            LostError: the connection ended without an answer.
+            ConnectError: no connection; nothing was sent.
+            ConnectionLostError: the connection ended without an answer.
             ProtocolError: what came is no answer.
         """
         connection = self._take(address) or await self._connect(address)
@@ -79,7 +79,7 @@ class Pool:
         return response
 
     def close(self) -> None:
-        """End all connections; whoever still reads from one gets LostError."""
+        """End all connections; whoever still reads from one gets ConnectionLostError."""
         self._closed = True
         if self._sweeper is not None:
             self._sweeper.cancel()
@@ -99,7 +99,7 @@ class Pool:
 
     async def _connect(self, address: Address) -> Connection:
         if self._closed:
-            raise RefusedError("the pool is closed")
+            raise ConnectError("the pool is closed")
         make = functools.partial(
             Connection, self._loop, functools.partial(self._keep, address), self._open.discard
         )
@@ -110,9 +110,9 @@ class Pool:
                 else:
                     _, connection = await self._loop.create_connection(make, *address)
         except OSError as error:  # TimeoutError is one
-            raise RefusedError(str(error) or f"no connection within {self._connect_s:g} s") from error
+            raise ConnectError(str(error) or f"no connection within {self._connect_s:g} s") from error
         if connection.closing:
-            raise RefusedError("the server closed the connection at once")
+            raise ConnectError("the server closed the connection at once")
         self._open.add(connection)
         return connection
 

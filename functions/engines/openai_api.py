@@ -18,7 +18,7 @@ from functions.engine import EngineError
 from functions.engines.openai import OpenAIEngine
 from functions.http.middleware import Scope
 from functions.http.problems import ProblemError
-from functions.http.reverse_proxy import Answer, Passing
+from functions.http.reverse_proxy import ProxyResponse, ReverseProxy
 from functions.metrics import Metrics
 from functions.stage import RequestContext
 from functions.timing import Phase, TokenTimes
@@ -27,7 +27,7 @@ PATHS = ("/chat/completions", "/completions")
 
 
 class Relay:
-    """One path of the other side's API; a `Forward`.
+    """One path of the other side's API; a `ProxyHandler`.
 
     Args:
         engine: gives the engine, or raises EngineError while there is none.
@@ -44,8 +44,14 @@ class Relay:
         self._path = path
         self._metrics = metrics
 
-    async def __call__(self, scope: Scope, body: bytes, context: RequestContext, answer: Answer) -> None:  # noqa: ARG002 - the protocol
-        """See `Forward`."""
+    async def __call__(
+        self,
+        scope: Scope,  # noqa: ARG002 - the protocol
+        body: bytes,
+        context: RequestContext,
+        downstream: ProxyResponse,
+    ) -> None:
+        """See `ProxyHandler`."""
         engine = self._engine()
         asked = self._parsed(body, engine)
         streamed = asked.get("stream") is True
@@ -57,16 +63,16 @@ class Relay:
             if not streamed or response.content_type != "text/event-stream":
                 whole = await response.read()
                 self._metrics.generation(TokenTimes(context.arrived), _usage_of(whole))
-                await answer.whole(response.status, head, whole)
+                await downstream.send_whole(response.status, head, whole)
                 return
-            await self._stream(response, head, context, answer, keep_usage=wanted)
+            await self._stream(response, head, context, downstream, keep_usage=wanted)
 
     async def _stream(
         self,
         response: aiohttp.ClientResponse,
         head: list[tuple[bytes, bytes]],
         context: RequestContext,
-        answer: Answer,
+        downstream: ProxyResponse,
         *,
         keep_usage: bool,
     ) -> None:
@@ -81,15 +87,15 @@ class Relay:
             if not instants:
                 context.ttft = context.now() - context.arrived
                 context.record(Phase.PREFILL, context.ttft)
-                await answer.begin(response.status, head)
+                await downstream.start(response.status, head)
             done = data.startswith(b"data: [DONE]")
             ended |= done or b'"finish_reason":"' in data.replace(b" ", b"")
             if not done:
                 instants.append(context.now())
-            await answer.more(data + b"\n\n")
+            await downstream.send(data + b"\n\n")
         if not ended:
             raise EngineError("the engine's stream was cut off before its end", retryable=True, status=502)
-        await answer.end()
+        await downstream.end()
         self._metrics.generation(TokenTimes(context.arrived, tuple(instants)), usage)
 
     def _parsed(self, body: bytes, engine: OpenAIEngine) -> dict[str, Any]:
@@ -113,7 +119,7 @@ def add_to(app: Any, engine: Callable[[], OpenAIEngine], names: frozenset[str], 
 
     metrics = surface_of(app).metrics
     for path in PATHS:
-        passing = Passing(Relay(engine, names, path, metrics), stage)
+        passing = ReverseProxy(Relay(engine, names, path, metrics), stage)
         app.router.routes.append(
             Route(f"/v1{path}", endpoint=passing, methods=["POST"], include_in_schema=False)
         )
@@ -132,7 +138,7 @@ async def _events(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
 
 
 def _usage_of(data: bytes) -> Usage | None:
-    """The usage in an answer or an event; None where it has none."""
+    """The usage in a response or an event; None where it has none."""
     if b'"usage"' not in data:
         return None
     try:

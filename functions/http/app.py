@@ -19,7 +19,15 @@ from starlette.exceptions import HTTPException
 from functions.contract import Problem, StageReply, StageRequest
 from functions.engine import EngineError
 from functions.http.invocation import Invocation
-from functions.http.middleware import Door, Receive, Scope, Send, Shortcut, problem_body, problem_head
+from functions.http.middleware import (
+    DirectRoute,
+    Receive,
+    RequestMiddleware,
+    Scope,
+    Send,
+    problem_body,
+    problem_head,
+)
 from functions.http.problems import ProblemError, field_errors, phrase, problem_of, unprocessable
 from functions.lifecycle import Lifecycle, State
 from functions.metrics import CONTENT_TYPE, Metrics
@@ -41,9 +49,9 @@ class Surface:
     replica: Replica
     metrics: Metrics
     settings: Settings
-    door: Door | None = None
+    door: RequestMiddleware | None = None
     invocations: set[Invocation] = field(default_factory=set)
-    shortcuts: list[Shortcut] = field(default_factory=list)
+    shortcuts: list[DirectRoute] = field(default_factory=list)
 
     async def drain(self) -> None:
         """Not ready at once; return when nothing is in flight, or when the grace period has passed.
@@ -124,7 +132,7 @@ def create_app(stage: Stage, settings: Settings, *, replica: Replica | None = No
     stage.extend(app)
 
     # Outermost, so that the framework's own answers (404, 405, a crash) pass through it too.
-    surface.door = app.middleware_stack = Door(
+    surface.door = app.middleware_stack = RequestMiddleware(
         app.build_middleware_stack(),
         stage=stage.name,
         replica=replica,

@@ -37,7 +37,7 @@ async def read_body(scope: Scope, receive: Receive, *, limit: int = MAX_BODY_BYT
 
     Raises:
         ProblemError: 413 past `limit` bytes, 415 for another content type than JSON.
-        ClientGoneError: the client went away while sending.
+        ClientDisconnectedError: the client went away while sending.
     """
     headers = dict(scope["headers"])
     content_type = headers.get(b"content-type", b"application/json").split(b";")[0].strip().lower()
@@ -51,7 +51,7 @@ async def read_body(scope: Scope, receive: Receive, *, limit: int = MAX_BODY_BYT
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise ClientGoneError
+            raise ClientDisconnectedError
         body += message.get("body", b"")
         if len(body) > limit:
             raise ProblemError(413, f"the body has more than {limit} bytes, which are allowed")
@@ -59,7 +59,7 @@ async def read_body(scope: Scope, receive: Receive, *, limit: int = MAX_BODY_BYT
             return bytes(body)
 
 
-class ClientGoneError(Exception):
+class ClientDisconnectedError(Exception):
     """The client is not there any more; there is nobody to answer."""
 
 
@@ -115,7 +115,7 @@ class Invocation:
         except ProblemError as error:
             await send_problem(send, problem_of(error, stage=self._stage.name))
             return
-        except ClientGoneError:
+        except ClientDisconnectedError:
             return
         self._task = asyncio.create_task(self._work(request, send))
         watcher = asyncio.create_task(self._watch(receive))

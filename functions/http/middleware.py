@@ -63,7 +63,7 @@ async def send_problem(
 
 
 @dataclass(frozen=True, slots=True)
-class Shortcut:
+class DirectRoute:
     """Paths whose requests go straight to an application, past the framework's router and wrappers."""
 
     app: App
@@ -75,7 +75,7 @@ class Shortcut:
         return path in self.paths or path.startswith(self.prefixes)
 
 
-class Door:
+class RequestMiddleware:
     """ASGI application around the stage's own.
 
     Args:
@@ -96,7 +96,7 @@ class Door:
         replica: Replica,
         metrics: Metrics,
         settings: Settings,
-        shortcuts: Sequence[Shortcut] = (),
+        shortcuts: Sequence[DirectRoute] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._app = app

@@ -1,8 +1,8 @@
-"""Passing a request on to another server and its answer back, as it comes.
+"""Passing a request on to another server, and its response back as it arrives.
 
-A plain ASGI application: it is on the path of every token. Bodies go up whole (they are bounded) and come
-down as they arrive. The head of a stream is held until its first bytes, so that `Server-Timing` can say how
-long the prefill took; the client waits for the first token anyway.
+A plain ASGI application, because it is on the path of every token. Request bodies go up whole (they are
+bounded) and response bodies come down piece by piece. The head of a stream is held until its first bytes, so
+that `Server-Timing` can say how long the prefill took; the client waits for the first token anyway.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic import JsonValue
 
 from functions.contract import MAX_BODY_BYTES, Problem
 from functions.engine import EngineError
-from functions.http.invocation import ClientGoneError
+from functions.http.invocation import ClientDisconnectedError
 from functions.http.middleware import Receive, Scope, Send, send_problem
 from functions.http.problems import ProblemError, problem_of
 from functions.stage import RequestContext
@@ -24,42 +24,48 @@ _EVENT = b"data: "
 _DONE = b"data: [DONE]"
 
 
-class Forward(Protocol):
-    """Gets a request answered by somebody else."""
+class ProxyHandler(Protocol):
+    """Gets a request answered by the server behind the proxy."""
 
-    async def __call__(self, scope: Scope, body: bytes, context: RequestContext, answer: Answer) -> None:
-        """Answer; cancelled when the client is gone. Raises ProblemError, EngineError or TimeoutError."""
+    async def __call__(
+        self, scope: Scope, body: bytes, context: RequestContext, downstream: ProxyResponse
+    ) -> None:
+        """Answer through `downstream`; cancelled when the client disconnects.
+
+        Raises:
+            ProblemError, EngineError, TimeoutError: becomes the response, or the end of a started stream.
+        """
         ...
 
 
-class Passing:
-    """ASGI application around a `Forward`: body, deadline, a client that goes away, errors.
+class ReverseProxy:
+    """ASGI application around a `ProxyHandler`: body, deadline, disconnects, errors.
 
     Args:
-        forward: gets the request answered.
+        handler: gets each request answered.
         stage: name for problems.
     """
 
-    def __init__(self, forward: Forward, stage: str) -> None:
-        self._forward = forward
+    def __init__(self, handler: ProxyHandler, stage: str) -> None:
+        self._handler = handler
         self._stage = stage
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         context: RequestContext = scope["state"]["context"]
-        answer = Answer(send)
+        downstream = ProxyResponse(send)
         try:
             body = await _body(receive)
-            await self._in_time(scope, body, context, receive, answer)
-        except ClientGoneError:
+            await self._in_time(scope, body, context, receive, downstream)
+        except ClientDisconnectedError:
             return
         except (ProblemError, EngineError, TimeoutError) as error:
-            await answer.fail(problem_of(error, stage=self._stage))
+            await downstream.send_problem(problem_of(error, stage=self._stage))
 
     async def _in_time(
-        self, scope: Scope, body: bytes, context: RequestContext, receive: Receive, answer: Answer
+        self, scope: Scope, body: bytes, context: RequestContext, receive: Receive, downstream: ProxyResponse
     ) -> None:
-        """Forward until the answer is whole, the deadline is there or the client is gone, whichever is first.
+        """Run the handler until it has answered, the deadline passes or the client disconnects.
 
         In this task, not in one of its own: every switch between tasks is time before the first token.
         """
@@ -68,42 +74,42 @@ class Passing:
             async with asyncio.timeout(context.remaining()) as limit:
                 watch = asyncio.create_task(_until_gone(receive, limit))
                 try:
-                    await self._forward(scope, body, context, answer)
+                    await self._handler(scope, body, context, downstream)
                 finally:
                     watch.cancel()
         except TimeoutError:
             # A client that is gone aborts the generation: closing the connection to the engine does it.
             if watch is not None and watch.done() and not watch.cancelled():
-                raise ClientGoneError from None
+                raise ClientDisconnectedError from None
             raise
 
 
-class Answer:
-    """The answer so far, and how it can still go wrong."""
+class ProxyResponse:
+    """The response to the client: whether it has started, and how it ends if something goes wrong."""
 
-    __slots__ = ("_begun", "_send")
+    __slots__ = ("_send", "_started")
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._begun = False
+        self._started = False
 
     @property
-    def begun(self) -> bool:
+    def started(self) -> bool:
         """Whether the head is sent."""
-        return self._begun
+        return self._started
 
-    async def whole(self, status: int, head: list[tuple[bytes, bytes]], body: bytes) -> None:
+    async def send_whole(self, status: int, head: list[tuple[bytes, bytes]], body: bytes) -> None:
         """Head and body at once."""
-        self._begun = True
+        self._started = True
         await self._send({"type": "http.response.start", "status": status, "headers": head})
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
-    async def begin(self, status: int, head: list[tuple[bytes, bytes]]) -> None:
+    async def start(self, status: int, head: list[tuple[bytes, bytes]]) -> None:
         """The head of a stream."""
-        self._begun = True
+        self._started = True
         await self._send({"type": "http.response.start", "status": status, "headers": head})
 
-    async def more(self, data: bytes) -> None:
+    async def send(self, data: bytes) -> None:
         """A piece of it."""
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
@@ -111,7 +117,7 @@ class Answer:
         """Its end."""
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def fail(self, problem: Problem) -> None:
+    async def send_problem(self, problem: Problem) -> None:
         """A problem; within a stream as OpenAI's clients expect it, an event with an `error` member."""
         error: dict[str, JsonValue] = {
             "message": problem.detail,
@@ -119,11 +125,11 @@ class Answer:
             "code": problem.status,
             "retryable": problem.retryable,
         }
-        if not self._begun:
+        if not self._started:
             # Beside the problem's own members, the one in which clients of this API look for the reason.
             await send_problem(self._send, problem.model_copy(update={"error": error}))
             return
-        await self.more(b"data: " + json.dumps({"error": error}).encode() + b"\n\n")
+        await self.send(b"data: " + json.dumps({"error": error}).encode() + b"\n\n")
         await self.end()
 
 
@@ -138,7 +144,7 @@ async def _body(receive: Receive) -> bytes:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise ClientGoneError
+            raise ClientDisconnectedError
         part = message.get("body", b"")
         size += len(part)
         if size > MAX_BODY_BYTES:

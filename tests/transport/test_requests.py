@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from transport import LostError, Pool, ProtocolError, RefusedError, Response
+from transport import ConnectError, ConnectionLostError, ConnectionPool, ProtocolError, UpstreamResponse
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 HOST = [(b"host", b"server")]
@@ -65,17 +65,19 @@ async def script() -> AsyncIterator[Script]:
 
 
 @pytest.fixture
-async def pool() -> AsyncIterator[Pool]:
-    made = Pool(idle_s=1.0)
+async def pool() -> AsyncIterator[ConnectionPool]:
+    made = ConnectionPool(idle_s=1.0)
     yield made
     made.close()
 
 
-async def get(pool: Pool, script: Script, method: bytes = b"GET", **options: Any) -> Response:
+async def get(
+    pool: ConnectionPool, script: Script, method: bytes = b"GET", **options: Any
+) -> UpstreamResponse:
     return await pool.request(("127.0.0.1", script.port), method, b"/", HOST, **options)
 
 
-async def whole(pool: Pool, script: Script, method: bytes = b"GET") -> tuple[int | None, bytes]:
+async def whole(pool: ConnectionPool, script: Script, method: bytes = b"GET") -> tuple[int | None, bytes]:
     response = await get(pool, script, method)
     return response.status, await response.read_all()
 
@@ -97,7 +99,7 @@ OK = b"HTTP/1.1 200 OK\r\n"
 )
 @pytest.mark.parametrize("pause", [0.0, 0.01])
 async def test_an_answer_arrives_whole_and_leaves_its_connection_for_the_next(
-    pool: Pool, script: Script, pieces: tuple[bytes, ...], expected: bytes, pause: float
+    pool: ConnectionPool, script: Script, pieces: tuple[bytes, ...], expected: bytes, pause: float
 ):
     await script.answers(*pieces, pause=pause)
     for _ in range(3):
@@ -108,7 +110,9 @@ async def test_an_answer_arrives_whole_and_leaves_its_connection_for_the_next(
 @pytest.mark.parametrize(
     "head", [OK, b"HTTP/1.0 200 OK\r\n", OK + b"Transfer-Encoding: gzip\r\n"], ids=["1.1", "1.0", "gzip"]
 )
-async def test_a_body_without_a_length_is_as_long_as_its_connection(pool: Pool, script: Script, head: bytes):
+async def test_a_body_without_a_length_is_as_long_as_its_connection(
+    pool: ConnectionPool, script: Script, head: bytes
+):
     await script.answers(head + b"\r\n", b"hel", b"lo", then_close=True, pause=0.01)
     for _ in range(2):
         assert await whole(pool, script) == (200, b"hello")
@@ -116,7 +120,7 @@ async def test_a_body_without_a_length_is_as_long_as_its_connection(pool: Pool, 
 
 
 @pytest.mark.parametrize("status", [b"204 No Content", b"304 Not Modified"])
-async def test_a_status_without_body_ends_with_its_head(pool: Pool, script: Script, status: bytes):
+async def test_a_status_without_body_ends_with_its_head(pool: ConnectionPool, script: Script, status: bytes):
     await script.answers(b"HTTP/1.1 " + status + b"\r\nContent-Length: 5\r\n\r\n")
     for _ in range(2):
         response = await get(pool, script)
@@ -124,7 +128,7 @@ async def test_a_status_without_body_ends_with_its_head(pool: Pool, script: Scri
         assert response.header(b"content-length") == b"5"
 
 
-async def test_the_answer_to_head_ends_with_its_head(pool: Pool, script: Script):
+async def test_the_answer_to_head_ends_with_its_head(pool: ConnectionPool, script: Script):
     await script.answers(OK + b"Content-Length: 5\r\n\r\n")
     for _ in range(3):
         assert await whole(pool, script, b"HEAD") == (200, b"")
@@ -141,13 +145,13 @@ async def test_the_answer_to_head_ends_with_its_head(pool: Pool, script: Script)
     ],
     ids=["nonsense", "length", "two framings", "long head", "unasked switch"],
 )
-async def test_what_is_no_answer_is_told(pool: Pool, script: Script, answer: bytes):
+async def test_what_is_no_answer_is_told(pool: ConnectionPool, script: Script, answer: bytes):
     await script.answers(answer)
     with pytest.raises(ProtocolError):
         await asyncio.wait_for(whole(pool, script), 5)
 
 
-async def test_nonsense_within_a_body_is_told_after_what_was_good(pool: Pool, script: Script):
+async def test_nonsense_within_a_body_is_told_after_what_was_good(pool: ConnectionPool, script: Script):
     await script.answers(OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n", b"x\r\n", pause=0.05)
     response = await get(pool, script)
     assert await response.read() == b"he"
@@ -159,7 +163,7 @@ async def test_nonsense_within_a_body_is_told_after_what_was_good(pool: Pool, sc
 @pytest.mark.parametrize(
     ("sent", "good"),
     [
-        (b"", LostError),
+        (b"", ConnectionLostError),
         (OK, ProtocolError),
         (OK + b"Content-Length: 5\r\n\r\nhe", b"he"),
         (OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n", b"he"),
@@ -167,7 +171,7 @@ async def test_nonsense_within_a_body_is_told_after_what_was_good(pool: Pool, sc
     ids=["nothing", "half a head", "length", "chunked"],
 )
 async def test_an_answer_that_ends_too_early_is_never_whole(
-    pool: Pool, script: Script, sent: bytes, good: bytes | type[Exception]
+    pool: ConnectionPool, script: Script, sent: bytes, good: bytes | type[Exception]
 ):
     await script.answers(sent, then_close=True)
     if not isinstance(good, bytes):
@@ -176,11 +180,11 @@ async def test_an_answer_that_ends_too_early_is_never_whole(
         return
     response = await get(pool, script)
     assert await response.read() == good
-    with pytest.raises(LostError):
+    with pytest.raises(ConnectionLostError):
         await response.read()
 
 
-async def test_what_nobody_asked_for_ends_the_connection(pool: Pool, script: Script):
+async def test_what_nobody_asked_for_ends_the_connection(pool: ConnectionPool, script: Script):
     answer = OK + b"Content-Length: 2\r\n\r\nhi"
     await script.answers(answer + answer)
     for _ in range(3):
@@ -189,25 +193,25 @@ async def test_what_nobody_asked_for_ends_the_connection(pool: Pool, script: Scr
     assert script.connections == 3
 
 
-async def test_connection_close_is_taken_at_its_word(pool: Pool, script: Script):
+async def test_connection_close_is_taken_at_its_word(pool: ConnectionPool, script: Script):
     await script.answers(OK + b"Connection: close\r\nContent-Length: 2\r\n\r\nhi")
     for _ in range(2):
         assert await whole(pool, script) == (200, b"hi")
     assert script.connections == 2
 
 
-async def test_nobody_there_is_refused(pool: Pool, script: Script, tmp_path: Path):
+async def test_nobody_there_is_refused(pool: ConnectionPool, script: Script, tmp_path: Path):
     await script.answers(OK)
     await script.stop()
-    with pytest.raises(RefusedError):
+    with pytest.raises(ConnectError):
         await get(pool, script)
-    with pytest.raises(RefusedError):
+    with pytest.raises(ConnectError):
         await pool.request(str(tmp_path / "none"), b"GET", b"/", HOST)
 
 
 async def test_a_server_that_takes_no_connection_is_refused_in_time(full_address: tuple[str, int]):
-    pool = Pool(connect_s=0.2)
-    with pytest.raises(RefusedError, match=r"no connection within 0\.2 s"):
+    pool = ConnectionPool(connect_s=0.2)
+    with pytest.raises(ConnectError, match=r"no connection within 0\.2 s"):
         await pool.request(full_address, b"GET", b"/", HOST)
     pool.close()
 
@@ -229,7 +233,7 @@ async def full_address() -> AsyncIterator[tuple[str, int]]:
                 result[1].close()
 
 
-async def test_many_requests_at_once_do_not_mix(pool: Pool, script: Script):
+async def test_many_requests_at_once_do_not_mix(pool: ConnectionPool, script: Script):
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = script.heads[-1]
         length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
@@ -254,7 +258,7 @@ async def test_many_requests_at_once_do_not_mix(pool: Pool, script: Script):
     assert script.connections <= 60
 
 
-async def test_a_slow_reader_holds_the_server_back(pool: Pool, script: Script):
+async def test_a_slow_reader_holds_the_server_back(pool: ConnectionPool, script: Script):
     sent = 0
 
     async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -273,7 +277,7 @@ async def test_a_slow_reader_holds_the_server_back(pool: Pool, script: Script):
     assert sent == 64 << 20
 
 
-async def test_a_server_that_does_not_read_holds_the_body_back(pool: Pool, script: Script):
+async def test_a_server_that_does_not_read_holds_the_body_back(pool: ConnectionPool, script: Script):
     taken = 0
     go_on = asyncio.Event()
 
@@ -301,7 +305,7 @@ async def test_a_server_that_does_not_read_holds_the_body_back(pool: Pool, scrip
     assert (await asyncio.wait_for(asking, 60)).status == 200
 
 
-async def test_an_answer_before_the_bodys_end_is_heard(pool: Pool, script: Script):
+async def test_an_answer_before_the_bodys_end_is_heard(pool: ConnectionPool, script: Script):
     async def body() -> AsyncIterator[bytes]:
         yield b"a"
         await asyncio.sleep(60)
@@ -314,7 +318,7 @@ async def test_an_answer_before_the_bodys_end_is_heard(pool: Pool, script: Scrip
     assert script.connections == 2  # the first one still waits for a body
 
 
-async def test_a_body_that_cannot_be_had_ends_the_request(pool: Pool, script: Script):
+async def test_a_body_that_cannot_be_had_ends_the_request(pool: ConnectionPool, script: Script):
     async def body() -> AsyncIterator[bytes]:
         yield b"a"
         raise OSError("the disk is gone")
@@ -324,11 +328,11 @@ async def test_a_body_that_cannot_be_had_ends_the_request(pool: Pool, script: Sc
 
     await script.start(serve)
     headers = [*HOST, (b"content-length", b"100")]
-    with pytest.raises(LostError, match="the disk is gone"):
+    with pytest.raises(ConnectionLostError, match="the disk is gone"):
         await pool.request(("127.0.0.1", script.port), b"POST", b"/", headers, body())
 
 
-async def test_a_closed_response_is_seen_by_the_server(pool: Pool, script: Script):
+async def test_a_closed_response_is_seen_by_the_server(pool: ConnectionPool, script: Script):
     ended = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -342,7 +346,7 @@ async def test_a_closed_response_is_seen_by_the_server(pool: Pool, script: Scrip
     await asyncio.wait_for(ended.wait(), 5)
 
 
-async def test_a_request_that_is_cancelled_takes_its_connection_with_it(pool: Pool, script: Script):
+async def test_a_request_that_is_cancelled_takes_its_connection_with_it(pool: ConnectionPool, script: Script):
     ended = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
@@ -357,44 +361,46 @@ async def test_a_request_that_is_cancelled_takes_its_connection_with_it(pool: Po
 
 async def test_an_idle_connection_is_closed_and_one_that_the_server_closed_is_not_used(script: Script):
     await script.answers(OK + b"Content-Length: 0\r\n\r\n")
-    pool = Pool(idle_s=0.1)
+    pool = ConnectionPool(idle_s=0.1)
     await whole(pool, script)
     await asyncio.sleep(0.3)
     await whole(pool, script)
     assert script.connections == 2
     pool.close()
-    with pytest.raises(RefusedError):
+    with pytest.raises(ConnectError):
         await whole(pool, script)
 
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 5\r\n", b""], ids=["length", "until its end"])
 async def test_closing_the_pool_ends_what_is_being_read_and_not_as_if_it_were_whole(
-    pool: Pool, script: Script, framing: bytes
+    pool: ConnectionPool, script: Script, framing: bytes
 ):
     await script.answers(OK + framing + b"\r\nhe")
     response = await get(pool, script)
     assert await response.read() == b"he"
     asyncio.get_running_loop().call_later(0.05, pool.close)
-    with pytest.raises(LostError):
+    with pytest.raises(ConnectionLostError):
         await asyncio.wait_for(response.read(), 5)
 
 
-async def test_a_trailer_is_no_field_of_the_head(pool: Pool, script: Script):
+async def test_a_trailer_is_no_field_of_the_head(pool: ConnectionPool, script: Script):
     await script.answers(OK + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX-Late: 1\r\n\r\n")
     response = await get(pool, script)
     assert (await response.read_all(), response.header(b"x-late")) == (b"a", None)
 
 
-async def test_chunks_announced_in_a_second_field_end_with_the_last_chunk(pool: Pool, script: Script):
+async def test_chunks_announced_in_a_second_field_end_with_the_last_chunk(
+    pool: ConnectionPool, script: Script
+):
     fields = b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n"
     await script.answers(OK + fields + b"1\r\na\r\n", then_close=True)
     response = await get(pool, script)
     assert await response.read() == b"a"
-    with pytest.raises(LostError):
+    with pytest.raises(ConnectionLostError):
         await response.read()
 
 
-async def test_a_switched_connection_is_the_callers_with_all_that_came(pool: Pool, script: Script):
+async def test_a_switched_connection_is_the_callers_with_all_that_came(pool: ConnectionPool, script: Script):
     switch = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -419,7 +425,7 @@ async def test_a_switched_connection_is_the_callers_with_all_that_came(pool: Poo
     transport.close()
 
 
-async def test_a_real_server_on_a_unix_socket(pool: Pool, tmp_path: Path):
+async def test_a_real_server_on_a_unix_socket(pool: ConnectionPool, tmp_path: Path):
     async def app(scope: Any, receive: Any, send: Any) -> None:
         body = (await receive()).get("body", b"")
         headers = [(b"x-got", dict(scope["headers"])[b"x-sent"])]

@@ -24,7 +24,7 @@ from functions.engine import (
     GenerateRequest,
     UnsupportedError,
 )
-from transport import Pool
+from transport import ConnectionPool
 
 BASE = "http://vllm"
 _DEAD = "the engine died before the answer was complete; another is being started"
@@ -58,7 +58,7 @@ class VllmEngine:
         self.address = str(path)
         self.session = open_session(path)
         """For questions of our own."""
-        self.pool = Pool()
+        self.pool = ConnectionPool()
         """For requests that are passed on as they are."""
         self.last_heard = time.monotonic()
         """Instant at which the engine last said anything (monotonic); kept by whoever reads its answers."""

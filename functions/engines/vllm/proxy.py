@@ -9,12 +9,13 @@ from collections.abc import Iterable
 
 from functions.engines.vllm.client import VllmEngine
 from functions.engines.vllm.ladder import Ladder
-from functions.http.middleware import Scope, Shortcut
-from functions.http.reverse_proxy import Answer, Passing, tokens_in
+from functions.http.middleware import DirectRoute, Scope
+from functions.http.reverse_proxy import ProxyResponse, ReverseProxy, tokens_in
 from functions.metrics import Metrics
 from functions.stage import RequestContext
 from functions.timing import Phase, TokenTimes
-from transport import RefusedError, Response, UpstreamError
+from transport import ConnectError, UpstreamError, UpstreamResponse
+from transport.headers import end_to_end
 
 PREFIXES = ("/v1/", "/v2/", "/inference/v1/", "/cohere/")
 PATHS = frozenset(
@@ -34,31 +35,15 @@ PATHS = frozenset(
 )
 """What of vLLM's server is for clients; its control paths (sleep, collective_rpc, ...) are not passed on."""
 
-_HOP_BY_HOP = frozenset(
-    {
-        b"connection",
-        b"content-length",
-        b"expect",
-        b"host",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"te",
-        b"trailer",
-        b"traceparent",
-        b"transfer-encoding",
-        b"upgrade",
-        b"x-request-id",
-    }
-)
-_NOT_BACK = frozenset(
-    {b"connection", b"date", b"keep-alive", b"server", b"transfer-encoding", b"x-request-id"}
-)
+_SET_BY_THE_PROXY = frozenset({b"content-length", b"expect", b"host", b"traceparent", b"x-request-id"})
+"""Request fields that are not passed on as they came; reading the body answered `Expect`."""
+_SET_BY_THE_STAGE = frozenset({b"date", b"server", b"x-request-id"})
+"""Response fields that this server sends itself."""
 _ERROR_EVENT = b'data: {"error"'
 
 
 class Proxy:
-    """Answers by vLLM's server; a `Forward`.
+    """Answers by vLLM's server; a `ProxyHandler`.
 
     Args:
         ladder: gives the engine, or holds the request until there is one.
@@ -69,12 +54,16 @@ class Proxy:
         self._ladder = ladder
         self._metrics = metrics
 
-    async def __call__(self, scope: Scope, body: bytes, context: RequestContext, answer: Answer) -> None:
-        """See `Forward`."""
-        while not await self._attempt(scope, body, context, answer):
+    async def __call__(
+        self, scope: Scope, body: bytes, context: RequestContext, downstream: ProxyResponse
+    ) -> None:
+        """See `ProxyHandler`."""
+        while not await self._attempt(scope, body, context, downstream):
             pass
 
-    async def _attempt(self, scope: Scope, body: bytes, context: RequestContext, answer: Answer) -> bool:
+    async def _attempt(
+        self, scope: Scope, body: bytes, context: RequestContext, downstream: ProxyResponse
+    ) -> bool:
         """Ask the engine; False when it had died before it could be asked, so that the next one can be."""
         async with self._ladder.hot(context) as engine:
             try:
@@ -86,10 +75,10 @@ class Proxy:
                     body,
                 )
                 try:
-                    await self._relay(response, engine, context, answer)
+                    await self._relay(response, engine, context, downstream)
                 finally:
                     response.close()
-            except RefusedError as error:
+            except ConnectError as error:
                 # Nothing was sent. The socket is closed before the death of its process is told.
                 if await engine.is_dying():
                     return False
@@ -99,29 +88,33 @@ class Proxy:
         return True
 
     async def _relay(
-        self, response: Response, engine: VllmEngine, context: RequestContext, answer: Answer
+        self,
+        response: UpstreamResponse,
+        engine: VllmEngine,
+        context: RequestContext,
+        downstream: ProxyResponse,
     ) -> None:
         status = response.status
         if status >= 500 and await engine.is_dying():
             raise engine.died()
-        head = [(key, value) for key, value in response.headers if key.lower() not in _NOT_BACK]
+        head = end_to_end(response.headers, without=_SET_BY_THE_STAGE)
         if not (response.header(b"content-type") or b"").startswith(b"text/event-stream"):
             body = await response.read_all()
             engine.last_heard = context.now()
-            await answer.whole(status, head, body)
+            await downstream.send_whole(status, head, body)
             return
         instants: list[float] = []
         while data := await response.read():
             if _ERROR_EVENT in data and await engine.is_dying():
                 raise engine.died()
-            if not answer.begun:
+            if not downstream.started:
                 context.ttft = context.now() - context.arrived
                 context.record(Phase.PREFILL, context.ttft)
-                await answer.begin(status, head)
+                await downstream.start(status, head)
             now = engine.last_heard = context.now()
             instants.extend((now,) * tokens_in(data))
-            await answer.more(data)
-        await answer.end()
+            await downstream.send(data)
+        await downstream.end()
         self._metrics.generation(TokenTimes(context.arrived, tuple(instants)), None)
 
 
@@ -134,7 +127,7 @@ def _target(scope: Scope) -> bytes:
 def _headers(
     headers: Iterable[tuple[bytes, bytes]], context: RequestContext, length: int
 ) -> list[tuple[bytes, bytes]]:
-    passed = [field for field in headers if field[0] not in _HOP_BY_HOP]
+    passed = end_to_end(headers, without=_SET_BY_THE_PROXY)
     passed.append((b"host", b"vllm"))
     if length:
         passed.append((b"content-length", b"%d" % length))
@@ -143,11 +136,11 @@ def _headers(
     return passed
 
 
-def shortcut(proxy: Proxy, stage: str) -> Shortcut:
+def shortcut(proxy: Proxy, stage: str) -> DirectRoute:
     """Bring vLLM's paths straight to the proxy: the framework would wrap every token once more.
 
     Args:
         proxy: gets them answered.
         stage: name for problems.
     """
-    return Shortcut(Passing(proxy, stage), PREFIXES, PATHS)
+    return DirectRoute(ReverseProxy(proxy, stage), PREFIXES, PATHS)

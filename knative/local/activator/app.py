@@ -17,7 +17,7 @@ from knative.local.activator.routes import Match, Route, RouteTable, host_of, kn
 from knative.local.activator.throttle import QUEUE_DEPTH, Pod, Revision
 from knative.local.routing import Endpoint, RevisionKey, RevisionSpec, Split
 from knative.local.stats import RevisionStat
-from transport import Pool
+from transport import ConnectionPool
 
 REPORT_S = 1.0
 UNROUTED_TIMEOUT_S = 300.0
@@ -53,7 +53,7 @@ class Activator:
         self._ending: dict[RevisionKey, Revision] = {}
         self._active: dict[RevisionKey, Revision] = {}
         self._unrouted: dict[Route, list[asyncio.Future[bool]]] = {}
-        self._pool: Pool | None = None
+        self._pool: ConnectionPool | None = None
         self._reporting: asyncio.Task[None] | None = None
 
     # what exists
@@ -143,7 +143,7 @@ class Activator:
 
     async def start(self) -> None:
         """Open the connection pool and start reporting each second (lifespan does this)."""
-        self._pool = Pool()
+        self._pool = ConnectionPool()
         self._reporting = asyncio.create_task(self._report())
 
     def stop_holding(self) -> None:

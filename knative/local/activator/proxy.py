@@ -20,7 +20,14 @@ from knative.local.activator.protocol import EXTENSION, ActivatorProtocol
 from knative.local.activator.routes import Match
 from knative.local.activator.throttle import GoneError, Pod, QueueFullError, Revision
 from knative.local.activator.tunnel import ReplicaTunnel
-from transport import LostError, Pool, ProtocolError, RefusedError, Response, UpstreamError
+from transport import (
+    ConnectError,
+    ConnectionLostError,
+    ConnectionPool,
+    ProtocolError,
+    UpstreamError,
+    UpstreamResponse,
+)
 
 MAX_RESETS = 3
 """So often may replicas die under one request before it is answered with an error."""
@@ -57,7 +64,7 @@ class Exchange:
 
     def __init__(
         self,
-        pool: Pool,
+        pool: ConnectionPool,
         *,
         clock: Callable[[], float],
         scope: dict[str, Any],
@@ -147,17 +154,17 @@ class Exchange:
         """Have one replica answer; what went wrong if it did not begin to."""
         try:
             response = await self._open(pod, body, queued_s)
-        except RefusedError:
+        except ConnectError:
             self._revision.suspect(pod)
             return _Failure.REFUSED
-        except (LostError, ConnectionResetError):
+        except (ConnectionLostError, ConnectionResetError):
             return _Failure.RESET
         except ProtocolError:
             return _Failure.NONSENSE
         await self._relay(response, queued_s)
         return None
 
-    async def _open(self, pod: Pod, body: Body, queued_s: float) -> Response:
+    async def _open(self, pod: Pod, body: Body, queued_s: float) -> UpstreamResponse:
         """Send the request to a replica; its response once the head is there."""
         scope, match = self._scope, self._match
         query: bytes = scope["query_string"]
@@ -186,7 +193,7 @@ class Exchange:
             may_switch=upgrade is not None,
         )
 
-    async def _relay(self, response: Response, queued_s: float) -> None:
+    async def _relay(self, response: UpstreamResponse, queued_s: float) -> None:
         """Pass a response on to the client, piece by piece as it comes."""
         self._started = True
         deadlines = self._deadlines
@@ -218,7 +225,7 @@ class Exchange:
             response.close()
 
 
-def _upgraded(response: Response, timing: tuple[bytes, bytes]) -> bytes:
+def _upgraded(response: UpstreamResponse, timing: tuple[bytes, bytes]) -> bytes:
     lines = [b"HTTP/1.1 101 Switching Protocols"]
     lines += [name + b": " + value for name, value in (*response.headers, timing)]
     return b"\r\n".join((*lines, b"", b""))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from knative.local.activator.protocol import ActivatorProtocol
-from transport import Response
+from transport import UpstreamResponse
 
 
 class ReplicaTunnel(asyncio.Protocol):
@@ -14,7 +14,7 @@ class ReplicaTunnel(asyncio.Protocol):
     Each side stops reading while the other one takes no more.
     """
 
-    def __init__(self, client: ActivatorProtocol, response: Response) -> None:
+    def __init__(self, client: ActivatorProtocol, response: UpstreamResponse) -> None:
         self._client = client
         self._replica, self._leftover = response.switch()
         self._replica.set_protocol(self)
