@@ -1,18 +1,24 @@
-"""What a hot replica costs over vLLM's own server: throughput, time to first token, batching.
+"""The hot path of a replica compared with vLLM's own server: throughput, time to first token, batching.
 
-    python benchmarks/hot_path.py [--json] [--rounds N]
+    python benchmarks/hot_path.py [--json] [--rounds N] [--seconds S]
 
-The same client, model and options for both, in turns, and the one that waits is stopped: vLLM's worker looks
-for work without a rest for a second after the last (`SpinCondition`), which on a small machine takes a
-processor from the other. Each has two turns of throughput in a round, and rests before it while the other has
-one. For the time to the first token the turns are some seconds long, and there are three ways: the function
-URL and, request by request, past the replica's process to its engine; and vLLM's own server. `added_ttft_*`
-is the first over the third, what a user of vLLM's server would notice; `added_to_engine_*` the first over the
-second, what the replica's process adds to its own engine, two more hops between processes included.
+Both servers get the same client, model and options. They are measured in turns, and the server that is not
+being measured is stopped (SIGSTOP): a worker process of vLLM on a CPU polls for work for a second after each
+request (`SpinCondition`), which on a small machine takes a processor from the other server.
 
-Throughputs are medians over the rounds, percentiles those of all rounds' requests, and `*_by_round` of each
-round's: a bad moment of the machine falls on one server alone. `stolen_share` is what the host of a virtual
-machine took of all processor time meanwhile (proc_stat(5)).
+Three ratios are judged:
+
+    throughput_vs_vllm   output tokens/s at 32 streams, replica over vLLM's server      at least 0.95
+    batching_gain        tokens/s of the replica at 32 streams over one stream          at least 10
+    ttft_p50_vs_vllm     median time to first token, function URL over vLLM's server    at most 1.15
+
+Everything else is printed for information. `added_ttft_*` is the difference in milliseconds between the
+function URL and vLLM's own server; `added_to_engine_*` that between the function URL and the replica's own
+engine by its unix socket, which is what the replica's HTTP process adds.
+
+Throughputs are medians over the rounds. Percentiles are taken over the requests of all rounds;
+`*_by_round` lists those of each round. `stolen_share` is the share of processor time that the host of a
+virtual machine took away during the measurement (`steal` in proc_stat(5)).
 """
 
 from __future__ import annotations
@@ -45,7 +51,7 @@ TOKENS = 128
 RATE = 4.0
 """Requests per second while TTFT is measured."""
 TURN_SECONDS = 5.0
-"""Of each way, before the other server has its turn."""
+"""Of each target, before the other server has its turn."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ async def stream(session: aiohttp.ClientSession, base: str, tokens: int, number:
 
 
 def open_session(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
-    """A client of one measurement: servers close connections that rest for some seconds."""
+    """A client for one measurement only: servers close connections that are idle for some seconds."""
     return aiohttp.ClientSession(
         connector=connector, timeout=aiohttp.ClientTimeout(total=600), read_bufsize=1 << 18
     )
@@ -107,48 +113,49 @@ async def _throughput(session: aiohttp.ClientSession, base: str, streams: int, r
     return tokens / (time.perf_counter() - began)
 
 
-Way = Callable[[int], Awaitable[Answer]]
+Target = Callable[[int], Awaitable[Answer]]
+"""Sends the request of this number to one of the servers."""
 
 
-async def paced(ways: Sequence[Way], seconds: float) -> list[list[Answer]]:
-    """`seconds` of requests by each way, RATE of them per second in all, one way after the other."""
-    for way in ways:  # the first round trip makes the connection, and wakes who was stopped
-        await way(0)
-    results: list[list[Answer]] = [[] for _ in ways]
+async def paced(targets: Sequence[Target], seconds: float) -> list[list[Answer]]:
+    """Answers of each target: `seconds * RATE` requests each, sent in turns, RATE of them per second."""
+    for target in targets:  # connects, and lets a server that was stopped wake up
+        await target(0)
+    results: list[list[Answer]] = [[] for _ in targets]
 
     async def one(index: int, number: int) -> None:
-        results[index].append(await ways[index](number))
+        results[index].append(await targets[index](number))
 
     began = time.perf_counter()
     async with asyncio.TaskGroup() as tasks:
-        for number in range(int(seconds * RATE) * len(ways)):
+        for number in range(int(seconds * RATE) * len(targets)):
             await asyncio.sleep(max(0.0, began + number / RATE - time.perf_counter()))
-            tasks.create_task(one(number % len(ways), number))
+            tasks.create_task(one(number % len(targets), number))
     return results
 
 
 async def first_tokens(
     ours: Server, vllm: Server, seconds: float
 ) -> tuple[list[Answer], list[Answer], list[Answer]]:
-    """Answers by the function URL, by vLLM's server and by our engine's socket, `seconds` of each."""
+    """Answers of the function URL, of vLLM's server and of the replica's engine socket, `seconds` of each."""
     through: list[Answer] = []
     plain: list[Answer] = []
-    straight: list[Answer] = []
+    direct: list[Answer] = []
     left = seconds
     while left > 0:
         turn = min(TURN_SECONDS, left)
         left -= turn
         connector = aiohttp.UnixConnector(path=engine_socket(ours), limit=0)
-        async with open_session(aiohttp.TCPConnector(limit=0)) as session, open_session(connector) as direct:
+        async with open_session(aiohttp.TCPConnector(limit=0)) as session, open_session(connector) as engine:
             with vllm.paused():
-                ways = [partial(stream, session, ours.url, 16), partial(stream, direct, "http://vllm", 16)]
-                one, other = await paced(ways, turn)
-            through += one
-            straight += other
+                targets = [partial(stream, session, ours.url, 16), partial(stream, engine, "http://vllm", 16)]
+                by_url, by_socket = await paced(targets, turn)
+            through += by_url
+            direct += by_socket
             with ours.paused():
                 [theirs] = await paced([partial(stream, session, vllm.url, 16)], turn)
             plain += theirs
-    return through, plain, straight
+    return through, plain, direct
 
 
 def engine_socket(server: Server) -> str:
@@ -166,17 +173,17 @@ def percentile(values: list[float], share: float) -> float:
 
 @dataclass(frozen=True)
 class Round:
-    """What one round measured: tokens per second, and requests by each of the three ways."""
+    """One round: throughputs in tokens per second, and the answers of each of the three targets."""
 
     ours: float
     vllm: float
     single: float
     through: list[Answer]
     plain: list[Answer]
-    straight: list[Answer]
+    direct: list[Answer]
 
     def added(self, share: float) -> float:
-        """By the function URL over vLLM's server, in milliseconds."""
+        """Percentile of the time to first token, function URL minus vLLM's server, in milliseconds."""
         return ttft(self.through, share) - ttft(self.plain, share)
 
 
@@ -192,14 +199,14 @@ async def one_round(ours: Server, vllm: Server, seconds: float) -> Round:
             rates.append(await throughput(one.url, STREAMS, 2 * STREAMS))
     with vllm.paused():
         alone = await throughput(ours.url, 1, 3)
-    through, plain, straight = await first_tokens(ours, vllm, seconds)
-    return Round(statistics.mean(rates[::2]), statistics.mean(rates[1::2]), alone, through, plain, straight)
+    through, plain, direct = await first_tokens(ours, vllm, seconds)
+    return Round(statistics.mean(rates[::2]), statistics.mean(rates[1::2]), alone, through, plain, direct)
 
 
 async def measure(
     ours: Server, vllm: Server, rounds: int, seconds: float, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Throughputs are medians over the rounds, TTFTs those of all rounds; a first round warms up."""
+    """The figures of the module's docstring, after a first round that only warms up."""
     await one_round(ours, vllm, min(5.0, seconds))
     before = processor_ticks()
     done: list[Round] = []
@@ -208,13 +215,14 @@ async def measure(
         last = done[-1]
         say(
             f"round {number + 1}: throughput {last.ours / last.vllm:.2f}, "
-            f"gain {last.ours / last.single:.1f}, added ttft p50 {last.added(0.5):.2f} ms, "
-            f"p99 {last.added(0.99):.1f} ms"
+            f"gain {last.ours / last.single:.1f}, "
+            f"ttft p50 {ttft(last.through, 0.5) / ttft(last.plain, 0.5):.2f} of vLLM's, "
+            f"added p99 {last.added(0.99):.1f} ms"
         )
     total, stolen = (now - then for now, then in zip(processor_ticks(), before, strict=True))
     through = [answer for one in done for answer in one.through]
     plain = [answer for one in done for answer in one.plain]
-    straight = [answer for one in done for answer in one.straight]
+    direct = [answer for one in done for answer in one.direct]
 
     def median(value: Callable[[Round], float]) -> float:
         return statistics.median(value(one) for one in done)
@@ -224,14 +232,15 @@ async def measure(
 
     return {
         "throughput_vs_vllm": median(lambda one: one.ours / one.vllm),
+        "batching_gain": median(lambda one: one.ours / one.single),
+        "ttft_p50_vs_vllm": ttft(through, 0.5) / ttft(plain, 0.5),
         "throughput_tokens_per_s": median(lambda one: one.ours),
         "vllm_throughput_tokens_per_s": median(lambda one: one.vllm),
         "single_stream_tokens_per_s": median(lambda one: one.single),
-        "batching_gain": median(lambda one: one.ours / one.single),
         "added_ttft_p50_ms": added(0.5, plain),
         "added_ttft_p99_ms": added(0.99, plain),
-        "added_to_engine_p50_ms": added(0.5, straight),
-        "added_to_engine_p99_ms": added(0.99, straight),
+        "added_to_engine_p50_ms": added(0.5, direct),
+        "added_to_engine_p99_ms": added(0.99, direct),
         "ttft_p50_ms": ttft(through, 0.5),
         "ttft_p99_ms": ttft(through, 0.99),
         "vllm_ttft_p50_ms": ttft(plain, 0.5),
@@ -247,7 +256,7 @@ async def measure(
 
 
 def processor_ticks() -> tuple[int, int]:
-    """All time of all processors so far, and what the host of a virtual machine took of it (proc_stat(5))."""
+    """Ticks of all processors since boot, and those that the host took (`steal`, proc_stat(5))."""
     fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
     return sum(int(field) for field in fields[:8]), int(fields[7])
 
@@ -259,7 +268,7 @@ def main() -> None:
         "--rounds", type=at_least(1), default=5, help="measured rounds of each server (default 5)"
     )
     parser.add_argument(
-        "--seconds", type=at_least(1.0), default=60, help="of TTFTs of each way, per round (default 60)"
+        "--seconds", type=at_least(1.0), default=60, help="of requests to each target, per round (default 60)"
     )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="pilotlight-bench-") as scratch:

@@ -1,4 +1,4 @@
-"""Everything that Pilotlight takes for granted about vLLM's inside, in one place but for `core_threads`.
+"""Everything that Pilotlight takes for granted about vLLM's inside, in one place.
 
 Only the template process and the processes forked from it import this module's functions; nothing of vLLM is
 imported at the top, so that reading the module costs nothing. `tests/functions/test_vllm_ground.py` fails
@@ -30,7 +30,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from functions.engines.vllm import core_threads
 from weights.vllm.plugin import LOAD_FORMAT, LOADING, LOGGER, READ
 
 if TYPE_CHECKING:
@@ -281,7 +280,6 @@ def serve(argv: Sequence[str], serving: Callable[[], None]) -> None:
         # being read anew; see the module's docstring.
         args.distributed_executor_backend = "uni"
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-        core_threads.prepare()
     uvloop.run(_serve(args, serving, in_core=in_core))
 
 

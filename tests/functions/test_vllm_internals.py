@@ -1,4 +1,4 @@
-"""What is taken for granted about vLLM's inside still holds; fails when a release changes the ground."""
+"""What Pilotlight assumes about the inside of vLLM still holds; fails when a release of vLLM changes it."""
 
 import contextlib
 import json
@@ -22,8 +22,8 @@ pytestmark = pytest.mark.vllm
 
 NAMES = """
 import json, sys
-from functions.engines.vllm import ground
-ground.quieten()
+from functions.engines.vllm import vllm_internals
+vllm_internals.quieten()
 import importlib
 missing = []
 def has(module, *names):
@@ -33,11 +33,11 @@ def has(module, *names):
         missing.append(f"{module}: {error}")
         return
     missing.extend(f"{module}.{name}" for name in names if not hasattr(found, name))
-for module in ground.TEMPLATE_MODULES:
+for module in vllm_internals.TEMPLATE_MODULES:
     has(module)
 has("vllm.entrypoints.launchers.api_server.entry", "build_and_serve")
 has("vllm.entrypoints.launchers.launcher", "setup_server")
-has(ground._cli_args().__name__, "make_arg_parser", "validate_parsed_serve_args", "propagate_flash_late_interaction")
+has(vllm_internals._cli_args().__name__, "make_arg_parser", "validate_parsed_serve_args", "propagate_flash_late_interaction")
 has("vllm.engine.arg_utils", "AsyncEngineArgs")
 has("vllm.usage.usage_lib", "UsageContext")
 has("vllm.utils.argparse_utils", "FlexibleArgumentParser")
@@ -45,7 +45,7 @@ has("vllm.platforms", "current_platform")
 has("vllm.model_executor.models", "ModelRegistry")
 has("vllm.v1.engine.async_llm", "AsyncLLM")
 has("vllm.version", "__version__")
-args = ground.parse(["--model", "any", "--uds", "/nowhere"])
+args = vllm_internals.parse(["--model", "any", "--uds", "/nowhere"])
 for name in ("distributed_executor_backend", "tensor_parallel_size", "pipeline_parallel_size",
              "data_parallel_size", "uds", "disable_uvicorn_access_log", "enable_sleep_mode",
              "kv_cache_memory_bytes", "served_model_name"):
@@ -66,7 +66,7 @@ def test_every_name_that_is_used_exists():
 @pytest.fixture(scope="module")
 def argv(made_model):
     args = {"max-model-len": 1024, "enforce-eager": True, "kv-cache-memory-bytes": 64 << 20}
-    return options.command_line(args, model=made_model.path, name="ground")
+    return options.command_line(args, model=made_model.path, name="internals")
 
 
 @pytest.mark.asyncio(loop_scope="session")
