@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
 from knative.client.cluster import Resource
-from knative.local.apiserver.records import Change, Key, Kind, Record
+from knative.local.apiserver.records import Change, EventType, Key, Record
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS objects (
@@ -32,7 +33,7 @@ DELETE FROM objects WHERE (grp, plural, namespace, name) IN
 _FORMAT = 1
 
 
-class Disk:
+class Database:
     """The file. A connection may go from one thread to another, but is used by one at a time."""
 
     def __init__(self, path: Path, *, busy_s: float) -> None:
@@ -75,8 +76,8 @@ class Disk:
     def write(self, connection: sqlite3.Connection, changes: Sequence[Change]) -> None:
         """One transaction of few statements: each hands the interpreter's lock over and waits for it."""
         newest = {change.record.key: change for change in changes}
-        kept = [change.record for change in newest.values() if change.kind is not Kind.DELETED]
-        gone = [change.record.key for change in newest.values() if change.kind is Kind.DELETED]
+        kept = [change.record for change in newest.values() if change.type is not EventType.DELETED]
+        gone = [change.record.key for change in newest.values() if change.type is EventType.DELETED]
         connection.execute("BEGIN IMMEDIATE")
         try:
             if kept:
@@ -96,17 +97,17 @@ class Disk:
                 connection.execute("ROLLBACK")
             raise
 
-    def note(self, key: str, value: str | None = None) -> str | None:
-        """Read a remembered word, or set it (before the store is in use: this one writes at once)."""
-        connection = self.connect()
-        try:
-            if value is not None:
-                connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
-                return value
+    def read_meta(self, key: str) -> str | None:
+        """One value of the `meta` table, or None."""
+        with contextlib.closing(self.connect()) as connection:
             row = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-            return None if row is None else str(row[0])
-        finally:
-            connection.close()
+        return None if row is None else str(row[0])
+
+    def write_meta(self, key: str, value: str) -> str:
+        """Set one value of the `meta` table and return it."""
+        with contextlib.closing(self.connect()) as connection:
+            connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+        return value
 
 
 def _columns(key: Key) -> list[str | int]:

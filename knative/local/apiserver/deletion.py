@@ -20,7 +20,7 @@ GRACEFUL = frozenset({cluster.POD})
 _GRACE_SECONDS = 30
 
 
-class Deletion:
+class Deleter:
     """Deletes objects and all that goes with them.
 
     Args:
@@ -67,13 +67,13 @@ class Deletion:
                 self._quietly(dependent.key, "Foreground")
         return record
 
-    def finish(self, key: Key) -> None:
+    def finish_deletion(self, key: Key) -> None:
         """Remove a gracefully deleted object whose process has ended; finalizers still hold it."""
         record = self._store.get(key)
         if record is not None and not record.obj["metadata"].get("finalizers"):
             self.remove(key)
 
-    def sweep(self) -> None:
+    def collect_garbage(self) -> None:
         """Delete what has lost all its owners, and finish namespaces."""
         for resource in self._resources:
             for record in self._store.list(resource):

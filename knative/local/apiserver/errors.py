@@ -9,7 +9,7 @@ from knative.client.cluster import Cause, Object
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class ResourceRef:
     """Which object an error is about, as `details` of a Status names it."""
 
     group: str = ""
@@ -30,7 +30,7 @@ class ApiError(Exception):
     code: int
     reason: str
     message: str
-    subject: Subject = field(default_factory=Subject)
+    subject: ResourceRef = field(default_factory=ResourceRef)
     causes: Sequence[Cause] = ()
     retry_after: int | None = None
 
@@ -73,17 +73,17 @@ class ApiError(Exception):
         }
 
 
-def not_found(subject: Subject) -> ApiError:
+def not_found(subject: ResourceRef) -> ApiError:
     """404 for an object."""
     return ApiError(404, "NotFound", f'{subject.qualified} "{subject.name}" not found', subject)
 
 
-def already_exists(subject: Subject) -> ApiError:
+def already_exists(subject: ResourceRef) -> ApiError:
     """409 for a name that is taken."""
     return ApiError(409, "AlreadyExists", f'{subject.qualified} "{subject.name}" already exists', subject)
 
 
-def conflict(subject: Subject, why: str | None = None) -> ApiError:
+def conflict(subject: ResourceRef, why: str | None = None) -> ApiError:
     """409 for a version that is no longer the newest, or another precondition."""
     why = why or (
         "the object has been modified; please apply your changes to the latest version and try again"
@@ -96,12 +96,12 @@ def conflict(subject: Subject, why: str | None = None) -> ApiError:
     )
 
 
-def bad_request(message: str, subject: Subject | None = None) -> ApiError:
+def bad_request(message: str, subject: ResourceRef | None = None) -> ApiError:
     """400 for a request that can't be understood or that admission refuses."""
-    return ApiError(400, "BadRequest", message, subject or Subject())
+    return ApiError(400, "BadRequest", message, subject or ResourceRef())
 
 
-def invalid(subject: Subject, causes: Sequence[Cause]) -> ApiError:
+def invalid(subject: ResourceRef, causes: Sequence[Cause]) -> ApiError:
     """422 for an object whose fields are wrong."""
     texts = [f"{cause.field}: {cause.message}" if cause.field else cause.message for cause in causes]
     listed = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
@@ -114,7 +114,7 @@ def expired(message: str) -> ApiError:
     return ApiError(410, "Expired", message)
 
 
-def denied(webhook: str, message: str, subject: Subject) -> ApiError:
+def denied(webhook: str, message: str, subject: ResourceRef) -> ApiError:
     """400, worded as an admission webhook's refusal."""
     return ApiError(
         400, "BadRequest", f'admission webhook "{webhook}" denied the request: {message}', subject

@@ -17,8 +17,8 @@ import yaml
 from knative.client import cluster
 from knative.client.cluster import Resource
 from knative.local import objects
-from knative.local.apiserver.schemas import core, rules, serving
-from knative.local.apiserver.schemas.meta import OBJECT_META
+from knative.local.apiserver.schemas import cel_rules, core_kinds, knative_kinds
+from knative.local.apiserver.schemas.object_meta import OBJECT_META
 from knative.local.apiserver.schemas.structural import FREE, STRING, Schema, struct
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
@@ -141,7 +141,7 @@ BUILT_IN = (
     KindInfo(
         cluster.SERVICE,
         "service",
-        serving.SERVICE_SCHEMA,
+        knative_kinds.SERVICE_SCHEMA,
         ("kservice", "ksvc"),
         _SERVING,
         (Column("URL", "string", ".status.url"), *_LATEST, *_ready_columns()),
@@ -149,7 +149,7 @@ BUILT_IN = (
     KindInfo(
         cluster.CONFIGURATION,
         "configuration",
-        serving.CONFIGURATION_SCHEMA,
+        knative_kinds.CONFIGURATION_SCHEMA,
         ("config", "cfg"),
         _SERVING,
         (*_LATEST, *_ready_columns()),
@@ -157,7 +157,7 @@ BUILT_IN = (
     KindInfo(
         cluster.REVISION,
         "revision",
-        serving.REVISION_SCHEMA,
+        knative_kinds.REVISION_SCHEMA,
         ("rev",),
         _SERVING,
         (
@@ -173,7 +173,7 @@ BUILT_IN = (
     KindInfo(
         cluster.ROUTE,
         "route",
-        serving.ROUTE_SCHEMA,
+        knative_kinds.ROUTE_SCHEMA,
         ("rt",),
         _SERVING,
         (Column("URL", "string", ".status.url"), *_ready_columns()),
@@ -181,7 +181,7 @@ BUILT_IN = (
     KindInfo(
         cluster.POD_AUTOSCALER,
         "podautoscaler",
-        serving.POD_AUTOSCALER_SCHEMA,
+        knative_kinds.POD_AUTOSCALER_SCHEMA,
         ("kpa", "pa"),
         ("knative-internal", "autoscaling"),
         (
@@ -193,7 +193,7 @@ BUILT_IN = (
     KindInfo(
         cluster.POD,
         "pod",
-        core.POD_SCHEMA,
+        core_kinds.POD_SCHEMA,
         ("po",),
         ("all",),
         (
@@ -211,7 +211,7 @@ BUILT_IN = (
     KindInfo(
         cluster.NAMESPACE,
         "namespace",
-        core.NAMESPACE_SCHEMA,
+        core_kinds.NAMESPACE_SCHEMA,
         ("ns",),
         columns=(
             Column("Status", "string", ".status.phase"),
@@ -222,7 +222,7 @@ BUILT_IN = (
     KindInfo(
         cluster.CONFIG_MAP,
         "configmap",
-        core.CONFIG_MAP_SCHEMA,
+        core_kinds.CONFIG_MAP_SCHEMA,
         ("cm",),
         columns=(
             Column("Data", "string", "", compute=_data_count),
@@ -234,7 +234,7 @@ BUILT_IN = (
     KindInfo(
         cluster.SECRET,
         "secret",
-        core.SECRET_SCHEMA,
+        core_kinds.SECRET_SCHEMA,
         columns=(
             Column("Type", "string", ".type"),
             Column("Data", "string", "", compute=_data_count),
@@ -246,7 +246,7 @@ BUILT_IN = (
     KindInfo(
         cluster.EVENT,
         "event",
-        core.EVENT_SCHEMA,
+        core_kinds.EVENT_SCHEMA,
         ("ev",),
         columns=(
             Column("Last Seen", "date", ".lastTimestamp"),
@@ -267,7 +267,7 @@ BUILT_IN = (
     KindInfo(
         cluster.LEASE,
         "lease",
-        core.LEASE_SCHEMA,
+        core_kinds.LEASE_SCHEMA,
         columns=(
             Column("Holder", "string", ".spec.holderIdentity"),
             Column("Age", "date", ".metadata.creationTimestamp"),
@@ -354,5 +354,5 @@ def _from_definition(document: Mapping[str, Any]) -> Iterator[KindInfo]:
                 for column in version.get("additionalPrinterColumns") or ()
             ),
             has_status="status" in (version.get("subresources") or {}),
-            has_rules=rules.has_rules(schema),
+            has_rules=cel_rules.has_rules(schema),
         )

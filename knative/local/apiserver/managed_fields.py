@@ -13,7 +13,7 @@ from typing import Any
 
 from knative.client.cluster import Cause, Object
 from knative.local import objects
-from knative.local.apiserver.errors import ApiError, Subject
+from knative.local.apiserver.errors import ApiError, ResourceRef
 from knative.local.apiserver.field_paths import (
     NEVER,
     Fields,
@@ -55,7 +55,7 @@ class _Entry:
         )
 
 
-def track(
+def record_update(
     schema: Schema,
     old: Object | None,
     new: Object,
@@ -101,8 +101,8 @@ def track(
     _write(meta, kept)
 
 
-def track_status(schema: Schema, old: Object, new: Object, *, manager: str, now: str) -> None:
-    """Like `track` for a status that `manager` alone writes, which is nearly always so, and much cheaper.
+def record_status_update(schema: Schema, old: Object, new: Object, *, manager: str, now: str) -> None:
+    """Like `record_update`, but cheaper, for a status that `manager` alone writes (nearly always so).
 
     The platform reports often, and mostly the same fields with other values: then only the time changes.
     """
@@ -113,7 +113,9 @@ def track_status(schema: Schema, old: Object, new: Object, *, manager: str, now:
         if _identity(entry) == mine:
             before = entry
         elif "f:status" in (entry.get("fieldsV1") or {}):
-            track(schema, old, new, manager=manager, operation="Update", now=now, subresource="status")
+            record_update(
+                schema, old, new, manager=manager, operation="Update", now=now, subresource="status"
+            )
             return
         else:
             kept.append(entry)
@@ -143,7 +145,7 @@ def apply(
     manager: str,
     force: bool,
     now: str,
-    subject: Subject,
+    subject: ResourceRef,
     subresource: str | None = None,
 ) -> Object:
     """The object after `manager` applied `config`; the caller stores it.
@@ -292,7 +294,7 @@ def _drop_empty(obj: Object) -> Object:
     return {**obj, "metadata": meta}
 
 
-def _conflict(clashes: Sequence[tuple[_Entry, Path]], subject: Subject) -> ApiError:
+def _conflict(clashes: Sequence[tuple[_Entry, Path]], subject: ResourceRef) -> ApiError:
     causes = []
     lines = []
     for entry, path in clashes:

@@ -58,7 +58,7 @@ _VALUE_RULE = _rule(
 )
 
 
-def generated(prefix: str) -> str:
+def generate_name(prefix: str) -> str:
     """A name that begins so."""
     return prefix + "".join(random.choices(_LETTERS, k=5))  # noqa: S311  # a name
 

@@ -13,11 +13,11 @@ class StoreError(Exception):
     """The disk did not take a change; nothing of it was kept."""
 
 
-class Stale(Exception):  # noqa: N818  # an answer, not a failure
+class HistoryExpired(Exception):  # noqa: N818  # an answer, not a failure
     """The changes since that resourceVersion are no longer known."""
 
 
-class Moved(Exception):  # noqa: N818  # an answer, not a failure
+class VersionConflict(Exception):  # noqa: N818  # an answer, not a failure
     """The object is not at the resourceVersion that the change was based on."""
 
 
@@ -29,7 +29,7 @@ class Key(NamedTuple):
     name: str
 
 
-class Kind(StrEnum):
+class EventType(StrEnum):
     """What happened to an object, in a watch's words."""
 
     ADDED = "ADDED"
@@ -52,7 +52,7 @@ class Record:
 class Change:
     """One step of the store's history; `before` is what the object was."""
 
-    kind: Kind
+    type: EventType
     record: Record
     before: Record | None
 

@@ -17,21 +17,21 @@ from knative.client import cluster
 from knative.client.cluster import Object, Resource
 from knative.local import objects
 from knative.local.apiserver import errors, metadata
-from knative.local.apiserver.deletion import GRACEFUL, Deletion, Propagation
-from knative.local.apiserver.errors import Subject
+from knative.local.apiserver.deletion import GRACEFUL, Deleter, Propagation
+from knative.local.apiserver.errors import ResourceRef
 from knative.local.apiserver.kinds import KindInfo
-from knative.local.apiserver.managed_fields import track, track_status
+from knative.local.apiserver.managed_fields import record_status_update, record_update
 from knative.local.apiserver.store import Key, Record, Store
 from knative.local.apiserver.validation import (
-    TRUSTED,
+    PLATFORM_WRITE,
     Admission,
-    Examination,
-    Options,
+    ObjectValidator,
     Validation,
+    WriteOptions,
     check_identity,
 )
 
-__all__ = ["TRUSTED", "Admission", "Options", "Registry", "Validation", "Written"]
+__all__ = ["PLATFORM_WRITE", "Admission", "Registry", "Validation", "WriteOptions", "WriteResult"]
 
 _MAKERS = {cluster.POD: "kube-controller-manager"}
 """Who makes these kinds on a cluster; all others the controller makes."""
@@ -43,7 +43,7 @@ _REPORTERS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class WriteResult:
     """The result of a write: the object as stored (or as it would be) and warnings for the client."""
 
     obj: Object
@@ -71,14 +71,14 @@ class Registry:
     ) -> None:
         self.store = store
         self.kinds = kinds
-        self._examination = Examination(admissions)
+        self._examination = ObjectValidator(admissions)
         self._now = now
-        self._deletion = Deletion(store, kinds, now)
+        self._deleter = Deleter(store, kinds, now)
 
-    def subject(self, key: Key) -> Subject:
+    def subject(self, key: Key) -> ResourceRef:
         """How errors name the object."""
         res = key.resource
-        return Subject(res.group, res.plural, key.name, res.kind)
+        return ResourceRef(res.group, res.plural, key.name, res.kind)
 
     def read(self, key: Key) -> Record:
         """One object.
@@ -93,7 +93,9 @@ class Registry:
 
     # create
 
-    def create(self, resource: Resource, namespace: str, obj: Object, options: Options = TRUSTED) -> Written:
+    def create(
+        self, resource: Resource, namespace: str, obj: Object, options: WriteOptions = PLATFORM_WRITE
+    ) -> WriteResult:
         """Create an object (which becomes the registry's own).
 
         Raises:
@@ -103,7 +105,7 @@ class Registry:
         meta = obj.setdefault("metadata", {})
         warnings = self._examination.clean(info, obj, options)
         if not meta.get("name") and meta.get("generateName"):
-            meta["name"] = metadata.generated(meta["generateName"])
+            meta["name"] = metadata.generate_name(meta["generateName"])
         key = Key(resource, namespace, str(meta.get("name") or ""))
         subject = self.subject(key)
         check_identity(key, obj, self.subject(key))
@@ -124,13 +126,13 @@ class Registry:
                 obj.pop("status", None)
         self._examination.fill_in(info, obj, None, options, custom=False)
         manager = _MAKERS.get(resource, options.manager) if options.trusted else options.manager
-        track(info.schema, None, obj, manager=manager, operation=options.operation, now=now)
+        record_update(info.schema, None, obj, manager=manager, operation=options.operation, now=now)
         self._examination.fill_in(info, obj, None, options, custom=True)
         warnings += self._examination.check(info, obj, None, options)
         if options.dry_run:
-            return Written(obj, tuple(warnings))
+            return WriteResult(obj, tuple(warnings))
         record = self.store.put(key, obj, expect=0)
-        return Written(record.obj, tuple(warnings), record.version)
+        return WriteResult(record.obj, tuple(warnings), record.version)
 
     # update
 
@@ -138,10 +140,10 @@ class Registry:
         self,
         key: Key,
         obj: Object,
-        options: Options = TRUSTED,
+        options: WriteOptions = PLATFORM_WRITE,
         *,
         subresource: str | None = None,
-    ) -> Written:
+    ) -> WriteResult:
         """Put `obj` (which becomes the registry's own) in the place of what is there.
 
         A resourceVersion in `obj` must be the current one. With subresource `status` only status changes,
@@ -178,7 +180,7 @@ class Registry:
         now = objects.timestamp(self._now())
         if subresource is None:
             self._examination.fill_in(info, obj, old.obj, options, custom=False)
-        track(
+        record_update(
             info.schema,
             old.obj,
             obj,
@@ -193,34 +195,34 @@ class Registry:
             if info.has_status and _specification(obj) != _specification(old.obj):
                 obj["metadata"]["generation"] = old_meta.get("generation", 1) + 1
         if _same(obj, old.obj):
-            return Written(old.obj, tuple(warnings))
+            return WriteResult(old.obj, tuple(warnings))
         if options.dry_run:
-            return Written(obj, tuple(warnings))
+            return WriteResult(obj, tuple(warnings))
         record = self.store.put(key, obj, expect=old.version)
         released = obj["metadata"].get("deletionTimestamp") and not obj["metadata"].get("finalizers")
         if released and key.resource not in GRACEFUL:
-            return Written(record.obj, tuple(warnings), self._deletion.remove(key).version)
-        return Written(record.obj, tuple(warnings), record.version)
+            return WriteResult(record.obj, tuple(warnings), self._deleter.remove(key).version)
+        return WriteResult(record.obj, tuple(warnings), record.version)
 
     def set_status(self, key: Key, status: Object) -> bool:
         """The platform's own way to report; True if it changed anything."""
         old = self.store.get(key)
         if old is None or old.obj.get("status") == status:
             return False
-        self.report(old, {**old.obj, "metadata": dict(old.obj["metadata"]), "status": status})
+        self.write_status(old, {**old.obj, "metadata": dict(old.obj["metadata"]), "status": status})
         return True
 
-    def report(self, old: Record, obj: Object) -> None:
+    def write_status(self, old: Record, obj: Object) -> None:
         """Put `obj` (which becomes the registry's own) in the place of `old`, from which its status differs.
 
         Its metadata must be a copy. Recorded as a write of status by the part of Knative that does it.
         """
         resource = old.key.resource
-        track_status(
+        record_status_update(
             self.kinds[resource].schema,
             old.obj,
             obj,
-            manager=_REPORTERS.get(resource, TRUSTED.manager),
+            manager=_REPORTERS.get(resource, PLATFORM_WRITE.manager),
             now=objects.timestamp(self._now()),
         )
         self.store.put(old.key, obj, expect=old.version)
@@ -236,7 +238,7 @@ class Registry:
         resource_version: str | None = None,
         grace_seconds: int | None = None,
         dry_run: bool = False,
-    ) -> Written:
+    ) -> WriteResult:
         """Delete an object, or begin to when finalizers, dependents or a process still hold it.
 
         Raises:
@@ -255,17 +257,17 @@ class Registry:
                 )
                 raise errors.conflict(self.subject(key), why)
         if dry_run:
-            return Written(old.obj)
-        record = self._deletion.begin(old, propagation, grace_seconds)
-        return Written(record.obj, (), self.store.version)
+            return WriteResult(old.obj)
+        record = self._deleter.begin(old, propagation, grace_seconds)
+        return WriteResult(record.obj, (), self.store.version)
 
-    def finish(self, key: Key) -> None:
+    def finish_deletion(self, key: Key) -> None:
         """Remove a gracefully deleted object whose process has ended; finalizers still hold it."""
-        self._deletion.finish(key)
+        self._deleter.finish_deletion(key)
 
-    def sweep(self) -> None:
+    def collect_garbage(self) -> None:
         """Delete what has lost all its owners, and finish namespaces; for a start after a crash."""
-        self._deletion.sweep()
+        self._deleter.collect_garbage()
 
     def _check_preconditions(self, key: Key, obj: Object, old: Record) -> None:
         given = obj["metadata"].get("resourceVersion")
@@ -284,7 +286,7 @@ class Registry:
             return
         record = self.store.get(Key(cluster.NAMESPACE, "", key.namespace))
         if record is None:
-            raise errors.not_found(Subject("", "namespaces", key.namespace, "Namespace"))
+            raise errors.not_found(ResourceRef("", "namespaces", key.namespace, "Namespace"))
         if record.obj["metadata"].get("deletionTimestamp") and key.resource != cluster.EVENT:
             subject = self.subject(key)
             raise errors.ApiError(

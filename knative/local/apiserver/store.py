@@ -26,12 +26,20 @@ from pathlib import Path
 
 from knative.client.cluster import Object, Resource
 from knative.local import objects
-from knative.local.apiserver.database import Disk
-from knative.local.apiserver.records import Change, Key, Kind, Moved, Record, Stale, StoreError
+from knative.local.apiserver.database import Database
+from knative.local.apiserver.records import (
+    Change,
+    EventType,
+    HistoryExpired,
+    Key,
+    Record,
+    StoreError,
+    VersionConflict,
+)
 
 log = logging.getLogger(__name__)
 
-__all__ = ["Change", "Key", "Kind", "Moved", "Record", "Stale", "Store", "StoreError"]
+__all__ = ["Change", "EventType", "HistoryExpired", "Key", "Record", "Store", "StoreError", "VersionConflict"]
 
 _HISTORY = 4_000  # changes kept for watches that resume; a watch further behind must list again
 
@@ -41,7 +49,7 @@ class Store:
 
     def __init__(self, path: Path, *, busy_s: float = 5.0) -> None:
         """`busy_s`: how long a write waits for another program that has the file open for writing."""
-        self._disk = Disk(path, busy_s=busy_s)
+        self._database = Database(path, busy_s=busy_s)
         self._by_resource: dict[Resource, dict[tuple[str, str], Record]] = {}
         self._by_owner: dict[str, dict[Key, None]] = {}
         self._version = 0
@@ -65,10 +73,10 @@ class Store:
             StoreError: the file can't be opened, isn't ours, or is damaged.
         """
         try:
-            connection = self._disk.connect()
+            connection = self._database.connect()
             self._load(connection)
         except (sqlite3.Error, OSError, ValueError) as problem:
-            raise StoreError(f"cannot read the state in {self._disk.path}: {problem}") from problem
+            raise StoreError(f"cannot read the state in {self._database.path}: {problem}") from problem
         self._loop = loop
         self._thread = threading.Thread(
             target=self._write_behind, args=(connection,), name="pilotlight-store", daemon=True
@@ -117,10 +125,10 @@ class Store:
         """All changes after `version`, oldest first.
 
         Raises:
-            Stale: they are no longer known (or the version lies in the future).
+            HistoryExpired: they are no longer known (or the version lies in the future).
         """
         if version < self._oldest or version > self._version:
-            raise Stale(f"too old resource version: {version} ({self._oldest})")
+            raise HistoryExpired(f"too old resource version: {version} ({self._oldest})")
         changes: list[Change] = []
         for change in reversed(self._history):
             if change.version <= version:
@@ -135,16 +143,16 @@ class Store:
         """Store `obj` (which becomes the store's own) under the next resourceVersion.
 
         Raises:
-            Moved: `expect` is given and isn't the object's version now (0: there must be none).
+            VersionConflict: `expect` is given and isn't the object's version now (0: there must be none).
         """
         before = self.get(key)
         if expect is not None and expect != (before.version if before else 0):
-            raise Moved(str(key))
+            raise VersionConflict(str(key))
         self._version += 1
         obj["metadata"]["resourceVersion"] = str(self._version)
         record = Record(key, self._version, obj, json.dumps(obj, separators=(",", ":")).encode())
         self._index(record, before)
-        self._changed(Change(Kind.MODIFIED if before else Kind.ADDED, record, before))
+        self._changed(Change(EventType.MODIFIED if before else EventType.ADDED, record, before))
         return record
 
     def remove(self, key: Key) -> Record:
@@ -160,7 +168,7 @@ class Store:
         obj = {**before.obj, "metadata": {**before.obj["metadata"], "resourceVersion": str(self._version)}}
         record = Record(key, self._version, obj, json.dumps(obj, separators=(",", ":")).encode())
         self._unindex(before)
-        self._changed(Change(Kind.DELETED, record, before))
+        self._changed(Change(EventType.DELETED, record, before))
         return record
 
     async def durable(self, version: int | None = None) -> None:
@@ -188,16 +196,20 @@ class Store:
         self._reset_listeners.append(listener)
         return lambda: self._reset_listeners.remove(listener)
 
-    def note(self, key: str, value: str | None = None) -> str | None:
-        """Read a remembered word, or set it (before the store is in use: this one writes at once)."""
-        return self._disk.note(key, value)
+    def read_meta(self, key: str) -> str | None:
+        """A value of the platform's own that lies beside the objects, or None."""
+        return self._database.read_meta(key)
+
+    def write_meta(self, key: str, value: str) -> str:
+        """Keep such a value; blocks until it is on disk, so only before requests are served."""
+        return self._database.write_meta(key, value)
 
     # inside
 
     def _load(self, connection: sqlite3.Connection) -> None:
         self._by_resource, self._by_owner = {}, {}
         with _uncollected():  # looking for garbage in objects that all stay takes as long as reading them
-            records, newest = self._disk.load(connection)
+            records, newest = self._database.load(connection)
             for record in records:
                 self._index(record, None)
         self._version = max(newest, self._version)
@@ -251,7 +263,7 @@ class Store:
             if not changes:
                 continue
             try:
-                self._disk.write(connection, changes)
+                self._database.write(connection, changes)
             except Exception as problem:  # noqa: BLE001  # whatever it is, whoever waits must be told
                 failed_epoch = max(item[0] for item in batch if item is not None)
                 self._tell(self._failed, connection, problem)
@@ -281,7 +293,9 @@ class Store:
         waiting, self._waiting = self._waiting, deque()
         for _, future in waiting:
             if not future.done():
-                future.set_exception(StoreError(f"cannot write the state to {self._disk.path}: {problem}"))
+                future.set_exception(
+                    StoreError(f"cannot write the state to {self._database.path}: {problem}")
+                )
         for listener in tuple(self._reset_listeners):
             listener()
 

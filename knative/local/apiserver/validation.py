@@ -8,16 +8,16 @@ from typing import Literal, Protocol
 
 from knative.client.cluster import Object, Resource
 from knative.local.apiserver import errors, metadata
-from knative.local.apiserver.errors import Subject
+from knative.local.apiserver.errors import ResourceRef
 from knative.local.apiserver.kinds import KindInfo
-from knative.local.apiserver.schemas import rules, structural
+from knative.local.apiserver.schemas import cel_rules, structural
 from knative.local.apiserver.store import Key
 
 Validation = Literal["Strict", "Warn", "Ignore"]
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class WriteOptions:
     """How a write was asked for."""
 
     manager: str = "unknown"
@@ -28,7 +28,7 @@ class Options:
     """The platform's own write: no admission, no field validation."""
 
 
-TRUSTED = Options(manager="controller", trusted=True)
+PLATFORM_WRITE = WriteOptions(manager="controller", trusted=True)
 
 
 class Admission(Protocol):
@@ -41,7 +41,7 @@ class Admission(Protocol):
         """Refuse with an `ApiError`, or return warnings."""
 
 
-class Examination:
+class ObjectValidator:
     """Examines what is about to be written; the platform's own writes are trusted.
 
     Args:
@@ -51,7 +51,7 @@ class Examination:
     def __init__(self, admissions: Mapping[Resource, Admission]) -> None:
         self._admissions = admissions
 
-    def clean(self, info: KindInfo, obj: Object, options: Options) -> list[str]:
+    def clean(self, info: KindInfo, obj: Object, options: WriteOptions) -> list[str]:
         """Field validation, pruning, defaults and types of the schema; returns warnings.
 
         Raises:
@@ -62,7 +62,7 @@ class Examination:
         res = info.resource
         obj.setdefault("apiVersion", res.api_version)
         obj.setdefault("kind", res.kind)
-        subject = Subject(res.group, res.plural, str(obj["metadata"].get("name", "")), res.kind)
+        subject = ResourceRef(res.group, res.plural, str(obj["metadata"].get("name", "")), res.kind)
         if obj["apiVersion"] != res.api_version or obj["kind"] != res.kind:
             raise errors.bad_request(
                 f"the object provided ({obj['apiVersion']}, {obj['kind']}) is not a "
@@ -84,13 +84,15 @@ class Examination:
         structural.fill_defaults(info.schema, obj)
         causes = [*metadata.faults(obj["metadata"]), *structural.violations(info.schema, obj)]
         if info.has_rules:
-            causes += [rules.UNCHECKED] if rules.blocked(causes) else rules.violations(info.schema, obj)
+            causes += (
+                [cel_rules.UNCHECKED] if cel_rules.blocked(causes) else cel_rules.violations(info.schema, obj)
+            )
         if causes:
             raise errors.invalid(subject, causes)
         return warnings
 
     def fill_in(
-        self, info: KindInfo, obj: Object, old: Object | None, options: Options, *, custom: bool
+        self, info: KindInfo, obj: Object, old: Object | None, options: WriteOptions, *, custom: bool
     ) -> None:
         """Fill in what was left out.
 
@@ -101,7 +103,7 @@ class Examination:
         if admission is not None and not options.trusted and info.custom is custom:
             admission.default(obj, old)
 
-    def check(self, info: KindInfo, obj: Object, old: Object | None, options: Options) -> list[str]:
+    def check(self, info: KindInfo, obj: Object, old: Object | None, options: WriteOptions) -> list[str]:
         """What the kind's owner wants; returns warnings.
 
         Raises:
@@ -111,7 +113,7 @@ class Examination:
         return [] if admission is None or options.trusted else admission.check(obj, old)
 
 
-def check_identity(key: Key, obj: Object, subject: Subject) -> None:
+def check_identity(key: Key, obj: Object, subject: ResourceRef) -> None:
     """Name and namespace agree with the address, and the name is one.
 
     Raises:

@@ -19,7 +19,7 @@ from knative.client.cluster import Object, Resource
 from knative.local import objects
 from knative.local.activator import Activator
 from knative.local.apiserver.registry import Registry
-from knative.local.apiserver.store import Change, Key, Kind, Record
+from knative.local.apiserver.store import Change, EventType, Key, Record
 from knative.local.controllers import settings as settings_of_knative
 from knative.local.controllers.child_objects import ChildObjects
 from knative.local.controllers.event_recorder import EventRecorder
@@ -166,7 +166,7 @@ class ControllerManager:
 
     def _changed(self, change: Change) -> None:
         key, obj = change.record.key, change.record.obj
-        gone = change.kind is Kind.DELETED
+        gone = change.type is EventType.DELETED
         if key.resource in self._reconcilers and not gone:
             self._enqueue(key)
         match key.resource:

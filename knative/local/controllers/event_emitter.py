@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from knative.client import cluster
 from knative.client.cluster import Object, Resource
 from knative.local import objects
-from knative.local.apiserver.store import Change, Key, Kind, Store
+from knative.local.apiserver.store import Change, EventType, Key, Store
 from knative.local.controllers.event_recorder import EventRecorder
 
 
@@ -66,7 +66,7 @@ class EventEmitter:
     def _created(self, change: Change) -> Iterator[_Saying]:
         """A Service has made its Configuration or its Route."""
         key = change.record.key
-        if change.kind is not Kind.ADDED:
+        if change.type is not EventType.ADDED:
             return
         for owner in change.record.obj["metadata"].get("ownerReferences") or ():
             service = self._store.get(Key(cluster.SERVICE, key.namespace, owner["name"]))
@@ -75,7 +75,7 @@ class EventEmitter:
 
     def _configuration(self, change: Change) -> Iterator[_Saying]:
         yield from self._created(change)
-        if change.kind is Kind.DELETED:
+        if change.type is EventType.DELETED:
             return
         config = change.record.obj
         before = (change.before.obj.get("status") if change.before else None) or {}
@@ -100,7 +100,7 @@ class EventEmitter:
 
 
 def _pod(change: Change) -> Iterator[_Saying]:
-    if change.kind is Kind.DELETED:
+    if change.type is EventType.DELETED:
         return
     pod, before = change.record.obj, change.before.obj if change.before else {"metadata": {}}
     meta = pod["metadata"]

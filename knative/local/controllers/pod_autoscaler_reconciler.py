@@ -11,7 +11,7 @@ from knative.autoscaling.annotations import KPA
 from knative.client.cluster import POD, POD_AUTOSCALER, REVISION, Object
 from knative.local import objects
 from knative.local.activator import Activator
-from knative.local.apiserver.metadata import generated
+from knative.local.apiserver.metadata import generate_name
 from knative.local.apiserver.registry import Registry
 from knative.local.apiserver.store import Key
 from knative.local.controllers.autoscaler import Autoscaler
@@ -87,7 +87,7 @@ class PodAutoscalerReconciler:
             return  # the Revision's own reconcile comes first and will lead here again
         step = pod_autoscalers.step(pods, wanted)
         for _ in range(step.create):
-            self._registry.create(POD, key.namespace, revisions.pod(revision, generated("")))
+            self._registry.create(POD, key.namespace, revisions.pod(revision, generate_name("")))
         for name in step.delete:
             self._registry.delete(Key(POD, key.namespace, name))
         if status is not None:

@@ -15,7 +15,7 @@ from knative.autoscaling.config import Config
 from knative.client.cluster import CONFIG_MAP, Object
 from knative.config_maps import ConfigError
 from knative.local import objects
-from knative.local.apiserver.admission.features import Features, parse_defaults, parse_flags
+from knative.local.apiserver.admission.serving_config import ServingConfig, parse_defaults, parse_flags
 from knative.local.apiserver.store import Key, Store
 from knative.local.controllers.reconcilers.configurations import Retention, parse_retention
 from knative.local.controllers.reconcilers.revisions import parse_progress_deadline
@@ -65,9 +65,9 @@ class KnativeSettings:
         return value
 
     @property
-    def features(self) -> Features:
+    def features(self) -> ServingConfig:
         """What admission depends on."""
-        return Features(self._value(FEATURES), self.autoscaler, self._value(DEFAULTS))
+        return ServingConfig(self._value(FEATURES), self.autoscaler, self._value(DEFAULTS))
 
     def _value(self, name: str) -> Any:  # what its parser gives
         record = self._store.get(Key(CONFIG_MAP, NAMESPACE, name))

@@ -19,7 +19,7 @@ from knative.client.cluster import Object
 from knative.local import containers, objects
 from knative.local.activator import Activator
 from knative.local.apiserver.registry import Registry
-from knative.local.apiserver.store import Change, Key, Kind
+from knative.local.apiserver.store import Change, EventType, Key
 from knative.local.controllers.event_recorder import EventRecorder
 from knative.local.controllers.reconcilers import conditions, names
 from knative.local.kubelet import process, usage
@@ -196,9 +196,9 @@ class Replicas:
         key, obj = change.record.key, change.record.obj
         if key.resource != cluster.POD:
             return
-        if change.kind is Kind.ADDED:
+        if change.type is EventType.ADDED:
             self._begin(key, obj)
-        elif change.kind is Kind.DELETED:
+        elif change.type is EventType.DELETED:
             if (replica := self._replicas.get(key)) is not None:
                 replica.end(grace_s=0.0, drain=False)  # removed by force: nobody waits for it
         elif obj["metadata"].get("deletionTimestamp") and (replica := self._replicas.get(key)) is not None:
@@ -234,7 +234,7 @@ class Replicas:
             log.error("replica %s/%s failed", key.namespace, key.name, exc_info=problem)
         with contextlib.suppress(RuntimeError):  # the loop is closing
             asyncio.get_running_loop().create_task(self._announce_slot())
-        self._registry.finish(key)
+        self._registry.finish_deletion(key)
 
     # what replicas ask for
 
@@ -266,7 +266,7 @@ class Replicas:
         obj = {**record.obj, "metadata": {**meta, "annotations": wanted}, "status": status}
         if status["phase"] != "Pending" or "podIP" in status:
             obj["spec"] = {**record.obj["spec"], "nodeName": NODE}
-        self._registry.report(record, obj)
+        self._registry.write_status(record, obj)
 
     def _tell(self, key: Key, kind: str, reason: str, message: str) -> None:
         record = self._store.get(key)

@@ -31,8 +31,8 @@ from knative.local import activator as gateway
 from knative.local import objects
 from knative.local.activator import Activator
 from knative.local.apiserver import certificates, kinds
-from knative.local.apiserver.admission import admissions, machine
-from knative.local.apiserver.admission.config_maps import ConfigMapAdmission
+from knative.local.apiserver.admission import admissions, unsupported
+from knative.local.apiserver.admission.config_map_webhook import ConfigMapAdmission
 from knative.local.apiserver.api.app import Api
 from knative.local.apiserver.api.server import ApiServer
 from knative.local.apiserver.registry import Registry
@@ -177,8 +177,8 @@ class Platform:
             config.state_dir, sorted({_LOOPBACK, "::1", "localhost", self._public_host})
         )
         store = self._open_store()
-        mark = store.note("platform") or store.note("platform", str(uuid.uuid4()))
-        token = store.note("token") or store.note("token", secrets.token_urlsafe(32))
+        mark = store.read_meta("platform") or store.write_meta("platform", str(uuid.uuid4()))
+        token = store.read_meta("token") or store.write_meta("token", secrets.token_urlsafe(32))
         assert mark is not None
         assert token is not None
 
@@ -186,7 +186,7 @@ class Platform:
         checks = {
             **admissions(
                 lambda: settings.features,
-                lambda spec: machine.warnings(spec, limits_cpu=replicas.mechanism.limits_cpu),
+                lambda spec: unsupported.warnings(spec, limits_cpu=replicas.mechanism.limits_cpu),
             ),
             cluster.CONFIG_MAP: ConfigMapAdmission(
                 settings_of_knative.NAMESPACE, settings_of_knative.PARSERS
@@ -195,7 +195,7 @@ class Platform:
         registry = Registry(store, kinds.load(), checks, _utc_now)
         self._make_namespaces(registry)
         _make_settings(registry)
-        registry.sweep()
+        registry.collect_garbage()
 
         # The three know each other; what is bound below is called only after it is there.
         activator = Activator(lambda stats: autoscaler.record(stats), time.monotonic)  # noqa: PLW0108

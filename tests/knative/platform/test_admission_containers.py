@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from knative.local.apiserver.admission import fields, pod_spec
-from knative.local.apiserver.admission.features import Features
+from knative.local.apiserver.admission import field_errors, pod_spec
+from knative.local.apiserver.admission.serving_config import ServingConfig
 
 MAIN = {"name": "main", "image": "x", "ports": [{"containerPort": 8080}]}
 PROBING = {"multi-container-probing": "enabled"}
@@ -13,7 +13,7 @@ INIT = {"kubernetes.podspec-init-containers": "enabled"}
 
 
 def refused(spec: dict[str, Any], **flags: str) -> str:
-    return fields.text(pod_spec.revision_spec(spec, Features(flags=flags)))
+    return field_errors.text(pod_spec.revision_spec(spec, ServingConfig(flags=flags)))
 
 
 def pair(**beside: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from knative.client.cluster import CONFIG_MAP, NAMESPACE
-from knative.local.apiserver.store import Key, Kind, Moved, Stale, Store, StoreError
+from knative.local.apiserver.store import EventType, HistoryExpired, Key, Store, StoreError, VersionConflict
 
 
 def key(name: str = "a") -> Key:
@@ -60,10 +60,10 @@ async def test_text_of_any_kind_survives(tmp_path: Path):
 async def test_a_change_based_on_an_older_version_is_refused(tmp_path: Path):
     async with opened(tmp_path / "db") as store:
         first = store.put(key(), obj(), expect=0)
-        with pytest.raises(Moved):
+        with pytest.raises(VersionConflict):
             store.put(key(), obj(), expect=0)
         store.put(key(), obj(), expect=first.version)
-        with pytest.raises(Moved):
+        with pytest.raises(VersionConflict):
             store.put(key(), obj(), expect=first.version)
 
 
@@ -73,15 +73,15 @@ async def test_history_goes_on_from_any_version_it_still_knows(tmp_path: Path):
         position = store.version
         store.put(key("b"), obj("b"))
         store.remove(key("a"))
-        assert [(change.kind, change.record.key.name) for change in store.since(position)] == [
-            (Kind.ADDED, "b"),
-            (Kind.DELETED, "a"),
+        assert [(change.type, change.record.key.name) for change in store.since(position)] == [
+            (EventType.ADDED, "b"),
+            (EventType.DELETED, "a"),
         ]
-        with pytest.raises(Stale):
+        with pytest.raises(HistoryExpired):
             store.since(store.version + 1)
         for number in range(5000):
             store.put(key("b"), obj("b", labels={"n": str(number)}))
-        with pytest.raises(Stale):
+        with pytest.raises(HistoryExpired):
             store.since(position)
 
 

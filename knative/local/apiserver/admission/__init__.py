@@ -6,20 +6,22 @@ from collections.abc import Callable, Mapping
 
 from knative.client import cluster
 from knative.client.cluster import Resource
-from knative.local.apiserver.admission.core import NamespaceAdmission, SecretAdmission
-from knative.local.apiserver.admission.features import Features
-from knative.local.apiserver.admission.serving import (
+from knative.local.apiserver.admission.core_kinds import NamespaceAdmission, SecretAdmission
+from knative.local.apiserver.admission.knative_kinds import (
     ConfigurationAdmission,
-    Lacking,
     PodAutoscalerAdmission,
     RevisionAdmission,
     RouteAdmission,
     ServiceAdmission,
+    UnsupportedWarnings,
 )
+from knative.local.apiserver.admission.serving_config import ServingConfig
 from knative.local.apiserver.registry import Admission
 
 
-def admissions(features: Callable[[], Features], lacking: Lacking) -> Mapping[Resource, Admission]:
+def admissions(
+    features: Callable[[], ServingConfig], lacking: UnsupportedWarnings
+) -> Mapping[Resource, Admission]:
     """The admission of each kind.
 
     Args:

@@ -13,9 +13,9 @@ from typing import Any
 
 from knative.autoscaling.annotations import FieldError
 from knative.literals import LiteralError, parse_quantity, read_quantity
-from knative.local.apiserver.admission import fields
-from knative.local.apiserver.admission.features import Features
-from knative.local.apiserver.admission.fields import Errors
+from knative.local.apiserver.admission import field_errors
+from knative.local.apiserver.admission.field_errors import Errors
+from knative.local.apiserver.admission.serving_config import ServingConfig
 
 _RESERVED_ENV = frozenset({"PORT", "K_SERVICE", "K_CONFIGURATION", "K_REVISION"})
 _RESERVED_PORTS = frozenset({8012, 8013, 8022, 9090, 9091})
@@ -64,17 +64,17 @@ class _Kind(Enum):
     INITIAL = auto()
 
 
-def revision_spec(spec: Mapping[str, Any], features: Features) -> Errors:
+def revision_spec(spec: Mapping[str, Any], features: ServingConfig) -> Errors:
     """All that is wrong with a Revision's spec; paths begin inside of it."""
     yield from _limits(spec, features)
     for field, flag in _SWITCHED_FIELDS.items():
         if field in spec and not features.enabled(flag):
-            yield fields.disallowed(field)
+            yield field_errors.disallowed(field)
     volumes = spec.get("volumes") or []
     yield from _volumes(volumes, features)
     containers = spec.get("containers") or []
     if not containers:
-        yield fields.missing("containers")
+        yield field_errors.missing("containers")
         return
     yield from _containers(containers, volumes, features)
     initial = spec.get("initContainers") or []
@@ -88,12 +88,12 @@ def revision_spec(spec: Mapping[str, Any], features: Features) -> Errors:
 
 
 def _containers(
-    containers: Sequence[Mapping[str, Any]], volumes: Sequence[Mapping[str, Any]], features: Features
+    containers: Sequence[Mapping[str, Any]], volumes: Sequence[Mapping[str, Any]], features: ServingConfig
 ) -> Errors:
     """One container serves, and has the only port; others stand beside it."""
     ports = sum(len(container.get("ports") or ()) for container in containers)
     if ports == 0 and len(containers) > 1:
-        yield fields.missing("containers[*].ports")
+        yield field_errors.missing("containers[*].ports")
     if ports > 1:
         yield FieldError(
             "more than one container port is set",
@@ -112,19 +112,19 @@ def _containers(
         names.add(str(container.get("name")))
         sidecar = len(containers) > 1 and not container.get("ports")
         kind = _Kind.SIDECAR if sidecar else _Kind.SERVING
-        yield from fields.via(f"containers[{index}]", _container(container, volumes, features, kind))
+        yield from field_errors.via(f"containers[{index}]", _container(container, volumes, features, kind))
 
 
 def _init_containers(
     containers: Sequence[Mapping[str, Any]],
     others: Sequence[Mapping[str, Any]],
     volumes: Sequence[Mapping[str, Any]],
-    features: Features,
+    features: ServingConfig,
 ) -> Errors:
     if not containers:
         return
     if not features.enabled("podspec-init-containers"):
-        yield fields.disallowed("initContainers")
+        yield field_errors.disallowed("initContainers")
     if features.flags.get("kubernetes.podspec-init-containers") != "enabled":
         yield FieldError(
             f"pod spec support for init-containers is off, but found {len(containers)} init containers", ()
@@ -139,34 +139,34 @@ def _init_containers(
         for key in _PROBES:
             if container.get(key) is not None:
                 yield FieldError("field not allowed in an init container", (f"{where}.{key}",))
-        yield from fields.via(where, _container(container, volumes, features, _Kind.INITIAL))
+        yield from field_errors.via(where, _container(container, volumes, features, _Kind.INITIAL))
 
 
-def _limits(spec: Mapping[str, Any], features: Features) -> Errors:
+def _limits(spec: Mapping[str, Any], features: ServingConfig) -> Errors:
     defaults = features.defaults
     concurrency = spec.get("containerConcurrency") or 0
     least, most = 0 if defaults.allow_zero_concurrency else 1, defaults.max_concurrency
     if not least <= concurrency <= most:
-        yield fields.out_of_bounds(concurrency, least, most, "containerConcurrency")
+        yield field_errors.out_of_bounds(concurrency, least, most, "containerConcurrency")
     longest = defaults.max_timeout_s
     timeout = spec.get("timeoutSeconds")
     if timeout is not None and not 0 <= timeout <= longest:
-        yield fields.out_of_bounds(timeout, 0, longest, "timeoutSeconds")
+        yield field_errors.out_of_bounds(timeout, 0, longest, "timeoutSeconds")
     for key in ("responseStartTimeoutSeconds", "idleTimeoutSeconds"):
         value, bound = spec.get(key), timeout if timeout is not None else longest
         if value is not None and not 0 <= value <= bound:
-            yield fields.out_of_bounds(value, 0, bound, key)
+            yield field_errors.out_of_bounds(value, 0, bound, key)
 
 
-def _volumes(volumes: Sequence[Mapping[str, Any]], features: Features) -> Errors:
+def _volumes(volumes: Sequence[Mapping[str, Any]], features: ServingConfig) -> Errors:
     seen: set[str] = set()
     for index, volume in enumerate(volumes):
         path = f"volumes[{index}]"
         name = str(volume.get("name") or "")
         if not name:
-            yield fields.missing(f"{path}.name")
+            yield field_errors.missing(f"{path}.name")
         elif not _LABEL.fullmatch(name):
-            yield fields.invalid(name, f"{path}.name")
+            yield field_errors.invalid(name, f"{path}.name")
         elif name in seen:
             yield FieldError(f'duplicate volume name "{name}"', (f"{path}.name",))
         seen.add(name)
@@ -174,64 +174,66 @@ def _volumes(volumes: Sequence[Mapping[str, Any]], features: Features) -> Errors
         for key in sources:
             flag = _SWITCHED_VOLUMES.get(key) or ("podspec-volumes-emptydir" if key == "emptyDir" else None)
             if flag is not None and not features.enabled(flag):
-                yield fields.disallowed(f"{path}.{key}")
+                yield field_errors.disallowed(f"{path}.{key}")
         if len(sources) > 1:
-            yield fields.several_of(*(f"{path}.{key}" for key in sources))
+            yield field_errors.several_of(*(f"{path}.{key}" for key in sources))
         if not sources:
-            yield fields.none_of(*(f"{path}.{key}" for key in _PLAIN_VOLUMES))
+            yield field_errors.none_of(*(f"{path}.{key}" for key in _PLAIN_VOLUMES))
 
 
 def _container(
     container: Mapping[str, Any],
     volumes: Sequence[Mapping[str, Any]],
-    features: Features,
+    features: ServingConfig,
     kind: _Kind,
 ) -> Errors:
     name = str(container.get("name") or "")
     if name in _RESERVED_CONTAINERS:
         yield FieldError(f'"{name}" is a reserved container name', ("name",))
     elif name and not _LABEL.fullmatch(name):
-        yield fields.invalid(name, "name")
+        yield field_errors.invalid(name, "name")
     image = container.get("image")
     if not image:
-        yield fields.missing("image")
+        yield field_errors.missing("image")
     elif not _IMAGE.fullmatch(image):
-        yield fields.invalid(image, "image", "could not parse reference")
+        yield field_errors.invalid(image, "image", "could not parse reference")
     # PORT is the serving container's; another one may set it as it likes.
     reserved = _RESERVED_ENV if kind is _Kind.SERVING else _RESERVED_ENV - {"PORT"}
     yield from _env(container, reserved, features)
     if kind is not _Kind.INITIAL:
         yield from _ports(container.get("ports") or [])
-    yield from fields.via("resources", _resources(container.get("resources") or {}))
+    yield from field_errors.via("resources", _resources(container.get("resources") or {}))
     if kind is not _Kind.INITIAL:
         probing = kind is _Kind.SERVING or features.flags.get("multi-container-probing") == "enabled"
         for key in _PROBES:
             if container.get(key) is not None:
                 found = _probe(container[key], key, kind) if probing else _unprobed(container[key])
-                yield from fields.via(key, found)
-    yield from fields.via("securityContext", _security(container.get("securityContext") or {}, features))
+                yield from field_errors.via(key, found)
+    yield from field_errors.via(
+        "securityContext", _security(container.get("securityContext") or {}, features)
+    )
     yield from _mounts(container.get("volumeMounts") or [], volumes, features)
 
 
-def _env(container: Mapping[str, Any], reserved: Collection[str], features: Features) -> Errors:
+def _env(container: Mapping[str, Any], reserved: Collection[str], features: ServingConfig) -> Errors:
     for index, entry in enumerate(container.get("env") or ()):
         path, name = f"env[{index}]", str(entry.get("name") or "")
         if not name:
-            yield fields.missing(f"{path}.name")
+            yield field_errors.missing(f"{path}.name")
         elif name in reserved:
             yield FieldError(f'"{name}" is a reserved environment variable', (f"{path}.name",))
         elif not _ENV_NAME.fullmatch(name):
-            yield fields.invalid(name, f"{path}.name")
+            yield field_errors.invalid(name, f"{path}.name")
         source = entry.get("valueFrom") or {}
         for key in ("fieldRef", "resourceFieldRef"):
             if key in source and not features.enabled("podspec-fieldref"):
-                yield fields.disallowed(f"{path}.valueFrom.{key}")
+                yield field_errors.disallowed(f"{path}.valueFrom.{key}")
     for index, entry in enumerate(container.get("envFrom") or ()):
         path = f"envFrom[{index}]"
         if "configMapRef" in entry and "secretRef" in entry:
-            yield fields.several_of(f"{path}.configMapRef", f"{path}.secretRef")
+            yield field_errors.several_of(f"{path}.configMapRef", f"{path}.secretRef")
         if "configMapRef" not in entry and "secretRef" not in entry:
-            yield fields.none_of(f"{path}.configMapRef", f"{path}.secretRef")
+            yield field_errors.none_of(f"{path}.configMapRef", f"{path}.secretRef")
 
 
 def _ports(ports: Sequence[Mapping[str, Any]]) -> Errors:
@@ -239,11 +241,11 @@ def _ports(ports: Sequence[Mapping[str, Any]]) -> Errors:
         number = port.get("containerPort", 0)
         if number in _RESERVED_PORTS:
             taken = f"{number} is a reserved port"
-            yield fields.invalid(taken, "ports.containerPort", f"{taken}, please use a different value")
+            yield field_errors.invalid(taken, "ports.containerPort", f"{taken}, please use a different value")
         elif not 0 <= number <= 65535:
-            yield fields.out_of_bounds(number, 0, 65535, "ports.containerPort")
+            yield field_errors.out_of_bounds(number, 0, 65535, "ports.containerPort")
         if port.get("protocol", "TCP") != "TCP":
-            yield fields.invalid(port["protocol"], "ports.protocol")
+            yield field_errors.invalid(port["protocol"], "ports.protocol")
         if port.get("name", "") not in _PORT_NAMES:
             yield FieldError(
                 f"Port name {port['name']} is not allowed",
@@ -260,7 +262,7 @@ def _resources(resources: Mapping[str, Any]) -> Errors:
     limits, requests = resources.get("limits") or {}, resources.get("requests") or {}
     for kind, values in (("limits", limits), ("requests", requests)):
         for name, value in values.items():
-            yield from fields.via(kind, _amount(name, value))
+            yield from field_errors.via(kind, _amount(name, value))
     for name in sorted({*limits, *requests}):
         limit, request = _quantity(limits.get(name)), _quantity(requests.get(name))
         if "/" in name:
@@ -272,26 +274,26 @@ def _resources(resources: Mapping[str, Any]) -> Errors:
                 )
             elif name in requests and request != limit:
                 details = f"must be equal to {name} limit of {limits[name]}"
-                yield fields.invalid(requests[name], f"requests.{name}", details)
+                yield field_errors.invalid(requests[name], f"requests.{name}", details)
         elif limit is not None and request is not None and request > limit:
             details = f"must be less than or equal to {name} limit of {limits[name]}"
-            yield fields.invalid(requests[name], f"requests.{name}", details)
+            yield field_errors.invalid(requests[name], f"requests.{name}", details)
 
 
 def _amount(name: str, value: Any) -> Errors:
     try:
         read_quantity(str(value))
     except LiteralError as problem:
-        yield fields.invalid(value, name, str(problem))
+        yield field_errors.invalid(value, name, str(problem))
         return
     amount = _quantity(value)
     assert amount is not None
     if amount < 0:
-        yield fields.invalid(value, name, "must be greater than or equal to 0")
+        yield field_errors.invalid(value, name, "must be greater than or equal to 0")
     elif "/" in name and amount.denominator != 1:
-        yield fields.invalid(value, name, "must be an integer")
+        yield field_errors.invalid(value, name, "must be an integer")
     elif "/" not in name and name not in _NATIVE and not name.startswith("hugepages-"):
-        yield fields.invalid(name, name, "must be a standard resource for containers")
+        yield field_errors.invalid(name, name, "must be a standard resource for containers")
 
 
 def _quantity(value: Any) -> Fraction | None:
@@ -300,15 +302,15 @@ def _quantity(value: Any) -> Fraction | None:
 
 def _unprobed(probe: Mapping[str, Any]) -> Errors:
     """A sidecar's probe: there must be none unless the switch is on."""
-    yield from (fields.disallowed(key) for key, value in probe.items() if value is not None)
+    yield from (field_errors.disallowed(key) for key, value in probe.items() if value is not None)
 
 
 def _probe(probe: Mapping[str, Any], which: str, kind: _Kind) -> Errors:  # noqa: C901  # one branch for each rule
     handlers = [key for key in _HANDLERS if probe.get(key) is not None]
     if len(handlers) > 1:
-        yield fields.several_of(*handlers)
+        yield field_errors.several_of(*handlers)
     if not handlers:
-        yield fields.none_of(*_HANDLERS)
+        yield field_errors.none_of(*_HANDLERS)
     for key in (
         "initialDelaySeconds",
         "periodSeconds",
@@ -317,46 +319,48 @@ def _probe(probe: Mapping[str, Any], which: str, kind: _Kind) -> Errors:  # noqa
         "successThreshold",
     ):
         if (probe.get(key) or 0) < 0:
-            yield fields.out_of_bounds(probe[key], 0, 2**31 - 1, key)
+            yield field_errors.out_of_bounds(probe[key], 0, 2**31 - 1, key)
     period = probe.get("periodSeconds") or 0
     if which == "readinessProbe" and not period:
         # Knative's own, quicker probing, which has neither.
         for key in ("failureThreshold", "timeoutSeconds"):
             if probe.get(key):
-                yield fields.disallowed(key)
+                yield field_errors.disallowed(key)
     if which != "readinessProbe" and (probe.get("successThreshold") or 1) != 1:
-        yield fields.out_of_bounds(probe["successThreshold"], 1, 1, "successThreshold")
+        yield field_errors.out_of_bounds(probe["successThreshold"], 1, 1, "successThreshold")
     if kind is _Kind.SIDECAR:
         yield from _probe_ports(probe)
     elif which == "startupProbe":
         for key in ("httpGet", "tcpSocket", "grpc"):
             if key in handlers and not probe[key].get("port"):
-                yield fields.missing(f"{key}.port")
+                yield field_errors.missing(f"{key}.port")
 
 
 def _probe_ports(probe: Mapping[str, Any]) -> Errors:
     """A sidecar has no port of its own that a probe could mean."""
     for key in ("httpGet", "tcpSocket"):
         if probe.get(key) is not None and not probe[key].get("port"):
-            yield fields.invalid(probe[key].get("port") or 0, f"{key}.port", "Probe port must be specified")
+            yield field_errors.invalid(
+                probe[key].get("port") or 0, f"{key}.port", "Probe port must be specified"
+            )
 
 
-def _security(context: Mapping[str, Any], features: Features) -> Errors:
+def _security(context: Mapping[str, Any], features: ServingConfig) -> Errors:
     if context.get("privileged"):
-        yield fields.disallowed("privileged")
+        yield field_errors.disallowed("privileged")
     added = (context.get("capabilities") or {}).get("add") or []
     if not features.enabled("containerspec-addcapabilities") and any(
         item != "NET_BIND_SERVICE" for item in added
     ):
-        yield fields.disallowed("capabilities.add")
+        yield field_errors.disallowed("capabilities.add")
     for key in ("runAsUser", "runAsGroup"):
         value = context.get(key)
         if value is not None and not 0 <= value <= 2**31 - 1:
-            yield fields.out_of_bounds(value, 0, 2**31 - 1, key)
+            yield field_errors.out_of_bounds(value, 0, 2**31 - 1, key)
 
 
 def _mounts(
-    mounts: Sequence[Mapping[str, Any]], volumes: Sequence[Mapping[str, Any]], features: Features
+    mounts: Sequence[Mapping[str, Any]], volumes: Sequence[Mapping[str, Any]], features: ServingConfig
 ) -> Errors:
     by_name = {volume.get("name"): volume for volume in volumes}
     seen: set[str] = set()
@@ -364,16 +368,16 @@ def _mounts(
         where = f"volumeMounts[{index}]"
         name, path = mount.get("name"), str(mount.get("mountPath") or "")
         if not name:
-            yield fields.missing(f"{where}.name")
+            yield field_errors.missing(f"{where}.name")
         elif name not in by_name:
             yield FieldError("volumeMount has no matching volume", (f"{where}.name",))
         clean = path.rstrip("/") or "/"
         if not path:
-            yield fields.missing(f"{where}.mountPath")
+            yield field_errors.missing(f"{where}.mountPath")
         elif clean in _RESERVED_PATHS:
             yield FieldError(f'mountPath "{clean}" is a reserved path', (f"{where}.mountPath",))
         elif not path.startswith("/"):
-            yield fields.invalid(path, f"{where}.mountPath")
+            yield field_errors.invalid(path, f"{where}.mountPath")
         elif clean in seen:
             yield FieldError(f'"{clean}" must be unique', (f"{where}.mountPath",))
         seen.add(clean)
@@ -385,4 +389,4 @@ def _mounts(
             and not (volume["persistentVolumeClaim"] or {}).get("readOnly")
             and not features.enabled("podspec-persistent-volume-write")
         ):
-            yield fields.disallowed(f"{where}.readOnly")
+            yield field_errors.disallowed(f"{where}.readOnly")

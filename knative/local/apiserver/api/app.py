@@ -16,15 +16,15 @@ from knative.client import cluster
 from knative.client.cluster import Object
 from knative.local import objects
 from knative.local.apiserver import errors
-from knative.local.apiserver.api import requests
-from knative.local.apiserver.api.documents import Documents
-from knative.local.apiserver.api.logs import PodLogs
-from knative.local.apiserver.api.outputs import LogPath
-from knative.local.apiserver.api.reads import Reads
-from knative.local.apiserver.api.requests import Target, target
+from knative.local.apiserver.api import request_info
+from knative.local.apiserver.api.log_index import LogPath
+from knative.local.apiserver.api.pod_logs import PodLogs
+from knative.local.apiserver.api.read_handlers import ReadHandlers
+from knative.local.apiserver.api.request_info import RequestInfo, target
+from knative.local.apiserver.api.static_documents import StaticDocuments
 from knative.local.apiserver.api.usage import POD_METRICS, PodUsage, Usages
-from knative.local.apiserver.api.watches import Watches
-from knative.local.apiserver.api.writes import Writes
+from knative.local.apiserver.api.watches import WatchBroadcaster
+from knative.local.apiserver.api.write_handlers import WriteHandlers
 from knative.local.apiserver.registry import Registry
 from knative.local.apiserver.store import StoreError
 from knative.local.controllers.reconcilers import names
@@ -36,7 +36,7 @@ _INTERACTIVE = frozenset({"exec", "attach", "portforward", "proxy"})
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Handler = Callable[[Request, Target], Awaitable[Response]]
+Handler = Callable[[Request, RequestInfo], Awaitable[Response]]
 
 
 class Api:
@@ -71,10 +71,10 @@ class Api:
         if usages is not None:
             self._usage = PodUsage(registry.store, usages, now)
             self._kinds[POD_METRICS.resource] = POD_METRICS
-        self._documents = Documents(self._kinds, address)
-        self.watches = Watches(registry.store)
-        self._reads = Reads(registry, self.watches, now)
-        self._writes = Writes(registry, now)
+        self._documents = StaticDocuments(self._kinds, address)
+        self.watches = WatchBroadcaster(registry.store)
+        self._reads = ReadHandlers(registry, self.watches, now)
+        self._writes = WriteHandlers(registry, now)
         self._logs = PodLogs(registry.store, log_path, now)
 
     async def run(self) -> None:
@@ -128,7 +128,7 @@ class Api:
                 return document
         return _no_such_path()
 
-    def _no_way_in(self, found: Target) -> errors.ApiError:
+    def _no_way_in(self, found: RequestInfo) -> errors.ApiError:
         """Why there is no `exec`, `attach` or `port-forward`, and what to do instead."""
         pod = self._registry.read(found.key).obj
         port = objects.annotations_of(pod).get(names.PORT)
@@ -144,10 +144,10 @@ class Api:
             501, "NotImplemented", f"pods/{found.subresource} is not offered here: {advice}", found.subject
         )
 
-    async def _log(self, request: Request, found: Target) -> Response:
+    async def _log(self, request: Request, found: RequestInfo) -> Response:
         return self._logs.answer(request, self._registry.read(found.key))
 
-    async def _on_objects(self, request: Request, found: Target) -> Response:
+    async def _on_objects(self, request: Request, found: RequestInfo) -> Response:
         reads, writes = self._reads, self._writes
         if found.info is POD_METRICS and self._usage is not None:
             return await self._usage.answer(request, found)
@@ -184,7 +184,7 @@ def _no_such_path() -> Response:
 
 
 def _failure(problem: errors.ApiError) -> Response:
-    response = requests.answer(problem.status(), problem.code)
+    response = request_info.answer(problem.status(), problem.code)
     if problem.retry_after is not None:
         response.headers["retry-after"] = str(problem.retry_after)
     if problem.code == 401:
@@ -213,7 +213,7 @@ def _review(path: str) -> Response | None:
     if kind is None:
         return None
     review = {"apiVersion": f"{group}/v1", "kind": kind, "metadata": {}, "spec": {}, "status": status}
-    return requests.answer(review, 201)
+    return request_info.answer(review, 201)
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from knative.client.cluster import Object
 from knative.local import objects
 from knative.local.apiserver.api.jsonpath import compiled
-from knative.local.apiserver.api.views import partial
+from knative.local.apiserver.api.representations import partial
 from knative.local.apiserver.kinds import Column, KindInfo
 from knative.local.apiserver.store import Record
 

@@ -18,10 +18,10 @@ from knative.client import cluster
 from knative.client.cluster import Object, Resource
 from knative.local import containers, objects
 from knative.local.apiserver import errors
-from knative.local.apiserver.api import requests, selectors
-from knative.local.apiserver.api.requests import Target
+from knative.local.apiserver.api import request_info, selectors
+from knative.local.apiserver.api.request_info import RequestInfo
 from knative.local.apiserver.kinds import KindInfo
-from knative.local.apiserver.schemas.meta import OBJECT_META
+from knative.local.apiserver.schemas.object_meta import OBJECT_META
 from knative.local.apiserver.schemas.structural import FREE, STRING, struct
 from knative.local.apiserver.store import Key, Record, Store
 from knative.local.meter import Measured, Meter, Used
@@ -65,7 +65,7 @@ class PodUsage:
         self._usages = usages
         self._now = now
 
-    async def answer(self, request: Request, target: Target) -> Response:
+    async def answer(self, request: Request, target: RequestInfo) -> Response:
         """One pod's metrics, or those of all that the selectors choose.
 
         Raises:
@@ -80,7 +80,7 @@ class PodUsage:
             found = await self._measured([record] if record is not None else [])
             if not found:
                 raise errors.not_found(target.subject)
-            return requests.answer(found[0])
+            return request_info.answer(found[0])
         query = request.query_params
         by_label = selectors.labels(query.get("labelSelector"))
         by_field = selectors.fields(query.get("fieldSelector"), "pods")
@@ -89,7 +89,7 @@ class PodUsage:
             for record in self._store.list(cluster.POD, target.namespace)
             if by_label(record.obj) and by_field(record.obj)
         ]
-        return requests.answer(
+        return request_info.answer(
             {
                 "kind": "PodMetricsList",
                 "apiVersion": POD_METRICS.resource.api_version,

@@ -1,4 +1,4 @@
-"""Watches: the store's history and future as a stream of JSON lines."""
+"""WatchBroadcaster: the store's history and future as a stream of JSON lines."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from datetime import datetime
 
 from knative.client.cluster import Object
 from knative.local.apiserver import errors
+from knative.local.apiserver.api.representations import Form, Representation, partial
 from knative.local.apiserver.api.selectors import Predicate
 from knative.local.apiserver.api.tables import table as make_table
-from knative.local.apiserver.api.views import Form, View, partial
 from knative.local.apiserver.kinds import KindInfo
-from knative.local.apiserver.store import Change, Kind, Record, Stale, Store, StoreError
+from knative.local.apiserver.store import Change, EventType, HistoryExpired, Record, Store, StoreError
 
 _BOOKMARK_SECONDS = 60.0
 _QUEUE = 10_000  # events a slow reader may be behind before it is sent away to list again
@@ -37,14 +37,14 @@ class Selection:
             and self.matches(record.obj)
         )
 
-    def event(self, change: Change) -> tuple[Kind, Record] | None:
+    def event(self, change: Change) -> tuple[EventType, Record] | None:
         """What the change means to someone who sees only these objects."""
-        now = change.kind is not Kind.DELETED and self.has(change.record)
+        now = change.type is not EventType.DELETED and self.has(change.record)
         before = self.has(change.before)
         if now:
-            return (Kind.MODIFIED if before else Kind.ADDED), change.record
+            return (EventType.MODIFIED if before else EventType.ADDED), change.record
         if before:
-            return Kind.DELETED, change.record
+            return EventType.DELETED, change.record
         return None
 
 
@@ -57,12 +57,12 @@ class WatchOptions:
     bookmarks: bool
     initial_events: bool
     timeout_s: float
-    render: Callable[[Kind, Record], bytes]
+    render: Callable[[EventType, Record], bytes]
 
 
 def renderer(
-    info: KindInfo, view: View, now: Callable[[], datetime], include: str
-) -> Callable[[Kind, Record], bytes]:
+    info: KindInfo, view: Representation, now: Callable[[], datetime], include: str
+) -> Callable[[EventType, Record], bytes]:
     """What makes a line of the stream in this view; `include` is the query parameter includeObject."""
     match view.form:
         case Form.OBJECT:
@@ -83,12 +83,12 @@ def renderer(
             )
 
 
-def _object_event(kind: Kind, record: Record) -> bytes:
+def _object_event(kind: EventType, record: Record) -> bytes:
     """From the object's stored bytes."""
     return b'{"type":"' + kind.value.encode() + b'","object":' + record.raw + b"}\n"
 
 
-class Watches:
+class WatchBroadcaster:
     """All open watches, so that they can be ended when the platform stops."""
 
     def __init__(self, store: Store) -> None:
@@ -119,7 +119,7 @@ class Watches:
         queue: asyncio.Queue[Change | None] = asyncio.Queue(_QUEUE)
         try:
             backlog: Sequence[Change] = self._store.since(options.since) if options.since is not None else ()
-        except Stale as problem:
+        except HistoryExpired as problem:
             raise errors.expired(str(problem)) from problem
         existing = (
             [
@@ -135,7 +135,7 @@ class Watches:
         try:
             await self._store.durable(position)
             for record in existing:
-                yield options.render(Kind.ADDED, record)
+                yield options.render(EventType.ADDED, record)
             for change in backlog:
                 if (event := selection.event(change)) is not None:
                     yield options.render(*event)

@@ -51,12 +51,12 @@ def described(schema: Schema, about: str) -> Schema:
     return {**schema, "description": about}
 
 
-def atomic(items: Schema) -> Schema:
+def atomic_list(items: Schema) -> Schema:
     """A list that is replaced as a whole."""
     return {"type": "array", "items": items, "x-kubernetes-list-type": "atomic"}
 
 
-def keyed(items: Schema, *keys: str) -> Schema:
+def map_list(items: Schema, *keys: str) -> Schema:
     """A list whose items are merged by these keys."""
     return {
         "type": "array",
@@ -66,7 +66,7 @@ def keyed(items: Schema, *keys: str) -> Schema:
     }
 
 
-def unordered(items: Schema) -> Schema:
+def set_list(items: Schema) -> Schema:
     """A list of distinct scalars."""
     return {"type": "array", "items": items, "x-kubernetes-list-type": "set"}
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from knative.local.apiserver.schemas.meta import CONDITIONS, OBJECT_META
-from knative.local.apiserver.schemas.pods import REVISION_SPEC
+from knative.local.apiserver.schemas.object_meta import CONDITIONS, OBJECT_META
+from knative.local.apiserver.schemas.revision_spec import REVISION_SPEC
 from knative.local.apiserver.schemas.structural import (
     BOOLEAN,
     INT32,
@@ -22,7 +22,7 @@ _TEMPLATE_META = struct(
         "name": described(STRING, "The Revision's name, which must start with the Service's and a dash."),
         "namespace": STRING,
         "finalizers": {"type": "array", "items": STRING},
-        # Written by Go clients that print a zero value.
+        # WriteResult by Go clients that print a zero value.
         "creationTimestamp": {**STRING, "nullable": True},
     }
 )

@@ -18,7 +18,7 @@ from typing import Any
 
 from knative.client import cluster
 from knative.local import containers
-from knative.local.apiserver.store import Change, Key, Kind, Store
+from knative.local.apiserver.store import Change, EventType, Key, Store
 
 LogPath = Callable[..., Path]
 """Where a container's output is: by namespace, pod and, for one that does not serve requests, its name."""
@@ -31,7 +31,7 @@ _MOST_MARKS = 16_384
 
 
 @dataclass(slots=True)
-class Output:
+class LogIndex:
     """What is known of one file."""
 
     size: int = 0
@@ -82,7 +82,7 @@ class Output:
         return self._times[at] if at < len(self._times) else None
 
 
-class Outputs:
+class LogIndexer:
     """The outputs of all containers.
 
     Args:
@@ -95,7 +95,7 @@ class Outputs:
         self._store = store
         self._path = path
         self._now = now
-        self._outputs: dict[File, Output] = {}
+        self._outputs: dict[File, LogIndex] = {}
         store.subscribe(self._changed)
 
     async def run(self) -> None:
@@ -112,7 +112,7 @@ class Outputs:
                 sizes = await asyncio.to_thread(self._sizes, files)
                 now = self._now()
                 for file, size in sizes.items():
-                    self._outputs.setdefault(file, Output()).grown(size, now)
+                    self._outputs.setdefault(file, LogIndex()).grown(size, now)
             await asyncio.sleep(_LOOK_S)
 
     def _sizes(self, files: Collection[File]) -> dict[File, int]:
@@ -123,9 +123,9 @@ class Outputs:
                 sizes[file] = self._path(*file).stat().st_size
         return sizes
 
-    def look(self, file: File) -> Output:
+    def look(self, file: File) -> LogIndex:
         """Note how long a file is now."""
-        output = self._outputs.setdefault(file, Output())
+        output = self._outputs.setdefault(file, LogIndex())
         with contextlib.suppress(FileNotFoundError):
             output.grown(self._path(*file).stat().st_size, self._now())
         return output
@@ -136,7 +136,7 @@ class Outputs:
             return
         for container in names(pod):
             file = file_of(key, pod, container)
-            if change.kind is Kind.DELETED:
+            if change.type is EventType.DELETED:
                 self.look(file)  # for who follows it
                 del self._outputs[file]
             elif (

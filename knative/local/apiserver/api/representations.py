@@ -20,7 +20,7 @@ class Form(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class Representation:
     """One form, in a version of `meta.k8s.io`."""
 
     form: Form
@@ -43,7 +43,7 @@ def media_ranges(accept: str) -> Iterator[tuple[str, dict[str, str]]]:
         yield kind, dict(word.partition("=")[::2] for word in parameters)
 
 
-def wanted(accept: str) -> View:
+def wanted(accept: str) -> Representation:
     """The first form that an Accept header asks for and that there is.
 
     Raises:
@@ -54,9 +54,9 @@ def wanted(accept: str) -> View:
         if kind not in _JSON or form is None:
             continue
         if form is Form.OBJECT:
-            return View(form)
+            return Representation(form)
         if asked.get("g") == "meta.k8s.io" and asked.get("v") in ("v1", "v1beta1"):
-            return View(form, asked["v"])
+            return Representation(form, asked["v"])
     raise errors.ApiError(
         406, "NotAcceptable", "only the following media types are accepted: application/json"
     )

@@ -14,8 +14,8 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from knative.local import objects
 from knative.local.apiserver import errors
-from knative.local.apiserver.api import outputs, requests
-from knative.local.apiserver.api.outputs import File, LogPath, Output, Outputs
+from knative.local.apiserver.api import log_index, request_info
+from knative.local.apiserver.api.log_index import File, LogIndex, LogIndexer, LogPath
 from knative.local.apiserver.store import Key, Record, Store
 
 _POLL_S = 0.2
@@ -40,7 +40,7 @@ class LogOptions:
         Raises:
             ApiError: 400, one can't be read; 422, two of them exclude each other.
         """
-        seconds, text = requests.number(request, "sinceSeconds"), request.query_params.get("sinceTime")
+        seconds, text = request_info.number(request, "sinceSeconds"), request.query_params.get("sinceTime")
         if seconds is not None and text:
             raise errors.ApiError(
                 422,
@@ -62,12 +62,12 @@ class LogOptions:
         if since is not None and since.tzinfo is None:
             raise errors.bad_request(f"sinceTime: Invalid value: {text!r}: must name its time zone")
         return cls(
-            follow=requests.flag(request, "follow"),
-            previous=requests.flag(request, "previous"),
-            timestamps=requests.flag(request, "timestamps"),
-            tail_lines=requests.number(request, "tailLines"),
+            follow=request_info.flag(request, "follow"),
+            previous=request_info.flag(request, "previous"),
+            timestamps=request_info.flag(request, "timestamps"),
+            tail_lines=request_info.number(request, "tailLines"),
             since=since,
-            limit_bytes=requests.number(request, "limitBytes"),
+            limit_bytes=request_info.number(request, "limitBytes"),
         )
 
 
@@ -84,7 +84,7 @@ class PodLogs:
         self._store = store
         self._path = path
         self._now = now
-        self._outputs = Outputs(store, path, now)
+        self._outputs = LogIndexer(store, path, now)
 
     async def run(self) -> None:
         """Watch how the logs grow, until cancelled."""
@@ -101,15 +101,15 @@ class PodLogs:
         container = _chosen(pod, request.query_params.get("container"))
         if not pod["spec"].get("nodeName"):
             return PlainTextResponse("")  # as on a cluster, where nobody could be asked yet
-        state = outputs.state(pod, container)
-        ended = "terminated" in state or "terminated" in outputs.state(pod, container, "lastState")
+        state = log_index.state(pod, container)
+        ended = "terminated" in state or "terminated" in log_index.state(pod, container, "lastState")
         where = f'container "{container}" in pod "{record.key.name}"'
-        if options.previous and "terminated" not in outputs.state(pod, container, "lastState"):
+        if options.previous and "terminated" not in log_index.state(pod, container, "lastState"):
             raise errors.bad_request(f"previous terminated {where} not found")
         if not ended and "running" not in state:
             waiting = (state.get("waiting") or {}).get("reason", "PodInitializing")
             raise errors.bad_request(f"{where} is waiting to start: {waiting}")
-        file = outputs.file_of(record.key, pod, container)
+        file = log_index.file_of(record.key, pod, container)
         runs = self._outputs.look(file).ended
         run = runs if "running" in state else runs - 1
         if options.previous and "waiting" not in state:
@@ -160,7 +160,7 @@ class PodLogs:
         except FileNotFoundError:
             return
 
-    def _stamped(self, output: Output, begin: int, data: bytes) -> bytes:
+    def _stamped(self, output: LogIndex, begin: int, data: bytes) -> bytes:
         """The lines of `data`, which begins at `begin`, each with the time when it was first seen."""
         stamped = []
         for line in data.splitlines(keepends=True):
@@ -170,7 +170,7 @@ class PodLogs:
         return b"".join(stamped)
 
 
-def _start(file: BinaryIO, begin: int, end: int, output: Output, options: LogOptions) -> int:
+def _start(file: BinaryIO, begin: int, end: int, output: LogIndex, options: LogOptions) -> int:
     """Where in the file, which one run fills from `begin` to `end`, the wanted lines begin."""
     if options.tail_lines is None and options.since is None:
         return begin
@@ -201,7 +201,7 @@ def _chosen(pod: Mapping[str, Any], name: str | None) -> str:
     Raises:
         ApiError: 400, there is no such container, or there are several to choose from.
     """
-    pod_name, found = pod["metadata"]["name"], outputs.names(pod)
+    pod_name, found = pod["metadata"]["name"], log_index.names(pod)
     count = len(pod["spec"]["containers"])
     names, first = found[:count], found[count:]
     if name:

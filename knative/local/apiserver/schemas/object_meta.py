@@ -7,12 +7,12 @@ from knative.local.apiserver.schemas.structural import (
     FREE,
     INT64,
     STRING,
-    atomic,
+    atomic_list,
     described,
-    keyed,
+    map_list,
     mapping,
+    set_list,
     struct,
-    unordered,
 )
 
 OWNER_REFERENCE = struct(
@@ -35,8 +35,8 @@ OBJECT_META = struct(
         "namespace": described(STRING, "Where the object lives; cannot change."),
         "labels": described(mapping(STRING), "Words to select objects by."),
         "annotations": described(mapping(STRING), "Words for tools and controllers."),
-        "finalizers": unordered(STRING),
-        "ownerReferences": keyed(OWNER_REFERENCE, "uid"),
+        "finalizers": set_list(STRING),
+        "ownerReferences": map_list(OWNER_REFERENCE, "uid"),
         "uid": described(STRING, "This incarnation's identity; read-only."),
         "resourceVersion": described(STRING, "This version's identity; read-only."),
         "generation": described(INT64, "Counts changes of the specification; read-only."),
@@ -44,7 +44,7 @@ OBJECT_META = struct(
         "deletionTimestamp": described({**STRING, "format": "date-time"}, "When deletion began; read-only."),
         "deletionGracePeriodSeconds": INT64,
         "selfLink": STRING,
-        "managedFields": described(atomic(FREE), "Which manager owns which field; kept by the server."),
+        "managedFields": described(atomic_list(FREE), "Which manager owns which field; kept by the server."),
     },
     about="Standard object's metadata.",
 )

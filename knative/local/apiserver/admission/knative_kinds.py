@@ -18,9 +18,9 @@ from knative.client.cluster import CONFIGURATION, POD_AUTOSCALER, REVISION, ROUT
 from knative.literals import parse_duration
 from knative.local import objects
 from knative.local.apiserver import errors
-from knative.local.apiserver.admission import fields, pod_spec
-from knative.local.apiserver.admission.features import Defaults, Features
-from knative.local.apiserver.admission.fields import Errors
+from knative.local.apiserver.admission import field_errors, pod_spec
+from knative.local.apiserver.admission.field_errors import Errors
+from knative.local.apiserver.admission.serving_config import RevisionDefaults, ServingConfig
 from knative.local.controllers.reconcilers import names
 
 _WEBHOOK = "validation.webhook.serving.knative.dev"
@@ -32,20 +32,20 @@ _NOT_1035 = (
 )
 
 
-Lacking = Callable[[Mapping[str, Any]], Iterable[str]]
+UnsupportedWarnings = Callable[[Mapping[str, Any]], Iterable[str]]
 """What a Revision with that specification asks for and this machine can't give."""
 
 
 def _refuse(found: Iterable[FieldError], resource: Resource, obj: Mapping[str, Any]) -> None:
     listed = list(found)
     if listed:
-        subject = errors.Subject(
+        subject = errors.ResourceRef(
             resource.group, resource.plural, str(obj["metadata"].get("name", "")), resource.kind
         )
-        raise errors.denied(_WEBHOOK, f"validation failed: {fields.text(listed)}", subject)
+        raise errors.denied(_WEBHOOK, f"validation failed: {field_errors.text(listed)}", subject)
 
 
-def fill_revision_spec(spec: Object, features: Features, owner: Mapping[str, Any]) -> None:
+def fill_revision_spec(spec: Object, features: ServingConfig, owner: Mapping[str, Any]) -> None:
     """Knative's defaults for a Revision's spec, in place; `owner` is the metadata of the object it is in.
 
     After pkg/apis/serving/v1/revision_defaults.go.
@@ -78,7 +78,9 @@ def fill_revision_spec(spec: Object, features: Features, owner: Mapping[str, Any
             probe.setdefault("successThreshold", 1)
 
 
-def _fill_container(container: Object, volumes: Mapping[str | None, Object], defaults: Defaults) -> None:
+def _fill_container(
+    container: Object, volumes: Mapping[str | None, Object], defaults: RevisionDefaults
+) -> None:
     resources = container.setdefault("resources", {})
     for what, amounts in (("requests", defaults.requests), ("limits", defaults.limits)):
         if amounts:
@@ -113,7 +115,7 @@ class _TemplateAdmission:
 
     resource: Resource
 
-    def __init__(self, features: Callable[[], Features], lacking: Lacking) -> None:
+    def __init__(self, features: Callable[[], ServingConfig], lacking: UnsupportedWarnings) -> None:
         self._features = features
         self._lacking = lacking
 
@@ -142,14 +144,16 @@ class _TemplateAdmission:
 
     def _errors(self, obj: Mapping[str, Any], old: Mapping[str, Any] | None) -> Errors:
         yield from _named(obj)
-        yield from fields.via("metadata.annotations", vocabulary.misplaced(objects.annotations_of(obj)))
+        yield from field_errors.via("metadata.annotations", vocabulary.misplaced(objects.annotations_of(obj)))
         template = (obj.get("spec") or {}).get("template")
         if not isinstance(template, dict) or not template.get("spec"):
-            yield fields.missing("spec.template.spec.containers")
+            yield field_errors.missing("spec.template.spec.containers")
             return
-        yield from fields.via("spec.template", _template(template, obj, self._features()))
+        yield from field_errors.via("spec.template", _template(template, obj, self._features()))
         if old is not None:
-            yield from fields.via("spec.template", _name_change(template, old["spec"].get("template") or {}))
+            yield from field_errors.via(
+                "spec.template", _name_change(template, old["spec"].get("template") or {})
+            )
 
 
 class ServiceAdmission(_TemplateAdmission):
@@ -167,7 +171,7 @@ class ServiceAdmission(_TemplateAdmission):
 
     def _errors(self, obj: Mapping[str, Any], old: Mapping[str, Any] | None) -> Errors:
         yield from super()._errors(obj, old)
-        yield from fields.via("spec", _traffic(obj["spec"].get("traffic") or [], of_service=True))
+        yield from field_errors.via("spec", _traffic(obj["spec"].get("traffic") or [], of_service=True))
 
 
 class ConfigurationAdmission(_TemplateAdmission):
@@ -189,7 +193,9 @@ class RouteAdmission:
         del old
         found = [
             *_named(obj),
-            *fields.via("spec", _traffic((obj.get("spec") or {}).get("traffic") or [], of_service=False)),
+            *field_errors.via(
+                "spec", _traffic((obj.get("spec") or {}).get("traffic") or [], of_service=False)
+            ),
         ]
         _refuse(found, ROUTE, obj)
         return []
@@ -198,7 +204,7 @@ class RouteAdmission:
 class RevisionAdmission:
     """A Revision: its spec never changes, its annotations may."""
 
-    def __init__(self, features: Callable[[], Features], lacking: Lacking) -> None:
+    def __init__(self, features: Callable[[], ServingConfig], lacking: UnsupportedWarnings) -> None:
         self._features = features
         self._lacking = lacking
 
@@ -211,8 +217,8 @@ class RevisionAdmission:
         """Refuse what the webhook refuses; warn of what it lets pass."""
         marks = objects.annotations_of(obj)
         found = [
-            *fields.via("metadata.annotations", _annotations(marks, self._features())),
-            *fields.via("spec", pod_spec.revision_spec(obj.get("spec") or {}, self._features())),
+            *field_errors.via("metadata.annotations", _annotations(marks, self._features())),
+            *field_errors.via("spec", pod_spec.revision_spec(obj.get("spec") or {}, self._features())),
         ]
         if old is not None and old["spec"] != obj.get("spec"):
             found.append(
@@ -230,7 +236,7 @@ class RevisionAdmission:
 class PodAutoscalerAdmission:
     """A PodAutoscaler: what a Revision may not ask for can't be set here either."""
 
-    def __init__(self, features: Callable[[], Features]) -> None:
+    def __init__(self, features: Callable[[], ServingConfig]) -> None:
         self._features = features
 
     def default(self, obj: Object, old: Object | None) -> None:
@@ -240,7 +246,7 @@ class PodAutoscalerAdmission:
         """Refuse what the webhook refuses."""
         del old
         found = vocabulary.validate(objects.annotations_of(obj), self._features().autoscaler)
-        _refuse(fields.via("metadata.annotations", found), POD_AUTOSCALER, obj)
+        _refuse(field_errors.via("metadata.annotations", found), POD_AUTOSCALER, obj)
         return []
 
 
@@ -262,27 +268,27 @@ def _named(obj: Mapping[str, Any]) -> Errors:
         yield FieldError(_NOT_1035, ("metadata.name",))
 
 
-def _template(template: Mapping[str, Any], owner: Mapping[str, Any], features: Features) -> Errors:
+def _template(template: Mapping[str, Any], owner: Mapping[str, Any], features: ServingConfig) -> Errors:
     meta = template.get("metadata") or {}
     name, prefix = meta.get("name"), f"{owner['metadata'].get('name')}-"
     if name:
         if not str(name).startswith(prefix):
-            yield fields.invalid(f'"{name}" must have prefix "{prefix}"', "metadata.name")
+            yield field_errors.invalid(f'"{name}" must have prefix "{prefix}"', "metadata.name")
         elif not _LABEL_1035.fullmatch(str(name)):
             yield FieldError(_NOT_1035, ("metadata.name",))
-    yield from fields.via("metadata.annotations", _annotations(meta.get("annotations") or {}, features))
-    yield from fields.via("spec", pod_spec.revision_spec(template["spec"], features))
+    yield from field_errors.via("metadata.annotations", _annotations(meta.get("annotations") or {}, features))
+    yield from field_errors.via("spec", pod_spec.revision_spec(template["spec"], features))
 
 
-def _annotations(marks: Mapping[str, str], features: Features) -> Errors:
+def _annotations(marks: Mapping[str, str], features: ServingConfig) -> Errors:
     yield from vocabulary.validate(marks, features.autoscaler)
     deadline = marks.get(names.PROGRESS_DEADLINE)
     if deadline is not None:
         seconds = parse_duration(deadline)
         if seconds is None:
-            yield fields.invalid(deadline, names.PROGRESS_DEADLINE)
+            yield field_errors.invalid(deadline, names.PROGRESS_DEADLINE)
         elif seconds < 1 or seconds.denominator != 1:
-            yield fields.invalid(
+            yield field_errors.invalid(
                 deadline, names.PROGRESS_DEADLINE, "must be at least 1s and a whole number of seconds"
             )
 
@@ -313,7 +319,7 @@ def _traffic(traffic: Sequence[Mapping[str, Any]], *, of_service: bool) -> Error
     total = 0
     tags: dict[str, int] = {}
     for index, entry in enumerate(traffic):
-        yield from fields.via(f"traffic[{index}]", _entry(entry, of_service=of_service))
+        yield from field_errors.via(f"traffic[{index}]", _entry(entry, of_service=of_service))
         total += entry.get("percent") or 0
         tag = entry.get("tag")
         if tag:
@@ -331,18 +337,18 @@ def _entry(entry: Mapping[str, Any], *, of_service: bool) -> Errors:
     latest, revision = entry.get("latestRevision"), entry.get("revisionName")
     configuration = entry.get("configurationName")
     if of_service and configuration:
-        yield fields.disallowed("configurationName")
+        yield field_errors.disallowed("configurationName")
     elif not of_service:
         if revision and configuration:
-            yield fields.several_of("revisionName", "configurationName")
+            yield field_errors.several_of("revisionName", "configurationName")
         elif not revision and not configuration:
-            yield fields.none_of("revisionName", "configurationName")
+            yield field_errors.none_of("revisionName", "configurationName")
     if latest is not None and bool(latest) is bool(revision):
-        yield fields.invalid(latest, "latestRevision")
+        yield field_errors.invalid(latest, "latestRevision")
     percent = entry.get("percent")
     if percent is not None and not 0 <= percent <= 100:
-        yield fields.out_of_bounds(percent, 0, 100, "percent")
+        yield field_errors.out_of_bounds(percent, 0, 100, "percent")
     if entry.get("url"):
-        yield fields.disallowed("url")
+        yield field_errors.disallowed("url")
     if entry.get("tag") and not _LABEL_1035.fullmatch(str(entry["tag"])):
         yield FieldError(_NOT_1035, ("tag",))

@@ -58,7 +58,7 @@ class ConfigMapAdmission:
         return []
 
     def _denied(self, name: str, text: str) -> errors.ApiError:
-        subject = errors.Subject(CONFIG_MAP.group, CONFIG_MAP.plural, name, CONFIG_MAP.kind)
+        subject = errors.ResourceRef(CONFIG_MAP.group, CONFIG_MAP.plural, name, CONFIG_MAP.kind)
         return errors.denied(_WEBHOOK, f"validation failed: {text}", subject)
 
 

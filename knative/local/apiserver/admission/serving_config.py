@@ -20,7 +20,7 @@ _TEMPLATE_FIELD = re.compile(r"\{\{-?\s*\.(Name|Namespace|GenerateName)\s*-?\}\}
 
 
 @dataclass(frozen=True, slots=True)
-class Defaults:
+class RevisionDefaults:
     """`config-defaults`: what a Revision gets that says nothing, and its limits."""
 
     timeout_s: int = 300
@@ -46,18 +46,18 @@ class Defaults:
         return _TEMPLATE_FIELD.sub(lambda found: str(meta.get(words[found[1]]) or ""), template)
 
 
-DEFAULT_DEFAULTS = Defaults()
+DEFAULT_REVISION = RevisionDefaults()
 
 
-def parse_defaults(data: Mapping[str, str]) -> Defaults:
+def parse_defaults(data: Mapping[str, str]) -> RevisionDefaults:
     """The settings in the data of `config-defaults`.
 
     Raises:
         ConfigError: Knative refuses them, with its text; or a template says more than a field's name.
     """
-    read, default = Reader(data), DEFAULT_DEFAULTS
+    read, default = Reader(data), DEFAULT_REVISION
     timeout = read("revision-timeout-seconds", read_integer, default.timeout_s)
-    defaults = Defaults(
+    defaults = RevisionDefaults(
         init_container_name=_template(data, "init-container-name-template", default.init_container_name),
         container_name=_template(data, "container-name-template", default.container_name),
         allow_zero_concurrency=read("allow-container-concurrency-zero", read_boolean, True),
@@ -112,14 +112,14 @@ def parse_flags(data: Mapping[str, str]) -> Mapping[str, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Features:
+class ServingConfig:
     """The settings that admission depends on; what isn't set has Knative's default."""
 
     flags: Mapping[str, str] = field(default_factory=dict)
     """`config-features`, as `parse_flags` gives it."""
     autoscaler: Config = DEFAULT_CONFIG
     """`config-autoscaler`."""
-    defaults: Defaults = DEFAULT_DEFAULTS
+    defaults: RevisionDefaults = DEFAULT_REVISION
     """`config-defaults`."""
 
     def enabled(self, flag: str) -> bool:

@@ -11,9 +11,9 @@ from knative.local.apiserver.schemas.structural import (
     QUANTITY,
     STRING,
     Schema,
-    atomic,
+    atomic_list,
     described,
-    keyed,
+    map_list,
     mapping,
     struct,
 )
@@ -52,12 +52,12 @@ _ENV_FROM = struct(
 _HEADER = struct({"name": STRING, "value": STRING}, required=("name", "value"))
 PROBE = struct(
     {
-        "exec": struct({"command": atomic(STRING)}),
+        "exec": struct({"command": atomic_list(STRING)}),
         "grpc": struct({"port": INT32, "service": {**STRING, "default": ""}}),
         "httpGet": struct(
             {
                 "host": STRING,
-                "httpHeaders": atomic(_HEADER),
+                "httpHeaders": atomic_list(_HEADER),
                 "path": STRING,
                 "port": INT_OR_STRING,
                 "scheme": STRING,
@@ -74,7 +74,7 @@ PROBE = struct(
 _SECURITY = struct(
     {
         "allowPrivilegeEscalation": BOOLEAN,
-        "capabilities": struct({"add": atomic(STRING), "drop": atomic(STRING)}),
+        "capabilities": struct({"add": atomic_list(STRING), "drop": atomic_list(STRING)}),
         "privileged": BOOLEAN,
         "readOnlyRootFilesystem": BOOLEAN,
         "runAsGroup": INT64,
@@ -97,8 +97,8 @@ CONTAINER = struct(
     {
         "name": STRING,
         "image": described(STRING, "Not run on one machine; there command and args say what runs."),
-        "command": described(atomic(STRING), "The program, in place of the image's entry point."),
-        "args": atomic(STRING),
+        "command": described(atomic_list(STRING), "The program, in place of the image's entry point."),
+        "args": atomic_list(STRING),
         "workingDir": STRING,
         "ports": described(
             {
@@ -109,8 +109,8 @@ CONTAINER = struct(
             },
             "At most one, the port that serves requests.",
         ),
-        "env": keyed(_ENV, "name"),
-        "envFrom": atomic(_ENV_FROM),
+        "env": map_list(_ENV, "name"),
+        "envFrom": atomic_list(_ENV_FROM),
         "resources": struct(
             {"limits": mapping(QUANTITY), "requests": mapping(QUANTITY)},
             about="What one replica may use; nvidia.com/gpu in limits takes GPUs.",
@@ -118,7 +118,7 @@ CONTAINER = struct(
         "readinessProbe": described(PROBE, "Requests are sent once it succeeds."),
         "livenessProbe": described(PROBE, "The container is restarted when it fails."),
         "startupProbe": described(PROBE, "The other probes wait for it."),
-        "volumeMounts": keyed(_MOUNT, "mountPath"),
+        "volumeMounts": map_list(_MOUNT, "mountPath"),
         "securityContext": _SECURITY,
         "imagePullPolicy": STRING,
         "terminationMessagePath": STRING,
@@ -126,7 +126,7 @@ CONTAINER = struct(
     }
 )
 _ITEM = struct({"key": STRING, "mode": INT32, "path": STRING}, required=("key", "path"))
-_PROJECTION = {**_reference(items=atomic(_ITEM), optional=BOOLEAN)}
+_PROJECTION = {**_reference(items=atomic_list(_ITEM), optional=BOOLEAN)}
 _DOWNWARD_ITEM = struct(
     {
         "path": STRING,
@@ -141,9 +141,9 @@ _DOWNWARD_ITEM = struct(
 _VOLUME = struct(
     {
         "name": STRING,
-        "configMap": _reference(defaultMode=INT32, items=atomic(_ITEM), optional=BOOLEAN),
+        "configMap": _reference(defaultMode=INT32, items=atomic_list(_ITEM), optional=BOOLEAN),
         "secret": struct(
-            {"secretName": STRING, "defaultMode": INT32, "items": atomic(_ITEM), "optional": BOOLEAN}
+            {"secretName": STRING, "defaultMode": INT32, "items": atomic_list(_ITEM), "optional": BOOLEAN}
         ),
         "emptyDir": FREE,
         "persistentVolumeClaim": FREE,
@@ -154,12 +154,12 @@ _VOLUME = struct(
         "projected": struct(
             {
                 "defaultMode": INT32,
-                "sources": atomic(
+                "sources": atomic_list(
                     struct(
                         {
                             "configMap": _PROJECTION,
                             "secret": _PROJECTION,
-                            "downwardAPI": struct({"items": atomic(_DOWNWARD_ITEM)}),
+                            "downwardAPI": struct({"items": atomic_list(_DOWNWARD_ITEM)}),
                             "serviceAccountToken": struct(
                                 {"audience": STRING, "expirationSeconds": INT64, "path": STRING},
                                 required=("path",),
@@ -179,11 +179,11 @@ REVISION_FIELDS = {
     "timeoutSeconds": described(INT64, "Seconds a request may take."),
     "responseStartTimeoutSeconds": INT64,
     "idleTimeoutSeconds": INT64,
-    "volumes": keyed(_VOLUME, "name"),
+    "volumes": map_list(_VOLUME, "name"),
     "serviceAccountName": STRING,
     "automountServiceAccountToken": BOOLEAN,
     "enableServiceLinks": BOOLEAN,
-    "imagePullSecrets": keyed(_reference(), "name"),
+    "imagePullSecrets": map_list(_reference(), "name"),
     "initContainers": {"type": "array", "items": CONTAINER},
     "affinity": FREE,
     "dnsConfig": FREE,

@@ -13,15 +13,15 @@ from starlette.responses import Response
 from knative.client import cluster
 from knative.local import objects
 from knative.local.apiserver import errors, managed_fields
-from knative.local.apiserver.api import pages, patches, requests
-from knative.local.apiserver.api.reads import selection
-from knative.local.apiserver.api.requests import Target
-from knative.local.apiserver.registry import Registry, Written
-from knative.local.apiserver.schemas import rules, structural
+from knative.local.apiserver.api import list_chunks, patches, request_info
+from knative.local.apiserver.api.read_handlers import selection
+from knative.local.apiserver.api.request_info import RequestInfo
+from knative.local.apiserver.registry import Registry, WriteResult
+from knative.local.apiserver.schemas import cel_rules, structural
 from knative.local.apiserver.store import Key
 
 
-class Writes:
+class WriteHandlers:
     """What can be changed of objects over HTTP."""
 
     def __init__(self, registry: Registry, now: Callable[[], datetime]) -> None:
@@ -29,15 +29,15 @@ class Writes:
         self._store = registry.store
         self._now = now
 
-    async def create(self, request: Request, target: Target) -> Response:
+    async def create(self, request: Request, target: RequestInfo) -> Response:
         """A new object."""
         self._refuse_pods(target)
         await self._prepare(target)
-        options = requests.options(request)
-        value, warnings = requests.parse(
-            await requests.body(request), requests.content_type(request), options.validation
+        options = request_info.options(request)
+        value, warnings = request_info.parse(
+            await request_info.body(request), request_info.content_type(request), options.validation
         )
-        obj = requests.mapping(value)
+        obj = request_info.mapping(value)
         namespace = target.namespace
         res = target.info.resource
         if res.namespaced and namespace is None:
@@ -45,26 +45,26 @@ class Writes:
         written = self._registry.create(res, namespace or "", obj, options)
         return await self._acknowledge(written, 201, warnings)
 
-    async def replace(self, request: Request, target: Target) -> Response:
+    async def replace(self, request: Request, target: RequestInfo) -> Response:
         """The whole object anew."""
         await self._prepare(target)
-        options = requests.options(request)
-        value, warnings = requests.parse(
-            await requests.body(request), requests.content_type(request), options.validation
+        options = request_info.options(request)
+        value, warnings = request_info.parse(
+            await request_info.body(request), request_info.content_type(request), options.validation
         )
-        obj = requests.mapping(value)
+        obj = request_info.mapping(value)
         written = self._registry.update(target.key, obj, options, subresource=target.subresource)
         return await self._acknowledge(written, 200, warnings)
 
-    async def patch(self, request: Request, target: Target) -> Response:
+    async def patch(self, request: Request, target: RequestInfo) -> Response:
         """A part of the object anew, in any of the patch formats."""
         await self._prepare(target)
-        media_type = requests.content_type(request)
+        media_type = request_info.content_type(request)
         if media_type == "application/apply-patch+yaml":
             return await self._apply(request, target)
-        options = requests.options(request)
-        value, warnings = requests.parse(
-            await requests.body(request), _as_json(media_type), options.validation
+        options = request_info.options(request)
+        value, warnings = request_info.parse(
+            await request_info.body(request), _as_json(media_type), options.validation
         )
         key = target.key
         old = self._registry.read(key)
@@ -81,15 +81,15 @@ class Writes:
                 "UnsupportedMediaType",
                 f"the body of the request was in an unknown format - accepted media types include: {known}",
             )
-        obj = objects.clone(requests.mapping(patched))
+        obj = objects.clone(request_info.mapping(patched))
         written = self._registry.update(key, obj, options, subresource=target.subresource)
         return await self._acknowledge(written, 200, warnings)
 
-    async def _apply(self, request: Request, target: Target) -> Response:
-        options = requests.options(request, "Apply")
-        data = await requests.body(request)
-        value, warnings = requests.parse(data, "application/yaml", options.validation)
-        config = requests.mapping(value)
+    async def _apply(self, request: Request, target: RequestInfo) -> Response:
+        options = request_info.options(request, "Apply")
+        data = await request_info.body(request)
+        value, warnings = request_info.parse(data, "application/yaml", options.validation)
+        config = request_info.mapping(value)
         if config["metadata"].get("managedFields"):
             raise errors.bad_request("metadata.managedFields must be nil", target.subject)
         res, key = target.info.resource, target.key
@@ -120,7 +120,7 @@ class Writes:
             None if live is None else live.obj,
             config,
             manager=options.manager,
-            force=requests.flag(request, "force"),
+            force=request_info.flag(request, "force"),
             now=objects.timestamp(self._now()),
             subject=target.subject,
             subresource=target.subresource,
@@ -133,16 +133,16 @@ class Writes:
         written = self._registry.update(key, obj, options, subresource=target.subresource)
         return await self._acknowledge(written, 200, warnings)
 
-    async def delete(self, request: Request, target: Target) -> Response:
+    async def delete(self, request: Request, target: RequestInfo) -> Response:
         """Delete one object."""
         choice = await self._delete_options(request)
         written = self._delete(target.key, choice)
         if written.version is not None:
             await self._store.durable(written.version)
         if written.obj["metadata"].get("deletionTimestamp"):
-            return requests.answer(written.obj)
+            return request_info.answer(written.obj)
         subject = target.subject
-        return requests.answer(
+        return request_info.answer(
             {
                 "kind": "Status",
                 "apiVersion": "v1",
@@ -157,16 +157,16 @@ class Writes:
             }
         )
 
-    async def delete_collection(self, request: Request, target: Target) -> Response:
+    async def delete_collection(self, request: Request, target: RequestInfo) -> Response:
         """Delete all objects that the selectors choose."""
         choice = await self._delete_options(request)
-        found = pages.read(self._store, selection(request, target), pages.Asked()).records
+        found = list_chunks.read(self._store, selection(request, target), list_chunks.Asked()).records
         for record in found:
             if self._store.get(record.key) is not None:
                 self._delete(record.key, choice)
         await self._store.durable()
         res = target.info.resource
-        return requests.answer(
+        return request_info.answer(
             {
                 "kind": f"{res.kind}List",
                 "apiVersion": res.api_version,
@@ -176,17 +176,17 @@ class Writes:
         )
 
     async def _delete_options(self, request: Request) -> dict[str, Any]:
-        data = await requests.body(request)
+        data = await request_info.body(request)
         given: Any = {}
         if data:
-            given, _ = requests.parse(data, requests.content_type(request), "Ignore")
+            given, _ = request_info.parse(data, request_info.content_type(request), "Ignore")
             if not isinstance(given, dict):
                 raise errors.bad_request("the body of a deletion is a DeleteOptions object")
         query = request.query_params
         choice: dict[str, Any] = {}
         propagation = given.get("propagationPolicy") or query.get("propagationPolicy")
         if propagation is None and (
-            given.get("orphanDependents") or requests.flag(request, "orphanDependents")
+            given.get("orphanDependents") or request_info.flag(request, "orphanDependents")
         ):
             propagation = "Orphan"
         if propagation not in (None, "Orphan", "Background", "Foreground"):
@@ -199,29 +199,29 @@ class Writes:
         choice["resource_version"] = preconditions.get("resourceVersion")
         grace = given.get("gracePeriodSeconds")
         choice["grace_seconds"] = (
-            grace if grace is not None else requests.number(request, "gracePeriodSeconds")
+            grace if grace is not None else request_info.number(request, "gracePeriodSeconds")
         )
         choice["dry_run"] = bool(given.get("dryRun") or query.get("dryRun"))
         return choice
 
-    def _delete(self, key: Key, choice: dict[str, Any]) -> Written:
+    def _delete(self, key: Key, choice: dict[str, Any]) -> WriteResult:
         return self._registry.delete(key, **choice)
 
-    async def _acknowledge(self, written: Written, status: int, warnings: Sequence[str]) -> Response:
+    async def _acknowledge(self, written: WriteResult, status: int, warnings: Sequence[str]) -> Response:
         """Answer once what was written is on disk."""
         if written.version is not None:
             await self._store.durable(written.version)
-        response = requests.answer(written.obj, status)
+        response = request_info.answer(written.obj, status)
         for warning in (*warnings, *written.warnings):
             response.headers.append("warning", f'299 - "{_escaped(warning)}"')
         return response
 
-    async def _prepare(self, target: Target) -> None:
+    async def _prepare(self, target: RequestInfo) -> None:
         """What takes too long for the event loop, the first time."""
-        if target.info.has_rules and not rules.ready():
-            await asyncio.to_thread(rules.load)
+        if target.info.has_rules and not cel_rules.ready():
+            await asyncio.to_thread(cel_rules.load)
 
-    def _refuse_pods(self, target: Target) -> None:
+    def _refuse_pods(self, target: RequestInfo) -> None:
         if target.info.resource == cluster.POD:
             raise errors.ApiError(
                 403,

@@ -28,7 +28,7 @@ class _Document:
     digest: str
 
 
-class Documents:
+class StaticDocuments:
     """Answers requests for documents; each is made once.
 
     Args:

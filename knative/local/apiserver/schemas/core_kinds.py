@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from knative.local.apiserver.schemas.meta import OBJECT_META
+from knative.local.apiserver.schemas.object_meta import OBJECT_META
 from knative.local.apiserver.schemas.structural import (
     BOOLEAN,
     FREE,
@@ -11,8 +11,8 @@ from knative.local.apiserver.schemas.structural import (
     Schema,
     described,
     mapping,
+    set_list,
     struct,
-    unordered,
 )
 
 
@@ -21,7 +21,7 @@ def _kind(fields: dict[str, Schema], about: str) -> Schema:
 
 
 NAMESPACE_SCHEMA = _kind(
-    {"spec": struct({"finalizers": unordered(STRING)}), "status": FREE},
+    {"spec": struct({"finalizers": set_list(STRING)}), "status": FREE},
     "A space for names.",
 )
 POD_SCHEMA = _kind(

@@ -49,7 +49,7 @@ class SecretAdmission:
         if old is not None and old.get("immutable") and old.get("data") != obj.get("data"):
             causes.append(Cause("field is immutable when `immutable` is set", "data", "FieldValueForbidden"))
         if causes:
-            subject = errors.Subject(
+            subject = errors.ResourceRef(
                 SECRET.group, SECRET.plural, obj["metadata"].get("name", ""), SECRET.kind
             )
             raise errors.invalid(subject, causes)

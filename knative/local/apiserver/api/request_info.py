@@ -13,9 +13,9 @@ from starlette.responses import Response
 
 from knative.client.cluster import Object, Resource
 from knative.local.apiserver.api import protobuf
-from knative.local.apiserver.errors import ApiError, Subject, bad_request
+from knative.local.apiserver.errors import ApiError, ResourceRef, bad_request
 from knative.local.apiserver.kinds import KindInfo
-from knative.local.apiserver.registry import Options, Validation
+from knative.local.apiserver.registry import Validation, WriteOptions
 from knative.local.apiserver.store import Key
 
 MAX_BODY = 3 * 1024 * 1024  # the API server's own limit
@@ -24,7 +24,7 @@ _YAML = frozenset({"application/yaml", "application/apply-patch+yaml", "applicat
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class RequestInfo:
     """The collection or object that a path names."""
 
     info: KindInfo
@@ -39,15 +39,15 @@ class Target:
         return Key(self.info.resource, self.namespace or "", self.name or "")
 
     @property
-    def subject(self) -> Subject:
+    def subject(self) -> ResourceRef:
         """How errors name it."""
         res = self.info.resource
-        return Subject(res.group, res.plural, self.name or "", res.kind)
+        return ResourceRef(res.group, res.plural, self.name or "", res.kind)
 
 
 def target(  # noqa: PLR0911  # one for each form of path
     path: str, kinds: Mapping[Resource, KindInfo]
-) -> Target | None:
+) -> RequestInfo | None:
     """What `path` names, or None if there is no such kind."""
     parts = [part for part in path.split("/") if part]
     match parts:
@@ -76,11 +76,11 @@ def target(  # noqa: PLR0911  # one for each form of path
             return None
     match more:
         case []:
-            return Target(info, namespace, None, None)
+            return RequestInfo(info, namespace, None, None)
         case [name]:
-            return Target(info, namespace, name, None)
+            return RequestInfo(info, namespace, name, None)
         case [name, subresource]:
-            return Target(info, namespace, name, subresource)
+            return RequestInfo(info, namespace, name, subresource)
     return None
 
 
@@ -168,7 +168,7 @@ def mapping(value: Any) -> Object:
     return value
 
 
-def options(request: Request, operation: Literal["Apply", "Update"] = "Update") -> Options:
+def options(request: Request, operation: Literal["Apply", "Update"] = "Update") -> WriteOptions:
     """How a write is to be done.
 
     Raises:
@@ -185,7 +185,7 @@ def options(request: Request, operation: Literal["Apply", "Update"] = "Update") 
     manager = query.get("fieldManager") or agent[:128]
     if operation == "Apply" and not query.get("fieldManager"):
         raise bad_request("fieldManager: Required value: is required for apply patch")
-    return Options(
+    return WriteOptions(
         manager=manager,
         operation=operation,
         dry_run=bool([value for value in dry_run if value]),

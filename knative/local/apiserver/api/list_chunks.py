@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from knative.client.cluster import Object
 from knative.local.apiserver import errors
 from knative.local.apiserver.api.watches import Selection
-from knative.local.apiserver.store import Record, Stale, Store
+from knative.local.apiserver.store import HistoryExpired, Record, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def _at(store: Store, chosen: Selection, version: int | None) -> list[Record]:
         return [record for record in now if chosen.matches(record.obj)]
     try:
         changes = store.since(version)
-    except Stale as problem:
+    except HistoryExpired as problem:
         raise errors.expired(
             f"The provided continue parameter or resourceVersion is too old: {problem}. "
             "Start a new list without it."
