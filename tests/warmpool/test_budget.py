@@ -46,8 +46,8 @@ def month(spec, price=L4, demand=None):
         now += STEP
         if demand is None and decision.floor == NOTHING and decision.until:
             now = max(now, min(decision.until, ends))  # nothing happens until then
-        if decision.look and decision.look < now:
-            now = max(decision.look, decisions[-1][0] + timedelta(seconds=1))
+        if decision.decide_again and decision.decide_again < now:
+            now = max(decision.decide_again, decisions[-1][0] + timedelta(seconds=1))
     return account, decisions
 
 
@@ -62,7 +62,7 @@ def test_no_budget_is_ever_overspent(amount):
 def test_enough_money_changes_nothing():
     account, decisions = month(pool(400))
     assert float(account.spent) == pytest.approx(371.82, abs=0.01)
-    assert not any(decision.budget_exceeded for _, decision in decisions)
+    assert not any(decision.budget_cut for _, decision in decisions)
 
 
 def test_a_tight_budget_is_nearly_used_up_rather_than_saved():
@@ -145,7 +145,7 @@ def test_a_replica_without_a_gpu_is_free():
     price = packaged_prices().replica(None, 0)
     account, decisions = month(pool(1), price=price)
     assert account.spent == 0
-    assert not any(decision.budget_exceeded for _, decision in decisions)
+    assert not any(decision.budget_cut for _, decision in decisions)
 
 
 @pytest.mark.parametrize(

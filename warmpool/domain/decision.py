@@ -1,18 +1,54 @@
-"""A decision as a value: what each policy asked, what was cut from it, and what came out."""
+"""A decision as a value: what the policies asked for, what limits and budget changed, and the floor."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 
 from warmpool.domain.floor import NOTHING, Floor
+
+
+class PolicyName(StrEnum):
+    """The policies that ask for a floor, as the status names them."""
+
+    HOLD = "hold"
+    SCHEDULE = "schedule"
+    BACKLOG = "backlog"
+    KEEP_ALIVE = "keep-alive"
+
+
+class CutSource(StrEnum):
+    """The part of the spec that changed what the policies asked for."""
+
+    LIMITS = "limits"
+    BUDGET = "budget"
+
+
+class CutRule(StrEnum):
+    """The rule of the limits or of the budget that changed what the policies asked for."""
+
+    MIN = "limits/min"
+    MAX = "limits/max"
+    EXTRAS = "budget/extras"
+    """Only what the schedule asks for is left."""
+    WARMTH = "budget/warmth"
+    REPLICAS = "budget/replicas"
+    EXHAUSTED = "budget/exhausted"
+    UNCOUNTABLE = "budget/uncountable"
+    """Nobody can tell what the floor costs, so the budget allows none."""
+
+    @property
+    def source(self) -> CutSource:
+        """Whether it is a rule of the limits or of the budget."""
+        return CutSource.LIMITS if self in {CutRule.MIN, CutRule.MAX} else CutSource.BUDGET
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
     """What one policy wants, and why."""
 
-    policy: str
+    policy: PolicyName
     floor: Floor
     reason: str
     """A short machine-readable reason: `window/office-hours`, `keep-alive`, `hold`."""
@@ -23,15 +59,16 @@ class Ask:
     opens: datetime | None = None
     """When the window opens for which the floor is up early."""
     missing: tuple[str, ...] = ()
-    """Readings that the policy needed and nobody could take."""
+    """Readings that the policy needed and that could not be taken."""
+    follows_demand: bool = False
+    """Whether `until` moves with every request, so that it is not worth writing down exactly."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
     """What a limit or the budget took away (or added, for the lower limit)."""
 
-    rule: str
-    """`limits/min`, `limits/max`, `budget/extras`, `budget/warmth`, `budget/replicas`, `budget/exhausted`."""
+    rule: CutRule
     before: Floor
     after: Floor
     detail: str
@@ -44,18 +81,26 @@ class Decision:
 
     floor: Floor
     reason: str
+    """The reason of the ask or the rule of the cut that decided; an operator's metrics and status show it."""
+    detail: str = ""
+    """The same as one sentence for a person."""
     until: datetime | None = None
     """When the floor may change if nothing else happens."""
-    look: datetime | None = None
-    """When to decide again, should that be sooner: money may have run out by then."""
+    decide_again: datetime | None = None
+    """When to decide again, should that be sooner: the budget may be exhausted by then."""
+    follows_demand: bool = False
+    """Whether `until` moves with every request."""
+    disabled: bool = False
+    """Whether the pool is switched off."""
     asks: tuple[Ask, ...] = ()
     cuts: tuple[Cut, ...] = ()
     missing: tuple[str, ...] = ()
+    """Readings that a policy needed and that could not be taken."""
 
     @property
-    def budget_exceeded(self) -> bool:
-        """Whether the budget took anything away."""
-        return any(cut.rule.startswith("budget/") for cut in self.cuts)
+    def budget_cut(self) -> Cut | None:
+        """The last thing that the budget took away; None when the floor is within the budget."""
+        return next((cut for cut in reversed(self.cuts) if cut.rule.source is CutSource.BUDGET), None)
 
 
-DISABLED = Decision(NOTHING, "disabled")
+DISABLED = Decision(NOTHING, "disabled", disabled=True)

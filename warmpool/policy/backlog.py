@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from warmpool.domain.decision import Ask
+from warmpool.domain.decision import Ask, PolicyName
 from warmpool.domain.floor import NOTHING, Floor
 from warmpool.domain.observation import Observation
 
@@ -42,14 +42,16 @@ def step(state: BacklogState, observation: Observation, now: datetime) -> tuple[
         waiting = state.waiting if fresh else 0
         until = state.read_at + BLIND if fresh and state.read_at is not None else None
     else:
-        return state, Ask("backlog", NOTHING, "backlog/none", "No queue feeds this Service.")
+        return state, Ask(PolicyName.BACKLOG, NOTHING, "backlog/none", "No queue feeds this Service.")
     if waiting == 0:
         text = "The queue cannot be read." if missing else "The queue is empty."
-        return state, Ask("backlog", NOTHING, "backlog/empty", text, missing=missing)
+        return state, Ask(PolicyName.BACKLOG, NOTHING, "backlog/empty", text, missing=missing)
     replicas = math.ceil(waiting / observation.requests_per_replica)
     stale = ", as last read" if missing else ""
     text = (
         f"{waiting} messages wait{stale}; a replica takes {observation.requests_per_replica:g} at a time, "
         f"so {replicas} are asked for."
     )
-    return state, Ask("backlog", Floor.of(replicas), "backlog", text, until, missing=missing)
+    return state, Ask(
+        PolicyName.BACKLOG, Floor.of(replicas), "backlog", text, until, missing=missing, follows_demand=True
+    )

@@ -21,7 +21,7 @@ from typing import Final
 
 from warmpool.domain.calendar import Segment, timeline
 from warmpool.domain.cost import ReplicaPrice
-from warmpool.domain.decision import Cut
+from warmpool.domain.decision import Cut, CutRule
 from warmpool.domain.fields import WARMTHS, Warmth
 from warmpool.domain.floor import NOTHING, Floor
 from warmpool.domain.observation import Observation
@@ -109,7 +109,7 @@ def step(
             f"{_money(observation.spent, budget)} of {_money(budget.amount, budget)} are spent; no floor "
             f"until {clock(ends, now, observation.pool.zone)}. Requests still start replicas."
         )
-        cut = Cut("budget/exhausted", wanted, NOTHING, text, ends)
+        cut = Cut(CutRule.EXHAUSTED, wanted, NOTHING, text, ends)
         return replace(state, look=None), (cut,) if wanted != NOTHING else ()
     state = _planned(state, observation, price=price, left=left, ends=ends, now=now)
     state = replace(state, look=_runs_out(left, price.rate(wanted), now))
@@ -152,7 +152,7 @@ def _uncountable(observation: Observation, budget: Budget, wanted: Floor) -> tup
         why = f"the prices are in {price.currency}, the budget in {budget.currency}"
     else:
         why = "what was spent so far is not known"
-    return (Cut("budget/uncountable", wanted, NOTHING, f"No floor: {why}, so the budget cannot be kept."),)
+    return (Cut(CutRule.UNCOUNTABLE, wanted, NOTHING, f"No floor: {why}, so the budget cannot be kept."),)
 
 
 def _planned(
@@ -235,18 +235,18 @@ def _apply(
     extra = (price.rate(wanted) - price.rate(scheduled)) * _seconds(RECHECK)
     if wanted != scheduled and extra > left - plan.reserve:
         text = f"{kept}: keep-alive, backlog and holds are left out."
-        cuts.append(Cut("budget/extras", floor, scheduled, text))
+        cuts.append(Cut(CutRule.EXTRAS, floor, scheduled, text))
         floor = scheduled
     if plan.warmth != "hot" and floor.no_warmer_than(plan.warmth) != floor:
         lower = floor.no_warmer_than(plan.warmth)
         text = f"{kept} with nothing warmer than {plan.warmth}: replicas are kept {plan.warmth}."
-        cuts.append(Cut("budget/warmth", floor, lower, text))
+        cuts.append(Cut(CutRule.WARMTH, floor, lower, text))
         floor = lower
     if plan.replicas is not None and floor.replicas > plan.replicas:
         lower = floor.at_most(plan.replicas)
         text = f"{kept} with {plan.replicas} instead of {floor.replicas} replicas."
         ends = now + timedelta(seconds=float(left / price.rate(lower))) if price.rate(lower) else None
-        cuts.append(Cut("budget/replicas", floor, lower, text, ends))
+        cuts.append(Cut(CutRule.REPLICAS, floor, lower, text, ends))
     return tuple(cuts)
 
 

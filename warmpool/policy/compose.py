@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from warmpool.domain.decision import DISABLED, Ask, Cut, Decision
+from warmpool.domain.decision import DISABLED, Ask, Cut, CutRule, Decision, PolicyName
 from warmpool.domain.floor import NOTHING, Floor
 from warmpool.domain.observation import Observation
 from warmpool.domain.pool import Limits
@@ -23,16 +23,16 @@ Step = Callable[[Any, Observation, datetime], tuple[Any, Ask]]
 class Policy:
     """One voice in the decision: a pure step and the state it starts with."""
 
-    name: str
+    name: PolicyName
     initial: Callable[[], Any]
     step: Step
 
 
 POLICIES: Final = (
-    Policy("hold", hold.initial, hold.step),  # a person's word is named before a rule's
-    Policy("schedule", schedule.initial, schedule.step),
-    Policy("backlog", backlog.initial, backlog.step),
-    Policy("keep-alive", keepalive.initial, keepalive.step),
+    Policy(PolicyName.HOLD, hold.initial, hold.step),  # a person's word is named before a rule's
+    Policy(PolicyName.SCHEDULE, schedule.initial, schedule.step),
+    Policy(PolicyName.BACKLOG, backlog.initial, backlog.step),
+    Policy(PolicyName.KEEP_ALIVE, keepalive.initial, keepalive.step),
 )
 
 
@@ -66,7 +66,7 @@ def decide(
     wanted, scheduled = NOTHING, NOTHING
     for ask in asks:
         wanted |= ask.floor
-        if ask.policy == "schedule":
+        if ask.policy is PolicyName.SCHEDULE:
             scheduled = ask.floor
     limits = observation.pool.limits
     wanted, cuts = _limited(wanted, limits)
@@ -74,11 +74,14 @@ def decide(
     plan, cut_by_budget = budget.step(state.budget, observation, scheduled, wanted, now)
     cuts += cut_by_budget
     floor = cuts[-1].after if cuts else wanted
+    reason, detail, follows_demand = _because(floor, asks, cuts)
     decision = Decision(
         floor=floor,
-        reason=_reason(floor, asks, cuts),
+        reason=reason,
+        detail=detail,
         until=_until(asks, cuts, now),
-        look=plan.look if limits.budget else None,
+        decide_again=plan.look if limits.budget else None,
+        follows_demand=follows_demand,
         asks=tuple(asks),
         cuts=cuts,
         missing=tuple(dict.fromkeys(name for ask in asks for name in ask.missing)),
@@ -90,24 +93,33 @@ def _limited(floor: Floor, limits: Limits) -> tuple[Floor, tuple[Cut, ...]]:
     cuts: list[Cut] = []
     if floor.replicas < limits.min:
         raised = floor | Floor.of(limits.min)
-        cuts.append(Cut("limits/min", floor, raised, f"The pool's minimum is {limits.min}."))
+        cuts.append(Cut(CutRule.MIN, floor, raised, f"The pool's minimum is {limits.min}."))
         floor = raised
     if limits.max is not None and floor.replicas > limits.max:
         lowered = floor.at_most(limits.max)
-        cuts.append(Cut("limits/max", floor, lowered, f"The pool's maximum is {limits.max}."))
+        cuts.append(Cut(CutRule.MAX, floor, lowered, f"The pool's maximum is {limits.max}."))
         floor = lowered
     return floor, tuple(cuts)
 
 
-def _reason(floor: Floor, asks: list[Ask], cuts: tuple[Cut, ...]) -> str:
-    """The last cut that changed something, else the first policy that asked for this floor."""
+def _because(floor: Floor, asks: list[Ask], cuts: tuple[Cut, ...]) -> tuple[str, str, bool]:
+    """Reason, sentence, and whether the end of the floor moves with demand.
+
+    The last cut decides, else the first policy that asked for this floor.
+    """
     if cuts:
-        return cuts[-1].rule
+        return cuts[-1].rule, cuts[-1].detail, False
     if floor == NOTHING:
-        # Nothing is asked: the schedule's reason says most (closed, or an exception).
-        return next((ask.reason for ask in asks if ask.policy == "schedule"), "none")
-    behind = [ask for ask in asks if ask.floor.replicas == floor.replicas]
-    return behind[0].reason if behind else "+".join(ask.reason for ask in asks if ask.floor != NOTHING)
+        # Nothing is asked for: the schedule's reason says most (closed, or an exception).
+        asked = next((ask for ask in asks if ask.policy is PolicyName.SCHEDULE), None)
+        return (asked.reason, asked.detail, False) if asked else ("none", "", False)
+    behind = [ask for ask in asks if ask.floor.replicas == floor.replicas][:1]
+    behind = behind or [ask for ask in asks if ask.floor != NOTHING]
+    return (
+        "+".join(ask.reason for ask in behind),
+        " ".join(ask.detail for ask in behind),
+        any(ask.follows_demand for ask in behind),
+    )
 
 
 def _until(asks: list[Ask], cuts: tuple[Cut, ...], now: datetime) -> datetime | None:
@@ -121,7 +133,7 @@ def _until(asks: list[Ask], cuts: tuple[Cut, ...], now: datetime) -> datetime | 
         for other in asks:
             if other is not ask:
                 rest |= other.floor
-        if ask.policy == "schedule" or rest | ask.floor != rest:
+        if ask.policy is PolicyName.SCHEDULE or rest | ask.floor != rest:
             instants.append(ask.until)
     ahead = [instant for instant in instants if instant is not None and instant > now]
     return min(ahead, default=None)

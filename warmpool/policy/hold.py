@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from warmpool.domain.decision import Ask
+from warmpool.domain.decision import Ask, PolicyName
 from warmpool.domain.floor import NOTHING, Floor
 from warmpool.domain.observation import Observation
 from warmpool.policy.texts import clock
@@ -18,6 +18,6 @@ def step(state: None, observation: Observation, now: datetime) -> tuple[None, As
     """The order's replicas until it ends."""
     order = observation.hold
     if order is None or now >= order.until:
-        return state, Ask("hold", NOTHING, "hold/none", "Nobody holds the pool.")
+        return state, Ask(PolicyName.HOLD, NOTHING, "hold/none", "Nobody holds the pool.")
     text = f"Held at {order.replicas} by hand until {clock(order.until, now, observation.pool.zone)}."
-    return state, Ask("hold", Floor.of(order.replicas), "hold", text, order.until)
+    return state, Ask(PolicyName.HOLD, Floor.of(order.replicas), "hold", text, order.until)

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from warmpool.domain import durations
-from warmpool.domain.decision import Ask
+from warmpool.domain.decision import Ask, PolicyName
 from warmpool.domain.floor import NOTHING, Floor
 from warmpool.domain.observation import DEFAULT_LEAD, Observation
 from warmpool.policy.texts import clock
@@ -52,7 +52,7 @@ def step(state: KeepAliveState, observation: Observation, now: datetime) -> tupl
     """One replica while the last request is younger than the keep-alive time, else none."""
     wanted = observation.pool.keep_alive
     if wanted is None:
-        return state, Ask("keep-alive", NOTHING, "keep-alive/off", "No keep-alive is asked for.")
+        return state, Ask(PolicyName.KEEP_ALIVE, NOTHING, "keep-alive/off", "No keep-alive is asked for.")
     if observation.demand is None:
         return _blind(state, now, observation)
     demand = observation.demand
@@ -64,13 +64,15 @@ def step(state: KeepAliveState, observation: Observation, now: datetime) -> tupl
     kind = "break-even time" if wanted == "auto" else "keep-alive"
     if last is None or now >= last + span:
         text = f"No request for {durations.show(span)} ({kind})." if last else "No request yet."
-        return replace(state, asked=False), Ask("keep-alive", NOTHING, "keep-alive/over", text)
+        return replace(state, asked=False), Ask(PolicyName.KEEP_ALIVE, NOTHING, "keep-alive/over", text)
     until = last + span
     text = (
         f"Last request at {clock(last, now, observation.pool.zone)}; the last replica is kept for "
         f"{durations.show(span)} ({kind})."
     )
-    return replace(state, asked=True), Ask("keep-alive", Floor.of(1), "keep-alive", text, until)
+    return replace(state, asked=True), Ask(
+        PolicyName.KEEP_ALIVE, Floor.of(1), "keep-alive", text, until, follows_demand=True
+    )
 
 
 def _blind(state: KeepAliveState, now: datetime, observation: Observation) -> tuple[KeepAliveState, Ask]:
@@ -82,6 +84,10 @@ def _blind(state: KeepAliveState, now: datetime, observation: Observation) -> tu
             f"Demand cannot be read since {clock(since, now, observation.pool.zone)}; the last replica is "
             f"held for at most {durations.show(BLIND)} after that."
         )
-        return state, Ask("keep-alive", Floor.of(1), "keep-alive/blind", text, since + BLIND, missing=missing)
+        return state, Ask(
+            PolicyName.KEEP_ALIVE, Floor.of(1), "keep-alive/blind", text, since + BLIND, missing=missing
+        )
     text = "Demand cannot be read; nothing is kept alive on a guess."
-    return replace(state, asked=False), Ask("keep-alive", NOTHING, "keep-alive/blind", text, missing=missing)
+    return replace(state, asked=False), Ask(
+        PolicyName.KEEP_ALIVE, NOTHING, "keep-alive/blind", text, missing=missing
+    )

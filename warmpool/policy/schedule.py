@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from warmpool.domain.calendar import Segment, exception_on, timeline
-from warmpool.domain.decision import Ask
+from warmpool.domain.decision import Ask, PolicyName
 from warmpool.domain.floor import NOTHING
 from warmpool.domain.observation import Observation
 from warmpool.domain.pool import WarmPoolTemplate, WeeklyWindow
@@ -59,7 +59,7 @@ def _look(observation: Observation, now: datetime) -> tuple[Ask, datetime | None
     """The ask at `now` and the instant until which it is the same."""
     pool = observation.pool
     if not pool.windows and not any(exception.replicas for exception in pool.exceptions):
-        return Ask("schedule", NOTHING, "schedule/none", "The pool has no windows."), None
+        return Ask(PolicyName.SCHEDULE, NOTHING, "schedule/none", "The pool has no windows."), None
     segments: tuple[Segment, ...] = ()
     until: datetime | None = None
     weekly = not pool.exceptions and all(isinstance(window, WeeklyWindow) for window in pool.windows)
@@ -86,7 +86,7 @@ def _explain(current: Segment, observation: Observation, now: datetime, until: d
             )
         else:
             reason, text = "schedule/closed", f"No window is open{when}."
-        return Ask("schedule", NOTHING, reason, text, until)
+        return Ask(PolicyName.SCHEDULE, NOTHING, reason, text, until)
     reason = "+".join(current.names)
     named = " and ".join(name.replace("/", " ") for name in current.names)
     if current.opens is not None:
@@ -96,4 +96,4 @@ def _explain(current: Segment, observation: Observation, now: datetime, until: d
         )
     else:
         text = f"{named} holds {current.floor}{when}."
-    return Ask("schedule", current.floor, reason, text[0].upper() + text[1:], until, current.opens)
+    return Ask(PolicyName.SCHEDULE, current.floor, reason, text[0].upper() + text[1:], until, current.opens)

@@ -13,7 +13,7 @@ from typing import Any, Final
 from warmpool.domain.account import Account, Reading
 from warmpool.domain.coldstart import ColdStart, ColdStartStats, lead_time
 from warmpool.domain.cost import PriceList
-from warmpool.domain.decision import Ask, Decision
+from warmpool.domain.decision import CutRule, Decision
 from warmpool.domain.floor import NOTHING, Floor
 from warmpool.domain.observation import DEFAULT_LEAD, Demand, Observation
 from warmpool.domain.periods import period_of
@@ -26,6 +26,15 @@ from warmpool.reconcile.rollout_check import RolloutStatus
 from warmpool.reconcile.state import PoolState
 from warmpool.reconcile.status import NextChange, PoolCondition, RevisionStatus, StatusReport
 from warmpool.reconcile.views import PoolView, RevisionView, ScaleView, ServiceView
+
+_BUDGET_REASONS: Final = {
+    CutRule.EXTRAS: "BudgetExtras",
+    CutRule.WARMTH: "BudgetWarmth",
+    CutRule.REPLICAS: "BudgetReplicas",
+    CutRule.EXHAUSTED: "BudgetExhausted",
+    CutRule.UNCOUNTABLE: "BudgetUncountable",
+}
+"""The reason of the condition BudgetExceeded, by what the budget did."""
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -91,8 +100,7 @@ def reconcile(snapshot: Snapshot, state: PoolState, now: datetime) -> ReconcileR
     assert snapshot.service is not None
     observation = _observation(snapshot, pool.spec, state, now)
     policy_states, decision = compose.decide(state.policy_states, observation, now)
-    moving = decision.reason.startswith(("keep-alive", "backlog"))
-    wanted = DesiredFloor(pool.key[1], decision.floor, decision.until, moving, state.tight)
+    wanted = DesiredFloor(pool.key[1], decision.floor, decision.until, decision.follows_demand, state.tight)
     plan = planning.plan(wanted, snapshot.service, snapshot.revisions, now)
     plan = contention.give_way(plan, state.lowered, now)
     rollouts_seen = _verify(snapshot, state, plan, now)
@@ -115,7 +123,11 @@ def reconcile(snapshot: Snapshot, state: PoolState, now: datetime) -> ReconcileR
         price=snapshot.prices.of(snapshot.service.gpu) if snapshot.service.gpus else None,
         currency=snapshot.prices.currency,
     )
-    looks = [decision.until, decision.look, *(verdict.look_again for verdict in rollouts_seen.values())]
+    looks = [
+        decision.until,
+        decision.decide_again,
+        *(verdict.look_again for verdict in rollouts_seen.values()),
+    ]
     limit = pool.spec.limits.budget
     return ReconcileResult(
         policy_states=policy_states,
@@ -336,7 +348,7 @@ def _conditions(
     state: PoolState,
 ) -> list[PoolCondition]:
     shorts = [verdict.short for verdict in rollouts_seen.values() if verdict.short]
-    cuts = [cut for cut in decision.cuts if cut.rule.startswith("budget/")]
+    cut = decision.budget_cut
     troubles = [f"no reading of {name}" for name in decision.missing]
     troubles += [
         trouble
@@ -352,8 +364,8 @@ def _conditions(
     troubles += _too_slow(snapshot)
     return [
         _ready_condition(snapshot, decision, plan, shorts, state),
-        PoolCondition("BudgetExceeded", True, _camel(cuts[-1].rule), cuts[-1].detail)
-        if cuts
+        PoolCondition("BudgetExceeded", True, _BUDGET_REASONS[cut.rule], cut.detail)
+        if cut
         else PoolCondition("BudgetExceeded", False, "WithinBudget"),
         PoolCondition(
             "CapacityShort", bool(shorts), "ReplicasMissing" if shorts else "Enough", "; ".join(shorts)
@@ -384,18 +396,13 @@ def _too_slow(snapshot: Snapshot) -> list[str]:
     return told
 
 
-def _camel(rule: str) -> str:
-    """`budget/replicas` as a condition's reason: `BudgetReplicas`."""
-    return "".join(word.capitalize() for word in rule.replace("/", "-").split("-"))
-
-
 def _ready_condition(
     snapshot: Snapshot, decision: Decision, plan: WritePlan, shorts: Sequence[str], state: PoolState
 ) -> PoolCondition:
     if state.trouble:
         return PoolCondition("Ready", False, "WriteFailed", state.trouble)
     if not decision.floor.replicas:
-        word = "Disabled" if decision.reason == "disabled" else "NothingToHold"
+        word = "Disabled" if decision.disabled else "NothingToHold"
         return PoolCondition("Ready", True, word)
     ready = sum(
         min(plan.shares.get(name, 0), (scale.actual or 0))
@@ -421,7 +428,7 @@ def _notices(
     before = str(state.announced[0]) if state.announced else pool.status.get("held")
     if (before or str(NOTHING)) != str(decision.floor):
         old = f"from {before} " if before else ""
-        text = f"Floor {old}to {decision.floor}: {decision.reason}. {_because(decision)}"
+        text = f"Floor {old}to {decision.floor}: {decision.reason}. {decision.detail}"
         events.append(PoolEvent("Normal", "FloorChanged", text, once))
     previous = {entry.get("type"): entry for entry in pool.status.get("conditions") or ()}
     for condition in conditions:
@@ -430,13 +437,6 @@ def _notices(
             if known.get("status") != "True" or known.get("reason") != condition.reason:
                 events.append(PoolEvent("Warning", condition.type, condition.message, once))
     return tuple(events)
-
-
-def _because(decision: Decision) -> str:
-    if decision.cuts:
-        return decision.cuts[-1].detail
-    behind: list[Ask] = [ask for ask in decision.asks if ask.reason == decision.reason]
-    return behind[0].detail if behind else ""
 
 
 def waiting(result: ReconcileResult) -> ReconcileResult:

@@ -92,7 +92,7 @@ def build(pool: PoolView, report: StatusReport, now: datetime) -> dict[str, Any]
             for ask in decision.asks
         ]
         + [
-            {"rule": cut.rule.split("/")[0], "held": str(cut.after), "reason": cut.rule, "detail": cut.detail}
+            {"rule": cut.rule.source, "held": str(cut.after), "reason": cut.rule, "detail": cut.detail}
             for cut in decision.cuts
         ],
         "coldStart": _cold_start(report.cold_start),
