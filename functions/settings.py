@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from functions.lifecycle import Warmth
+from weights.cache.location import default_cache_dir
 
 KINDS = ("ingest", "generate", "postprocess", "orchestrate")
 ENGINES = ("vllm", "openai", "onnx")
@@ -64,7 +65,7 @@ class Settings:
     """The stage kind's own settings, checked by the stage."""
     gateway: str | None = None
     """Connect here for stage calls, with the stage's host in `Host`."""
-    cache_dir: Path = Path("~/.cache/pilotlight")
+    cache_dir: Path = field(default_factory=lambda: default_cache_dir({}))
     warmth: Warmth = Warmth.HOT
     """The rung to rest on: hot, asleep, standby."""
     drain_seconds: float = 30.0
@@ -91,7 +92,6 @@ class Settings:
         """
         reader = _Reader(environ)
         defaults = cls()
-        cache_home = environ.get("XDG_CACHE_HOME") or "~/.cache"
         settings = cls(
             port=reader.read("PORT", _integer(0, 65535), defaults.port),
             host=reader.read("PILOTLIGHT_HOST", str, defaults.host),
@@ -106,7 +106,7 @@ class Settings:
             stages=reader.read("PILOTLIGHT_STAGES", _stages, ()),
             stage_config=reader.read("PILOTLIGHT_STAGE_CONFIG", _json_object, {}),
             gateway=reader.read("PILOTLIGHT_GATEWAY", _http_url, None),
-            cache_dir=reader.read("PILOTLIGHT_CACHE_DIR", Path, Path(cache_home) / "pilotlight").expanduser(),
+            cache_dir=default_cache_dir(environ),
             warmth=reader.read("PILOTLIGHT_WARMTH", _warmth, Warmth.HOT),
             drain_seconds=reader.read("PILOTLIGHT_DRAIN_SECONDS", _seconds, defaults.drain_seconds),
             failure_seconds=reader.read("PILOTLIGHT_FAILURE_SECONDS", _seconds, defaults.failure_seconds),

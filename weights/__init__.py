@@ -1,6 +1,6 @@
 """Model weights: from S3 or a shared folder, verified and cached, to the device."""
 
-from weights.cache.fetching import Progress
+from weights.cache.downloader import Progress
 from weights.errors import (
     AccessDeniedError,
     CacheError,
@@ -17,7 +17,7 @@ from weights.errors import (
 )
 from weights.manifest import FileEntry, Manifest
 from weights.pull import Prefetched, PulledModel, prefetch, pull, pull_blocking
-from weights.sources.ranged_reads import RetryPolicy
+from weights.sources.retry_policy import RetryPolicy
 
 __all__ = [
     "AccessDeniedError",

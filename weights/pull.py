@@ -16,12 +16,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from weights.cache.cache import Cache
-from weights.cache.fetching import Fetching, Progress, Request, default_concurrency
+from weights.cache.downloader import Fetching, Progress, Request, default_concurrency
 from weights.errors import ObjectChangedError
 from weights.manifest import FileEntry, Manifest, SafetensorsHeader
+from weights.sources.factory import open_source
 from weights.sources.listing import Listing, inspect, list_model, read_headers
-from weights.sources.ranged_reads import RetryPolicy
-from weights.sources.source import LocalSource, Source, open_source
+from weights.sources.local import LocalSource
+from weights.sources.retry_policy import RetryPolicy
+from weights.sources.source import Source
 
 _VERSIONS_TRIED = 3
 
@@ -52,7 +54,7 @@ class PulledModel:
         if self.cache is not None:
             self.cache.close()
 
-    def hold_weights(self) -> bool:
+    def pin_weights(self) -> bool:
         """Keep the weights from eviction too, as far as an engine has brought them here by now.
 
         Returns:
@@ -234,19 +236,20 @@ class Prefetched:
 async def prefetch(
     model: PulledModel,
     *,
-    enough: asyncio.Event | None = None,
+    until: asyncio.Event | None = None,
     progress: Callable[[Progress], None] | None = None,
     retry: RetryPolicy | None = None,
     concurrency: int | None = None,
 ) -> Prefetched:
     """Bring the weights of a model that was pulled without them into its cache.
 
-    An engine that loads meanwhile finds the parts that have arrived; set `enough` when it begins, and it
-    fetches the rest by itself, at its own pace. What is here already is left for it to check as it reads.
+    An engine that loads at the same time finds the parts that have arrived; set `until` when it begins to
+    load, and it fetches the rest by itself. Files that are cached already are not read: the engine checks
+    them.
 
     Args:
         model: from `pull`; keeps what arrives from eviction.
-        enough: ends the prefetch early, without losing what has arrived.
+        until: ends the prefetch early when set; what has arrived is kept.
         progress: as for `pull`.
         retry: patience with the source.
         concurrency: ranged reads at a time; by number of processors when None.
@@ -265,7 +268,7 @@ async def prefetch(
 
     request = Request(report, concurrency=concurrency or default_concurrency())
     work = loop.run_in_executor(None, lambda: _prefetch(model, model.cache, request, retry))
-    waiting = asyncio.create_task((enough or asyncio.Event()).wait())
+    waiting = asyncio.create_task((until or asyncio.Event()).wait())
     waiting.add_done_callback(lambda _: request.enough.set())
     try:
         return await asyncio.shield(work)
@@ -294,4 +297,4 @@ def _prefetch(
             bytes_read = fetching.bytes_read
         finally:
             source.close()
-    return Prefetched(bytes_read, model.hold_weights(), request.seconds)
+    return Prefetched(bytes_read, model.pin_weights(), request.seconds)

@@ -15,12 +15,12 @@ import weights
 from pilotlight import terminal
 from weights import make_model as making
 from weights import plan
-from weights.cache import overview
+from weights.cache import inventory as overview
 from weights.cache.cache import Cache
 from weights.cache.location import default_cache_dir
 from weights.sizes import format_size, parse_size
 from weights.sources import listing
-from weights.sources.source import open_source
+from weights.sources.factory import open_source
 
 app = typer.Typer(no_args_is_help=True, help="Model weights: pull, ls, plan, verify, prune, make-model.")
 

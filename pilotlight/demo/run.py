@@ -25,8 +25,8 @@ from pilotlight.demo.report import Price, Report, show
 from warmpool.domain.cost import packaged_prices
 from weights.make_model import make_model
 from weights.manifest import Manifest
+from weights.sources.factory import open_source
 from weights.sources.listing import inspect
-from weights.sources.source import open_source
 
 GPU = "nvidia-l4"
 BUCKET, PREFIX = "models", "support-llama"

@@ -45,7 +45,7 @@ FORK_SERVER = textwrap.dedent(
     from weights.cache.cache import Cache
     from weights.sources.listing import list_model
     from weights.loading.model import OpenModel
-    from weights.sources.source import open_source
+    from weights.sources.factory import open_source
     source = open_source(sys.argv[1])
     listing = list_model(source)
     print("ready", flush=True)

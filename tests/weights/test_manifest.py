@@ -8,20 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weights.errors import NotFoundError, RefusedError
-from weights.manifest import (
-    DTYPE_BITS,
-    MAX_HEADER_BYTES,
-    FileEntry,
-    Manifest,
-    check_duplicates,
-    check_index,
-    from_json,
-    header_length,
-    parse_header,
-    parse_index,
-    select,
-    to_json,
-)
+from weights.manifest import FileEntry, Manifest, from_json, to_json
+from weights.safetensors_header import DTYPE_BITS, MAX_HEADER_BYTES, header_length, parse_header
+from weights.selection import check_duplicates, check_index, parse_index, select
 
 
 def encoded(content: object, data: int = 0) -> tuple[bytes, int]:

@@ -33,7 +33,8 @@ from weights.cache.pruning import Pruned, prune
 from weights.errors import CacheError, IntegrityError
 from weights.manifest import FileEntry, Manifest, from_json, to_json
 from weights.plan import Part
-from weights.sources.source import LocalSource, Source
+from weights.sources.local import LocalSource
+from weights.sources.source import Source
 
 MANIFEST = ".pilotlight.json"
 _JOIN_ATTEMPTS = 3
@@ -58,14 +59,12 @@ class Blob:
 class Cache:
     """One cache folder, as one process uses it. Any number of processes and hosts may do so at once."""
 
-    def __init__(
-        self, root: Path, *, read_only_will_do: bool = False, quota_bytes: int | None = None
-    ) -> None:
+    def __init__(self, root: Path, *, allow_read_only: bool = False, quota_bytes: int | None = None) -> None:
         """Open the folder, making it if need be.
 
         Args:
             root: the folder.
-            read_only_will_do: a folder that cannot be written is used for what it holds.
+            allow_read_only: a folder that cannot be written is used for what it holds.
             quota_bytes: room is made before a file comes in; no limit when None.
 
         Raises:
@@ -81,7 +80,7 @@ class Cache:
                 with tempfile.TemporaryFile(dir=self.root / "tmp"):
                     pass
         except CacheError as error:
-            if not read_only_will_do:
+            if not allow_read_only:
                 raise
             self.read_only = error
         self.keeper = LeaseKeeper(self.root / "tmp")

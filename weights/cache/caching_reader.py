@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from weights.cache.cache import Cache
+from weights.cache.mapped_file import Counter
 from weights.cache.partial_file import Filling, new_digest
 from weights.errors import CacheError, IntegrityError
-from weights.loading.mapped_file import Counter
 from weights.plan import Part
-from weights.sources.ranged_reads import ReaderClosedError
+from weights.sources.ranged_reader import ReaderClosedError
 from weights.sources.source import Source
 
 _POLL = 0.02

@@ -22,9 +22,9 @@ from typing import Self
 
 from weights.cache.cache import MANIFEST, Blob, Cache, read_identity, read_manifest
 from weights.cache.caching_reader import FillingBacking, WriteBehind
-from weights.cache.fetching import default_concurrency
+from weights.cache.downloader import default_concurrency
+from weights.cache.mapped_file import Backing, Counter, DirectBacking, MappedBacking
 from weights.errors import CacheError
-from weights.loading.mapped_file import Backing, Counter, DirectBacking, MappedBacking
 from weights.loading.stream import TensorStream
 from weights.manifest import FileEntry, Manifest, SafetensorsHeader, TensorEntry
 from weights.plan import (
@@ -35,9 +35,11 @@ from weights.plan import (
     in_decoder_order,
     parts_of_weights,
 )
+from weights.sources.factory import open_source
 from weights.sources.listing import Listing, list_model, read_headers
-from weights.sources.ranged_reads import RetryPolicy
-from weights.sources.source import Arrived, LocalSource, Source, open_source
+from weights.sources.local import LocalSource
+from weights.sources.retry_policy import RetryPolicy
+from weights.sources.source import Arrived, Source
 
 LIMIT_BYTES = 1 << 30
 _log = logging.getLogger(__name__)
@@ -259,9 +261,7 @@ def open_model(
         own = folder.resolve().parent.parent
         if own_cache and (own / "blobs").is_dir():
             cache_dir = own
-        cache = (
-            None if cache_dir is None else Cache(cache_dir, read_only_will_do=True, quota_bytes=quota_bytes)
-        )
+        cache = None if cache_dir is None else Cache(cache_dir, allow_read_only=True, quota_bytes=quota_bytes)
         source: Source = _Later(manifest.uri, identity, retry)
         listing = Listing(manifest.files, manifest.skipped, None)
     else:
@@ -269,7 +269,7 @@ def open_model(
         listing = list_model(source)
         identity = source.identity
         if cache_dir is not None and not isinstance(source, LocalSource):
-            cache = Cache(cache_dir, read_only_will_do=True, quota_bytes=quota_bytes)
+            cache = Cache(cache_dir, allow_read_only=True, quota_bytes=quota_bytes)
     return OpenModel(
         source,
         cache,

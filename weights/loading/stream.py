@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Self
 
 from weights import processors
+from weights.cache.mapped_file import Backing
 from weights.errors import IntegrityError
 from weights.loading.buffers import BufferPool
-from weights.loading.mapped_file import Backing
 from weights.manifest import TensorEntry
 from weights.plan import Extent, Part
-from weights.sources.ranged_reads import ReaderClosedError
+from weights.sources.ranged_reader import ReaderClosedError
 
 _LOOK_AGAIN = 0.1
 _FIRST_WORKERS = 4

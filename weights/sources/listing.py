@@ -6,9 +6,10 @@ import concurrent.futures
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from weights import manifest as manifests
+from weights import safetensors_header, selection
 from weights.manifest import FileEntry, Manifest, SafetensorsHeader
-from weights.sources.source import LocalSource, Source
+from weights.sources.local import LocalSource
+from weights.sources.source import Source
 
 _HEADER_GUESS = 256 << 10
 """First read of a weights file, in bytes: most headers fit."""
@@ -39,10 +40,10 @@ def list_model(source: Source, patterns: Sequence[str] | None = None) -> Listing
     listed = source.list()
     index = None
     for entry in listed:
-        if entry.path == manifests.INDEX:
-            index = manifests.parse_index(read(source, entry))
-    selection = manifests.select(listed, patterns, uri=source.uri, index=index)
-    return Listing(selection.files, selection.skipped, index)
+        if entry.path == selection.INDEX:
+            index = selection.parse_index(read(source, entry))
+    selected = selection.select(listed, patterns, uri=source.uri, index=index)
+    return Listing(selected.files, selected.skipped, index)
 
 
 def read_headers(
@@ -65,10 +66,10 @@ def read_headers(
         found = entry if other is None else other.head(entry)
         # A second request costs a round trip to a store, and next to nothing on a disk.
         head = read(place, found, _HEADER_GUESS if place is source and not local else 8)
-        length = manifests.header_length(entry.path, head, found.size)
+        length = safetensors_header.header_length(entry.path, head, found.size)
         if 8 + length > len(head):
             head = read(place, found, 8 + length)
-        return manifests.parse_header(entry.path, head, found.size)
+        return safetensors_header.parse_header(entry.path, head, found.size)
 
     if not listing.weights:
         return ()
@@ -79,9 +80,9 @@ def read_headers(
     else:
         with concurrent.futures.ThreadPoolExecutor(min(_AT_ONCE, len(listing.weights))) as pool:
             headers = tuple(pool.map(header, listing.weights, others))
-    manifests.check_duplicates(headers)
+    selection.check_duplicates(headers)
     if listing.index is not None:
-        manifests.check_index(listing.index, headers)
+        selection.check_index(listing.index, headers)
     return headers
 
 

@@ -35,12 +35,14 @@ from weights.errors import (
     UnreachableError,
 )
 from weights.manifest import FileEntry
-from weights.sources.ranged_reads import RangedReader, RetryPolicy
+from weights.sources.ranged_reader import RangedReader
+from weights.sources.retry_policy import RetryPolicy
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-    from weights.sources.source import Arrived, S3Location
+    from weights.sources.address import S3Location
+    from weights.sources.source import Arrived
 
 _SCOPE = re.compile(r"Credential=[^/]+/\d{8}/([^/]+)/")
 _DENIED = {
@@ -156,7 +158,7 @@ class S3Source:
     def read_into(
         self, entry: FileEntry, offset: int, view: memoryview, arrived: Arrived | None = None
     ) -> None:
-        """Fill `view` by one ranged GET, resumed and repeated as `weights.sources.ranged_reads` describes."""
+        """Fill `view` by ranged GETs, resumed and repeated as in `weights.sources.ranged_reader`."""
         uri = f"{self.uri}/{entry.path}"
         if self._reader is None:
             self._reader = self._open_reader()

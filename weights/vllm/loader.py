@@ -39,13 +39,13 @@ from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from weights.cache.location import default_cache_dir
 from weights.loading.model import LIMIT_BYTES, OpenModel, open_model
 from weights.loading.tensors import as_torch
-from weights.vllm.plugin import LOADING, LOGGER, READ
+from weights.vllm.plugin import LOADED_MESSAGE, LOADER_LOGGER, LOADING_MESSAGE
 
 _OPTIONS: Mapping[str, type] = {
     "uri": str, "cache_dir": str, "cache": bool, "quota_bytes": int, "limit_bytes": int, "concurrency": int,
 }  # fmt: skip
 _LOWEST_PRIORITY = 19
-_log = logging.getLogger(LOGGER)
+_log = logging.getLogger(LOADER_LOGGER)
 
 
 class PilotlightLoader(DefaultModelLoader):  # type: ignore[misc]  # vLLM has no types to check against
@@ -97,7 +97,7 @@ class PilotlightLoader(DefaultModelLoader):  # type: ignore[misc]  # vLLM has no
         options = self._options
         given, kept = options.get("cache_dir"), options.get("cache", True)
         cache_dir = Path(given) if given else default_cache_dir(os.environ)
-        _log.info(LOADING, where)
+        _log.info(LOADING_MESSAGE, where)
         opened = open_model(
             where,
             cache_dir=cache_dir if kept else None,
@@ -123,7 +123,7 @@ def _finish(opened: OpenModel, where: str) -> None:
     try:
         opened.finish()
         report = opened.report()
-        _log.info(READ, where, report.bytes_from_source, report.bytes_from_cache)
+        _log.info(LOADED_MESSAGE, where, report.bytes_from_source, report.bytes_from_cache)
     except Exception:  # noqa: BLE001 - see below
         # The model is loaded and serves; a cache that could not be completed costs only the next start.
         _log.exception("%s: could not be completed in the cache", where)

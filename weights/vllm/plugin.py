@@ -1,23 +1,24 @@
-"""The door through which any vLLM finds `--load-format pilotlight`.
+"""The entry point through which any vLLM finds `--load-format pilotlight`.
 
-vLLM calls `register` through the entry point group `vllm.general_plugins` in each of its processes, when it
-reads its arguments, so this module imports nothing at the top: `register` costs what is imported anyway.
+vLLM calls `register` through the entry point group `vllm.general_plugins` in each of its processes while it
+parses its arguments. This module therefore imports nothing at the top: processes that load no model pay
+nothing for it.
 """
 
 from __future__ import annotations
 
 LOAD_FORMAT = "pilotlight"
 
-LOGGER = "weights.vllm.loader"
-"""Under which the loader tells what it does, in whichever of vLLM's processes it runs, by these messages."""
-LOADING = "loading %s"
-"""Reading begins."""
-READ = "%s: %d bytes from the source, %d from the cache"
-"""Reading, and what it left to do for the next start, has ended."""
+LOADER_LOGGER = "weights.vllm.loader"
+"""The logger of the loader. Its messages below tell another process's log reader how a load goes."""
+LOADING_MESSAGE = "loading %s"
+"""The loader begins to read; the argument is the model."""
+LOADED_MESSAGE = "%s: %d bytes from the source, %d from the cache"
+"""The loader has read the model and completed the cache for the next start."""
 
 
 def register() -> None:
-    """Tell vLLM about the load format. Safe to call more than once."""
+    """Register the load format with vLLM. Safe to call more than once."""
     from vllm.model_executor.model_loader import register_model_loader  # noqa: PLC0415 - see above
 
     from weights.vllm.loader import PilotlightLoader  # noqa: PLC0415 - see above

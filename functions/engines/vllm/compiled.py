@@ -94,7 +94,7 @@ class Compiled:
     def _restore(self, key: CompileKey) -> int | None:
         folder = self._base / key.name[:16]
         folder.mkdir(parents=True, exist_ok=True)
-        cache = Cache(self._cache_dir, read_only_will_do=True)
+        cache = Cache(self._cache_dir, allow_read_only=True)
         try:
             return CompileCache(cache).restore(key, folder)
         finally:

@@ -184,7 +184,7 @@ class ModelFiles:
         for attempt in range(1, _VERSIONS_TRIED + 1):
             assert self._pulled is not None
             try:
-                return await weights.prefetch(self._pulled, enough=self._enough)
+                return await weights.prefetch(self._pulled, until=self._enough)
             except weights.ObjectChangedError as error:
                 # An engine that reads already must not get the rest from another version.
                 if self._enough.is_set() or attempt == _VERSIONS_TRIED:
@@ -196,7 +196,7 @@ class ModelFiles:
     async def _hold(self, pulled: weights.PulledModel) -> None:
         with contextlib.suppress(weights.CacheError):  # read-only by now: then nobody evicts here
             for _ in range(_LOOKS):
-                if await asyncio.to_thread(pulled.hold_weights):
+                if await asyncio.to_thread(pulled.pin_weights):
                     return
                 await asyncio.sleep(_LOOK_AGAIN_SECONDS)
 

@@ -30,7 +30,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from weights.vllm.plugin import LOAD_FORMAT, LOADING, LOGGER, READ
+from weights.vllm.plugin import LOAD_FORMAT, LOADED_MESSAGE, LOADER_LOGGER, LOADING_MESSAGE
 
 if TYPE_CHECKING:
     import argparse
@@ -367,7 +367,7 @@ class Observer:
 
     def attach(self) -> None:
         """Look at every record of this process and of all that are forked from it."""
-        logging.getLogger(LOGGER).setLevel(logging.INFO)
+        logging.getLogger(LOADER_LOGGER).setLevel(logging.INFO)
         logging.setLogRecordFactory(self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
@@ -375,14 +375,14 @@ class Observer:
         record = self._inner(*args, **kwargs)
         if record.name.startswith("vllm."):
             self._look(record)
-        elif record.name == LOGGER:
+        elif record.name == LOADER_LOGGER:
             self._listen(record)
         return record
 
     def _listen(self, record: logging.LogRecord) -> None:
-        if record.msg == LOADING:
+        if record.msg == LOADING_MESSAGE:
             self._loading()
-        elif record.msg == READ and isinstance(record.args, tuple):
+        elif record.msg == LOADED_MESSAGE and isinstance(record.args, tuple):
             _, source, cache = record.args
             if isinstance(source, int) and isinstance(cache, int):
                 self._read(source, cache)

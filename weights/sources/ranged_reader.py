@@ -30,6 +30,7 @@ from weights.errors import (
     TransferError,
     UnreachableError,
 )
+from weights.sources.retry_policy import RetryPolicy
 
 _SLICE = 1 << 20
 """Bytes read between two notes of progress: what a broken read costs at most."""
@@ -37,30 +38,6 @@ _RETRYABLE = frozenset({408, 425, 429, 500, 502, 503, 504})
 _OVERLOADED = frozenset({429, 503})
 _ERROR_CODE = re.compile(rb"<Code>([^<]{1,100})</Code>")
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
-
-
-@dataclasses.dataclass(frozen=True)
-class RetryPolicy:
-    """How patient a reader is. Waits and time-outs in seconds."""
-
-    attempts: int = 8
-    """Attempts in a row that bring no byte before a read is given up."""
-    connect_attempts: int = 3
-    """The same for connections that cannot be made: an endpoint that is not there stays so."""
-    first_wait: float = 0.1
-    longest_wait: float = 5.0
-    connect_timeout: float = 5.0
-    read_timeout: float = 15.0
-    """A connection that brings nothing for this long is given up and the read resumed on another."""
-
-    def wait(self, failures: int, jitter: float) -> float:
-        """Seconds before the next attempt after `failures` failures; `jitter` is uniform in [0, 1).
-
-        Exponential back-off with full jitter (https://aws.amazon.com/blogs/architecture/
-        exponential-backoff-and-jitter/), but never less than a quarter of the exponential value.
-        """
-        ceiling = min(self.longest_wait, self.first_wait * 2.0 ** (failures - 1))
-        return ceiling * (0.25 + 0.75 * jitter)
 
 
 class ReaderClosedError(Exception):

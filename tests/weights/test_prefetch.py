@@ -46,7 +46,7 @@ async def test_an_engine_that_begins_earlier_takes_over_and_nothing_is_fetched_t
         return NOTHING
 
     bucketed.proxy.decide = decide
-    ahead = asyncio.create_task(weights.prefetch(model, enough=enough, retry=QUICK, concurrency=1))
+    ahead = asyncio.create_task(weights.prefetch(model, until=enough, retry=QUICK, concurrency=1))
     await asyncio.to_thread(arrived.wait, 10)
     loading = asyncio.create_task(asyncio.to_thread(_load, model.path))
     go_on.set()
@@ -57,7 +57,7 @@ async def test_an_engine_that_begins_earlier_takes_over_and_nothing_is_fetched_t
     assert digests == bucketed.expected
     assert report.bytes_from_source + done.bytes_read == weights_bytes(model)
     # Complete by now, and kept from eviction by who asked for it.
-    assert model.hold_weights()
+    assert model.pin_weights()
     assert weights_removed(tmp_path) == 0
     model.release()
     assert weights_removed(tmp_path) > 0
@@ -109,6 +109,6 @@ async def test_a_folder_keeps_nothing_where_its_own_cache_is_not_wanted(bucketed
     model = await without_weights(bucketed, tmp_path)
     with open_model(model.path, own_cache=False, retry=QUICK) as opened:
         assert digests_of(opened) == bucketed.expected
-    assert not (await asyncio.to_thread(model.hold_weights))
+    assert not (await asyncio.to_thread(model.pin_weights))
     assert not list((tmp_path / "filling").iterdir())
     model.release()

@@ -84,7 +84,7 @@ def verify(folder: Path, *, progress: Callable[[int], None] = lambda _: None) ->
     """
     if not (folder / "blobs").is_dir():
         raise CacheError(f"cache folder = {folder}, must be a folder that a pull has filled")
-    cache = Cache(folder, read_only_will_do=True)
+    cache = Cache(folder, allow_read_only=True)
     try:
         for path in sorted(_entries(folder / "blobs")):
             if path.suffix != ".parts":

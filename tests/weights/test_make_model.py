@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 
 from weights.make_model import VOCABULARY, make_model
 from weights.sources.listing import inspect
-from weights.sources.source import LocalSource
+from weights.sources.local import LocalSource
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tmp_path):

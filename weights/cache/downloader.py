@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from weights import processors
 from weights.cache.cache import Cache
 from weights.cache.caching_reader import FillingBacking, WriteThrough
+from weights.cache.mapped_file import Counter, MappedBacking
 from weights.errors import CacheError, IntegrityError
-from weights.loading.mapped_file import Counter, MappedBacking
 from weights.manifest import FileEntry, SafetensorsHeader
 from weights.plan import PART_BYTES, Part, parts_of_file, parts_of_weights
-from weights.sources.ranged_reads import ReaderClosedError
+from weights.sources.ranged_reader import ReaderClosedError
 from weights.sources.source import Source
 
 _REPORT_EVERY = 0.1
