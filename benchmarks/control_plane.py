@@ -34,7 +34,10 @@ import psutil
 sys.path[0] = str(Path(__file__).parents[1])
 
 from benchmarks.arguments import at_least  # noqa: E402 - see above
-from knative.client.cluster import CONFIG_MAP, POD, REVISION, SERVICE, Cluster  # noqa: E402
+from knative.autoscaling.annotations import INITIAL_SCALE, MIN_SCALE  # noqa: E402
+from knative.client.cluster import Cluster  # noqa: E402
+from knative.client.resources import CONFIG_MAP, POD, REVISION, SERVICE  # noqa: E402
+from knative.labels import REVISION_LABEL, STARTED_AT_ANNOTATION  # noqa: E402
 
 PLATFORM = """
 import asyncio, signal, sys
@@ -55,7 +58,6 @@ REPLICA = """
 import os, http.server as h
 h.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), h.BaseHTTPRequestHandler).serve_forever()
 """
-MIN_SCALE = "autoscaling.knative.dev/min-scale"
 
 
 def service(name: str) -> dict[str, Any]:
@@ -64,7 +66,7 @@ def service(name: str) -> dict[str, Any]:
         "metadata": {"name": name, "namespace": "default"},
         "spec": {
             "template": {
-                "metadata": {"annotations": {"autoscaling.knative.dev/initial-scale": "0"}},
+                "metadata": {"annotations": {INITIAL_SCALE: "0"}},
                 "spec": {"containers": [{"image": "none", "command": ["python", "-c", REPLICA]}]},
             }
         },
@@ -118,10 +120,8 @@ async def floor_moves(cluster: Cluster, names: Sequence[str]) -> list[float]:
         while True:
             if time.perf_counter() > deadline:
                 raise SystemExit(f"no replica of {revision} within 30 s of raising its floor")
-            pods = await cluster.list(
-                POD, "default", label_selector=f"serving.knative.dev/revision={revision}"
-            )
-            marks = [pod["metadata"].get("annotations", {}).get("pilotlight.dev/started-at") for pod in pods]
+            pods = await cluster.list(POD, "default", label_selector=f"{REVISION_LABEL}={revision}")
+            marks = [pod["metadata"].get("annotations", {}).get(STARTED_AT_ANNOTATION) for pod in pods]
             if any(marks):
                 break
             await asyncio.sleep(0.01)

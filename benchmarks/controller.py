@@ -42,7 +42,10 @@ import yaml
 sys.path[0] = str(Path(__file__).parents[1])
 
 from benchmarks.arguments import at_least  # noqa: E402 - see above
-from knative.client.cluster import NAMESPACE, POD_AUTOSCALER, REVISION, SERVICE, WARM_POOL, Cluster, Resource  # noqa: E402
+from knative.autoscaling.annotations import MIN_SCALE  # noqa: E402
+from knative.client.cluster import Cluster  # noqa: E402
+from knative.client.resources import NAMESPACE, POD_AUTOSCALER, REVISION, SERVICE, WARM_POOL, Resource  # noqa: E402
+from knative.labels import SERVICE_LABEL  # noqa: E402
 from knative.local.apiserver import kinds  # noqa: E402
 from knative.local.apiserver.api.app import Api  # noqa: E402
 from knative.local.apiserver.registry import Registry  # noqa: E402
@@ -51,7 +54,6 @@ from warmpool.controller import Controller  # noqa: E402
 from warmpool.reconcile.views import ServiceView  # noqa: E402
 
 TARGETS = {"tick_cpu_s": 1.0, "rss_mib": 300.0, "writes_when_nothing_changes": 0, "edge_p99_s": 1.0}
-MIN = "autoscaling.knative.dev/min-scale"
 TOKEN = "bench"
 
 
@@ -78,7 +80,7 @@ def make(registry: Registry, name: str, *, held: int) -> None:
     revision = f"{name}-00001"
     limits = {"resources": {"limits": {"nvidia.com/gpu": "1"}}}
     pod = {"containers": [{"name": "user-container", "image": "registry.local/model:1", **limits}]}
-    labels = {"serving.knative.dev/service": name}
+    labels = {SERVICE_LABEL: name}
     target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": revision}
     put(registry, SERVICE, name, {"template": {"spec": pod}})
     put(registry, REVISION, revision, pod, labels)
@@ -123,7 +125,7 @@ def put(  # noqa: PLR0917  one line of an object each
     held: int = 0,
 ) -> None:
     """Create one object."""
-    meta = {"name": name, "labels": dict(labels or {}), "annotations": {MIN: str(held)} if held else {}}
+    meta = {"name": name, "labels": dict(labels or {}), "annotations": {MIN_SCALE: str(held)} if held else {}}
     obj = {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": meta, "spec": spec}
     registry.create(resource, "default", json.loads(json.dumps(obj)))
 
@@ -142,7 +144,7 @@ async def _serve(folder: Path, pools: int, edge: int, pipe: Connection) -> None:
 
     def note(change: Change) -> None:
         record = change.record
-        if record.key.resource == REVISION and MIN in record.obj["metadata"].get("annotations", {}):
+        if record.key.resource == REVISION and MIN_SCALE in record.obj["metadata"].get("annotations", {}):
             stored.setdefault(record.key.name, time.time())
 
     store.subscribe(note)

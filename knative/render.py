@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-AUTOSCALING = "autoscaling.knative.dev"
-PROGRESS_DEADLINE = "serving.knative.dev/progress-deadline"
+from knative.autoscaling.annotations import GROUP
+from knative.labels import PROGRESS_DEADLINE_ANNOTATION
+
 FIRST_BYTE_TIMEOUT_S = 300
 """Knative's default of `responseStartTimeoutSeconds` where `timeoutSeconds` is longer: a start that takes
 longer than this would end in a 504 however long the whole may take."""
@@ -73,7 +74,7 @@ class Autoscaling:
             "scale-down-delay": self.scale_down_delay,
             "scale-to-zero-pod-retention-period": self.scale_to_zero_pod_retention_period,
         }
-        return {f"{AUTOSCALING}/{key}": str(value) for key, value in values.items() if value is not None}
+        return {f"{GROUP}/{key}": str(value) for key, value in values.items() if value is not None}
 
 
 def service(
@@ -90,7 +91,7 @@ def service(
     """A `serving.knative.dev/v1` Service as a JSON object."""
     annotations = autoscaling.annotations()
     if progress_deadline is not None:
-        annotations[PROGRESS_DEADLINE] = progress_deadline
+        annotations[PROGRESS_DEADLINE_ANNOTATION] = progress_deadline
     spec: dict[str, Any] = {"containers": [_container(container)]}
     if container_concurrency is not None:
         spec["containerConcurrency"] = container_concurrency

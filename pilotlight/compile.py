@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from knative import render
+from knative.labels import AGENT_LABEL, STAGE_LABEL
 from pilotlight.agent import Agent, Engine, Kind, Stage
 
 
@@ -44,8 +45,8 @@ def _service(agent: Agent, stage: Stage) -> dict[str, Any]:
         progress_deadline=stage.progress_deadline or ("1800s" if stage.kind is Kind.GENERATE else None),
         labels={
             **agent.metadata.labels,
-            "pilotlight.dev/agent": agent.metadata.name,
-            "pilotlight.dev/stage": stage.kind.value,
+            AGENT_LABEL: agent.metadata.name,
+            STAGE_LABEL: stage.kind.value,
         },
     )
 

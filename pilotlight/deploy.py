@@ -5,7 +5,9 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from knative.client.cluster import SERVICE, WARM_POOL, Cluster, NotFound, Resource
+from knative.client.cluster import Cluster
+from knative.client.errors import NotFound
+from knative.client.resources import SERVICE, WARM_POOL, Resource
 
 FIELD_MANAGER = "pilotlight-deploy"
 

@@ -19,16 +19,17 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.live import Live
 from rich.table import Table
 
-from knative.client.cluster import POD, REVISION, SERVICE, Cluster
+from knative.autoscaling.annotations import MIN_SCALE
+from knative.client.cluster import Cluster
+from knative.client.resources import POD, REVISION, SERVICE
+from knative.labels import PORT_ANNOTATION, SERVICE_LABEL
 from pilotlight import deploy, kubeconfig, terminal
 from warmpool.domain.cost import packaged_prices
 
-MIN_SCALE = "autoscaling.knative.dev/min-scale"
 _STATE = "pilotlight_replica_state"
 """A Prometheus state set: its label has the metric's own name."""
 _TEXTS = ("service", "ready", "warmth")
 _NUMBERS = ("desired", "replicas", "pending", "floor", "req/s", "TTFT", "GPU-s")
-_SERVICE_LABEL = "serving.knative.dev/service"
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class Reader:
 
 
 def _address(pod: dict[str, Any]) -> str | None:
-    port = pod["metadata"].get("annotations", {}).get("pilotlight.dev/port")
+    port = pod["metadata"].get("annotations", {}).get(PORT_ANNOTATION)
     ip = pod.get("status", {}).get("podIP")
     return f"http://{ip}:{port}/metrics" if port and ip else None
 
@@ -162,7 +163,7 @@ def _service(
     mine = [
         p
         for p in pods
-        if p["metadata"]["namespace"] == namespace and p["metadata"]["labels"].get(_SERVICE_LABEL) == name
+        if p["metadata"]["namespace"] == namespace and p["metadata"]["labels"].get(SERVICE_LABEL) == name
     ]
     hot = sum(_is_ready(pod) for pod in mine)
     latest = service.get("status", {}).get("latestReadyRevisionName")
@@ -202,7 +203,7 @@ def _service(
 
 def _owner(pod: dict[str, Any]) -> tuple[str, str | None]:
     meta = pod["metadata"]
-    return meta["namespace"], meta.get("labels", {}).get(_SERVICE_LABEL)
+    return meta["namespace"], meta.get("labels", {}).get(SERVICE_LABEL)
 
 
 def _belongs(labels: Mapping[str, str], namespace: str, service: str) -> bool:

@@ -16,7 +16,11 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from knative.client.cluster import POD, POD_AUTOSCALER, REVISION, SERVICE, WARM_POOL, Cluster, NotFound
+from knative.autoscaling.annotations import MIN_SCALE
+from knative.client.cluster import Cluster
+from knative.client.errors import NotFound
+from knative.client.resources import POD, POD_AUTOSCALER, REVISION, SERVICE, WARM_POOL
+from knative.labels import SERVICE_LABEL
 from pilotlight import deploy, stack, terminal
 from pilotlight.agent import Agent, Kind
 from pilotlight.compile import compile_agent
@@ -157,7 +161,7 @@ async def _status_row(cluster: Cluster, service: dict[str, Any]) -> tuple[str, .
     namespace, name = meta["namespace"], meta["name"]
     ready = deploy.ready_condition(service)
     revision = service.get("status", {}).get("latestReadyRevisionName")
-    pods = await cluster.list(POD, namespace, label_selector=f"serving.knative.dev/service={name}")
+    pods = await cluster.list(POD, namespace, label_selector=f"{SERVICE_LABEL}={name}")
     hot = sum(_is_ready(pod) for pod in pods)
     desired = floor = "-"
     if revision:
@@ -167,7 +171,7 @@ async def _status_row(cluster: Cluster, service: dict[str, Any]) -> tuple[str, .
             annotations = (await cluster.get(REVISION, revision, namespace))["metadata"].get(
                 "annotations", {}
             )
-            floor = annotations.get("autoscaling.knative.dev/min-scale", "0")
+            floor = annotations.get(MIN_SCALE, "0")
         except NotFound:
             pass
     try:

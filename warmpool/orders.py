@@ -5,7 +5,9 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from knative.client.cluster import REVISION, WARM_POOL, Cluster, Conflict, NotFound, Object
+from knative.client.cluster import Cluster
+from knative.client.errors import Conflict, NotFound
+from knative.client.resources import REVISION, WARM_POOL, Object
 from warmpool.domain.fields import MAX_REPLICAS
 from warmpool.domain.problems import PoolError
 from warmpool.reconcile import ownership, planning, views

@@ -31,65 +31,8 @@ from lightkube.config.client_adapter import AsyncClient, ConnectionParams
 from lightkube.config.kubeconfig import KubeConfig, SingleConfig
 from lightkube.core.exceptions import ConfigError
 
-from knative.client.errors import (
-    AlreadyExists,
-    Cause,
-    ClusterError,
-    Conflict,
-    Expired,
-    Forbidden,
-    Invalid,
-    NotFound,
-    TooManyRequests,
-    Unavailable,
-    error_of,
-)
-from knative.client.resources import (
-    CONFIG_MAP,
-    CONFIGURATION,
-    EVENT,
-    LEASE,
-    NAMESPACE,
-    POD,
-    POD_AUTOSCALER,
-    REVISION,
-    ROUTE,
-    SECRET,
-    SERVICE,
-    WARM_POOL,
-    Object,
-    Resource,
-)
-
-__all__ = [
-    "CONFIGURATION",
-    "CONFIG_MAP",
-    "EVENT",
-    "LEASE",
-    "NAMESPACE",
-    "POD",
-    "POD_AUTOSCALER",
-    "REVISION",
-    "ROUTE",
-    "SECRET",
-    "SERVICE",
-    "WARM_POOL",
-    "AlreadyExists",
-    "Cause",
-    "Cluster",
-    "ClusterError",
-    "Conflict",
-    "EventType",
-    "Expired",
-    "Forbidden",
-    "Invalid",
-    "NotFound",
-    "Object",
-    "Propagation",
-    "Resource",
-    "TooManyRequests",
-    "Unavailable",
-]
+from knative.client.errors import ClusterError, Expired, Forbidden, NotFound, Unavailable, error_of
+from knative.client.resources import Object, Resource
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from knative.client.cluster import Object, Resource
+from knative.client.resources import Object, Resource
 
 
 def clone(value: Any) -> Any:

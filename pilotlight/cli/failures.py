@@ -1,6 +1,6 @@
 """Which errors a user can act on, and with what exit code they end the command line."""
 
-from knative.client.cluster import ClusterError
+from knative.client.errors import ClusterError
 from pilotlight.agent import AgentFileError
 from pilotlight.demo.run import DemoError
 from pilotlight.deploy import DeployError

@@ -10,7 +10,7 @@ import typer
 import yaml
 from rich.table import Table
 
-from knative.client.cluster import WARM_POOL, Object
+from knative.client.resources import WARM_POOL, Object
 from pilotlight import terminal
 from pilotlight.kubeconfig import connect
 from warmpool import explanation, orders

@@ -10,7 +10,9 @@ from typing import Any
 
 import aiohttp
 
-from knative.client.cluster import POD, WARM_POOL, Cluster
+from knative.client.cluster import Cluster
+from knative.client.resources import POD, WARM_POOL
+from knative.labels import SERVICE_LABEL
 from pilotlight import invoke
 from pilotlight.agent import GPU, Agent, Kind
 
@@ -247,7 +249,7 @@ def parse_gpu_seconds(metrics: str, service: str) -> GpuSeconds:
 
 def service_of(pod: dict[str, Any]) -> str | None:
     """The Service that a pod belongs to."""
-    name = pod["metadata"].get("labels", {}).get("serving.knative.dev/service")
+    name = pod["metadata"].get("labels", {}).get(SERVICE_LABEL)
     return None if name is None else str(name)
 
 

@@ -8,10 +8,9 @@ import pytest
 import yaml
 from aiohttp import web
 
-from knative.client.cluster import (
-    SERVICE,
+from knative.client.cluster import Cluster
+from knative.client.errors import (
     AlreadyExists,
-    Cluster,
     ClusterError,
     Conflict,
     Expired,
@@ -21,6 +20,7 @@ from knative.client.cluster import (
     TooManyRequests,
     Unavailable,
 )
+from knative.client.resources import SERVICE
 
 
 def status(code: int, reason: str, **details) -> dict:

@@ -11,12 +11,13 @@ import uvicorn
 import yaml
 
 from knative.autoscaling.annotations import GROUP
-from knative.client.cluster import POD, POD_AUTOSCALER, REVISION, SERVICE, WARM_POOL, Cluster
+from knative.client.cluster import Cluster
+from knative.client.resources import NAMESPACE, POD, POD_AUTOSCALER, REVISION, SERVICE, WARM_POOL
 from knative.local.apiserver import kinds
 from knative.local.apiserver.api.app import Api
 from knative.local.apiserver.registry import Registry
 from knative.local.apiserver.store import Key, Store
-from knative.local.controllers.reconcilers import names
+from knative.local.controllers.reconcilers import revisions
 from warmpool.controller import Controller
 
 KINDS = kinds.load()  # reading YAML takes longer than most tests
@@ -178,7 +179,7 @@ class FakeKnative:
             annotations = scale["metadata"].setdefault("annotations", {})
             if not self.old:  # as pkg/reconciler/revision/reconcile_resources.go does from Knative 1.21 on
                 others = {name: value for name, value in annotations.items() if not name.startswith(GROUP)}
-                passed_on = others | names.for_autoscaler(meta.get("annotations", {}))
+                passed_on = others | revisions.for_autoscaler(meta.get("annotations", {}))
                 if passed_on != annotations:
                     scale["metadata"]["annotations"] = annotations = passed_on
                     self.registry.update(key, scale)
@@ -242,7 +243,7 @@ class ApiServer:
         self.store.open(asyncio.get_running_loop())
         self.registry = Registry(self.store, KINDS, {}, lambda: datetime.now(UTC))
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}}
-        self.registry.create(kinds.cluster.NAMESPACE, "", namespace)
+        self.registry.create(NAMESPACE, "", namespace)
         # With the protocol named, asyncio turns Nagle's algorithm off; without, every answer takes 40 ms.
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self.socket.bind(("127.0.0.1", 0))

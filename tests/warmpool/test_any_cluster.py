@@ -18,19 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from knative.client.cluster import (
-    CONFIGURATION,
-    EVENT,
-    POD,
-    POD_AUTOSCALER,
-    REVISION,
-    SERVICE,
-    WARM_POOL,
-    Cluster,
-    Conflict,
-    Invalid,
-    NotFound,
-)
+from knative.client.cluster import Cluster
+from knative.client.errors import Conflict, Invalid, NotFound
+from knative.client.resources import CONFIGURATION, EVENT, POD, POD_AUTOSCALER, REVISION, SERVICE, WARM_POOL
 from knative.local.platform.platform import Platform, PlatformConfig
 from warmpool.adapters.waker import HttpWaker
 from warmpool.controller import Controller, Settings

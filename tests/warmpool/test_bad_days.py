@@ -6,7 +6,9 @@ from datetime import timedelta
 
 import pytest
 
-from knative.client.cluster import SERVICE, WARM_POOL, Cluster, ClusterError
+from knative.client.cluster import Cluster
+from knative.client.errors import ClusterError
+from knative.client.resources import SERVICE, WARM_POOL
 from tests.warmpool.conftest import MONDAY, OFFICE, kubeconfig
 from tests.warmpool.faults import FaultyProxy
 from warmpool.controller import Controller, Settings

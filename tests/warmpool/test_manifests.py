@@ -10,7 +10,9 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 
 import knative
-from knative.client.cluster import WARM_POOL, Cluster, Invalid
+from knative.client.cluster import Cluster
+from knative.client.errors import Invalid
+from knative.client.resources import WARM_POOL
 from tests.warmpool.conftest import MIN, MONDAY, OFFICE, kubeconfig
 from tests.warmpool.faults import FaultyProxy
 from tests.warmpool.test_schedule_against_a_slow_oracle import pools

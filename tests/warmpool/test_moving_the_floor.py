@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from knative.client.cluster import EVENT, REVISION, SERVICE, WARM_POOL
+from knative.client.resources import EVENT, REVISION, SERVICE, WARM_POOL
 from tests.warmpool.conftest import MIN, MONDAY, OFFICE
 from warmpool.controller import Controller
 from warmpool.reconcile import ownership

@@ -8,7 +8,9 @@ import aiohttp
 import pytest
 from typer.testing import CliRunner
 
-from knative.client.cluster import POD, POD_AUTOSCALER, REVISION, SERVICE, WARM_POOL, Cluster, NotFound
+from knative.client.cluster import Cluster
+from knative.client.errors import NotFound
+from knative.client.resources import POD, POD_AUTOSCALER, REVISION, SERVICE, WARM_POOL
 from knative.local.platform.platform import Platform, PlatformConfig
 from pilotlight.cli.pool import app
 from warmpool.adapters.exposition import MetricsPage

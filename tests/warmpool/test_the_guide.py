@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from knative.client.cluster import WARM_POOL
+from knative.client.resources import WARM_POOL
 from tests.warmpool.test_budget import month
 from warmpool.adapters.metrics import ControllerMetrics
 from warmpool.domain.pool import WarmPoolSpec

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from knative.client.cluster import EVENT, WARM_POOL
+from knative.client.resources import EVENT, WARM_POOL
 from tests.warmpool.conftest import MONDAY, OFFICE
 from warmpool.controller import Controller
 

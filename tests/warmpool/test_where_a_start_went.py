@@ -15,7 +15,8 @@ from functions.lifecycle import State
 from functions.replica import Replica
 from functions.settings import Settings
 from functions.stages.postprocess import build
-from knative.client.cluster import POD, WARM_POOL, Cluster
+from knative.client.cluster import Cluster
+from knative.client.resources import POD, WARM_POOL
 from knative.local.apiserver.store import Key
 from tests.functions.servers import serving
 from tests.warmpool.conftest import OFFICE, kubeconfig

@@ -16,7 +16,8 @@ from typing import Any, Final
 
 import aiohttp
 
-from knative.client.cluster import Cluster, ClusterError
+from knative.client.cluster import Cluster
+from knative.client.errors import ClusterError
 from warmpool.adapters.replicas import door, pods_of
 from warmpool.domain.coldstart import LONGEST_PHASE, PHASES, is_time
 from warmpool.reconcile.views import Key

@@ -7,15 +7,16 @@ from typing import Any, Final
 
 import aiohttp
 
-from knative.client.cluster import POD, Cluster, ClusterError
+from knative.client.cluster import Cluster
+from knative.client.errors import ClusterError
+from knative.client.resources import POD
+from knative.labels import PORT_ANNOTATION, SERVICE_LABEL
 from warmpool.domain.fields import WARMTHS
 from warmpool.domain.floor import Floor
 from warmpool.reconcile.views import Key
 from warmpool.reconcile.warmth_orders import Order, Replica, arrange
 
 PATH: Final = "/admin/warmth"
-_SERVICE_LABEL: Final = "serving.knative.dev/service"
-_PORT: Final = "pilotlight.dev/port"
 """Where the local platform says a replica's port; on a cluster it is queue-proxy's."""
 _QUEUE_PROXY: Final = "8012"
 
@@ -73,7 +74,7 @@ async def pods_of(cluster: Cluster, service: Key) -> list[dict[str, Any]]:
     Raises:
         ClusterError: the API does not answer.
     """
-    return await cluster.list(POD, service[0], f"{_SERVICE_LABEL}={service[1]}")
+    return await cluster.list(POD, service[0], f"{SERVICE_LABEL}={service[1]}")
 
 
 def door(pod: dict[str, Any], path: str) -> str | None:
@@ -82,6 +83,6 @@ def door(pod: dict[str, Any], path: str) -> str | None:
     ready = any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions") or ())
     if "deletionTimestamp" in meta or not ready or not status.get("podIP"):
         return None
-    port = (meta.get("annotations") or {}).get(_PORT, _QUEUE_PROXY)
+    port = (meta.get("annotations") or {}).get(PORT_ANNOTATION, _QUEUE_PROXY)
     host = status["podIP"]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}{path}"

@@ -16,7 +16,8 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from knative.client.cluster import Cluster, ClusterError
+from knative.client.cluster import Cluster
+from knative.client.errors import ClusterError
 from warmpool.adapters import logs
 from warmpool.adapters.clock import SystemClock
 from warmpool.adapters.exposition import MetricsPage

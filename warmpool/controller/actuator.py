@@ -9,18 +9,9 @@ from functools import partial
 from typing import Any
 
 from knative.autoscaling.annotations import MIN_SCALE
-from knative.client.cluster import (
-    EVENT,
-    POD_AUTOSCALER,
-    REVISION,
-    WARM_POOL,
-    AlreadyExists,
-    Cluster,
-    ClusterError,
-    Conflict,
-    NotFound,
-    TooManyRequests,
-)
+from knative.client.cluster import Cluster
+from knative.client.errors import AlreadyExists, ClusterError, Conflict, NotFound, TooManyRequests
+from knative.client.resources import EVENT, POD_AUTOSCALER, REVISION, WARM_POOL
 from warmpool.adapters.clock import Clock
 from warmpool.controller.cluster_cache import ClusterCache
 from warmpool.reconcile import events, ownership

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from knative.client.cluster import POD_AUTOSCALER, REVISION, SERVICE, WARM_POOL, Resource
+from knative.client.resources import POD_AUTOSCALER, REVISION, SERVICE, WARM_POOL, Resource
 from warmpool.reconcile import views
 from warmpool.reconcile.views import Key, PoolView, RevisionView, ScaleView, ServiceView
 

@@ -16,7 +16,9 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.date import DateTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
-from knative.client.cluster import Cluster, ClusterError, Resource
+from knative.client.cluster import Cluster
+from knative.client.errors import ClusterError
+from knative.client.resources import Resource
 from warmpool.adapters.clock import Clock
 from warmpool.controller.cluster_cache import WATCHED, ClusterCache
 from warmpool.controller.settings import Settings

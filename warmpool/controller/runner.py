@@ -14,7 +14,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 
-from knative.client.cluster import POD, Cluster, ClusterError
+from knative.client.cluster import Cluster
+from knative.client.errors import ClusterError
+from knative.client.resources import POD
+from knative.labels import REVISION_LABEL
 from warmpool.adapters.clock import Clock, SystemClock
 from warmpool.adapters.waker import HttpWaker, Waker
 from warmpool.controller.actuator import ClusterWriter
@@ -45,7 +48,6 @@ log = logging.getLogger(__name__)
 _BREATH = 50
 """Looks without letting anybody else work."""
 
-_REVISION_LABEL = "serving.knative.dev/revision"
 
 Effect = Callable[["Key", ReconcileResult, "TickReport"], Awaitable[None]]
 
@@ -209,7 +211,7 @@ class Controller:
     async def _look_for_place(self, revision: Key) -> None:
         try:
             async with self._gate:
-                pods = await self._cluster.list(POD, revision[0], f"{_REVISION_LABEL}={revision[1]}")
+                pods = await self._cluster.list(POD, revision[0], f"{REVISION_LABEL}={revision[1]}")
         except ClusterError as problem:  # what was known is all that is known
             log.debug("the pods of %s/%s cannot be listed: %s", *revision, problem)
             return

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from knative.autoscaling.annotations import ACTIVATION_SCALE, HPA, MAX_SCALE, lookup
+from knative.autoscaling.annotations import ACTIVATION_SCALE, CLASS, HPA, MAX_SCALE, lookup
+from knative.labels import PROGRESS_DEADLINE_ANNOTATION, SERVICE_LABEL
 from warmpool.domain import durations
 from warmpool.domain.observation import Hold
 from warmpool.domain.pool import WarmPoolSpec
@@ -22,8 +23,7 @@ from warmpool.reconcile import ownership
 Key = tuple[str, str]
 """Namespace and name."""
 
-_SERVICE_LABEL = "serving.knative.dev/service"
-_PROGRESS_DEADLINE = "serving.knative.dev/progress-deadline"
+
 _GPU_RESOURCE = "nvidia.com/gpu"
 _GPU_NODE_LABEL = "nvidia.com/gpu.product"
 
@@ -221,7 +221,7 @@ def service(obj: Mapping[str, Any]) -> ServiceView:
         gpus=sum(_gpus(container) for container in pod.get("containers") or ()),
         container_concurrency=pod.get("containerConcurrency") or 0,
         timeout_s=float(pod.get("timeoutSeconds") or 300),
-        progress_deadline_s=_seconds(annotations.get(_PROGRESS_DEADLINE)) or 600.0,
+        progress_deadline_s=_seconds(annotations.get(PROGRESS_DEADLINE_ANNOTATION)) or 600.0,
     )
 
 
@@ -235,7 +235,7 @@ def revision(obj: Mapping[str, Any]) -> RevisionView:
     meta, status = obj["metadata"], obj.get("status") or {}
     annotations = meta.get("annotations") or {}
     namespace, name = _key(obj)
-    owner = (meta.get("labels") or {}).get(_SERVICE_LABEL)
+    owner = (meta.get("labels") or {}).get(SERVICE_LABEL)
     most = lookup(annotations, MAX_SCALE)
     kept = {key: annotations[key] for key in ownership.KEPT if key in annotations}
     return RevisionView(
@@ -247,7 +247,7 @@ def revision(obj: Mapping[str, Any]) -> RevisionView:
         min_scale=ownership.min_scale(annotations),
         max_scale=_number(most[1] if most else None) or None,  # 0 is Knative's word for no limit
         activation_scale=_number(annotations.get(ACTIVATION_SCALE)),
-        hpa=annotations.get("autoscaling.knative.dev/class") == HPA,
+        hpa=annotations.get(CLASS) == HPA,
         actual=status.get("actualReplicas"),
         desired=status.get("desiredReplicas"),
         conditions=_conditions(status),

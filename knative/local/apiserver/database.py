@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
-from knative.client.cluster import Resource
+from knative.client.resources import Resource
 from knative.local.apiserver.records import Change, EventType, Key, Record
 
 _SCHEMA = """

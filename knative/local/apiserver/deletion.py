@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Literal
 
-from knative.client import cluster
-from knative.client.cluster import Resource
+from knative.client import resources
+from knative.client.resources import Resource
 from knative.local import objects
 from knative.local.apiserver.kinds import KindInfo
 from knative.local.apiserver.store import Key, Record, Store
@@ -15,7 +15,7 @@ from knative.local.apiserver.store import Key, Record, Store
 Propagation = Literal["Background", "Foreground", "Orphan"]
 
 FOREGROUND = "foregroundDeletion"
-GRACEFUL = frozenset({cluster.POD})
+GRACEFUL = frozenset({resources.POD})
 """Kinds that stay until a process has ended."""
 _GRACE_SECONDS = 30
 
@@ -40,7 +40,7 @@ class Deleter:
     ) -> Record:
         """Delete at once, or mark as being deleted what something still holds; the object's last state."""
         key, meta = old.key, old.obj["metadata"]
-        if key.resource == cluster.NAMESPACE:
+        if key.resource == resources.NAMESPACE:
             return self._namespace(old)
         finalizers: list[str] = list(meta.get("finalizers") or ())
         if propagation == "Orphan":
@@ -80,7 +80,7 @@ class Deleter:
                 owners = _owners(record.obj)
                 if owners and not any(self._owner(owner, record) for owner in owners):
                     self._quietly(record.key)
-        for record in self._store.list(cluster.NAMESPACE):
+        for record in self._store.list(resources.NAMESPACE):
             if record.obj["metadata"].get("deletionTimestamp"):
                 self._namespace(record)
 
@@ -93,7 +93,7 @@ class Deleter:
             if not any(self._owner(owner, dependent) for owner in others):
                 self._quietly(dependent.key)
         self._release_owners(record)
-        namespace = self._store.get(Key(cluster.NAMESPACE, "", key.namespace)) if key.namespace else None
+        namespace = self._store.get(Key(resources.NAMESPACE, "", key.namespace)) if key.namespace else None
         if namespace is not None and namespace.obj["metadata"].get("deletionTimestamp"):
             self._finish_namespace(namespace.key)
         return record

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from knative.client.cluster import Cause, Object
+from knative.client.errors import Cause
+from knative.client.resources import Object
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from knative.client.cluster import Object
+from knative.client.resources import Object
 from knative.local.apiserver.schemas.structural import Schema
 
 Path = tuple[str, ...]

@@ -14,15 +14,15 @@ from typing import Any
 
 import yaml
 
-from knative.client import cluster
-from knative.client.cluster import Resource
+from knative.client import resources
+from knative.client.resources import Resource
 from knative.local import objects
 from knative.local.apiserver.schemas import cel_rules, core_kinds, knative_kinds
 from knative.local.apiserver.schemas.object_meta import OBJECT_META
 from knative.local.apiserver.schemas.structural import FREE, STRING, Schema, struct
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
-OUR_GROUPS = frozenset({cluster.WARM_POOL.group})
+OUR_GROUPS = frozenset({resources.WARM_POOL.group})
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ def _data_count(obj: Mapping[str, Any], _: datetime) -> int:
 
 BUILT_IN = (
     KindInfo(
-        cluster.SERVICE,
+        resources.SERVICE,
         "service",
         knative_kinds.SERVICE_SCHEMA,
         ("kservice", "ksvc"),
@@ -147,7 +147,7 @@ BUILT_IN = (
         (Column("URL", "string", ".status.url"), *_LATEST, *_ready_columns()),
     ),
     KindInfo(
-        cluster.CONFIGURATION,
+        resources.CONFIGURATION,
         "configuration",
         knative_kinds.CONFIGURATION_SCHEMA,
         ("config", "cfg"),
@@ -155,7 +155,7 @@ BUILT_IN = (
         (*_LATEST, *_ready_columns()),
     ),
     KindInfo(
-        cluster.REVISION,
+        resources.REVISION,
         "revision",
         knative_kinds.REVISION_SCHEMA,
         ("rev",),
@@ -171,7 +171,7 @@ BUILT_IN = (
         ),
     ),
     KindInfo(
-        cluster.ROUTE,
+        resources.ROUTE,
         "route",
         knative_kinds.ROUTE_SCHEMA,
         ("rt",),
@@ -179,7 +179,7 @@ BUILT_IN = (
         (Column("URL", "string", ".status.url"), *_ready_columns()),
     ),
     KindInfo(
-        cluster.POD_AUTOSCALER,
+        resources.POD_AUTOSCALER,
         "podautoscaler",
         knative_kinds.POD_AUTOSCALER_SCHEMA,
         ("kpa", "pa"),
@@ -191,7 +191,7 @@ BUILT_IN = (
         ),
     ),
     KindInfo(
-        cluster.POD,
+        resources.POD,
         "pod",
         core_kinds.POD_SCHEMA,
         ("po",),
@@ -209,7 +209,7 @@ BUILT_IN = (
         custom=False,
     ),
     KindInfo(
-        cluster.NAMESPACE,
+        resources.NAMESPACE,
         "namespace",
         core_kinds.NAMESPACE_SCHEMA,
         ("ns",),
@@ -220,7 +220,7 @@ BUILT_IN = (
         custom=False,
     ),
     KindInfo(
-        cluster.CONFIG_MAP,
+        resources.CONFIG_MAP,
         "configmap",
         core_kinds.CONFIG_MAP_SCHEMA,
         ("cm",),
@@ -232,7 +232,7 @@ BUILT_IN = (
         custom=False,
     ),
     KindInfo(
-        cluster.SECRET,
+        resources.SECRET,
         "secret",
         core_kinds.SECRET_SCHEMA,
         columns=(
@@ -244,7 +244,7 @@ BUILT_IN = (
         custom=False,
     ),
     KindInfo(
-        cluster.EVENT,
+        resources.EVENT,
         "event",
         core_kinds.EVENT_SCHEMA,
         ("ev",),
@@ -265,7 +265,7 @@ BUILT_IN = (
         custom=False,
     ),
     KindInfo(
-        cluster.LEASE,
+        resources.LEASE,
         "lease",
         core_kinds.LEASE_SCHEMA,
         columns=(
@@ -278,7 +278,7 @@ BUILT_IN = (
 )
 
 _WARM_POOL_WITHOUT_SCHEMA = KindInfo(
-    cluster.WARM_POOL,
+    resources.WARM_POOL,
     "warmpool",
     struct(
         {
@@ -298,7 +298,7 @@ _WARM_POOL_WITHOUT_SCHEMA = KindInfo(
 def load(manifests: Path = MANIFESTS) -> Mapping[Resource, KindInfo]:
     """All kinds by resource."""
     kinds = {info.resource: info for info in BUILT_IN}
-    kinds[cluster.WARM_POOL] = _WARM_POOL_WITHOUT_SCHEMA
+    kinds[resources.WARM_POOL] = _WARM_POOL_WITHOUT_SCHEMA
     for document in _definitions(manifests):
         for info in _from_definition(document):
             kinds[info.resource] = info

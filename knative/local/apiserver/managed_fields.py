@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from knative.client.cluster import Cause, Object
+from knative.client.errors import Cause
+from knative.client.resources import Object
 from knative.local import objects
 from knative.local.apiserver.errors import ApiError, ResourceRef
 from knative.local.apiserver.field_paths import (

@@ -11,7 +11,11 @@ import string
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from knative.client.cluster import NAMESPACE, Cause, Object, Resource
+from knative.client.errors import Cause
+from knative.client.resources import NAMESPACE, Object, Resource
+
+USER = "kubernetes-admin"
+"""The user name of every client: there is one token."""
 
 _LABEL_1123 = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _SUBDOMAIN_1123 = rf"{_LABEL_1123}(\.{_LABEL_1123})*"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from knative.client.cluster import Object, Resource
+from knative.client.resources import Object, Resource
 
 
 class StoreError(Exception):

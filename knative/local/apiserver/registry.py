@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from knative.client import cluster
-from knative.client.cluster import Object, Resource
+from knative.client import resources
+from knative.client.resources import Object, Resource
 from knative.local import objects
 from knative.local.apiserver import errors, metadata
 from knative.local.apiserver.deletion import GRACEFUL, Deleter, Propagation
@@ -33,11 +33,11 @@ from knative.local.apiserver.validation import (
 
 __all__ = ["PLATFORM_WRITE", "Admission", "Registry", "Validation", "WriteOptions", "WriteResult"]
 
-_MAKERS = {cluster.POD: "kube-controller-manager"}
+_MAKERS = {resources.POD: "kube-controller-manager"}
 """Who makes these kinds on a cluster; all others the controller makes."""
 _REPORTERS = {
-    cluster.POD: "kubelet",
-    cluster.POD_AUTOSCALER: "autoscaler",
+    resources.POD: "kubelet",
+    resources.POD_AUTOSCALER: "autoscaler",
 }
 """Who writes the status of these kinds; of all others the controller does."""
 
@@ -284,10 +284,10 @@ class Registry:
     def _check_namespace(self, key: Key) -> None:
         if not key.namespace:
             return
-        record = self.store.get(Key(cluster.NAMESPACE, "", key.namespace))
+        record = self.store.get(Key(resources.NAMESPACE, "", key.namespace))
         if record is None:
             raise errors.not_found(ResourceRef("", "namespaces", key.namespace, "Namespace"))
-        if record.obj["metadata"].get("deletionTimestamp") and key.resource != cluster.EVENT:
+        if record.obj["metadata"].get("deletionTimestamp") and key.resource != resources.EVENT:
             subject = self.subject(key)
             raise errors.ApiError(
                 403,

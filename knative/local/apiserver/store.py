@@ -24,7 +24,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from knative.client.cluster import Object, Resource
+from knative.client.resources import Object, Resource
 from knative.local import objects
 from knative.local.apiserver.database import Database
 from knative.local.apiserver.records import (

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from knative.client.cluster import Object, Resource
+from knative.client.resources import Object, Resource
 from knative.local.apiserver import errors, metadata
 from knative.local.apiserver.errors import ResourceRef
 from knative.local.apiserver.kinds import KindInfo

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from knative.client.cluster import Object, Resource
+from knative.client.resources import Object, Resource
 from knative.local import objects
 from knative.local.apiserver.registry import Registry
 from knative.local.apiserver.store import Key

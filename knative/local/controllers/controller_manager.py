@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from knative.client import cluster
-from knative.client.cluster import Object, Resource
+from knative.client import resources
+from knative.client.resources import Object, Resource
+from knative.labels import REVISION_LABEL, ROUTES_ANNOTATION, SERVICE_LABEL
 from knative.local import objects
 from knative.local.activator import Activator
 from knative.local.apiserver.registry import Registry
@@ -27,7 +28,6 @@ from knative.local.controllers.pod_autoscaler_reconciler import PodAutoscalerRec
 from knative.local.controllers.reconcilers import (
     conditions,
     configurations,
-    names,
     revisions,
     routes,
     services,
@@ -86,11 +86,11 @@ class ControllerManager:
         self._fresh: dict[Key, int] = {}  # Services that have just changed, with the new generation
         self._wake = asyncio.Event()
         self._reconcilers: Mapping[Resource, Callable[[Key, Record], None]] = {
-            cluster.SERVICE: self._service,
-            cluster.CONFIGURATION: self._configuration,
-            cluster.ROUTE: self._route,
-            cluster.REVISION: self._revision,
-            cluster.POD_AUTOSCALER: self._pod_autoscaler,
+            resources.SERVICE: self._service,
+            resources.CONFIGURATION: self._configuration,
+            resources.ROUTE: self._route,
+            resources.REVISION: self._revision,
+            resources.POD_AUTOSCALER: self._pod_autoscaler,
         }
 
     # life
@@ -111,13 +111,13 @@ class ControllerManager:
                 self._enqueue(record.key)
         self._free_routes = {
             record.key: None
-            for record in self._store.list(cluster.ROUTE)
+            for record in self._store.list(resources.ROUTE)
             if not objects.owner_uids(record.obj)
         }
 
     def collect(self) -> None:
         """Look for Revisions to delete; time alone makes them due."""
-        for record in self._store.list(cluster.CONFIGURATION):
+        for record in self._store.list(resources.CONFIGURATION):
             self._enqueue(record.key)
 
     async def run(self) -> None:
@@ -146,7 +146,7 @@ class ControllerManager:
 
     def on_scale(self, key: RevisionKey) -> None:
         """An autoscaler's word, read when its turn comes so that the newest counts."""
-        self._enqueue(Key(cluster.POD_AUTOSCALER, key.namespace, key.name))
+        self._enqueue(Key(resources.POD_AUTOSCALER, key.namespace, key.name))
 
     def _enqueue(self, key: Key) -> None:
         self._queue[key] = None
@@ -170,17 +170,17 @@ class ControllerManager:
         if key.resource in self._reconcilers and not gone:
             self._enqueue(key)
         match key.resource:
-            case cluster.CONFIGURATION | cluster.REVISION | cluster.ROUTE | cluster.POD_AUTOSCALER:
+            case resources.CONFIGURATION | resources.REVISION | resources.ROUTE | resources.POD_AUTOSCALER:
                 self._enqueue_owners(key, obj)
-            case cluster.CONFIG_MAP:
+            case resources.CONFIG_MAP:
                 self._settings_changed(key)
-            case cluster.POD:
-                name = objects.labels_of(obj).get(names.REVISION_LABEL, "")
-                self._enqueue(Key(cluster.POD_AUTOSCALER, key.namespace, name))
-                self._enqueue(Key(cluster.REVISION, key.namespace, name))
-        if key.resource in (cluster.CONFIGURATION, cluster.REVISION):
+            case resources.POD:
+                name = objects.labels_of(obj).get(REVISION_LABEL, "")
+                self._enqueue(Key(resources.POD_AUTOSCALER, key.namespace, name))
+                self._enqueue(Key(resources.REVISION, key.namespace, name))
+        if key.resource in (resources.CONFIGURATION, resources.REVISION):
             self._enqueue_routes(key, obj)
-        if key.resource == cluster.ROUTE and not objects.owner_uids(obj):
+        if key.resource == resources.ROUTE and not objects.owner_uids(obj):
             if gone:
                 self._free_routes.pop(key, None)
             else:
@@ -189,10 +189,10 @@ class ControllerManager:
             self._forget(key)
 
     def _forget(self, key: Key) -> None:
-        if key.resource == cluster.ROUTE:
+        if key.resource == resources.ROUTE:
             self._activator.remove_service(key.namespace, key.name)
             self._unroute(key)
-        if key.resource == cluster.REVISION:
+        if key.resource == resources.REVISION:
             revision = RevisionKey(key.namespace, key.name)
             self._before_removal(revision)
             self._scaling.forget(revision)
@@ -202,7 +202,7 @@ class ControllerManager:
         if key.namespace != settings_of_knative.NAMESPACE:
             return
         if key.name in (settings_of_knative.AUTOSCALER, settings_of_knative.DEPLOYMENT):
-            for record in self._store.list(cluster.REVISION):
+            for record in self._store.list(resources.REVISION):
                 self._enqueue(record.key)
         elif key.name == settings_of_knative.GC:
             self.collect()
@@ -215,9 +215,9 @@ class ControllerManager:
 
     def _enqueue_routes(self, key: Key, obj: Object) -> None:
         """Routes that may lead to this Revision or Configuration: the Service's, and those of no Service."""
-        name = objects.labels_of(obj).get(names.SERVICE_LABEL)
+        name = objects.labels_of(obj).get(SERVICE_LABEL)
         if name is not None:
-            self._enqueue(Key(cluster.ROUTE, key.namespace, name))
+            self._enqueue(Key(resources.ROUTE, key.namespace, name))
         for route in self._free_routes:
             if route.namespace == key.namespace:
                 self._enqueue(route)
@@ -226,8 +226,8 @@ class ControllerManager:
 
     def _service(self, key: Key, record: Record) -> None:
         service = record.obj
-        config_key = Key(cluster.CONFIGURATION, key.namespace, key.name)
-        route_key = Key(cluster.ROUTE, key.namespace, key.name)
+        config_key = Key(resources.CONFIGURATION, key.namespace, key.name)
+        route_key = Key(resources.ROUTE, key.namespace, key.name)
         self._ensure(config_key, services.configuration(service), service)
         self._ensure(route_key, services.route(service), service)
         children = self._obj(config_key), self._obj(route_key)
@@ -256,16 +256,16 @@ class ControllerManager:
 
     def _configuration(self, key: Key, record: Record) -> None:
         config = record.obj
-        made = self._owned(config, cluster.REVISION)
+        made = self._owned(config, resources.REVISION)
         problem = None
         if configurations.of_generation(config, made) is None:
             name = configurations.revision_name(config)
-            taken = self._obj(Key(cluster.REVISION, key.namespace, name))
+            taken = self._obj(Key(resources.REVISION, key.namespace, name))
             if taken is None:
                 wanted = configurations.revision(config, self._now())
-                self._registry.create(cluster.REVISION, key.namespace, wanted)
+                self._registry.create(resources.REVISION, key.namespace, wanted)
                 self._events.normal(config, "Created", f'Created Revision "{name}"')
-                made = self._owned(config, cluster.REVISION)
+                made = self._owned(config, resources.REVISION)
             else:
                 problem = f'Revision "{name}" already exists and was made from another template.'
         status = configurations.status(config, made, self._now(), problem=problem)
@@ -277,14 +277,14 @@ class ControllerManager:
         retention = self._settings.retention
         for name in configurations.collectable(config, made, self._clock(), retention):
             namespace = objects.namespace_of(config)
-            self._registry.delete(Key(cluster.REVISION, namespace, name))
+            self._registry.delete(Key(resources.REVISION, namespace, name))
             self._events.normal(config, "RevisionCollected", f'Deleted Revision "{name}", long out of use')
 
     def _route(self, key: Key, record: Record) -> None:
         resolved = routes.resolve(
             record.obj,
-            lambda name: self._obj(Key(cluster.CONFIGURATION, key.namespace, name)),
-            lambda name: self._obj(Key(cluster.REVISION, key.namespace, name)),
+            lambda name: self._obj(Key(resources.CONFIGURATION, key.namespace, name)),
+            lambda name: self._obj(Key(resources.REVISION, key.namespace, name)),
             self._url_of,
         )
         self._registry.set_status(key, routes.status(record.obj, resolved, self._url_of, self._now()))
@@ -298,37 +298,37 @@ class ControllerManager:
         candidates = {
             name: revision
             for name in routed
-            if (revision := self._obj(Key(cluster.REVISION, route.namespace, name))) is not None
+            if (revision := self._obj(Key(resources.REVISION, route.namespace, name))) is not None
         }
-        config = self._obj(Key(cluster.CONFIGURATION, route.namespace, route.name))
-        for revision in self._owned(config, cluster.REVISION) if config is not None else ():
+        config = self._obj(Key(resources.CONFIGURATION, route.namespace, route.name))
+        for revision in self._owned(config, resources.REVISION) if config is not None else ():
             candidates.setdefault(objects.name_of(revision), revision)
         for name, revision in candidates.items():
-            listed = objects.annotations_of(revision).get(names.ROUTES, "")
+            listed = objects.annotations_of(revision).get(ROUTES_ANNOTATION, "")
             through = {item for item in listed.split(",") if item}
             through = through | {route.name} if name in routed else through - {route.name}
             changed = routes.routing_labels(revision, sorted(through), self._now())
             if changed is not None:
-                self._registry.update(Key(cluster.REVISION, route.namespace, name), changed)
+                self._registry.update(Key(resources.REVISION, route.namespace, name), changed)
 
     def _unroute(self, route: Key) -> None:
-        for record in self._store.list(cluster.REVISION, route.namespace):
-            if route.name in objects.annotations_of(record.obj).get(names.ROUTES, "").split(","):
-                through = set(objects.annotations_of(record.obj)[names.ROUTES].split(",")) - {route.name}
+        for record in self._store.list(resources.REVISION, route.namespace):
+            if route.name in objects.annotations_of(record.obj).get(ROUTES_ANNOTATION, "").split(","):
+                through = set(objects.annotations_of(record.obj)[ROUTES_ANNOTATION].split(",")) - {route.name}
                 changed = routes.routing_labels(record.obj, sorted(through), self._now())
                 if changed is not None:
                     self._registry.update(record.key, changed)
 
     def _revision(self, key: Key, record: Record) -> None:
         revision = record.obj
-        autoscaler_key = Key(cluster.POD_AUTOSCALER, key.namespace, key.name)
+        autoscaler_key = Key(resources.POD_AUTOSCALER, key.namespace, key.name)
         problem = self._unrunnable(revision)
         if problem is None:
             self._scaling.adopt(revision)
         status = revisions.status(
             revision,
             self._obj(autoscaler_key),
-            self._owned(revision, cluster.POD),
+            self._owned(revision, resources.POD),
             self._now(),
             problem=problem,
         )

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from knative.client import cluster
-from knative.client.cluster import Object, Resource
+from knative.client import resources
+from knative.client.resources import Object, Resource
 from knative.local import objects
 from knative.local.apiserver.store import Change, EventType, Key, Store
 from knative.local.controllers.event_recorder import EventRecorder
@@ -43,9 +43,9 @@ class EventEmitter:
         self._store = store
         self._recorder = recorder
         self._tellers: Mapping[Resource, Teller] = {
-            cluster.CONFIGURATION: self._configuration,
-            cluster.ROUTE: self._created,
-            cluster.POD: _pod,
+            resources.CONFIGURATION: self._configuration,
+            resources.ROUTE: self._created,
+            resources.POD: _pod,
         }
         store.subscribe(self._changed)
 
@@ -69,7 +69,7 @@ class EventEmitter:
         if change.type is not EventType.ADDED:
             return
         for owner in change.record.obj["metadata"].get("ownerReferences") or ():
-            service = self._store.get(Key(cluster.SERVICE, key.namespace, owner["name"]))
+            service = self._store.get(Key(resources.SERVICE, key.namespace, owner["name"]))
             if service is not None and service.obj["metadata"]["uid"] == owner["uid"]:
                 yield _Saying(service.obj, "Created", f'Created {key.resource.kind} "{key.name}"')
 

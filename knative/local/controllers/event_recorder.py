@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from knative.client import cluster
-from knative.client.cluster import Object
+from knative.client import resources
+from knative.client.resources import Object
 from knative.local import objects
 from knative.local.apiserver.registry import Registry
 from knative.local.apiserver.store import Key
@@ -49,7 +49,7 @@ class EventRecorder:
         namespace = meta.get("namespace") or "default"
         content = "\x1f".join((meta.get("uid", ""), kind, reason, message))
         name = f"{meta['name']}.{hashlib.sha256(content.encode()).hexdigest()[:16]}"
-        key = Key(cluster.EVENT, namespace, name)
+        key = Key(resources.EVENT, namespace, name)
         now = objects.timestamp(self._now())
         store = self._registry.store
         before = store.get(key)
@@ -59,11 +59,11 @@ class EventRecorder:
             again["lastTimestamp"] = now
             store.put(key, again)
             return
-        place = store.get(Key(cluster.NAMESPACE, "", namespace))
+        place = store.get(Key(resources.NAMESPACE, "", namespace))
         if place is None or place.obj["metadata"].get("deletionTimestamp"):
             return
         event: Object = objects.typed(
-            cluster.EVENT,
+            resources.EVENT,
             {
                 "metadata": {"name": name, "namespace": namespace},
                 "involvedObject": {
@@ -86,14 +86,14 @@ class EventRecorder:
                 "eventTime": None,
             },
         )
-        self._registry.create(cluster.EVENT, namespace, event)
+        self._registry.create(resources.EVENT, namespace, event)
 
     def expire(self) -> None:
         """Drop what is older than an hour, and the oldest beyond the bound."""
         store = self._registry.store
         oldest = objects.timestamp(self._now() - KEPT)
         found = sorted(
-            store.list(cluster.EVENT), key=lambda record: str(record.obj.get("lastTimestamp") or "")
+            store.list(resources.EVENT), key=lambda record: str(record.obj.get("lastTimestamp") or "")
         )
         surplus = len(found) - MOST
         for index, record in enumerate(found):

@@ -8,7 +8,7 @@ from typing import Any
 
 from knative.autoscaling import annotations as vocabulary
 from knative.autoscaling.annotations import KPA
-from knative.client.cluster import POD, POD_AUTOSCALER, REVISION, Object
+from knative.client.resources import POD, POD_AUTOSCALER, REVISION, Object
 from knative.local import objects
 from knative.local.activator import Activator
 from knative.local.apiserver.metadata import generate_name

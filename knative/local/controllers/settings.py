@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from knative.autoscaling import config
 from knative.autoscaling.config import Config
-from knative.client.cluster import CONFIG_MAP, Object
+from knative.client.resources import CONFIG_MAP, Object
 from knative.config_maps import ConfigError
 from knative.local import objects
 from knative.local.apiserver.admission.serving_config import ServingConfig, parse_defaults, parse_flags

@@ -13,10 +13,10 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Any
 
-from knative.client.cluster import Object
+from knative.client.resources import Object
+from knative.labels import PORT_ANNOTATION, STARTED_AT_ANNOTATION
 from knative.local import objects
 from knative.local.apiserver.store import Key
-from knative.local.controllers.reconcilers import names
 from knative.local.kubelet import downward, environment, health, limits, volumes
 from knative.local.kubelet import gpus as gpu_slots
 from knative.local.kubelet.confinement import Confinement
@@ -252,8 +252,8 @@ class Container:
         if self._role is not Role.INITIAL:
             pod.state.has_run = True
         if port is not None:
-            pod.state.marks[names.PORT] = str(port)
-            pod.state.marks[names.STARTED_AT] = objects.micro_timestamp(begun)
+            pod.state.marks[PORT_ANNOTATION] = str(port)
+            pod.state.marks[STARTED_AT_ANNOTATION] = objects.micro_timestamp(begun)
         pod.changed()
 
     def _note_exit(self, code: int, killed_for: str | None, offset: int, begun: datetime) -> None:
@@ -273,7 +273,7 @@ class Container:
         if not (self._role is Role.INITIAL and code == 0):
             state.last = run
         if self._role is Role.SERVING:
-            pod.state.marks.pop(names.PORT, None)
+            pod.state.marks.pop(PORT_ANNOTATION, None)
         self._set_ready(self._role is Role.INITIAL and code == 0)
 
     async def _until_exit_or_end(self, watching: asyncio.Future[None]) -> int | None:
@@ -312,7 +312,7 @@ class Container:
         """Probe the run until it is cancelled; a command is run with `inside` before its words."""
         if self._role is Role.INITIAL:
             return
-        serving = int(self._pod.state.marks.get(names.PORT) or port or 0)
+        serving = int(self._pod.state.marks.get(PORT_ANNOTATION) or port or 0)
         wanted = Probes.of(self._spec, self._pod.serving, serving, serves=self._role is Role.SERVING)
 
         async def attempt(probe: Probe) -> Outcome:

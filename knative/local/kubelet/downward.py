@@ -10,7 +10,7 @@ from fractions import Fraction
 from math import ceil
 from typing import Any
 
-from knative.client.cluster import Object
+from knative.client.resources import Object
 from knative.literals import parse_quantity
 from knative.local import containers
 from knative.local.kubelet.environment import ConfigError

@@ -14,14 +14,15 @@ from typing import Any
 
 import psutil
 
-from knative.client import cluster
-from knative.client.cluster import Object
+from knative.client import resources
+from knative.client.resources import Object
+from knative.labels import PILOTLIGHT, REVISION_LABEL, SERVICE_LABEL
 from knative.local import containers, objects
 from knative.local.activator import Activator
 from knative.local.apiserver.registry import Registry
 from knative.local.apiserver.store import Change, EventType, Key
 from knative.local.controllers.event_recorder import EventRecorder
-from knative.local.controllers.reconcilers import conditions, names
+from knative.local.controllers.reconcilers import conditions
 from knative.local.kubelet import process, usage
 from knative.local.kubelet.confinement import Confinements, Mechanism
 from knative.local.kubelet.downward import NODE, Machine
@@ -118,8 +119,8 @@ class Replicas:
             volumes=self._volumes,
             confinements=self._confinements,
             now=now,
-            config_maps=lambda namespace, name: self._object(cluster.CONFIG_MAP, namespace, name),
-            secrets=lambda namespace, name: self._object(cluster.SECRET, namespace, name),
+            config_maps=lambda namespace, name: self._object(resources.CONFIG_MAP, namespace, name),
+            secrets=lambda namespace, name: self._object(resources.SECRET, namespace, name),
             report=self._report,
             slot_freed=self._slot_freed,
             tell=self._tell,
@@ -146,7 +147,7 @@ class Replicas:
         ended = await asyncio.to_thread(process.end_marked, self._settings.mark)
         if ended:
             log.warning("ended %d processes that an earlier platform left", ended)
-        for record in self._store.list(cluster.POD):
+        for record in self._store.list(resources.POD):
             self._store.remove(record.key)
         await asyncio.to_thread(self._volumes.clear)
         await self._confinements.start()
@@ -160,7 +161,7 @@ class Replicas:
         """Follow the pods from now on."""
         self._store.subscribe(self._changed)
         self._store.on_reset(self._resynchronise)
-        for record in self._store.list(cluster.POD):
+        for record in self._store.list(resources.POD):
             self._begin(record.key, record.obj)
 
     async def stop(self) -> None:
@@ -194,7 +195,7 @@ class Replicas:
 
     def _changed(self, change: Change) -> None:
         key, obj = change.record.key, change.record.obj
-        if key.resource != cluster.POD:
+        if key.resource != resources.POD:
             return
         if change.type is EventType.ADDED:
             self._begin(key, obj)
@@ -214,7 +215,7 @@ class Replicas:
                 replica.end()
             else:
                 replica.report()
-        for record in self._store.list(cluster.POD):
+        for record in self._store.list(resources.POD):
             self._begin(record.key, record.obj)
 
     def _begin(self, key: Key, pod: Object) -> None:
@@ -258,7 +259,7 @@ class Replicas:
         kept = {
             name: value
             for name, value in objects.annotations_of(record.obj).items()
-            if not name.startswith("pilotlight.dev/")
+            if not name.startswith(f"{PILOTLIGHT}/")
         }
         wanted = {**kept, **marks}
         if record.obj.get("status") == status and objects.annotations_of(record.obj) == wanted:
@@ -275,14 +276,14 @@ class Replicas:
             say(record.obj, reason, message)
 
     def _scheduled(self, key: Key) -> None:
-        pod = self._object(cluster.POD, key.namespace, key.name)
+        pod = self._object(resources.POD, key.namespace, key.name)
         if pod is None:
             return
         labels = objects.labels_of(pod)
         self._meter.begin(
             f"{key.namespace}/{key.name}",
-            RevisionKey(key.namespace, labels.get(names.REVISION_LABEL, "")),
-            labels.get(names.SERVICE_LABEL, ""),
+            RevisionKey(key.namespace, labels.get(REVISION_LABEL, "")),
+            labels.get(SERVICE_LABEL, ""),
             containers.gpus(pod["spec"]),
         )
 
@@ -290,12 +291,12 @@ class Replicas:
         self._meter.set_ready(f"{key.namespace}/{key.name}", ready=ready)
 
     async def _drained(self, key: Key, timeout_s: float) -> bool:
-        pod = self._object(cluster.POD, key.namespace, key.name)
-        revision = objects.labels_of(pod).get(names.REVISION_LABEL, "") if pod is not None else ""
+        pod = self._object(resources.POD, key.namespace, key.name)
+        revision = objects.labels_of(pod).get(REVISION_LABEL, "") if pod is not None else ""
         return await self._activator.drained(
             RevisionKey(key.namespace, revision), key.name, timeout_s=timeout_s
         )
 
-    def _object(self, resource: cluster.Resource, namespace: str, name: str) -> Mapping[str, Any] | None:
+    def _object(self, resource: resources.Resource, namespace: str, name: str) -> Mapping[str, Any] | None:
         record = self._store.get(Key(resource, namespace, name))
         return None if record is None else record.obj

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from knative.client.cluster import Object
+from knative.client.resources import Object
 from knative.local.apiserver.store import Key
 from knative.local.kubelet import gpus as gpu_slots
 from knative.local.kubelet.confinement import Confinements

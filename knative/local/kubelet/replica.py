@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from knative.client.cluster import Object
+from knative.client.resources import Object
+from knative.labels import GPU_SLOTS_ANNOTATION, READY_AT_ANNOTATION, SCHEDULED_AT_ANNOTATION
 from knative.local import containers, objects
 from knative.local.apiserver.store import Key
-from knative.local.controllers.reconcilers import conditions, names
+from knative.local.controllers.reconcilers import conditions
 from knative.local.kubelet import gpus as gpu_slots
 from knative.local.kubelet import status
 from knative.local.kubelet.container import Container, Pod, Role
@@ -84,9 +85,9 @@ class Replica:
                 return False
         self._slots = slots
         self._state.scheduled = conditions.true("PodScheduled")
-        self._state.marks[names.SCHEDULED_AT] = objects.micro_timestamp(self._around.now())
+        self._state.marks[SCHEDULED_AT_ANNOTATION] = objects.micro_timestamp(self._around.now())
         if slots:
-            self._state.marks[names.GPU_SLOTS] = ",".join(map(str, slots))
+            self._state.marks[GPU_SLOTS_ANNOTATION] = ",".join(map(str, slots))
         self._around.on_scheduled(self.key)
         return not self._ending.ordered
 
@@ -125,9 +126,9 @@ class Replica:
     def _changed(self) -> None:
         ready = self._state.ready
         if ready and not self._was_ready:
-            self._state.marks[names.READY_AT] = objects.micro_timestamp(self._around.now())
+            self._state.marks[READY_AT_ANNOTATION] = objects.micro_timestamp(self._around.now())
         elif not ready:
-            self._state.marks.pop(names.READY_AT, None)
+            self._state.marks.pop(READY_AT_ANNOTATION, None)
         self.report()
         if ready is not self._was_ready:
             self._was_ready = ready

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from knative.client.cluster import Object
+from knative.client.resources import Object
+from knative.labels import SCHEDULED_AT_ANNOTATION
 from knative.local import objects
-from knative.local.controllers.reconcilers import conditions, names
+from knative.local.controllers.reconcilers import conditions
 from knative.local.controllers.reconcilers.conditions import Condition
 from knative.local.kubelet import limits
 
@@ -82,7 +83,7 @@ def of(state: PodState, spec: Mapping[str, Any], host: str) -> Object:
     if scheduled:
         status["hostIP"] = status["podIP"] = host
         status["hostIPs"] = status["podIPs"] = [{"ip": host}]
-        status["startTime"] = state.marks[names.SCHEDULED_AT][:19] + "Z"
+        status["startTime"] = state.marks[SCHEDULED_AT_ANNOTATION][:19] + "Z"
     return status
 
 

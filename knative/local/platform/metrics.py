@@ -8,12 +8,12 @@ from typing import Any
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from knative.client import cluster
+from knative.client import resources
+from knative.labels import CONFIGURATION_LABEL, REVISION_LABEL, SERVICE_LABEL
 from knative.local import objects
 from knative.local.apiserver.registry import Registry
 from knative.local.apiserver.store import Key
 from knative.local.controllers.autoscaler import Autoscaler, AutoscalerStatus
-from knative.local.controllers.reconcilers import names
 from knative.local.kubelet.confinement import Mechanism
 from knative.local.kubelet.gpus import GpuMeter, Slots
 
@@ -75,14 +75,14 @@ class PlatformMetrics:
             )
         }
         for key in self._autoscaler.keys():  # noqa: SIM118  # its method, not a mapping's
-            record = self._registry.store.get(Key(cluster.REVISION, key.namespace, key.name))
+            record = self._registry.store.get(Key(resources.REVISION, key.namespace, key.name))
             if record is None:
                 continue
             labels = objects.labels_of(record.obj)
             values = [
                 key.namespace,
-                labels.get(names.SERVICE_LABEL, ""),
-                labels.get(names.CONFIGURATION_LABEL, ""),
+                labels.get(SERVICE_LABEL, ""),
+                labels.get(CONFIGURATION_LABEL, ""),
                 key.name,
             ]
             status = self._autoscaler.status(key)
@@ -92,7 +92,7 @@ class PlatformMetrics:
 
     def _values(self, status: AutoscalerStatus, uid: str) -> Mapping[str, float]:
         pods = [
-            record.obj for record in self._registry.store.owned(uid) if record.key.resource == cluster.POD
+            record.obj for record in self._registry.store.owned(uid) if record.key.resource == resources.POD
         ]
         ending = [pod for pod in pods if pod["metadata"].get("deletionTimestamp")]
         pending = [pod for pod in pods if pod not in ending and pod["status"]["phase"] == "Pending"]
@@ -117,12 +117,12 @@ class PlatformMetrics:
             labels=(*_OURS, "state"),
         )
         counts: dict[tuple[str, str, str, str], int] = {}
-        for record in self._registry.store.list(cluster.POD):
+        for record in self._registry.store.list(resources.POD):
             labels = objects.labels_of(record.obj)
             identity = (
                 record.key.namespace,
-                labels.get(names.SERVICE_LABEL, ""),
-                labels.get(names.REVISION_LABEL, ""),
+                labels.get(SERVICE_LABEL, ""),
+                labels.get(REVISION_LABEL, ""),
                 _state(record.obj),
             )
             counts[identity] = counts.get(identity, 0) + 1

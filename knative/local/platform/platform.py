@@ -25,8 +25,8 @@ from typing import Any, Self
 import uvicorn
 import yaml
 
-from knative.client import cluster
-from knative.client.cluster import Object
+from knative.client import resources
+from knative.client.resources import Object
 from knative.local import activator as gateway
 from knative.local import objects
 from knative.local.activator import Activator
@@ -188,7 +188,7 @@ class Platform:
                 lambda: settings.features,
                 lambda spec: unsupported.warnings(spec, limits_cpu=replicas.mechanism.limits_cpu),
             ),
-            cluster.CONFIG_MAP: ConfigMapAdmission(
+            resources.CONFIG_MAP: ConfigMapAdmission(
                 settings_of_knative.NAMESPACE, settings_of_knative.PARSERS
             ),
         }
@@ -328,15 +328,15 @@ class Platform:
                 {"app.kubernetes.io/name": "knative-serving", "app.kubernetes.io/version": KNATIVE_VERSION},
             ),
         ):
-            key = Key(cluster.NAMESPACE, "", name)
+            key = Key(resources.NAMESPACE, "", name)
             wanted = {"kubernetes.io/metadata.name": name, **labels}
             found = registry.store.get(key)
             if found is None:
                 registry.create(
-                    cluster.NAMESPACE,
+                    resources.NAMESPACE,
                     "",
                     objects.typed(
-                        cluster.NAMESPACE,
+                        resources.NAMESPACE,
                         {
                             "metadata": {"name": name, "labels": wanted},
                             "spec": {"finalizers": ["kubernetes"]},
@@ -413,9 +413,9 @@ def _utc_now() -> datetime:
 def _make_settings(registry: Registry) -> None:
     """The ConfigMaps that are read, so that they can be patched and edited as on a cluster."""
     for name in settings_of_knative.PARSERS:
-        if registry.store.get(Key(cluster.CONFIG_MAP, settings_of_knative.NAMESPACE, name)) is None:
+        if registry.store.get(Key(resources.CONFIG_MAP, settings_of_knative.NAMESPACE, name)) is None:
             registry.create(
-                cluster.CONFIG_MAP, settings_of_knative.NAMESPACE, settings_of_knative.initial(name)
+                resources.CONFIG_MAP, settings_of_knative.NAMESPACE, settings_of_knative.initial(name)
             )
 
 

@@ -12,18 +12,9 @@ import aiohttp
 import psutil
 import pytest
 
-from knative.client.cluster import (
-    CONFIG_MAP,
-    NAMESPACE,
-    POD,
-    REVISION,
-    SECRET,
-    SERVICE,
-    WARM_POOL,
-    Cluster,
-    NotFound,
-    Object,
-)
+from knative.client.cluster import Cluster
+from knative.client.errors import NotFound
+from knative.client.resources import CONFIG_MAP, NAMESPACE, POD, REVISION, SECRET, SERVICE, WARM_POOL, Object
 from knative.local.kubelet.process import MARK
 from knative.local.platform.platform import Platform, PlatformConfig
 

@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
-from knative.client.cluster import CONFIG_MAP, REVISION, SERVICE, Cluster, Invalid
+from knative.client.cluster import Cluster
+from knative.client.errors import Invalid
+from knative.client.resources import CONFIG_MAP, REVISION, SERVICE
 from tests.knative.platform.conftest import World, service
 
 ANNOTATION = "spec.template.metadata.annotations.autoscaling.knative.dev"

@@ -2,7 +2,9 @@
 
 import pytest
 
-from knative.client.cluster import POD_AUTOSCALER, REVISION, SERVICE, Cluster, Invalid
+from knative.client.cluster import Cluster
+from knative.client.errors import Invalid
+from knative.client.resources import POD_AUTOSCALER, REVISION, SERVICE
 from tests.knative.platform.conftest import World, condition, service, until
 from tests.knative.platform.test_settings import configure
 

@@ -17,7 +17,9 @@ from pathlib import Path
 import aiohttp
 import psutil
 
-from knative.client.cluster import CONFIG_MAP, SERVICE, Cluster, ClusterError
+from knative.client.cluster import Cluster
+from knative.client.errors import ClusterError
+from knative.client.resources import CONFIG_MAP, SERVICE
 from knative.local.apiserver.store import Store
 from tests.knative.platform.conftest import World, processes_of, service, until
 

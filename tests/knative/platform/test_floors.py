@@ -2,7 +2,8 @@
 
 import pytest
 
-from knative.client.cluster import CONFIG_MAP, CONFIGURATION, POD_AUTOSCALER, REVISION, SERVICE, Invalid
+from knative.client.errors import Invalid
+from knative.client.resources import CONFIG_MAP, CONFIGURATION, POD_AUTOSCALER, REVISION, SERVICE
 from tests.knative.platform.conftest import World, service, until
 
 

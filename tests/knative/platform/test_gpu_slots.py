@@ -3,7 +3,7 @@
 import asyncio
 import re
 
-from knative.client.cluster import POD, POD_AUTOSCALER, SERVICE
+from knative.client.resources import POD, POD_AUTOSCALER, SERVICE
 from tests.knative.platform.conftest import World, condition, service, until
 
 

@@ -11,7 +11,9 @@ import aiohttp
 import psutil
 import pytest
 
-from knative.client.cluster import NAMESPACE, SERVICE, Cluster, Unavailable
+from knative.client.cluster import Cluster
+from knative.client.errors import Unavailable
+from knative.client.resources import NAMESPACE, SERVICE
 from knative.local.kubelet.process import MARK
 from knative.local.platform.platform import Platform, PlatformConfig, PlatformError
 from tests.knative.platform.conftest import World, condition, processes_of, service, until

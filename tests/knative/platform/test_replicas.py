@@ -11,7 +11,7 @@ import psutil
 import pytest
 import yaml
 
-from knative.client.cluster import CONFIG_MAP, POD, SECRET, SERVICE
+from knative.client.resources import CONFIG_MAP, POD, SECRET, SERVICE
 from knative.local.kubelet.logs import KEPT_FILES, ROTATE_BYTES, Logs
 from tests.knative.platform.conftest import World, condition, service, until
 
@@ -202,7 +202,7 @@ async def test_output_is_kept_in_a_file_and_served_by_the_api(world: World):
 
 
 async def test_pods_cannot_be_made_by_hand(world: World):
-    from knative.client.cluster import Forbidden
+    from knative.client.errors import Forbidden
 
     with pytest.raises(Forbidden, match="create a Service instead"):
         await world.cluster.create(

@@ -8,7 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from knative.client.cluster import CONFIG_MAP, SERVICE, NotFound
+from knative.client.errors import NotFound
+from knative.client.resources import CONFIG_MAP, SERVICE
 from knative.local.kubelet import cgroups
 from knative.local.kubelet.confinement import Confinements, Mechanism
 from knative.local.kubelet.limits import Limits

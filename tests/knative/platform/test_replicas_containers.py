@@ -9,7 +9,9 @@ import psutil
 import pytest
 import yaml
 
-from knative.client.cluster import CONFIG_MAP, EVENT, SERVICE, Cluster, NotFound
+from knative.client.cluster import Cluster
+from knative.client.errors import NotFound
+from knative.client.resources import CONFIG_MAP, EVENT, SERVICE
 from tests.knative.platform.conftest import World, condition, service, until
 
 PORTS = {"ports": [{"containerPort": 8080}]}

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from knative.client.cluster import EVENT, SERVICE, Cluster
+from knative.client.cluster import Cluster
+from knative.client.resources import EVENT, SERVICE
 from knative.local.kubelet import limits
 from knative.local.kubelet.cgroups import Group
 from knative.local.kubelet.limits import Limits

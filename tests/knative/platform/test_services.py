@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from knative.client.cluster import CONFIGURATION, POD_AUTOSCALER, REVISION, ROUTE, SERVICE, NotFound
+from knative.client.errors import NotFound
+from knative.client.resources import CONFIGURATION, POD_AUTOSCALER, REVISION, ROUTE, SERVICE
 from tests.knative.platform.conftest import World, condition, service, until
 
 

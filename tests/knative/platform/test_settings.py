@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from knative.autoscaling.config import Config
-from knative.client.cluster import CONFIG_MAP, POD_AUTOSCALER, SERVICE, Invalid
+from knative.client.errors import Invalid
+from knative.client.resources import CONFIG_MAP, POD_AUTOSCALER, SERVICE
 from knative.local.apiserver.store import Key, Store
 from knative.local.controllers.reconcilers import revisions
 from knative.local.controllers.settings import KnativeSettings

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from knative.client.cluster import CONFIG_MAP, NAMESPACE
+from knative.client.resources import CONFIG_MAP, NAMESPACE
 from knative.local.apiserver.store import EventType, HistoryExpired, Key, Store, StoreError, VersionConflict
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from knative.client import cluster
-from knative.client.cluster import Resource
+from knative.client import resources
+from knative.client.resources import Resource
 from knative.local.apiserver.admission.core_kinds import NamespaceAdmission, SecretAdmission
 from knative.local.apiserver.admission.knative_kinds import (
     ConfigurationAdmission,
@@ -29,11 +29,11 @@ def admissions(
         lacking: what a Revision with that specification asks for and this machine can't give.
     """
     return {
-        cluster.SERVICE: ServiceAdmission(features, lacking),
-        cluster.CONFIGURATION: ConfigurationAdmission(features, lacking),
-        cluster.REVISION: RevisionAdmission(features, lacking),
-        cluster.ROUTE: RouteAdmission(),
-        cluster.NAMESPACE: NamespaceAdmission(),
-        cluster.SECRET: SecretAdmission(),
-        cluster.POD_AUTOSCALER: PodAutoscalerAdmission(features),
+        resources.SERVICE: ServiceAdmission(features, lacking),
+        resources.CONFIGURATION: ConfigurationAdmission(features, lacking),
+        resources.REVISION: RevisionAdmission(features, lacking),
+        resources.ROUTE: RouteAdmission(),
+        resources.NAMESPACE: NamespaceAdmission(),
+        resources.SECRET: SecretAdmission(),
+        resources.POD_AUTOSCALER: PodAutoscalerAdmission(features),
     }

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from knative.client.cluster import CONFIG_MAP, Object
+from knative.client.resources import CONFIG_MAP, Object
 from knative.config_maps import ConfigError
 from knative.local import objects
 from knative.local.apiserver import errors

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 
-from knative.client.cluster import SECRET, Cause, Object
+from knative.client.errors import Cause
+from knative.client.resources import SECRET, Object
 from knative.local.apiserver import errors
 
 

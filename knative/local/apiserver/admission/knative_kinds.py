@@ -14,14 +14,15 @@ from typing import Any
 from knative.autoscaling import annotations as vocabulary
 from knative.autoscaling.annotations import FieldError
 from knative.autoscaling.config import Config
-from knative.client.cluster import CONFIGURATION, POD_AUTOSCALER, REVISION, ROUTE, SERVICE, Object, Resource
+from knative.client.resources import CONFIGURATION, POD_AUTOSCALER, REVISION, ROUTE, SERVICE, Object, Resource
+from knative.labels import CREATOR_ANNOTATION, LAST_MODIFIER_ANNOTATION, PROGRESS_DEADLINE_ANNOTATION
 from knative.literals import parse_duration
 from knative.local import objects
 from knative.local.apiserver import errors
 from knative.local.apiserver.admission import field_errors, pod_spec
 from knative.local.apiserver.admission.field_errors import Errors
 from knative.local.apiserver.admission.serving_config import RevisionDefaults, ServingConfig
-from knative.local.controllers.reconcilers import names
+from knative.local.apiserver.metadata import USER
 
 _WEBHOOK = "validation.webhook.serving.knative.dev"
 _LABEL_1035 = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -129,9 +130,9 @@ class _TemplateAdmission:
             if not template["metadata"]:
                 del template["metadata"]
         marks = obj["metadata"].setdefault("annotations", {})
-        marks.setdefault(names.CREATOR, names.USER)
+        marks.setdefault(CREATOR_ANNOTATION, USER)
         if old is None or old["spec"] != obj.get("spec"):
-            marks[names.LAST_MODIFIER] = names.USER
+            marks[LAST_MODIFIER_ANNOTATION] = USER
 
     def check(self, obj: Object, old: Object | None) -> list[str]:
         """Refuse what the webhook refuses; warn of what it lets pass."""
@@ -282,14 +283,14 @@ def _template(template: Mapping[str, Any], owner: Mapping[str, Any], features: S
 
 def _annotations(marks: Mapping[str, str], features: ServingConfig) -> Errors:
     yield from vocabulary.validate(marks, features.autoscaler)
-    deadline = marks.get(names.PROGRESS_DEADLINE)
+    deadline = marks.get(PROGRESS_DEADLINE_ANNOTATION)
     if deadline is not None:
         seconds = parse_duration(deadline)
         if seconds is None:
-            yield field_errors.invalid(deadline, names.PROGRESS_DEADLINE)
+            yield field_errors.invalid(deadline, PROGRESS_DEADLINE_ANNOTATION)
         elif seconds < 1 or seconds.denominator != 1:
             yield field_errors.invalid(
-                deadline, names.PROGRESS_DEADLINE, "must be at least 1s and a whole number of seconds"
+                deadline, PROGRESS_DEADLINE_ANNOTATION, "must be at least 1s and a whole number of seconds"
             )
 
 

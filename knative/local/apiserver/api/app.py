@@ -12,8 +12,9 @@ from typing import Any
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 
-from knative.client import cluster
-from knative.client.cluster import Object
+from knative.client import resources
+from knative.client.resources import Object
+from knative.labels import PORT_ANNOTATION
 from knative.local import objects
 from knative.local.apiserver import errors
 from knative.local.apiserver.api import request_info
@@ -25,9 +26,9 @@ from knative.local.apiserver.api.static_documents import StaticDocuments
 from knative.local.apiserver.api.usage import POD_METRICS, PodUsage, Usages
 from knative.local.apiserver.api.watches import WatchBroadcaster
 from knative.local.apiserver.api.write_handlers import WriteHandlers
+from knative.local.apiserver.metadata import USER
 from knative.local.apiserver.registry import Registry
 from knative.local.apiserver.store import StoreError
-from knative.local.controllers.reconcilers import names
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +132,7 @@ class Api:
     def _no_way_in(self, found: RequestInfo) -> errors.ApiError:
         """Why there is no `exec`, `attach` or `port-forward`, and what to do instead."""
         pod = self._registry.read(found.key).obj
-        port = objects.annotations_of(pod).get(names.PORT)
+        port = objects.annotations_of(pod).get(PORT_ANNOTATION)
         if found.subresource == "portforward":
             where = f"at http://127.0.0.1:{port}" if port else "once it runs"
             advice = f"a replica is a process of this machine and answers there itself, {where}"
@@ -154,9 +155,9 @@ class Api:
         handlers: Mapping[str, Handler] = {}
         if found.name is None:
             handlers = {"GET": reads.list, "POST": writes.create, "DELETE": writes.delete_collection}
-        elif found.subresource in _INTERACTIVE and found.info.resource == cluster.POD:
+        elif found.subresource in _INTERACTIVE and found.info.resource == resources.POD:
             raise self._no_way_in(found)
-        elif found.subresource == "log" and found.info.resource == cluster.POD:
+        elif found.subresource == "log" and found.info.resource == resources.POD:
             handlers = {"GET": self._log}
         elif found.subresource == "status" and found.info.has_status:
             handlers = {"GET": reads.get, "PUT": writes.replace, "PATCH": writes.patch}
@@ -204,7 +205,7 @@ def _review(path: str) -> Response | None:
     group, _, plural = path.removeprefix("/apis/").partition("/v1/")
     everything = {"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}
     rules: Object = {"resourceRules": [everything], "nonResourceRules": [], "incomplete": False}
-    user: Object = {"username": names.USER, "groups": ["system:masters", "system:authenticated"]}
+    user: Object = {"username": USER, "groups": ["system:masters", "system:authenticated"]}
     kind, status = {
         ("authorization.k8s.io", "selfsubjectaccessreviews"): ("SelfSubjectAccessReview", {"allowed": True}),
         ("authorization.k8s.io", "selfsubjectrulesreviews"): ("SelfSubjectRulesReview", rules),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from knative.client.cluster import POD, Object, Resource
+from knative.client.resources import POD, Object, Resource
 from knative.local.apiserver.api.representations import media_ranges
 from knative.local.apiserver.kinds import KindInfo
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from knative.client.cluster import Object
+from knative.client.resources import Object
 from knative.local.apiserver import errors
 from knative.local.apiserver.api.watches import Selection
 from knative.local.apiserver.store import HistoryExpired, Record, Store

@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from knative.client import cluster
+from knative.client import resources
 from knative.local import containers
 from knative.local.apiserver.store import Change, EventType, Key, Store
 
@@ -103,7 +103,7 @@ class LogIndexer:
         while True:
             files = {
                 file_of(record.key, record.obj, container)
-                for record in self._store.list(cluster.POD)
+                for record in self._store.list(resources.POD)
                 for container in names(record.obj)
             }
             for gone in self._outputs.keys() - files:
@@ -132,7 +132,7 @@ class LogIndexer:
 
     def _changed(self, change: Change) -> None:
         key, pod = change.record.key, change.record.obj
-        if key.resource != cluster.POD:
+        if key.resource != resources.POD:
             return
         for container in names(pod):
             file = file_of(key, pod, container)

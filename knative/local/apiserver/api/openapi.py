@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from knative.client.cluster import Object, Resource
+from knative.client.resources import Object, Resource
 from knative.local.apiserver.api.discovery import Kinds
 
 

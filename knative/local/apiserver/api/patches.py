@@ -13,7 +13,7 @@ from typing import Any
 import jsonpatch
 import jsonpointer
 
-from knative.client.cluster import Object
+from knative.client.resources import Object
 from knative.local import objects
 from knative.local.apiserver.errors import ApiError, bad_request
 

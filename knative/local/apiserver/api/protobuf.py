@@ -11,7 +11,7 @@ import base64
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from knative.client.cluster import Object
+from knative.client.resources import Object
 from knative.local.apiserver.errors import ApiError, bad_request
 
 MEDIA_TYPE = "application/vnd.kubernetes.protobuf"

@@ -9,7 +9,7 @@ from datetime import datetime
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from knative.client.cluster import Object
+from knative.client.resources import Object
 from knative.local.apiserver import errors
 from knative.local.apiserver.api import list_chunks, request_info, selectors, tables
 from knative.local.apiserver.api.representations import Form, Representation, partial, wanted

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from knative.client.cluster import Object
+from knative.client.resources import Object
 from knative.local.apiserver import errors
 from knative.local.apiserver.store import Record
 

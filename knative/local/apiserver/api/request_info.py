@@ -11,7 +11,7 @@ import yaml
 from starlette.requests import Request
 from starlette.responses import Response
 
-from knative.client.cluster import Object, Resource
+from knative.client.resources import Object, Resource
 from knative.local.apiserver.api import protobuf
 from knative.local.apiserver.errors import ApiError, ResourceRef, bad_request
 from knative.local.apiserver.kinds import KindInfo

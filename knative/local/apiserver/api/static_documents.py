@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from knative.client.cluster import Object, Resource
+from knative.client.resources import Object, Resource
 from knative.local.apiserver.api import discovery, openapi
 from knative.local.apiserver.kinds import KindInfo
 

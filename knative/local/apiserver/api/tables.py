@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from knative.client.cluster import Object
+from knative.client.resources import Object
 from knative.local import objects
 from knative.local.apiserver.api.jsonpath import compiled
 from knative.local.apiserver.api.representations import partial

@@ -14,8 +14,8 @@ from datetime import datetime
 from starlette.requests import Request
 from starlette.responses import Response
 
-from knative.client import cluster
-from knative.client.cluster import Object, Resource
+from knative.client import resources
+from knative.client.resources import Object, Resource
 from knative.local import containers, objects
 from knative.local.apiserver import errors
 from knative.local.apiserver.api import request_info, selectors
@@ -76,7 +76,7 @@ class PodUsage:
                 405, "MethodNotAllowed", "the server does not allow this method on the requested resource"
             )
         if target.name is not None:
-            record = self._store.get(Key(cluster.POD, target.namespace or "", target.name))
+            record = self._store.get(Key(resources.POD, target.namespace or "", target.name))
             found = await self._measured([record] if record is not None else [])
             if not found:
                 raise errors.not_found(target.subject)
@@ -86,7 +86,7 @@ class PodUsage:
         by_field = selectors.fields(query.get("fieldSelector"), "pods")
         chosen = [
             record
-            for record in self._store.list(cluster.POD, target.namespace)
+            for record in self._store.list(resources.POD, target.namespace)
             if by_label(record.obj) and by_field(record.obj)
         ]
         return request_info.answer(

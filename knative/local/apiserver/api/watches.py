@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from knative.client.cluster import Object
+from knative.client.resources import Object
 from knative.local.apiserver import errors
 from knative.local.apiserver.api.representations import Form, Representation, partial
 from knative.local.apiserver.api.selectors import Predicate

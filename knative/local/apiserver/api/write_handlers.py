@@ -10,7 +10,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from knative.client import cluster
+from knative.client import resources
 from knative.local import objects
 from knative.local.apiserver import errors, managed_fields
 from knative.local.apiserver.api import list_chunks, patches, request_info
@@ -222,7 +222,7 @@ class WriteHandlers:
             await asyncio.to_thread(cel_rules.load)
 
     def _refuse_pods(self, target: RequestInfo) -> None:
-        if target.info.resource == cluster.POD:
+        if target.info.resource == resources.POD:
             raise errors.ApiError(
                 403,
                 "Forbidden",

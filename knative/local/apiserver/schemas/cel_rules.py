@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
-from knative.client.cluster import Cause
+from knative.client.errors import Cause
 from knative.local.apiserver.schemas.structural import Schema
 
 _BLOCKING = frozenset(

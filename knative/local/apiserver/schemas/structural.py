@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from knative.client.cluster import Cause
+from knative.client.errors import Cause
 
 Schema = Mapping[str, Any]
 

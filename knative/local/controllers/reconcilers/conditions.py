@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from knative.client.cluster import Object
+from knative.client.resources import Object
 
 Status = Literal["True", "False", "Unknown"]
 

@@ -7,11 +7,24 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from knative.client.cluster import REVISION, Object
+from knative.client.resources import REVISION, Object
 from knative.config_maps import ConfigError, Reader
+from knative.labels import (
+    CONFIGURATION_GENERATION_LABEL,
+    CONFIGURATION_LABEL,
+    CONFIGURATION_UID_LABEL,
+    CREATOR_ANNOTATION,
+    LAST_MODIFIER_ANNOTATION,
+    NO_GC_ANNOTATION,
+    ROUTING_STATE_LABEL,
+    ROUTING_STATE_MODIFIED_ANNOTATION,
+    SERVICE_LABEL,
+    SERVICE_UID_LABEL,
+)
 from knative.literals import LiteralError, read_duration, read_integer, read_unsigned
 from knative.local import objects
-from knative.local.controllers.reconcilers import conditions, names
+from knative.local.apiserver.metadata import USER
+from knative.local.controllers.reconcilers import conditions
 
 _T = TypeVar("_T")
 
@@ -29,18 +42,18 @@ def revision(config: Mapping[str, Any], now: str) -> Object:
     owner_labels = objects.labels_of(config)
     labels = {
         **(template_meta.get("labels") or {}),
-        names.CONFIGURATION_LABEL: meta["name"],
-        names.CONFIGURATION_GENERATION: str(meta["generation"]),
-        names.CONFIGURATION_UID: meta["uid"],
-        names.ROUTING_STATE: "pending",
+        CONFIGURATION_LABEL: meta["name"],
+        CONFIGURATION_GENERATION_LABEL: str(meta["generation"]),
+        CONFIGURATION_UID_LABEL: meta["uid"],
+        ROUTING_STATE_LABEL: "pending",
     }
-    for key in (names.SERVICE_LABEL, names.SERVICE_UID):
+    for key in (SERVICE_LABEL, SERVICE_UID_LABEL):
         if key in owner_labels:
             labels[key] = owner_labels[key]
     annotations = {
         **(template_meta.get("annotations") or {}),
-        names.ROUTING_STATE_MODIFIED: now,
-        names.CREATOR: objects.annotations_of(config).get(names.LAST_MODIFIER, names.USER),
+        ROUTING_STATE_MODIFIED_ANNOTATION: now,
+        CREATOR_ANNOTATION: objects.annotations_of(config).get(LAST_MODIFIER_ANNOTATION, USER),
     }
     return objects.typed(
         REVISION,
@@ -59,7 +72,7 @@ def revision(config: Mapping[str, Any], now: str) -> Object:
 
 def generation(revision_obj: Mapping[str, Any]) -> int:
     """The Configuration's generation that a Revision was made for."""
-    return int(objects.labels_of(revision_obj).get(names.CONFIGURATION_GENERATION, "0"))
+    return int(objects.labels_of(revision_obj).get(CONFIGURATION_GENERATION_LABEL, "0"))
 
 
 def of_generation(
@@ -164,9 +177,9 @@ def collectable(
         (
             item
             for item in revisions
-            if objects.labels_of(item).get(names.ROUTING_STATE) == "reserve"
+            if objects.labels_of(item).get(ROUTING_STATE_LABEL) == "reserve"
             and objects.name_of(item) != ready
-            and objects.annotations_of(item).get(names.NO_GC, "").lower() != "true"
+            and objects.annotations_of(item).get(NO_GC_ANNOTATION, "").lower() != "true"
         ),
         key=_last_active,
     )
@@ -190,7 +203,7 @@ def _is_stale(revision_obj: Mapping[str, Any], now: datetime, retention: Retenti
 
 def _last_active(revision_obj: Mapping[str, Any]) -> datetime:
     """When its routing state last changed, else when it was made."""
-    text = objects.annotations_of(revision_obj).get(names.ROUTING_STATE_MODIFIED)
+    text = objects.annotations_of(revision_obj).get(ROUTING_STATE_MODIFIED_ANNOTATION)
     return objects.parse_timestamp(text or revision_obj["metadata"]["creationTimestamp"])
 
 

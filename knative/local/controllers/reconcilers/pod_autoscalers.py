@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from knative.client.cluster import Object
+from knative.client.resources import Object
+from knative.labels import PORT_ANNOTATION, READY_AT_ANNOTATION
 from knative.local import objects
 from knative.local.controllers.autoscaler import ScaleDecision
-from knative.local.controllers.reconcilers import conditions, names
+from knative.local.controllers.reconcilers import conditions
 from knative.local.controllers.reconcilers.conditions import Condition
 from knative.local.routing import Endpoint
 
@@ -33,10 +34,10 @@ def endpoints(pods: Pods) -> tuple[Endpoint, ...]:
             Endpoint(
                 objects.name_of(pod),
                 pod["status"]["podIP"],
-                int(objects.annotations_of(pod)[names.PORT]),
+                int(objects.annotations_of(pod)[PORT_ANNOTATION]),
             )
             for pod in ready(pods)
-            if names.PORT in objects.annotations_of(pod)
+            if PORT_ANNOTATION in objects.annotations_of(pod)
         )
     )
 
@@ -74,7 +75,7 @@ def _keep_rank(pod: Mapping[str, Any]) -> tuple[Any, ...]:
     return (
         not is_scheduled,
         not is_ready,
-        marks.get(names.READY_AT, "") if is_ready else "",
+        marks.get(READY_AT_ANNOTATION, "") if is_ready else "",
         restarts,
         pod["metadata"]["creationTimestamp"],
         objects.name_of(pod),

@@ -14,17 +14,33 @@ from typing import Any
 
 from knative.autoscaling import annotations as vocabulary
 from knative.autoscaling.config import DEFAULT_CONFIG, Config
-from knative.client.cluster import POD, POD_AUTOSCALER, Object
+from knative.client.resources import POD, POD_AUTOSCALER, Object
 from knative.config_maps import ConfigError, Reader
+from knative.labels import (
+    CONFIGURATION_LABEL,
+    LAST_PINNED_ANNOTATION,
+    NO_GC_ANNOTATION,
+    PROGRESS_DEADLINE_ANNOTATION,
+    REVISION_LABEL,
+    REVISION_UID_LABEL,
+    ROUTES_ANNOTATION,
+    ROUTING_STATE_LABEL,
+    ROUTING_STATE_MODIFIED_ANNOTATION,
+    SERVICE_LABEL,
+)
 from knative.literals import format_duration, parse_duration, read_duration
 from knative.local import containers, objects
-from knative.local.controllers.reconcilers import conditions, names
+from knative.local.controllers.reconcilers import conditions
 from knative.local.controllers.reconcilers.conditions import Condition
 from knative.local.routing import RevisionKey, RevisionSpec
 
 PROGRESS_DEADLINE_S = 600.0
 CONTAINER = "user-container"
 _DEPLOYING = "Deploying"
+_OF_THE_REVISION_ALONE = frozenset(
+    {ROUTING_STATE_MODIFIED_ANNOTATION, ROUTES_ANNOTATION, NO_GC_ANNOTATION, LAST_PINNED_ANNOTATION}
+)
+"""Annotations that Knative does not copy from a Revision to its PodAutoscaler and its pods."""
 
 
 def key_of(obj: Mapping[str, Any]) -> RevisionKey:
@@ -54,7 +70,7 @@ def parse_progress_deadline(data: Mapping[str, str]) -> float:
 
 def progress_deadline_s(revision: Mapping[str, Any], default: float = PROGRESS_DEADLINE_S) -> float:
     """How long the Revision may take to its first readiness."""
-    text = objects.annotations_of(revision).get(names.PROGRESS_DEADLINE)
+    text = objects.annotations_of(revision).get(PROGRESS_DEADLINE_ANNOTATION)
     seconds = parse_duration(text) if text else None
     return default if seconds is None else float(seconds)
 
@@ -64,7 +80,7 @@ def is_reachable(revision: Mapping[str, Any]) -> bool:
     for kind in ("ResourcesAvailable", "ContainerHealthy"):
         if objects.condition_status(revision, kind) == "False":
             return False
-    return objects.labels_of(revision).get(names.ROUTING_STATE) != "reserve"
+    return objects.labels_of(revision).get(ROUTING_STATE_LABEL) != "reserve"
 
 
 def routing_spec(
@@ -85,7 +101,7 @@ def routing_spec(
     labels = objects.labels_of(revision)
     return RevisionSpec(
         key=key_of(revision),
-        service=labels.get(names.SERVICE_LABEL) or labels.get(names.CONFIGURATION_LABEL, ""),
+        service=labels.get(SERVICE_LABEL) or labels.get(CONFIGURATION_LABEL, ""),
         container_concurrency=int(spec.get("containerConcurrency") or 0),
         timeout_s=float(spec.get("timeoutSeconds") or 300),
         response_start_timeout_s=spec.get("responseStartTimeoutSeconds") or None,
@@ -108,14 +124,14 @@ def pod_autoscaler(
     whatever becomes of the default class: after PodAutoscaler.SetDefaults and syncAnnotationsForKPA.
     Class hpa becomes kpa, the one autoscaler of this platform.
     """
-    marks = names.for_autoscaler(objects.annotations_of(revision))
+    marks = for_autoscaler(objects.annotations_of(revision))
     kept = objects.annotations_of(before) if before is not None else {}
     marks.setdefault(vocabulary.CLASS, kept.get(vocabulary.CLASS, config.pod_autoscaler_class))
     marks = vocabulary.by_kpa(marks)
     metric = "concurrency" if marks[vocabulary.CLASS] == vocabulary.KPA else ""
     marks.setdefault(vocabulary.METRIC, kept.get(vocabulary.METRIC, metric))
     meta, labels = revision["metadata"], objects.labels_of(revision)
-    state = labels.get(names.ROUTING_STATE)
+    state = labels.get(ROUTING_STATE_LABEL)
     reachability = "Unreachable" if not is_reachable(revision) else "Reachable" if state == "active" else ""
     spec: Object = {
         "containerConcurrency": int(revision["spec"].get("containerConcurrency") or 0),
@@ -143,6 +159,20 @@ def pod_autoscaler(
     )
 
 
+def for_autoscaler(annotations: Mapping[str, str]) -> dict[str, str]:
+    """The annotations of a Revision that its PodAutoscaler has too."""
+    return {key: value for key, value in annotations.items() if key not in _OF_THE_REVISION_ALONE}
+
+
+def _for_pods(annotations: Mapping[str, str]) -> dict[str, str]:
+    """The annotations of a Revision that its pods have too: none that configures the autoscaler."""
+    return {
+        key: value
+        for key, value in for_autoscaler(annotations).items()
+        if not key.startswith(vocabulary.GROUP)
+    }
+
+
 def first_replicas(annotations: Mapping[str, str], config: Config) -> int:
     """What a Revision's Deployment begins with: an initial scale of zero counts here whatever is allowed."""
     found = vocabulary.lookup(annotations, vocabulary.INITIAL_SCALE)
@@ -151,12 +181,12 @@ def first_replicas(annotations: Mapping[str, str], config: Config) -> int:
 
 def _child_labels(revision: Mapping[str, Any]) -> dict[str, str]:
     meta = revision["metadata"]
-    kept = {key: value for key, value in objects.labels_of(revision).items() if key != names.ROUTING_STATE}
+    kept = {key: value for key, value in objects.labels_of(revision).items() if key != ROUTING_STATE_LABEL}
     return {
         **kept,
         "app": meta["name"],
-        names.REVISION_LABEL: meta["name"],
-        names.REVISION_UID: meta["uid"],
+        REVISION_LABEL: meta["name"],
+        REVISION_UID_LABEL: meta["uid"],
     }
 
 
@@ -167,8 +197,8 @@ def pod(revision: Mapping[str, Any], suffix: str) -> Object:
     labels = objects.labels_of(revision)
     told = [
         {"name": "K_REVISION", "value": meta["name"]},
-        {"name": "K_CONFIGURATION", "value": labels.get(names.CONFIGURATION_LABEL, "")},
-        {"name": "K_SERVICE", "value": labels.get(names.SERVICE_LABEL, "")},
+        {"name": "K_CONFIGURATION", "value": labels.get(CONFIGURATION_LABEL, "")},
+        {"name": "K_SERVICE", "value": labels.get(SERVICE_LABEL, "")},
     ]
     contained = objects.clone(spec["containers"])
     for container in contained:
@@ -190,7 +220,7 @@ def pod(revision: Mapping[str, Any], suffix: str) -> Object:
                 "name": f"{re.sub(r'[^a-z0-9]+$', '', base)}-{suffix}",
                 "namespace": meta["namespace"],
                 "labels": _child_labels(revision),
-                "annotations": names.for_pods(objects.annotations_of(revision)),
+                "annotations": _for_pods(objects.annotations_of(revision)),
                 "ownerReferences": [objects.owner_reference(revision)],
             },
             "spec": pod_spec,

@@ -6,9 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from knative.client.cluster import Object
+from knative.client.resources import Object
+from knative.labels import (
+    ROUTES_ANNOTATION,
+    ROUTING_STATE_LABEL,
+    ROUTING_STATE_MODIFIED_ANNOTATION,
+    VISIBILITY_LABEL,
+)
 from knative.local import objects
-from knative.local.controllers.reconcilers import conditions, names
+from knative.local.controllers.reconcilers import conditions
 from knative.local.controllers.reconcilers.conditions import Condition
 from knative.local.routing import RevisionKey, Split
 
@@ -52,7 +58,7 @@ def resolve(route: Mapping[str, Any], configurations: Lookup, revisions: Lookup,
 def _url(route: Mapping[str, Any], name: str, outside: UrlOf) -> str:
     """Where a Route, or one of its tags, is to be called; a label keeps it inside the cluster."""
     namespace = objects.namespace_of(route)
-    if objects.labels_of(route).get(names.VISIBILITY) == "cluster-local":
+    if objects.labels_of(route).get(VISIBILITY_LABEL) == "cluster-local":
         return _inside(name, namespace)
     return outside(name, namespace)
 
@@ -141,20 +147,20 @@ def routed(route: Mapping[str, Any]) -> frozenset[str]:
 def routing_labels(revision: Mapping[str, Any], routes: Sequence[str], now: str) -> Object | None:
     """The Revision with the routing state that these routes give it, or None if it has that already."""
     labels, annotations = objects.labels_of(revision), objects.annotations_of(revision)
-    state = labels.get(names.ROUTING_STATE)
+    state = labels.get(ROUTING_STATE_LABEL)
     wanted = "active" if routes else ("pending" if state == "pending" else "reserve")
     listed = ",".join(sorted(routes))
-    if state == wanted and annotations.get(names.ROUTES, "") == listed:
+    if state == wanted and annotations.get(ROUTES_ANNOTATION, "") == listed:
         return None
     changed = objects.clone(dict(revision))
     meta = changed["metadata"]
-    meta.setdefault("labels", {})[names.ROUTING_STATE] = wanted
+    meta.setdefault("labels", {})[ROUTING_STATE_LABEL] = wanted
     marks = meta.setdefault("annotations", {})
     if listed:
-        marks[names.ROUTES] = listed
+        marks[ROUTES_ANNOTATION] = listed
     else:
-        marks.pop(names.ROUTES, None)
+        marks.pop(ROUTES_ANNOTATION, None)
     if state != wanted:
-        marks[names.ROUTING_STATE_MODIFIED] = now
+        marks[ROUTING_STATE_MODIFIED_ANNOTATION] = now
     changed_obj: Object = changed
     return changed_obj

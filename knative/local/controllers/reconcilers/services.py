@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from knative.client.cluster import CONFIGURATION, ROUTE, Object
+from knative.client.resources import CONFIGURATION, ROUTE, Object
+from knative.labels import ROUTES_ANNOTATION, SERVICE_LABEL, SERVICE_UID_LABEL
 from knative.local import objects
-from knative.local.controllers.reconcilers import conditions, names
+from knative.local.controllers.reconcilers import conditions
 from knative.local.controllers.reconcilers.conditions import Condition
 
 _DEFAULT_TRAFFIC = [{"latestRevision": True, "percent": 100}]
@@ -18,8 +19,8 @@ def _child_meta(service: Mapping[str, Any]) -> Object:
     meta = service["metadata"]
     labels = {
         **objects.labels_of(service),
-        names.SERVICE_LABEL: meta["name"],
-        names.SERVICE_UID: meta["uid"],
+        SERVICE_LABEL: meta["name"],
+        SERVICE_UID_LABEL: meta["uid"],
     }
     kept = {
         key: value
@@ -38,7 +39,7 @@ def _child_meta(service: Mapping[str, Any]) -> Object:
 def configuration(service: Mapping[str, Any]) -> Object:
     """The Configuration that a Service wants."""
     meta = _child_meta(service)
-    meta["annotations"][names.ROUTES] = service["metadata"]["name"]
+    meta["annotations"][ROUTES_ANNOTATION] = service["metadata"]["name"]
     return objects.typed(
         CONFIGURATION,
         {"metadata": meta, "spec": {"template": objects.clone(service["spec"]["template"])}},

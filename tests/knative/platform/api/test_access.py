@@ -7,7 +7,9 @@ import aiohttp
 import pytest
 import yaml
 
-from knative.client.cluster import EVENT, Cluster, Forbidden
+from knative.client.cluster import Cluster
+from knative.client.errors import Forbidden
+from knative.client.resources import EVENT
 from tests.knative.platform.api.raw import CMS, Raw
 from tests.knative.platform.conftest import World
 

@@ -5,16 +5,8 @@ from typing import Any
 
 import pytest
 
-from knative.client.cluster import (
-    CONFIG_MAP,
-    CONFIGURATION,
-    POD,
-    POD_AUTOSCALER,
-    REVISION,
-    ROUTE,
-    SERVICE,
-    Conflict,
-)
+from knative.client.errors import Conflict
+from knative.client.resources import CONFIG_MAP, CONFIGURATION, POD, POD_AUTOSCALER, REVISION, ROUTE, SERVICE
 from tests.knative.platform.api.raw import CMS, Raw, config_map
 from tests.knative.platform.conftest import World, service, until
 

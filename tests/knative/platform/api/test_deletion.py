@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from knative.client.cluster import CONFIG_MAP, CONFIGURATION, NAMESPACE, SECRET, SERVICE, Conflict, NotFound
+from knative.client.errors import Conflict, NotFound
+from knative.client.resources import CONFIG_MAP, CONFIGURATION, NAMESPACE, SECRET, SERVICE
 from tests.knative.platform.api.raw import config_map
 from tests.knative.platform.conftest import World, service, until
 

@@ -1,6 +1,6 @@
 """Events: what `kubectl describe` ends with, in the words of who would say it on a cluster."""
 
-from knative.client.cluster import EVENT, SERVICE
+from knative.client.resources import EVENT, SERVICE
 from tests.knative.platform.api.raw import Raw
 from tests.knative.platform.conftest import World, service, until
 

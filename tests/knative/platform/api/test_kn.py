@@ -1,6 +1,6 @@
 """kn, Knative's own client, cannot tell the platform from a cluster."""
 
-from knative.client.cluster import SERVICE
+from knative.client.resources import SERVICE
 from tests.knative.platform.api.programs import Program
 from tests.knative.platform.conftest import BACKEND, World, service
 

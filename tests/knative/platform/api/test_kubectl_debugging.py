@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from knative.client.cluster import SERVICE
+from knative.client.resources import SERVICE
 from tests.knative.platform.api.programs import Program, manifest
 from tests.knative.platform.conftest import World, service, until
 

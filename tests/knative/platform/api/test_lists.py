@@ -2,7 +2,8 @@
 
 import pytest
 
-from knative.client.cluster import CONFIG_MAP, SERVICE, Invalid
+from knative.client.errors import Invalid
+from knative.client.resources import CONFIG_MAP, SERVICE
 from tests.knative.platform.api.raw import CMS, KSVCS, Raw, config_map
 from tests.knative.platform.conftest import World, service
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from knative.client.cluster import POD, SERVICE
+from knative.client.resources import POD, SERVICE
 from tests.knative.platform.api.raw import Raw
 from tests.knative.platform.conftest import World, service, until
 

@@ -2,17 +2,8 @@
 
 import pytest
 
-from knative.client.cluster import (
-    CONFIG_MAP,
-    SECRET,
-    SERVICE,
-    WARM_POOL,
-    AlreadyExists,
-    Conflict,
-    Expired,
-    Invalid,
-    NotFound,
-)
+from knative.client.errors import AlreadyExists, Conflict, Expired, Invalid, NotFound
+from knative.client.resources import CONFIG_MAP, SECRET, SERVICE, WARM_POOL
 from tests.knative.platform.api.raw import CMS, Raw, config_map
 from tests.knative.platform.conftest import World, service
 

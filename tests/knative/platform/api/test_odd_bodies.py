@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from yarl import URL
 
-from knative.client.cluster import (
+from knative.client.errors import Invalid
+from knative.client.resources import (
     CONFIG_MAP,
     CONFIGURATION,
     POD,
@@ -20,7 +21,6 @@ from knative.client.cluster import (
     SECRET,
     SERVICE,
     WARM_POOL,
-    Invalid,
     Resource,
 )
 from tests.knative.platform.api.raw import CMS, MERGE, Raw

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from knative.client.cluster import WARM_POOL, Invalid
+from knative.client.errors import Invalid
+from knative.client.resources import WARM_POOL
 from tests.knative.platform.conftest import World
 
 UNCHECKED = (

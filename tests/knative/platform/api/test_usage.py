@@ -1,6 +1,6 @@
 """What replicas use, as `kubectl top` asks for it."""
 
-from knative.client.cluster import SERVICE
+from knative.client.resources import SERVICE
 from tests.knative.platform.api.programs import Program
 from tests.knative.platform.api.raw import Raw
 from tests.knative.platform.conftest import World, service

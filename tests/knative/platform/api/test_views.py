@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from knative.client.cluster import CONFIG_MAP, SECRET
+from knative.client.resources import CONFIG_MAP, SECRET
 from tests.knative.platform.api.raw import CMS, Raw, config_map
 from tests.knative.platform.conftest import World
 

@@ -3,7 +3,8 @@
 import asyncio
 import json
 
-from knative.client.cluster import CONFIG_MAP, SERVICE, Cluster
+from knative.client.cluster import Cluster
+from knative.client.resources import CONFIG_MAP, SERVICE
 from tests.knative.platform.api.raw import CMS, KSVCS, Raw, config_map
 from tests.knative.platform.conftest import World, condition, service, until
 
