@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from functions.lifecycle import Warmth
+from knative import env_vars
 from weights.cache.location import default_cache_dir
 
 KINDS = ("ingest", "generate", "postprocess", "orchestrate")
@@ -94,26 +95,26 @@ class Settings:
         defaults = cls()
         settings = cls(
             port=reader.read("PORT", _integer(0, 65535), defaults.port),
-            host=reader.read("PILOTLIGHT_HOST", str, defaults.host),
+            host=reader.read(env_vars.HOST, str, defaults.host),
             service=reader.read("K_SERVICE", str, None),
             revision=reader.read("K_REVISION", str, None),
             configuration=reader.read("K_CONFIGURATION", str, None),
-            agent=reader.read("PILOTLIGHT_AGENT", str, None),
-            model_uri=reader.read("PILOTLIGHT_MODEL_URI", _model_uri, None),
-            model_name=reader.read("PILOTLIGHT_MODEL_NAME", str, None),
-            engine=reader.read("PILOTLIGHT_ENGINE", _one_of(*ENGINES), defaults.engine),
-            engine_args=reader.read("PILOTLIGHT_ENGINE_ARGS", _engine_args, {}),
-            stages=reader.read("PILOTLIGHT_STAGES", _stages, ()),
-            stage_config=reader.read("PILOTLIGHT_STAGE_CONFIG", _json_object, {}),
-            gateway=reader.read("PILOTLIGHT_GATEWAY", _http_url, None),
+            agent=reader.read(env_vars.AGENT, str, None),
+            model_uri=reader.read(env_vars.MODEL_URI, _model_uri, None),
+            model_name=reader.read(env_vars.MODEL_NAME, str, None),
+            engine=reader.read(env_vars.ENGINE, _one_of(*ENGINES), defaults.engine),
+            engine_args=reader.read(env_vars.ENGINE_ARGS, _engine_args, {}),
+            stages=reader.read(env_vars.STAGES, _stages, ()),
+            stage_config=reader.read(env_vars.STAGE_CONFIG, _json_object, {}),
+            gateway=reader.read(env_vars.GATEWAY, _http_url, None),
             cache_dir=default_cache_dir(environ),
-            warmth=reader.read("PILOTLIGHT_WARMTH", _warmth, Warmth.HOT),
-            drain_seconds=reader.read("PILOTLIGHT_DRAIN_SECONDS", _seconds, defaults.drain_seconds),
-            failure_seconds=reader.read("PILOTLIGHT_FAILURE_SECONDS", _seconds, defaults.failure_seconds),
-            deadline_seconds=reader.read("PILOTLIGHT_DEADLINE_SECONDS", _seconds, defaults.deadline_seconds),
-            queue_limit=reader.read("PILOTLIGHT_QUEUE_LIMIT", _integer(1, 1_000_000), defaults.queue_limit),
+            warmth=reader.read(env_vars.WARMTH, _warmth, Warmth.HOT),
+            drain_seconds=reader.read(env_vars.DRAIN_SECONDS, _seconds, defaults.drain_seconds),
+            failure_seconds=reader.read(env_vars.FAILURE_SECONDS, _seconds, defaults.failure_seconds),
+            deadline_seconds=reader.read(env_vars.DEADLINE_SECONDS, _seconds, defaults.deadline_seconds),
+            queue_limit=reader.read(env_vars.QUEUE_LIMIT, _integer(1, 1_000_000), defaults.queue_limit),
             log_level=reader.read(
-                "PILOTLIGHT_LOG_LEVEL", _one_of("debug", "info", "warning", "error"), defaults.log_level
+                env_vars.LOG_LEVEL, _one_of("debug", "info", "warning", "error"), defaults.log_level
             ),
         )
         if reader.problems:

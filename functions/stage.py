@@ -16,6 +16,7 @@ from functions.contract import StageEvent, StageReply, StageRequest
 from functions.http.problems import field_errors
 from functions.settings import Settings, SettingsError
 from functions.timing import ColdStart, Phase, ServerTiming
+from knative import env_vars
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -55,7 +56,7 @@ def parse_config(model: type[ConfigT], settings: Settings) -> ConfigT:
     except ValidationError as error:
         raise SettingsError(
             tuple(
-                f"PILOTLIGHT_STAGE_CONFIG.{entry['field']} = {entry['value']!r}: {entry['message']}"
+                f"{env_vars.STAGE_CONFIG}.{entry['field']} = {entry['value']!r}: {entry['message']}"
                 for entry in field_errors(error.errors(include_url=False, include_context=False))
             )
         ) from None

@@ -6,7 +6,7 @@ What runs on one machine is what runs on a cluster: both get what `compile_agent
 import json
 from typing import Any
 
-from knative import render
+from knative import env_vars, render
 from knative.labels import AGENT_LABEL, STAGE_LABEL
 from pilotlight.agent import Agent, Engine, Kind, Stage
 
@@ -71,19 +71,19 @@ def autoscaling(stage: Stage) -> render.Autoscaling:
 def _environment(agent: Agent, stage: Stage) -> dict[str, str]:
     env = dict(agent.spec.env)
     if stage.kind is not Kind.CONTAINER:
-        env["PILOTLIGHT_AGENT"] = agent.metadata.name
+        env[env_vars.AGENT] = agent.metadata.name
         if agent.spec.model is not None and stage.kind in {Kind.INGEST, Kind.GENERATE}:
-            env["PILOTLIGHT_MODEL_URI"] = agent.spec.model.uri
-            env["PILOTLIGHT_MODEL_NAME"] = agent.spec.model.name or agent.metadata.name
+            env[env_vars.MODEL_URI] = agent.spec.model.uri
+            env[env_vars.MODEL_NAME] = agent.spec.model.name or agent.metadata.name
         if stage.kind is Kind.GENERATE:
             engine = stage.engine or Engine()
-            env["PILOTLIGHT_ENGINE"] = engine.type
+            env[env_vars.ENGINE] = engine.type
             if engine.args:
-                env["PILOTLIGHT_ENGINE_ARGS"] = json.dumps(engine.args)
+                env[env_vars.ENGINE_ARGS] = json.dumps(engine.args)
             if stage.warmth != "hot":
-                env["PILOTLIGHT_WARMTH"] = stage.warmth
+                env[env_vars.WARMTH] = stage.warmth
         if stage.kind is Kind.ORCHESTRATE:
-            env["PILOTLIGHT_STAGES"] = json.dumps(
+            env[env_vars.STAGES] = json.dumps(
                 [
                     {"name": other.name, "kind": other.kind.value, "url": _url(agent, other)}
                     for other in agent.spec.stages
@@ -91,7 +91,7 @@ def _environment(agent: Agent, stage: Stage) -> dict[str, str]:
                 ]
             )
         if stage.config:
-            env["PILOTLIGHT_STAGE_CONFIG"] = json.dumps(stage.config)
+            env[env_vars.STAGE_CONFIG] = json.dumps(stage.config)
     return env | stage.env
 
 

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from knative import env_vars
 from knative.client.cluster import Cluster
 from knative.local.platform.platform import Platform, PlatformConfig, PlatformError
 from warmpool.adapters.exposition import MetricsPage
@@ -25,7 +26,7 @@ from warmpool.controller import Controller
 # What a replica inherits besides PATH and HOME: where S3 is, who we are there, and engine settings.
 _INHERITED = (
     "AWS_",
-    "PILOTLIGHT_",
+    env_vars.PREFIX,
     "VLLM_",
     "HF_",
     "CUDA_",
@@ -93,7 +94,7 @@ async def running(config: StackConfig) -> AsyncIterator[Stack]:
             gateway_port=config.gateway_port,
             api_port=config.api_port,
             gpus=config.gpus,
-            env={**config.env, "PILOTLIGHT_ADMIN_TOKEN": token},
+            env={**config.env, env_vars.ADMIN_TOKEN: token},
         )
     )
     try:

@@ -16,6 +16,7 @@ from functions.replica import Replica
 from functions.settings import Settings, SettingsError
 from functions.stage import RequestContext
 from functions.timing import Phase
+from knative import env_vars
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -48,7 +49,7 @@ def parse_args(model: type[ArgsT], args: Mapping[str, Any]) -> ArgsT:
     except ValidationError as error:
         raise SettingsError(
             tuple(
-                f"PILOTLIGHT_ENGINE_ARGS.{entry['field']} = {entry['value']!r}: {entry['message']}"
+                f"{env_vars.ENGINE_ARGS}.{entry['field']} = {entry['value']!r}: {entry['message']}"
                 for entry in field_errors(error.errors(include_url=False, include_context=False))
             )
         ) from None
@@ -71,7 +72,7 @@ class SteadyHost:
     ) -> None:
         if settings.warmth is not Warmth.HOT:
             raise SettingsError(
-                (f"PILOTLIGHT_WARMTH = {settings.warmth.value!r}: must be hot with engine {settings.engine}",)
+                (f"{env_vars.WARMTH} = {settings.warmth.value!r}: must be hot with engine {settings.engine}",)
             )
         self._open = open_engine
         self._extend = extend

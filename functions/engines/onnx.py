@@ -34,6 +34,7 @@ from functions.replica import Replica
 from functions.settings import Settings, SettingsError
 from functions.stage import StartError
 from functions.timing import Phase
+from knative import env_vars
 
 if TYPE_CHECKING:
     import numpy as np
@@ -272,7 +273,7 @@ def build_host(settings: Settings) -> SteadyHost:
     uri = settings.model_uri
     if uri is None:
         raise SettingsError(
-            ("PILOTLIGHT_MODEL_URI is not set; must be s3://bucket/prefix, file:///dir or a path",)
+            (f"{env_vars.MODEL_URI} is not set; must be s3://bucket/prefix, file:///dir or a path",)
         )
     model = settings.model_name or uri.rstrip("/").rpartition("/")[2]
 
@@ -283,7 +284,7 @@ def build_host(settings: Settings) -> SteadyHost:
             with replica.measure(Phase.WEIGHTS):
                 pulled = await pull(uri, cache_dir=settings.cache_dir, patterns=MODEL_FILES)
         except WeightsError as error:
-            raise StartError(f"PILOTLIGHT_MODEL_URI = {uri}: {error}") from error
+            raise StartError(f"{env_vars.MODEL_URI} = {uri}: {error}") from error
         with replica.measure(Phase.INIT):
             engine = await asyncio.to_thread(open_model, pulled.path, args, model=model)
         with replica.measure(Phase.WARMUP):

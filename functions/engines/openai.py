@@ -36,6 +36,7 @@ from functions.settings import Settings, SettingsError, read_secret
 from functions.stage import StartError
 from functions.text.redaction import DETECTORS, redact
 from functions.timing import Phase
+from knative import env_vars
 from transport.sse import EventParser
 
 if TYPE_CHECKING:
@@ -313,7 +314,7 @@ def build_host(settings: Settings) -> SteadyHost:
     args = parse_args(OpenAIArgs, settings.engine_args)
     model = args.model or settings.model_name
     if model is None:
-        raise SettingsError(("PILOTLIGHT_MODEL_NAME is not set; must be the model's name at base-url",))
+        raise SettingsError((f"{env_vars.MODEL_NAME} is not set; must be the model's name at base-url",))
     key = read_secret("OPENAI_API_KEY")
     if key is not None and not (key.isascii() and key.isprintable()):
         raise SettingsError(("OPENAI_API_KEY = (hidden): must be printable ASCII",))

@@ -19,6 +19,7 @@ from functions.replica import Replica
 from functions.settings import Settings, SettingsError, read_secret
 from functions.stage import RequestContext, StageConfig, parse_config
 from functions.timing import Phase
+from knative import env_vars
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -147,7 +148,7 @@ def _vllm(settings: Settings, config: GenerateConfig) -> EngineHost:
 
     if settings.model_uri is None:
         raise SettingsError(
-            ("PILOTLIGHT_MODEL_URI is not set; must be s3://bucket/prefix, file:///dir or a path",)
+            (f"{env_vars.MODEL_URI} is not set; must be s3://bucket/prefix, file:///dir or a path",)
         )
     return VllmHost(
         settings,
@@ -159,5 +160,5 @@ def _vllm(settings: Settings, config: GenerateConfig) -> EngineHost:
         ),
         device=None if config.device is None else config.device_dir / config.device,
         sleep_level=config.sleep_level,
-        admin_token=read_secret("PILOTLIGHT_ADMIN_TOKEN"),
+        admin_token=read_secret(env_vars.ADMIN_TOKEN),
     )

@@ -22,6 +22,7 @@ from functions.replica import Replica
 from functions.settings import Settings
 from functions.stage import RequestContext, StageConfig, StartError, parse_config
 from functions.timing import Phase
+from knative import env_vars
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -194,7 +195,7 @@ async def fetch_tokenizer(settings: Settings) -> Path:
     try:
         pulled = await pull(settings.model_uri, cache_dir=settings.cache_dir, patterns=TOKENIZER_FILES)
     except WeightsError as error:
-        raise StartError(f"PILOTLIGHT_MODEL_URI = {settings.model_uri}: {error}") from error
+        raise StartError(f"{env_vars.MODEL_URI} = {settings.model_uri}: {error}") from error
     return pulled.path
 
 

@@ -36,6 +36,7 @@ from functions.replica import Replica
 from functions.settings import Settings, SettingsError
 from functions.stage import RequestContext, parse_config
 from functions.timing import Phase
+from knative import env_vars
 
 if TYPE_CHECKING:
     import aiohttp
@@ -219,5 +220,5 @@ def build(settings: Settings) -> Orchestrate:
     """
     if not any(stage.kind != Orchestrate.kind for stage in settings.stages):
         shape = 'a JSON list of {"name", "kind", "url"} with a stage to call'
-        raise SettingsError((f"PILOTLIGHT_STAGES = unset, must be {shape}",))
+        raise SettingsError((f"{env_vars.STAGES} = unset, must be {shape}",))
     return Orchestrate(settings, parse_config(OrchestrateConfig, settings))

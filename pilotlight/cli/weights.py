@@ -17,7 +17,7 @@ from weights import make_model as making
 from weights import plan
 from weights.cache import inventory as overview
 from weights.cache.cache import Cache
-from weights.cache.location import default_cache_dir
+from weights.cache.location import CACHE_DIR_VARIABLE, default_cache_dir
 from weights.sizes import format_size, parse_size
 from weights.sources import listing
 from weights.sources.factory import open_source
@@ -27,7 +27,7 @@ app = typer.Typer(no_args_is_help=True, help="Model weights: pull, ls, plan, ver
 URI = Annotated[str, typer.Argument(help="s3://BUCKET/PREFIX, file:///FOLDER or a path.")]
 CacheDir = Annotated[
     Path | None,
-    typer.Option("--cache-dir", envvar="PILOTLIGHT_CACHE_DIR", help="Default: in the user's cache folder."),
+    typer.Option("--cache-dir", envvar=CACHE_DIR_VARIABLE, help="Default: in the user's cache folder."),
 ]
 Patterns = Annotated[
     list[str] | None,

@@ -23,6 +23,7 @@ from pilotlight.demo import s3
 from pilotlight.demo.arms import Arm, Prompt, Runner
 from pilotlight.demo.report import Price, Report, show
 from warmpool.domain.cost import packaged_prices
+from weights.cache.location import CACHE_DIR_VARIABLE
 from weights.make_model import make_model
 from weights.manifest import Manifest
 from weights.sources.factory import open_source
@@ -153,9 +154,7 @@ def _given(model: str) -> str:
 
 
 def _stack_config(config: DemoConfig, model: _Model) -> stack.StackConfig:
-    env = (
-        stack.inherited_env() | model.env | {"PILOTLIGHT_CACHE_DIR": str((config.build / "cache").absolute())}
-    )
+    env = stack.inherited_env() | model.env | {CACHE_DIR_VARIABLE: str((config.build / "cache").absolute())}
     port = config.port if _is_free(config.port) else 0
     return stack.StackConfig(
         state_dir=(config.build / "state").absolute(), gateway_port=port, api_port=0, gpus=1, env=env

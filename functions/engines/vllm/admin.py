@@ -21,6 +21,7 @@ from functions.http.app import context_of, surface_of
 from functions.http.problems import ProblemError
 from functions.lifecycle import State, Warmth
 from functions.replica import Replica
+from knative import env_vars
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -86,7 +87,7 @@ class Admin:
     def _check(self, authorization: str | None) -> None:
         if self._token is None:
             raise ProblemError(
-                404, "no admin endpoint: the replica was started without PILOTLIGHT_ADMIN_TOKEN"
+                404, f"no admin endpoint: the replica was started without {env_vars.ADMIN_TOKEN}"
             )
         scheme, _, given = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), self._token.encode()):

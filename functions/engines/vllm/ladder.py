@@ -30,6 +30,7 @@ from functions.lifecycle import Lifecycle, State, Warmth
 from functions.replica import Replica
 from functions.stage import RequestContext, StartError
 from functions.timing import Phase
+from knative import env_vars
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ class Ladder:
             replica.to(State.LOADING)
         await self._launcher.prepare(replica, complete=self.rest is Warmth.STANDBY)
         if self.rest is Warmth.ASLEEP and self._launcher.device == "cpu":
-            raise StartError(f"PILOTLIGHT_WARMTH = asleep: {NO_SLEEP}")
+            raise StartError(f"{env_vars.WARMTH} = asleep: {NO_SLEEP}")
         async with self._moving:
             if replica.state is State.STARTING:
                 replica.to(State.STANDBY)

@@ -32,6 +32,7 @@ from functions.replica import Replica
 from functions.settings import Settings
 from functions.stage import StartError
 from functions.timing import Phase
+from knative import env_vars
 
 log = logging.getLogger(__name__)
 
@@ -79,11 +80,11 @@ class Launcher:
             StartError: with the options.
         """
         if rest is Warmth.ASLEEP and is_cpu_build():
-            raise StartError(f"PILOTLIGHT_WARMTH = asleep: {NO_SLEEP}")
+            raise StartError(f"{env_vars.WARMTH} = asleep: {NO_SLEEP}")
         try:
             options.command_line(self._settings.engine_args, model=Path("model"), name="model")
         except ValueError as error:
-            raise StartError(f"PILOTLIGHT_ENGINE_ARGS: {error}") from None
+            raise StartError(f"{env_vars.ENGINE_ARGS}: {error}") from None
 
     async def prepare(self, replica: Replica, *, complete: bool) -> None:
         """Fetch and import side by side; the first failure ends both.

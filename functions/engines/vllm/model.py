@@ -20,6 +20,7 @@ from typing import Any
 
 import weights
 from functions.stage import StartError
+from knative import env_vars
 from weights.vllm.plugin import LOAD_FORMAT
 
 log = logging.getLogger(__name__)
@@ -201,4 +202,4 @@ class ModelFiles:
                 await asyncio.sleep(_LOOK_AGAIN_SECONDS)
 
     def _said(self, error: weights.WeightsError) -> str:
-        return f"PILOTLIGHT_MODEL_URI = {self._uri}: {error}"
+        return f"{env_vars.MODEL_URI} = {self._uri}: {error}"

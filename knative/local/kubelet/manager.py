@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from knative import env_vars
 from knative.client import resources
 from knative.client.resources import Object
 from knative.labels import PILOTLIGHT, REVISION_LABEL, SERVICE_LABEL
@@ -135,8 +136,8 @@ class Replicas:
             "PATH": os.defpath,
             **inherited,
             **self._settings.env,
-            "PILOTLIGHT_HOST": self._settings.host,
-            "PILOTLIGHT_GATEWAY": self._settings.gateway_url,
+            env_vars.HOST: self._settings.host,
+            env_vars.GATEWAY: self._settings.gateway_url,
             "PYTHONUNBUFFERED": "1",
         }
 
