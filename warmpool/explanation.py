@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from warmpool.domain import durations
 from warmpool.domain.calendar import timeline
+from warmpool.domain.duration import parse_duration
 from warmpool.domain.floor import NOTHING, Floor
 from warmpool.domain.observation import DEFAULT_LEAD
 from warmpool.domain.pool import WarmPoolSpec
@@ -33,7 +33,7 @@ def lead_of(pool: Mapping[str, Any]) -> timedelta:
     """The lead time that the controller uses, as its status says."""
     text = (pool.get("status") or {}).get("leadTime")
     try:
-        return durations.parse(text) if text else DEFAULT_LEAD
+        return parse_duration(text) if text else DEFAULT_LEAD
     except ValueError:
         return DEFAULT_LEAD
 

@@ -6,10 +6,10 @@ from pilotlight.demo.run import DemoError
 from pilotlight.deploy import DeployError
 from pilotlight.invoke import InvokeError
 from pilotlight.stack import StackError
-from warmpool.domain.problems import PoolError
+from warmpool.domain.spec_errors import SpecError
 from weights import WeightsError
 
-_GIVEN = (AgentFileError, PoolError)
+_GIVEN = (AgentFileError, SpecError)
 _HAPPENED = (DemoError, DeployError, InvokeError, StackError, ClusterError, WeightsError)
 
 

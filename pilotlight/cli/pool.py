@@ -13,8 +13,8 @@ from rich.table import Table
 from knative.client.resources import WARM_POOL, Object
 from pilotlight import terminal
 from pilotlight.kubeconfig import connect
-from warmpool import explanation, orders
-from warmpool.domain import durations
+from warmpool import explanation, operations
+from warmpool.domain.duration import parse_duration
 
 app = typer.Typer(no_args_is_help=True, help="Warm pools: what they hold, why, and what it costs.")
 
@@ -39,7 +39,7 @@ def ls(
 
     async def run() -> list[Object]:
         async with connect(kubeconfig) as cluster:
-            return await orders.pools(cluster, namespace)
+            return await operations.pools(cluster, namespace)
 
     pools = asyncio.run(run())
     if as_json:
@@ -110,7 +110,7 @@ def hold(
     async def run() -> datetime:
         async with connect(kubeconfig) as cluster:
             now = datetime.now(UTC)
-            return await orders.hold(cluster, name, namespace, replicas=replicas, span=time, now=now)
+            return await operations.hold(cluster, name, namespace, replicas=replicas, span=time, now=now)
 
     until = asyncio.run(run())
     typer.echo(f"{namespace}/{name} is held at {replicas} until {until:%Y-%m-%d %H:%M} UTC")
@@ -135,13 +135,13 @@ def release(
 async def _release(name: str | None, namespace: str, kubeconfig: Path | None) -> None:
     async with connect(kubeconfig) as cluster:
         if name is None:
-            released = await orders.release_abandoned(cluster, None, datetime.now(UTC))
+            released = await operations.release_abandoned(cluster, None, datetime.now(UTC))
             typer.echo(
                 "\n".join(f"{revision} given back" for revision in released) or "nothing was abandoned"
             )
             return
         namespace, name = _split(name, namespace)
-        await orders.release(cluster, name, namespace)
+        await operations.release(cluster, name, namespace)
         typer.echo(f"{namespace}/{name} is held by its rules alone")
 
 
@@ -162,7 +162,7 @@ def _switch(name: str, namespace: str, kubeconfig: Path | None, *, on: bool) -> 
 
     async def run() -> None:
         async with connect(kubeconfig) as cluster:
-            await orders.enable(cluster, name, namespace, on=on)
+            await operations.enable(cluster, name, namespace, on=on)
 
     asyncio.run(run())
     typer.echo(f"{namespace}/{name} is {'enabled' if on else 'disabled'}")
@@ -180,7 +180,7 @@ def cost(
     async def run() -> list[Object]:
         async with connect(kubeconfig) as cluster:
             if name is None:
-                return await orders.pools(cluster, None)
+                return await operations.pools(cluster, None)
             space, plain = _split(name, namespace)
             return [await cluster.get(WARM_POOL, plain, space)]
 
@@ -225,6 +225,6 @@ def _split(name: str, namespace: str) -> tuple[str, str]:
 
 def _span(text: str) -> timedelta:
     try:
-        return durations.parse(text)
+        return parse_duration(text)
     except ValueError as wrong:
         raise typer.BadParameter(f"{text!r} {wrong}", param_hint="--for") from None

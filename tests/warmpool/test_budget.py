@@ -6,10 +6,10 @@ from decimal import Decimal
 import pytest
 
 from warmpool.domain.account import Account, Reading
+from warmpool.domain.budget_period import budget_period
 from warmpool.domain.cost import PriceList, packaged_prices
 from warmpool.domain.floor import NOTHING, Floor
 from warmpool.domain.observation import Demand, Hold, Observation
-from warmpool.domain.periods import period_of
 from warmpool.domain.pool import WarmPoolSpec
 from warmpool.policy import compose
 
@@ -28,7 +28,7 @@ def pool(amount, *, period="month", **spec):
 
 def month(spec, price=L4, demand=None):
     """Run the budget's period through, the floor obeyed at once; returns the account and the decisions."""
-    since, ends = period_of(FIRST, spec.limits.budget.period, spec.zone)
+    since, ends = budget_period(FIRST, spec.limits.budget.period, spec.zone)
     account, memory, now, decisions = Account(since), compose.initial(), since, []
     while now < ends:
         account = account.until(now)
@@ -62,7 +62,7 @@ def test_no_budget_is_ever_overspent(amount):
 def test_enough_money_changes_nothing():
     account, decisions = month(pool(400))
     assert float(account.spent) == pytest.approx(371.82, abs=0.01)
-    assert not any(decision.budget_cut for _, decision in decisions)
+    assert not any(decision.budget_adjustment for _, decision in decisions)
 
 
 def test_a_tight_budget_is_nearly_used_up_rather_than_saved():
@@ -89,7 +89,7 @@ def test_keep_alive_goes_before_the_schedule():
     open_ = [decision for now, decision in decisions if now.weekday() < 5 and 8 <= now.hour < 19]
     assert all(decision.floor == Floor.of(2) for decision in open_)
     assert tight.by_reason.get("keep-alive", Decimal(0)) < 2
-    assert any(cut.rule == "budget/extras" for _, decision in decisions for cut in decision.cuts)
+    assert any(cut.rule == "budget/extras" for _, decision in decisions for cut in decision.adjustments)
 
 
 def test_warmth_goes_before_replicas_where_less_warm_is_cheaper():
@@ -115,7 +115,7 @@ def test_money_that_is_spent_is_said_until_the_next_period():
     assert decision.floor == NOTHING
     assert decision.reason == "budget/exhausted"
     assert decision.until == datetime(2026, 11, 24, 19, tzinfo=UTC) or decision.until > now
-    assert any("Requests still start replicas" in cut.detail for cut in decision.cuts)
+    assert any("Requests still start replicas" in cut.detail for cut in decision.adjustments)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_budget_that_cannot_be_counted_is_kept_by_holding_nothing(change, word
     observed = Observation(**({"pool": pool(400), "price": L4, "demand": Demand(0.0)} | change))
     _, decision = compose.decide(compose.initial(), observed, datetime(2026, 11, 24, 12, tzinfo=UTC))
     assert decision.floor == NOTHING
-    assert words in decision.cuts[-1].detail
+    assert words in decision.adjustments[-1].detail
 
 
 def test_a_hold_does_not_break_the_budget():
@@ -145,7 +145,7 @@ def test_a_replica_without_a_gpu_is_free():
     price = packaged_prices().replica(None, 0)
     account, decisions = month(pool(1), price=price)
     assert account.spent == 0
-    assert not any(decision.budget_cut for _, decision in decisions)
+    assert not any(decision.budget_adjustment for _, decision in decisions)
 
 
 @pytest.mark.parametrize(
@@ -160,4 +160,4 @@ def test_periods_are_of_the_pools_own_calendar(period, start, end):
     spec = pool(1, timeZone="Europe/Berlin")
     now = datetime(2026, 11, 24, 12, tzinfo=UTC)
     expected = (datetime.fromisoformat(start), datetime.fromisoformat(end))
-    assert period_of(now, period, spec.zone) == expected
+    assert budget_period(now, period, spec.zone) == expected

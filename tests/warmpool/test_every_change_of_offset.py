@@ -9,7 +9,7 @@ from itertools import accumulate
 from zoneinfo import ZoneInfo, available_timezones
 
 from warmpool.domain.calendar import timeline
-from warmpool.domain.localtime import closing, opening
+from warmpool.domain.local_time import closing, opening
 from warmpool.domain.pool import WarmPoolSpec
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)

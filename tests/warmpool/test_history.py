@@ -11,7 +11,7 @@ from tests.warmpool.conftest import OFFICE
 from warmpool.adapters.history import SqliteHistory
 from warmpool.controller import Controller
 from warmpool.domain.account import Account
-from warmpool.domain.coldstart import ColdStart
+from warmpool.domain.cold_start import ColdStart
 from warmpool.domain.observation import Demand
 
 NOW = datetime(2026, 11, 24, 12, 0, 30, tzinfo=UTC)

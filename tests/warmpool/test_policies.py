@@ -11,7 +11,7 @@ from warmpool.domain.cost import ReplicaPrice, packaged_prices
 from warmpool.domain.floor import NOTHING, Floor
 from warmpool.domain.observation import Demand, Hold, Observation
 from warmpool.domain.pool import WarmPoolSpec
-from warmpool.policy import compose, keepalive
+from warmpool.policy import compose, keep_alive
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -37,8 +37,8 @@ def test_the_highest_of_what_the_rules_ask_is_the_floor():
 
 def test_every_rule_explains_itself():
     decision = decide(Observation(pool(windows=[OFFICE], keepAlive="auto"), demand=Demand(0.0)))
-    assert [ask.policy for ask in decision.asks] == ["hold", "schedule", "backlog", "keep-alive"]
-    assert all(ask.detail.endswith(".") for ask in decision.asks)
+    assert [ask.policy for ask in decision.proposals] == ["hold", "schedule", "backlog", "keep-alive"]
+    assert all(ask.detail.endswith(".") for ask in decision.proposals)
 
 
 def test_two_hot_and_three_in_standby_are_three_of_which_two_are_hot():
@@ -111,7 +111,7 @@ def test_keep_alive_counts_from_now_while_requests_are_in_flight():
 def test_break_even_is_the_cold_start_plus_what_a_cold_start_is_worth_at_the_gpus_price():
     price = ReplicaPrice(Decimal("0.001"), cold_start_penalty=Decimal("0.05"))
     observed = Observation(pool(keepAlive="auto"), cold_start=timedelta(seconds=30), price=price)
-    assert keepalive.break_even(observed) == timedelta(seconds=80)
+    assert keep_alive.break_even(observed) == timedelta(seconds=80)
 
 
 def test_without_demand_the_last_replica_is_held_for_an_hour_at_most_and_the_reading_is_named():

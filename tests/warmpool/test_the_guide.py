@@ -20,7 +20,7 @@ EXAMPLE = yaml.safe_load(re.search(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)[1])
 def test_the_worked_example_costs_what_the_guide_says_and_stays_below_its_budget():
     account, decisions = month(WarmPoolSpec.parse(EXAMPLE["spec"]))
     assert float(account.spent) == pytest.approx(371.82, abs=0.01)
-    assert not any(decision.budget_cut for _, decision in decisions)
+    assert not any(decision.budget_adjustment for _, decision in decisions)
 
 
 async def test_the_explanation_is_the_one_in_the_guide(knative, controller, cluster, clock):

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmpool.domain.fields import WARMTHS
+from warmpool.domain.field_types import WARMTHS
 from warmpool.domain.floor import Floor
 from warmpool.reconcile.warmth_orders import Replica, arrange
 

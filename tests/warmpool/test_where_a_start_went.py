@@ -25,7 +25,7 @@ from warmpool.adapters.history import SqliteHistory
 from warmpool.adapters.phases import HttpPhases
 from warmpool.controller import Controller
 from warmpool.controller.phase_collector import PhaseCollector
-from warmpool.domain.coldstart import ColdStart
+from warmpool.domain.cold_start import ColdStart
 from warmpool.explanation import explanation
 from warmpool.ports import InMemoryHistory
 

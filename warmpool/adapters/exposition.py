@@ -9,9 +9,9 @@ import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
 from warmpool.adapters.metric_names import NAMES, Sample, Tally
+from warmpool.domain.object_key import ObjectKey
 from warmpool.domain.observation import Demand
 from warmpool.ports import DemandUnavailableError
-from warmpool.reconcile.views import Key
 
 
 class MetricsPage:
@@ -23,7 +23,7 @@ class MetricsPage:
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._tally = Tally()
 
-    async def read(self, now: datetime) -> Mapping[Key, Demand]:
+    async def read(self, now: datetime) -> Mapping[ObjectKey, Demand]:
         """Demand by Service.
 
         Raises:

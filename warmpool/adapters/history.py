@@ -21,9 +21,16 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from warmpool.domain.account import Account
-from warmpool.domain.coldstart import KEPT, LONGEST_PHASE, ColdStart, ColdStartStats, Samples, is_time
+from warmpool.domain.cold_start import (
+    KEPT,
+    LONGEST_PHASE,
+    ColdStart,
+    ColdStartSamples,
+    ColdStartStats,
+    is_time,
+)
+from warmpool.domain.object_key import ObjectKey
 from warmpool.domain.observation import Demand
-from warmpool.reconcile.views import Key
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -90,10 +97,10 @@ class SqliteHistory:
         self._connection: sqlite3.Connection | None = None
         self._trouble: str | None = None
         self._notice: str | None = None
-        self._buckets: dict[tuple[Key, int], _Bucket] = {}
-        self._accounts: dict[tuple[Key, datetime], Account] = {}
-        self._waiting: list[tuple[Key, ColdStart]] = []
-        self._starts: defaultdict[Key, Samples] = defaultdict(Samples)
+        self._buckets: dict[tuple[ObjectKey, int], _Bucket] = {}
+        self._accounts: dict[tuple[ObjectKey, datetime], Account] = {}
+        self._waiting: list[tuple[ObjectKey, ColdStart]] = []
+        self._starts: defaultdict[ObjectKey, ColdStartSamples] = defaultdict(ColdStartSamples)
         self._flushed_at: datetime | None = None
         self._purged_at: datetime | None = None
         self._open()
@@ -103,22 +110,22 @@ class SqliteHistory:
         """What is wrong with the file, if something is."""
         return self._trouble or self._notice
 
-    def cold_starts(self, service: Key) -> ColdStartStats | None:
+    def cold_starts(self, service: ObjectKey) -> ColdStartStats | None:
         """What the latest cold starts of a Service took."""
         known = self._starts.get(service)
         return known.stats() if known else None
 
-    def add_cold_start(self, service: Key, start: ColdStart) -> None:
+    def add_cold_start(self, service: ObjectKey, start: ColdStart) -> None:
         """Remember one, on disk at once: there are few, and each is worth something."""
         self._starts[service].add(start)
         self._keep(service, start)
 
-    def add_phases(self, service: Key, start: ColdStart) -> None:
+    def add_phases(self, service: ObjectKey, start: ColdStart) -> None:
         """Remember the phases of a start that was added before they were known: its row is replaced."""
         self._starts[service].add_phases(start.phases)
         self._keep(service, start)
 
-    def account(self, pool: Key, since: datetime) -> Account | None:
+    def account(self, pool: ObjectKey, since: datetime) -> Account | None:
         """What a pool had spent in the period that began at `since`."""
         values = (*pool, since.timestamp())
         row = self._on_disk(lambda connection: connection.execute(_ACCOUNT, values).fetchone(), None)
@@ -128,7 +135,7 @@ class SqliteHistory:
         by_reason = {reason: Decimal(amount) for reason, amount in json.loads(reasons).items()}
         return Account(since, Decimal(spent), by_reason, idle, busy, held)
 
-    def save(self, now: datetime, accounts: Mapping[Key, Account]) -> None:
+    def save(self, now: datetime, accounts: Mapping[ObjectKey, Account]) -> None:
         """Keep the accounts and what has gathered since, at most once a minute."""
         if self._flushed_at is not None and self._flushed_at <= now < self._flushed_at + _FLUSH:
             return
@@ -136,7 +143,7 @@ class SqliteHistory:
         self._accounts |= {(pool, account.since): account for pool, account in accounts.items()}
         self.flush(now)
 
-    def add_demand(self, now: datetime, demand: Mapping[Key, Demand]) -> None:
+    def add_demand(self, now: datetime, demand: Mapping[ObjectKey, Demand]) -> None:
         """Add a reading to the minute it falls into."""
         minute = int(now.timestamp()) // 60
         for service, reading in demand.items():
@@ -145,7 +152,7 @@ class SqliteHistory:
         while len(self._buckets) > _BUFFERED:
             del self._buckets[next(iter(self._buckets))]
 
-    def minutes(self, service: Key, since: datetime) -> Sequence[Minute]:
+    def minutes(self, service: ObjectKey, since: datetime) -> Sequence[Minute]:
         """The minutes with demand since then, oldest first; those that are left out had none."""
         query = (
             "SELECT minute, readings, concurrency, peak, arrivals, backlog FROM minutes"
@@ -178,7 +185,7 @@ class SqliteHistory:
             self._connection.close()
             self._connection = None
 
-    def _keep(self, service: Key, start: ColdStart) -> None:
+    def _keep(self, service: ObjectKey, start: ColdStart) -> None:
         self._waiting.append((service, start))
         self._on_disk(self._write_starts, otherwise=False)
 
@@ -249,7 +256,7 @@ class SqliteHistory:
             "SELECT namespace, service, started, seconds, phases FROM cold_starts"
             " ORDER BY namespace, service, started"  # the order of its key: nothing is sorted
         )
-        loaded: defaultdict[Key, Samples] = defaultdict(Samples)
+        loaded: defaultdict[ObjectKey, ColdStartSamples] = defaultdict(ColdStartSamples)
         for namespace, service, started, seconds, told in rows:
             start = ColdStart(datetime.fromtimestamp(started, UTC), seconds, _phases(told))
             loaded[namespace, service].add(start)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
 
+from warmpool.domain.object_key import ObjectKey
 from warmpool.domain.observation import Demand
-from warmpool.reconcile.views import Key
 
 Meaning = Literal["in flight", "average", "count at the door", "count at the replica", "backlog"]
 
@@ -50,23 +50,23 @@ class Tally:
     """Adds samples up by Service, and sees arrivals as counters that grew between two readings."""
 
     def __init__(self) -> None:
-        self._counted: dict[Key, float] = {}
+        self._counted: dict[ObjectKey, float] = {}
         self._read = False
-        self._last_active: dict[Key, datetime] = {}
+        self._last_active: dict[ObjectKey, datetime] = {}
 
-    def seed(self, last_active: Mapping[Key, datetime]) -> None:
+    def seed(self, last_active: Mapping[ObjectKey, datetime]) -> None:
         """Take over what is known of requests before the first reading."""
         self._last_active |= last_active
 
-    def demand(self, samples: Iterable[Sample], now: datetime) -> dict[Key, Demand]:
+    def demand(self, samples: Iterable[Sample], now: datetime) -> dict[ObjectKey, Demand]:
         """The demand of every Service that the samples name."""
-        sums: defaultdict[Key, defaultdict[Meaning, float]] = defaultdict(lambda: defaultdict(float))
+        sums: defaultdict[ObjectKey, defaultdict[Meaning, float]] = defaultdict(lambda: defaultdict(float))
         for sample in samples:
             meaning, (namespace, service) = NAMES[sample.name]
             key = (sample.labels.get(namespace, ""), sample.labels.get(service, ""))
             if all(key) and not math.isnan(sample.value):
                 sums[key][meaning] += sample.value
-        found: dict[Key, Demand] = {}
+        found: dict[ObjectKey, Demand] = {}
         for key, values in sums.items():
             counted = max(values["count at the door"], values["count at the replica"])
             arrivals = self._arrivals(key, counted)
@@ -80,7 +80,7 @@ class Tally:
         self._read = True
         return found
 
-    def _arrivals(self, key: Key, counted: float) -> float:
+    def _arrivals(self, key: ObjectKey, counted: float) -> float:
         before = self._counted.get(key)
         self._counted[key] = counted
         if before is None:

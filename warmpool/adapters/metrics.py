@@ -63,7 +63,7 @@ class ControllerMetrics:
             labels = [*key, pool.spec.target]
             decision = state.decision
             gauges["floor"].add_metric(labels, decision.floor.replicas)
-            asked = max((ask.floor.replicas for ask in decision.asks), default=0)
+            asked = max((ask.floor.replicas for ask in decision.proposals), default=0)
             gauges["desired"].add_metric(labels, asked)
             gauges["ready"].add_metric(labels, state.ready)
             gauges["lead_seconds"].add_metric(labels, state.lead_s)

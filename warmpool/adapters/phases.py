@@ -19,8 +19,8 @@ import aiohttp
 from knative.client.cluster import Cluster
 from knative.client.errors import ClusterError
 from warmpool.adapters.replicas import door, pods_of
-from warmpool.domain.coldstart import LONGEST_PHASE, PHASES, is_time
-from warmpool.reconcile.views import Key
+from warmpool.domain.cold_start import LONGEST_PHASE, PHASES, is_time
+from warmpool.domain.object_key import ObjectKey
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class HttpPhases:
         self._cluster = cluster
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
 
-    async def phases(self, service: Key, within: timedelta) -> Mapping[str, float] | None:
+    async def phases(self, service: ObjectKey, within: timedelta) -> Mapping[str, float] | None:
         """Seconds by phase of the youngest replica, if it is at most so old; None when nobody tells."""
         try:
             pods = await pods_of(self._cluster, service)

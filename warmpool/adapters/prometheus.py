@@ -12,9 +12,9 @@ from typing import Any, Final
 import aiohttp
 
 from warmpool.adapters.metric_names import NAMES, Sample, Tally
+from warmpool.domain.object_key import ObjectKey
 from warmpool.domain.observation import Demand
 from warmpool.ports import DemandUnavailableError
-from warmpool.reconcile.views import Key
 
 _QUERY: Final = '{__name__=~"' + "|".join(NAMES) + '"}'
 _GAUGES: Final = [name for name, (meaning, _) in NAMES.items() if meaning in {"in flight", "average"}]
@@ -33,7 +33,7 @@ class Prometheus:
         self._tally = Tally()
         self._seeded = False
 
-    async def read(self, now: datetime) -> Mapping[Key, Demand]:
+    async def read(self, now: datetime) -> Mapping[ObjectKey, Demand]:
         """Demand by Service.
 
         Raises:
@@ -49,7 +49,7 @@ class Prometheus:
             raise DemandUnavailableError(f"{self._url} has none of Knative's metrics: is Knative scraped?")
         return self._tally.demand(samples, now)
 
-    async def _last_active(self, session: aiohttp.ClientSession, now: datetime) -> dict[Key, datetime]:
+    async def _last_active(self, session: aiohttp.ClientSession, now: datetime) -> dict[ObjectKey, datetime]:
         query = '{__name__=~"' + "|".join(_GAUGES) + '"} > 0'
         span = {
             "query": query,
@@ -57,7 +57,7 @@ class Prometheus:
             "end": f"{now.timestamp():.0f}",
             "step": "60",
         }
-        latest: dict[Key, datetime] = {}
+        latest: dict[ObjectKey, datetime] = {}
         for series in await self._ask(session, "query_range", span):
             labels = series["metric"]
             _, (namespace, service) = NAMES[labels["__name__"]]

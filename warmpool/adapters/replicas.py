@@ -11,9 +11,9 @@ from knative.client.cluster import Cluster
 from knative.client.errors import ClusterError
 from knative.client.resources import POD
 from knative.labels import PORT_ANNOTATION, SERVICE_LABEL
-from warmpool.domain.fields import WARMTHS
+from warmpool.domain.field_types import WARMTHS
 from warmpool.domain.floor import Floor
-from warmpool.reconcile.views import Key
+from warmpool.domain.object_key import ObjectKey
 from warmpool.reconcile.warmth_orders import Order, Replica, arrange
 
 PATH: Final = "/admin/warmth"
@@ -30,7 +30,7 @@ class HttpWarmthActuator:
         self._headers = {"Authorization": f"Bearer {token}"}
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
 
-    async def arrange(self, service: Key, floor: Floor) -> str | None:
+    async def arrange(self, service: ObjectKey, floor: Floor) -> str | None:
         """Bring the replicas to a floor's warmth; returns what went wrong, if something did."""
         try:
             pods = await pods_of(self._cluster, service)
@@ -68,7 +68,7 @@ class HttpWarmthActuator:
             return f"{order.replica.name} does not go {order.warmth}: {problem!r}"
 
 
-async def pods_of(cluster: Cluster, service: Key) -> list[dict[str, Any]]:
+async def pods_of(cluster: Cluster, service: ObjectKey) -> list[dict[str, Any]]:
     """The pods of a Service, in no order.
 
     Raises:

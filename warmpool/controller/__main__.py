@@ -30,7 +30,7 @@ from warmpool.adapters.waker import HttpWaker
 from warmpool.controller.runner import Controller
 from warmpool.controller.settings import Settings
 from warmpool.domain.cost import PriceList, packaged_prices
-from warmpool.domain.problems import PoolError
+from warmpool.domain.spec_errors import SpecError
 from warmpool.ports import DemandSource, History, InMemoryHistory
 
 log = logging.getLogger("warmpool.controller")
@@ -123,7 +123,7 @@ def main(
     )
     try:
         asyncio.run(serve(options))
-    except (ClusterError, PoolError, OSError) as problem:
+    except (ClusterError, SpecError, OSError) as problem:
         typer.echo(f"error: {problem}", err=True)
         sys.exit(1)
 
@@ -133,7 +133,7 @@ async def serve(options: Options) -> None:
 
     Raises:
         ClusterError: there is no usable kubeconfig.
-        PoolError: the price file is wrong.
+        SpecError: the price file is wrong.
         OSError: a file cannot be read, or the port is taken.
     """
     clock = SystemClock()
@@ -174,7 +174,7 @@ def read_prices(path: Path | None) -> PriceList:
     """The price list of a YAML or JSON file; the packaged examples when none is named.
 
     Raises:
-        PoolError: the file is no price list.
+        SpecError: the file is no price list.
         OSError: it cannot be read.
     """
     if path is None:
@@ -182,7 +182,7 @@ def read_prices(path: Path | None) -> PriceList:
     try:
         content: Any = yaml.safe_load(path.read_text())
     except yaml.YAMLError as wrong:
-        raise PoolError([f"{path} is not YAML: {wrong}"]) from wrong
+        raise SpecError([f"{path} is not YAML: {wrong}"]) from wrong
     return PriceList.parse(content)
 
 

@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import Final
 
 from warmpool.adapters.clock import Clock
-from warmpool.domain.coldstart import ColdStart
+from warmpool.domain.cold_start import ColdStart
 from warmpool.ports import History, PhaseSource
 from warmpool.reconcile.views import Key
 
@@ -47,7 +47,7 @@ class PhaseCollector:
             task.add_done_callback(self._working.discard)
 
     async def close(self) -> None:
-        """Ask no more."""
+        """Proposal no more."""
         self._waiting.clear()
         working = tuple(self._working)
         for task in working:

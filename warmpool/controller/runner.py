@@ -26,9 +26,9 @@ from warmpool.controller.loop import Loop
 from warmpool.controller.phase_collector import PhaseCollector
 from warmpool.controller.settings import Settings
 from warmpool.domain.account import Account
+from warmpool.domain.budget_period import budget_period
 from warmpool.domain.cost import PriceList, packaged_prices
 from warmpool.domain.observation import Demand
-from warmpool.domain.periods import period_of
 from warmpool.ports import (
     DemandSource,
     DemandUnavailableError,
@@ -192,7 +192,7 @@ class Controller:
         return report
 
     async def _look_for_places(self, now: datetime) -> None:
-        """Ask the pods of Revisions whose replicas are long in coming whether they find a place.
+        """Proposal the pods of Revisions whose replicas are long in coming whether they find a place.
 
         A Revision that has one replica says nothing of the others that wait for a GPU, and what waits for one
         must not be taken for a slow start.
@@ -285,7 +285,7 @@ class Controller:
         if pool.spec is None:
             return None
         limit = pool.spec.limits.budget
-        since, _ = period_of(now, limit.period if limit else "month", pool.spec.zone)
+        since, _ = budget_period(now, limit.period if limit else "month", pool.spec.zone)
         kept = self._history.account(pool.key, since)
         told = status.account(pool.status, since)
         return max((known for known in (kept, told) if known), key=lambda known: known.spent, default=None)

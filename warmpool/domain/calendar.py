@@ -25,7 +25,7 @@ import holidays
 from cronsim import CronSim
 
 from warmpool.domain.floor import NOTHING, Floor
-from warmpool.domain.localtime import closing, local_date, opening
+from warmpool.domain.local_time import closing, local_date, opening
 from warmpool.domain.pool import CronWindow, DayException, WarmPoolTemplate, WeeklyWindow
 
 _DAY = timedelta(days=1)

@@ -16,14 +16,14 @@ from typing import Annotated, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from warmpool.domain.fields import WARMTHS, Money, Warmth, Wire
+from warmpool.domain.field_types import WARMTHS, Money, StrictModel, Warmth
 from warmpool.domain.floor import Floor
-from warmpool.domain.problems import PoolError, problems
+from warmpool.domain.spec_errors import SpecError, describe_errors
 
 _HOUR = 3600
 
 
-class GpuPrice(Wire):
+class GpuPrice(StrictModel):
     """The price of one GPU."""
 
     hourly: Annotated[Money, Field(ge=0)]
@@ -34,11 +34,11 @@ class GpuPrice(Wire):
     """Where: provider, machine, region, kind of price."""
 
 
-class PriceList(Wire):
+class PriceList(StrictModel):
     """GPU prices in one currency.
 
     Raises (from `parse`):
-        PoolError: one line per problem.
+        SpecError: one line per problem.
     """
 
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
@@ -67,7 +67,7 @@ class PriceList(Wire):
         try:
             return cls.model_validate(content)
         except ValidationError as wrong:
-            raise PoolError(problems(wrong, "prices")) from None
+            raise SpecError(describe_errors(wrong, "prices")) from None
 
     def of(self, gpu: str | None) -> GpuPrice | None:
         """The price of a GPU (None: of the default one); None when the list does not have it."""
@@ -117,12 +117,12 @@ def cost(gpu_seconds: float, *, gpu: str | None = None, prices: PriceList | None
     """The price of GPU-seconds on a named GPU, in the list's currency.
 
     Raises:
-        PoolError: when the list has no such GPU; the message names those it has.
+        SpecError: when the list has no such GPU; the message names those it has.
     """
     chosen = prices or packaged_prices()
     price = chosen.of(gpu)
     if price is None:
-        raise PoolError([f"gpu = {gpu!r}, must be one of {', '.join(chosen.gpus)}"])
+        raise SpecError([f"gpu = {gpu!r}, must be one of {', '.join(chosen.gpus)}"])
     return price.hourly * Decimal(str(gpu_seconds)) / _HOUR
 
 

@@ -18,14 +18,14 @@ class PolicyName(StrEnum):
     KEEP_ALIVE = "keep-alive"
 
 
-class CutSource(StrEnum):
+class AdjustmentSource(StrEnum):
     """The part of the spec that changed what the policies asked for."""
 
     LIMITS = "limits"
     BUDGET = "budget"
 
 
-class CutRule(StrEnum):
+class AdjustmentRule(StrEnum):
     """The rule of the limits or of the budget that changed what the policies asked for."""
 
     MIN = "limits/min"
@@ -39,13 +39,17 @@ class CutRule(StrEnum):
     """Nobody can tell what the floor costs, so the budget allows none."""
 
     @property
-    def source(self) -> CutSource:
+    def source(self) -> AdjustmentSource:
         """Whether it is a rule of the limits or of the budget."""
-        return CutSource.LIMITS if self in {CutRule.MIN, CutRule.MAX} else CutSource.BUDGET
+        return (
+            AdjustmentSource.LIMITS
+            if self in {AdjustmentRule.MIN, AdjustmentRule.MAX}
+            else AdjustmentSource.BUDGET
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class Proposal:
     """What one policy wants, and why."""
 
     policy: PolicyName
@@ -65,10 +69,10 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class Adjustment:
     """What a limit or the budget took away (or added, for the lower limit)."""
 
-    rule: CutRule
+    rule: AdjustmentRule
     before: Floor
     after: Floor
     detail: str
@@ -92,15 +96,18 @@ class Decision:
     """Whether `until` moves with every request."""
     disabled: bool = False
     """Whether the pool is switched off."""
-    asks: tuple[Ask, ...] = ()
-    cuts: tuple[Cut, ...] = ()
+    proposals: tuple[Proposal, ...] = ()
+    adjustments: tuple[Adjustment, ...] = ()
     missing: tuple[str, ...] = ()
     """Readings that a policy needed and that could not be taken."""
 
     @property
-    def budget_cut(self) -> Cut | None:
+    def budget_adjustment(self) -> Adjustment | None:
         """The last thing that the budget took away; None when the floor is within the budget."""
-        return next((cut for cut in reversed(self.cuts) if cut.rule.source is CutSource.BUDGET), None)
+        return next(
+            (entry for entry in reversed(self.adjustments) if entry.rule.source is AdjustmentSource.BUDGET),
+            None,
+        )
 
 
 DISABLED = Decision(NOTHING, "disabled", disabled=True)

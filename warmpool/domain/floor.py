@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
-from warmpool.domain.fields import Warmth
+from warmpool.domain.field_types import Warmth
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
-"""What a user asks of a warm pool: the WarmPool object's spec, as values.
+"""The spec of a WarmPool as values.
 
 One model serves the custom resource (`WarmPoolSpec`) and the `warmPool:` block of an agent file
-(`WarmPoolTemplate`, the same without the target). Wire names are camelCase, values are read strictly, and
-`problems` turns pydantic's errors into lines that name field, value and what would be right.
+(`WarmPoolTemplate`, the same without the target). Field names are camelCase in YAML and JSON, values are read
+strictly, and `describe_errors` turns pydantic's errors into lines that name the field, the value and what
+would be right.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pydantic import (
     model_validator,
 )
 
-from warmpool.domain.fields import (
+from warmpool.domain.field_types import (
     DAYS,
     AutoOrDuration,
     Dates,
@@ -35,12 +36,12 @@ from warmpool.domain.fields import (
     Name,
     Period,
     Replicas,
+    StrictModel,
     TimeOfDay,
     Warmth,
-    Wire,
     ZoneName,
 )
-from warmpool.domain.problems import PoolError, problems
+from warmpool.domain.spec_errors import SpecError, describe_errors
 
 API_VERSION: Final = "pilotlight.dev/v1alpha1"
 KIND: Final = "WarmPool"
@@ -48,7 +49,7 @@ KIND: Final = "WarmPool"
 _PROBE: Final = datetime(2024, 1, 1)  # noqa: DTZ001  any wall-clock time will do to try an expression
 
 
-class WeeklyWindow(Wire):
+class WeeklyWindow(StrictModel):
     """A span of local time on some days of the week; `to` before `from` means the next day.
 
     `days` are the days on which the window opens.
@@ -88,7 +89,7 @@ class WeeklyWindow(Wire):
         return self.to < self.from_
 
 
-class CronWindow(Wire):
+class CronWindow(StrictModel):
     """A window that opens when a cron expression fires (local time) and stays open for a duration."""
 
     name: Name
@@ -128,7 +129,7 @@ Window = Annotated[
 ]
 
 
-class HolidayCalendar(Wire):
+class HolidayCalendar(StrictModel):
     """The public holidays of a country, or of one of its regions."""
 
     country: str
@@ -161,7 +162,7 @@ def _countries() -> dict[str, list[str]]:
     return holidays.list_supported_countries(include_aliases=False)
 
 
-class DayException(Wire):
+class DayException(StrictModel):
     """Days on which the windows do not count; `replicas` holds from `from` to `to` of those days instead.
 
     Days are given as dates, as a holiday calendar, or both. Where several exceptions name a day, the first
@@ -185,7 +186,7 @@ class DayException(Wire):
         return self
 
 
-class Budget(Wire):
+class Budget(StrictModel):
     """What the pool may cost per calendar period (in the pool's time zone; weeks start on Monday)."""
 
     amount: Annotated[Money, Field(ge=0)]
@@ -193,7 +194,7 @@ class Budget(Wire):
     period: Period = "month"
 
 
-class Limits(Wire):
+class Limits(StrictModel):
     """The bounds of the floor, and of its cost."""
 
     min: Replicas = 0
@@ -207,7 +208,7 @@ class Limits(Wire):
         return self
 
 
-class WarmPoolTemplate(Wire):
+class WarmPoolTemplate(StrictModel):
     """Everything about a pool but its target: an agent file puts it under a stage."""
 
     time_zone: ZoneName = "UTC"
@@ -271,12 +272,12 @@ class WarmPoolSpec(WarmPoolTemplate):
         """Read a spec from the wire.
 
         Raises:
-            PoolError: with one line per problem.
+            SpecError: with one line per problem.
         """
         try:
             return cls.model_validate(spec)
         except ValidationError as wrong:
-            raise PoolError(problems(wrong)) from None
+            raise SpecError(describe_errors(wrong)) from None
 
 
 @lru_cache(maxsize=4096)

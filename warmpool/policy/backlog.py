@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from warmpool.domain.decision import Ask, PolicyName
+from warmpool.domain.decision import PolicyName, Proposal
 from warmpool.domain.floor import NOTHING, Floor
 from warmpool.domain.observation import Observation
 
@@ -28,7 +28,7 @@ def initial() -> BacklogState:
     return BacklogState()
 
 
-def step(state: BacklogState, observation: Observation, now: datetime) -> tuple[BacklogState, Ask]:
+def step(state: BacklogState, observation: Observation, now: datetime) -> tuple[BacklogState, Proposal]:
     """Enough replicas to take every waiting message at once; the pool's maximum cuts it."""
     demand = observation.demand
     waiting = demand.backlog if demand is not None else None
@@ -42,16 +42,16 @@ def step(state: BacklogState, observation: Observation, now: datetime) -> tuple[
         waiting = state.waiting if fresh else 0
         until = state.read_at + BLIND if fresh and state.read_at is not None else None
     else:
-        return state, Ask(PolicyName.BACKLOG, NOTHING, "backlog/none", "No queue feeds this Service.")
+        return state, Proposal(PolicyName.BACKLOG, NOTHING, "backlog/none", "No queue feeds this Service.")
     if waiting == 0:
         text = "The queue cannot be read." if missing else "The queue is empty."
-        return state, Ask(PolicyName.BACKLOG, NOTHING, "backlog/empty", text, missing=missing)
+        return state, Proposal(PolicyName.BACKLOG, NOTHING, "backlog/empty", text, missing=missing)
     replicas = math.ceil(waiting / observation.requests_per_replica)
     stale = ", as last read" if missing else ""
     text = (
         f"{waiting} messages wait{stale}; a replica takes {observation.requests_per_replica:g} at a time, "
         f"so {replicas} are asked for."
     )
-    return state, Ask(
+    return state, Proposal(
         PolicyName.BACKLOG, Floor.of(replicas), "backlog", text, until, missing=missing, follows_demand=True
     )

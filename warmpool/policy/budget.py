@@ -19,15 +19,15 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
+from warmpool.domain.budget_period import budget_period
 from warmpool.domain.calendar import Segment, timeline
 from warmpool.domain.cost import ReplicaPrice
-from warmpool.domain.decision import Cut, CutRule
-from warmpool.domain.fields import WARMTHS, Warmth
+from warmpool.domain.decision import Adjustment, AdjustmentRule
+from warmpool.domain.field_types import WARMTHS, Warmth
 from warmpool.domain.floor import NOTHING, Floor
 from warmpool.domain.observation import Observation
-from warmpool.domain.periods import period_of
 from warmpool.domain.pool import Budget, WarmPoolTemplate
-from warmpool.policy.texts import clock
+from warmpool.policy.formatting import format_instant
 
 DRAIN: Final = timedelta(seconds=90)
 """How long Knative keeps a replica after its floor fell (stable window, grace); it is paid for as well."""
@@ -94,12 +94,12 @@ def initial() -> BudgetState:
 
 def step(
     state: BudgetState, observation: Observation, scheduled: Floor, wanted: Floor, now: datetime
-) -> tuple[BudgetState, tuple[Cut, ...]]:
+) -> tuple[BudgetState, tuple[Adjustment, ...]]:
     """What must be cut from `wanted`, of which the schedule (with the lower limit) asks for `scheduled`."""
     budget = observation.pool.limits.budget
     if budget is None:
         return state, ()
-    _, ends = period_of(now, budget.period, observation.pool.zone)
+    _, ends = budget_period(now, budget.period, observation.pool.zone)
     price = observation.price
     if price is None or observation.spent is None or price.currency != budget.currency:
         return state, _uncountable(observation, budget, wanted)
@@ -107,10 +107,10 @@ def step(
     if left <= price.rate(wanted) * _seconds(DRAIN):
         text = (
             f"{_money(observation.spent, budget)} of {_money(budget.amount, budget)} are spent; no floor "
-            f"until {clock(ends, now, observation.pool.zone)}. Requests still start replicas."
+            f"until {format_instant(ends, now, observation.pool.zone)}. Requests still start replicas."
         )
-        cut = Cut(CutRule.EXHAUSTED, wanted, NOTHING, text, ends)
-        return replace(state, look=None), (cut,) if wanted != NOTHING else ()
+        adjustment = Adjustment(AdjustmentRule.EXHAUSTED, wanted, NOTHING, text, ends)
+        return replace(state, look=None), (adjustment,) if wanted != NOTHING else ()
     state = _planned(state, observation, price=price, left=left, ends=ends, now=now)
     state = replace(state, look=_runs_out(left, price.rate(wanted), now))
     assert state.plan is not None
@@ -141,7 +141,7 @@ def _runs_out(left: Decimal, rate: Decimal, now: datetime) -> datetime | None:
     return now + timedelta(seconds=max(1.0, seconds)) if seconds < 366 * 86_400 else None
 
 
-def _uncountable(observation: Observation, budget: Budget, wanted: Floor) -> tuple[Cut, ...]:
+def _uncountable(observation: Observation, budget: Budget, wanted: Floor) -> tuple[Adjustment, ...]:
     """A budget nobody can count is not kept by hoping."""
     if wanted == NOTHING:
         return ()
@@ -152,7 +152,11 @@ def _uncountable(observation: Observation, budget: Budget, wanted: Floor) -> tup
         why = f"the prices are in {price.currency}, the budget in {budget.currency}"
     else:
         why = "what was spent so far is not known"
-    return (Cut(CutRule.UNCOUNTABLE, wanted, NOTHING, f"No floor: {why}, so the budget cannot be kept."),)
+    return (
+        Adjustment(
+            AdjustmentRule.UNCOUNTABLE, wanted, NOTHING, f"No floor: {why}, so the budget cannot be kept."
+        ),
+    )
 
 
 def _planned(
@@ -228,26 +232,26 @@ def _apply(
     scheduled: Floor,
     wanted: Floor,
     now: datetime,
-) -> tuple[Cut, ...]:
-    cuts: list[Cut] = []
+) -> tuple[Adjustment, ...]:
+    adjustments: list[Adjustment] = []
     floor = wanted
     kept = f"{_money(left, budget)} are left and the schedule still needs {_money(plan.reserve, budget)}"
     extra = (price.rate(wanted) - price.rate(scheduled)) * _seconds(RECHECK)
     if wanted != scheduled and extra > left - plan.reserve:
         text = f"{kept}: keep-alive, backlog and holds are left out."
-        cuts.append(Cut(CutRule.EXTRAS, floor, scheduled, text))
+        adjustments.append(Adjustment(AdjustmentRule.EXTRAS, floor, scheduled, text))
         floor = scheduled
     if plan.warmth != "hot" and floor.no_warmer_than(plan.warmth) != floor:
         lower = floor.no_warmer_than(plan.warmth)
         text = f"{kept} with nothing warmer than {plan.warmth}: replicas are kept {plan.warmth}."
-        cuts.append(Cut(CutRule.WARMTH, floor, lower, text))
+        adjustments.append(Adjustment(AdjustmentRule.WARMTH, floor, lower, text))
         floor = lower
     if plan.replicas is not None and floor.replicas > plan.replicas:
         lower = floor.at_most(plan.replicas)
         text = f"{kept} with {plan.replicas} instead of {floor.replicas} replicas."
         ends = now + timedelta(seconds=float(left / price.rate(lower))) if price.rate(lower) else None
-        cuts.append(Cut(CutRule.REPLICAS, floor, lower, text, ends))
-    return tuple(cuts)
+        adjustments.append(Adjustment(AdjustmentRule.REPLICAS, floor, lower, text, ends))
+    return tuple(adjustments)
 
 
 def _fit(floor: Floor, warmth: Warmth, replicas: int | None) -> Floor:

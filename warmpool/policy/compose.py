@@ -1,6 +1,6 @@
-"""The whole decision about one pool: the highest of what the policies ask, cut by limits, then by budget.
+"""The whole decision about one pool: the highest floor that a policy proposes, bounded by limits and budget.
 
-The order of `POLICIES` only decides whose reason is named first when two ask for the same.
+The order of `POLICIES` only decides which reason is named first when two policies propose the same floor.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from warmpool.domain.decision import DISABLED, Ask, Cut, CutRule, Decision, PolicyName
+from warmpool.domain.decision import DISABLED, Adjustment, AdjustmentRule, Decision, PolicyName, Proposal
 from warmpool.domain.floor import NOTHING, Floor
 from warmpool.domain.observation import Observation
 from warmpool.domain.pool import Limits
-from warmpool.policy import backlog, budget, hold, keepalive, schedule
+from warmpool.policy import backlog, budget, hold, keep_alive, schedule
 
-Step = Callable[[Any, Observation, datetime], tuple[Any, Ask]]
+Step = Callable[[Any, Observation, datetime], tuple[Any, Proposal]]
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """One voice in the decision: a pure step and the state it starts with."""
+    """One policy: a pure step and the state it starts with."""
 
     name: PolicyName
     initial: Callable[[], Any]
@@ -29,10 +29,10 @@ class Policy:
 
 
 POLICIES: Final = (
-    Policy(PolicyName.HOLD, hold.initial, hold.step),  # a person's word is named before a rule's
+    Policy(PolicyName.HOLD, hold.initial, hold.step),  # an operator's hold is named before any rule
     Policy(PolicyName.SCHEDULE, schedule.initial, schedule.step),
     Policy(PolicyName.BACKLOG, backlog.initial, backlog.step),
-    Policy(PolicyName.KEEP_ALIVE, keepalive.initial, keepalive.step),
+    Policy(PolicyName.KEEP_ALIVE, keep_alive.initial, keep_alive.step),
 )
 
 
@@ -58,82 +58,89 @@ def decide(
     """The floor at `now`, why, and until when."""
     if not observation.pool.enabled:
         return initial(policies), DISABLED
-    states, asks = [], []
+    states, proposals = [], []
     for policy, remembered in zip(policies, state.policies, strict=True):
-        new, ask = policy.step(remembered, observation, now)
+        new, proposal = policy.step(remembered, observation, now)
         states.append(new)
-        asks.append(ask)
+        proposals.append(proposal)
     wanted, scheduled = NOTHING, NOTHING
-    for ask in asks:
-        wanted |= ask.floor
-        if ask.policy is PolicyName.SCHEDULE:
-            scheduled = ask.floor
+    for proposal in proposals:
+        wanted |= proposal.floor
+        if proposal.policy is PolicyName.SCHEDULE:
+            scheduled = proposal.floor
     limits = observation.pool.limits
-    wanted, cuts = _limited(wanted, limits)
+    wanted, adjustments = _limited(wanted, limits)
     scheduled, _ = _limited(scheduled, limits)
-    plan, cut_by_budget = budget.step(state.budget, observation, scheduled, wanted, now)
-    cuts += cut_by_budget
-    floor = cuts[-1].after if cuts else wanted
-    reason, detail, follows_demand = _because(floor, asks, cuts)
+    plan, budget_adjustments = budget.step(state.budget, observation, scheduled, wanted, now)
+    adjustments += budget_adjustments
+    floor = adjustments[-1].after if adjustments else wanted
+    reason, detail, follows_demand = _because(floor, proposals, adjustments)
     decision = Decision(
         floor=floor,
         reason=reason,
         detail=detail,
-        until=_until(asks, cuts, now),
+        until=_until(proposals, adjustments, now),
         decide_again=plan.look if limits.budget else None,
         follows_demand=follows_demand,
-        asks=tuple(asks),
-        cuts=cuts,
-        missing=tuple(dict.fromkeys(name for ask in asks for name in ask.missing)),
+        proposals=tuple(proposals),
+        adjustments=adjustments,
+        missing=tuple(dict.fromkeys(name for proposal in proposals for name in proposal.missing)),
     )
     return PolicyStates(tuple(states), plan), decision
 
 
-def _limited(floor: Floor, limits: Limits) -> tuple[Floor, tuple[Cut, ...]]:
-    cuts: list[Cut] = []
+def _limited(floor: Floor, limits: Limits) -> tuple[Floor, tuple[Adjustment, ...]]:
+    adjustments: list[Adjustment] = []
     if floor.replicas < limits.min:
         raised = floor | Floor.of(limits.min)
-        cuts.append(Cut(CutRule.MIN, floor, raised, f"The pool's minimum is {limits.min}."))
+        adjustments.append(
+            Adjustment(AdjustmentRule.MIN, floor, raised, f"The pool's minimum is {limits.min}.")
+        )
         floor = raised
     if limits.max is not None and floor.replicas > limits.max:
         lowered = floor.at_most(limits.max)
-        cuts.append(Cut(CutRule.MAX, floor, lowered, f"The pool's maximum is {limits.max}."))
+        adjustments.append(
+            Adjustment(AdjustmentRule.MAX, floor, lowered, f"The pool's maximum is {limits.max}.")
+        )
         floor = lowered
-    return floor, tuple(cuts)
+    return floor, tuple(adjustments)
 
 
-def _because(floor: Floor, asks: list[Ask], cuts: tuple[Cut, ...]) -> tuple[str, str, bool]:
+def _because(
+    floor: Floor, proposals: list[Proposal], adjustments: tuple[Adjustment, ...]
+) -> tuple[str, str, bool]:
     """Reason, sentence, and whether the end of the floor moves with demand.
 
-    The last cut decides, else the first policy that asked for this floor.
+    The last adjustment decides, else the first policy that asked for this floor.
     """
-    if cuts:
-        return cuts[-1].rule, cuts[-1].detail, False
+    if adjustments:
+        return adjustments[-1].rule, adjustments[-1].detail, False
     if floor == NOTHING:
         # Nothing is asked for: the schedule's reason says most (closed, or an exception).
-        asked = next((ask for ask in asks if ask.policy is PolicyName.SCHEDULE), None)
+        asked = next((proposal for proposal in proposals if proposal.policy is PolicyName.SCHEDULE), None)
         return (asked.reason, asked.detail, False) if asked else ("none", "", False)
-    behind = [ask for ask in asks if ask.floor.replicas == floor.replicas][:1]
-    behind = behind or [ask for ask in asks if ask.floor != NOTHING]
+    behind = [proposal for proposal in proposals if proposal.floor.replicas == floor.replicas][:1]
+    behind = behind or [proposal for proposal in proposals if proposal.floor != NOTHING]
     return (
-        "+".join(ask.reason for ask in behind),
-        " ".join(ask.detail for ask in behind),
-        any(ask.follows_demand for ask in behind),
+        "+".join(proposal.reason for proposal in behind),
+        " ".join(proposal.detail for proposal in behind),
+        any(proposal.follows_demand for proposal in behind),
     )
 
 
-def _until(asks: list[Ask], cuts: tuple[Cut, ...], now: datetime) -> datetime | None:
+def _until(proposals: list[Proposal], adjustments: tuple[Adjustment, ...], now: datetime) -> datetime | None:
     """The first instant at which the floor may be another.
 
-    Every schedule edge counts, because it may raise; the end of another ask counts if the rest asks for less.
+    Every change of the schedule counts, because it may raise the floor. The end of another proposal counts
+    only if the remaining ones propose less.
     """
-    instants = [cut.until for cut in cuts]
-    for ask in asks:
+    instants = [adjustment.until for adjustment in adjustments]
+    for proposal in proposals:
         rest = NOTHING
-        for other in asks:
-            if other is not ask:
+        for other in proposals:
+            if other is not proposal:
                 rest |= other.floor
-        if ask.policy is PolicyName.SCHEDULE or rest | ask.floor != rest:
-            instants.append(ask.until)
+        if proposal.policy is PolicyName.SCHEDULE or rest | proposal.floor != rest:
+            instants.append(proposal.until)
     ahead = [instant for instant in instants if instant is not None and instant > now]
     return min(ahead, default=None)

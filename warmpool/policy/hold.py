@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from warmpool.domain.decision import Ask, PolicyName
+from warmpool.domain.decision import PolicyName, Proposal
 from warmpool.domain.floor import NOTHING, Floor
 from warmpool.domain.observation import Observation
-from warmpool.policy.texts import clock
+from warmpool.policy.formatting import format_instant
 
 
 def initial() -> None:
     """An order is read each time; there is nothing to remember."""
 
 
-def step(state: None, observation: Observation, now: datetime) -> tuple[None, Ask]:
+def step(state: None, observation: Observation, now: datetime) -> tuple[None, Proposal]:
     """The order's replicas until it ends."""
     order = observation.hold
     if order is None or now >= order.until:
-        return state, Ask(PolicyName.HOLD, NOTHING, "hold/none", "Nobody holds the pool.")
-    text = f"Held at {order.replicas} by hand until {clock(order.until, now, observation.pool.zone)}."
-    return state, Ask(PolicyName.HOLD, Floor.of(order.replicas), "hold", text, order.until)
+        return state, Proposal(PolicyName.HOLD, NOTHING, "hold/none", "Nobody holds the pool.")
+    text = (
+        f"Held at {order.replicas} by hand until {format_instant(order.until, now, observation.pool.zone)}."
+    )
+    return state, Proposal(PolicyName.HOLD, Floor.of(order.replicas), "hold", text, order.until)

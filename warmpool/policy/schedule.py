@@ -11,11 +11,11 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from warmpool.domain.calendar import Segment, exception_on, timeline
-from warmpool.domain.decision import Ask, PolicyName
+from warmpool.domain.decision import PolicyName, Proposal
 from warmpool.domain.floor import NOTHING
 from warmpool.domain.observation import Observation
 from warmpool.domain.pool import WarmPoolTemplate, WeeklyWindow
-from warmpool.policy.texts import clock
+from warmpool.policy.formatting import format_instant
 
 _HORIZONS: Final = (timedelta(hours=40), timedelta(days=9), timedelta(days=400))
 """How far ahead to look for the next change, each only when the one before has none.
@@ -32,7 +32,7 @@ class ScheduleState:
     lead: timedelta = timedelta(0)
     start: datetime | None = None
     end: datetime | None = None
-    ask: Ask | None = None
+    proposal: Proposal | None = None
 
 
 def initial() -> ScheduleState:
@@ -40,26 +40,26 @@ def initial() -> ScheduleState:
     return ScheduleState()
 
 
-def step(state: ScheduleState, observation: Observation, now: datetime) -> tuple[ScheduleState, Ask]:
+def step(state: ScheduleState, observation: Observation, now: datetime) -> tuple[ScheduleState, Proposal]:
     """The floor of the schedule at `now`."""
     if (
-        state.ask is not None
+        state.proposal is not None
         and state.pool is observation.pool
         and state.lead == observation.lead
         and state.start is not None
         and state.start <= now  # a clock set back is a reason to look again
         and (state.end is None or now < state.end)
     ):
-        return state, state.ask
-    ask, end = _look(observation, now)
-    return ScheduleState(observation.pool, observation.lead, now, end, ask), ask
+        return state, state.proposal
+    proposal, end = _look(observation, now)
+    return ScheduleState(observation.pool, observation.lead, now, end, proposal), proposal
 
 
-def _look(observation: Observation, now: datetime) -> tuple[Ask, datetime | None]:
-    """The ask at `now` and the instant until which it is the same."""
+def _look(observation: Observation, now: datetime) -> tuple[Proposal, datetime | None]:
+    """The proposal at `now` and the instant until which it is the same."""
     pool = observation.pool
     if not pool.windows and not any(exception.replicas for exception in pool.exceptions):
-        return Ask(PolicyName.SCHEDULE, NOTHING, "schedule/none", "The pool has no windows."), None
+        return Proposal(PolicyName.SCHEDULE, NOTHING, "schedule/none", "The pool has no windows."), None
     segments: tuple[Segment, ...] = ()
     until: datetime | None = None
     weekly = not pool.exceptions and all(isinstance(window, WeeklyWindow) for window in pool.windows)
@@ -74,9 +74,9 @@ def _look(observation: Observation, now: datetime) -> tuple[Ask, datetime | None
     return _explain(current, observation, now, until), end
 
 
-def _explain(current: Segment, observation: Observation, now: datetime, until: datetime | None) -> Ask:
+def _explain(current: Segment, observation: Observation, now: datetime, until: datetime | None) -> Proposal:
     zone = observation.pool.zone
-    when = f" until {clock(until, now, zone)}" if until else ""
+    when = f" until {format_instant(until, now, zone)}" if until else ""
     if current.floor == NOTHING:
         exception = exception_on(observation.pool, now)
         if exception is not None:
@@ -86,14 +86,16 @@ def _explain(current: Segment, observation: Observation, now: datetime, until: d
             )
         else:
             reason, text = "schedule/closed", f"No window is open{when}."
-        return Ask(PolicyName.SCHEDULE, NOTHING, reason, text, until)
+        return Proposal(PolicyName.SCHEDULE, NOTHING, reason, text, until)
     reason = "+".join(current.names)
     named = " and ".join(name.replace("/", " ") for name in current.names)
     if current.opens is not None:
         text = (
-            f"{named} opens at {clock(current.opens, now, zone)}; replicas start "
+            f"{named} opens at {format_instant(current.opens, now, zone)}; replicas start "
             f"{int(observation.lead.total_seconds())} s earlier so that {current.floor} are ready by then."
         )
     else:
         text = f"{named} holds {current.floor}{when}."
-    return Ask(PolicyName.SCHEDULE, current.floor, reason, text[0].upper() + text[1:], until, current.opens)
+    return Proposal(
+        PolicyName.SCHEDULE, current.floor, reason, text[0].upper() + text[1:], until, current.opens
+    )

@@ -11,12 +11,12 @@ from decimal import Decimal
 from typing import Any, Final
 
 from warmpool.domain.account import Account, Reading
-from warmpool.domain.coldstart import ColdStart, ColdStartStats, lead_time
+from warmpool.domain.budget_period import budget_period
+from warmpool.domain.cold_start import ColdStart, ColdStartStats, lead_time
 from warmpool.domain.cost import PriceList
-from warmpool.domain.decision import CutRule, Decision
+from warmpool.domain.decision import AdjustmentRule, Decision
 from warmpool.domain.floor import NOTHING, Floor
 from warmpool.domain.observation import DEFAULT_LEAD, Demand, Observation
-from warmpool.domain.periods import period_of
 from warmpool.domain.pool import WarmPoolSpec
 from warmpool.policy import budget, compose
 from warmpool.reconcile import contention, planning, rollout_check, status, warmth_orders
@@ -28,11 +28,11 @@ from warmpool.reconcile.status import NextChange, PoolCondition, RevisionStatus,
 from warmpool.reconcile.views import PoolView, RevisionView, ScaleView, ServiceView
 
 _BUDGET_REASONS: Final = {
-    CutRule.EXTRAS: "BudgetExtras",
-    CutRule.WARMTH: "BudgetWarmth",
-    CutRule.REPLICAS: "BudgetReplicas",
-    CutRule.EXHAUSTED: "BudgetExhausted",
-    CutRule.UNCOUNTABLE: "BudgetUncountable",
+    AdjustmentRule.EXTRAS: "BudgetExtras",
+    AdjustmentRule.WARMTH: "BudgetWarmth",
+    AdjustmentRule.REPLICAS: "BudgetReplicas",
+    AdjustmentRule.EXHAUSTED: "BudgetExhausted",
+    AdjustmentRule.UNCOUNTABLE: "BudgetUncountable",
 }
 """The reason of the condition BudgetExceeded, by what the budget did."""
 
@@ -227,7 +227,7 @@ def _observation(snapshot: Snapshot, spec: WarmPoolSpec, state: PoolState, now: 
     assert snapshot.service is not None
     service = snapshot.service
     lead, _ = lead_time(spec.lead_time, snapshot.cold_starts)
-    since, _ = period_of(now, spec.limits.budget.period if spec.limits.budget else "month", spec.zone)
+    since, _ = budget_period(now, spec.limits.budget.period if spec.limits.budget else "month", spec.zone)
     account = state.account.until(now).period(since) if state.account else None
     return Observation(
         pool=spec,
@@ -274,7 +274,7 @@ def _account(
 ) -> Account:
     assert snapshot.service is not None
     limit = observation.pool.limits.budget
-    since, _ = period_of(now, limit.period if limit else "month", observation.pool.zone)
+    since, _ = budget_period(now, limit.period if limit else "month", observation.pool.zone)
     account = (state.account or Account(since)).until(now).period(since)
     scales = [
         scale
@@ -348,7 +348,7 @@ def _conditions(
     state: PoolState,
 ) -> list[PoolCondition]:
     shorts = [verdict.short for verdict in rollouts_seen.values() if verdict.short]
-    cut = decision.budget_cut
+    cut = decision.budget_adjustment
     troubles = [f"no reading of {name}" for name in decision.missing]
     troubles += [
         trouble

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from warmpool.domain.coldstart import ColdStart
+from warmpool.domain.cold_start import ColdStart
 from warmpool.reconcile.views import RevisionView, ScaleView
 
 PATIENCE: Final = timedelta(seconds=10)

@@ -8,11 +8,11 @@ from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
-from warmpool.domain import durations
 from warmpool.domain.account import Account
-from warmpool.domain.coldstart import ColdStartStats, LeadSource
+from warmpool.domain.cold_start import ColdStartStats, LeadSource
 from warmpool.domain.cost import GpuPrice
 from warmpool.domain.decision import Decision
+from warmpool.domain.duration import format_duration
 from warmpool.domain.floor import Floor
 from warmpool.reconcile import ownership
 from warmpool.reconcile.views import PoolView
@@ -89,14 +89,14 @@ def build(pool: PoolView, report: StatusReport, now: datetime) -> dict[str, Any]
         "nextChange": _next(report.next_change),
         "rules": [
             {"rule": ask.policy, "held": str(ask.floor), "reason": ask.reason, "detail": ask.detail}
-            for ask in decision.asks
+            for ask in decision.proposals
         ]
         + [
             {"rule": cut.rule.source, "held": str(cut.after), "reason": cut.rule, "detail": cut.detail}
-            for cut in decision.cuts
+            for cut in decision.adjustments
         ],
         "coldStart": _cold_start(report.cold_start),
-        "leadTime": durations.show(report.lead),
+        "leadTime": format_duration(report.lead),
         "leadTimeSource": report.lead_source,
         "cost": _cost(pool, report),
         "revisions": [

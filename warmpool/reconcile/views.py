@@ -14,10 +14,10 @@ from typing import Any
 
 from knative.autoscaling.annotations import ACTIVATION_SCALE, CLASS, HPA, MAX_SCALE, lookup
 from knative.labels import PROGRESS_DEADLINE_ANNOTATION, SERVICE_LABEL
-from warmpool.domain import durations
+from warmpool.domain.duration import parse_duration
 from warmpool.domain.observation import Hold
 from warmpool.domain.pool import WarmPoolSpec
-from warmpool.domain.problems import PoolError
+from warmpool.domain.spec_errors import SpecError
 from warmpool.reconcile import ownership
 
 Key = tuple[str, str]
@@ -179,7 +179,7 @@ def pool(obj: Mapping[str, Any], before: PoolView | None = None) -> PoolView:
 def _spec(obj: Mapping[str, Any]) -> tuple[WarmPoolSpec | None, tuple[str, ...]]:
     try:
         return WarmPoolSpec.parse(obj.get("spec")), ()
-    except PoolError as wrong:
+    except SpecError as wrong:
         return None, tuple(wrong.problems)
 
 
@@ -298,7 +298,7 @@ def _key(obj: Mapping[str, Any]) -> Key:
 def _seconds(text: str | None) -> float | None:
     """A Go duration of whole seconds, as the annotation wants it; None when it is none of these."""
     try:
-        return durations.parse(text).total_seconds() if text else None
+        return parse_duration(text).total_seconds() if text else None
     except ValueError:
         return None
 

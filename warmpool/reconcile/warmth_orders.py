@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from warmpool.domain.cost import ReplicaPrice
-from warmpool.domain.fields import Warmth
+from warmpool.domain.field_types import Warmth
 from warmpool.domain.floor import Floor
 from warmpool.domain.pool import WarmPoolTemplate
 

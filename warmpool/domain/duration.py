@@ -15,7 +15,7 @@ _UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _PART = re.compile(r"([0-9]+)([dhms])")
 
 
-def parse(text: str) -> timedelta:
+def parse_duration(text: str) -> timedelta:
     """Read `1h30m` as a timedelta.
 
     Raises:
@@ -29,8 +29,8 @@ def parse(text: str) -> timedelta:
     return timedelta(seconds=seconds)
 
 
-def show(span: timedelta) -> str:
-    """Write a timedelta the way `parse` reads it, rounded to the second; zero is `0s`."""
+def format_duration(span: timedelta) -> str:
+    """Write a timedelta the way `parse_duration` reads it, rounded to the second; zero is `0s`."""
     left = round(span.total_seconds())
     if left == 0:
         return "0s"

@@ -8,7 +8,7 @@ from typing import Any, Final
 from pydantic import BaseModel, ValidationError
 
 
-class PoolError(ValueError):
+class SpecError(ValueError):
     """A WarmPool that cannot be read: `problems` has one line for each thing that is wrong."""
 
     def __init__(self, lines: list[str]) -> None:
@@ -36,7 +36,7 @@ _RIGHT: Final = {
 }
 
 
-def problems(error: ValidationError, root: str = "spec") -> list[str]:
+def describe_errors(error: ValidationError, root: str = "spec") -> list[str]:
     """One line per problem: `spec.windows[0].from = 600, must be ...`."""
     lines = []
     for entry in error.errors(include_url=False):

@@ -6,11 +6,11 @@ from datetime import date, datetime, time, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
-from warmpool.domain.fields import Period
-from warmpool.domain.localtime import local_date, opening
+from warmpool.domain.field_types import Period
+from warmpool.domain.local_time import local_date, opening
 
 
-def period_of(now: datetime, period: Period, zone: ZoneInfo) -> tuple[datetime, datetime]:
+def budget_period(now: datetime, period: Period, zone: ZoneInfo) -> tuple[datetime, datetime]:
     """Start and end (UTC) of the day, week (from Monday) or month that `now` falls into."""
     return _period_with(local_date(now, zone), period, zone)
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from zoneinfo import ZoneInfo
 
 
-def clock(instant: datetime, now: datetime, zone: ZoneInfo) -> str:
+def format_instant(instant: datetime, now: datetime, zone: ZoneInfo) -> str:
     """`19:00` when it is today in that zone, `Mon 30 Nov 07:58` otherwise."""
     local = instant.astimezone(zone)
     same_day = local.date() == now.astimezone(zone).date()

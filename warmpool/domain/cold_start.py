@@ -47,7 +47,7 @@ class ColdStartStats:
     """The median of each phase, over those of the starts whose phases are known."""
 
 
-class Samples:
+class ColdStartSamples:
     """The latest cold starts of one Service, in little memory: there may be many Services."""
 
     __slots__ = ("_phases", "_seconds", "_stats")

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from warmpool.domain import durations
-from warmpool.domain.decision import Ask, PolicyName
+from warmpool.domain.decision import PolicyName, Proposal
+from warmpool.domain.duration import format_duration
 from warmpool.domain.floor import NOTHING, Floor
 from warmpool.domain.observation import DEFAULT_LEAD, Observation
-from warmpool.policy.texts import clock
+from warmpool.policy.formatting import format_instant
 
 BLIND: Final = timedelta(hours=1)
 """How long a replica is held on the word of the last reading when no new one can be had; then it goes."""
@@ -48,11 +48,13 @@ def break_even(observation: Observation) -> timedelta:
     return min(max(start + worth, timedelta(seconds=1)), LONGEST)
 
 
-def step(state: KeepAliveState, observation: Observation, now: datetime) -> tuple[KeepAliveState, Ask]:
+def step(state: KeepAliveState, observation: Observation, now: datetime) -> tuple[KeepAliveState, Proposal]:
     """One replica while the last request is younger than the keep-alive time, else none."""
     wanted = observation.pool.keep_alive
     if wanted is None:
-        return state, Ask(PolicyName.KEEP_ALIVE, NOTHING, "keep-alive/off", "No keep-alive is asked for.")
+        return state, Proposal(
+            PolicyName.KEEP_ALIVE, NOTHING, "keep-alive/off", "No keep-alive is asked for."
+        )
     if observation.demand is None:
         return _blind(state, now, observation)
     demand = observation.demand
@@ -63,31 +65,31 @@ def step(state: KeepAliveState, observation: Observation, now: datetime) -> tupl
     span = wanted if isinstance(wanted, timedelta) else break_even(observation)
     kind = "break-even time" if wanted == "auto" else "keep-alive"
     if last is None or now >= last + span:
-        text = f"No request for {durations.show(span)} ({kind})." if last else "No request yet."
-        return replace(state, asked=False), Ask(PolicyName.KEEP_ALIVE, NOTHING, "keep-alive/over", text)
+        text = f"No request for {format_duration(span)} ({kind})." if last else "No request yet."
+        return replace(state, asked=False), Proposal(PolicyName.KEEP_ALIVE, NOTHING, "keep-alive/over", text)
     until = last + span
     text = (
-        f"Last request at {clock(last, now, observation.pool.zone)}; the last replica is kept for "
-        f"{durations.show(span)} ({kind})."
+        f"Last request at {format_instant(last, now, observation.pool.zone)}; the last replica is kept for "
+        f"{format_duration(span)} ({kind})."
     )
-    return replace(state, asked=True), Ask(
+    return replace(state, asked=True), Proposal(
         PolicyName.KEEP_ALIVE, Floor.of(1), "keep-alive", text, until, follows_demand=True
     )
 
 
-def _blind(state: KeepAliveState, now: datetime, observation: Observation) -> tuple[KeepAliveState, Ask]:
+def _blind(state: KeepAliveState, now: datetime, observation: Observation) -> tuple[KeepAliveState, Proposal]:
     """Without a reading the last answer stands, but not for ever: nobody may be there to end it."""
     missing = ("demand",)
     since = state.read_at
     if state.asked and since is not None and since <= now < since + BLIND:
         text = (
-            f"Demand cannot be read since {clock(since, now, observation.pool.zone)}; the last replica is "
-            f"held for at most {durations.show(BLIND)} after that."
+            f"Demand cannot be read since {format_instant(since, now, observation.pool.zone)}; the last "
+            f"replica is held for at most {format_duration(BLIND)} after that."
         )
-        return state, Ask(
+        return state, Proposal(
             PolicyName.KEEP_ALIVE, Floor.of(1), "keep-alive/blind", text, since + BLIND, missing=missing
         )
     text = "Demand cannot be read; nothing is kept alive on a guess."
-    return replace(state, asked=False), Ask(
+    return replace(state, asked=False), Proposal(
         PolicyName.KEEP_ALIVE, NOTHING, "keep-alive/blind", text, missing=missing
     )

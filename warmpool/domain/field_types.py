@@ -16,7 +16,7 @@ from zoneinfo import available_timezones
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 from pydantic.alias_generators import to_camel
 
-from warmpool.domain import durations
+from warmpool.domain.duration import format_duration, parse_duration
 
 DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 Warmth = Literal["hot", "asleep", "standby"]
@@ -58,7 +58,7 @@ def _read_duration(value: object) -> object:
         return value
     if not isinstance(value, str):
         raise ValueError('must be a duration such as "90s", "10m", "1h30m" or "7d"')  # noqa: TRY004
-    return durations.parse(value)
+    return parse_duration(value)
 
 
 def _read_auto_or_duration(value: object) -> object:
@@ -96,12 +96,12 @@ TimeOfDay = Annotated[
     time, BeforeValidator(_read_time), PlainSerializer(_show_time, return_type=str, when_used="always")
 ]
 Duration = Annotated[
-    timedelta, BeforeValidator(_read_duration), PlainSerializer(durations.show, return_type=str)
+    timedelta, BeforeValidator(_read_duration), PlainSerializer(format_duration, return_type=str)
 ]
 AutoOrDuration = Annotated[
     Literal["auto"] | timedelta,
     BeforeValidator(_read_auto_or_duration),
-    PlainSerializer(lambda value: value if value == "auto" else durations.show(value), return_type=str),
+    PlainSerializer(lambda value: value if value == "auto" else format_duration(value), return_type=str),
 ]
 Money = Annotated[
     Decimal,
@@ -111,7 +111,7 @@ Money = Annotated[
 Replicas = Annotated[int, Field(ge=0, le=MAX_REPLICAS)]
 
 
-class Wire(BaseModel):
+class StrictModel(BaseModel):
     """Strict, frozen, camelCase, no unknown fields."""
 
     model_config = ConfigDict(

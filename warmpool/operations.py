@@ -8,8 +8,8 @@ from typing import Any, Final
 from knative.client.cluster import Cluster
 from knative.client.errors import Conflict, NotFound
 from knative.client.resources import REVISION, WARM_POOL, Object
-from warmpool.domain.fields import MAX_REPLICAS
-from warmpool.domain.problems import PoolError
+from warmpool.domain.field_types import MAX_REPLICAS
+from warmpool.domain.spec_errors import SpecError
 from warmpool.reconcile import ownership, planning, views
 
 LONGEST_HOLD: Final = timedelta(days=7)
@@ -22,13 +22,13 @@ async def hold(
     """Keep at least `replicas` until `now + span`; returns when that ends.
 
     Raises:
-        PoolError: the number or the time is out of bounds.
+        SpecError: the number or the time is out of bounds.
         ClusterError: the API does not take it.
     """
     if not 1 <= replicas <= MAX_REPLICAS:
-        raise PoolError([f"--replicas = {replicas}, must be from 1 to {MAX_REPLICAS}"])
+        raise SpecError([f"--replicas = {replicas}, must be from 1 to {MAX_REPLICAS}"])
     if not timedelta(minutes=1) <= span <= LONGEST_HOLD:
-        raise PoolError(["--for must be from 1m to 7d: what is to last longer belongs into a window"])
+        raise SpecError(["--for must be from 1m to 7d: what is to last longer belongs into a window"])
     until = now + span
     await _annotate(
         cluster,
