@@ -24,7 +24,7 @@ from knative.client.cluster import Cluster
 from knative.client.resources import POD, REVISION, SERVICE
 from knative.labels import PORT_ANNOTATION, SERVICE_LABEL
 from pilotlight import deploy, kubeconfig, terminal
-from warmpool.domain.cost import packaged_prices
+from warmpool.adapters.price_file import packaged_prices
 
 _STATE = "pilotlight_replica_state"
 """A Prometheus state set: its label has the metric's own name."""

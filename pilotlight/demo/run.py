@@ -22,7 +22,7 @@ from pilotlight.compile import compile_agent
 from pilotlight.demo import s3
 from pilotlight.demo.arms import Arm, Prompt, Runner
 from pilotlight.demo.report import Price, Report, show
-from warmpool.domain.cost import packaged_prices
+from warmpool.adapters.price_file import packaged_prices
 from weights.cache.location import CACHE_DIR_VARIABLE
 from weights.make_model import make_model
 from weights.manifest import Manifest

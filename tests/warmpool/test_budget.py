@@ -5,9 +5,10 @@ from decimal import Decimal
 
 import pytest
 
+from warmpool.adapters.price_file import packaged_prices
 from warmpool.domain.account import Account, Reading
 from warmpool.domain.budget_period import budget_period
-from warmpool.domain.cost import PriceList, packaged_prices
+from warmpool.domain.cost import PriceList
 from warmpool.domain.floor import NOTHING, Floor
 from warmpool.domain.observation import Demand, Hold, Observation
 from warmpool.domain.pool import WarmPoolSpec

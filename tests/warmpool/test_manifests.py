@@ -142,7 +142,7 @@ async def test_the_status_fits_the_schema(knative, controller, cluster, clock):
 
 
 def test_the_shipped_prices_are_the_packaged_ones():
-    packaged = Path(__file__).parents[2] / "warmpool" / "domain" / "prices.yaml"
+    packaged = Path(__file__).parents[2] / "warmpool" / "adapters" / "prices.yaml"
     assert (MANIFESTS / "controller" / "prices.yaml").read_text() == packaged.read_text()
 
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from warmpool.domain.cost import ReplicaPrice, packaged_prices
+from warmpool.adapters.price_file import packaged_prices
+from warmpool.domain.cost import ReplicaPrice
 from warmpool.domain.floor import NOTHING, Floor
 from warmpool.domain.observation import Demand, Hold, Observation
 from warmpool.domain.pool import WarmPoolSpec

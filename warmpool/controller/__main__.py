@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-import yaml
 
 from knative.client.cluster import Cluster
 from knative.client.errors import ClusterError
@@ -24,12 +23,12 @@ from warmpool.adapters.exposition import MetricsPage
 from warmpool.adapters.health import HealthServer
 from warmpool.adapters.history import SqliteHistory
 from warmpool.adapters.phases import HttpPhases
+from warmpool.adapters.price_file import read_prices
 from warmpool.adapters.prometheus import Prometheus
 from warmpool.adapters.replicas import HttpWarmthActuator
 from warmpool.adapters.waker import HttpWaker
 from warmpool.controller.runner import Controller
 from warmpool.controller.settings import Settings
-from warmpool.domain.cost import PriceList, packaged_prices
 from warmpool.domain.spec_errors import SpecError
 from warmpool.ports import DemandSource, History, InMemoryHistory
 
@@ -168,22 +167,6 @@ async def serve(options: Options) -> None:
         await stack.enter_async_context(health)
         log.info("serving %s; health and metrics on %s:%d", cluster.server, options.host, health.port)
         await controller.run(stop)
-
-
-def read_prices(path: Path | None) -> PriceList:
-    """The price list of a YAML or JSON file; the packaged examples when none is named.
-
-    Raises:
-        SpecError: the file is no price list.
-        OSError: it cannot be read.
-    """
-    if path is None:
-        return packaged_prices()
-    try:
-        content: Any = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as wrong:
-        raise SpecError([f"{path} is not YAML: {wrong}"]) from wrong
-    return PriceList.parse(content)
 
 
 def _token(path: Path | None) -> str | None:

@@ -19,6 +19,7 @@ from knative.client.errors import ClusterError
 from knative.client.resources import POD
 from knative.labels import REVISION_LABEL
 from warmpool.adapters.clock import Clock, SystemClock
+from warmpool.adapters.price_file import packaged_prices
 from warmpool.adapters.waker import HttpWaker, Waker
 from warmpool.controller.actuator import ClusterWriter
 from warmpool.controller.cluster_cache import WATCHED, ClusterCache
@@ -27,7 +28,7 @@ from warmpool.controller.phase_collector import PhaseCollector
 from warmpool.controller.settings import Settings
 from warmpool.domain.account import Account
 from warmpool.domain.budget_period import budget_period
-from warmpool.domain.cost import PriceList, packaged_prices
+from warmpool.domain.cost import PriceList
 from warmpool.domain.observation import Demand
 from warmpool.ports import (
     DemandSource,

@@ -1,7 +1,4 @@
-"""What held GPUs cost: a list of prices, each with its date and source, and the arithmetic on it.
-
-The packaged list is a set of examples to edit (`prices.yaml` beside this module).
-"""
+"""What GPUs cost: a list of prices, each with its date and source, and the price of a replica."""
 
 from __future__ import annotations
 
@@ -9,11 +6,8 @@ import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import lru_cache
-from importlib.resources import files
 from typing import Annotated, Self
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from warmpool.domain.field_types import WARMTHS, Money, StrictModel, Warmth
@@ -105,25 +99,6 @@ class ReplicaPrice:
         """What holding a floor costs per second."""
         parts = (count * self.share(warmth) for warmth, count in floor.by_warmth().items())
         return self.per_second * sum(parts, Decimal(0))
-
-
-@lru_cache(maxsize=1)
-def packaged_prices() -> PriceList:
-    """The list that comes with the package: examples to edit, a constant for the program."""
-    return PriceList.parse(yaml.safe_load((files("warmpool.domain") / "prices.yaml").read_text()))
-
-
-def cost(gpu_seconds: float, *, gpu: str | None = None, prices: PriceList | None = None) -> Decimal:
-    """The price of GPU-seconds on a named GPU, in the list's currency.
-
-    Raises:
-        SpecError: when the list has no such GPU; the message names those it has.
-    """
-    chosen = prices or packaged_prices()
-    price = chosen.of(gpu)
-    if price is None:
-        raise SpecError([f"gpu = {gpu!r}, must be one of {', '.join(chosen.gpus)}"])
-    return price.hourly * Decimal(str(gpu_seconds)) / _HOUR
 
 
 def _normal(gpu: str) -> str:
