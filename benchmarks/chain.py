@@ -34,7 +34,7 @@ from functions.http.app import create_app  # noqa: E402
 from functions.http.server import serve  # noqa: E402
 from functions.lifecycle import State  # noqa: E402
 from functions.settings import read_settings  # noqa: E402
-from functions.stage import RequestContext  # noqa: E402
+from functions.stage import RequestContext, StageRoutes, StageRuntime  # noqa: E402
 
 GAP = 0.005
 WORDS = "the ship that left the harbour at dawn carried letters for jo.doe@example.org and tea "
@@ -74,8 +74,8 @@ def scripted_model() -> None:
         async def close(self) -> None:
             pass
 
-        def extend(self, app: Any) -> None:
-            pass
+        def routes(self, runtime: StageRuntime) -> StageRoutes:  # noqa: ARG002 - the protocol
+            return StageRoutes()
 
     settings = read_settings()
     with socket.create_server((settings.host, settings.port), backlog=2048) as listening:

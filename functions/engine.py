@@ -68,7 +68,7 @@ class EngineInfo:
 
 
 class EngineError(Exception):
-    """The engine could not do it. `functions.http.problems` turns it into problem+json.
+    """The engine could not do it. `functions.problems` turns it into problem+json.
 
     Args:
         message: for the user; never holds a secret.

@@ -1,4 +1,4 @@
-"""What a stage is: the seam between the HTTP app (`functions.http.app`) and the stages behind it.
+"""What a stage is: the interface between the HTTP application (`functions.http.app`) and the stages.
 
 A stage module `functions/stages/KIND.py` has one function `build(settings: Settings) -> Stage`, cheap and
 without I/O: the port is already open, and `start` runs in the background.
@@ -7,20 +7,23 @@ without I/O: the port is already open, and `start` runs in the background.
 import json
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
+from starlette.types import ASGIApp
 
 from functions.contract import StageEvent, StageReply, StageRequest
-from functions.http.problems import field_errors
+from functions.problems import field_errors
 from functions.settings import Settings, SettingsError
 from functions.timing import ColdStart, Phase, ServerTiming
 from knative import env_vars
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
+    from fastapi import APIRouter
 
+    from functions.metrics import Metrics
     from functions.replica import Replica
 
 
@@ -51,7 +54,7 @@ def parse_config(model: type[ConfigT], settings: Settings) -> ConfigT:
         SettingsError: with a line per bad field.
     """
     try:
-        # Through JSON, which is how it came: lists are tuples there, also for a strict model.
+        # Through JSON, where a strict model takes a list for a tuple.
         return model.model_validate_json(json.dumps(dict(settings.stage_config)))
     except ValidationError as error:
         raise SettingsError(
@@ -65,7 +68,7 @@ def parse_config(model: type[ConfigT], settings: Settings) -> ConfigT:
 class RequestContext:
     """What travels with one request besides its body, and what it is measured by.
 
-    Reached in a router of the stage's own through `functions.http.app.context_of(request)`.
+    A router of a stage gets it from `functions.http.app.context_of(request)`.
     """
 
     __slots__ = (
@@ -130,7 +133,7 @@ class RequestContext:
                 self._rescheduled(self.deadline - self._clock())
 
     def on_deadline(self, rescheduled: Callable[[float], None]) -> None:
-        """Whoever enforces the deadline hears of a new one: seconds from now."""
+        """Call `rescheduled` with the seconds from now when the deadline changes."""
         self._rescheduled = rescheduled
 
     def record(self, name: str | Phase, seconds: float) -> None:
@@ -160,6 +163,42 @@ class RequestContext:
         if (remaining := self.remaining()) is not None:
             headers["X-Pilotlight-Deadline"] = f"{remaining:.3f}"
         return headers
+
+
+@dataclass(frozen=True, slots=True)
+class StageRuntime:
+    """What the application of a stage offers to the stage's own routes."""
+
+    replica: "Replica"
+    metrics: "Metrics"
+
+
+@dataclass(frozen=True, slots=True)
+class DirectRoute:
+    """Paths answered by a plain ASGI application, past the framework, which would wrap every token once more.
+
+    The request's `RequestContext` is in `scope["state"]["context"]`.
+    """
+
+    app: ASGIApp
+    prefixes: tuple[str, ...] = ()
+    paths: frozenset[str] = frozenset()
+    media_types: frozenset[bytes] = frozenset({b"application/json"})
+    """What the body of a POST, PUT or PATCH may be."""
+
+    def matches(self, path: str) -> bool:
+        """Whether the application answers this path."""
+        return path in self.paths or path.startswith(self.prefixes)
+
+
+@dataclass(frozen=True, slots=True)
+class StageRoutes:
+    """Paths that a stage serves besides `/invoke` and the probes."""
+
+    router: "APIRouter | None" = None
+    """Paths that stand in the API's description."""
+    direct: tuple[DirectRoute, ...] = ()
+    """Paths on the way of every token; they take precedence."""
 
 
 class Stage(Protocol):
@@ -195,7 +234,7 @@ class Stage(Protocol):
         Cancelled when the client goes away or the deadline passes; an event iterator is closed (`aclose`).
 
         Raises:
-            functions.http.problems.ProblemError: a refusal with its HTTP status.
+            functions.problems.ProblemError: a refusal with its HTTP status.
             functions.engine.EngineError: the engine's own.
         """
         ...
@@ -204,6 +243,9 @@ class Stage(Protocol):
         """Give everything back; no request is in flight any more. May be called before `start` has ended."""
         ...
 
-    def extend(self, app: "FastAPI") -> None:
-        """Add routers, mounts or metrics of its own (generate: `/v1/`); most stages do nothing here."""
+    def routes(self, runtime: StageRuntime) -> StageRoutes:
+        """The paths that the stage serves besides `/invoke` and the probes; may register metrics of its own.
+
+        Called once, when the application is made, before `start`.
+        """
         ...

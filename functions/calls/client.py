@@ -29,7 +29,7 @@ from functions.contract import (
     StageReply,
     StageRequest,
 )
-from functions.http.problems import ProblemError
+from functions.problems import ProblemError
 from functions.settings import StageAddress
 from functions.stage import RequestContext, StageConfig
 

@@ -21,7 +21,7 @@ from functions.contract import (
     StageTiming,
     decode_event,
 )
-from functions.http.problems import MEDIA_TYPE, RETRYABLE_STATUSES, ProblemError, phrase, seconds_of
+from functions.problems import MEDIA_TYPE, RETRYABLE_STATUSES, ProblemError, phrase, seconds_of
 from functions.timing import parse_server_timing
 from transport.sse import EventParser
 

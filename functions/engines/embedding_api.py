@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from functions.engine import EmbedRequest, Engine
 from functions.http.app import context_of
-from functions.http.problems import ProblemError
+from functions.problems import ProblemError
 
 MAX_INPUTS = 2048
 """Texts of one request, as OpenAI's own limit."""
@@ -31,11 +31,12 @@ class EmbeddingsBody(BaseModel):
     dimensions: int | None = None
 
 
-def add_embeddings(app: FastAPI, engine: Callable[[], Engine], model: str) -> None:
-    """Add both routes. `engine` is called for each request and may raise EngineError."""
+def embedding_router(engine: Callable[[], Engine], model: str) -> APIRouter:
+    """Both routes. `engine` is called for each request and may raise EngineError."""
+    router = APIRouter()
     created = int(time.time())
 
-    @app.get("/v1/models", tags=["openai"])
+    @router.get("/v1/models", tags=["openai"])
     async def models() -> dict[str, Any]:
         """The one model."""
         card: dict[str, Any] = {"id": model, "object": "model", "created": created, "owned_by": "pilotlight"}
@@ -43,7 +44,7 @@ def add_embeddings(app: FastAPI, engine: Callable[[], Engine], model: str) -> No
             card["max_model_len"] = length
         return {"object": "list", "data": [card]}
 
-    @app.post("/v1/embeddings", tags=["openai"])
+    @router.post("/v1/embeddings", tags=["openai"])
     async def embeddings(body: EmbeddingsBody, request: Request) -> dict[str, Any]:
         """Vectors of the inputs, in order."""
         if body.model not in {None, model}:
@@ -67,6 +68,8 @@ def add_embeddings(app: FastAPI, engine: Callable[[], Engine], model: str) -> No
             ],
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
         }
+
+    return router
 
 
 def _encoded(vector: tuple[float, ...], encoding: Literal["float", "base64"]) -> list[float] | str:

@@ -5,21 +5,18 @@ The ladder of warmth is vLLM's; a remote API has no cold start, and an ONNX mode
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from functions.engine import Engine, EngineError
-from functions.http.problems import field_errors
 from functions.lifecycle import State, Warmth
+from functions.problems import field_errors
 from functions.replica import Replica
 from functions.settings import Settings, SettingsError
-from functions.stage import RequestContext
+from functions.stage import RequestContext, StageRoutes, StageRuntime
 from functions.timing import Phase
 from knative import env_vars
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI
 
 
 class EngineArgs(BaseModel):
@@ -61,21 +58,21 @@ class SteadyHost:
     Args:
         settings: whose warmth can only be hot.
         open_engine: makes it; records its phases on the replica; raises StartError.
-        extend: adds the engine's own routes; gets the engine when a request comes.
+        routes: makes the engine's own routes; gets the engine when a request comes.
     """
 
     def __init__(
         self,
         settings: Settings,
         open_engine: Callable[[Replica], Awaitable[Engine]],
-        extend: "Callable[[FastAPI, Callable[[], Engine]], None] | None" = None,
+        routes: Callable[[StageRuntime, Callable[[], Engine]], StageRoutes],
     ) -> None:
         if settings.warmth is not Warmth.HOT:
             raise SettingsError(
                 (f"{env_vars.WARMTH} = {settings.warmth.value!r}: must be hot with engine {settings.engine}",)
             )
         self._open = open_engine
-        self._extend = extend
+        self._routes = routes
         self._engine: Engine | None = None
 
     async def start(self, replica: Replica) -> None:
@@ -105,7 +102,6 @@ class SteadyHost:
         if self._engine is not None:
             await self._engine.close()
 
-    def extend(self, app: "FastAPI") -> None:
-        """Add the engine's routes."""
-        if self._extend is not None:
-            self._extend(app, self.engine)
+    def routes(self, runtime: StageRuntime) -> StageRoutes:
+        """The engine's routes."""
+        return self._routes(runtime, self.engine)

@@ -28,17 +28,16 @@ from functions.engine import (
     GenerateRequest,
     UnsupportedError,
 )
-from functions.engines.embedding_api import add_embeddings
+from functions.engines.embedding_api import embedding_router
 from functions.engines.hosted import EngineArgs, SteadyHost, parse_args
 from functions.replica import Replica
 from functions.settings import Settings, SettingsError
-from functions.stage import StartError
+from functions.stage import StageRoutes, StageRuntime, StartError
 from functions.timing import Phase
 from knative import env_vars
 
 if TYPE_CHECKING:
     import numpy as np
-    from fastapi import FastAPI
     from numpy.typing import NDArray
     from tokenizers import Encoding, Tokenizer
 
@@ -291,7 +290,7 @@ def build_host(settings: Settings) -> SteadyHost:
             await engine.embed(EmbedRequest("warmup", ("warm",)))
         return engine
 
-    def extend(app: "FastAPI", engine: Callable[[], Engine]) -> None:
-        add_embeddings(app, engine, model)
+    def routes(_: StageRuntime, engine: Callable[[], Engine]) -> StageRoutes:
+        return StageRoutes(embedding_router(engine, model))
 
-    return SteadyHost(settings, open_engine, extend)
+    return SteadyHost(settings, open_engine, routes)

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -28,19 +28,16 @@ from functions.engine import (
     EngineInfo,
     GenerateRequest,
 )
-from functions.engines.embedding_api import add_embeddings
+from functions.engines.embedding_api import embedding_router
 from functions.engines.hosted import EngineArgs, SteadyHost, parse_args
-from functions.http.problems import seconds_of
+from functions.problems import seconds_of
 from functions.replica import Replica
 from functions.settings import Settings, SettingsError, read_secret
-from functions.stage import StartError
+from functions.stage import StageRoutes, StageRuntime, StartError
 from functions.text.redaction import DETECTORS, redact
 from functions.timing import Phase
 from knative import env_vars
 from transport.sse import EventParser
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI
 
 CONNECT_SECONDS = 10.0
 _MESSAGE_CHARS = 300
@@ -336,7 +333,7 @@ def build_host(settings: Settings) -> SteadyHost:
             raise
         return engine
 
-    def extend(app: "FastAPI", engine: Callable[[], Engine]) -> None:
+    def routes(runtime: StageRuntime, engine: Callable[[], Engine]) -> StageRoutes:
         from functions.engines import openai_api  # noqa: PLC0415 - it knows this module
 
         def opened() -> OpenAIEngine:
@@ -344,8 +341,10 @@ def build_host(settings: Settings) -> SteadyHost:
             assert isinstance(found, OpenAIEngine)
             return found
 
-        add_embeddings(app, engine, model)
         names = frozenset({settings.model_name or model})
-        openai_api.add_to(app, opened, names, settings.stage_name or "generate")
+        stage = settings.stage_name or "generate"
+        return StageRoutes(
+            embedding_router(engine, model), openai_api.routes(opened, names, runtime.metrics, stage)
+        )
 
-    return SteadyHost(settings, open_engine, extend)
+    return SteadyHost(settings, open_engine, routes)

@@ -16,11 +16,10 @@ import aiohttp
 from functions.contract import Usage
 from functions.engine import EngineError
 from functions.engines.openai import OpenAIEngine
-from functions.http.middleware import Scope
-from functions.http.problems import ProblemError
-from functions.http.reverse_proxy import ProxyResponse, ReverseProxy
+from functions.http.reverse_proxy import ProxyRequest, ProxyResponse, ReverseProxy
 from functions.metrics import Metrics
-from functions.stage import RequestContext
+from functions.problems import ProblemError
+from functions.stage import DirectRoute, RequestContext
 from functions.timing import Phase, TokenTimes
 
 PATHS = ("/chat/completions", "/completions")
@@ -45,15 +44,11 @@ class Relay:
         self._metrics = metrics
 
     async def __call__(
-        self,
-        scope: Scope,  # noqa: ARG002 - the protocol
-        body: bytes,
-        context: RequestContext,
-        downstream: ProxyResponse,
+        self, request: ProxyRequest, context: RequestContext, downstream: ProxyResponse
     ) -> None:
         """See `ProxyHandler`."""
         engine = self._engine()
-        asked = self._parsed(body, engine)
+        asked = self._parsed(request.body, engine)
         streamed = asked.get("stream") is True
         wanted = isinstance(given := asked.get("stream_options"), dict) and bool(given.get("include_usage"))
         if streamed:
@@ -111,18 +106,14 @@ class Relay:
         return {**engine.extra_body, **asked, "model": there}
 
 
-def add_to(app: Any, engine: Callable[[], OpenAIEngine], names: frozenset[str], stage: str) -> None:
-    """Offer both paths; `stage` is the name for problems."""
-    from starlette.routing import Route  # noqa: PLC0415 - what FastAPI itself routes with
-
-    from functions.http.app import surface_of  # noqa: PLC0415 - other users of this module need no app
-
-    metrics = surface_of(app).metrics
-    for path in PATHS:
-        passing = ReverseProxy(Relay(engine, names, path, metrics), stage)
-        app.router.routes.append(
-            Route(f"/v1{path}", endpoint=passing, methods=["POST"], include_in_schema=False)
-        )
+def routes(
+    engine: Callable[[], OpenAIEngine], names: frozenset[str], metrics: Metrics, stage: str
+) -> tuple[DirectRoute, ...]:
+    """Both paths; `stage` is the name for problems."""
+    return tuple(
+        DirectRoute(ReverseProxy(Relay(engine, names, path, metrics), stage), paths=frozenset({f"/v1{path}"}))
+        for path in PATHS
+    )
 
 
 async def _events(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:

@@ -1,101 +1,171 @@
-"""The HTTP application around any stage: probes, metrics, `/invoke`, errors, drain.
+"""The HTTP application of any stage: probes, metrics, `/invoke`, the stage's own routes, errors, drain.
 
-`create_app` is the composition point. The port is open before the stage is ready: `Stage.start` runs in the
-background, and readiness follows the replica's state.
+The port is open before the stage is ready: `Stage.start` runs in the background, and readiness follows the
+replica's state.
 """
 
 import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from functions.contract import Problem, StageReply, StageRequest
 from functions.engine import EngineError
 from functions.http.invocation import Invocation
-from functions.http.middleware import (
-    DirectRoute,
-    Receive,
-    RequestMiddleware,
-    Scope,
-    Send,
-    problem_body,
-    problem_head,
-)
-from functions.http.problems import ProblemError, field_errors, phrase, problem_of, unprocessable
+from functions.http.middleware import RequestMiddleware
+from functions.http.problem_response import problem_body, problem_headers
 from functions.lifecycle import Lifecycle, State
 from functions.metrics import CONTENT_TYPE, Metrics
+from functions.problems import ProblemError, field_errors, phrase, problem_of, unprocessable
 from functions.replica import Replica
 from functions.settings import Settings
-from functions.stage import RequestContext, Stage, StartError
+from functions.stage import RequestContext, Stage, StageRuntime, StartError
 from functions.timing import ColdStart
 
 log = logging.getLogger(__name__)
 
-__all__ = ["Surface", "context_of", "create_app", "surface_of"]
+__all__ = ["StageApp", "context_of", "create_app"]
 
 
-@dataclass(slots=True, eq=False)
-class Surface:
-    """What a stage's own routers may need, and what the server drains; `app.state.surface`."""
+class StageApp:
+    """The ASGI application of one stage.
 
-    stage: Stage
-    replica: Replica
-    metrics: Metrics
-    settings: Settings
-    door: RequestMiddleware | None = None
-    invocations: set[Invocation] = field(default_factory=set)
-    shortcuts: list[DirectRoute] = field(default_factory=list)
+    Every request goes through `RequestMiddleware`, then to one of the stage's direct routes or to the
+    framework's routes: probes, `/invoke`, and what the stage adds.
+
+    Args:
+        stage: started by the application's lifespan, closed at its end.
+        settings: limits and names.
+        replica: the one that runs the stage.
+    """
+
+    def __init__(self, stage: Stage, settings: Settings, replica: Replica) -> None:
+        self.stage = stage
+        self.settings = settings
+        self.replica = replica
+        self.metrics = Metrics(stage=stage.name, kind=stage.kind)
+        _observe(replica, self.metrics, stage, settings)
+
+        routes = stage.routes(StageRuntime(replica, self.metrics))
+        self.api = _StageApi(
+            title=f"Pilotlight {stage.kind}: {stage.name}",
+            lifespan=self._lifespan,
+            docs_url=None,
+            redoc_url=None,
+        )
+        self._add_probes()
+        self._add_invoke()
+        if routes.router is not None:
+            self.api.include_router(routes.router)
+        _add_error_handlers(self.api, stage.name)
+
+        # Outermost, so that the framework's own responses (404, 405, a crash) pass through it too.
+        self._middleware = RequestMiddleware(
+            self.api,
+            stage=stage.name,
+            replica=replica,
+            metrics=self.metrics,
+            settings=settings,
+            direct_routes=routes.direct,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One ASGI connection."""
+        await self._middleware(scope, receive, send)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that have arrived and are not answered yet, without probes."""
+        return self._middleware.in_flight
 
     async def drain(self) -> None:
-        """Not ready at once; return when nothing is in flight, or when the grace period has passed.
+        """Stop being ready at once; return when nothing is in flight, or when the grace period has passed.
 
-        What is still running then is told so (503, retryable) and ended.
+        What is still running then is ended, and its client told so (503, retryable).
         """
         if self.replica.state is not State.DRAINING:
             self.replica.to(State.DRAINING)
-        assert self.door is not None
         grace = self.settings.drain_seconds
         try:
-            await asyncio.wait_for(self.door.wait_until_idle(), grace)
+            await asyncio.wait_for(self._middleware.wait_until_idle(), grace)
         except TimeoutError:
-            log.warning("grace period over", extra={"in_flight": self.door.in_flight, "grace_seconds": grace})
+            log.warning("grace period over", extra={"in_flight": self.in_flight, "grace_seconds": grace})
             self.abort()
 
     def abort(self) -> None:
-        """End every invocation now, with a retryable 503 to its client."""
-        problem = Problem(
-            title="Replica stopped",
-            status=503,
-            detail="the replica was stopped before the answer was complete",
-            retryable=True,
-            stage=self.stage.name,
+        """End the work on every request now, with a retryable 503 to its client."""
+        self._middleware.active.abort(
+            Problem(
+                title="Replica stopped",
+                status=503,
+                detail="the replica was stopped before the answer was complete",
+                retryable=True,
+                stage=self.stage.name,
+            )
         )
-        for invocation in list(self.invocations):
-            invocation.abort(problem)
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
+        starting = asyncio.create_task(_start(self.stage, self.replica))
+        try:
+            yield
+        finally:
+            starting.cancel()
+            await asyncio.wait({starting})
+            await self.stage.close()
+
+    def _add_probes(self) -> None:
+        @self.api.get("/healthz/live", tags=["probes"])
+        async def live() -> JSONResponse:
+            """200 as soon as the port is open; 503 once the replica has failed for good."""
+            return JSONResponse(self._state(), status_code=200 if self.replica.lifecycle.live else 503)
+
+        @self.api.get("/healthz/ready", tags=["probes"])
+        async def ready() -> JSONResponse:
+            """200 while a request sent now is answered here; 503 otherwise, with the cause of a failure."""
+            return JSONResponse(self._state(), status_code=200 if self.replica.lifecycle.ready else 503)
+
+        @self.api.get("/metrics", tags=["probes"])
+        async def metrics() -> Response:
+            """Prometheus metrics of the stage, and of its engine where it has one."""
+            return Response(await self.metrics.page(), media_type=CONTENT_TYPE)
+
+    def _state(self) -> dict[str, object]:
+        lifecycle, climb = self.replica.lifecycle, self.replica.climb
+        return {
+            "stage": self.stage.name,
+            "kind": self.stage.kind,
+            "state": lifecycle.state,
+            "warmth": lifecycle.warmth,
+            "cause": lifecycle.cause,
+            "phases": {str(phase): seconds for phase, seconds in climb.phases.items()},
+            "cold_start_seconds": climb.total,
+            "age_seconds": self.replica.age,
+            "in_flight": self.in_flight,
+        }
+
+    def _add_invoke(self) -> None:
+        body = {"application/json": {"schema": {"$ref": "#/components/schemas/StageRequest"}}}
+
+        @self.api.post(
+            "/invoke",
+            response_model=StageReply,
+            tags=["stage"],
+            openapi_extra={"requestBody": {"required": True, "content": body}},
+        )
+        async def invoke(request: Request) -> Response:
+            """Do the stage's work: `StageRequest` in, `StageReply` out, or events with `"stream": true`."""
+            return _AsgiResponse(Invocation(self.stage, self.metrics, context_of(request)))
 
 
-def surface_of(app: FastAPI) -> Surface:
-    """The surface of an application made by `create_app`."""
-    surface = app.state.surface
-    assert isinstance(surface, Surface)
-    return surface
-
-
-def context_of(request: Request) -> RequestContext:
-    """The context of a request that came through the door."""
-    context = request.scope["state"]["context"]
-    assert isinstance(context, RequestContext)
-    return context
-
-
-def create_app(stage: Stage, settings: Settings, *, replica: Replica | None = None) -> FastAPI:
+def create_app(stage: Stage, settings: Settings, *, replica: Replica | None = None) -> StageApp:
     """The application of one stage.
 
     Args:
@@ -103,44 +173,47 @@ def create_app(stage: Stage, settings: Settings, *, replica: Replica | None = No
         settings: limits and names.
         replica: given by `functions.__main__`, which knows when the process began.
     """
-    replica = replica or Replica()
-    metrics = Metrics(stage=stage.name, kind=stage.kind)
-    surface = Surface(stage, replica, metrics, settings)
+    return StageApp(stage, settings, replica or Replica())
+
+
+def context_of(request: Request) -> RequestContext:
+    """The context of a request, as `RequestMiddleware` made it."""
+    context = request.scope["state"]["context"]
+    assert isinstance(context, RequestContext)
+    return context
+
+
+class _StageApi(FastAPI):
+    """The framework's application; its description also has what is read without the framework."""
+
+    def openapi(self) -> dict[str, Any]:
+        if not self.openapi_schema:
+            schema = StageRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+            parts = schema.pop("$defs")
+            document = super().openapi()
+            # The framework does not know this schema: the body of `/invoke` is read by `Invocation`.
+            document["components"]["schemas"] |= {"StageRequest": schema, **parts}
+        return super().openapi()
+
+
+class _AsgiResponse(Response):
+    """Hands the connection to an ASGI application, which reads the body and answers by itself."""
+
+    def __init__(self, app: Invocation) -> None:
+        super().__init__()
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+
+def _observe(replica: Replica, metrics: Metrics, stage: Stage, settings: Settings) -> None:
+    """Count and log what happens to the replica."""
     replica.on_change(metrics.changed)
     replica.on_change(_log_failure)
     replica.on_cold_start(metrics.cold_start)
     replica.on_cold_start(lambda cold_start: _log_cold_start(stage, settings, cold_start))
     metrics.changed(replica.lifecycle)
-
-    @contextlib.asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        starting = asyncio.create_task(_start(stage, replica))
-        try:
-            yield
-        finally:
-            starting.cancel()
-            await asyncio.wait({starting})
-            await stage.close()
-
-    app = FastAPI(
-        title=f"Pilotlight {stage.kind}: {stage.name}", lifespan=lifespan, docs_url=None, redoc_url=None
-    )
-    app.state.surface = surface
-    _add_probes(app, surface)
-    _add_invoke(app, surface)
-    _add_problems(app, stage)
-    stage.extend(app)
-
-    # Outermost, so that the framework's own answers (404, 405, a crash) pass through it too.
-    surface.door = app.middleware_stack = RequestMiddleware(
-        app.build_middleware_stack(),
-        stage=stage.name,
-        replica=replica,
-        metrics=metrics,
-        settings=settings,
-        shortcuts=surface.shortcuts,
-    )
-    return app
 
 
 async def _start(stage: Stage, replica: Replica) -> None:
@@ -149,7 +222,7 @@ async def _start(stage: Stage, replica: Replica) -> None:
     except StartError as error:
         replica.fail(str(error))
     except Exception as error:
-        log.exception("unforeseen error while starting")
+        log.exception("unexpected error while starting")
         replica.fail(f"{type(error).__name__}: {error}")
     else:
         if replica.state in {State.STARTING, State.LOADING}:
@@ -176,107 +249,32 @@ def _log_cold_start(stage: Stage, settings: Settings, cold_start: ColdStart) -> 
     )
 
 
-def _add_probes(app: FastAPI, surface: Surface) -> None:
-    replica, stage = surface.replica, surface.stage
-
-    def state() -> dict[str, object]:
-        lifecycle, climb = replica.lifecycle, replica.climb
-        return {
-            "stage": stage.name,
-            "kind": stage.kind,
-            "state": lifecycle.state,
-            "warmth": lifecycle.warmth,
-            "cause": lifecycle.cause,
-            "phases": {str(phase): seconds for phase, seconds in climb.phases.items()},
-            "cold_start_seconds": climb.total,
-            "age_seconds": replica.age,
-            "in_flight": surface.door.in_flight if surface.door else 0,
-        }
-
-    @app.get("/healthz/live", tags=["probes"])
-    async def live() -> JSONResponse:
-        """200 as soon as the port is open; 503 once the replica has failed for good."""
-        return JSONResponse(state(), status_code=200 if replica.lifecycle.live else 503)
-
-    @app.get("/healthz/ready", tags=["probes"])
-    async def ready() -> JSONResponse:
-        """200 while a request sent now gets its answer here; 503 otherwise, with the cause of a failure."""
-        return JSONResponse(state(), status_code=200 if replica.lifecycle.ready else 503)
-
-    @app.get("/metrics", tags=["probes"])
-    async def metrics() -> Response:
-        """Prometheus metrics of the stage, and of its engine where it has one."""
-        return Response(await surface.metrics.page(), media_type=CONTENT_TYPE)
-
-
-class _Answer(Response):
-    """Hands the connection to an `Invocation`, which streams and watches for the client itself."""
-
-    def __init__(self, surface: Surface, context: RequestContext) -> None:
-        super().__init__()
-        self._surface = surface
-        self._context = context
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        invocation = Invocation(self._surface.stage, self._context, self._surface.metrics)
-        self._surface.invocations.add(invocation)
-        try:
-            await invocation.answer(scope, receive, send)
-        finally:
-            self._surface.invocations.discard(invocation)
-
-
-def _add_invoke(app: FastAPI, surface: Surface) -> None:
-    schema = StageRequest.model_json_schema(ref_template="#/components/schemas/{model}")
-    parts = schema.pop("$defs")
-    describe = app.openapi
-
-    def with_request() -> dict[str, Any]:
-        # The body is read by hand (limits, problems), so the framework does not know its schema.
-        document = describe()
-        document["components"]["schemas"] |= {"StageRequest": schema, **parts}
-        return document
-
-    app.openapi = with_request  # type: ignore[method-assign]
-    body = {"application/json": {"schema": {"$ref": "#/components/schemas/StageRequest"}}}
-
-    @app.post(
-        "/invoke",
-        response_model=StageReply,
-        tags=["stage"],
-        openapi_extra={"requestBody": {"required": True, "content": body}},
-    )
-    async def invoke(request: Request) -> Response:
-        """Do the stage's work: `StageRequest` in, `StageReply` out, or events with `"stream": true`."""
-        return _Answer(surface, context_of(request))
-
-
-def _add_problems(app: FastAPI, stage: Stage) -> None:
+def _add_error_handlers(api: FastAPI, stage: str) -> None:
     def respond(problem: Problem, headers: dict[str, str] | None = None) -> Response:
         response = Response(problem_body(problem), status_code=problem.status, headers=headers)
-        response.raw_headers.extend(problem_head(problem))
+        response.raw_headers.extend(problem_headers(problem))
         return response
 
     def problem_response(error: Exception) -> Response:
-        return respond(problem_of(error, stage=stage.name))
+        return respond(problem_of(error, stage=stage))
 
-    @app.exception_handler(Exception)
+    @api.exception_handler(Exception)
     async def _(_: Request, error: Exception) -> Response:
         return problem_response(error)
 
-    @app.exception_handler(ProblemError)
+    @api.exception_handler(ProblemError)
     async def _(_: Request, error: ProblemError) -> Response:
         return problem_response(error)
 
-    @app.exception_handler(EngineError)
+    @api.exception_handler(EngineError)
     async def _(_: Request, error: EngineError) -> Response:
         return problem_response(error)
 
-    @app.exception_handler(RequestValidationError)
+    @api.exception_handler(RequestValidationError)
     async def _(_: Request, error: RequestValidationError) -> Response:
         return problem_response(unprocessable(field_errors(error.errors(), skip=1)))
 
-    @app.exception_handler(HTTPException)
+    @api.exception_handler(HTTPException)
     async def _(request: Request, error: HTTPException) -> Response:
         detail = error.detail
         if error.status_code == 404 and detail == phrase(404):
@@ -285,4 +283,4 @@ def _add_problems(app: FastAPI, stage: Stage) -> None:
             allowed = (error.headers or {}).get("Allow", "another method")
             detail = f"{request.method} {request.url.path} is not offered; {allowed} is"
         problem = Problem(title=phrase(error.status_code), status=error.status_code, detail=str(detail))
-        return respond(problem.model_copy(update={"stage": stage.name}), dict(error.headers or {}))
+        return respond(problem.model_copy(update={"stage": stage}), dict(error.headers or {}))

@@ -1,18 +1,13 @@
-"""One `POST /invoke`: from the body's bytes to the reply or the stream of events.
+"""`POST /invoke`: from the body's bytes to the reply or the stream of events."""
 
-Owns what can end an answer early: the client going away, the deadline, a drain that has run out of patience.
-Each cancels the stage's work; the last two still tell the client.
-"""
-
-import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
 from pydantic import ValidationError
+from starlette.types import Receive, Scope, Send
 
 from functions.contract import (
-    MAX_BODY_BYTES,
     Delta,
     Failure,
     Final,
@@ -23,51 +18,22 @@ from functions.contract import (
     StageTiming,
     encode_event,
 )
-from functions.http.middleware import Receive, Scope, Send, send_problem
-from functions.http.problems import ProblemError, field_errors, invalid, problem_of
+from functions.http.problem_response import send_problem
+from functions.http.request_body import ClientDisconnectedError, read_body
+from functions.http.work_scope import WorkScope
 from functions.metrics import Metrics
+from functions.problems import ProblemError, field_errors, invalid, problem_of
 from functions.stage import RequestContext, Stage
 from functions.timing import TokenTimes
 
 log = logging.getLogger(__name__)
 
 
-async def read_body(scope: Scope, receive: Receive, *, limit: int = MAX_BODY_BYTES) -> bytes:
-    """The request's body.
-
-    Raises:
-        ProblemError: 413 past `limit` bytes, 415 for another content type than JSON.
-        ClientDisconnectedError: the client went away while sending.
-    """
-    headers = dict(scope["headers"])
-    content_type = headers.get(b"content-type", b"application/json").split(b";")[0].strip().lower()
-    if content_type != b"application/json":
-        shown = content_type.decode("latin-1")[:80]
-        raise ProblemError(415, f"Content-Type = {shown!r}, must be application/json")
-    declared = headers.get(b"content-length", b"0")
-    if declared.isdigit() and int(declared) > limit:
-        raise ProblemError(413, f"the body has {int(declared)} bytes, at most {limit} are allowed")
-    body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnectedError
-        body += message.get("body", b"")
-        if len(body) > limit:
-            raise ProblemError(413, f"the body has more than {limit} bytes, which are allowed")
-        if not message.get("more_body", False):
-            return bytes(body)
-
-
-class ClientDisconnectedError(Exception):
-    """The client is not there any more; there is nobody to answer."""
-
-
 def parse_request(body: bytes, *, request_id: str) -> StageRequest:
-    """The request in a body; one without an id takes the request's.
+    """The request in a body; without an `id` it takes `X-Request-Id`.
 
     Raises:
-        ProblemError: 400 for what is not JSON, 422 for what does not fit the contract, naming the field.
+        ProblemError: 400 for a body that is not JSON, 422 for one that does not fit the contract.
     """
     try:
         request = StageRequest.model_validate_json(body)
@@ -84,71 +50,41 @@ def parse_request(body: bytes, *, request_id: str) -> StageRequest:
 
 
 class Invocation:
-    """The answer to one request.
+    """The answer to one request; an ASGI application.
 
     Args:
-        stage: who works.
-        context: the request's.
+        stage: does the work.
         metrics: where generations are counted.
+        context: of the request.
     """
 
-    def __init__(self, stage: Stage, context: RequestContext, metrics: Metrics) -> None:
+    def __init__(self, stage: Stage, metrics: Metrics, context: RequestContext) -> None:
         self._stage = stage
         self._context = context
         self._metrics = metrics
-        self._task: asyncio.Task[None] | None = None
-        self._problem: Problem | None = None
-        self._aborted = False
         self._head_sent = False
+        self._complete = False
         self._instants: list[float] = []
 
-    def abort(self, problem: Problem | None) -> None:
-        """Stop the work; tell the client `problem`, or nothing if it is gone."""
-        if self._task is not None and not self._task.done() and not self._aborted:
-            self._aborted, self._problem = True, problem
-            self._task.cancel()
-
-    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Read, work, answer. Raises nothing that the stage raised: it becomes the answer."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Read, work, answer. Nothing is raised that the stage raised: it becomes the answer."""
         try:
             request = parse_request(await read_body(scope, receive), request_id=self._context.request_id)
-        except ProblemError as error:
-            await send_problem(send, problem_of(error, stage=self._stage.name))
-            return
+            async with WorkScope(receive, self._context, scope["state"]["active"]):
+                await self._work(request, send)
         except ClientDisconnectedError:
             return
-        self._task = asyncio.create_task(self._work(request, send))
-        watcher = asyncio.create_task(self._watch(receive))
-        try:
-            await asyncio.wait({self._task})
-        finally:
-            # Cancelled itself (a forced stop of the server), it takes the work with it.
-            self._task.cancel()
-            watcher.cancel()
-            await asyncio.wait({self._task, watcher})
-        if self._task.cancelled():
-            await self._tell(send, self._problem)
-        elif (failure := self._task.exception()) is not None:
-            if not isinstance(failure, Exception):
-                raise failure
-            await self._tell(send, self._foreseen(failure))
-
-    async def _watch(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        self.abort(None)
+        except Exception as error:  # noqa: BLE001 - any bug of a stage must still be answered
+            await self._fail(self._problem(error), send)
 
     async def _work(self, request: StageRequest, send: Send) -> None:
-        async with asyncio.timeout(self._context.remaining()) as limit:
-            now = asyncio.get_running_loop().time
-            self._context.on_deadline(lambda seconds: limit.reschedule(now() + seconds))
-            result = await self._stage.invoke(request, self._context)
-            events = _single(result) if isinstance(result, StageReply) else _iterate(result)
-            async with aclosing(events) as stream:
-                if request.stream:
-                    await self._send_stream(stream, send)
-                else:
-                    await self._send_reply(stream, send)
+        result = await self._stage.invoke(request, self._context)
+        events = _single(result) if isinstance(result, StageReply) else _iterate(result)
+        async with aclosing(events) as stream:
+            if request.stream:
+                await self._send_stream(stream, send)
+            else:
+                await self._send_reply(stream, send)
 
     async def _send_reply(self, events: AsyncIterator[StageEvent], send: Send) -> None:
         async for event in events:
@@ -162,7 +98,7 @@ class Invocation:
                     (b"content-type", b"application/json"),
                     (b"content-length", str(len(body)).encode()),
                 ]
-                self._head_sent = True
+                self._head_sent = self._complete = True
                 await send({"type": "http.response.start", "status": 200, "headers": headers})
                 await send({"type": "http.response.body", "body": body, "more_body": False})
                 return
@@ -186,6 +122,7 @@ class Invocation:
                 break
         if not ended:
             raise ProblemError(500, "the stage ended its stream without a reply")
+        self._complete = True
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def _finish(self, reply: StageReply) -> StageReply:
@@ -208,19 +145,19 @@ class Invocation:
         )
         return reply.model_copy(update={"timings": (*reply.timings, own)})
 
-    def _foreseen(self, error: Exception) -> Problem:
+    def _problem(self, error: Exception) -> Problem:
         problem = problem_of(error, stage=self._stage.name)
         if problem.status == 500 and not isinstance(error, ProblemError):
             log.error(
-                "unforeseen error in the stage",
+                "unexpected error in the stage",
                 exc_info=error,
                 extra={"request_id": self._context.request_id, "stage": self._stage.name},
             )
         return problem
 
-    async def _tell(self, send: Send, problem: Problem | None) -> None:
-        if problem is None:
-            return
+    async def _fail(self, problem: Problem, send: Send) -> None:
+        if self._complete:
+            return  # interrupted while the last bytes were being sent
         if not self._head_sent:
             await send_problem(send, problem)
             return
@@ -231,7 +168,7 @@ class Invocation:
 _STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
-    # Proxies that would hold a stream back until it is long enough.
+    # Some proxies would otherwise collect a stream before they pass it on.
     (b"x-accel-buffering", b"no"),
 ]
 

@@ -1,106 +1,65 @@
-"""The door of a stage: what happens to every HTTP request before and after the stage's own code.
+"""What happens to every HTTP request of a stage before and after the stage's own code.
 
-A plain ASGI wrapper rather than framework middleware: it is on the path of every token. It gives the request
-its context (id, trace, deadline, warmth as found), keeps the queue bounded, counts, stamps `Server-Timing`
-on the response, and turns an exception that nobody foresaw into problem+json.
+A plain ASGI wrapper rather than framework middleware, because it is on the path of every token. It gives the
+request its context (id, trace, deadline, warmth as found), bounds the queue, counts, adds `Server-Timing` to
+the response, and turns an unexpected exception into problem+json.
 """
 
 import asyncio
 import logging
-import math
 import time
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from collections.abc import Callable, Sequence
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from functions import tracing
 from functions.contract import Problem
-from functions.http.problems import MEDIA_TYPE, ProblemError, problem_of
+from functions.http.problem_response import send_problem
+from functions.http.work_scope import ActiveWork
 from functions.lifecycle import State
 from functions.metrics import Metrics
+from functions.problems import ProblemError, problem_of
 from functions.replica import Replica
 from functions.settings import Settings
-from functions.stage import RequestContext
+from functions.stage import DirectRoute, RequestContext
 from functions.timing import format_server_timing
-
-Scope: TypeAlias = MutableMapping[str, Any]
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
-App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+from transport.propagation import DEADLINE, HELD, parse_deadline, parse_held
 
 log = logging.getLogger(__name__)
 
 PROBES = frozenset({"/healthz/live", "/healthz/ready", "/metrics", "/openapi.json"})
-"""Paths that are answered in every state, and that are no work."""
+"""Paths that are answered in every state and do not count as work."""
 
-
-HELD_S = 1.0
-"""Without a word from the activator: a request that comes so soon after HOT was held until then."""
-
-
-def problem_head(problem: Problem) -> list[tuple[bytes, bytes]]:
-    """The response headers of a problem."""
-    headers = [(b"content-type", MEDIA_TYPE.encode())]
-    if problem.retry_after is not None:
-        headers.append((b"retry-after", str(max(1, math.ceil(problem.retry_after))).encode()))
-    return headers
-
-
-def problem_body(problem: Problem) -> bytes:
-    """The response body of a problem."""
-    return problem.model_dump_json(exclude_none=True).encode()
-
-
-async def send_problem(
-    send: Send, problem: Problem, *, extra: list[tuple[bytes, bytes]] | None = None
-) -> None:
-    """Answer with a problem."""
-    body = problem_body(problem)
-    headers = [*problem_head(problem), (b"content-length", str(len(body)).encode()), *(extra or [])]
-    await send({"type": "http.response.start", "status": problem.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
-
-
-@dataclass(frozen=True, slots=True)
-class DirectRoute:
-    """Paths whose requests go straight to an application, past the framework's router and wrappers."""
-
-    app: App
-    prefixes: tuple[str, ...] = ()
-    paths: frozenset[str] = frozenset()
-
-    def takes(self, path: str) -> bool:
-        """Whether a path is one of them."""
-        return path in self.paths or path.startswith(self.prefixes)
+ASSUMED_HELD_S = 1.0
+"""How long a request is taken to have been held where no activator says it, in seconds."""
 
 
 class RequestMiddleware:
     """ASGI application around the stage's own.
 
     Args:
-        app: the stage's application.
-        stage: its name, for problems.
-        replica: whose state decides.
+        app: answers what no direct route takes.
+        stage: the stage's name, for problems.
+        replica: its state decides whether requests are admitted.
         metrics: where requests are counted.
         settings: deadline and queue limit.
-        shortcuts: looked at before `app`; may still grow.
+        direct_routes: paths that go past `app`.
         clock: monotonic seconds.
     """
 
     def __init__(
         self,
-        app: App,
+        app: ASGIApp,
         *,
         stage: str,
         replica: Replica,
         metrics: Metrics,
         settings: Settings,
-        shortcuts: Sequence[DirectRoute] = (),
+        direct_routes: Sequence[DirectRoute] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._app = app
-        self._shortcuts = shortcuts
+        self._direct_routes = direct_routes
         self._stage = stage
         self._replica = replica
         self._metrics = metrics
@@ -109,10 +68,12 @@ class RequestMiddleware:
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        self.active = ActiveWork()
+        """Requests whose body has been read and that are being answered."""
 
     @property
     def in_flight(self) -> int:
-        """Requests that are work and not yet answered."""
+        """Requests that have arrived and are not answered yet, without probes."""
         return self._in_flight
 
     async def wait_until_idle(self) -> None:
@@ -126,7 +87,7 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         arrived = self._clock()
-        headers = {key: value for key, value in scope["headers"] if key in _HEADERS}
+        headers = {key: value for key, value in scope["headers"] if key in _READ}
         context = RequestContext(
             request_id=tracing.request_id(_text(headers, b"x-request-id")),
             traceparent=tracing.continue_trace(_text(headers, b"traceparent")),
@@ -135,13 +96,13 @@ class RequestMiddleware:
             warmth=self._replica.lifecycle.warmth,
             clock=self._clock,
         )
-        scope.setdefault("state", {})["context"] = context
+        scope.setdefault("state", {}).update(context=context, active=self.active)
         response = _Response(send, context, self._replica)
         if scope["path"] in PROBES:
             await self._answer(scope, receive, response)
             return
         try:
-            refusal = self._admit(headers, context)
+            refusal = self._refusal(scope, headers, context)
             if refusal is not None:
                 await send_problem(response, refusal)
                 return
@@ -153,38 +114,67 @@ class RequestMiddleware:
         finally:
             self._metrics.request(response.status or 499, self._clock() - arrived)
 
-    def _admit(self, headers: dict[bytes, bytes], context: RequestContext) -> Problem | None:
+    def _refusal(self, scope: Scope, headers: dict[bytes, bytes], context: RequestContext) -> Problem | None:
+        """Why the request is not admitted; None if it is, with its deadline and cold start in the context."""
         try:
-            seconds = _deadline(_text(headers, b"x-pilotlight-deadline"), self._settings.deadline_seconds)
+            self._set_deadline(headers.get(DEADLINE), context)
+            self._check_media_type(scope, headers.get(b"content-type", b""))
+            self._check_state()
         except ProblemError as error:
             return problem_of(error, stage=self._stage)
+        held = parse_held(headers.get(HELD))
+        context.paid(
+            self._replica.cold_start_for(context.arrived - (ASSUMED_HELD_S if held is None else held))
+        )
+        return None
+
+    def _set_deadline(self, given: bytes | None, context: RequestContext) -> None:
+        seconds = self._settings.deadline_seconds
+        if given is not None:
+            try:
+                seconds = parse_deadline(given)
+            except ValueError as error:
+                shown = given[:40].decode("latin-1")
+                raise ProblemError(400, f"X-Pilotlight-Deadline = {shown!r}, {error}") from None
         context.deadline = context.arrived + seconds
-        context.deadline_given = b"x-pilotlight-deadline" in headers
+        context.deadline_given = given is not None
         if seconds <= 0:
-            refusal = ProblemError(
+            raise ProblemError(
                 504, "the deadline had passed when the request arrived", title="Deadline passed"
             )
-        elif self._in_flight >= self._settings.queue_limit:
-            refusal = ProblemError(
+
+    def _check_media_type(self, scope: Scope, content_type: bytes) -> None:
+        """Refuse a body that a web page may send anywhere unasked: one without a type, text, a form."""
+        if scope["method"] not in _WITH_BODY:
+            return
+        route = self._route(scope["path"])
+        allowed = _JSON if route is None else route.media_types
+        if content_type.partition(b";")[0].strip().lower() not in allowed:
+            shown = repr(content_type[:80].decode("latin-1")) if content_type else "missing"
+            names = " or ".join(sorted(media_type.decode() for media_type in allowed))
+            raise ProblemError(415, f"Content-Type = {shown}, must be {names}")
+
+    def _route(self, path: str) -> DirectRoute | None:
+        return next((route for route in self._direct_routes if route.matches(path)), None)
+
+    def _check_state(self) -> None:
+        if self._in_flight >= self._settings.queue_limit:
+            raise ProblemError(
                 429,
                 f"{self._in_flight} requests are in this replica, its limit is {self._settings.queue_limit}",
                 title="Queue full",
                 retry_after=1.0,
             )
-        elif self._replica.state is State.FAILED:
-            refusal = ProblemError(503, "the replica has failed; readiness says why", retry_after=1.0)
-        else:
-            context.paid(self._replica.cold_start_for(context.arrived - _held(headers)))
-            return None
-        return problem_of(refusal, stage=self._stage)
+        if self._replica.state is State.FAILED:
+            raise ProblemError(503, "the replica has failed; readiness says why", retry_after=1.0)
 
     async def _answer(self, scope: Scope, receive: Receive, response: "_Response") -> None:
-        path = scope["path"]
-        app = next((way.app for way in self._shortcuts if way.takes(path)), self._app)
+        route = self._route(scope["path"])
+        app = self._app if route is None else route.app
         try:
             await app(scope, receive, response)
-        except Exception as error:  # the last line: any bug of a stage must still be answered
-            log.exception("unforeseen error", extra={"request_id": response.context.request_id})
+        except Exception as error:  # any bug of a stage must still be answered
+            log.exception("unexpected error", extra={"request_id": response.context.request_id})
             if response.status is None:
                 await send_problem(response, problem_of(error, stage=self._stage))
             elif not response.complete:
@@ -204,7 +194,7 @@ class RequestMiddleware:
 
 
 class _Response:
-    """The `send` of one request, which adds the headers that every response carries."""
+    """The `send` of one request, which adds the fields that every response carries."""
 
     __slots__ = ("_replica", "_send", "complete", "context", "status")
 
@@ -213,6 +203,7 @@ class _Response:
         self._replica = replica
         self.context = context
         self.status: int | None = None
+        """None until the head is sent."""
         self.complete = False
 
     async def __call__(self, message: Message) -> None:
@@ -229,32 +220,11 @@ class _Response:
         await self._send(message)
 
 
-_HEADERS = frozenset({b"x-request-id", b"traceparent", b"x-pilotlight-deadline", b"x-pilotlight-held"})
+_READ = frozenset({b"content-type", b"x-request-id", b"traceparent", DEADLINE, HELD})
+_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+_JSON = frozenset({b"application/json"})
 
 
 def _text(headers: dict[bytes, bytes], name: bytes) -> str | None:
     value = headers.get(name)
     return None if value is None else value.decode("latin-1")
-
-
-def _held(headers: dict[bytes, bytes]) -> float:
-    """Seconds for which the request was held before it came here, as the activator says."""
-    try:
-        seconds = float(headers[b"x-pilotlight-held"])
-    except (KeyError, ValueError):
-        return HELD_S
-    return seconds if seconds >= 0 else HELD_S
-
-
-def _deadline(raw: str | None, default: float) -> float:
-    if raw is None:
-        return default
-    try:
-        seconds = float(raw)
-    except ValueError:
-        seconds = math.nan
-    if not math.isfinite(seconds):
-        raise ProblemError(
-            400, f"X-Pilotlight-Deadline = {raw[:40]!r}, must be the seconds left, a decimal number"
-        )
-    return seconds

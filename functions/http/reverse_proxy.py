@@ -7,30 +7,45 @@ that `Server-Timing` can say how long the prefill took; the client waits for the
 
 from __future__ import annotations
 
-import asyncio
 import json
+from dataclasses import dataclass
 from typing import Protocol
 
 from pydantic import JsonValue
+from starlette.types import Receive, Scope, Send
 
-from functions.contract import MAX_BODY_BYTES, Problem
+from functions.contract import Problem
 from functions.engine import EngineError
-from functions.http.invocation import ClientDisconnectedError
-from functions.http.middleware import Receive, Scope, Send, send_problem
-from functions.http.problems import ProblemError, problem_of
+from functions.http.problem_response import send_problem
+from functions.http.request_body import ClientDisconnectedError, read_body
+from functions.http.work_scope import WorkScope
+from functions.problems import ProblemError, problem_of
 from functions.stage import RequestContext
+from transport.headers import Field
 
 _EVENT = b"data: "
 _DONE = b"data: [DONE]"
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyRequest:
+    """A request as its client sent it."""
+
+    method: str
+    target: bytes
+    """Path and query, as they came."""
+    headers: list[Field]
+    """All fields, names in lower case."""
+    body: bytes
 
 
 class ProxyHandler(Protocol):
     """Gets a request answered by the server behind the proxy."""
 
     async def __call__(
-        self, scope: Scope, body: bytes, context: RequestContext, downstream: ProxyResponse
+        self, request: ProxyRequest, context: RequestContext, downstream: ProxyResponse
     ) -> None:
-        """Answer through `downstream`; cancelled when the client disconnects.
+        """Answer through `downstream`; cancelled when the deadline passes or the client disconnects.
 
         Raises:
             ProblemError, EngineError, TimeoutError: becomes the response, or the end of a started stream.
@@ -55,33 +70,14 @@ class ReverseProxy:
         context: RequestContext = scope["state"]["context"]
         downstream = ProxyResponse(send)
         try:
-            body = await _body(receive)
-            await self._in_time(scope, body, context, receive, downstream)
+            body = await read_body(scope, receive)
+            request = ProxyRequest(scope["method"], _target(scope), scope["headers"], body)
+            async with WorkScope(receive, context, scope["state"]["active"]):
+                await self._handler(request, context, downstream)
         except ClientDisconnectedError:
             return
         except (ProblemError, EngineError, TimeoutError) as error:
             await downstream.send_problem(problem_of(error, stage=self._stage))
-
-    async def _in_time(
-        self, scope: Scope, body: bytes, context: RequestContext, receive: Receive, downstream: ProxyResponse
-    ) -> None:
-        """Run the handler until it has answered, the deadline passes or the client disconnects.
-
-        In this task, not in one of its own: every switch between tasks is time before the first token.
-        """
-        watch = None
-        try:
-            async with asyncio.timeout(context.remaining()) as limit:
-                watch = asyncio.create_task(_until_gone(receive, limit))
-                try:
-                    await self._handler(scope, body, context, downstream)
-                finally:
-                    watch.cancel()
-        except TimeoutError:
-            # A client that is gone aborts the generation: closing the connection to the engine does it.
-            if watch is not None and watch.done() and not watch.cancelled():
-                raise ClientDisconnectedError from None
-            raise
 
 
 class ProxyResponse:
@@ -98,27 +94,27 @@ class ProxyResponse:
         """Whether the head is sent."""
         return self._started
 
-    async def send_whole(self, status: int, head: list[tuple[bytes, bytes]], body: bytes) -> None:
-        """Head and body at once."""
+    async def send_whole(self, status: int, head: list[Field], body: bytes) -> None:
+        """Send head and body at once."""
         self._started = True
         await self._send({"type": "http.response.start", "status": status, "headers": head})
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
-    async def start(self, status: int, head: list[tuple[bytes, bytes]]) -> None:
-        """The head of a stream."""
+    async def start(self, status: int, head: list[Field]) -> None:
+        """Send the head of a stream."""
         self._started = True
         await self._send({"type": "http.response.start", "status": status, "headers": head})
 
     async def send(self, data: bytes) -> None:
-        """A piece of it."""
+        """Send a piece of the stream."""
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self) -> None:
-        """Its end."""
+        """End the stream."""
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def send_problem(self, problem: Problem) -> None:
-        """A problem; within a stream as OpenAI's clients expect it, an event with an `error` member."""
+        """Answer with a problem; a started stream gets an event with an `error` member, as OpenAI's do."""
         error: dict[str, JsonValue] = {
             "message": problem.detail,
             "type": problem.title,
@@ -126,7 +122,7 @@ class ProxyResponse:
             "retryable": problem.retryable,
         }
         if not self._started:
-            # Beside the problem's own members, the one in which clients of this API look for the reason.
+            # OpenAI's clients look for the reason in this member.
             await send_problem(self._send, problem.model_copy(update={"error": error}))
             return
         await self.send(b"data: " + json.dumps({"error": error}).encode() + b"\n\n")
@@ -138,23 +134,7 @@ def tokens_in(data: bytes) -> int:
     return data.count(_EVENT) - data.count(_DONE)
 
 
-async def _body(receive: Receive) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnectedError
-        part = message.get("body", b"")
-        size += len(part)
-        if size > MAX_BODY_BYTES:
-            raise ProblemError(413, f"the body has more than {MAX_BODY_BYTES} bytes, which are allowed")
-        parts.append(part)
-        if not message.get("more_body", False):
-            return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-async def _until_gone(receive: Receive, limit: asyncio.Timeout) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    limit.reschedule(asyncio.get_running_loop().time())
+def _target(scope: Scope) -> bytes:
+    path: bytes = (scope.get("raw_path") or scope["path"].encode()).partition(b"?")[0]
+    query: bytes = scope.get("query_string") or b""
+    return path + b"?" + query if query else path

@@ -1,7 +1,7 @@
-"""Serving an app until it is told to stop or its replica fails: uvicorn, with our own meaning of the signals.
+"""Serving a stage until it is told to stop or its replica fails: uvicorn, with other handling of signals.
 
-SIGTERM or SIGINT: not ready at once, requests in flight finish within the grace period, exit 0. A second
-signal ends what is left at once. FAILED: the cause stays readable for a moment, then exit 1.
+SIGTERM or SIGINT: readiness is 503 at once, requests in flight finish within the grace period, exit 0. A
+second signal ends what is left at once. State FAILED: the cause stays readable for a moment, then exit 1.
 """
 
 import asyncio
@@ -13,22 +13,21 @@ import socket
 from collections.abc import Iterator
 
 import uvicorn
-from fastapi import FastAPI
 
-from functions.http.app import Surface, surface_of
+from functions.http.app import StageApp
 from functions.lifecycle import State
 from transport.one_write import OneWriteProtocol
 
 log = logging.getLogger(__name__)
 
 KEEP_ALIVE_SECONDS = 75
-"""Longer than any proxy in front keeps a connection, so that never both ends use and close it at once."""
+"""Longer than the proxies in front keep a connection, so that this end never closes one that they use."""
 
 
 class StageServer(uvicorn.Server):
-    """uvicorn that drains through the app's `Surface`."""
+    """uvicorn that drains through the application."""
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: StageApp) -> None:
         config = uvicorn.Config(
             app,
             http=OneWriteProtocol,
@@ -43,14 +42,14 @@ class StageServer(uvicorn.Server):
             timeout_graceful_shutdown=5,
         )
         super().__init__(config)
-        self.surface: Surface = surface_of(app)
+        self.app = app
         self.exit_code = 0
         self._stopping: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start as uvicorn does; modules and the app stay for good, and no collection looks at them again.
+        """Start as uvicorn does, then exempt modules and the application from garbage collection.
 
-        It would take tens of milliseconds, in the middle of somebody's request.
+        They stay until the end, and a full collection of them takes tens of milliseconds of some request.
         """
         await super().startup(sockets)
         gc.freeze()
@@ -72,31 +71,28 @@ class StageServer(uvicorn.Server):
 
     def _on_signal(self, name: str) -> None:
         if self._stopping is not None:
-            self.surface.abort()
+            self.app.abort()
             self.should_exit = True
             return
-        log.info("draining", extra={"signal": name, "in_flight": self._in_flight()})
+        log.info("draining", extra={"signal": name, "in_flight": self.app.in_flight})
         self._stopping = asyncio.get_running_loop().create_task(self._drain())
-
-    def _in_flight(self) -> int:
-        return self.surface.door.in_flight if self.surface.door else 0
 
     async def _drain(self) -> None:
         try:
-            await self.surface.drain()
+            await self.app.drain()
         finally:
             self.should_exit = True
 
     async def _watch_failure(self) -> None:
-        state = await self.surface.replica.wait_for(State.FAILED)
+        state = await self.app.replica.wait_for(State.FAILED)
         if state is State.FAILED:
             self.exit_code = 1
-            await asyncio.sleep(self.surface.settings.failure_seconds)
+            await asyncio.sleep(self.app.settings.failure_seconds)
             self.should_exit = True
 
 
-def serve(app: FastAPI, listening: socket.socket) -> int:
-    """Serve on a listening socket until the end; the process's exit code."""
+def serve(app: StageApp, listening: socket.socket) -> int:
+    """Serve on a listening socket until the replica stops; the process's exit code."""
     server = StageServer(app)
     server.run(sockets=[listening])
     return server.exit_code

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 from pydantic import Field
 
@@ -17,12 +17,9 @@ from functions.contract import Delta, Final, FinishReason, StageEvent, StageRepl
 from functions.engine import ChatRequest, Engine, GenerateRequest
 from functions.replica import Replica
 from functions.settings import Settings, SettingsError, read_secret
-from functions.stage import RequestContext, StageConfig, parse_config
+from functions.stage import RequestContext, StageConfig, StageRoutes, StageRuntime, parse_config
 from functions.timing import Phase
 from knative import env_vars
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI
 
 
 class GenerateConfig(StageConfig):
@@ -57,8 +54,8 @@ class EngineHost(Protocol):
         """Give everything back."""
         ...
 
-    def extend(self, app: FastAPI) -> None:
-        """Add the engine's own paths and metrics."""
+    def routes(self, runtime: StageRuntime) -> StageRoutes:
+        """The engine's own paths; registers its metrics."""
         ...
 
 
@@ -88,9 +85,9 @@ class Generate:
         """See `Stage.close`."""
         await self._host.close()
 
-    def extend(self, app: FastAPI) -> None:
-        """See `Stage.extend`."""
-        self._host.extend(app)
+    def routes(self, runtime: StageRuntime) -> StageRoutes:
+        """See `Stage.routes`."""
+        return self._host.routes(runtime)
 
     async def _events(self, request: StageRequest, context: RequestContext) -> AsyncIterator[StageEvent]:
         async with self._host.hot(context) as engine:

@@ -16,16 +16,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from functions.contract import Input, Message, StageReply, StageRequest, Usage
-from functions.http.problems import ProblemError
 from functions.lifecycle import State
+from functions.problems import ProblemError
 from functions.replica import Replica
 from functions.settings import Settings
-from functions.stage import RequestContext, StageConfig, StartError, parse_config
+from functions.stage import RequestContext, StageConfig, StageRoutes, StageRuntime, StartError, parse_config
 from functions.timing import Phase
 from knative import env_vars
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
     from tokenizers import Tokenizer
 
 TOKENIZER_FILES = ("tokenizer*", "config.json")
@@ -134,8 +133,9 @@ class Ingest:
     async def close(self) -> None:
         """Nothing to give back."""
 
-    def extend(self, app: "FastAPI") -> None:
+    def routes(self, runtime: StageRuntime) -> StageRoutes:  # noqa: ARG002 - the protocol
         """No routes of its own."""
+        return StageRoutes()
 
     async def _count(self, value: Input) -> int | None:
         if self._tokenizer is None:

@@ -28,19 +28,17 @@ from functions.contract import (
     StageTiming,
     Usage,
 )
-from functions.http.app import surface_of
-from functions.http.problems import ProblemError
 from functions.lifecycle import State
 from functions.metrics import REQUEST_BUCKETS
+from functions.problems import ProblemError
 from functions.replica import Replica
 from functions.settings import Settings, SettingsError
-from functions.stage import RequestContext, parse_config
+from functions.stage import RequestContext, StageRoutes, StageRuntime, parse_config
 from functions.timing import Phase
 from knative import env_vars
 
 if TYPE_CHECKING:
     import aiohttp
-    from fastapi import FastAPI
 
 
 class OrchestrateConfig(CallPolicy):
@@ -131,9 +129,9 @@ class Orchestrate:
         if self._session is not None:
             await self._session.close()
 
-    def extend(self, app: "FastAPI") -> None:
-        """Add the metrics of stage calls."""
-        registry = surface_of(app).metrics.registry
+    def routes(self, runtime: StageRuntime) -> StageRoutes:
+        """No routes of its own; registers the metrics of stage calls."""
+        registry = runtime.metrics.registry
         calls = Counter(
             "pilotlight_stage_calls",
             "Attempts to call a stage, by how they ended.",
@@ -153,6 +151,7 @@ class Orchestrate:
             seconds.labels(target=target).observe(took)
 
         self._observe = observe
+        return StageRoutes()
 
     async def _fold(
         self,

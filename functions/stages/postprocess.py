@@ -15,16 +15,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, JsonValue, ValidationError, field_validator
 
 from functions.contract import FinishReason, StageReply, StageRequest, StopSequence
-from functions.http.problems import ProblemError, field_errors
 from functions.lifecycle import State
+from functions.problems import ProblemError, field_errors
 from functions.replica import Replica
 from functions.settings import Settings
-from functions.stage import RequestContext, StageConfig, parse_config
+from functions.stage import RequestContext, StageConfig, StageRoutes, StageRuntime, parse_config
 from functions.text.filters import FilterState, Whitespace, step
 from functions.timing import Phase
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
     from jsonschema.protocols import Validator
 
 _THREAD_CHARS = 50_000
@@ -139,8 +138,9 @@ class Postprocess:
     async def close(self) -> None:
         """Nothing to give back."""
 
-    def extend(self, app: "FastAPI") -> None:
+    def routes(self, runtime: StageRuntime) -> StageRoutes:  # noqa: ARG002 - the protocol
         """No routes of its own."""
+        return StageRoutes()
 
 
 def _state(carry: dict[str, JsonValue] | None, *, keep_text: bool) -> FilterState:

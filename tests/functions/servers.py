@@ -21,7 +21,7 @@ from functions.contract import StageReply, StageRequest
 from functions.http.app import create_app
 from functions.lifecycle import State
 from functions.settings import Settings
-from functions.stage import RequestContext
+from functions.stage import RequestContext, StageRoutes, StageRuntime
 
 PATIENCE = 20.0
 
@@ -161,8 +161,8 @@ class ScriptedStage:
     async def close(self) -> None:
         pass
 
-    def extend(self, app: Any) -> None:
-        pass
+    def routes(self, runtime: StageRuntime) -> StageRoutes:  # noqa: ARG002 - the protocol
+        return StageRoutes()
 
 
 def echo(name: str) -> Behaviour:

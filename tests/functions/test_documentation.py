@@ -7,7 +7,7 @@ import pytest
 
 from functions.engines.onnx import OnnxArgs
 from functions.engines.openai import OpenAIArgs
-from functions.http.app import create_app, surface_of
+from functions.http.app import create_app
 from functions.lifecycle import State
 from functions.settings import Settings, StageAddress
 from functions.stages.ingest import IngestConfig
@@ -36,7 +36,7 @@ def test_every_option_is_described(config):
 
 def test_every_metric_is_described():
     settings = Settings(stages=(StageAddress("m", "generate", "http://m"),))
-    registry = surface_of(create_app(build(settings), settings)).metrics.registry
+    registry = create_app(build(settings), settings).metrics.registry
     names = {
         f"{metric.name}_total" if metric.type == "counter" else metric.name for metric in registry.collect()
     }

@@ -9,8 +9,9 @@ import pytest
 from functions.contract import MAX_BODY_BYTES, Delta, Failure, Final, Problem, StageReply
 from functions.engine import EngineError
 from functions.http.app import context_of, create_app
-from functions.http.problems import ProblemError
+from functions.problems import ProblemError
 from functions.settings import Settings
+from functions.stage import StageRoutes
 from functions.timing import parse_server_timing
 from tests.functions.servers import ScriptedStage, echo, read_events, scripted, serving, wait_until
 
@@ -322,21 +323,25 @@ async def test_a_whole_reply_is_folded_from_a_stages_events_and_counted(http):
 
 async def test_a_stages_own_routes_get_context_server_timing_and_problems_too(http):
     class WithRoutes(ScriptedStage):
-        def extend(self, app):
-            from fastapi import Request
+        def routes(self, runtime):  # noqa: ARG002 - the protocol
+            from fastapi import APIRouter, Request
 
-            @app.get("/v1/models")
+            router = APIRouter()
+
+            @router.get("/v1/models")
             async def models(request: Request):
                 context_of(request).record("lookup", 0.25)
                 return {"id": context_of(request).request_id}
 
-            @app.get("/v1/bug")
+            @router.get("/v1/bug")
             async def bug():
                 raise KeyError("secret")
 
-            @app.get("/v1/typed")
+            @router.get("/v1/typed")
             async def typed(n: int):
                 return n
+
+            return StageRoutes(router)
 
     stage = WithRoutes("m", "generate", echo("m"))
     async with serving(create_app(stage, Settings())) as url:

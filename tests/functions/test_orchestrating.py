@@ -10,7 +10,7 @@ import pytest
 
 from functions.contract import Delta, Failure, Final, Problem, StageReply, Usage
 from functions.http.app import create_app
-from functions.http.problems import ProblemError
+from functions.problems import ProblemError
 from functions.settings import Settings, StageAddress
 from functions.stages.orchestrate import build as build_orchestrate
 from functions.stages.postprocess import build as build_postprocess

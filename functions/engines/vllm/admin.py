@@ -10,21 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
-from fastapi import Header, Request
+from fastapi import APIRouter, Header, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 
 from functions.engines.vllm.ladder import Ladder
-from functions.http.app import context_of, surface_of
-from functions.http.problems import ProblemError
+from functions.http.app import context_of
 from functions.lifecycle import State, Warmth
+from functions.problems import ProblemError
 from functions.replica import Replica
 from knative import env_vars
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI
 
 PATH = "/admin/warmth"
 _STATE = {Warmth.HOT: State.HOT, Warmth.STANDBY: State.STANDBY, Warmth.ASLEEP: State.ASLEEP}
@@ -98,8 +95,10 @@ class Admin:
         return {"rest": self._ladder.rest, "state": lifecycle.state, "warmth": lifecycle.warmth}
 
 
-def add_to(app: FastAPI, ladder: Ladder, token: str | None) -> None:
-    """Put the door into an application made by `functions.http.app.create_app`."""
-    admin = Admin(ladder, surface_of(app).replica, token)
-    app.add_api_route(PATH, admin.read, methods=["GET"], tags=["admin"])
-    app.add_api_route(PATH, admin.order, methods=["POST"], tags=["admin"])
+def router(ladder: Ladder, replica: Replica, token: str | None) -> APIRouter:
+    """Both routes."""
+    admin = Admin(ladder, replica, token)
+    made = APIRouter()
+    made.add_api_route(PATH, admin.read, methods=["GET"], tags=["admin"])
+    made.add_api_route(PATH, admin.order, methods=["POST"], tags=["admin"])
+    return made

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import aiohttp
 
@@ -15,13 +14,9 @@ from functions.engines.vllm.ladder import Ladder
 from functions.engines.vllm.launch import Launcher
 from functions.engines.vllm.model import ModelFiles
 from functions.engines.vllm.supervision import Patience
-from functions.http.app import surface_of
 from functions.replica import Replica
 from functions.settings import Settings
-from functions.stage import RequestContext
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI
+from functions.stage import RequestContext, StageRoutes, StageRuntime
 
 
 class VllmHost:
@@ -64,14 +59,15 @@ class VllmHost:
         """See `EngineHost.close`."""
         await self.ladder.close()
 
-    def extend(self, app: FastAPI) -> None:
-        """Add vLLM's own paths, and its metrics beside the stage's."""
-        surface = surface_of(app)
-        metrics = surface.metrics
+    def routes(self, runtime: StageRuntime) -> StageRoutes:
+        """VLLM's own paths and the admin endpoint; adds vLLM's metrics beside the stage's."""
+        metrics = runtime.metrics
         metrics.extra.append(self._metrics)
         self.ladder.on_use = metrics.batch
-        surface.shortcuts.append(proxy.shortcut(proxy.Proxy(self.ladder, metrics), self._name))
-        admin.add_to(app, self.ladder, self._admin_token)
+        return StageRoutes(
+            admin.router(self.ladder, runtime.replica, self._admin_token),
+            (proxy.direct_route(proxy.Proxy(self.ladder, metrics), self._name),),
+        )
 
     async def _metrics(self) -> bytes:
         engine = self.ladder.engine

@@ -9,10 +9,9 @@ from collections.abc import Iterable
 
 from functions.engines.vllm.client import VllmEngine
 from functions.engines.vllm.ladder import Ladder
-from functions.http.middleware import DirectRoute, Scope
-from functions.http.reverse_proxy import ProxyResponse, ReverseProxy, tokens_in
+from functions.http.reverse_proxy import ProxyRequest, ProxyResponse, ReverseProxy, tokens_in
 from functions.metrics import Metrics
-from functions.stage import RequestContext
+from functions.stage import DirectRoute, RequestContext
 from functions.timing import Phase, TokenTimes
 from transport import ConnectError, UpstreamError, UpstreamResponse
 from transport.headers import end_to_end
@@ -35,6 +34,9 @@ PATHS = frozenset(
 )
 """What of vLLM's server is for clients; its control paths (sleep, collective_rpc, ...) are not passed on."""
 
+MEDIA_TYPES = frozenset({b"application/json", b"multipart/form-data"})
+"""Of request bodies; audio is uploaded as a form."""
+
 _SET_BY_THE_PROXY = frozenset({b"content-length", b"expect", b"host", b"traceparent", b"x-request-id"})
 """Request fields that are not passed on as they came; reading the body answered `Expect`."""
 _SET_BY_THE_STAGE = frozenset({b"date", b"server", b"x-request-id"})
@@ -55,24 +57,24 @@ class Proxy:
         self._metrics = metrics
 
     async def __call__(
-        self, scope: Scope, body: bytes, context: RequestContext, downstream: ProxyResponse
+        self, request: ProxyRequest, context: RequestContext, downstream: ProxyResponse
     ) -> None:
         """See `ProxyHandler`."""
-        while not await self._attempt(scope, body, context, downstream):
+        while not await self._attempt(request, context, downstream):
             pass
 
     async def _attempt(
-        self, scope: Scope, body: bytes, context: RequestContext, downstream: ProxyResponse
+        self, request: ProxyRequest, context: RequestContext, downstream: ProxyResponse
     ) -> bool:
         """Ask the engine; False when it had died before it could be asked, so that the next one can be."""
         async with self._ladder.hot(context) as engine:
             try:
                 response = await engine.pool.request(
                     engine.address,
-                    scope["method"].encode(),
-                    _target(scope),
-                    _headers(scope["headers"], context, len(body)),
-                    body,
+                    request.method.encode(),
+                    request.target,
+                    _headers(request.headers, context, len(request.body)),
+                    request.body,
                 )
                 try:
                     await self._relay(response, engine, context, downstream)
@@ -118,12 +120,6 @@ class Proxy:
         self._metrics.generation(TokenTimes(context.arrived, tuple(instants)), None)
 
 
-def _target(scope: Scope) -> bytes:
-    path: bytes = (scope.get("raw_path") or scope["path"].encode()).partition(b"?")[0]
-    query: bytes = scope.get("query_string") or b""
-    return path + b"?" + query if query else path
-
-
 def _headers(
     headers: Iterable[tuple[bytes, bytes]], context: RequestContext, length: int
 ) -> list[tuple[bytes, bytes]]:
@@ -136,11 +132,11 @@ def _headers(
     return passed
 
 
-def shortcut(proxy: Proxy, stage: str) -> DirectRoute:
+def direct_route(proxy: Proxy, stage: str) -> DirectRoute:
     """Bring vLLM's paths straight to the proxy: the framework would wrap every token once more.
 
     Args:
         proxy: gets them answered.
         stage: name for problems.
     """
-    return DirectRoute(ReverseProxy(proxy, stage), PREFIXES, PATHS)
+    return DirectRoute(ReverseProxy(proxy, stage), PREFIXES, PATHS, MEDIA_TYPES)
