@@ -25,6 +25,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from transport import sse
+
 MAX_INPUT_CHARS = 1_000_000
 """Characters of one text. A stage sets its own, tighter bound; this one protects the parser."""
 
@@ -225,10 +227,10 @@ EventName: TypeAlias = Literal["delta", "reply", "error"]
 def encode_event(event: StageEvent) -> bytes:
     """One server-sent event, with its closing blank line."""
     if isinstance(event, Delta):
-        return b"event: delta\ndata: " + json.dumps({"text": event.text}).encode() + b"\n\n"
+        return sse.encode_event(json.dumps({"text": event.text}).encode(), "delta")
     if isinstance(event, Final):
-        return b"event: reply\ndata: " + event.reply.model_dump_json(exclude_none=True).encode() + b"\n\n"
-    return b"event: error\ndata: " + event.problem.model_dump_json(exclude_none=True).encode() + b"\n\n"
+        return sse.encode_event(event.reply.model_dump_json(exclude_none=True).encode(), "reply")
+    return sse.encode_event(event.problem.model_dump_json(exclude_none=True).encode(), "error")
 
 
 def decode_event(name: str, data: str) -> StageEvent:

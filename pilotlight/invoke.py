@@ -9,9 +9,11 @@ from typing import Any
 
 import aiohttp
 
+from transport.sse import EventParser
+
 
 class InvokeError(RuntimeError):
-    """The call did not end in a reply; the text has status, title and detail of the problem."""
+    """The call did not end in a reply; the message has status, title and detail of the problem."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,13 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What came back; instants are seconds after the call was made.
+class InvokeResult:
+    """What came back.
 
     Attributes:
-        text: the whole output.
-        ttft_s: until the first piece of output.
-        e2e_s: until the last.
+        text: the whole output; of a conversation, the contents of its messages, one a line.
+        ttft_s: seconds from the call to the first piece of output.
+        e2e_s: seconds from the call to the end.
         reply: the final StageReply as JSON.
         server_timing: the response's `Server-Timing` header.
     """
@@ -54,16 +56,19 @@ async def client() -> AsyncIterator[aiohttp.ClientSession]:
 
 async def stream(
     session: aiohttp.ClientSession, call: Call, *, on_text: Callable[[str], None] | None = None
-) -> Answer:
+) -> InvokeResult:
     """Make the call with `stream: true` and collect the events.
+
+    Args:
+        session: from `client`.
+        call: what to ask.
+        on_text: gets each piece of output as it comes, or the reply's output if it comes in one piece.
 
     Raises:
         InvokeError: an error answer, an `error` event, a cut stream, or no answer in time.
     """
-    start = perf_counter()
+    answer = _Answer(on_text)
     body = {"input": call.prompt, "parameters": call.parameters, "stream": True}
-    first: float | None = None
-    pieces: list[str] = []
     try:
         async with session.post(
             call.url, json=body, headers=call.headers, timeout=aiohttp.ClientTimeout(total=call.timeout_s)
@@ -73,20 +78,9 @@ async def stream(
             async for event, data in _events(response):
                 match event:
                     case "delta":
-                        if first is None:
-                            first = perf_counter() - start
-                        pieces.append(data["text"])
-                        if on_text is not None:
-                            on_text(data["text"])
+                        answer.add(str(data.get("text", "")))
                     case "reply":
-                        end = perf_counter() - start
-                        return Answer(
-                            text="".join(pieces),
-                            ttft_s=end if first is None else first,
-                            e2e_s=end,
-                            reply=data,
-                            server_timing=response.headers.get("Server-Timing", ""),
-                        )
+                        return answer.end(data, response.headers.get("Server-Timing", ""))
                     case "error":
                         raise InvokeError(_problem(int(data.get("status", 500)), json.dumps(data)))
     except TimeoutError as error:
@@ -96,20 +90,57 @@ async def stream(
     raise InvokeError(f"{call.url}: the stream ended without a reply")
 
 
+class _Answer:
+    """The output so far, and when it came."""
+
+    def __init__(self, on_text: Callable[[str], None] | None) -> None:
+        self._on_text = on_text
+        self._start = perf_counter()
+        self._first: float | None = None
+        self._pieces: list[str] = []
+
+    def add(self, text: str) -> None:
+        """A piece of output has come."""
+        if self._first is None:
+            self._first = perf_counter() - self._start
+        self._pieces.append(text)
+        if self._on_text is not None:
+            self._on_text(text)
+
+    def end(self, reply: dict[str, Any], server_timing: str) -> InvokeResult:
+        """The reply has come. A stage that generates nothing has sent no pieces before it."""
+        if not self._pieces:
+            self.add(_text_of(reply.get("output")))
+        end = perf_counter() - self._start
+        assert self._first is not None
+        return InvokeResult("".join(self._pieces), self._first, end, reply, server_timing)
+
+
 async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-    """Server-sent events (HTML Standard, 9.2) as (event, JSON data)."""
-    event = "message"
-    data: list[str] = []
-    async for raw in response.content:
-        line = raw.decode().rstrip("\r\n")
-        if not line:
-            if data:
-                yield event, json.loads("\n".join(data))
-            event, data = "message", []
-        elif line.startswith("event:"):
-            event = line[6:].strip()
-        elif line.startswith("data:"):
-            data.append(line[5:].removeprefix(" "))
+    """The events of a stream: name and JSON object.
+
+    Raises:
+        InvokeError: something else than the stages' events.
+    """
+    parser = EventParser()
+    try:
+        async for piece in response.content.iter_any():
+            for event in parser.feed(piece):
+                data = json.loads(event.data)
+                if not isinstance(data, dict):
+                    raise InvokeError(f"{response.url}: event {event.name!r} is no JSON object")
+                yield event.name, data
+    except ValueError as error:
+        raise InvokeError(f"{response.url}: not a stage's stream of events ({error})") from error
+
+
+def _text_of(output: Any) -> str:
+    """A reply's `output` as text."""
+    if isinstance(output, str):
+        return output
+    if isinstance(output, list):
+        return "\n".join(str(message.get("content", "")) for message in output if isinstance(message, dict))
+    return ""
 
 
 def _problem(status: int, body: str) -> str:

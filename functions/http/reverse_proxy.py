@@ -22,6 +22,7 @@ from functions.http.work_scope import WorkScope
 from functions.problems import ProblemError, problem_of
 from functions.stage import RequestContext
 from transport.headers import Field
+from transport.sse import encode_event
 
 _EVENT = b"data: "
 _DONE = b"data: [DONE]"
@@ -125,7 +126,7 @@ class ProxyResponse:
             # OpenAI's clients look for the reason in this member.
             await send_problem(self._send, problem.model_copy(update={"error": error}))
             return
-        await self.send(b"data: " + json.dumps({"error": error}).encode() + b"\n\n")
+        await self.send(encode_event(json.dumps({"error": error}).encode()))
         await self.end()
 
 

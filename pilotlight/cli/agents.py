@@ -141,7 +141,7 @@ def invoke(
         timeout_s=timeout,
     )
 
-    async def run() -> invoking.Answer:
+    async def run() -> invoking.InvokeResult:
         def show(piece: str) -> None:
             if not as_json:
                 typer.echo(piece, nl=False)
