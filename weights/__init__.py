@@ -1,23 +1,33 @@
-"""Model weights: from S3 or a shared folder, verified and cached, to the device."""
+"""Model weights: from S3 or a shared folder, verified and cached, to the device.
 
-from weights.cache.downloader import Progress
-from weights.errors import (
-    AccessDeniedError,
-    CacheError,
-    IntegrityError,
-    InvalidURIError,
-    NoCredentialsError,
-    NotFoundError,
-    ObjectChangedError,
-    RefusedError,
-    SourceError,
-    TransferError,
-    UnreachableError,
-    WeightsError,
-)
-from weights.manifest import FileEntry, Manifest
-from weights.pull import Prefetched, PulledModel, prefetch, pull, pull_blocking
-from weights.sources.retry_policy import RetryPolicy
+The names below are imported on first use: a process that only asks where the cache lies
+(`weights.cache.location`) then loads no HTTP client.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from weights.cache.progress import Progress
+    from weights.errors import (
+        AccessDeniedError,
+        CacheError,
+        IntegrityError,
+        InvalidURIError,
+        NoCredentialsError,
+        NotFoundError,
+        ObjectChangedError,
+        RefusedError,
+        SourceError,
+        TransferError,
+        UnreachableError,
+        WeightsError,
+    )
+    from weights.manifest import FileEntry, Manifest
+    from weights.pull_model import Prefetched, PulledModel, prefetch, pull, pull_blocking
+    from weights.sources.retry_policy import RetryPolicy
 
 __all__ = [
     "AccessDeniedError",
@@ -42,3 +52,25 @@ __all__ = [
     "pull",
     "pull_blocking",
 ]
+
+_MODULES = {
+    "FileEntry": "weights.manifest",
+    "Manifest": "weights.manifest",
+    "Prefetched": "weights.pull_model",
+    "Progress": "weights.cache.progress",
+    "PulledModel": "weights.pull_model",
+    "RetryPolicy": "weights.sources.retry_policy",
+    "prefetch": "weights.pull_model",
+    "pull": "weights.pull_model",
+    "pull_blocking": "weights.pull_model",
+}
+"""Where a name comes from; those that are not listed, all of them errors, from `weights.errors`."""
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name on first use (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(_MODULES.get(name, "weights.errors")), name)
+    globals()[name] = value
+    return value

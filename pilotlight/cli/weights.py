@@ -15,7 +15,7 @@ import weights
 from pilotlight import terminal
 from weights import make_model as making
 from weights import plan
-from weights.cache import inventory as overview
+from weights.cache import inventory, verification
 from weights.cache.cache import Cache
 from weights.cache.location import CACHE_DIR_VARIABLE, default_cache_dir
 from weights.sizes import format_size, parse_size
@@ -99,20 +99,20 @@ def pull(
 @app.command("ls")
 def ls(*, cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
     """List the models in the cache."""
-    found = overview.overview(cache_dir or default_cache_dir(os.environ))
+    found = inventory.take_inventory(cache_dir or default_cache_dir(os.environ))
     if as_json:
-        typer.echo(overview.as_json(found))
+        typer.echo(json.dumps(dataclasses.asdict(found), default=str, indent=2))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("MODEL", "FILES", "SIZE", "LAST USED", "FOLDER"):
         table.add_column(column, overflow="fold")
     for model in found.models:
         used = model.last_used.strftime("%Y-%m-%d %H:%M UTC") if model.last_used else ""
-        size = format_size(model.total_bytes) + ("" if model.whole else " (without weights)")
+        size = format_size(model.total_bytes) + ("" if model.with_weights else " (without weights)")
         table.add_row(model.uri, str(model.files), size, used, model.path.name[:12])
     if found.models:
         terminal.console().print(table)
-    unfinished = format_size(found.filling_bytes)
+    unfinished = format_size(found.partial_bytes)
     typer.echo(f"{found.folder}: {format_size(found.blob_bytes)} cached, {unfinished} unfinished")
 
 
@@ -171,15 +171,15 @@ def verify(*, cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
     with Progress(
         BarColumn(), DownloadColumn(), TransferSpeedColumn(), console=console, transient=True
     ) as bar:
-        task = bar.add_task("verify", total=overview.overview(folder).blob_bytes)
-        verdicts = list(overview.verify(folder, progress=lambda count: bar.advance(task, count)))
-    damaged = [verdict for verdict in verdicts if verdict.problem]
+        task = bar.add_task("verify", total=inventory.take_inventory(folder).blob_bytes)
+        checks = list(verification.verify(folder, progress=lambda count: bar.advance(task, count)))
+    damaged = [check for check in checks if check.problem]
     if as_json:
-        typer.echo(json.dumps([dataclasses.asdict(verdict) for verdict in verdicts], indent=2))
+        typer.echo(json.dumps([dataclasses.asdict(check) for check in checks], indent=2))
     else:
-        for verdict in damaged:
-            typer.echo(f"{verdict.sha256}: {verdict.problem}")
-        typer.echo(f"{len(verdicts) - len(damaged)} of {len(verdicts)} files are right")
+        for check in damaged:
+            typer.echo(f"{check.sha256}: {check.problem}")
+        typer.echo(f"{len(checks) - len(damaged)} of {len(checks)} files are right")
     if damaged:
         raise typer.Exit(1)
 

@@ -19,8 +19,8 @@ import weights
 from tests.weights.conftest import QUICK, Bucketed, digests_of
 from tests.weights.faults import NOTHING, Fault
 from weights.cache.cache import Cache
-from weights.cache.leases import LeaseKeeper
-from weights.cache.partial_file import digest_of
+from weights.cache.leases import LeaseManager
+from weights.cache.partial_file import part_digest
 from weights.loading.model import open_model
 from weights.manifest import FileEntry
 from weights.plan import Part
@@ -147,12 +147,12 @@ def test_another_hosts_fill_is_joined_while_it_lives_and_taken_over_when_it_is_d
     with pytest.raises(weights.AccessDeniedError):
         load(bucketed, tmp_path)
     bucketed.proxy.decide = lambda _: NOTHING
-    folders = list((tmp_path / "filling").iterdir())
+    folders = list((tmp_path / "partial").iterdir())
     assert folders
     for folder in folders:
         lease = folder / "lease"
         lease.write_text(
-            json.dumps({"token": "x", "host": "elsewhere", "boot": "y", "pid_space": "z", "pid": 1})
+            json.dumps({"token": "x", "host": "elsewhere", "boot": "y", "pid_namespace": "z", "pid": 1})
         )
         os.utime(lease, (time.time() - 3600, time.time() - 3600))
     found, report = load(bucketed, tmp_path)
@@ -331,10 +331,10 @@ def test_a_quota_makes_room_by_what_was_used_longest_ago(bucketed, made_model, t
     assert max(sizes) >= made_model.weight_bytes
 
 
-def test_a_removed_filling_does_not_stop_the_load(bucketed, tmp_path):
+def test_a_removed_partial_does_not_stop_the_load(bucketed, tmp_path):
     def decide(request):
         if request.is_bulk and len(bucketed.proxy.bulk) == 2:
-            for folder in (tmp_path / "filling").iterdir():
+            for folder in (tmp_path / "partial").iterdir():
                 shutil.rmtree(folder)
         return NOTHING
 
@@ -346,15 +346,15 @@ def test_a_removed_filling_does_not_stop_the_load(bucketed, tmp_path):
 def test_a_start_does_not_wait_for_a_slow_cache_which_is_completed_afterwards(
     bucketed, tmp_path, monkeypatch
 ):
-    from weights.cache.partial_file import Filling
+    from weights.cache.partial_file import PartialFile
 
-    original = Filling.store
+    original = PartialFile.write_part
 
     def slowly(self, *arguments):
         time.sleep(0.3)
         original(self, *arguments)
 
-    monkeypatch.setattr(Filling, "store", slowly)
+    monkeypatch.setattr(PartialFile, "write_part", slowly)
     with open_model(bucketed.uri, cache_dir=tmp_path, retry=QUICK, limit_bytes=4 << 20) as model:
         found = digests_of(model)
     assert found == bucketed.expected
@@ -410,36 +410,36 @@ def test_replicas_on_a_host_share_the_memory_of_cached_weights(bucketed, tmp_pat
             replica.stdout.close()
 
 
-class PublishedFirst(LeaseKeeper):
+class PublishedFirst(LeaseManager):
     """The lease of a replica that joins just as another one publishes."""
 
     def __init__(self, scratch: Path, publish) -> None:
         super().__init__(scratch)
         self._publish = publish
 
-    def take(self, path: Path) -> bool:
+    def acquire(self, path: Path) -> bool:
         self._publish()
-        return super().take(path)
+        return super().acquire(path)
 
 
 def test_a_file_that_is_published_while_another_replica_joins_is_whole_for_both(tmp_path):
     content = b"x" * 5000
     entry, parts = FileEntry("model.bin", len(content), "etag"), (Part(0, 0, len(content)),)
     first, second = Cache(tmp_path), Cache(tmp_path)
-    filling = first.fill("source", entry, parts)
-    filling.store(parts[0], memoryview(content), digest_of(content))
-    second.keeper = PublishedFirst(
-        tmp_path / "tmp", lambda: first.publish("source", filling, threading.Event())
+    partial = first.open_partial("source", entry, parts)
+    partial.write_part(parts[0], memoryview(content), part_digest(content))
+    second.leases = PublishedFirst(
+        tmp_path / "tmp", lambda: first.publish("source", partial, threading.Event())
     )
     try:
-        joined = second.fill("source", entry, parts)
+        joined = second.open_partial("source", entry, parts)
         seen = bytearray(len(content))
         assert joined.gone
-        assert joined.load(parts[0], memoryview(seen)) is not None
+        assert joined.read_part(parts[0], memoryview(seen)) is not None
         assert seen == content
         assert second.blob("source", entry) is not None
         joined.close()
     finally:
-        filling.close()
+        partial.close()
         first.close()
         second.close()

@@ -34,7 +34,7 @@ def test_a_model_is_made_planned_pulled_listed_verified_and_pruned(run, aws, tmp
     assert json.loads(run("pull", uri, *cache, "--json").stdout)["from_cache"]
 
     (model,) = json.loads(run("ls", *cache, "--json").stdout)["models"]
-    assert (model["uri"], model["path"], model["whole"]) == (uri, pulled["path"], True)
+    assert (model["uri"], model["path"], model["with_weights"]) == (uri, pulled["path"], True)
     assert uri in run("ls", *cache).stdout.replace("\n", "")
 
     assert run("verify", *cache).exit_code == 0
@@ -59,7 +59,7 @@ def test_without_weights_only_the_small_files_come(run, aws, made_model, tmp_pat
     pulled = run("pull", uri, "--cache-dir", tmp_path, "--no-weights")
     assert pulled.exit_code == 0, pulled.output
     (model,) = json.loads(run("ls", "--cache-dir", tmp_path, "--json").stdout)["models"]
-    assert not model["whole"]
+    assert not model["with_weights"]
 
 
 @pytest.mark.parametrize(

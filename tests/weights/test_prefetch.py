@@ -110,5 +110,5 @@ async def test_a_folder_keeps_nothing_where_its_own_cache_is_not_wanted(bucketed
     with open_model(model.path, own_cache=False, retry=QUICK) as opened:
         assert digests_of(opened) == bucketed.expected
     assert not (await asyncio.to_thread(model.pin_weights))
-    assert not list((tmp_path / "filling").iterdir())
+    assert not list((tmp_path / "partial").iterdir())
     model.release()

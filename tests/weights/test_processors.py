@@ -10,7 +10,7 @@ import pytest
 from knative.local.kubelet import cgroups
 from knative.local.kubelet.limits import Limits
 from weights import processors
-from weights.cache.downloader import default_concurrency
+from weights.cache.progress import default_concurrency
 
 SEEN = len(os.sched_getaffinity(0))
 

@@ -1,1 +1,1 @@
-"""The weights cache: files that arrive, are leased, verified and pruned."""
+"""The cache of weights: downloads, leases, checks at every read, eviction."""

@@ -1,4 +1,4 @@
-"""Which cached files to give up. Pure."""
+"""Which cached files to evict: least recently used first. Pure."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from collections.abc import Iterable
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A cached file. `last_used` in seconds of the file system's clock; `in_use` by a living process."""
+    """A cached file that could be evicted. `last_used` is in seconds of the file system's clock."""
 
     name: str
     size: int
     last_used: float
     in_use: bool
+    """Whether a living process uses it."""
 
 
 def least_recently_used(candidates: Iterable[Candidate], quota: int) -> tuple[Candidate, ...]:
-    """The candidates to remove so that the rest takes at most `quota` bytes, longest unused first.
+    """The candidates to evict so that the others take at most `quota` bytes, those unused for longest first.
 
-    What is in use is never among them, even if the rest is then larger than the quota.
+    What is in use is never among them, even if the others then exceed the quota.
 
     Args:
         candidates: all cached files.
-        quota: in bytes, from 0.
+        quota: in bytes, at least 0.
     """
     ordered = sorted(candidates, key=lambda candidate: (candidate.last_used, candidate.name))
     excess = sum(candidate.size for candidate in ordered) - quota

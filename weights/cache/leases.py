@@ -1,12 +1,12 @@
-"""Leases: "I am at it", said in a way that outlives nobody.
+"""Leases on files of a shared folder: who works on what, known without locks.
 
-A lease is a file that its holder touches every few seconds. A holder that died, or lost the file system,
-stops touching, and its leases run out by themselves. Age is measured against the time of the file system
-itself (a file touched just now), so hosts' clocks need not agree. Nothing here relies on locks, which NFS
-may lack or keep after their holder's death.
+A lease is a file that its holder renews (touches) every few seconds. A holder that died, or lost the file
+system, stops renewing, and its leases expire by themselves. Ages are measured by the clock of the file system
+itself (the time of a file written just now), so the clocks of hosts need not agree. Nothing depends on file
+locks, which NFS may lack, or keep after their holder's death.
 
-A lease only saves work. Everything that it guards stays right when two processes believe that they hold it,
-because both then write the same bytes to the same place.
+A lease only saves work. What it guards stays correct when two processes both believe that they hold it:
+both then write the same bytes to the same place.
 """
 
 from __future__ import annotations
@@ -22,17 +22,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 LEASE_SECONDS = 12.0
+"""Age at which a lease that was not renewed has expired."""
+_RENEWALS_PER_TERM = 4
 
 
-class LeaseKeeper:
-    """The leases of one process in one cache, and the thread that keeps them fresh."""
+class LeaseManager:
+    """The leases that one process holds in one cache, and the thread that renews them."""
 
     def __init__(self, scratch: Path, *, seconds: float = LEASE_SECONDS) -> None:
-        """Keep leases.
+        """Hold nothing yet.
 
         Args:
-            scratch: a folder on the leases' file system for files of no importance.
-            seconds: age at which an untouched lease has run out.
+            scratch: a folder on the same file system as the leases, for temporary files.
+            seconds: age at which a lease that was not renewed has expired.
         """
         self._scratch = scratch
         self.seconds = seconds
@@ -40,85 +42,85 @@ class LeaseKeeper:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._owner = json.dumps({"token": uuid.uuid4().hex, **_this_process()})
+        self._holder = {"token": uuid.uuid4().hex, **_this_process()}
 
-    def take(self, path: Path) -> bool:
-        """Take the lease named by `path`, unless somebody who is alive holds it. OSError passes through."""
+    def acquire(self, path: Path) -> bool:
+        """Acquire the lease `path`; False while a live process holds it. OSErrors pass through."""
         if path in self._held:
             return True
         for _ in range(2):
             try:
                 descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
             except FileExistsError:
-                if self._alive(path) or not self._set_aside(path):
+                if self._is_live(path) or not self._remove_expired(path):
                     return False
                 continue
             with os.fdopen(descriptor, "w") as file:
-                file.write(self._owner)
+                json.dump(self._holder, file)
             self._keep(path)
             return True
         return False
 
-    def announce(self, path: Path, content: Sequence[str]) -> None:
-        """Hold a lease under a name of one's own, with `content` for others to read."""
+    def publish(self, path: Path, content: Sequence[str]) -> None:
+        """Hold a lease under a name that is this process's own, with `content` for others to read."""
         scratch = self._scratch / f"lease-{uuid.uuid4().hex}"
-        scratch.write_text(json.dumps({**json.loads(self._owner), "content": list(content)}))
+        scratch.write_text(json.dumps({**self._holder, "content": list(content)}))
         scratch.replace(path)
         self._keep(path)
 
-    def drop(self, path: Path) -> None:
-        """Give a lease back."""
+    def release(self, path: Path) -> None:
+        """Release a lease; one that another process took over in the meantime stays."""
         with self._lock:
             self._held.discard(path)
-        with contextlib.suppress(OSError):
-            if path.read_text() == self._owner or self._owner[:-1] in path.read_text():
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            if json.loads(path.read_text())["token"] == self._holder["token"]:
                 path.unlink()
 
-    def announced(self, folder: Path) -> Iterator[list[str]]:
-        """The contents of all live leases in a folder; those that have run out are removed."""
+    def published(self, folder: Path) -> Iterator[list[str]]:
+        """The contents of all live leases in a folder; expired ones are removed."""
         for path in sorted(folder.iterdir()):
-            if not self._alive(path):
+            if not self._is_live(path):
                 with contextlib.suppress(OSError):
                     path.unlink()
                 continue
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 yield [str(name) for name in json.loads(path.read_text())["content"]]
 
-    def held_by_someone(self, path: Path) -> bool:
+    def is_held(self, path: Path) -> bool:
         """Whether a live process, this one included, holds the lease."""
-        return path in self._held or (path.exists() and self._alive(path))
-
-    def close(self) -> None:
-        """Give everything back."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
-        for path in list(self._held):
-            self.drop(path)
-
-    def _alive(self, path: Path) -> bool:
-        try:
-            touched = path.stat().st_mtime
-            owner = path.read_text()
-        except OSError:
-            return False
-        if self.now() - touched > self.seconds:
-            return False
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            here, process = _this_process(), json.loads(owner)
-            if all(process[key] == here[key] for key in ("host", "boot", "pid_space")):
-                return Path("/proc", str(int(process["pid"]))).exists()
-        return True  # on another host, or not yet written: its age decides
+        return path in self._held or (path.exists() and self._is_live(path))
 
     def now(self) -> float:
-        """The file system's own time."""
+        """The file system's own time, in seconds since the epoch."""
         with tempfile.TemporaryFile(dir=self._scratch) as file:
             file.write(b".")
             file.flush()
             return os.fstat(file.fileno()).st_mtime
 
-    def _set_aside(self, path: Path) -> bool:
-        """Remove a lease that has run out; False if somebody else was faster."""
+    def close(self) -> None:
+        """Release everything."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        for path in list(self._held):
+            self.release(path)
+
+    def _is_live(self, path: Path) -> bool:
+        try:
+            renewed = path.stat().st_mtime
+            holder = path.read_text()
+        except OSError:
+            return False
+        if self.now() - renewed > self.seconds:
+            return False
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            here, process = _this_process(), json.loads(holder)
+            if all(process[key] == here[key] for key in ("host", "boot", "pid_namespace")):
+                return Path("/proc", str(int(process["pid"]))).exists()
+        return True  # of another host, or not yet written: its age decides
+
+    def _remove_expired(self, path: Path) -> bool:
+        """Move an expired lease away; False if another process was faster."""
         aside = self._scratch / f"lease-{uuid.uuid4().hex}"
         try:
             path.rename(aside)
@@ -131,22 +133,22 @@ class LeaseKeeper:
         with self._lock:
             self._held.add(path)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._touch, name="lease-keeper", daemon=True)
+                self._thread = threading.Thread(target=self._renew, name="lease-renewal", daemon=True)
                 self._thread.start()
 
-    def _touch(self) -> None:
-        while not self._stop.wait(self.seconds / 4):
+    def _renew(self) -> None:
+        while not self._stop.wait(self.seconds / _RENEWALS_PER_TERM):
             with self._lock:
                 held = list(self._held)
             for path in held:
-                with contextlib.suppress(OSError):  # taken away by an operator: the work stays right
+                with contextlib.suppress(OSError):  # removed by an operator: the work stays correct
                     os.utime(path)
 
 
 def _this_process() -> dict[str, str | int]:
-    """What identifies a process on a host; the pid alone means nothing in another container."""
-    boot = pid_space = ""
+    """What identifies a process: its pid means nothing in another PID namespace or after a reboot."""
+    boot = pid_namespace = ""
     with contextlib.suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        pid_space = str(Path("/proc/self/ns/pid").readlink())
-    return {"host": socket.gethostname(), "boot": boot, "pid_space": pid_space, "pid": os.getpid()}
+        pid_namespace = str(Path("/proc/self/ns/pid").readlink())
+    return {"host": socket.gethostname(), "boot": boot, "pid_namespace": pid_namespace, "pid": os.getpid()}

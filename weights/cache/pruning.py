@@ -1,4 +1,4 @@
-"""Keeping a cache within its quota, while others use it."""
+"""Keeping a cache within its quota while other processes use it."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from weights.cache.blob import PARTS_SUFFIX, parts_path
 from weights.cache.eviction import Candidate, least_recently_used
-from weights.cache.leases import LeaseKeeper
+from weights.cache.leases import LeaseManager
 
 _ABANDONED_SECONDS = 24 * 3600.0
-"""Age at which scratch files have surely lost their process."""
+"""Age at which the process of a scratch file has certainly ended."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Pruned:
-    """What a pruning did, in bytes. `in_use_bytes` is what living processes keep from being removed."""
+    """What a pruning did, in bytes. `in_use_bytes` is what living processes keep from eviction."""
 
     removed: tuple[str, ...]
     removed_bytes: int
@@ -26,14 +27,14 @@ class Pruned:
     in_use_bytes: int
 
 
-def prune(root: Path, keeper: LeaseKeeper, quota: int, *, dry_run: bool = False) -> Pruned:
-    """Remove what was used longest ago until the cache takes at most `quota` bytes.
+def prune(root: Path, leases: LeaseManager, quota: int, *, dry_run: bool = False) -> Pruned:
+    """Evict what was used longest ago until the cache takes at most `quota` bytes.
 
     Args:
         root: the cache's folder.
-        keeper: of leases in it.
-        quota: in bytes, from 0.
-        dry_run: only say what would be removed.
+        leases: of this process in it.
+        quota: in bytes, at least 0.
+        dry_run: only report what would be evicted.
 
     Raises:
         ValueError: the quota is negative.
@@ -41,13 +42,13 @@ def prune(root: Path, keeper: LeaseKeeper, quota: int, *, dry_run: bool = False)
     """
     if quota < 0:
         raise ValueError(f"quota = {quota}, must be at least 0 bytes")
-    candidates = list(_candidates(root, keeper))
+    candidates = list(_candidates(root, leases))
     chosen = least_recently_used(candidates, quota)
-    removed = [candidate for candidate in chosen if dry_run or _remove(root, keeper, candidate)]
+    removed = [candidate for candidate in chosen if dry_run or _remove(root, leases, candidate)]
     if removed and not dry_run:
-        _drop_dangling(root)
+        _remove_dangling(root)
     if not dry_run:
-        _drop_abandoned(root, keeper.now())
+        _remove_abandoned(root, leases.now())
     freed = sum(candidate.size for candidate in removed)
     return Pruned(
         tuple(candidate.name for candidate in removed),
@@ -57,31 +58,31 @@ def prune(root: Path, keeper: LeaseKeeper, quota: int, *, dry_run: bool = False)
     )
 
 
-def _in_use(root: Path, keeper: LeaseKeeper) -> set[str]:
-    return {name for names in keeper.announced(root / "leases") for name in names}
+def _in_use(root: Path, leases: LeaseManager) -> set[str]:
+    return {name for names in leases.published(root / "leases") for name in names}
 
 
-def _candidates(root: Path, keeper: LeaseKeeper) -> Iterator[Candidate]:
-    used = _in_use(root, keeper)
+def _candidates(root: Path, leases: LeaseManager) -> Iterator[Candidate]:
+    used = _in_use(root, leases)
     for path in (root / "blobs").iterdir():
-        if path.suffix == ".parts":
+        if path.suffix == PARTS_SUFFIX:
             continue
-        with contextlib.suppress(FileNotFoundError):  # somebody else prunes too
+        with contextlib.suppress(FileNotFoundError):  # another process prunes too
             status = path.stat()
             yield Candidate(f"blobs/{path.name}", status.st_size, status.st_atime, path.name in used)
-    for folder in (root / "filling").iterdir():
+    for folder in (root / "partial").iterdir():
         with contextlib.suppress(FileNotFoundError):
             status = (folder / "data").stat()
-            touched = (folder / "marks").stat().st_mtime
-            held = keeper.held_by_someone(folder / "lease")
-            yield Candidate(f"filling/{folder.name}", status.st_blocks * 512, touched, held)
+            touched = (folder / "digests").stat().st_mtime
+            held = leases.is_held(folder / "lease")
+            yield Candidate(f"partial/{folder.name}", status.st_blocks * 512, touched, held)
 
 
-def _remove(root: Path, keeper: LeaseKeeper, candidate: Candidate) -> bool:
-    """Take a file out of the way, and put it back if somebody began to use it at that very moment."""
+def _remove(root: Path, leases: LeaseManager, candidate: Candidate) -> bool:
+    """Evict one candidate; False if a process began to use it in the meantime."""
     path = root / candidate.name
-    if path.parent.name == "filling":
-        if keeper.held_by_someone(path / "lease"):
+    if path.parent.name == "partial":
+        if leases.is_held(path / "lease"):
             return False
         shutil.rmtree(path, ignore_errors=True)
         return True
@@ -90,16 +91,17 @@ def _remove(root: Path, keeper: LeaseKeeper, candidate: Candidate) -> bool:
         path.rename(aside)
     except FileNotFoundError:
         return False
-    if path.name in _in_use(root, keeper):
+    # Pins are published before a blob is opened, so looking once more after the rename misses nobody.
+    if path.name in _in_use(root, leases):
         aside.rename(path)
         return False
     aside.unlink(missing_ok=True)
-    (path.parent / f"{path.name}.parts").unlink(missing_ok=True)
+    parts_path(path).unlink(missing_ok=True)
     return True
 
 
-def _drop_dangling(root: Path) -> None:
-    """Forget models and object versions whose blobs are gone; whoever asks fetches them again."""
+def _remove_dangling(root: Path) -> None:
+    """Forget models and versions of objects whose blobs are gone; they are fetched again on demand."""
     for record in (root / "objects").iterdir():
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             if not (root / "blobs" / str(json.loads(record.read_text())["sha256"])).exists():
@@ -110,7 +112,7 @@ def _drop_dangling(root: Path) -> None:
             shutil.rmtree(model, ignore_errors=True)
 
 
-def _drop_abandoned(root: Path, now: float) -> None:
+def _remove_abandoned(root: Path, now: float) -> None:
     for path in (root / "tmp").iterdir():
         with contextlib.suppress(OSError):
             if now - path.lstat().st_mtime < _ABANDONED_SECONDS:

@@ -1,1 +1,1 @@
-"""From files to tensors: mapping, streaming, buffers."""
+"""From files to tensors: mapped or streamed, in the order of the decoder."""

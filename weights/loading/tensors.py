@@ -1,4 +1,4 @@
-"""Bytes seen as PyTorch tensors, without a copy."""
+"""PyTorch tensors over bytes, without a copy."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def as_torch(entry: TensorEntry, data: memoryview) -> torch.Tensor:
     if not entry.nbytes:
         return torch.empty(entry.shape, dtype=dtype)
     with warnings.catch_warnings():
-        # A view that is not writable is no mistake here: a mapped file is private memory all the same.
+        # PyTorch warns of memory that is not writable; a mapped file is private memory all the same.
         warnings.simplefilter("ignore", UserWarning)
         tensor: torch.Tensor = torch.frombuffer(data, dtype=dtype).reshape(entry.shape)
     return tensor

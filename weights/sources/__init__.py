@@ -1,1 +1,1 @@
-"""Where weights come from: S3, folders, and what a source holds."""
+"""Where weights come from: S3 and folders."""

@@ -1,4 +1,7 @@
-"""A source looked at: which files make the model, and whether they may be loaded. Reads headers only."""
+"""What a source holds: which of its files make the model, and whether they may be loaded.
+
+Only listings, indexes and safetensors headers are read here.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,13 @@ from weights.sources.source import Source
 
 _HEADER_GUESS = 256 << 10
 """First read of a weights file, in bytes: most headers fit."""
-_AT_ONCE = 16
+_CONCURRENCY = 16
+"""Headers read at a time."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """The selected files of a model and, where it has one, the index of its weights."""
+    """The selected files of a model and the index of its weights, if it has one."""
 
     files: tuple[FileEntry, ...]
     skipped: tuple[str, ...]
@@ -31,7 +35,7 @@ class Listing:
 
 
 def list_model(source: Source, patterns: Sequence[str] | None = None) -> Listing:
-    """List a source and select its model's files.
+    """List a source and select the files of its model.
 
     Raises:
         SourceError: it cannot be listed or read.
@@ -47,14 +51,14 @@ def list_model(source: Source, patterns: Sequence[str] | None = None) -> Listing
 
 
 def read_headers(
-    source: Source, listing: Listing, *, instead: Callable[[FileEntry], Source | None] = lambda _: None
+    source: Source, listing: Listing, *, cached: Callable[[FileEntry], Source | None] = lambda _: None
 ) -> tuple[SafetensorsHeader, ...]:
     """The headers of all weights files, checked one by one and against each other.
 
     Args:
         source: of the files.
-        listing: which files.
-        instead: another source of a file, if it is at hand.
+        listing: of the source.
+        cached: a nearer source of a file; None where there is none.
 
     Raises:
         SourceError: a header cannot be read.
@@ -62,23 +66,23 @@ def read_headers(
     """
 
     def header(entry: FileEntry, other: Source | None) -> SafetensorsHeader:
-        place = source if other is None else other
+        nearest = source if other is None else other
         found = entry if other is None else other.head(entry)
         # A second request costs a round trip to a store, and next to nothing on a disk.
-        head = read(place, found, _HEADER_GUESS if place is source and not local else 8)
+        head = read(nearest, found, _HEADER_GUESS if nearest is source and not local else 8)
         length = safetensors_header.header_length(entry.path, head, found.size)
         if 8 + length > len(head):
-            head = read(place, found, 8 + length)
+            head = read(nearest, found, 8 + length)
         return safetensors_header.parse_header(entry.path, head, found.size)
 
     if not listing.weights:
         return ()
     local = isinstance(source, LocalSource)
-    others = [instead(entry) for entry in listing.weights]
+    others = [cached(entry) for entry in listing.weights]
     if local or None not in others:
-        headers = tuple(map(header, listing.weights, others))  # threads would take longer than the reading
+        headers = tuple(map(header, listing.weights, others))  # starting threads would take longer
     else:
-        with concurrent.futures.ThreadPoolExecutor(min(_AT_ONCE, len(listing.weights))) as pool:
+        with concurrent.futures.ThreadPoolExecutor(min(_CONCURRENCY, len(listing.weights))) as pool:
             headers = tuple(pool.map(header, listing.weights, others))
     selection.check_duplicates(headers)
     if listing.index is not None:

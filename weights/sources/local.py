@@ -82,7 +82,7 @@ class LocalSource:
             raise TransferError(f"{path}: {error.strerror}", uri=str(path)) from None
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Return: no file is kept open."""
 
     @staticmethod
     def _entry(path: str, status: os.stat_result) -> FileEntry:

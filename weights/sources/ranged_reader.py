@@ -1,11 +1,11 @@
 """Ranged reads over HTTP straight into memory that the caller owns.
 
-One copy, from the socket to where the bytes are wanted: no intermediate buffers to allocate, touch and
-collect. The interpreter lock is free while the kernel copies, so a few threads fill the wire.
+Bytes are copied once, from the socket to where they are wanted: no intermediate buffer is allocated, touched
+and collected. The interpreter lock is free while the kernel copies, so a few threads fill the network.
 
-A read that breaks is resumed where it broke. What is worth repeating (500s, SlowDown, resets, stalls,
-truncated bodies) is repeated with growing, jittered waits, and the count starts again with every byte that
-arrives; what is not (403, 404, another version of the object) ends at once.
+A read that breaks is resumed where it broke. Failures that may pass (status 5xx and 429, resets, stalls,
+truncated bodies) are repeated after growing, jittered waits, and the count starts again with every byte that
+arrives. Failures that stay (403, 404, another version of the object) end the read at once.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from weights.errors import (
 from weights.sources.retry_policy import RetryPolicy
 
 _SLICE = 1 << 20
-"""Bytes read between two notes of progress: what a broken read costs at most."""
+"""Bytes read at a time; what a broken read has to repeat at most."""
 _RETRYABLE = frozenset({408, 425, 429, 500, 502, 503, 504})
 _OVERLOADED = frozenset({429, 503})
 _ERROR_CODE = re.compile(rb"<Code>([^<]{1,100})</Code>")
@@ -46,7 +46,7 @@ class ReaderClosedError(Exception):
 
 @dataclasses.dataclass
 class _RetryableError(Exception):
-    """An attempt that is worth repeating, and how many bytes it brought all the same."""
+    """A failed attempt that may succeed when repeated, and how many bytes it brought all the same."""
 
     reason: str
     received: int
@@ -57,7 +57,7 @@ class _RetryableError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class _Object:
-    """What a read is of."""
+    """The version of the object that is read."""
 
     url: str
     etag: str | None
@@ -82,9 +82,9 @@ class RangedReader:
         Args:
             base_url: scheme, host and path in front of the key.
             sign: from URL and headers to all headers to send, called for every request.
-            describe: words on endpoint and credentials for messages.
+            describe: the endpoint and the credentials in words, for messages.
             ca_file: certificate authorities to trust; the system's own when None.
-            retry: patience.
+            retry: attempts, back-off and time-outs.
         """
         parts = urllib.parse.urlsplit(base_url)
         if parts.scheme not in ("http", "https") or parts.hostname is None:
@@ -140,7 +140,7 @@ class RangedReader:
                     raise ReaderClosedError from None
                 done += failure.received
                 if failure.stale:
-                    continue  # an idle connection that the server had closed: nobody's fault
+                    continue  # the server had closed an idle connection: not a failure
                 failures = 1 if failure.received else failures + 1
                 unconnected = unconnected + 1 if failure.unconnected else 0
                 if unconnected >= self._retry.connect_attempts:
@@ -212,9 +212,9 @@ class RangedReader:
         finally:
             with self._lock:
                 self._busy.discard(connection)
-        # A whole body leaves the connection ready for the next request.
-        whole = received == len(view) and response.isclosed() and connection.sock is not None
-        if whole and not self._closed.is_set():
+        # After a complete body the connection can carry the next request.
+        reusable = received == len(view) and response.isclosed() and connection.sock is not None
+        if reusable and not self._closed.is_set():
             with self._lock:
                 self._idle.append(connection)
         else:
@@ -224,7 +224,7 @@ class RangedReader:
         return received
 
     def _check(self, response: http.client.HTTPResponse, target: _Object, first: int, last: int) -> None:
-        """Let pass only an answer that carries exactly the bytes asked for, of the version asked for."""
+        """Accept only a response that carries exactly the bytes asked for, of the version asked for."""
         if response.status not in (200, 206):
             self._refuse(response, target.uri)
         served = response.getheader("ETag")
@@ -253,7 +253,7 @@ class RangedReader:
             )
 
     def _refuse(self, response: http.client.HTTPResponse, uri: str) -> None:
-        """Turn an error status into the exception that it is."""
+        """Raise the exception that an error status stands for."""
         status = response.status
         code_match = _ERROR_CODE.search(response.read(4096))
         code = code_match[1].decode("ascii", "replace") if code_match else response.reason
@@ -317,7 +317,7 @@ class RangedReader:
     def _back_off(self, failures: int, *, overloaded: bool) -> None:
         wait = self._retry.wait(failures, random.random())  # noqa: S311 - spreads clients, guards nothing
         if overloaded:
-            # The store asks everyone to slow down, not only the thread that happened to hear it.
+            # The store asks the whole process to slow down, not only the thread that got the response.
             self._not_before = max(self._not_before, time.monotonic() + wait)
         elif self._closed.wait(wait):
             raise ReaderClosedError

@@ -11,7 +11,7 @@ from typing import Protocol, TypeAlias
 from weights.manifest import FileEntry
 
 Arrived: TypeAlias = Callable[[memoryview], object]
-"""Is told of each piece of a read, in order, while the processor's cache still knows it."""
+"""Called with each piece of a read, in order, while the piece is still in the processor's cache."""
 
 
 class Source(Protocol):
@@ -32,7 +32,7 @@ class Source(Protocol):
         ...
 
     def head(self, entry: FileEntry) -> FileEntry:
-        """The entry at its present version, with its SHA-256 if the source knows it. Raises SourceError."""
+        """The entry at its present version, with the checksum that the source knows. Raises SourceError."""
         ...
 
     def read_into(
@@ -53,5 +53,5 @@ class Source(Protocol):
         ...
 
     def close(self) -> None:
-        """Give up connections; reads under way end with an error."""
+        """Close connections; reads under way end with an error."""
         ...

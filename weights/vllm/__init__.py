@@ -1,1 +1,1 @@
-"""The vLLM loader `--load-format pilotlight`."""
+"""vLLM's load format `pilotlight`: its plugin and its model loader."""

@@ -1,13 +1,13 @@
-"""vLLM's loader for `--load-format pilotlight`. The only module here that knows vLLM.
+"""vLLM's model loader for `--load-format pilotlight`.
 
 `--model` takes a folder: one with weights, or one from `weights.pull(..., with_weights=False)`
 (`pilotlight weights pull --no-weights`), which knows where the weights are and at which version; vLLM itself
 keeps `--model s3://...` to the loaders that it ships. Options, as
 `--model-loader-extra-config '{"cache_dir": "/var/cache/pilotlight"}'`:
 
-    uri           where the weights are, if the folder does not know
-    cache_dir     where to keep what is fetched; default the folder's own cache, if `weights.pull` made it,
-                  else $PILOTLIGHT_CACHE_DIR, else the user's cache folder
+    uri           where the weights are, for a folder that `weights.pull` did not make
+    cache_dir     where to keep what is fetched; default the cache that the folder lies in, if `weights.pull`
+                  made it, else $PILOTLIGHT_CACHE_DIR, else the user's cache folder
     cache         false keeps nothing
     quota_bytes   of the cache; no limit by default
     limit_bytes   of memory for tensors on their way, default 1 GiB
@@ -39,7 +39,7 @@ from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from weights.cache.location import default_cache_dir
 from weights.loading.model import LIMIT_BYTES, OpenModel, open_model
 from weights.loading.tensors import as_torch
-from weights.vllm.plugin import LOADED_MESSAGE, LOADER_LOGGER, LOADING_MESSAGE
+from weights.vllm.load_format import LOADED_MESSAGE, LOADER_LOGGER, LOADING_MESSAGE
 
 _OPTIONS: Mapping[str, type] = {
     "uri": str, "cache_dir": str, "cache": bool, "quota_bytes": int, "limit_bytes": int, "concurrency": int,
@@ -63,7 +63,7 @@ class PilotlightLoader(DefaultModelLoader):  # type: ignore[misc]  # vLLM has no
         self._skipped: Callable[[str], bool] | None = None
 
     def download_model(self, model_config: ModelConfig) -> None:
-        """Nothing beforehand: loading streams."""
+        """Return: loading streams."""
 
     def load_weights(self, model: torch.nn.Module, model_config: ModelConfig) -> None:
         """Load, leaving out what belongs to other pipeline ranks."""
@@ -113,7 +113,7 @@ class PilotlightLoader(DefaultModelLoader):  # type: ignore[misc]  # vLLM has no
         except BaseException:
             opened.close()
             raise
-        # The engine goes on to warm up; what is left to do for the next start is done beside it.
+        # The engine goes on to warm up; the cache is completed for the next start in the background.
         threading.Thread(target=_finish, args=(opened, where), name="weights-finish", daemon=True).start()
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import weights
 from functions.stage import StartError
 from knative import env_vars
-from weights.vllm.plugin import LOAD_FORMAT
+from weights.vllm.load_format import LOAD_FORMAT
 
 log = logging.getLogger(__name__)
 

@@ -30,7 +30,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from weights.vllm.plugin import LOAD_FORMAT, LOADED_MESSAGE, LOADER_LOGGER, LOADING_MESSAGE
+from weights.vllm.load_format import LOAD_FORMAT, LOADED_MESSAGE, LOADER_LOGGER, LOADING_MESSAGE
 
 if TYPE_CHECKING:
     import argparse

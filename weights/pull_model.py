@@ -1,8 +1,9 @@
 """A model's address in, a folder that an engine can open out.
 
-In S3: listed, its headers checked before the first gigabyte moves, fetched in parallel ranges into the
-cache, verified, published whole. On a mounted file system: checked and used in place. An engine that streams
-its weights by itself wants the folder without them; `prefetch` then brings them into the cache ahead of it.
+In S3: the model is listed, its headers are checked before the first gigabyte is read, its files are fetched
+in parallel ranges into the cache, verified, and published complete. On a mounted file system: it is checked
+and used in place. An engine that streams its weights by itself wants the folder without them; `prefetch`
+then brings them into the cache ahead of it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from weights.cache.cache import Cache
-from weights.cache.downloader import Fetching, Progress, Request, default_concurrency
+from weights.cache.downloader import Downloader
+from weights.cache.progress import Progress, TransferControl, default_concurrency
 from weights.errors import ObjectChangedError
 from weights.manifest import FileEntry, Manifest, SafetensorsHeader
 from weights.sources.factory import open_source
@@ -26,39 +28,39 @@ from weights.sources.retry_policy import RetryPolicy
 from weights.sources.source import Source
 
 _VERSIONS_TRIED = 3
+"""How often a pull begins again because the model was replaced meanwhile."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PulledModel:
     """A model that is ready to be opened.
 
-    `path` is a folder with the model's files. `bytes_read` came from the source. `from_cache` says that
-    nothing had to. A model on a mounted file system stays where it is: `bytes_read` is 0 and `from_cache`
-    False.
-
     A model in the cache is safe from eviction until `release` is called or the process ends.
     """
 
     path: Path
+    """A folder with the model's files."""
     manifest: Manifest
     bytes_read: int
+    """Bytes that came from the source; 0 for a model on a mounted file system, which stays where it is."""
     from_cache: bool
+    """Whether everything was cached already; False for a model on a mounted file system."""
     seconds: float
     cache: Cache | None = dataclasses.field(default=None, repr=False, compare=False)
-    """The cache that it is in; None for a model that stays where it is."""
+    """The cache that holds it; None for a model on a mounted file system."""
     identity: str = dataclasses.field(default="", repr=False, compare=False)
     """Of its source, in that cache."""
 
     def release(self) -> None:
-        """Let go of it: what no other process uses may be evicted from now on."""
+        """Allow the cache to evict what no other process uses."""
         if self.cache is not None:
             self.cache.close()
 
     def pin_weights(self) -> bool:
-        """Keep the weights from eviction too, as far as an engine has brought them here by now.
+        """Keep the weights from eviction too, as far as an engine has brought them into the cache by now.
 
         Returns:
-            Whether all of them are here.
+            Whether all of them are cached.
 
         Raises:
             CacheError: the cache cannot be written.
@@ -67,7 +69,7 @@ class PulledModel:
             return True
         entries = [entry for entry in self.manifest.files if entry.is_weights]
         blobs = [self.cache.blob(self.identity, entry) for entry in entries]
-        self.cache.use([blob.sha256 for blob in blobs if blob is not None])
+        self.cache.pin([blob.sha256 for blob in blobs if blob is not None])
         return None not in blobs
 
 
@@ -81,24 +83,24 @@ async def pull(
     quota_bytes: int | None = None,
     retry: RetryPolicy | None = None,
 ) -> PulledModel:
-    """Bring a model here, or find it here.
+    """Bring a model to this machine, or find it here.
 
     Args:
         uri: `s3://bucket/prefix`, `file:///folder` or a path.
         cache_dir: made if need be; shared between processes and hosts. Not used for a mounted model.
-        patterns: `fnmatch` patterns of the files wanted; without them, all that serving needs.
-        with_weights: False leaves the tensors where they are, for an engine that streams them itself
-            (`--load-format pilotlight` finds them by the folder).
+        patterns: `fnmatch` patterns of the files wanted; everything that serving needs when None.
+        with_weights: False leaves the tensors where they are, for an engine that streams them by itself
+            (`--load-format pilotlight` finds them through the folder).
         progress: called on the event loop, about ten times a second and at the end.
         quota_bytes: of the cache; room is made before files come in. No limit when None.
-        retry: patience with the source.
+        retry: attempts and time-outs of reads from the source.
 
     Raises:
         InvalidURIError: `uri` is no address.
         SourceError: the source does not deliver; the kinds are in `weights.errors`.
         RefusedError: a file must not be loaded.
-        IntegrityError: bytes are not the promised ones.
-        CacheError: the cache has no room or is read-only.
+        IntegrityError: bytes are not those that the source declared.
+        CacheError: the cache has no room or cannot be written.
     """
     loop = asyncio.get_running_loop()
     stop = threading.Event()
@@ -124,7 +126,7 @@ async def pull(
         return await asyncio.shield(work)
     except asyncio.CancelledError:
         stop.set()
-        with contextlib.suppress(Exception):  # whatever it ended with: nobody waits for it any more
+        with contextlib.suppress(Exception):  # nobody waits for its result any more
             await work
         raise
 
@@ -141,21 +143,21 @@ def pull_blocking(
     stop: threading.Event | None = None,
 ) -> PulledModel:
     """`pull` for callers without an event loop. `progress` is called on this thread; `stop` gives up."""
-    request = Request(progress, stop or threading.Event())
+    control = TransferControl(progress, stop or threading.Event())
     for attempt in range(1, _VERSIONS_TRIED + 1):
         source = open_source(uri, retry=retry)
         try:
             if isinstance(source, LocalSource):
                 manifest = inspect(source, patterns)
-                return PulledModel(source.path, manifest, 0, from_cache=False, seconds=request.seconds)
+                return PulledModel(source.path, manifest, 0, from_cache=False, seconds=control.seconds)
             cache = Cache(cache_dir, quota_bytes=quota_bytes)
             try:
-                return _Pull(source, cache, request, patterns, whole=with_weights).run()
+                return _Pull(source, cache, control, patterns, with_weights=with_weights).run()
             except BaseException:
                 cache.close()
                 raise
         except ObjectChangedError:
-            # Someone uploads a new version right now: begin again with that one, mix nothing.
+            # A new version is being uploaded right now: begin again with that one; versions never mix.
             if attempt == _VERSIONS_TRIED:
                 raise
         finally:
@@ -164,59 +166,60 @@ def pull_blocking(
 
 
 class _Pull:
-    """One attempt at one version."""
+    """One attempt at one version of a model."""
 
     def __init__(
         self,
         source: Source,
         cache: Cache,
-        request: Request,
+        control: TransferControl,
         patterns: Sequence[str] | None,
         *,
-        whole: bool,
+        with_weights: bool,
     ) -> None:
         self._source = source
         self._cache = cache
-        self._request = request
+        self._control = control
         self._patterns = patterns
-        self._whole = whole
-        self._fetching = Fetching(source, cache, request)
+        self._with_weights = with_weights
+        self._downloader = Downloader(source, cache, control)
 
     def run(self) -> PulledModel:
-        source, cache, whole = self._source, self._cache, self._whole
+        source, cache, with_weights = self._source, self._cache, self._with_weights
         listing = list_model(source, self._patterns)
-        known = cache.model(source.identity, listing.files, whole=whole)
-        headers = read_headers(source, listing, instead=self._cached)
-        wanted = listing.files if whole else tuple(e for e in listing.files if not e.is_weights)
-        self._fetching.expect(wanted)
-        missing = self._fetching.check_present(wanted)
-        self._fetching.fetch(missing, {header.file: header for header in headers})
-        if known is not None and not missing:
-            path, manifest = known
+        cached = cache.model(source.identity, listing.files, with_weights=with_weights)
+        headers = read_headers(source, listing, cached=self._cached)
+        wanted = tuple(entry for entry in listing.files if with_weights or not entry.is_weights)
+        self._downloader.expect(wanted)
+        missing = self._downloader.check_cached(wanted)
+        self._downloader.fetch(missing, {header.file: header for header in headers})
+        if cached is not None and not missing:
+            path, manifest = cached
             manifest = dataclasses.replace(manifest, headers=headers)
         else:
             path, manifest = self._publish(listing, headers)
-        self._fetching.report()
-        fetched = self._fetching.bytes_read
+        self._downloader.report()
+        bytes_read = self._downloader.bytes_read
         return PulledModel(
             path,
             manifest,
-            fetched,
-            from_cache=fetched == 0,
-            seconds=self._request.seconds,
+            bytes_read,
+            from_cache=bytes_read == 0,
+            seconds=self._control.seconds,
             cache=cache,
             identity=source.identity,
         )
 
     def _publish(self, listing: Listing, headers: tuple[SafetensorsHeader, ...]) -> tuple[Path, Manifest]:
-        digests = self._fetching.digests
+        sha256s = self._downloader.sha256s
         files = tuple(
-            dataclasses.replace(entry, sha256=digests.get(entry.path, entry.sha256))
+            dataclasses.replace(entry, sha256=sha256s.get(entry.path, entry.sha256))
             for entry in listing.files
         )
         manifest = Manifest(self._source.uri, files, headers, listing.skipped)
-        whole = self._whole
-        path = self._cache.publish_model(self._source.identity, listing.files, manifest, whole=whole)
+        path = self._cache.publish_model(
+            self._source.identity, listing.files, manifest, with_weights=self._with_weights
+        )
         return path, manifest
 
     def _cached(self, entry: FileEntry) -> Source | None:
@@ -226,7 +229,7 @@ class _Pull:
 
 @dataclasses.dataclass(frozen=True)
 class Prefetched:
-    """What a prefetch did: `complete` says that all weights are in the cache now."""
+    """What a prefetch did. `complete` says whether all weights are in the cache now."""
 
     bytes_read: int
     complete: bool
@@ -248,10 +251,10 @@ async def prefetch(
     them.
 
     Args:
-        model: from `pull`; keeps what arrives from eviction.
+        model: from `pull`. What arrives is kept from eviction until the model is released.
         until: ends the prefetch early when set; what has arrived is kept.
         progress: as for `pull`.
-        retry: patience with the source.
+        retry: attempts and time-outs of reads from the source.
         concurrency: ranged reads at a time; by number of processors when None.
 
     Raises:
@@ -266,15 +269,16 @@ async def prefetch(
         if progress is not None:
             loop.call_soon_threadsafe(progress, state)
 
-    request = Request(report, concurrency=concurrency or default_concurrency())
-    work = loop.run_in_executor(None, lambda: _prefetch(model, model.cache, request, retry))
+    control = TransferControl(report, concurrency=concurrency or default_concurrency())
+    cache = model.cache
+    work = loop.run_in_executor(None, lambda: _prefetch(model, cache, control, retry))
     waiting = asyncio.create_task((until or asyncio.Event()).wait())
-    waiting.add_done_callback(lambda _: request.enough.set())
+    waiting.add_done_callback(lambda _: control.until.set())
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
-        request.stop.set()
-        with contextlib.suppress(Exception):  # whatever it ended with: nobody waits for it any more
+        control.stop.set()
+        with contextlib.suppress(Exception):  # nobody waits for its result any more
             await work
         raise
     finally:
@@ -282,19 +286,18 @@ async def prefetch(
 
 
 def _prefetch(
-    model: PulledModel, cache: Cache | None, request: Request, retry: RetryPolicy | None
+    model: PulledModel, cache: Cache, control: TransferControl, retry: RetryPolicy | None
 ) -> Prefetched:
-    assert cache is not None
     entries = [entry for entry in model.manifest.files if entry.is_weights]
     missing = [entry for entry in entries if cache.blob(model.identity, entry) is None]
     bytes_read = 0
     if missing:
         source = open_source(model.manifest.uri, retry=retry)
         try:
-            fetching = Fetching(source, cache, request)
-            fetching.expect(missing)
-            fetching.fetch(missing, {header.file: header for header in model.manifest.headers})
-            bytes_read = fetching.bytes_read
+            downloader = Downloader(source, cache, control)
+            downloader.expect(missing)
+            downloader.fetch(missing, {header.file: header for header in model.manifest.headers})
+            bytes_read = downloader.bytes_read
         finally:
             source.close()
-    return Prefetched(bytes_read, model.pin_weights(), request.seconds)
+    return Prefetched(bytes_read, model.pin_weights(), control.seconds)
