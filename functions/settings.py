@@ -43,7 +43,7 @@ class StageAddress:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that a replica is told from outside."""
+    """Everything that a replica is told by its environment."""
 
     port: int = 8080
     """Port to listen on; 0 for any free one."""
@@ -77,6 +77,14 @@ class Settings:
     """The deadline of a request that brings none."""
     queue_limit: int = 1024
     """Requests in the replica, running and waiting, above which it answers 429."""
+    head_bytes: int = 64 * 1024
+    """Bytes of a request's header fields at most."""
+    head_seconds: float = 10.0
+    """How long a request's head may take to arrive."""
+    body_seconds: float = 60.0
+    """How long a request's body may take to arrive; its deadline may be earlier."""
+    allowed_origins: tuple[str, ...] = ()
+    """Origins of other sites' pages that may call the stage, such as `https://app.example`; `*` for all."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @property
@@ -113,6 +121,12 @@ class Settings:
             failure_seconds=reader.read(env_vars.FAILURE_SECONDS, _seconds, defaults.failure_seconds),
             deadline_seconds=reader.read(env_vars.DEADLINE_SECONDS, _seconds, defaults.deadline_seconds),
             queue_limit=reader.read(env_vars.QUEUE_LIMIT, _integer(1, 1_000_000), defaults.queue_limit),
+            head_bytes=reader.read(
+                env_vars.HEAD_BYTES, _integer(1024, 16 * 1024 * 1024), defaults.head_bytes
+            ),
+            head_seconds=reader.read(env_vars.HEAD_SECONDS, _positive_seconds, defaults.head_seconds),
+            body_seconds=reader.read(env_vars.BODY_SECONDS, _positive_seconds, defaults.body_seconds),
+            allowed_origins=reader.read(env_vars.ALLOWED_ORIGINS, _origins, ()),
             log_level=reader.read(
                 env_vars.LOG_LEVEL, _one_of("debug", "info", "warning", "error"), defaults.log_level
             ),
@@ -186,6 +200,24 @@ def _seconds(raw: str) -> float:
     if not math.isfinite(value) or value < 0:
         raise ValueError("must be a number of seconds, at least 0")
     return value
+
+
+def _positive_seconds(raw: str) -> float:
+    value = _seconds(raw)
+    if not value:
+        raise ValueError("must be more than 0 seconds")
+    return value
+
+
+def _origins(raw: str) -> tuple[str, ...]:
+    origins = tuple(part.strip().rstrip("/") for part in raw.split(",") if part.strip())
+    for origin in origins:
+        parts = urllib.parse.urlsplit(origin)
+        if origin != "*" and (
+            parts.scheme not in {"http", "https"} or origin != f"{parts.scheme}://{parts.netloc}"
+        ):
+            raise ValueError(f"{origin!r} must be an origin such as https://app.example, or *")
+    return origins
 
 
 def _one_of(*choices: str) -> Callable[[str], str]:

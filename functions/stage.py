@@ -177,7 +177,7 @@ class StageRuntime:
 class DirectRoute:
     """Paths answered by a plain ASGI application, past the framework, which would wrap every token once more.
 
-    The request's `RequestContext` is in `scope["state"]["context"]`.
+    `functions.http.request_state.state_of` has the request's context and body.
     """
 
     app: ASGIApp

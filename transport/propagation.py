@@ -13,6 +13,7 @@ Names are in lower case, as ASGI has them.
 from __future__ import annotations
 
 import math
+import re
 
 DEADLINE = b"x-pilotlight-deadline"
 HELD = b"x-pilotlight-held"
@@ -25,6 +26,7 @@ MAX_RETRIES = 100
 """A greater number is read as this one."""
 
 _LONGEST_NUMBER = 32
+_DECIMAL = re.compile(rb"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 
 def parse_deadline(value: bytes) -> float:
@@ -55,10 +57,7 @@ def parse_retries(value: bytes | None) -> int | None:
 
 def _number(value: bytes) -> float | None:
     """A finite decimal number; None for anything else."""
-    if len(value) > _LONGEST_NUMBER:
+    if len(value) > _LONGEST_NUMBER or not _DECIMAL.fullmatch(value):
         return None
-    try:
-        number = float(value)
-    except ValueError:
-        return None
+    number = float(value)
     return number if math.isfinite(number) else None

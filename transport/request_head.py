@@ -127,6 +127,8 @@ class HeadLimitedProtocol(HttpToolsProtocol):
             self.refuse(HTTPStatus.REQUEST_URI_TOO_LONG)
         elif sum(len(name) + len(value) + 4 for name, value in self.headers) > self.head_limits.fields_bytes:
             self.refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        elif sum(name == b"host" for name, _ in self.headers) > 1:
+            self.refuse(HTTPStatus.BAD_REQUEST)  # RFC 9112, 3.2: servers must not choose between two hosts
         else:
             super().on_headers_complete()
 

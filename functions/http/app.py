@@ -14,13 +14,15 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
-from starlette.types import Receive, Scope, Send
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from functions.contract import Problem, StageReply, StageRequest
 from functions.engine import EngineError
 from functions.http.invocation import Invocation
 from functions.http.middleware import RequestMiddleware
 from functions.http.problem_response import problem_body, problem_headers
+from functions.http.request_state import state_of
 from functions.lifecycle import Lifecycle, State
 from functions.metrics import CONTENT_TYPE, Metrics
 from functions.problems import ProblemError, field_errors, phrase, problem_of, unprocessable
@@ -38,7 +40,8 @@ class StageApp:
     """The ASGI application of one stage.
 
     Every request goes through `RequestMiddleware`, then to one of the stage's direct routes or to the
-    framework's routes: probes, `/invoke`, and what the stage adds.
+    framework's routes: probes, `/invoke`, and what the stage adds. Pages of allowed origins get the answers
+    that browsers ask for (CORS).
 
     Args:
         stage: started by the application's lifespan, closed at its end.
@@ -66,7 +69,7 @@ class StageApp:
             self.api.include_router(routes.router)
         _add_error_handlers(self.api, stage.name)
 
-        # Outermost, so that the framework's own responses (404, 405, a crash) pass through it too.
+        # Around the framework, so that its own responses (404, 405, a crash) pass through it too.
         self._middleware = RequestMiddleware(
             self.api,
             stage=stage.name,
@@ -75,10 +78,19 @@ class StageApp:
             settings=settings,
             direct_routes=routes.direct,
         )
+        self._app: ASGIApp = self._middleware
+        if settings.allowed_origins:
+            self._app = CORSMiddleware(
+                self._middleware,
+                allow_origins=settings.allowed_origins,
+                allow_methods=["*"],
+                allow_headers=["*"],
+                expose_headers=["Retry-After", "Server-Timing", "X-Request-Id"],
+            )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One ASGI connection."""
-        await self._middleware(scope, receive, send)
+        await self._app(scope, receive, send)
 
     @property
     def in_flight(self) -> int:
@@ -178,9 +190,7 @@ def create_app(stage: Stage, settings: Settings, *, replica: Replica | None = No
 
 def context_of(request: Request) -> RequestContext:
     """The context of a request, as `RequestMiddleware` made it."""
-    context = request.scope["state"]["context"]
-    assert isinstance(context, RequestContext)
-    return context
+    return state_of(request.scope).context
 
 
 class _StageApi(FastAPI):

@@ -19,7 +19,8 @@ from functions.contract import (
     encode_event,
 )
 from functions.http.problem_response import send_problem
-from functions.http.request_body import ClientDisconnectedError, read_body
+from functions.http.request_body import ClientDisconnectedError
+from functions.http.request_state import state_of
 from functions.http.work_scope import WorkScope
 from functions.metrics import Metrics
 from functions.problems import ProblemError, field_errors, invalid, problem_of
@@ -67,10 +68,11 @@ class Invocation:
         self._instants: list[float] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Read, work, answer. Nothing is raised that the stage raised: it becomes the answer."""
+        """Parse, work, answer. Nothing is raised that the stage raised: it becomes the answer."""
         try:
-            request = parse_request(await read_body(scope, receive), request_id=self._context.request_id)
-            async with WorkScope(receive, self._context, scope["state"]["active"]):
+            state = state_of(scope)
+            request = parse_request(state.body, request_id=self._context.request_id)
+            async with WorkScope(receive, self._context, state.active):
                 await self._work(request, send)
         except ClientDisconnectedError:
             return

@@ -1,7 +1,8 @@
 """What happens to every HTTP request of a stage before and after the stage's own code.
 
 A plain ASGI wrapper rather than framework middleware, because it is on the path of every token. It gives the
-request its context (id, trace, deadline, warmth as found), bounds the queue, counts, adds `Server-Timing` to
+request its context (id, trace, deadline, warmth as found), checks where it comes from, bounds its body and
+the queue, counts, adds `Server-Timing` to
 the response, and turns an unexpected exception into problem+json.
 """
 
@@ -15,6 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from functions import tracing
 from functions.contract import Problem
 from functions.http.problem_response import send_problem
+from functions.http.request_body import ClientDisconnectedError, read_body, replay
+from functions.http.request_state import RequestState
 from functions.http.work_scope import ActiveWork
 from functions.lifecycle import State
 from functions.metrics import Metrics
@@ -23,6 +26,7 @@ from functions.replica import Replica
 from functions.settings import Settings
 from functions.stage import DirectRoute, RequestContext
 from functions.timing import format_server_timing
+from knative import env_vars
 from transport.propagation import DEADLINE, HELD, parse_deadline, parse_held
 
 log = logging.getLogger(__name__)
@@ -96,7 +100,8 @@ class RequestMiddleware:
             warmth=self._replica.lifecycle.warmth,
             clock=self._clock,
         )
-        scope.setdefault("state", {}).update(context=context, active=self.active)
+        state = RequestState(context, self.active)
+        state.attach(scope)
         response = _Response(send, context, self._replica)
         if scope["path"] in PROBES:
             await self._answer(scope, receive, response)
@@ -108,7 +113,7 @@ class RequestMiddleware:
                 return
             self._enter()
             try:
-                await self._answer(scope, receive, response)
+                await self._read_and_answer(scope, receive, response, state)
             finally:
                 self._leave()
         finally:
@@ -118,6 +123,7 @@ class RequestMiddleware:
         """Why the request is not admitted; None if it is, with its deadline and cold start in the context."""
         try:
             self._set_deadline(headers.get(DEADLINE), context)
+            self._check_origin(scope["method"], headers)
             self._check_media_type(scope, headers.get(b"content-type", b""))
             self._check_state()
         except ProblemError as error:
@@ -141,6 +147,20 @@ class RequestMiddleware:
         if seconds <= 0:
             raise ProblemError(
                 504, "the deadline had passed when the request arrived", title="Deadline passed"
+            )
+
+    def _check_origin(self, method: str, headers: dict[bytes, bytes]) -> None:
+        """Refuse what a web page of another site asks for, unless its origin is allowed (Fetch, 3.2)."""
+        origin = _text(headers, b"origin")
+        allowed = self._settings.allowed_origins
+        if origin is None or method in _SAFE or "*" in allowed or origin in allowed:
+            return
+        if origin.partition("://")[2].lower() != (_text(headers, b"host") or "").lower():
+            raise ProblemError(
+                403,
+                f"Origin = {origin[:100]!r}, must be this server's own or one of "
+                f"{env_vars.ALLOWED_ORIGINS} ({', '.join(allowed) or 'none'})",
+                title="Origin not allowed",
             )
 
     def _check_media_type(self, scope: Scope, content_type: bytes) -> None:
@@ -167,6 +187,22 @@ class RequestMiddleware:
             )
         if self._replica.state is State.FAILED:
             raise ProblemError(503, "the replica has failed; readiness says why", retry_after=1.0)
+
+    async def _read_and_answer(
+        self, scope: Scope, receive: Receive, response: "_Response", state: RequestState
+    ) -> None:
+        left = state.context.remaining()
+        limit = self._settings.body_seconds
+        try:
+            state.body = await read_body(scope, receive, seconds=limit if left is None else min(left, limit))
+        except ClientDisconnectedError:
+            return
+        except ProblemError as error:
+            # What still comes of the body is not waited for.
+            close = [(b"connection", b"close")]
+            await send_problem(response, problem_of(error, stage=self._stage), extra=close)
+            return
+        await self._answer(scope, replay(state.body, receive), response)
 
     async def _answer(self, scope: Scope, receive: Receive, response: "_Response") -> None:
         route = self._route(scope["path"])
@@ -220,7 +256,8 @@ class _Response:
         await self._send(message)
 
 
-_READ = frozenset({b"content-type", b"x-request-id", b"traceparent", DEADLINE, HELD})
+_READ = frozenset({b"content-type", b"host", b"origin", b"x-request-id", b"traceparent", DEADLINE, HELD})
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 _JSON = frozenset({b"application/json"})
 

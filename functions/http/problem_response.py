@@ -1,6 +1,7 @@
 """A problem as an HTTP response: status, `application/problem+json`, `Retry-After`."""
 
 import math
+from collections.abc import Sequence
 
 from starlette.types import Send
 
@@ -22,9 +23,9 @@ def problem_body(problem: Problem) -> bytes:
     return problem.model_dump_json(exclude_none=True).encode()
 
 
-async def send_problem(send: Send, problem: Problem) -> None:
-    """Answer with a problem."""
+async def send_problem(send: Send, problem: Problem, *, extra: Sequence[Field] = ()) -> None:
+    """Answer with a problem, and with more fields."""
     body = problem_body(problem)
-    headers = [*problem_headers(problem), (b"content-length", str(len(body)).encode())]
+    headers = [*problem_headers(problem), (b"content-length", str(len(body)).encode()), *extra]
     await send({"type": "http.response.start", "status": problem.status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})

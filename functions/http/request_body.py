@@ -1,6 +1,8 @@
-"""Reading the body of a request, bounded; the same for every path of a stage that reads bodies itself."""
+"""Reading the body of a request, bounded in size and time; once for every path of a stage."""
 
-from starlette.types import Receive, Scope
+import asyncio
+
+from starlette.types import Message, Receive, Scope
 
 from functions.contract import MAX_BODY_BYTES
 from functions.problems import ProblemError
@@ -10,16 +12,17 @@ class ClientDisconnectedError(Exception):
     """The client has closed its connection, so there is nobody to answer."""
 
 
-async def read_body(scope: Scope, receive: Receive, *, limit: int = MAX_BODY_BYTES) -> bytes:
+async def read_body(scope: Scope, receive: Receive, *, seconds: float, limit: int = MAX_BODY_BYTES) -> bytes:
     """The whole body.
 
     Args:
         scope: of the request, for `Content-Length`: a body that announces too much is refused unread.
         receive: of the request.
+        seconds: how long the body may take to arrive.
         limit: bytes at most.
 
     Raises:
-        ProblemError: 413 past `limit` bytes.
+        ProblemError: 413 past `limit` bytes, 408 past `seconds`.
         ClientDisconnectedError: the client went away while sending.
     """
     declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0").lstrip(
@@ -29,6 +32,28 @@ async def read_body(scope: Scope, receive: Receive, *, limit: int = MAX_BODY_BYT
     if len(declared) > len(str(limit)) or int(declared or b"0") > limit:
         shown = declared[:20].decode("latin-1")
         raise ProblemError(413, f"Content-Length = {shown}, must be at most {limit} bytes")
+    try:
+        async with asyncio.timeout(seconds):
+            return await _read(receive, limit)
+    except TimeoutError:
+        raise ProblemError(408, f"the body did not arrive within {seconds:g} s") from None
+
+
+def replay(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives a body that was read already, then what `receive` gives."""
+    unread = True
+
+    async def replaying() -> Message:
+        nonlocal unread
+        if unread:
+            unread = False
+            return {"type": "http.request", "body": body, "more_body": False}
+        return await receive()
+
+    return replaying
+
+
+async def _read(receive: Receive, limit: int) -> bytes:
     parts: list[bytes] = []
     size = 0
     while True:

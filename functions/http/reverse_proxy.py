@@ -17,7 +17,8 @@ from starlette.types import Receive, Scope, Send
 from functions.contract import Problem
 from functions.engine import EngineError
 from functions.http.problem_response import send_problem
-from functions.http.request_body import ClientDisconnectedError, read_body
+from functions.http.request_body import ClientDisconnectedError
+from functions.http.request_state import state_of
 from functions.http.work_scope import WorkScope
 from functions.problems import ProblemError, problem_of
 from functions.stage import RequestContext
@@ -55,7 +56,7 @@ class ProxyHandler(Protocol):
 
 
 class ReverseProxy:
-    """ASGI application around a `ProxyHandler`: body, deadline, disconnects, errors.
+    """ASGI application around a `ProxyHandler`: deadline, disconnects, errors.
 
     Args:
         handler: gets each request answered.
@@ -68,13 +69,12 @@ class ReverseProxy:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        context: RequestContext = scope["state"]["context"]
+        state = state_of(scope)
+        request = ProxyRequest(scope["method"], _target(scope), scope["headers"], state.body)
         downstream = ProxyResponse(send)
         try:
-            body = await read_body(scope, receive)
-            request = ProxyRequest(scope["method"], _target(scope), scope["headers"], body)
-            async with WorkScope(receive, context, scope["state"]["active"]):
-                await self._handler(request, context, downstream)
+            async with WorkScope(receive, state.context, state.active):
+                await self._handler(request, state.context, downstream)
         except ClientDisconnectedError:
             return
         except (ProblemError, EngineError, TimeoutError) as error:

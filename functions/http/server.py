@@ -11,12 +11,16 @@ import logging
 import signal
 import socket
 from collections.abc import Iterator
+from http import HTTPStatus
 
 import uvicorn
 
 from functions.http.app import StageApp
+from functions.http.problem_response import problem_body
 from functions.lifecycle import State
+from functions.problems import MEDIA_TYPE, ProblemError
 from transport.one_write import OneWriteProtocol
+from transport.request_head import HeadLimitedProtocol, HeadLimits, with_head_limits
 
 log = logging.getLogger(__name__)
 
@@ -24,13 +28,29 @@ KEEP_ALIVE_SECONDS = 75
 """Longer than the proxies in front keep a connection, so that this end never closes one that they use."""
 
 
+class StageProtocol(OneWriteProtocol, HeadLimitedProtocol):
+    """One client's connection: heads are bounded, and refusals are problems."""
+
+    def refusal(self, status: HTTPStatus) -> tuple[bytes, bytes]:
+        """See `HeadLimitedProtocol`."""
+        limits = self.head_limits
+        detail = {
+            HTTPStatus.REQUEST_TIMEOUT: f"the request's head did not arrive within {limits.timeout_s:g} s",
+            HTTPStatus.REQUEST_URI_TOO_LONG: f"the target is longer than {limits.target_bytes} bytes",
+            HTTPStatus.BAD_REQUEST: "Host is there more than once, must be there once",
+        }.get(status, f"the header fields are longer than {limits.fields_bytes} bytes")
+        return MEDIA_TYPE.encode(), problem_body(ProblemError(status, detail).problem)
+
+
 class StageServer(uvicorn.Server):
     """uvicorn that drains through the application."""
 
     def __init__(self, app: StageApp) -> None:
+        settings = app.settings
+        limits = HeadLimits(fields_bytes=settings.head_bytes, timeout_s=settings.head_seconds)
         config = uvicorn.Config(
             app,
-            http=OneWriteProtocol,
+            http=with_head_limits(StageProtocol, limits),
             loop="uvloop",
             ws="none",
             lifespan="on",

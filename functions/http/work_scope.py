@@ -51,7 +51,7 @@ class WorkScope:
     - ProblemError: `abort`.
 
     Args:
-        receive: of the request, whose body has been read.
+        receive: of the request; what it still gives of the body is ignored.
         context: of the request; has the deadline, and may get another one while the block runs.
         active: where the scope is listed while the block runs.
     """

@@ -72,6 +72,7 @@ HOST = b"Host: x\r\n"
         ((b"GET / HTTP/1.1\r\n" + HOST + b"".join(b"X%d: a\r\n" % n for n in range(300)) + b"\r\n",), 431),
         ((b"GET / HTTP/1.1\r\n" + HOST,), 408),
         ((b"G",), 408),
+        ((b"GET / HTTP/1.1\r\n" + HOST + b"host: y\r\n\r\n",), 400),
     ],
 )
 async def test_a_head_beyond_the_limits_is_answered_and_the_connection_ends(pieces, status):

@@ -37,8 +37,10 @@ PATHS = frozenset(
 MEDIA_TYPES = frozenset({b"application/json", b"multipart/form-data"})
 """Of request bodies; audio is uploaded as a form."""
 
-_SET_BY_THE_PROXY = frozenset({b"content-length", b"expect", b"host", b"traceparent", b"x-request-id"})
-"""Request fields that are not passed on as they came; reading the body answered `Expect`."""
+_SET_BY_THE_PROXY = frozenset(
+    {b"content-length", b"expect", b"host", b"origin", b"traceparent", b"x-request-id"}
+)
+"""Request fields that are not passed on as they came; the stage answers `Expect` and checks `Origin`."""
 _SET_BY_THE_STAGE = frozenset({b"date", b"server", b"x-request-id"})
 """Response fields that this server sends itself."""
 _ERROR_EVENT = b'data: {"error"'
