@@ -26,7 +26,8 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from weights.manifest import FileEntry, Manifest
-    from weights.pull_model import Prefetched, PulledModel, prefetch, pull, pull_blocking
+    from weights.prefetch_weights import Prefetched, prefetch
+    from weights.pull_model import PulledModel, pull, pull_blocking
     from weights.sources.retry_policy import RetryPolicy
 
 __all__ = [
@@ -56,11 +57,11 @@ __all__ = [
 _MODULES = {
     "FileEntry": "weights.manifest",
     "Manifest": "weights.manifest",
-    "Prefetched": "weights.pull_model",
+    "Prefetched": "weights.prefetch_weights",
     "Progress": "weights.cache.progress",
     "PulledModel": "weights.pull_model",
     "RetryPolicy": "weights.sources.retry_policy",
-    "prefetch": "weights.pull_model",
+    "prefetch": "weights.prefetch_weights",
     "pull": "weights.pull_model",
     "pull_blocking": "weights.pull_model",
 }

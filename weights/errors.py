@@ -1,13 +1,13 @@
-"""Everything that can go wrong between an object store and a loaded model.
+"""The errors between an object store and a loaded model.
 
     WeightsError
-    ├── InvalidURIError          the model's address is not one
-    ├── SourceError              the place that it names does not give the bytes
+    ├── InvalidURIError          the model's address has none of the known forms
+    ├── SourceError              the source that it names does not deliver the bytes
     │   ├── NotFoundError          no such bucket, prefix, key or folder
     │   ├── AccessDeniedError      403, expired or unknown credentials
-    │   ├── NoCredentialsError     the chain ended without any
+    │   ├── NoCredentialsError     the credentials chain ended without any
     │   ├── UnreachableError       no connection to the endpoint
-    │   ├── TransferError          retries spent
+    │   ├── TransferError          a read failed at every attempt
     │   └── ObjectChangedError     another version took the object's place during a read
     ├── RefusedError             the bytes are there and must not be loaded
     ├── IntegrityError           the bytes are not the ones that were promised
@@ -41,7 +41,7 @@ class NotFoundError(SourceError):
 
 
 class AccessDeniedError(SourceError):
-    """The store knows who asks and says no, or does not accept the credentials."""
+    """The store denies access, or does not accept the credentials."""
 
 
 class NoCredentialsError(SourceError):

@@ -17,7 +17,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 class FileEntry:
     """One file of a model as its source lists it.
 
-    `path` is relative to the model, with forward slashes. `etag` names the version; equal etags of one object
+    `path` is relative to the model, with forward slashes. `etag` names the version: equal ETags of one object
     mean equal bytes. `sha256` is None until the source declares it or the bytes have been read once.
     """
 
@@ -34,7 +34,7 @@ class FileEntry:
 
 @dataclasses.dataclass(frozen=True)
 class TensorEntry:
-    """Where one tensor lies: `begin` and `end` count bytes from the start of the file."""
+    """Where one tensor lies: from byte `begin` to `end` (exclusive) of its file."""
 
     name: str
     dtype: str

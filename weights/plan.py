@@ -1,12 +1,12 @@
 """What to read, in which pieces and in which order. Pure.
 
-A file falls into *parts*: what one ranged GET asks for, what one digest covers, what the cache marks as
-present. Parts follow the tensors (small ones share a part, large ones are cut), so a tensor is always a row
-of whole parts, and every process that knows the header cuts the file the same way.
+A file is divided into *parts*: the unit of a ranged GET, of a digest, and of presence in the cache. Parts
+follow the tensors (small ones share a part, large ones span several), so a tensor never begins or ends inside
+a part that another tensor spans, and every process that knows the header divides the file the same way.
 
-*Extents* are rows of parts that hold whole tensors: what one buffer holds and what an engine receives at a
-time. They come in the order in which a decoder uses its weights, so that an engine which works layer by
-layer has complete layers early.
+*Extents* are adjacent parts that hold whole tensors: the unit of a buffer and of delivery to an engine. They
+come in the order in which a decoder uses its weights, so that an engine which works layer by layer has
+complete layers early.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from collections.abc import Callable, Iterable, Sequence
 from weights.manifest import SafetensorsHeader, TensorEntry
 
 PART_BYTES = 8 << 20
-"""Large enough to make a request's overhead vanish, small enough to spread over many connections."""
+"""Large enough for the overhead of a request to vanish, small enough to spread over many connections."""
 EXTENT_BYTES = 64 << 20
 MAPPED_EXTENT_BYTES = 16 << 20
-"""Of a file that is mapped: what was just checked is still in the processor's cache when it is copied."""
+"""Of a mapped file: an extent that was just checked is still in the processor's cache when it is copied."""
 _LAYER = re.compile(r"\.(?:layers|h|blocks|block)\.(\d+)\.")
 _FIRST = re.compile(r"embed|wte|wpe|word_embeddings")
 
@@ -43,7 +43,7 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Extent:
-    """A row of parts of one file and the tensors that lie whole in it."""
+    """Adjacent parts of one file, and the tensors that lie in them."""
 
     file: str
     parts: tuple[Part, ...]
@@ -61,13 +61,13 @@ class Extent:
 
 
 def parts_of_file(size: int, part_bytes: int = PART_BYTES) -> tuple[Part, ...]:
-    """The parts of a file without tensors: equal pieces; none when it is empty."""
+    """The parts of a file without tensors: equal pieces; none if the file is empty."""
     starts = range(0, size, part_bytes)
     return tuple(Part(index, begin, min(begin + part_bytes, size)) for index, begin in enumerate(starts))
 
 
 def parts_of_weights(header: SafetensorsHeader, part_bytes: int = PART_BYTES) -> tuple[Part, ...]:
-    """The parts of a weights file: its header, then its tensors, small ones together, large ones cut."""
+    """The parts of a weights file: its header, then its tensors, small ones together, large ones divided."""
     ends = [header.data_start]
     begin = header.data_start
     for tensor in header.tensors:
@@ -77,7 +77,7 @@ def parts_of_weights(header: SafetensorsHeader, part_bytes: int = PART_BYTES) ->
         while tensor.end - begin > part_bytes:
             begin += part_bytes
             ends.append(begin)
-        if begin > tensor.begin:  # the tail of a cut tensor stays its own part: nothing shares it
+        if begin > tensor.begin:  # the end of a divided tensor is a part of its own
             if tensor.end > begin:
                 ends.append(tensor.end)
             begin = tensor.end
@@ -90,7 +90,7 @@ def parts_of_weights(header: SafetensorsHeader, part_bytes: int = PART_BYTES) ->
 
 @functools.lru_cache(maxsize=1 << 14)
 def decoder_order(name: str) -> tuple[int, int, str]:
-    """Sort key of a tensor's name: embeddings, layers by number, what comes after them."""
+    """Sort key of a tensor's name: embeddings, then layers by number, then the rest."""
     layer = _LAYER.search(name)
     if layer:
         return (1, int(layer[1]), "")
@@ -110,7 +110,7 @@ def extents(
         header: of the file.
         parts: of the file, from `parts_of_weights`.
         wanted: by tensor name; parts without a wanted tensor are left out.
-        extent_bytes: an extent is larger only if a single tensor is.
+        extent_bytes: size that an extent exceeds only if a single tensor does.
     """
     result: list[Extent] = []
     group: list[Part] = []
@@ -139,7 +139,7 @@ def extents(
 def _units(
     header: SafetensorsHeader, parts: Sequence[Part]
 ) -> Iterable[tuple[list[Part], list[TensorEntry]]]:
-    """The smallest rows of parts that hold whole tensors: one part with several, or several with one.
+    """The smallest runs of parts that hold whole tensors: one part with several, or several parts with one.
 
     Tensors without bytes are in no part: there is nothing to read for them.
     """
@@ -158,7 +158,7 @@ def _units(
 
 
 def _jumps(before: str, after: str) -> bool:
-    """Whether two neighbours in the file belong to parts of the decoder that are not neighbours."""
+    """Whether two tensors that are adjacent in the file are far apart in the decoder."""
     (kind, layer, _), (next_kind, next_layer, _) = decoder_order(before), decoder_order(after)
     return kind != next_kind or next_layer not in (layer, layer + 1)
 

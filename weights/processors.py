@@ -1,4 +1,4 @@
-"""How many processors this process may use: those that it may run on, and what its control groups grant."""
+"""How many processors this process may use: by its CPU affinity and the CPU quotas of its control groups."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from pathlib import Path, PurePosixPath
 
 
 def available(process: Path = Path("/proc/self")) -> float:
-    """Processors that this process may use at a time, a fraction where a group's quota is one.
+    """Processors that this process may use at a time; a fraction where a quota is one.
 
-    A container's limit of CPU is a quota of its control group (`cpu.max`, docs.kernel.org/admin-guide/
-    cgroup-v2.html; `cpu.cfs_quota_us` in version 1) and changes nothing of the processors that it sees.
+    The CPU limit of a container is a quota of its control group (`cpu.max`, docs.kernel.org/admin-guide/
+    cgroup-v2.html; `cpu.cfs_quota_us` in version 1). The container still sees every processor of its node.
 
     Args:
-        process: where `cgroup` (cgroups(7)) and `mountinfo` (proc_pid_mountinfo(5)) tell its groups.
+        process: the folder of the process, with its `cgroup` (cgroups(7)) and `mountinfo`
+            (proc_pid_mountinfo(5)).
     """
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux has it
+    affinity = getattr(os, "sched_getaffinity", None)  # on Linux
     seen = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
     quotas = [quota for folder in _folders(process) if (quota := _quota(folder)) is not None]
     return min([float(seen), *quotas])
 
 
 def _folders(process: Path) -> Iterator[Path]:
-    """The group that grants the process its processors, and all above it that can be seen from here."""
+    """The folder of the process's control group for CPU, and of all groups above it that are mounted here."""
     groups: dict[str, PurePosixPath] = {}
     for line in _lines(process / "cgroup"):
         _, _, rest = line.partition(":")
@@ -40,7 +41,7 @@ def _folders(process: Path) -> Iterator[Path]:
             continue
         root, at = map(PurePosixPath, before.split()[3:5])
         group = groups[kind]
-        # In a container the path may be that of the machine, of which only the end of the way is seen.
+        # In a container the path may be the node's, of which only the last part is mounted.
         below = group.relative_to(root) if group.is_relative_to(root) else PurePosixPath()
         if ".." not in below.parts:
             yield from (Path(at) / one for one in (below, *below.parents))
@@ -48,7 +49,7 @@ def _folders(process: Path) -> Iterator[Path]:
 
 def _lines(file: Path) -> list[str]:
     try:
-        # Names of groups may be any bytes but a newline.
+        # Names of control groups may be any bytes but a newline.
         return [
             line for line in file.read_text(encoding="utf-8", errors="surrogateescape").split("\n") if line
         ]
@@ -57,7 +58,7 @@ def _lines(file: Path) -> list[str]:
 
 
 def _quota(folder: Path) -> float | None:
-    """What one group may use, in processors; None where it has no quota."""
+    """The quota of one control group, in processors; None where it has none."""
     with contextlib.suppress(OSError, ValueError):
         if (file := folder / "cpu.max").exists():
             quota, period = file.read_text(encoding="ascii").split()

@@ -1,4 +1,4 @@
-"""Amounts of bytes as people write them."""
+"""Sizes in bytes as people write and read them. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def parse_size(text: str) -> int:
 
 
 def format_size(count: float) -> str:
-    """A number of bytes in the largest unit of which there is one."""
+    """A number of bytes in the largest decimal unit that it reaches."""
     for unit in ("B", "kB", "MB", "GB"):
         if abs(count) < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

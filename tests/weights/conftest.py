@@ -1,4 +1,4 @@
-"""Fixtures of the weights' tests: a model with several parts, in a bucket, behind a proxy that breaks."""
+"""Fixtures for tests of weights: a model of several parts in a bucket, behind a proxy that injects faults."""
 
 import dataclasses
 import hashlib
@@ -12,11 +12,11 @@ from weights.make_model import MadeModel, make_model
 from weights.sources.retry_policy import RetryPolicy
 
 QUICK = RetryPolicy(attempts=8, first_wait=0.01, longest_wait=0.05, connect_timeout=2, read_timeout=1)
-"""As patient as the real thing, on a faster clock."""
+"""As many attempts as by default, with shorter waits."""
 
 
 def digests_of(model) -> dict[str, str]:
-    """The last word on every tensor: a later delivery counts."""
+    """SHA-256 of every tensor; of two deliveries the later one counts."""
     return {entry.name: hashlib.sha256(data).hexdigest() for entry, data in model}
 
 

@@ -1,4 +1,4 @@
-"""A proxy in front of a real S3 server that breaks what it is told to break, and counts."""
+"""A proxy in front of a real S3 server that injects faults and counts requests."""
 
 import contextlib
 import dataclasses
@@ -37,7 +37,7 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """What to do to an answer. The default does nothing.
+    """How to change a response. The default changes nothing.
 
     `after` counts body bytes: with `ending` "reset", "close" or "stall" the connection ends or sleeps there.
     """
@@ -65,7 +65,7 @@ class FaultProxy:
         self.requests: list[Request] = []
         self.bulk_bytes = 0
         self.remembers = False
-        """Asks the server once for each answer: for tests that read the same objects over and over."""
+        """Caches responses, for tests that read the same objects many times."""
         self._answers: dict[tuple[str, ...], tuple[int, list[tuple[str, str]], bytes]] = {}
         self._lock = threading.Lock()
         self.released = threading.Event()
@@ -84,7 +84,7 @@ class FaultProxy:
 
         class Server(http.server.ThreadingHTTPServer):
             def handle_error(self, *_):
-                """Clients that break off are what these tests are about."""
+                """Ignore clients that break off: the tests provoke that."""
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True

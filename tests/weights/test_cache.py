@@ -1,4 +1,4 @@
-"""The cache under everything that happens to caches: crashes, company, damage, no room, eviction."""
+"""The cache under crashes, concurrent processes, damaged files, full disks and eviction."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""Endpoints as they come: TLS with a private authority, virtual hosts, odd keys, public words in keys."""
+"""Endpoints that users have: TLS with a private authority, unusual keys, whole buckets, equal names."""
 
 import datetime as dt
 import ipaddress

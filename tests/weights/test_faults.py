@@ -1,4 +1,4 @@
-"""What goes wrong on the way, and what must happen: the right tensors, or one clear error, never a wrong one."""
+"""Faults between store and engine: a load gives the right tensors or one clear error, never wrong tensors."""
 
 import random
 import threading

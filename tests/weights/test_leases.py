@@ -1,4 +1,4 @@
-"""Leases end with their holders, whatever the holders' end."""
+"""Leases end with their holders, however the holders end."""
 
 import json
 import os
@@ -18,12 +18,12 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def keepers(folder):
-    """Two, as two processes would have them; a lease lasts a second."""
+def managers(folder):
+    """The managers of two processes; a lease expires after a second."""
     pair = [LeaseManager(folder / "scratch", seconds=1.0) for _ in range(2)]
     yield pair
-    for keeper in pair:
-        keeper.close()
+    for manager in pair:
+        manager.close()
 
 
 def elsewhere(path, *, age: float) -> None:
@@ -35,18 +35,18 @@ def elsewhere(path, *, age: float) -> None:
     os.utime(path, (then, then))
 
 
-def test_one_of_two_gets_it_and_the_other_once_it_is_given_back(folder, keepers):
-    one, two = keepers
+def test_only_one_process_holds_a_lease_until_it_is_released(folder, managers):
+    one, two = managers
     path = folder / "lease"
     assert one.acquire(path)
-    assert one.acquire(path), "who has it, has it"
+    assert one.acquire(path), "the holder may acquire it again"
     assert not two.acquire(path)
     one.release(path)
     assert two.acquire(path)
 
 
-def test_a_holder_keeps_it_for_as_long_as_it_lives(folder, keepers):
-    one, two = keepers
+def test_a_live_holder_keeps_its_lease_beyond_its_term(folder, managers):
+    one, two = managers
     path = folder / "lease"
     one.acquire(path)
     deadline = time.monotonic() + 2.5
@@ -64,25 +64,25 @@ os._exit(1)
 """
 
 
-def test_a_dead_process_of_this_host_is_known_at_once(folder):
+def test_the_lease_of_a_dead_process_on_this_host_has_expired_at_once(folder):
     path = folder / "lease"
     subprocess.run([sys.executable, "-c", TAKE_AND_DIE, folder / "scratch", path], check=False, timeout=30)
     assert path.exists()
-    keeper = LeaseManager(folder / "scratch", seconds=3600)
-    assert keeper.acquire(path)
-    keeper.close()
+    manager = LeaseManager(folder / "scratch", seconds=3600)
+    assert manager.acquire(path)
+    manager.close()
 
 
-def test_another_hosts_lease_holds_until_it_has_run_out(folder, keepers):
+def test_another_hosts_lease_is_respected_until_it_expires(folder, managers):
     path = folder / "lease"
     elsewhere(path, age=0.0)
-    assert not keepers[0].acquire(path)
+    assert not managers[0].acquire(path)
     elsewhere(path, age=5.0)
-    assert keepers[0].acquire(path)
+    assert managers[0].acquire(path)
 
 
-def test_announcements_are_seen_by_others_until_they_end(folder, keepers):
-    one, two = keepers
+def test_published_contents_are_read_by_others_until_the_lease_is_released(folder, managers):
+    one, two = managers
     (folder / "leases").mkdir()
     one.publish(folder / "leases" / "a", ["x", "y"])
     assert list(two.published(folder / "leases")) == [["x", "y"]]
@@ -92,10 +92,10 @@ def test_announcements_are_seen_by_others_until_they_end(folder, keepers):
     assert list(two.published(folder / "leases")) == []
 
 
-def test_dropping_does_not_take_a_successors_lease(folder, keepers):
-    one, _ = keepers
+def test_releasing_leaves_the_lease_of_a_successor_alone(folder, managers):
+    one, _ = managers
     path = folder / "lease"
     one.acquire(path)
-    elsewhere(path, age=0.0)  # somebody believed this one dead and took over
+    elsewhere(path, age=0.0)  # another process believed this one dead and took over
     one.release(path)
     assert path.exists()

@@ -1,41 +1,14 @@
-"""Tensors out of a model, from every place it can be in, always the right ones."""
+"""A model's tensors are the same from every place that they can be loaded from."""
 
 import hashlib
-from pathlib import Path
 
 import pytest
-import safetensors.numpy  # noqa: F401 - the reference reader must be importable
 
 import weights
+from tests.weights.conftest import digests_of, reference
 from tests.weights.s3 import S3Server
 from weights.loading.model import open_model
 from weights.make_model import MadeModel
-
-
-def tensors_of(model) -> dict[str, str]:
-    return {entry.name: hashlib.sha256(data).hexdigest() for entry, data in model}
-
-
-def reference(folder: Path) -> dict[str, str]:
-    """What safetensors' own reader finds."""
-    from safetensors import safe_open
-
-    found = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, "pt") as opened:
-            for name in opened.keys():  # noqa: SIM118 - not a mapping
-                raw = opened.get_tensor(name).contiguous().view(-1)
-                import torch
-
-                found[name] = hashlib.sha256(raw.view(torch.uint8).numpy().tobytes()).hexdigest()
-    return found
-
-
-@pytest.fixture
-def aws(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
-    for name, value in s3.environment.items():
-        monkeypatch.setenv(name, value)
-    return s3
 
 
 @pytest.fixture(scope="module")
@@ -45,26 +18,26 @@ def model_uri(s3: S3Server, made_model: MadeModel) -> str:
 
 def test_streams_from_s3_without_a_cache(aws, made_model, model_uri):
     with open_model(model_uri) as model:
-        assert tensors_of(model) == reference(made_model.path)
+        assert digests_of(model) == reference(made_model.path)
     assert model.report().bytes_from_source >= made_model.weight_bytes
     assert model.report().bytes_from_cache == 0
 
 
 def test_the_second_load_maps_what_the_first_one_wrote(aws, made_model, model_uri, tmp_path):
     with open_model(model_uri, cache_dir=tmp_path) as first:
-        assert tensors_of(first) == reference(made_model.path)
+        assert digests_of(first) == reference(made_model.path)
     with open_model(model_uri, cache_dir=tmp_path) as second:
-        assert tensors_of(second) == reference(made_model.path)
+        assert digests_of(second) == reference(made_model.path)
     assert second.report().bytes_from_source == 0
     assert first.report().cache_error is None
 
 
 def test_a_mounted_folder_is_mapped(made_model):
     with open_model(made_model.path) as model:
-        assert tensors_of(model) == reference(made_model.path)
+        assert digests_of(model) == reference(made_model.path)
 
 
-def test_tensors_stay_what_they_are_while_somebody_holds_them(aws, made_model, model_uri):
+def test_tensors_do_not_change_while_they_are_referred_to(aws, made_model, model_uri):
     with open_model(model_uri, limit_bytes=2 << 20) as model:
         held = [(entry.name, data) for entry, data in model]
     assert {name: hashlib.sha256(data).hexdigest() for name, data in held} == reference(made_model.path)
@@ -76,11 +49,11 @@ def test_a_pulled_folder_without_weights_knows_where_they_are(aws, made_model, m
     assert pulled.bytes_read < made_model.weight_bytes / 10
     for _ in range(2):
         with open_model(pulled.path) as model:
-            assert tensors_of(model) == reference(made_model.path)
+            assert digests_of(model) == reference(made_model.path)
     assert model.report().bytes_from_source == 0
 
 
-def test_layers_come_in_the_decoders_order(made_model):
+def test_tensors_come_in_the_order_of_the_decoder(made_model):
     with open_model(made_model.path) as model:
         names = [entry.name for entry, _ in model]
     assert names[0] == "model.embed_tokens.weight"

@@ -1,4 +1,4 @@
-"""A made model is a real one: the same for a seed, of the size asked for, readable by other people's readers."""
+"""A made model is reproducible, of the size asked for, and readable by the usual libraries."""
 
 import json
 
@@ -6,7 +6,8 @@ import pytest
 from safetensors import safe_open
 from tokenizers import Tokenizer
 
-from weights.make_model import VOCABULARY, make_model
+from weights.llama_shape import VOCABULARY
+from weights.make_model import make_model
 from weights.sources.listing import inspect
 from weights.sources.local import LocalSource
 
@@ -47,8 +48,8 @@ def test_the_tokenizer_turns_any_text_into_tokens_and_back(made_model):
         assert tokenizer.decode(tokenizer.encode(text).ids) == text
 
 
-def test_a_folder_with_something_in_it_is_left_alone(tmp_path):
-    (tmp_path / "mine").write_text("dear to me")
+def test_a_folder_that_is_not_empty_is_left_untouched(tmp_path):
+    (tmp_path / "mine").write_text("precious")
     with pytest.raises(FileExistsError, match="must be absent or empty"):
         make_model(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]

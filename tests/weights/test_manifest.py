@@ -1,4 +1,4 @@
-"""What must not be loaded is refused, by name, before an engine sees a byte of it."""
+"""Files that must not be loaded are refused by name before an engine reads a byte of them."""
 
 import json
 import struct

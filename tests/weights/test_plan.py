@@ -1,4 +1,4 @@
-"""Every byte once, every tensor whole, in the order of the decoder."""
+"""A plan reads every byte once, every tensor whole, in the order of the decoder."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""How many processors a process may use, by files as kernels write them and in a real group."""
+"""The processors that a process may use, from files as kernels write them and in a real control group."""
 
 import os
 import subprocess

@@ -20,13 +20,6 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
-@pytest.fixture
-def aws(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
-    for name, value in s3.environment.items():
-        monkeypatch.setenv(name, value)
-    return s3
-
-
 @pytest.fixture(scope="module")
 def model_uri(s3: S3Server, made_model: MadeModel) -> str:
     return s3.upload(made_model.path, "pulling", "models/tiny")

@@ -10,59 +10,24 @@ arrives. Failures that stay (403, 404, another version of the object) end the re
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import http.client
 import random
-import re
-import socket
-import ssl
 import threading
 import time
 import urllib.parse
-import urllib.request
 from collections.abc import Callable, Mapping
 
-from weights.errors import (
-    AccessDeniedError,
-    NotFoundError,
-    ObjectChangedError,
-    TransferError,
-    UnreachableError,
-)
+from weights.errors import TransferError, UnreachableError
+from weights.sources.http_pool import ConnectionPool, PoolClosedError
+from weights.sources.range_response import ObjectVersion, RetryableError, check
 from weights.sources.retry_policy import RetryPolicy
 
 _SLICE = 1 << 20
 """Bytes read at a time; what a broken read has to repeat at most."""
-_RETRYABLE = frozenset({408, 425, 429, 500, 502, 503, 504})
-_OVERLOADED = frozenset({429, 503})
-_ERROR_CODE = re.compile(rb"<Code>([^<]{1,100})</Code>")
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
 class ReaderClosedError(Exception):
     """The reader was closed while a read was under way."""
-
-
-@dataclasses.dataclass
-class _RetryableError(Exception):
-    """A failed attempt that may succeed when repeated, and how many bytes it brought all the same."""
-
-    reason: str
-    received: int
-    overloaded: bool = False
-    unconnected: bool = False
-    stale: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class _Object:
-    """The version of the object that is read."""
-
-    url: str
-    etag: str | None
-    size: int
-    uri: str
 
 
 class RangedReader:
@@ -82,7 +47,7 @@ class RangedReader:
         Args:
             base_url: scheme, host and path in front of the key.
             sign: from URL and headers to all headers to send, called for every request.
-            describe: the endpoint and the credentials in words, for messages.
+            describe: endpoint and credentials in words, for messages.
             ca_file: certificate authorities to trust; the system's own when None.
             retry: attempts, back-off and time-outs.
         """
@@ -90,16 +55,15 @@ class RangedReader:
         if parts.scheme not in ("http", "https") or parts.hostname is None:
             raise ValueError(f"base_url = {base_url!r}, must be http:// or https:// with a host")
         self._base_url = base_url.rstrip("/")
-        self._parts = parts
-        self._tls = ssl.create_default_context(cafile=ca_file) if parts.scheme == "https" else None
         self._sign = sign
         self._describe = describe
         self._retry = retry or RetryPolicy()
-        self._idle: list[http.client.HTTPConnection] = []
-        self._busy: set[http.client.HTTPConnection] = set()
-        self._lock = threading.Lock()
+        self._pool = ConnectionPool(
+            parts.scheme, parts.hostname, parts.port, ca_file=ca_file, retry=self._retry
+        )
         self._closed = threading.Event()
         self._not_before = 0.0
+        """Monotonic time before which an overloaded store gets no request."""
         self.requests = 0
         """Requests sent so far."""
 
@@ -129,18 +93,20 @@ class RangedReader:
             SourceError: of the kinds described in `weights.errors`.
             ReaderClosedError: `close` was called.
         """
-        target = _Object(f"{self._base_url}/{urllib.parse.quote(key, safe='/-_.~')}", etag, size, uri)
+        target = ObjectVersion(f"{self._base_url}/{urllib.parse.quote(key, safe='/-_.~')}", etag, size, uri)
         done = failures = unconnected = 0
         while done < len(view):
             self._pause_while_overloaded()
             try:
                 done += self._attempt(target, offset + done, view[done:], arrived)
-            except _RetryableError as failure:
+            except PoolClosedError:
+                raise ReaderClosedError from None
+            except RetryableError as failure:
                 if self._closed.is_set():
                     raise ReaderClosedError from None
                 done += failure.received
                 if failure.stale:
-                    continue  # the server had closed an idle connection: not a failure
+                    continue
                 failures = 1 if failure.received else failures + 1
                 unconnected = unconnected + 1 if failure.unconnected else 0
                 if unconnected >= self._retry.connect_attempts:
@@ -162,17 +128,11 @@ class RangedReader:
     def close(self) -> None:
         """Close all connections; reads under way end with ReaderClosedError."""
         self._closed.set()
-        with self._lock:
-            idle, self._idle = self._idle, []
-            for connection in self._busy:
-                with contextlib.suppress(OSError, AttributeError):  # not connected, or no more
-                    connection.sock.shutdown(socket.SHUT_RDWR)
-        for connection in idle:
-            connection.close()
+        self._pool.close()
 
     def _attempt(
         self,
-        target: _Object,
+        target: ObjectVersion,
         offset: int,
         view: memoryview,
         arrived: Callable[[memoryview], object] | None,
@@ -182,19 +142,18 @@ class RangedReader:
         headers = {"Range": f"bytes={offset}-{last}", "Accept-Encoding": "identity"}
         if target.etag is not None:
             headers["If-Match"] = target.etag
-        connection, reused = self._connection()
+        connection, reused = self._pool.take()
         received = 0
-        with self._lock:
-            self._busy.add(connection)
+        reusable = False
         try:
             if not reused:
                 self._connect(connection)
             self.requests += 1
             connection.request(
-                "GET", self._request_target(target.url), headers=dict(self._sign(target.url, headers))
+                "GET", self._pool.request_target(target.url), headers=dict(self._sign(target.url, headers))
             )
             response = connection.getresponse()
-            self._check(response, target, offset, last)
+            check(response, target, offset, last, endpoint=self._describe)
             while received < len(view):
                 count = response.readinto(view[received : received + _SLICE])
                 if count == 0:
@@ -202,112 +161,22 @@ class RangedReader:
                 if arrived is not None:
                     arrived(view[received : received + count])
                 received += count
+            # After a complete body the connection can carry the next request.
+            reusable = received == len(view) and response.isclosed()
         except (OSError, http.client.HTTPException) as error:
-            connection.close()
             gone = isinstance(error, http.client.RemoteDisconnected | BrokenPipeError | ConnectionResetError)
-            raise _RetryableError(_reason(error), received, stale=reused and gone and received == 0) from None
-        except BaseException:
-            connection.close()
-            raise
+            raise RetryableError(_reason(error), received, stale=reused and gone and received == 0) from None
         finally:
-            with self._lock:
-                self._busy.discard(connection)
-        # After a complete body the connection can carry the next request.
-        reusable = received == len(view) and response.isclosed() and connection.sock is not None
-        if reusable and not self._closed.is_set():
-            with self._lock:
-                self._idle.append(connection)
-        else:
-            connection.close()
+            self._pool.give_back(connection, reusable=reusable)
         if received < len(view):
-            raise _RetryableError(f"the body ended after {received} of {len(view)} bytes", received)
+            raise RetryableError(f"the body ended after {received} of {len(view)} bytes", received)
         return received
-
-    def _check(self, response: http.client.HTTPResponse, target: _Object, first: int, last: int) -> None:
-        """Accept only a response that carries exactly the bytes asked for, of the version asked for."""
-        if response.status not in (200, 206):
-            self._refuse(response, target.uri)
-        served = response.getheader("ETag")
-        if target.etag is not None and served is not None and served != target.etag:
-            raise ObjectChangedError(
-                f"{target.uri}: was replaced during the read (ETag {target.etag}, now {served})",
-                uri=target.uri,
-            )
-        if response.status == 206:
-            match = _CONTENT_RANGE.fullmatch(response.getheader("Content-Range") or "")
-            if match is None or (int(match[1]), int(match[2])) != (first, last):
-                got = response.getheader("Content-Range")
-                raise _RetryableError(f"asked for bytes {first}-{last}, got {got}", 0)
-            total = match[3]
-        else:
-            total = response.getheader("Content-Length") or "*"
-            if (first, last) != (0, target.size - 1):
-                raise TransferError(
-                    f"{target.uri}: {self._describe} ignores Range; must be an endpoint that serves ranges",
-                    uri=target.uri,
-                )
-        if total not in ("*", str(target.size)):
-            raise ObjectChangedError(
-                f"{target.uri}: was replaced during the read ({target.size} bytes, now {total})",
-                uri=target.uri,
-            )
-
-    def _refuse(self, response: http.client.HTTPResponse, uri: str) -> None:
-        """Raise the exception that an error status stands for."""
-        status = response.status
-        code_match = _ERROR_CODE.search(response.read(4096))
-        code = code_match[1].decode("ascii", "replace") if code_match else response.reason
-        problem = f"{uri}: {status} {code} from {self._describe}"
-        if status in (412, 416):
-            raise ObjectChangedError(f"{problem}; it was replaced during the read", uri=uri)
-        if status in (404, 410):
-            raise NotFoundError(f"{problem}; must be an object that exists", uri=uri)
-        if status in (401, 403) or (status == 400 and "Token" in code):
-            raise AccessDeniedError(f"{problem}; must be allowed s3:GetObject on it", uri=uri)
-        if status in _RETRYABLE:
-            raise _RetryableError(f"{status} {code}", 0, overloaded=status in _OVERLOADED)
-        raise TransferError(problem, uri=uri)
 
     def _connect(self, connection: http.client.HTTPConnection) -> None:
         try:
-            connection.connect()
+            self._pool.connect(connection)
         except OSError as error:
-            raise _RetryableError(_reason(error), 0, unconnected=True) from None
-        connection.sock.settimeout(self._retry.read_timeout)
-
-    def _connection(self) -> tuple[http.client.HTTPConnection, bool]:
-        """An idle connection, or a new one that is not yet connected."""
-        if self._closed.is_set():
-            raise ReaderClosedError
-        with self._lock:
-            if self._idle:
-                return self._idle.pop(), True
-        host, port = self._parts.hostname, self._parts.port
-        proxy = None
-        if host is not None and not urllib.request.proxy_bypass(host):
-            proxy = urllib.request.getproxies().get(self._parts.scheme)
-        via = urllib.parse.urlsplit(proxy) if proxy else None
-        target_host = via.hostname if via else host
-        target_port = via.port if via else port
-        connection: http.client.HTTPConnection
-        if self._tls is not None:
-            connection = http.client.HTTPSConnection(
-                target_host or "", target_port, timeout=self._retry.connect_timeout, context=self._tls
-            )
-            if via:
-                connection.set_tunnel(host or "", port or 443)
-        else:
-            connection = http.client.HTTPConnection(
-                target_host or "", target_port, timeout=self._retry.connect_timeout
-            )
-        return connection, False
-
-    def _request_target(self, url: str) -> str:
-        parts = urllib.parse.urlsplit(url)
-        through_proxy = self._tls is None and "http" in urllib.request.getproxies()
-        if through_proxy and not urllib.request.proxy_bypass(parts.hostname or ""):
-            return url
-        return parts.path + (f"?{parts.query}" if parts.query else "")
+            raise RetryableError(_reason(error), 0, unconnected=True) from None
 
     def _pause_while_overloaded(self) -> None:
         wait = self._not_before - time.monotonic()
