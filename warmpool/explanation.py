@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from warmpool.domain.calendar import timeline
 from warmpool.domain.duration import parse_duration
 from warmpool.domain.floor import NOTHING, Floor
 from warmpool.domain.observation import DEFAULT_LEAD
 from warmpool.domain.pool import WarmPoolSpec
+from warmpool.domain.timeline import timeline
 from warmpool.reconcile import views
 
 _LONGEST: Final = 3

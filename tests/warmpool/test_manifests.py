@@ -18,7 +18,8 @@ from tests.warmpool.faults import FaultyProxy
 from tests.warmpool.test_schedule_against_a_slow_oracle import pools
 from warmpool.adapters.replicas import HttpWarmthActuator
 from warmpool.controller import Controller
-from warmpool.domain.pool import DayException, WarmPoolSpec
+from warmpool.domain.pool import WarmPoolSpec
+from warmpool.domain.schedule_exceptions import DayException
 
 MANIFESTS = Path(knative.__file__).parent / "manifests"
 CRD = yaml.safe_load((MANIFESTS / "crds" / "warmpool.yaml").read_text())

@@ -1,10 +1,11 @@
-"""When a clock on the wall passes a local time: daylight-saving gaps and overlaps, decided once.
+"""From local time to instants: what happens when the clock is set forward or back, decided in one place.
 
-A span of wall-clock time is the smallest unbroken stretch of real time that contains every reading inside it:
+A span of local time is the smallest unbroken interval of real time that contains every reading inside it:
 
-* a reading that is skipped (a gap) is passed at the instant of the jump, so a span inside a gap is empty;
-* of a reading that occurs twice (an overlap), a span opens at the first and closes after the last, so nobody
-  who looks at the wall finds the span closed.
+* a reading that is skipped (a gap) counts as reached at the instant of the change, so that a span inside a
+  gap is empty;
+* of a reading that occurs twice (an overlap), a span opens at the first and closes after the last, so that
+  the span is open whenever a clock shows a time inside it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def closing(wall: datetime, zone: ZoneInfo) -> datetime:
 
 
 def local_date(instant: datetime, zone: ZoneInfo) -> date:
-    """The date on the wall."""
+    """The date in a zone at an instant."""
     return instant.astimezone(zone).date()
 
 

@@ -1,4 +1,4 @@
-"""Pydantic's errors as lines that a person can act on: field, value, and what would be right."""
+"""Pydantic's errors as lines that a person can act on: the field, its value, and what would be right."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
+from warmpool.domain.schedule_exceptions import EXCEPTION_KINDS
+from warmpool.domain.windows import WINDOW_KINDS
+
 
 class SpecError(ValueError):
-    """A WarmPool that cannot be read: `problems` has one line for each thing that is wrong."""
+    """A WarmPool or a price list that cannot be read; `problems` has one line for each mistake."""
 
-    def __init__(self, lines: list[str]) -> None:
-        super().__init__("; ".join(lines))
-        self.problems = lines
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
 
 
-_TAGS: Final = {"weekly", "cron"}
-"""The kinds of a window, which pydantic puts into a location though they are no fields."""
-
-_RIGHT: Final = {
+_EXPECTED: Final = {
     "missing": "must be given",
     "extra_forbidden": "is not a field of a warm pool",
     "int_type": "must be a whole number",
@@ -32,34 +32,46 @@ _RIGHT: Final = {
     "less_than_equal": "must be at most {le}",
     "literal_error": "must be {expected}",
     "string_pattern_mismatch": "must match {pattern}",
+    "string_too_long": "must have at most {max_length} characters",
+    "too_short": "must not be empty",
     "too_long": "must have at most {max_length} entries",
 }
+_LONGEST_VALUE: Final = 100
+"""Characters of a value that a message repeats."""
 
 
 def describe_errors(error: ValidationError, root: str = "spec") -> list[str]:
-    """One line per problem: `spec.windows[0].from = 600, must be ...`."""
-    lines = []
-    for entry in error.errors(include_url=False):
-        path = root
-        before: int | str = ""
-        for part in entry["loc"]:
-            if not (isinstance(before, int) and part in _TAGS):
-                path += f"[{part}]" if isinstance(part, int) else f".{part}"
-            before = part
-        lines.append(f"{path}{_show_input(entry)}{_right(entry)}")
-    return lines
+    """One line per mistake: `spec.windows[0].from = 600, must be ...`."""
+    return [
+        f"{_path(entry['loc'], root)}{_value(entry)}{_expectation(entry)}"
+        for entry in error.errors(include_url=False)
+    ]
 
 
-def _show_input(entry: Mapping[str, Any]) -> str:
+def _path(location: tuple[int | str, ...], root: str) -> str:
+    """The field as a user writes it, without the kind of window that pydantic puts after its index."""
+    path = root
+    before: int | str = ""
+    for part in location:
+        if not (isinstance(before, int) and part in WINDOW_KINDS | EXCEPTION_KINDS):
+            path += f"[{part}]" if isinstance(part, int) else f".{part}"
+        before = part
+    return path
+
+
+def _value(entry: Mapping[str, Any]) -> str:
     value = entry["input"]
     if entry["type"] in {"missing", "extra_forbidden"} or isinstance(value, dict | list | tuple | BaseModel):
         return " "
-    return f" = {value!r}, "
+    shown = repr(value)
+    return f" = {shown if len(shown) <= _LONGEST_VALUE else shown[:_LONGEST_VALUE] + '...'}, "
 
 
-def _right(entry: Mapping[str, Any]) -> str:
+def _expectation(entry: Mapping[str, Any]) -> str:
     context = entry.get("ctx", {})
     if entry["type"] == "value_error":
         return str(context["error"])
-    pattern = _RIGHT.get(entry["type"])
+    if entry["type"] == "string_type" and isinstance(entry["input"], bool):
+        return "must be text in quotes: YAML reads off, no, on and yes without quotes as true or false"
+    pattern = _EXPECTED.get(entry["type"])
     return pattern.format(**context) if pattern else f"must be right: {entry['msg']}"

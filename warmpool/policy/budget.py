@@ -20,13 +20,13 @@ from decimal import Decimal
 from typing import Final
 
 from warmpool.domain.budget_period import budget_period
-from warmpool.domain.calendar import Segment, timeline
 from warmpool.domain.cost import ReplicaPrice
 from warmpool.domain.decision import Adjustment, AdjustmentRule
 from warmpool.domain.field_types import WARMTHS, Warmth
 from warmpool.domain.floor import NOTHING, Floor
 from warmpool.domain.observation import Observation
 from warmpool.domain.pool import Budget, WarmPoolTemplate
+from warmpool.domain.timeline import Segment, timeline
 from warmpool.policy.formatting import format_instant
 
 DRAIN: Final = timedelta(seconds=90)

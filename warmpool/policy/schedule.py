@@ -1,101 +1,90 @@
-"""Schedule: the floor of the windows that are open, or about to be.
+"""Schedule: the floor of the windows that are open, or that open within the lead time.
 
-Windows name clock times; nothing here is learned. The timeline is worked out once and then only looked up, so
-a decision costs microseconds until the timeline runs out.
+The result stands until the schedule changes next, so that a decision in between costs microseconds.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
 
-from warmpool.domain.calendar import Segment, exception_on, timeline
 from warmpool.domain.decision import PolicyName, Proposal
 from warmpool.domain.floor import NOTHING
 from warmpool.domain.observation import Observation
-from warmpool.domain.pool import WarmPoolTemplate, WeeklyWindow
+from warmpool.domain.occurrences import exception_at
+from warmpool.domain.pool import WarmPoolTemplate
+from warmpool.domain.timeline import Segment, horizons, timeline
 from warmpool.policy.formatting import format_instant
-
-_HORIZONS: Final = (timedelta(hours=40), timedelta(days=9), timedelta(days=400))
-"""How far ahead to look for the next change, each only when the one before has none.
-
-The last one only where something does not repeat every week: an exception or a cron expression.
-"""
 
 
 @dataclass(frozen=True, slots=True)
 class ScheduleState:
-    """The part of the timeline that is worked out: valid in `[start, end)` for this pool and lead time."""
+    """The latest proposal: valid in `[start, end)` for this pool and lead time."""
 
     pool: WarmPoolTemplate | None = None
     lead: timedelta = timedelta(0)
     start: datetime | None = None
     end: datetime | None = None
+    """None: for ever."""
     proposal: Proposal | None = None
 
 
 def initial() -> ScheduleState:
-    """Nothing worked out yet."""
+    """The state before the first decision."""
     return ScheduleState()
 
 
 def step(state: ScheduleState, observation: Observation, now: datetime) -> tuple[ScheduleState, Proposal]:
-    """The floor of the schedule at `now`."""
+    """Propose the floor of the schedule at `now`."""
     if (
         state.proposal is not None
         and state.pool is observation.pool
         and state.lead == observation.lead
         and state.start is not None
-        and state.start <= now  # a clock set back is a reason to look again
+        and state.start <= now  # else the clock was set back
         and (state.end is None or now < state.end)
     ):
         return state, state.proposal
-    proposal, end = _look(observation, now)
+    proposal, end = _propose(observation, now)
     return ScheduleState(observation.pool, observation.lead, now, end, proposal), proposal
 
 
-def _look(observation: Observation, now: datetime) -> tuple[Proposal, datetime | None]:
-    """The proposal at `now` and the instant until which it is the same."""
+def _propose(observation: Observation, now: datetime) -> tuple[Proposal, datetime | None]:
+    """The proposal at `now`, and until when it is the same."""
     pool = observation.pool
     if not pool.windows and not any(exception.replicas for exception in pool.exceptions):
         return Proposal(PolicyName.SCHEDULE, NOTHING, "schedule/none", "The pool has no windows."), None
     segments: tuple[Segment, ...] = ()
     until: datetime | None = None
-    weekly = not pool.exceptions and all(isinstance(window, WeeklyWindow) for window in pool.windows)
-    for horizon in _HORIZONS[:-1] if weekly else _HORIZONS:
+    for horizon in horizons(pool):
         segments = timeline(pool, observation.lead, now, now + horizon)
-        until = next((piece.start for piece in segments if piece.floor != segments[0].floor), None)
+        until = next((segment.start for segment in segments if segment.floor != segments[0].floor), None)
         if until is not None:
             break
     current = segments[0]
-    # The reason may change before the floor: two windows of one height, or the end of a window's lead.
+    # The reason may change before the floor does: two windows of equal height, or a window that opens.
     end = current.end if until is None or current.end < until else until
     return _explain(current, observation, now, until), end
 
 
 def _explain(current: Segment, observation: Observation, now: datetime, until: datetime | None) -> Proposal:
     zone = observation.pool.zone
-    when = f" until {format_instant(until, now, zone)}" if until else ""
+    suffix = f" until {format_instant(until, now, zone)}" if until else ""
     if current.floor == NOTHING:
-        exception = exception_on(observation.pool, now)
+        reason, detail = "schedule/closed", f"No window is open{suffix}."
+        exception = exception_at(observation.pool, now)
         if exception is not None:
-            reason, text = (
-                f"exception/{exception.name}",
-                f"Exception {exception.name} closes every window{when}.",
-            )
-        else:
-            reason, text = "schedule/closed", f"No window is open{when}."
-        return Proposal(PolicyName.SCHEDULE, NOTHING, reason, text, until)
+            reason = f"exception/{exception.name}"
+            detail = f"Exception {exception.name} closes every window{suffix}."
+        return Proposal(PolicyName.SCHEDULE, NOTHING, reason, detail, until)
     reason = "+".join(current.names)
     named = " and ".join(name.replace("/", " ") for name in current.names)
     if current.opens is not None:
-        text = (
+        detail = (
             f"{named} opens at {format_instant(current.opens, now, zone)}; replicas start "
             f"{int(observation.lead.total_seconds())} s earlier so that {current.floor} are ready by then."
         )
     else:
-        text = f"{named} holds {current.floor}{when}."
-    return Proposal(
-        PolicyName.SCHEDULE, current.floor, reason, text[0].upper() + text[1:], until, current.opens
-    )
+        detail = f"{named} holds {current.floor}{suffix}."
+    detail = detail[0].upper() + detail[1:]
+    return Proposal(PolicyName.SCHEDULE, current.floor, reason, detail, until, current.opens)

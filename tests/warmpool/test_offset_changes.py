@@ -8,9 +8,9 @@ from functools import cache
 from itertools import accumulate
 from zoneinfo import ZoneInfo, available_timezones
 
-from warmpool.domain.calendar import timeline
 from warmpool.domain.local_time import closing, opening
 from warmpool.domain.pool import WarmPoolSpec
+from warmpool.domain.timeline import timeline
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 FROM, YEARS = datetime(2024, 1, 1, tzinfo=UTC), 10
