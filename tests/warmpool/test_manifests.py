@@ -15,15 +15,18 @@ from knative.client.errors import Invalid
 from knative.client.resources import WARM_POOL
 from tests.warmpool.conftest import MIN, MONDAY, OFFICE, kubeconfig
 from tests.warmpool.faults import FaultyProxy
-from tests.warmpool.test_schedule_against_a_slow_oracle import pools
+from tests.warmpool.test_schedule_oracle import pools
 from warmpool.adapters.replicas import HttpWarmthActuator
 from warmpool.controller import Controller
 from warmpool.domain.pool import WarmPoolSpec
-from warmpool.domain.schedule_exceptions import DayException
+from warmpool.domain.schedule_exceptions import DayException, SpanException
+from warmpool.domain.windows import CronWindow, DatedWindow, SpanWindow, WeeklyWindow
 
 MANIFESTS = Path(knative.__file__).parent / "manifests"
 CRD = yaml.safe_load((MANIFESTS / "crds" / "warmpool.yaml").read_text())
 SCHEMA = CRD["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+WINDOW_MODELS = (WeeklyWindow, DatedWindow, CronWindow, SpanWindow)
+EXCEPTION_MODELS = (DayException, SpanException)
 VERBS = {"POST": "create", "PATCH": "patch", "PUT": "update", "DELETE": "delete"}
 
 
@@ -98,8 +101,9 @@ def test_the_schema_accepts_every_spec_that_the_model_writes(case):
 def test_the_schema_has_the_fields_of_the_model():
     properties = SCHEMA["properties"]["spec"]["properties"]
     assert set(properties) == {field.alias for field in WarmPoolSpec.model_fields.values()}
-    exceptions = properties["exceptions"]["items"]["properties"]
-    assert set(exceptions) == {field.alias for field in DayException.model_fields.values()}
+    for name, kinds in (("windows", WINDOW_MODELS), ("exceptions", EXCEPTION_MODELS)):
+        fields = {field.alias for kind in kinds for field in kind.model_fields.values()}
+        assert set(properties[name]["items"]["properties"]) == fields
 
 
 @pytest.mark.parametrize(

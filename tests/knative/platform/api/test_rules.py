@@ -25,7 +25,7 @@ def window(**fields: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("spec", "field", "text"),
     [
-        (window(), "spec.windows[0]", "a window has either from and to, or cron and duration"),
+        (window(), "spec.windows[0]", "a window has one of: from and to, cron and duration, start and end"),
         (window(cron="0 8 * * *"), "spec.windows[0]", "cron and duration go together"),
         (
             window(**{"from": "08:00", "to": "08:00"}),
@@ -35,7 +35,7 @@ def window(**fields: Any) -> dict[str, Any]:
         (
             {"exceptions": [{"name": "e"}]},
             "spec.exceptions[0]",
-            "an exception names days: dates, holidays or both",
+            "an exception has either days (dates, holidays or both) or a start and an end",
         ),
         ({"limits": {"min": 3, "max": 2}}, "spec.limits", "max must be at or above min"),
         # The default of min counts: it is filled in before.
