@@ -1,4 +1,4 @@
-"""The activator as an ASGI application and as the control plane's counterpart."""
+"""The activator as an ASGI application, and the calls by which controllers configure and observe it."""
 
 from __future__ import annotations
 
@@ -9,33 +9,32 @@ from http import HTTPStatus
 from typing import Any
 
 from knative.local.activator import metrics
-from knative.local.activator.body import Receive
-from knative.local.activator.problems import Problem
+from knative.local.activator.exchange import Exchange
+from knative.local.activator.problems import GatewayProblem, Send
 from knative.local.activator.protocol import EXTENSION
-from knative.local.activator.proxy import Exchange, Send, send_problem
-from knative.local.activator.routes import Match, Route, RouteTable, host_of, known_services
-from knative.local.activator.throttle import QUEUE_DEPTH, Pod, Revision
+from knative.local.activator.request_body import Receive
+from knative.local.activator.routes import RouteMatch, RouteTable, ServiceRoute, host_of, known_services
+from knative.local.activator.throttler import QUEUE_DEPTH, PodTracker, RevisionThrottler
 from knative.local.routing import Endpoint, RevisionKey, RevisionSpec, Split
 from knative.local.stats import RevisionStat
 from transport import ConnectionPool
 
 REPORT_S = 1.0
 UNROUTED_TIMEOUT_S = 300.0
-"""How long a request waits for a Service that has no routable Revision yet."""
+"""Seconds for which a request waits for the first Revision of its Service."""
 
 
 class Activator:
     """Routes, holds, limits and proxies requests.
 
-    Everything runs on one event loop; the setters are plain synchronous calls made on that loop and act at
+    Everything runs on one event loop; the setters are synchronous calls made on that loop and take effect at
     once.
 
     Args:
-        on_stats: receives each second's concurrency and request count per Revision and, at once, a first
-        report when
-            a Revision without traffic gets a request (which is what wakes it from zero).
+        on_stats: receives each second's concurrency and request count of each Revision, and a report at once
+            when a Revision without traffic gets a request (which is what scales it from zero).
         clock: seconds, monotonic; the autoscaler must share it.
-        queue_depth: how many requests may wait for one Revision; more are answered 503.
+        queue_depth: how many requests may wait for one Revision; further ones are answered 503.
     """
 
     def __init__(
@@ -49,63 +48,65 @@ class Activator:
         self._on_stats = on_stats
         self._clock = clock
         self._routes = RouteTable()
-        self._revisions: dict[RevisionKey, Revision] = {}
-        self._ending: dict[RevisionKey, Revision] = {}
-        self._active: dict[RevisionKey, Revision] = {}
-        self._unrouted: dict[Route, list[asyncio.Future[bool]]] = {}
+        self._throttlers: dict[RevisionKey, RevisionThrottler] = {}
+        self._removed: dict[RevisionKey, RevisionThrottler] = {}
+        """Removed Revisions that still answer requests."""
+        self._active: dict[RevisionKey, RevisionThrottler] = {}
+        """Revisions on which a report is due each second."""
+        self._unrouted: dict[ServiceRoute, list[asyncio.Future[bool]]] = {}
         self._pool: ConnectionPool | None = None
         self._reporting: asyncio.Task[None] | None = None
 
-    # what exists
+    # configuration, by the controllers
 
     def set_service(self, namespace: str, name: str, splits: Sequence[Split]) -> None:
-        """Make a Service answer at its URLs. No `splits`: it exists, but its requests wait for a Revision."""
+        """Make a Service answer at its URLs. Without `splits` its requests wait for a Revision."""
         route = self._routes.set(namespace, name, splits)
         if route.revisions:
             self._wake(route, routable=True)
 
     def remove_service(self, namespace: str, name: str) -> None:
-        """Forget a Service: its URLs answer 404, also to what waits for a Revision; the rest goes on."""
+        """Forget a Service: its URLs, and the requests that wait for a Revision of it, are answered 404."""
         route = self._routes.remove(namespace, name)
         if route is not None:
             self._wake(route, routable=False)
 
     def set_revision(self, spec: RevisionSpec) -> None:
         """Add or change a Revision; changed limits hold from the next request on."""
-        revision = self._revision(spec.key)
-        revision.spec = spec
-        revision.release_waiters()
+        throttler = self._throttler(spec.key)
+        throttler.spec = spec
+        throttler.release_waiters()
 
     def remove_revision(self, key: RevisionKey) -> None:
-        """Forget a Revision; requests that wait for it are answered 503, retryable, those in flight go on."""
-        revision = self._revisions.pop(key, None)
-        if revision is not None:
-            revision.abandon()
-            revision.set_endpoints(())
-            if revision.in_flight:
-                self._ending[key] = revision
+        """Forget a Revision: waiting requests are answered 503, retryable; those in flight complete."""
+        throttler = self._throttlers.pop(key, None)
+        if throttler is not None:
+            throttler.abandon()
+            throttler.set_endpoints(())
+            if throttler.in_flight:
+                self._removed[key] = throttler
 
     def set_endpoints(self, key: RevisionKey, endpoints: tuple[Endpoint, ...]) -> None:
-        """The replicas of a Revision that are ready now. A replica left out gets no new request."""
-        self._revision(key).set_endpoints(endpoints)
+        """Set a Revision's ready replicas. A replica that is left out gets no new request."""
+        self._throttler(key).set_endpoints(endpoints)
 
-    # what is going on
+    # observation
 
     def busy_seconds(self, key: RevisionKey) -> float:
-        """Sum over all replicas this Revision ever had of the seconds with at least one request in flight.
+        """Seconds with at least one request in flight, summed over all replicas this Revision ever had.
 
-        0 for a Revision that is not known.
+        0 for an unknown Revision.
         """
-        revision = self._known(key)
-        return 0.0 if revision is None else revision.busy_seconds()
+        throttler = self._throttlers.get(key) or self._removed.get(key)
+        return 0.0 if throttler is None else throttler.busy_seconds()
 
     def in_flight(self, key: RevisionKey, pod: str) -> int:
-        """Requests that this replica is answering now (also after it was left out of `set_endpoints`)."""
+        """Requests that this replica is answering, also after it was left out of `set_endpoints`."""
         found = self._pod(key, pod)
         return 0 if found is None else found.in_flight
 
     async def drained(self, key: RevisionKey, pod: str, *, timeout_s: float) -> bool:
-        """Wait until a replica has no request in flight; False: the time was up first."""
+        """Wait until a replica has no request in flight; False: not within `timeout_s`."""
         found = self._pod(key, pod)
         if found is None or not found.in_flight:
             return True
@@ -115,13 +116,13 @@ class Activator:
         return bool(done)
 
     def waiting(self, key: RevisionKey) -> int:
-        """Requests held for want of a replica or of a free slot."""
-        revision = self._revisions.get(key)
-        return 0 if revision is None else revision.waiting
+        """Requests that wait for a replica or for a free slot."""
+        throttler = self._throttlers.get(key)
+        return 0 if throttler is None else throttler.waiting
 
     def metrics(self) -> str:
-        """Prometheus text with Knative's names, to be served by whoever owns `/metrics`."""
-        return metrics.render(self._revisions.values())
+        """The activator's metrics in Prometheus' text format, under Knative's names."""
+        return metrics.render(self._throttlers.values())
 
     # ASGI
 
@@ -132,29 +133,29 @@ class Activator:
             try:
                 await self._answer(scope, receive, send)
             except asyncio.CancelledError:
-                if not connection.client_gone:
-                    connection.break_off()  # the server stops and cannot wait any longer
+                if not connection.client_disconnected:
+                    connection.abort()  # the server stops and does not wait any longer
         elif scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         else:
             raise RuntimeError(
-                f"the activator does not speak ASGI {scope['type']!r}; serve it with `server()`"
+                f"the activator does not support ASGI {scope['type']!r}; serve it with `server()`"
             )
 
     async def start(self) -> None:
-        """Open the connection pool and start reporting each second (lifespan does this)."""
+        """Open the connection pool and start reporting each second (ASGI's lifespan does this)."""
         self._pool = ConnectionPool()
         self._reporting = asyncio.create_task(self._report())
 
     def stop_holding(self) -> None:
-        """Answer what waits with 503."""
-        for revision in self._revisions.values():
-            revision.abandon()
+        """Answer waiting requests with 503."""
+        for throttler in self._throttlers.values():
+            throttler.abandon()
         for route in tuple(self._unrouted):
             self._wake(route, routable=False)
 
     async def stop(self) -> None:
-        """Answer what waits with 503, close connections."""
+        """Answer waiting requests with 503 and close the connections to replicas."""
         self.stop_holding()
         if self._reporting is not None:
             self._reporting.cancel()
@@ -172,27 +173,28 @@ class Activator:
                 return await send({"type": "lifespan.shutdown.complete"})
 
     async def _answer(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        began = self._clock()
+        arrived = self._clock()
         host = host_of(scope["headers"])
         match = self._routes.match(host, scope["raw_path"])
         if match is None:
-            return await self._unknown(host, scope["raw_path"], send)
+            return await self._no_service(host, scope["raw_path"], send)
         key = match.route.choose()
         if key is None:
             try:
-                key = await self._routable(match)
+                key = await self._first_revision(match)
             except TimeoutError:
-                detail = f"no Revision of {match.route} was there within {UNROUTED_TIMEOUT_S:g} s"
-                return await send_problem(send, Problem(HTTPStatus.GATEWAY_TIMEOUT, detail, retryable=True))
+                detail = f"no Revision of {match.route} became ready within {UNROUTED_TIMEOUT_S:g} s"
+                problem = GatewayProblem(HTTPStatus.GATEWAY_TIMEOUT, detail, retryable=True)
+                return await problem.send(send)
             if key is None:
-                return await self._unknown(host, scope["raw_path"], send)
-        revision = self._revisions.get(key) or self._revision(key)
-        stats = revision.stats
-        if stats.enter(began):
-            self._active[key] = revision
-            self._on_stats((RevisionStat(key, began, 1.0, 1.0),))
+                return await self._no_service(host, scope["raw_path"], send)
         if self._pool is None:
             raise RuntimeError("the activator was not started")
+        throttler = self._throttler(key)
+        stats = throttler.stats
+        if stats.enter(arrived):
+            self._active[key] = throttler
+            self._on_stats((RevisionStat(key, arrived, 1.0, 1.0),))
         exchange = Exchange(
             self._pool,
             clock=self._clock,
@@ -200,68 +202,64 @@ class Activator:
             receive=receive,
             send=send,
             match=match,
-            revision=revision,
+            throttler=throttler,
         )
         try:
-            await exchange.run(began)
+            await exchange.run(arrived)
         finally:
             now = self._clock()
             stats.leave(now)
-            revision.counts.add(exchange.status, now - began)
-            if self._ending and self._ending.get(key) is revision and not revision.in_flight:
-                del self._ending[key]
+            throttler.counts.add(exchange.status, now - arrived)
+            if self._removed and self._removed.get(key) is throttler and not throttler.in_flight:
+                del self._removed[key]
         return None
 
-    async def _routable(self, match: Match) -> RevisionKey | None:
-        """Wait until a Service has a Revision; None: it was removed instead."""
+    async def _first_revision(self, match: RouteMatch) -> RevisionKey | None:
+        """Wait until a Service has a Revision; None: the Service was removed."""
         waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._unrouted.setdefault(match.route, []).append(waiter)
         async with asyncio.timeout(UNROUTED_TIMEOUT_S):
             return match.route.choose() if await waiter else None
 
-    async def _unknown(self, host: bytes, raw_path: bytes, send: Send) -> None:
+    async def _no_service(self, host: bytes, raw_path: bytes, send: Send) -> None:
         if raw_path == b"/healthz":
             headers = [(b"content-type", b"text/plain"), (b"content-length", b"2")]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             return await send({"type": "http.response.body", "body": b"ok"})
-        names = self._routes.names()
         detail = (
             f"no Service answers at host {host.decode('latin-1')!r}, path {raw_path.decode('latin-1')!r};"
             " a Service answers at http://NAME.NAMESPACE.localhost/ and at the path /NAMESPACE/NAME/"
         )
-        more = known_services(names)
-        return await send_problem(send, Problem(HTTPStatus.NOT_FOUND, detail, more=more))
+        members = known_services(self._routes.names())
+        return await GatewayProblem(HTTPStatus.NOT_FOUND, detail, members=members).send(send)
 
-    def _wake(self, route: Route, *, routable: bool) -> None:
+    def _wake(self, route: ServiceRoute, *, routable: bool) -> None:
         for waiter in self._unrouted.pop(route, ()):
             if not waiter.done():
                 waiter.set_result(routable)
 
-    def _known(self, key: RevisionKey) -> Revision | None:
-        return self._revisions.get(key) or self._ending.get(key)
-
-    def _pod(self, key: RevisionKey, name: str) -> Pod | None:
-        for revisions in (self._revisions, self._ending):
-            if key in revisions and (found := revisions[key].pod(name)) is not None:
+    def _pod(self, key: RevisionKey, name: str) -> PodTracker | None:
+        for throttlers in (self._throttlers, self._removed):
+            if key in throttlers and (found := throttlers[key].pod(name)) is not None:
                 return found
         return None
 
-    def _revision(self, key: RevisionKey) -> Revision:
-        revision = self._revisions.get(key)
-        if revision is None:
-            revision = self._revisions[key] = Revision(
+    def _throttler(self, key: RevisionKey) -> RevisionThrottler:
+        throttler = self._throttlers.get(key)
+        if throttler is None:
+            throttler = self._throttlers[key] = RevisionThrottler(
                 RevisionSpec(key, key.name), self._clock, self._queue_depth
             )
-        return revision
+        return throttler
 
     async def _report(self) -> None:
         while True:
             await asyncio.sleep(REPORT_S)
             now = self._clock()
             stats = []
-            for key, revision in tuple(self._active.items()):
-                stats.append(revision.stats.report(key, now))
-                if not revision.stats.active:
+            for key, throttler in tuple(self._active.items()):
+                stats.append(throttler.stats.report(key, now))
+                if not throttler.stats.active:
                     del self._active[key]
             if stats:
                 self._on_stats(stats)

@@ -1,77 +1,51 @@
-"""Which header fields go through the activator, and which end at it (RFC 9110, 7.6.1)."""
+"""The header fields that the activator sets on a request for its replica, and on the response for the client.
+
+Which of the client's fields are passed on at all is `transport.headers`' rule (RFC 9110, 7.6.1).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from http import HTTPStatus
 
-HOP_BY_HOP = frozenset(
-    {
-        b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization",
-        b"te", b"trailer", b"transfer-encoding", b"upgrade", b"http2-settings",
-    }
-)  # fmt: skip
-_NEVER_NAMED = frozenset({b"content-length", b"host"})
-"""What `Connection` may not take away: without its length, a body would be read as another request."""
-_ENDS_HERE = HOP_BY_HOP | {b"expect", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-prefix"}
+from transport.headers import Field, end_to_end
 
 HELD = b"x-pilotlight-held"
-"""Seconds for which the activator held the request, so that a replica can tell who waited for its start."""
+"""Seconds for which the activator held the request, so that a replica can tell which request waited for its
+cold start."""
+
+_SET_HERE = frozenset({b"expect", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-prefix", HELD})
 
 
-def named_in_connection(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
-    """The options of the `Connection` field, lower case."""
-    return frozenset(
-        option.strip().lower()
-        for name, value in headers
-        if name.lower() == b"connection"
-        for option in value.split(b",")
-    )
+def for_replica(
+    headers: Iterable[Field], *, client: str, scheme: str, prefix: bytes, held_s: float
+) -> list[Field]:
+    """The request's fields as the replica gets them.
 
-
-def upgrade_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
-    """The protocol that a client asks to switch to; `h2c` does not count, for HTTP/1.1 serves it as well."""
+    Args:
+        headers: the client's, with names in lower case as ASGI has them.
+        client: the client's address; empty if it is unknown.
+        scheme: `http`.
+        prefix: the part of the path that named the Service; empty if the host did.
+        held_s: seconds for which the request was held.
+    """
     headers = tuple(headers)
-    if b"upgrade" not in named_in_connection(headers):
-        return None
-    wanted = next((value for name, value in headers if name == b"upgrade"), b"").strip()
-    return None if not wanted or wanted.lower() == b"h2c" else wanted
-
-
-def to_replica(
-    headers: Iterable[tuple[bytes, bytes]], *, client: str, scheme: str, prefix: bytes
-) -> list[tuple[bytes, bytes]]:
-    """The request's fields as the replica gets them (names lower case, as ASGI has them)."""
-    sent: list[tuple[bytes, bytes]] = []
-    forwarded, proto = client.encode(), scheme.encode()
-    named: frozenset[bytes] = frozenset()
-    for field in headers:
-        name, value = field
-        if name not in _ENDS_HERE:
-            sent.append(field)
-        elif name == b"connection":
-            if value.lower() not in (b"keep-alive", b"close", b"upgrade"):
-                named |= named_in_connection((field,)) - _NEVER_NAMED
-        elif name == b"x-forwarded-for":
-            forwarded = value + b", " + client.encode() if client else value
-        elif name == b"x-forwarded-proto":
-            proto = value
-    if named:
-        sent = [field for field in sent if field[0] not in named]
-    if forwarded:
-        sent.append((b"x-forwarded-for", forwarded))
-    sent.append((b"x-forwarded-proto", proto))
+    given: dict[bytes, bytes] = {}
+    for name, value in headers:
+        if name in _SET_HERE:
+            given[name] = given[name] + b", " + value if name in given else value
+    sent = end_to_end(headers, without=_SET_HERE)
+    forwarded_for = b", ".join(filter(None, (given.get(b"x-forwarded-for"), client.encode())))
+    if forwarded_for:
+        sent.append((b"x-forwarded-for", forwarded_for))
+    sent.append((b"x-forwarded-proto", given.get(b"x-forwarded-proto", scheme.encode())))
     if prefix:
         sent.append((b"x-forwarded-prefix", prefix))
+    sent.append((HELD, b"%.4f" % held_s))
     return sent
 
 
-def to_client(headers: Sequence[tuple[bytes, bytes]], *, status: int) -> list[tuple[bytes, bytes]]:
-    """The response's fields as the client gets them."""
-    kept = [(name, value) for name, value in headers if name.lower() not in HOP_BY_HOP]
-    if len(kept) != len(headers):
-        named = named_in_connection(headers) - {b"close", b"keep-alive"}
-        if named:
-            kept = [(name, value) for name, value in kept if name.lower() not in named]
-    if status in (204, 304):
-        kept = [(name, value) for name, value in kept if name.lower() != b"content-length"]
-    return kept
+def for_client(headers: Iterable[Field], *, status: int) -> list[Field]:
+    """The response's fields as the client gets them; a 204 or 304 has no body, so it frames none."""
+    no_body = status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
+    return end_to_end(headers, without=frozenset({b"content-length"}) if no_body else frozenset())

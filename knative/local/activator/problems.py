@@ -1,23 +1,28 @@
-"""The activator's own answers: RFC 9457 problem documents that say whether trying again can help."""
+"""Responses of the activator's own: RFC 9457 problem documents that say whether a retry can help."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from typing import Any
 
 RETRY_AFTER_S = 1
 
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+"""ASGI's `send`."""
+
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """An answer that no replica gave."""
+class GatewayProblem:
+    """A response that no replica gave."""
 
     status: HTTPStatus
     detail: str
     retryable: bool = False
-    more: Mapping[str, object] = field(default_factory=dict)
+    members: Mapping[str, object] = field(default_factory=dict)
+    """Further members of the document."""
 
     def body(self) -> bytes:
         """The JSON document."""
@@ -28,7 +33,7 @@ class Problem:
                 "status": int(self.status),
                 "detail": self.detail,
                 "retryable": self.retryable,
-                **self.more,
+                **self.members,
             }
         ).encode()
 
@@ -41,3 +46,10 @@ class Problem:
         if self.retryable and self.status != HTTPStatus.GATEWAY_TIMEOUT:
             headers.append((b"retry-after", str(RETRY_AFTER_S).encode()))
         return headers
+
+    async def send(self, send: Send) -> None:
+        """Answer with it."""
+        body = self.body()
+        headers = self.headers(len(body))
+        await send({"type": "http.response.start", "status": int(self.status), "headers": headers})
+        await send({"type": "http.response.body", "body": body})

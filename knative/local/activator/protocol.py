@@ -1,8 +1,8 @@
-"""uvicorn's HTTP protocol, with what a proxy needs and ASGI does not say.
+"""uvicorn's HTTP protocol, extended by what a proxy needs and ASGI does not offer.
 
-- A client that goes away cancels its request at once, without a task per request that watches for it.
-- A response that breaks off upstream breaks off here too, instead of ending as if it were whole.
-- `Upgrade` (WebSocket and any other) hands the connection's bytes to a tunnel.
+- A client that disconnects cancels its request at once, without a task per request that watches for it.
+- A response that the replica breaks off is broken off here too, instead of ending as if it were complete.
+- `Upgrade` (WebSocket or any other protocol) hands the connection's bytes to a tunnel.
 - A request in absolute form is for the host that its target names (RFC 9112, 3.2.2).
 """
 
@@ -16,27 +16,28 @@ import httptools
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from knative.local.activator.headers import upgrade_of
+from transport.headers import requested_upgrade
 from transport.one_write import in_one_write
 
 _UPGRADE_FIELDS = (b"connection", b"upgrade", b"http2-settings")
 EXTENSION = "pilotlight.connection"
+"""The ASGI scope's extension that holds the `ActivatorProtocol`."""
 
 
 class Tunnel(Protocol):
-    """Where a connection's bytes go once it has been upgraded."""
+    """Takes a connection's bytes once it has been upgraded."""
 
     def feed(self, data: bytes) -> None:
         """Bytes from the client."""
 
     def client_lost(self) -> None:
-        """The client is gone."""
+        """The client has disconnected."""
 
     def pause(self) -> None:
-        """The client takes no more for now."""
+        """The client's buffer is full."""
 
     def resume(self) -> None:
-        """The client takes more."""
+        """The client takes bytes again."""
 
 
 class ActivatorProtocol(HttpToolsProtocol):
@@ -46,12 +47,12 @@ class ActivatorProtocol(HttpToolsProtocol):
         super().__init__(*args, **options)
         self.running: RequestResponseCycle | None = None
         self.task: asyncio.Task[None] | None = None
-        self.client_gone = False
+        self.client_disconnected = False
         self.tunnel: Tunnel | None = None
         self.upgrading = False
         self.early = b""
 
-    # what uvicorn calls
+    # called by uvicorn and by the parser
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         in_one_write(cycle, self.loop)
@@ -61,17 +62,17 @@ class ActivatorProtocol(HttpToolsProtocol):
         self.tasks.add(task)
 
     def _unsupported_upgrade_warning(self) -> None:
-        """An upgrade is the replica's to accept or not: nothing to warn of."""
+        """Whether to upgrade is the replica's decision: nothing to warn of."""
 
     def on_message_begin(self) -> None:
-        """A request begins."""
+        """A request's head begins."""
         super().on_message_begin()
         cast("dict[str, Any]", self.scope)["extensions"] = {EXTENSION: self}
 
     def on_headers_complete(self) -> None:
-        """Its head is there."""
+        """The head is complete."""
         if self.parser.should_upgrade() and not self._upgrades():
-            return  # it is read once more, as an ordinary request
+            return  # it is parsed once more, as an ordinary request
         if not self.url.startswith(b"/") and b"://" in self.url:
             authority = self.url.partition(b"://")[2].partition(b"/")[0].partition(b"?")[0]
             self.headers[:] = [(n, v) for n, v in self.headers if n != b"host"]
@@ -81,7 +82,7 @@ class ActivatorProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """Its body is there as well."""
+        """The body is complete."""
         if not self.parser.should_upgrade() or self._upgrades():
             super().on_message_complete()
 
@@ -103,13 +104,13 @@ class ActivatorProtocol(HttpToolsProtocol):
                 else:
                     self.upgrading = True
                     self.early = rest
-                    # Refused, the connection ends: what comes behind the head may be of either protocol.
+                    # If the replica declines, the connection ends: what follows may be of either protocol.
                     self.cycle.keep_alive = False
             except httptools.HttpParserError:
                 self.send_400_response("Invalid HTTP request received.")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client is gone."""
+        """The client has disconnected."""
         super().connection_lost(exc)
         if self.tunnel is not None:
             self.tunnel.client_lost()
@@ -118,61 +119,61 @@ class ActivatorProtocol(HttpToolsProtocol):
             cycle.disconnected = True
             cycle.message_event.set()
             if self.task is not None and not self.task.done():
-                self.client_gone = True
+                self.client_disconnected = True
                 self.task.cancel()
 
     def pause_writing(self) -> None:
-        """The client takes no more for now."""
+        """The client's buffer is full."""
         if self.tunnel is not None:
             self.tunnel.pause()
         else:
             super().pause_writing()
 
     def resume_writing(self) -> None:
-        """The client takes more."""
+        """The client takes bytes again."""
         if self.tunnel is not None:
             self.tunnel.resume()
         else:
             super().resume_writing()
 
     def _upgrades(self) -> bool:
-        """Whether the request can be one for another protocol: with a body it is read as an ordinary one."""
-        return upgrade_of(self.headers) is not None and not any(
+        """Whether the request may switch protocols; one with a body is treated as an ordinary request."""
+        return requested_upgrade(self.headers) is not None and not any(
             name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0 "))
             for name, value in self.headers
         )
 
     def _read_without_upgrade(self, rest: bytes) -> None:
-        """Parse a request again whose upgrade is none: the parser left its body alone."""
+        """Parse a request again as an ordinary one: the parser has stopped before its body."""
         lines = [self.parser.get_method() + b" " + self.url + b" HTTP/1.1"]
         lines += [name + b": " + value for name, value in self.headers if name not in _UPGRADE_FIELDS]
         self.parser = httptools.HttpRequestParser(self)
         self.data_received(b"\r\n".join((*lines, b"", rest)))
 
-    # what the activator calls
+    # called by the activator
 
-    def break_off(self) -> None:
-        """End the connection so that the client sees its response as incomplete."""
+    def abort(self) -> None:
+        """Close the connection so that the client sees that its response is incomplete."""
         if self.running is not None:
             self.running.disconnected = True
         if not self.transport.is_closing():
             self.transport.abort()
 
     def stream_until_close(self) -> None:
-        """The client speaks HTTP/1.0: a body of unknown length ends with the connection."""
+        """For an HTTP/1.0 client: a body of unknown length ends with the connection."""
         if self.running is not None:
             self.running.chunked_encoding = False
             self.running.expected_content_length = sys.maxsize
 
     def end_stream(self, last: int) -> None:
-        """Only `last` more bytes come."""
+        """Only `last` more bytes follow."""
         if self.running is not None:
             self.running.expected_content_length = last
 
     def open_tunnel(self, head: bytes, tunnel: Tunnel) -> None:
-        """Answer with `head` (a whole `101` response head) and pass bytes to `tunnel` from here on."""
+        """Answer with `head`, a complete `101` response head, and pass all further bytes to `tunnel`."""
         if self.running is not None:
-            self.running.disconnected = True  # nothing more to say over ASGI
+            self.running.disconnected = True  # nothing more is sent over ASGI
         self.transport.write(head)
         self.tunnel = tunnel
         early, self.early = self.early, b""

@@ -1,8 +1,8 @@
 """Which Service, and which of its Revisions, a request is for: by `Host`, by tag, or by path.
 
-A Service `a` in `default` answers at `a.default.localhost`, `a.default.svc.cluster.local`, `a.default.svc`
-and `a.default` (any port), its tag `t` at the same names with `t-` in front, and at the path
-`/default/a/...` under any other host name.
+A Service `a` in namespace `default` answers at the hosts `a.default.localhost`,
+`a.default.svc.cluster.local`, `a.default.svc` and `a.default` (any port), its tag `t` at the same names with
+`t-` in front, and at the path `/default/a/...` under any other host.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ SUFFIXES = ("", ".svc", ".svc.cluster.local", ".localhost")
 
 
 @dataclass(slots=True, eq=False)
-class Route:
-    """One address: the Revisions behind it and how often each is to be chosen."""
+class ServiceRoute:
+    """The Revisions behind one address, with their shares of its requests.
+
+    A Service keeps this object as long as it exists, so that requests can wait for its first Revision.
+    """
 
     namespace: str
     name: str
@@ -29,56 +32,57 @@ class Route:
         return f"{self.name}.{self.namespace}"
 
     def choose(self) -> RevisionKey | None:
-        """The Revision for one request; None while none is routable."""
+        """The Revision for one request; None while there is none."""
         if len(self.revisions) == 1:
             return self.revisions[0]
         if not self.revisions:
             return None
-        return random.choices(self.revisions, self.weights)[0]  # noqa: S311 shares, not secrets
+        return random.choices(self.revisions, self.weights)[0]  # noqa: S311  # shares, not secrets
 
 
 @dataclass(frozen=True, slots=True)
-class Match:
-    """Where a request goes, and the path that the replica shall see."""
+class RouteMatch:
+    """Where a request goes, and the path that the replica gets."""
 
-    route: Route
+    route: ServiceRoute
     raw_path: bytes
     prefix: bytes
+    """The part of the path that named the Service; empty if the host did."""
 
 
 class RouteTable:
-    """All Services' addresses, looked up by one dictionary access."""
+    """All Services' addresses, each looked up with one dictionary access."""
 
     def __init__(self) -> None:
-        self._services: dict[tuple[str, str], Route] = {}
-        self._hosts: dict[bytes, Route] = {}
-        self._owned: dict[tuple[str, str], dict[bytes, Route]] = {}
+        self._services: dict[tuple[str, str], ServiceRoute] = {}
+        self._hosts: dict[bytes, ServiceRoute] = {}
+        self._owned: dict[tuple[str, str], dict[bytes, ServiceRoute]] = {}
 
-    def set(self, namespace: str, name: str, splits: Sequence[Split]) -> Route:
-        """Add or change a Service; its own address keeps its `Route` object, so who waits on it goes on."""
+    def set(self, namespace: str, name: str, splits: Sequence[Split]) -> ServiceRoute:
+        """Add or change a Service. It keeps its `ServiceRoute`, so requests that wait on it go on waiting."""
         key = (namespace, name)
-        route = self._services.setdefault(key, Route(namespace, name))
+        route = self._services.setdefault(key, ServiceRoute(namespace, name))
         shares = [split for split in splits if split.percent > 0]
         route.revisions = tuple(split.revision for split in shares)
         route.weights = tuple(split.percent for split in shares)
-        tagged: dict[bytes, Route] = {}
+        tagged: dict[bytes, ServiceRoute] = {}
         for split in splits:
             if split.tag is not None:
-                target = Route(namespace, name, (split.revision,), (100,))
+                target = ServiceRoute(namespace, name, (split.revision,), (100,))
                 tagged |= dict.fromkeys(_hosts(namespace, f"{split.tag}-{name}"), target)
-        self._disown(key)
-        # A Service's own name goes before another one's tag of the same spelling.
+        self._remove_hosts(key)
+        # A Service's own name takes precedence over another Service's tag that spells the same host.
         own = dict.fromkeys(_hosts(namespace, name), route)
         self._hosts = tagged | self._hosts | own
         self._owned[key] = tagged | own
         return route
 
-    def remove(self, namespace: str, name: str) -> Route | None:
+    def remove(self, namespace: str, name: str) -> ServiceRoute | None:
         """Drop a Service; its route, or None if there was none."""
-        self._disown((namespace, name))
+        self._remove_hosts((namespace, name))
         return self._services.pop((namespace, name), None)
 
-    def _disown(self, key: tuple[str, str]) -> None:
+    def _remove_hosts(self, key: tuple[str, str]) -> None:
         for host, route in self._owned.pop(key, {}).items():
             if self._hosts.get(host) is route:
                 del self._hosts[host]
@@ -87,16 +91,13 @@ class RouteTable:
         """`NAME.NAMESPACE` of every Service, sorted."""
         return sorted(f"{name}.{namespace}" for namespace, name in self._services)
 
-    def match(self, host: bytes, raw_path: bytes) -> Match | None:
-        """Where a request with this `Host` and path goes; None: no Service answers there."""
+    def match(self, host: bytes, raw_path: bytes) -> RouteMatch | None:
+        """Where a request with this `Host` and path goes; None: no Service has this address."""
         route = self._hosts.get(host)
         if route is None:
-            bare = host.lower()
-            if bare[-1:] != b"]":
-                bare = bare.rpartition(b":")[0] or bare
-            route = self._hosts.get(bare.rstrip(b"."))
+            route = self._hosts.get(host_name(host))
         if route is not None:
-            return Match(route, raw_path, b"")
+            return RouteMatch(route, raw_path, b"")
         parts = raw_path.split(b"/", 3)
         if len(parts) < 3:
             return None
@@ -104,7 +105,7 @@ class RouteTable:
         if found is None:
             return None
         rest = b"/" + parts[3] if len(parts) > 3 else b"/"
-        return Match(found, rest, b"/" + parts[1] + b"/" + parts[2])
+        return RouteMatch(found, rest, b"/" + parts[1] + b"/" + parts[2])
 
 
 def _hosts(namespace: str, name: str) -> Iterable[bytes]:
@@ -112,13 +113,21 @@ def _hosts(namespace: str, name: str) -> Iterable[bytes]:
 
 
 def host_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """The `Host` header, empty if there is none."""
+    """The `Host` field, empty if there is none; field names are in lower case."""
     for name, value in headers:
         if name == b"host":
             return value
     return b""
 
 
+def host_name(host: bytes) -> bytes:
+    """A `Host` field's name or address without the port, in lower case, without a trailing dot."""
+    bare = host.lower()
+    if bare[-1:] != b"]":
+        bare = bare.rpartition(b":")[0] or bare
+    return bare.rstrip(b".")
+
+
 def known_services(names: Sequence[str], limit: int = 20) -> Mapping[str, object]:
-    """What a 404 says of the Services that exist."""
+    """The members of a 404's problem document that list the Services that exist."""
     return {"services": list(names[:limit]), "more_services": max(0, len(names) - limit)}

@@ -12,24 +12,24 @@ from knative.local.activator.protocol import ActivatorProtocol
 
 BACKLOG = 4096
 GRACE_S = 5
-"""How long answers that are under way may take when the server stops."""
+"""Seconds that responses in progress may still take when the server stops."""
 
 
 class ActivatorServer(uvicorn.Server):
-    """uvicorn's server, which answers what is held before it waits for what is under way."""
+    """uvicorn's server, which answers held requests before it waits for responses in progress."""
 
     def __init__(self, activator: Activator, config: uvicorn.Config) -> None:
         super().__init__(config)
         self._activator = activator
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop: held requests get their 503, answers under way some seconds to end."""
+        """Stop: held requests get a 503, responses in progress `GRACE_S` to end."""
         self._activator.stop_holding()
         await super().shutdown(sockets)
 
 
 def raise_file_limit() -> None:
-    """Allow as many open files as the system grants: a held request is one, a forwarded one two."""
+    """Allow as many open files as the system grants: a held request needs one, a forwarded one two."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -38,7 +38,7 @@ def raise_file_limit() -> None:
 def server(
     activator: Activator, *, host: str = "127.0.0.1", port: int = 8080, keep_alive_s: int = 60
 ) -> uvicorn.Server:
-    """A server, to be awaited with `serve()` or `serve(sockets=[...])`, stopped by `should_exit = True`."""
+    """A server, run by `serve()` or `serve(sockets=[...])` and stopped by `should_exit = True`."""
     raise_file_limit()
     config = uvicorn.Config(
         activator,

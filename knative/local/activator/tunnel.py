@@ -1,4 +1,4 @@
-"""An upgraded connection: bytes both ways between a client and a replica until either side ends it."""
+"""An upgraded connection: bytes in both directions between a client and a replica until either closes it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from transport import UpstreamResponse
 
 
 class ReplicaTunnel(asyncio.Protocol):
-    """The replica's side of an upgraded connection, joined with the client's.
+    """The replica's side of an upgraded connection, joined to the client's.
 
-    Each side stops reading while the other one takes no more.
+    Each side is read only while the other one's buffer has room.
     """
 
     def __init__(self, client: ActivatorProtocol, response: UpstreamResponse) -> None:
@@ -45,16 +45,16 @@ class ReplicaTunnel(asyncio.Protocol):
             self._client.transport.write(data)
 
     def pause_writing(self) -> None:
-        """The replica takes no more for now."""
+        """The replica's buffer is full."""
         self._client.transport.pause_reading()
 
     def resume_writing(self) -> None:
-        """The replica takes more."""
+        """The replica takes bytes again."""
         if not self._client.transport.is_closing():
             self._client.transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 asyncio's signature
-        """The replica is gone."""
+        """The replica has disconnected."""
         self._end()
 
     # from the client (protocol.Tunnel)
@@ -65,14 +65,14 @@ class ReplicaTunnel(asyncio.Protocol):
             self._replica.write(data)
 
     def client_lost(self) -> None:
-        """The client is gone."""
+        """The client has disconnected."""
         self._end()
 
     def pause(self) -> None:
-        """The client takes no more for now."""
+        """The client's buffer is full."""
         self._replica.pause_reading()
 
     def resume(self) -> None:
-        """The client takes more."""
+        """The client takes bytes again."""
         if not self._replica.is_closing():
             self._replica.resume_reading()

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from knative.local.activator.reporter import RequestStats
+from knative.local.activator.request_stats import RequestStats
 from knative.local.routing import RevisionKey
 
 KEY = RevisionKey("default", "a-00001")

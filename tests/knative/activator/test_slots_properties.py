@@ -5,7 +5,7 @@ import asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from knative.local.activator.throttle import Revision
+from knative.local.activator.throttler import RevisionThrottler
 from knative.local.routing import Endpoint, RevisionKey, RevisionSpec
 
 POOL = [Endpoint(f"pod-{number}", "127.0.0.1", 9000 + number) for number in range(4)]
@@ -15,7 +15,7 @@ steps = st.lists(
         st.tuples(st.just("end"), st.integers(0, 30)),
         st.tuples(st.just("cancel"), st.integers(0, 30)),
         st.tuples(st.just("ready"), st.sets(st.integers(0, 3))),
-        st.tuples(st.just("suspect"), st.integers(0, 3)),
+        st.tuples(st.just("quarantine"), st.integers(0, 3)),
         st.tuples(st.just("turn"), st.none()),
     ),
     max_size=60,
@@ -23,19 +23,19 @@ steps = st.lists(
 
 
 async def run(limit, steps):
-    revision = Revision(RevisionSpec(RevisionKey("default", "a"), "a", limit), lambda: 0.0)
+    throttler = RevisionThrottler(RevisionSpec(RevisionKey("default", "a"), "a", limit), lambda: 0.0)
     tasks, served, finish = [], [], {}
 
     async def request(number):
-        pod = revision.acquire()
+        pod = throttler.acquire()
         if pod is None:
-            pod = await revision.wait()
+            pod = await throttler.wait()
         served.append(number)
         try:
             assert limit == 0 or pod.in_flight <= limit
             await finish[number].wait()
         finally:
-            revision.leave(pod)
+            throttler.release(pod)
 
     def running():
         return [number for number in served if not tasks[number].done()]
@@ -51,27 +51,27 @@ async def run(limit, steps):
         elif kind == "cancel" and tasks:
             tasks[value % len(tasks)].cancel()
         elif kind == "ready":
-            revision.set_endpoints(tuple(POOL[number] for number in value))
-        elif kind == "suspect" and (pod := revision.pod(POOL[value].pod)) is not None:
-            revision.suspect(pod)
+            throttler.set_endpoints(tuple(POOL[number] for number in value))
+        elif kind == "quarantine" and (pod := throttler.pod(POOL[value].pod)) is not None:
+            throttler.quarantine(pod)
         else:
             await asyncio.sleep(0)
     for _ in range(5):
         await asyncio.sleep(0)
-    for pod in revision._pods:
+    for pod in throttler._pods:
         assert limit == 0 or pod.in_flight <= limit
-    if revision.waiting:  # then nothing is free
-        assert not revision._usable or all(pod.in_flight >= limit > 0 for pod in revision._usable)
+    if throttler.waiting:  # then nothing is free
+        assert not throttler._usable or all(pod.in_flight >= limit > 0 for pod in throttler._usable)
     uncancelled = [number for number in served if not tasks[number].cancelled()]
     assert uncancelled == sorted(uncancelled)
     # And in the end everyone who stayed is served, and no slot is lost.
-    revision.set_endpoints((Endpoint("last", "127.0.0.1", 1),))
+    throttler.set_endpoints((Endpoint("last", "127.0.0.1", 1),))
     async with asyncio.timeout(5):
         while not all(task.done() for task in tasks):
             for event in finish.values():
                 event.set()
             await asyncio.sleep(0)
-    assert revision.in_flight == revision.waiting == 0
+    assert throttler.in_flight == throttler.waiting == 0
     assert all(task.cancelled() or task.exception() is None for task in tasks)
 
 

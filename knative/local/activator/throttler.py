@@ -1,9 +1,10 @@
-"""One Revision's replicas and the requests that wait for a place on one of them.
+"""One Revision's replicas, and the queue of requests that wait for a slot on one of them.
 
-After pkg/activator/net/throttler.go, lb_policy.go and pkg/queue/breaker.go: with no container concurrency
-the less busy of two replicas at random, up to 3 the first with a free slot (so that low addresses stay busy
-and high ones idle), above 3 round robin. A request is bound to a replica only when a slot is free, so one
-that waits takes the first slot that frees anywhere.
+After pkg/activator/net/throttler.go, lb_policy.go and pkg/queue/breaker.go of Knative Serving. Without a
+container concurrency, a request goes to the less loaded of two replicas chosen at random; up to a container
+concurrency of 3, to the first replica with a free slot in the order of their addresses (so that the last
+ones become idle); above 3, round robin. A request is assigned to a replica only when a slot is free, so one
+that waits takes the first slot that becomes free anywhere.
 """
 
 from __future__ import annotations
@@ -13,28 +14,28 @@ import random
 from collections import deque
 from collections.abc import Callable
 
-from knative.local.activator.metrics import Counts
-from knative.local.activator.reporter import RequestStats
+from knative.local.activator.request_stats import RequestStats
+from knative.local.activator.response_counts import ResponseCounts
 from knative.local.routing import Endpoint, RevisionSpec
 
 QUEUE_DEPTH = 10_000
 FIRST_AVAILABLE_UP_TO = 3
-SUSPECT_S = 0.2
+QUARANTINE_S = 0.2
 """How long a replica that refused a connection gets no request."""
 BURST = 64
-"""Waiting requests released in one turn of the event loop, so that a full queue does not hold it up."""
+"""Waiting requests released in one turn of the event loop, so that a full queue does not block it."""
 
 
 class QueueFullError(Exception):
     """As many requests wait for this Revision as may."""
 
 
-class GoneError(Exception):
-    """What a request waited for was removed."""
+class RevisionRemovedError(Exception):
+    """The Revision was removed, or the activator stops: no replica will come."""
 
 
-class Pod:
-    """A replica: what it is answering and how long it has been busy."""
+class PodTracker:
+    """One replica: its requests in flight, and how long it has been busy."""
 
     __slots__ = ("address", "busy_s", "busy_since", "endpoint", "idle", "in_flight", "leaving")
 
@@ -44,12 +45,21 @@ class Pod:
         self.in_flight = 0
         self.busy_since = 0.0
         self.busy_s = 0.0
+        """Seconds with at least one request in flight, up to the last time that there was none."""
         self.leaving = False
+        """It gets no new requests."""
         self.idle: list[asyncio.Future[None]] = []
+        """Resolved when no request is in flight."""
 
 
-class Revision:
-    """The activator's view of one Revision."""
+class RevisionThrottler:
+    """Assigns requests for one Revision to its replicas, at most `containerConcurrency` to each at a time.
+
+    Args:
+        spec: the Revision.
+        clock: seconds, monotonic.
+        queue_depth: how many requests may wait.
+    """
 
     def __init__(
         self, spec: RevisionSpec, clock: Callable[[], float], queue_depth: int = QUEUE_DEPTH
@@ -57,27 +67,27 @@ class Revision:
         self._queue_depth = queue_depth
         self.spec = spec
         self.stats = RequestStats()
-        self.counts = Counts()
+        self.counts = ResponseCounts()
         self.waiting = 0
         self._clock = clock
-        self._pods: list[Pod] = []
-        self._usable: list[Pod] = []
-        self._leaving: dict[str, Pod] = {}
-        self._waiters: deque[asyncio.Future[Pod]] = deque()
+        self._pods: list[PodTracker] = []
+        self._usable: list[PodTracker] = []
+        self._leaving: dict[str, PodTracker] = {}
+        self._waiters: deque[asyncio.Future[PodTracker]] = deque()
         self._gone_busy_s = 0.0
         self._next = 0
         self._releasing = False
-        self._abandoned = False
+        self._removed = False
 
     # replicas
 
     def set_endpoints(self, endpoints: tuple[Endpoint, ...]) -> None:
-        """Replace the replicas that get requests."""
+        """Replace the set of ready replicas."""
         known = {pod.endpoint: pod for pod in self._pods}
         usable = set(self._usable)
         fresh = [known.pop(end) if end in known else self._returning(end) for end in set(endpoints)]
         fresh.sort(key=lambda pod: (pod.endpoint.host, pod.endpoint.port, pod.endpoint.pod))
-        suspects = set(self._pods) - usable
+        quarantined = set(self._pods) - usable
         for pod in known.values():
             pod.leaving = True
             if pod.in_flight:
@@ -85,38 +95,38 @@ class Revision:
             else:
                 self._gone_busy_s += pod.busy_s
         self._pods = fresh
-        self._usable = [pod for pod in fresh if pod not in suspects]
+        self._usable = [pod for pod in fresh if pod not in quarantined]
         self.release_waiters()
 
-    def _returning(self, endpoint: Endpoint) -> Pod:
-        """A replica that is ready again goes on with what it is answering; else a new one."""
+    def _returning(self, endpoint: Endpoint) -> PodTracker:
+        """The tracker of a replica that is ready again and still answers requests; else a new one."""
         pod = self._leaving.get(endpoint.pod)
         if pod is None or pod.endpoint != endpoint:
-            return Pod(endpoint)
+            return PodTracker(endpoint)
         del self._leaving[endpoint.pod]
         pod.leaving = False
         return pod
 
-    def suspect(self, pod: Pod) -> None:
-        """Give a replica that refused a connection no request for a moment."""
+    def quarantine(self, pod: PodTracker) -> None:
+        """Give a replica that refused a connection no request for `QUARANTINE_S`."""
         if pod in self._usable:
             self._usable.remove(pod)
-            asyncio.get_running_loop().call_later(SUSPECT_S, self._trust, pod)
+            asyncio.get_running_loop().call_later(QUARANTINE_S, self._end_quarantine, pod)
 
-    def _trust(self, pod: Pod) -> None:
+    def _end_quarantine(self, pod: PodTracker) -> None:
         if pod in self._pods and pod not in self._usable:
             self._usable = [other for other in self._pods if other is pod or other in self._usable]
             self.release_waiters()
 
-    def pod(self, name: str) -> Pod | None:
-        """A replica by name, one that is leaving included."""
+    def pod(self, name: str) -> PodTracker | None:
+        """A replica by name, also one that gets no new requests."""
         for pod in self._pods:
             if pod.endpoint.pod == name:
                 return pod
         return self._leaving.get(name)
 
     def busy_seconds(self) -> float:
-        """Seconds with at least one request in flight, summed over all replicas there ever were."""
+        """Seconds with at least one request in flight, summed over all replicas that ever existed."""
         now = self._clock()
         total = self._gone_busy_s
         for pod in (*self._pods, *self._leaving.values()):
@@ -130,41 +140,41 @@ class Revision:
 
     # slots
 
-    def acquire(self, avoid: Pod | None = None) -> Pod | None:
-        """A slot, if one is free and nobody waits for one; not at the replica `avoid` if there is another."""
+    def acquire(self, avoid: PodTracker | None = None) -> PodTracker | None:
+        """A slot, if one is free and no request waits for one; not on `avoid` if there is another replica."""
         if self._waiters:
             return None
         pod = self._pick(avoid)
         if pod is not None:
-            self._enter(pod)
+            self._occupy(pod)
         return pod
 
-    async def wait(self) -> Pod:
+    async def wait(self) -> PodTracker:
         """A slot, as soon as one is free.
 
         Raises:
-            QueueFullError: too many wait already.
-            GoneError: the Revision was removed meanwhile.
+            QueueFullError: too many requests wait already.
+            RevisionRemovedError: the Revision was removed.
         """
-        if self._abandoned:
-            raise GoneError
+        if self._removed:
+            raise RevisionRemovedError
         if self.waiting >= self._queue_depth:
             raise QueueFullError
-        waiter: asyncio.Future[Pod] = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[PodTracker] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         self.waiting += 1
         try:
             return await waiter
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self.leave(waiter.result())  # the slot came in the same turn as the cancellation
+                self.release(waiter.result())  # the slot came in the same turn as the cancellation
             raise
         finally:
             self.waiting -= 1
-            if len(self._waiters) > 2 * self.waiting + BURST:  # mostly those who went away
+            if len(self._waiters) > 2 * self.waiting + BURST:  # mostly cancelled ones
                 self._waiters = deque(waiter for waiter in self._waiters if not waiter.done())
 
-    def leave(self, pod: Pod) -> None:
+    def release(self, pod: PodTracker) -> None:
         """Give a slot back."""
         pod.in_flight -= 1
         if not pod.in_flight:
@@ -180,7 +190,7 @@ class Revision:
             self.release_waiters()
 
     def release_waiters(self) -> None:
-        """Hand free slots to those who wait, oldest first."""
+        """Hand free slots to waiting requests, oldest first."""
         self._releasing = False
         for _ in range(BURST):
             while self._waiters and self._waiters[0].done():
@@ -190,33 +200,33 @@ class Revision:
             pod = self._pick()
             if pod is None:
                 return
-            self._enter(pod)
+            self._occupy(pod)
             self._waiters.popleft().set_result(pod)
         if self._waiters and not self._releasing:
             self._releasing = True
             asyncio.get_running_loop().call_soon(self.release_waiters)
 
     def abandon(self) -> None:
-        """Tell all who wait, or will, that the Revision is gone."""
-        self._abandoned = True
+        """Fail all waiting requests, and those that would wait from now on, with `RevisionRemovedError`."""
+        self._removed = True
         while self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.done():
-                waiter.set_exception(GoneError())
+                waiter.set_exception(RevisionRemovedError())
 
-    def _enter(self, pod: Pod) -> None:
+    def _occupy(self, pod: PodTracker) -> None:
         if not pod.in_flight:
             pod.busy_since = self._clock()
         pod.in_flight += 1
 
-    def _pick(self, avoid: Pod | None = None) -> Pod | None:
+    def _pick(self, avoid: PodTracker | None = None) -> PodTracker | None:
         pods, limit = self._usable, self.spec.container_concurrency
         if avoid is not None and len(pods) > 1:
             pods = [pod for pod in pods if pod is not avoid]
         if not pods:
             return None
         if limit == 0:
-            return pods[0] if len(pods) == 1 else min(random.sample(pods, 2), key=_load)
+            return pods[0] if len(pods) == 1 else min(random.sample(pods, 2), key=_in_flight)
         if limit <= FIRST_AVAILABLE_UP_TO:
             return next((pod for pod in pods if pod.in_flight < limit), None)
         start = self._next if self._next < len(pods) else 0
@@ -228,5 +238,5 @@ class Revision:
         return None
 
 
-def _load(pod: Pod) -> int:
+def _in_flight(pod: PodTracker) -> int:
     return pod.in_flight

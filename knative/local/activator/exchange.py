@@ -1,0 +1,238 @@
+"""One request and its response: wait for a slot, forward, stream the response back, retry where that is safe.
+
+A request is retried on another replica only if none has begun to answer it: after a refused connection
+(nothing was delivered), or after a reset before the response's first byte if the body can be sent again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from enum import Enum
+from http import HTTPStatus
+from typing import Any, cast
+
+from knative.local.activator.headers import for_client, for_replica
+from knative.local.activator.problems import GatewayProblem, Send
+from knative.local.activator.protocol import EXTENSION, ActivatorProtocol
+from knative.local.activator.request_body import Receive, RequestBody
+from knative.local.activator.routes import RouteMatch
+from knative.local.activator.throttler import (
+    PodTracker,
+    QueueFullError,
+    RevisionRemovedError,
+    RevisionThrottler,
+)
+from knative.local.activator.timeouts import RequestTimeouts
+from knative.local.activator.tunnel import ReplicaTunnel
+from transport import (
+    ConnectError,
+    ConnectionLostError,
+    ConnectionPool,
+    ProtocolError,
+    UpstreamError,
+    UpstreamResponse,
+)
+from transport.headers import requested_upgrade
+
+MAX_RESETS = 3
+"""How many replicas may reset one request's connection before it is answered with an error, less one."""
+RESET_PAUSE_S = 0.1
+CLIENT_CLOSED_REQUEST = 499
+"""The status counted for a request whose client disconnected before the response (nginx's code)."""
+
+
+class _Failure(Enum):
+    """Why a replica did not begin to answer."""
+
+    REFUSED = "refused the connection"
+    RESET = "ended the connection without a response"
+    INVALID = "sent no valid HTTP response"
+
+
+class Exchange:
+    """One request and its response.
+
+    Args:
+        pool: connections to replicas.
+        clock: seconds, monotonic.
+        scope: ASGI's, with the connection as an extension.
+        receive: ASGI's.
+        send: ASGI's.
+        match: which Service the request is for.
+        throttler: of the Revision that was chosen.
+    """
+
+    __slots__ = (
+        "_clock", "_connection", "_match", "_pool", "_receive", "_scope", "_send", "_started", "_task",
+        "_throttler", "_timeouts", "status",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        pool: ConnectionPool,
+        *,
+        clock: Callable[[], float],
+        scope: dict[str, Any],
+        receive: Receive,
+        send: Send,
+        match: RouteMatch,
+        throttler: RevisionThrottler,
+    ) -> None:
+        self._pool = pool
+        self._clock = clock
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._match = match
+        self._throttler = throttler
+        self._connection: ActivatorProtocol = scope["extensions"][EXTENSION]
+        self._task = cast("asyncio.Task[None]", asyncio.current_task())
+        self._timeouts = RequestTimeouts(throttler.spec, self._task)
+        self._started = False
+        self.status = CLIENT_CLOSED_REQUEST
+        """The response's status code."""
+
+    async def run(self, arrived: float) -> None:
+        """Answer the request, which arrived at the instant `arrived`.
+
+        Raises:
+            asyncio.CancelledError: the client disconnected, or the server is stopping.
+        """
+        try:
+            await self._forward(arrived)
+        except asyncio.CancelledError:
+            if self._timeouts.expired is None or self._connection.client_disconnected:
+                raise
+            self._task.uncancel()
+            if self._started:
+                self._connection.abort()
+            else:
+                detail = f"no response within {self._timeouts.expired}"
+                await self._answer(GatewayProblem(HTTPStatus.GATEWAY_TIMEOUT, detail, retryable=True))
+        finally:
+            self._timeouts.stop()
+
+    async def _answer(self, problem: GatewayProblem) -> None:
+        self._started = True
+        self.status = int(problem.status)
+        await problem.send(self._send)
+
+    async def _forward(self, arrived: float) -> None:
+        """Try replicas until one has begun to answer or a retry is not safe."""
+        throttler = self._throttler
+        body = RequestBody(self._scope["headers"], self._receive)
+        resets = 0
+        pod: PodTracker | None = None
+        while True:
+            pod = throttler.acquire(avoid=pod) or await self._wait()
+            if pod is None:
+                return
+            held_s = self._clock() - arrived
+            try:
+                failure = await self._attempt(pod, body, held_s)
+            finally:
+                throttler.release(pod)
+            if failure is None:
+                return
+            if failure is _Failure.RESET:
+                resets += 1
+            if failure is _Failure.INVALID or resets > MAX_RESETS or not body.replayable:
+                detail = f"replica {pod.endpoint.pod} {failure.value}"
+                await self._answer(GatewayProblem(HTTPStatus.BAD_GATEWAY, detail, retryable=True))
+                return
+            if resets > 1:  # the first may have been a connection that the replica closed as idle
+                await asyncio.sleep(RESET_PAUSE_S * resets)
+
+    async def _wait(self) -> PodTracker | None:
+        """A slot, once one is free; None: the request has been answered with an error instead."""
+        throttler = self._throttler
+        try:
+            return await throttler.wait()
+        except QueueFullError:
+            detail = f"{throttler.waiting} requests already wait for {throttler.spec.key}"
+        except RevisionRemovedError:
+            detail = f"{throttler.spec.key} was removed while the request waited for a replica"
+        await self._answer(GatewayProblem(HTTPStatus.SERVICE_UNAVAILABLE, detail, retryable=True))
+        return None
+
+    async def _attempt(self, pod: PodTracker, body: RequestBody, held_s: float) -> _Failure | None:
+        """Have one replica answer; why it did not begin to, or None if it did."""
+        try:
+            response = await self._open(pod, body, held_s)
+        except ConnectError:
+            self._throttler.quarantine(pod)
+            return _Failure.REFUSED
+        except (ConnectionLostError, ConnectionResetError):
+            return _Failure.RESET
+        except ProtocolError:
+            return _Failure.INVALID
+        await self._relay(response, held_s)
+        return None
+
+    async def _open(self, pod: PodTracker, body: RequestBody, held_s: float) -> UpstreamResponse:
+        """Send the request to a replica; its response once the head is there."""
+        scope, match = self._scope, self._match
+        query: bytes = scope["query_string"]
+        target = match.raw_path + b"?" + query if query else match.raw_path
+        client = scope["client"]
+        headers = for_replica(
+            scope["headers"],
+            client=client[0] if client else "",
+            scheme=scope["scheme"],
+            prefix=match.prefix,
+            held_s=held_s,
+        )
+        upgrade = requested_upgrade(scope["headers"]) if self._connection.upgrading else None
+        if upgrade:
+            headers += ((b"connection", b"Upgrade"), (b"upgrade", upgrade))
+        payload = await body.payload()
+        if body.chunked:
+            headers.append((b"transfer-encoding", b"chunked"))
+        return await self._pool.request(
+            pod.address,
+            scope["method"].encode("ascii"),
+            target,
+            headers,
+            payload,
+            chunked=body.chunked,
+            may_switch=upgrade is not None,
+        )
+
+    async def _relay(self, response: UpstreamResponse, held_s: float) -> None:
+        """Pass a response to the client, piece by piece as it arrives."""
+        self._started = True
+        timeouts = self._timeouts
+        timeouts.response_started()
+        self.status = status = response.status
+        try:
+            timing = (b"server-timing", b"queue;dur=%.2f" % (held_s * 1000.0))
+            if status == HTTPStatus.SWITCHING_PROTOCOLS:
+                timeouts.connection_upgraded()
+                return await ReplicaTunnel(self._connection, response).run(_upgrade_head(response, timing))
+            headers = for_client(response.headers, status=status)
+            headers.append(timing)
+            send, connection = self._send, self._connection
+            until_close = self._scope["http_version"] == "1.0" and response.header(b"content-length") is None
+            if until_close:
+                connection.stream_until_close()
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            while True:
+                piece = await response.read()
+                if response.complete:
+                    if until_close:
+                        connection.end_stream(len(piece))
+                    return await send({"type": "http.response.body", "body": piece})
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                if timeouts.watches_pauses:
+                    timeouts.piece_arrived()
+        except UpstreamError:
+            self._connection.abort()
+        finally:
+            response.close()
+
+
+def _upgrade_head(response: UpstreamResponse, timing: tuple[bytes, bytes]) -> bytes:
+    lines = [b"HTTP/1.1 101 Switching Protocols"]
+    lines += [name + b": " + value for name, value in (*response.headers, timing)]
+    return b"\r\n".join((*lines, b"", b""))
