@@ -8,7 +8,8 @@ import pytest
 from knative.autoscaling import annotations
 from knative.autoscaling.annotations import AutoscalingSpec, Metric
 from knative.autoscaling.config import Config
-from knative.local.controllers.autoscaler import ActiveStatus, Autoscaler, ServingMode
+from knative.autoscaling.scaler import ActiveStatus, ServingMode
+from knative.local.controllers.autoscaler import Autoscaler
 from knative.local.routing import RevisionKey, RevisionSpec
 from knative.local.stats import RevisionStat
 

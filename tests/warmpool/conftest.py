@@ -17,7 +17,7 @@ from knative.local.apiserver import kinds
 from knative.local.apiserver.api.app import Api
 from knative.local.apiserver.registry import Registry
 from knative.local.apiserver.store import Key, Store
-from knative.local.controllers.reconcilers import revisions
+from knative.local.controllers.desired_state import revisions
 from warmpool.controller import Controller
 
 KINDS = kinds.load()  # reading YAML takes longer than most tests

@@ -1,9 +1,9 @@
-"""The autoscaler's effects: windows fed by the activator, decided by `kpa` and `scaler`, told to their owner.
+"""The autoscaler's effects: feeds each Revision's `RevisionAutoscaler` with reports and ready replicas.
 
-On a cluster the autoscaler also scrapes the replicas, which adds the requests that bypass the activator. On
-one machine none does, so a replica that is ready adds a zero each second: the same sum. One difference is
-meant: activator and autoscaler start together here, so after a restart "no data" is known to be "no
-traffic", and a floor raised on a Revision at zero acts at once.
+On a cluster the autoscaler also scrapes the replicas for requests that bypass the activator. Here none does,
+so each ready replica contributes a zero each second, which gives the same sum. One difference is intended:
+activator and autoscaler start together, so after a restart "no data" is known to mean "no traffic", and a
+floor raised on a Revision at zero takes effect at once.
 """
 
 from __future__ import annotations
@@ -15,22 +15,20 @@ from dataclasses import dataclass
 
 from knative.autoscaling import kpa
 from knative.autoscaling.revision_autoscaler import RevisionAutoscaler, RevisionScaling, ScaleDecision
-from knative.autoscaling.scaler import ActiveStatus, ServingMode
+from knative.autoscaling.scaler import ServingMode
 from knative.local.routing import RevisionKey, RevisionSpec
 from knative.local.stats import RevisionStat
-
-__all__ = ["ActiveStatus", "Autoscaler", "AutoscalerStatus", "ScaleDecision", "ServingMode"]
 
 SCRAPE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class AutoscalerStatus:
-    """What a live table and a PodAutoscaler's status show."""
+    """The latest decision and the values behind it."""
 
     decision: ScaleDecision
     wanted: int | None
-    """What the averages alone ask for, before bounds; None: no data yet."""
+    """The replicas that the averages ask for, before bounds; None: no data yet."""
     panicking: bool
     excess_burst_capacity: int
     serving_mode: ServingMode
@@ -47,10 +45,9 @@ class Autoscaler:
     Everything runs on one event loop; nothing here blocks or awaits but `run`.
 
     Args:
-        clock: seconds, monotonic; the one that the activator got.
-        on_scale: told each time a Revision's decision differs from the one before, the first included. It is
-            called inside `record`, `set_*` and `tick` and must return quickly; it may call back into the
-            autoscaler.
+        clock: seconds, monotonic; the activator's.
+        on_scale: called with each decision for a Revision that differs from the one before, from inside
+            `record`, `set_*` and `tick`. It must return quickly and may call back into the autoscaler.
     """
 
     def __init__(
@@ -64,10 +61,12 @@ class Autoscaler:
         self._awake: set[RevisionKey] = set()
 
     def set_revision(self, spec: RevisionSpec, *, remembered: int | None = None) -> None:
-        """Add or change a Revision, or what `config-autoscaler` says of it; bounds act at once.
+        """Add or change a Revision; its bounds take effect at once.
 
-        `remembered` counts for a Revision that is new here but once reached its initial scale (as its status
-        told before a restart): the replicas it was meant to have. Its initial scale then no longer matters.
+        Args:
+            spec: the Revision, and `config-autoscaler` for what it leaves out.
+            remembered: for a Revision that reached its initial scale before a restart: the replicas that it
+                was to have; its initial scale then no longer matters.
         """
         now = self._clock()
         scaling = RevisionScaling(
@@ -92,7 +91,7 @@ class Autoscaler:
         self._awake.discard(key)
 
     def set_pods(self, key: RevisionKey, ready: int, total: int) -> None:
-        """Replicas that are running and ready, and all that exist. Unknown Revisions are ignored."""
+        """Set how many replicas are ready, and how many exist. An unknown Revision is ignored."""
         entry = self._entries.get(key)
         if entry is None or (entry.ready, entry.total) == (ready, total):
             return
@@ -100,7 +99,7 @@ class Autoscaler:
         self._reconcile(key, entry, self._clock())
 
     def record(self, stats: Sequence[RevisionStat]) -> None:
-        """Take reports of the data path; one on a Revision that nothing wanted is acted on at once."""
+        """Take reports of the activator; one for a Revision at zero is decided on at once."""
         for stat in stats:
             entry = self._entries.get(stat.key)
             if entry is None:
@@ -110,8 +109,13 @@ class Autoscaler:
             if not entry.wish and stat.concurrency:
                 self._decide(stat.key, entry, self._clock())
 
+    def decision(self, key: RevisionKey) -> ScaleDecision | None:
+        """The latest decision; None: no such Revision."""
+        entry = self._entries.get(key)
+        return None if entry is None else entry.current()
+
     def status(self, key: RevisionKey) -> AutoscalerStatus:
-        """The latest decision and what it rests on.
+        """The latest decision and the values behind it.
 
         Raises:
             KeyError: no such Revision.
@@ -137,11 +141,11 @@ class Autoscaler:
 
     @property
     def awake(self) -> int:
-        """Revisions that are looked at each second; the others cost nothing until something happens."""
+        """How many Revisions are looked at each second; the others are idle at zero and cost nothing."""
         return len(self._awake)
 
     def second(self) -> None:
-        """What each second brings: a report of every ready replica, and what time alone has made due."""
+        """Do what is due each second: a sample for each ready replica, and decisions that time changes."""
         now = self._clock()
         for key, entry in self._waking():
             if entry.ready and entry.decider.target_burst_capacity != -1:
@@ -158,11 +162,11 @@ class Autoscaler:
                 self._awake.discard(key)
 
     async def run(self) -> None:
-        """Look each second, decide every two, until cancelled."""
+        """Call `second` each second and `tick` every two, until cancelled."""
         loop = asyncio.get_running_loop()
         begun = loop.time()
         for beat in range(1, 1 << 62):
-            # Missed beats (a suspended machine) are skipped, not made up for.
+            # Seconds missed while the machine was suspended are skipped.
             late = math.floor(loop.time() - begun) - beat
             begun += max(0, late)
             await asyncio.sleep(begun + beat * SCRAPE_S - loop.time())

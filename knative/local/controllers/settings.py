@@ -1,7 +1,8 @@
-"""Knative's ConfigMaps in the namespace `knative-serving`, as the values in force.
+"""Knative's ConfigMaps in the namespace `knative-serving`, as values.
 
-Read when asked, so that a change acts at once. Admission refuses a bad one (`admission.config_maps`), so it
-can be there only if an earlier version stored it; then what counted before goes on to count, as on a cluster.
+They are read when needed, so that a change takes effect at once. Admission refuses an invalid one
+(`admission.config_maps`); one that an earlier version has stored leaves the last valid values in force, as on
+a cluster.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from knative.config_maps import ConfigError
 from knative.local import objects
 from knative.local.apiserver.admission.serving_config import ServingConfig, parse_defaults, parse_flags
 from knative.local.apiserver.store import Key, Store
-from knative.local.controllers.reconcilers.configurations import Retention, parse_retention
-from knative.local.controllers.reconcilers.revisions import parse_progress_deadline
+from knative.local.controllers.desired_state.revision_gc import Retention, parse_retention
+from knative.local.controllers.desired_state.revisions import parse_progress_deadline
 
 log = logging.getLogger(__name__)
 
@@ -36,11 +37,15 @@ PARSERS: Mapping[str, Callable[[Mapping[str, str]], Any]] = {
     FEATURES: parse_flags,
     GC: parse_retention,
 }
-"""The ConfigMaps that are read here, and how."""
+"""The ConfigMaps that are read, with the parser of each one's data."""
 
 
 class KnativeSettings:
-    """The settings in force."""
+    """The settings in force.
+
+    Args:
+        store: the ConfigMaps.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -60,16 +65,16 @@ class KnativeSettings:
 
     @property
     def progress_deadline_s(self) -> float:
-        """Of `config-deployment`: how long a Revision may take to its first readiness."""
+        """`config-deployment`: seconds that a Revision may take until it is ready for the first time."""
         value: float = self._value(DEPLOYMENT)
         return value
 
     @property
     def features(self) -> ServingConfig:
-        """What admission depends on."""
+        """The settings that admission depends on."""
         return ServingConfig(self._value(FEATURES), self.autoscaler, self._value(DEFAULTS))
 
-    def _value(self, name: str) -> Any:  # what its parser gives
+    def _value(self, name: str) -> Any:  # of the parser's type
         record = self._store.get(Key(CONFIG_MAP, NAMESPACE, name))
         version = 0 if record is None else record.version
         seen = self._seen.get(name)
@@ -78,8 +83,8 @@ class KnativeSettings:
         try:
             value = PARSERS[name]({} if record is None else record.obj.get("data") or {})
         except ConfigError as problem:
-            log.error(  # noqa: TRY400  # the text says it all
-                "%s is not valid, what counted before goes on to count: %s", name, problem
+            log.error(  # noqa: TRY400  # the message is complete
+                "%s is not valid, and the last valid values stay in force: %s", name, problem
             )
             value = PARSERS[name]({}) if seen is None else seen[1]
         self._seen[name] = (version, value)
@@ -87,7 +92,7 @@ class KnativeSettings:
 
 
 def initial(name: str) -> Object:
-    """The ConfigMap that a new platform begins with: there to be changed, and empty."""
+    """The empty ConfigMap that a new platform has, to be patched and edited."""
     labels = {
         "app.kubernetes.io/component": "autoscaler" if name == AUTOSCALER else "controller",
         "app.kubernetes.io/name": NAMESPACE,

@@ -18,12 +18,11 @@ from knative import env_vars
 from knative.client import resources
 from knative.client.resources import Object
 from knative.labels import PILOTLIGHT, REVISION_LABEL, SERVICE_LABEL
-from knative.local import containers, objects
+from knative.local import conditions, containers, objects
 from knative.local.activator import Activator
 from knative.local.apiserver.registry import Registry
 from knative.local.apiserver.store import Change, EventType, Key
-from knative.local.controllers.event_recorder import EventRecorder
-from knative.local.controllers.reconcilers import conditions
+from knative.local.event_recorder import EventRecorder
 from knative.local.kubelet import process, usage
 from knative.local.kubelet.confinement import Confinements, Mechanism
 from knative.local.kubelet.downward import NODE, Machine

@@ -8,9 +8,8 @@ from typing import Any
 
 from knative.client.resources import Object
 from knative.labels import GPU_SLOTS_ANNOTATION, READY_AT_ANNOTATION, SCHEDULED_AT_ANNOTATION
-from knative.local import containers, objects
+from knative.local import conditions, containers, objects
 from knative.local.apiserver.store import Key
-from knative.local.controllers.reconcilers import conditions
 from knative.local.kubelet import gpus as gpu_slots
 from knative.local.kubelet import status
 from knative.local.kubelet.container import Container, Pod, Role

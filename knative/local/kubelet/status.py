@@ -9,9 +9,8 @@ from typing import Any
 
 from knative.client.resources import Object
 from knative.labels import SCHEDULED_AT_ANNOTATION
-from knative.local import objects
-from knative.local.controllers.reconcilers import conditions
-from knative.local.controllers.reconcilers.conditions import Condition
+from knative.local import conditions, objects
+from knative.local.conditions import Condition
 from knative.local.kubelet import limits
 
 CREATING = ("ContainerCreating", "")

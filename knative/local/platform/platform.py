@@ -40,11 +40,16 @@ from knative.local.apiserver.store import Key, Store, StoreError
 from knative.local.controllers import settings as settings_of_knative
 from knative.local.controllers.autoscaler import Autoscaler
 from knative.local.controllers.controller_manager import ControllerManager
+from knative.local.controllers.dependencies import Dependencies
 from knative.local.controllers.event_emitter import EventEmitter
-from knative.local.controllers.event_recorder import EventRecorder
-from knative.local.controllers.pod_autoscaler_reconciler import PodAutoscalerReconciler
-from knative.local.controllers.reconcilers.runnable import unrunnable
+from knative.local.controllers.reconcilers.configuration import ConfigurationReconciler
+from knative.local.controllers.reconcilers.pod_autoscaler import PodAutoscalerReconciler
+from knative.local.controllers.reconcilers.revision import RevisionReconciler
+from knative.local.controllers.reconcilers.route import RouteReconciler
+from knative.local.controllers.reconcilers.service import ServiceReconciler
 from knative.local.controllers.settings import KnativeSettings
+from knative.local.controllers.work_queue import WorkQueue
+from knative.local.event_recorder import EventRecorder
 from knative.local.kubelet import Replicas, ReplicaSettings
 from knative.local.kubelet.gpus import GpuMeter, Slots
 from knative.local.platform.metrics import PlatformMetrics
@@ -197,9 +202,9 @@ class Platform:
         _make_settings(registry)
         registry.collect_garbage()
 
-        # The three know each other; what is bound below is called only after it is there.
-        activator = Activator(lambda stats: autoscaler.record(stats), time.monotonic)  # noqa: PLW0108
-        autoscaler = Autoscaler(time.monotonic, lambda key, _: control.on_scale(key))
+        queue = WorkQueue()
+        autoscaler = Autoscaler(time.monotonic, queue.add_scaled)
+        activator = Activator(autoscaler.record, time.monotonic)
         slots = Slots(config.gpus)
         meter = GpuMeter(time.monotonic, activator.busy_seconds)
         replicas = Replicas(
@@ -225,23 +230,30 @@ class Platform:
         )
         events = EventRecorder(registry, _utc_now)
         EventEmitter(store, events)
-        scaling = PodAutoscalerReconciler(
-            registry,
-            activator,
-            autoscaler,
-            settings=settings,
-            now=_utc_now,
+        dependencies = Dependencies(store)
+        pod_autoscalers = PodAutoscalerReconciler(
+            registry, activator, autoscaler, settings=settings, now=_utc_now
         )
         control = ControllerManager(
-            registry,
-            activator,
-            scaling,
-            settings=settings,
-            now=_utc_now,
-            url_of=self._url_of,
-            recorder=events,
-            unrunnable=unrunnable,
-            before_removal=meter.settle,
+            store,
+            queue,
+            dependencies,
+            {
+                resources.SERVICE: ServiceReconciler(registry, queue, _utc_now),
+                resources.CONFIGURATION: ConfigurationReconciler(registry, settings, events, _utc_now),
+                resources.ROUTE: RouteReconciler(
+                    registry, activator, dependencies, url_of=self._url_of, now=_utc_now
+                ),
+                resources.REVISION: RevisionReconciler(
+                    registry,
+                    activator,
+                    pod_autoscalers,
+                    recorder=events,
+                    before_removal=meter.settle,
+                    now=_utc_now,
+                ),
+                resources.POD_AUTOSCALER: pod_autoscalers,
+            },
         )
         metrics = PlatformMetrics(registry, autoscaler, slots, meter, lambda: replicas.mechanism)
         api = Api(
@@ -430,7 +442,7 @@ async def _housekeeping(events: EventRecorder, replicas: Replicas, control: Cont
         events.expire()
         await replicas.keep_house()
         if beat % _COLLECT_BEATS == 0:
-            control.collect()
+            control.collect_revisions()
 
 
 def _api_server(api: Api, certificate: Path) -> uvicorn.Server:

@@ -6,7 +6,8 @@ import time
 
 from knative.autoscaling.annotations import AutoscalingSpec
 from knative.autoscaling.config import Config
-from knative.local.controllers.autoscaler import ActiveStatus, Autoscaler
+from knative.autoscaling.scaler import ActiveStatus
+from knative.local.controllers.autoscaler import Autoscaler
 from knative.local.routing import RevisionKey, RevisionSpec
 
 KEY = RevisionKey("default", "a-00001")

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from knative.local.controllers.reconcilers.configurations import Retention, collectable
+from knative.local.controllers.desired_state.revision_gc import Retention, collectable
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 

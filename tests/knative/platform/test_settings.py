@@ -9,7 +9,7 @@ from knative.autoscaling.config import Config
 from knative.client.errors import Invalid
 from knative.client.resources import CONFIG_MAP, POD_AUTOSCALER, SERVICE
 from knative.local.apiserver.store import Key, Store
-from knative.local.controllers.reconcilers import revisions
+from knative.local.controllers.desired_state import revisions
 from knative.local.controllers.settings import KnativeSettings
 from tests.knative.platform.conftest import World, condition, service, until
 

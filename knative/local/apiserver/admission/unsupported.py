@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from knative.local import containers
-from knative.local.controllers.reconcilers.runnable import unrunnable
+from knative.local.runnable import unrunnable
 
 
 def warnings(spec: Mapping[str, Any], *, limits_cpu: bool) -> Iterator[str]:

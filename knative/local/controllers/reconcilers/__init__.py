@@ -1,1 +1,1 @@
-"""From wished to actual state: Service, Configuration, Route, Revision, PodAutoscaler, pods."""
+"""One reconciler for each kind: reads the present state, asks `desired_state` and writes the differences."""

@@ -1,4 +1,4 @@
-"""A PodAutoscaler's status, and which pods make the difference between wished and actual scale (pure)."""
+"""A PodAutoscaler's status, and which pods to create or delete for the desired scale (pure)."""
 
 from __future__ import annotations
 
@@ -6,29 +6,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from knative.autoscaling.revision_autoscaler import ScaleDecision
 from knative.client.resources import Object
 from knative.labels import PORT_ANNOTATION, READY_AT_ANNOTATION
-from knative.local import objects
-from knative.local.controllers.autoscaler import ScaleDecision
-from knative.local.controllers.reconcilers import conditions
-from knative.local.controllers.reconcilers.conditions import Condition
+from knative.local import conditions, objects
+from knative.local.conditions import Condition
 from knative.local.routing import Endpoint
 
 Pods = Sequence[Mapping[str, Any]]
 
 
-def living(pods: Pods) -> list[Mapping[str, Any]]:
-    """Pods that nobody has asked to end."""
+def active(pods: Pods) -> list[Mapping[str, Any]]:
+    """Pods that are not being deleted."""
     return [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
 
 
 def ready(pods: Pods) -> list[Mapping[str, Any]]:
-    """Living pods that can take requests."""
-    return [pod for pod in living(pods) if objects.condition_status(pod) == "True"]
+    """Active pods that can serve requests."""
+    return [pod for pod in active(pods) if objects.condition_status(pod) == "True"]
 
 
 def endpoints(pods: Pods) -> tuple[Endpoint, ...]:
-    """Where the ready pods listen."""
+    """The addresses of the ready pods."""
     return tuple(
         sorted(
             Endpoint(
@@ -43,39 +42,39 @@ def endpoints(pods: Pods) -> tuple[Endpoint, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """What brings the pods to the wished number."""
+class PodDifference:
+    """What turns the present pods into the desired number."""
 
     create: int = 0
     delete: tuple[str, ...] = ()
 
 
-def step(pods: Pods, wanted: int) -> Step:
-    """Create what is missing, or delete what is too much.
+def difference(pods: Pods, desired: int) -> PodDifference:
+    """The pods to create or to delete.
 
-    Victims are chosen as a ReplicaSet chooses them: unscheduled before scheduled, not ready before ready,
-    then the one that became ready last, more restarts, and the newest. Whether a replica is busy doesn't
-    count; it is drained before it ends.
+    Pods are deleted in the order of a ReplicaSet: unscheduled before scheduled, not ready before ready, then
+    those that became ready last, with more restarts, and the newest. Whether a replica is busy does not
+    matter; it is drained before it ends.
     """
-    alive = living(pods)
-    if len(alive) <= wanted:
-        return Step(create=wanted - len(alive))
-    ranked = sorted(alive, key=_keep_rank)
-    return Step(delete=tuple(objects.name_of(pod) for pod in ranked[wanted:]))
+    remaining = active(pods)
+    if len(remaining) <= desired:
+        return PodDifference(create=desired - len(remaining))
+    ranked = sorted(remaining, key=_keep_rank)
+    return PodDifference(delete=tuple(objects.name_of(pod) for pod in ranked[desired:]))
 
 
 def _keep_rank(pod: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Sorts what is to be kept first."""
+    """A sort key: pods to be kept come first."""
     is_ready = objects.condition_status(pod) == "True"
     is_scheduled = objects.condition_status(pod, "PodScheduled") == "True"
-    marks = objects.annotations_of(pod)
+    annotations = objects.annotations_of(pod)
     restarts = sum(
         item.get("restartCount", 0) for item in (pod.get("status") or {}).get("containerStatuses") or ()
     )
     return (
         not is_scheduled,
         not is_ready,
-        marks.get(READY_AT_ANNOTATION, "") if is_ready else "",
+        annotations.get(READY_AT_ANNOTATION, "") if is_ready else "",
         restarts,
         pod["metadata"]["creationTimestamp"],
         objects.name_of(pod),

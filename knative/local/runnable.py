@@ -1,16 +1,16 @@
-"""Whether a Revision can run as a process on this machine at all (pure)."""
+"""Whether a Revision can run as processes on this machine at all (pure)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from knative.local.controllers.reconcilers import conditions
-from knative.local.controllers.reconcilers.conditions import Condition
+from knative.local import conditions
+from knative.local.conditions import Condition
 
 
 def unrunnable(revision: Mapping[str, Any]) -> Condition | None:
-    """Why not, as a condition of the Revision; None if it can."""
+    """The condition that says why the Revision cannot run here; None if it can."""
     spec = revision["spec"]
     without = [
         f"spec.template.spec.{field}[{index}]"

@@ -1,4 +1,4 @@
-"""Kubernetes Events: what the platform did and why, kept for an hour."""
+"""Writes Kubernetes Events, which are kept for an hour."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ from knative.local.apiserver.store import Key
 
 KEPT = timedelta(hours=1)
 MOST = 5_000
-"""Events kept at all; the oldest go first."""
+"""At most so many Events are kept; the oldest are deleted first."""
 
 
 class EventRecorder:
-    """Writes Events; one that says the same again only counts.
+    """Writes Events; one that repeats another increases its count.
 
-    `component` is who says it; by default the controller of the kind that it is about, as in Knative.
+    Args:
+        registry: reads and writes objects.
+        now: the wall clock.
+        component: the source of the Events; None: the controller of the involved object's kind.
     """
 
     def __init__(self, registry: Registry, now: Callable[[], datetime], component: str | None = None) -> None:
@@ -32,13 +35,13 @@ class EventRecorder:
     def normal(
         self, about: Mapping[str, Any], reason: str, message: str, *, component: str | None = None
     ) -> None:
-        """Something went as it should."""
+        """Record an Event of type Normal."""
         self._record(about, "Normal", reason, message, component)
 
     def warning(
         self, about: Mapping[str, Any], reason: str, message: str, *, component: str | None = None
     ) -> None:
-        """Something did not."""
+        """Record an Event of type Warning."""
         self._record(about, "Warning", reason, message, component)
 
     def _record(
@@ -89,7 +92,7 @@ class EventRecorder:
         self._registry.create(resources.EVENT, namespace, event)
 
     def expire(self) -> None:
-        """Drop what is older than an hour, and the oldest beyond the bound."""
+        """Delete Events older than an hour, and the oldest beyond `MOST`."""
         store = self._registry.store
         oldest = objects.timestamp(self._now() - KEPT)
         found = sorted(

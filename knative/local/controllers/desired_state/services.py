@@ -1,4 +1,4 @@
-"""A Service: its Configuration, its Route, and what they say about it (pure)."""
+"""A Service: the Configuration and the Route that it owns, and its status, drawn from theirs (pure)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 from knative.client.resources import CONFIGURATION, ROUTE, Object
 from knative.labels import ROUTES_ANNOTATION, SERVICE_LABEL, SERVICE_UID_LABEL
-from knative.local import objects
-from knative.local.controllers.reconcilers import conditions
-from knative.local.controllers.reconcilers.conditions import Condition
+from knative.local import conditions, objects
+from knative.local.conditions import Condition
+from knative.local.controllers.desired_state import routes
 
 _DEFAULT_TRAFFIC = [{"latestRevision": True, "percent": 100}]
 
@@ -36,10 +36,11 @@ def _child_meta(service: Mapping[str, Any]) -> Object:
     }
 
 
-def configuration(service: Mapping[str, Any]) -> Object:
-    """The Configuration that a Service wants."""
+def configuration(service: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> Object:
+    """The Configuration of a Service; `before`, the present one, keeps the Routes that send it requests."""
     meta = _child_meta(service)
-    meta["annotations"][ROUTES_ANNOTATION] = service["metadata"]["name"]
+    named = routes.names_of(before) if before is not None else frozenset()
+    meta["annotations"][ROUTES_ANNOTATION] = ",".join(sorted(named | {objects.name_of(service)}))
     return objects.typed(
         CONFIGURATION,
         {"metadata": meta, "spec": {"template": objects.clone(service["spec"]["template"])}},
@@ -47,7 +48,7 @@ def configuration(service: Mapping[str, Any]) -> Object:
 
 
 def route(service: Mapping[str, Any]) -> Object:
-    """The Route that a Service wants."""
+    """The Route of a Service."""
     traffic = objects.clone(service["spec"].get("traffic") or _DEFAULT_TRAFFIC)
     for entry in traffic:
         if not entry.get("revisionName"):
@@ -62,14 +63,17 @@ def status(
     route_obj: Mapping[str, Any] | None,
     now: str,
     *,
-    early: bool = False,
+    failures_are_final: bool = True,
 ) -> Object:
-    """The Service's status, drawn from its children's; while it is `early`, a failure isn't final yet."""
+    """The Service's status, drawn from its Configuration's and its Route's.
+
+    Unless `failures_are_final`, a condition that is False is Unknown.
+    """
     dependents = [
         _not_owned(service, config, "ConfigurationsReady") or _configurations_ready(config),
         _not_owned(service, route_obj, "RoutesReady") or _routes_ready(config, route_obj),
     ]
-    if early:
+    if not failures_are_final:
         dependents = [
             replace(item, status="Unknown") if item.status == "False" else item for item in dependents
         ]
@@ -90,12 +94,12 @@ def status(
 
 
 def failed(status: Mapping[str, Any]) -> bool:
-    """Whether this status of a Service says that it isn't ready and won't be."""
+    """Whether a Service's status says that it failed."""
     return objects.condition_status({"status": status}) == "False"
 
 
 def _not_owned(service: Mapping[str, Any], child: Mapping[str, Any] | None, kind: str) -> Condition | None:
-    """What to say of a child that somebody else made under the Service's name."""
+    """The condition for a child that exists under the Service's name but is not owned by it."""
     if child is None or service["metadata"]["uid"] in objects.owner_uids(child):
         return None
     name = f'{child["kind"]} "{objects.name_of(child)}"'

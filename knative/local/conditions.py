@@ -1,4 +1,4 @@
-"""Conditions as Knative keeps them: one Ready, drawn from the others; times move only with the content."""
+"""Conditions as Knative keeps them: Ready is drawn from the others, times change only with the content."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Status = Literal["True", "False", "Unknown"]
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One observation. `severity` Info keeps it out of Ready."""
+    """One condition of a status; with `severity` Info it does not affect Ready."""
 
     type: str
     status: Status
@@ -23,24 +23,24 @@ class Condition:
 
 
 def true(kind: str, *, severity: Literal["", "Info"] = "") -> Condition:
-    """It holds."""
+    """A condition that is True."""
     return Condition(kind, "True", severity=severity)
 
 
 def false(kind: str, reason: str, message: str, *, severity: Literal["", "Info"] = "") -> Condition:
-    """It does not hold."""
+    """A condition that is False."""
     return Condition(kind, "False", reason, message, severity)
 
 
 def unknown(
     kind: str, reason: str = "", message: str = "", *, severity: Literal["", "Info"] = ""
 ) -> Condition:
-    """It isn't known yet."""
+    """A condition that is Unknown."""
     return Condition(kind, "Unknown", reason, message, severity)
 
 
 def with_ready(dependents: Sequence[Condition]) -> list[Condition]:
-    """The dependents and the Ready that follows: False before Unknown before True."""
+    """The dependents and Ready: that of the first False one, else of the first Unknown one, or True."""
     counting = [condition for condition in dependents if not condition.severity]
     for status in ("False", "Unknown"):
         for condition in counting:
@@ -51,7 +51,13 @@ def with_ready(dependents: Sequence[Condition]) -> list[Condition]:
 
 
 def written(conditions: Iterable[Condition], before: Sequence[Mapping[str, Any]], now: str) -> list[Object]:
-    """The list for a status: sorted by type; `lastTransitionTime` is kept while nothing changes."""
+    """The conditions for a status, by type; one that did not change keeps its `lastTransitionTime`.
+
+    Args:
+        conditions: the conditions now.
+        before: the present status' conditions.
+        now: RFC 3339; the transition time of those that changed.
+    """
     times = {
         (item["type"], item["status"], item.get("reason", ""), item.get("message", "")): item[
             "lastTransitionTime"
@@ -70,13 +76,13 @@ def written(conditions: Iterable[Condition], before: Sequence[Mapping[str, Any]]
 
 
 def before(obj: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    """The conditions that an object has now."""
+    """The conditions in an object's status."""
     found: Sequence[Mapping[str, Any]] = (obj.get("status") or {}).get("conditions") or ()
     return found
 
 
 def named(obj: Mapping[str, Any] | None, kind: str = "Ready") -> Condition | None:
-    """A condition of an object that exists, as a value."""
+    """An object's condition of this type; None if object or condition do not exist."""
     if obj is None:
         return None
     for item in before(obj):
