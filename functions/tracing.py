@@ -30,11 +30,6 @@ def continue_trace(received: str | None, *, new_id: Callable[[int], str] = secre
     return f"00-{new_id(16)}-{new_id(8)}-01"
 
 
-def trace_id(traceparent: str) -> str:
-    """The trace id in a well-formed `traceparent`."""
-    return traceparent.split("-")[1]
-
-
 def request_id(received: str | None, *, new_id: Callable[[int], str] = secrets.token_hex) -> str:
     """The `X-Request-Id` as it came, or a new one for a missing one or not 1 to 128 printable characters."""
     return received if received and _REQUEST_ID.match(received) else new_id(16)

@@ -1,23 +1,13 @@
-"""HTTP/1.1 for proxies: bytes of a request in, bytes of its answer out as they come.
+"""The one HTTP toolbox.
 
-    pool         a client: connections that are kept for the next request
-    connection   one of them
-    one_write    a server's side: a response's head goes out with what follows it
+    pool, connection   a client for proxies: bytes of a request in, bytes of its response out as they come
+    headers            which fields a proxy passes on
+    propagation        fields in which servers tell each other about a request
+    sse                server-sent events
+    request_head       a server's limits on the head of a request
+    one_write          a server's response head goes out with what follows it
 
 A general client builds a request from parts (URL, cookies, encodings, redirects, retries) and takes its
-answer apart again. A proxy has both as bytes already, and pays for the rest with every request: see
+response apart again. A proxy has both as bytes already, and pays for the rest with every request: see
 docs/adr/0012-a-client-for-proxies.md.
 """
-
-from transport.connection import ConnectionLostError, ProtocolError, UpstreamError, UpstreamResponse
-from transport.pool import Address, ConnectError, ConnectionPool
-
-__all__ = [
-    "Address",
-    "ConnectError",
-    "ConnectionLostError",
-    "ConnectionPool",
-    "ProtocolError",
-    "UpstreamError",
-    "UpstreamResponse",
-]

@@ -17,7 +17,7 @@ from functions.timing import (
     format_server_timing,
     parse_server_timing,
 )
-from functions.tracing import continue_trace, request_id, trace_id
+from functions.tracing import continue_trace, request_id
 
 
 @pytest.mark.parametrize(("before", "after"), list(itertools.product(State, State)))
@@ -187,9 +187,8 @@ def test_a_trace_goes_on_with_a_new_span():
         continue_trace(GOOD, new_id=lambda n: "c" * 2 * n)
         == f"00-0af7651916cd43dd8448eb211c80319c-{'c' * 16}-01"
     )
-    assert trace_id(GOOD) == "0af7651916cd43dd8448eb211c80319c"
     future = GOOD.replace("00-", "cc-", 1) + "-what-the-future-will-be-like"
-    assert trace_id(continue_trace(future)) == trace_id(GOOD)
+    assert continue_trace(future).split("-")[1] == GOOD.split("-")[1]
 
 
 @pytest.mark.parametrize(

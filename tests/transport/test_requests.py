@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import uvicorn
 
-from transport import ConnectError, ConnectionLostError, ConnectionPool, ProtocolError, UpstreamResponse
+from transport.connection import ConnectionLostError, ProtocolError, UpstreamResponse
+from transport.pool import ConnectError, ConnectionPool
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 HOST = [(b"host", b"server")]

@@ -24,7 +24,7 @@ from functions.engine import (
     GenerateRequest,
     UnsupportedError,
 )
-from transport import ConnectionPool
+from transport.pool import ConnectionPool
 
 BASE = "http://vllm"
 _DEAD = "the engine died before the answer was complete; another is being started"

@@ -13,8 +13,9 @@ from functions.http.reverse_proxy import ProxyRequest, ProxyResponse, ReversePro
 from functions.metrics import Metrics
 from functions.stage import DirectRoute, RequestContext
 from functions.timing import Phase, TokenTimes
-from transport import ConnectError, UpstreamError, UpstreamResponse
+from transport.connection import UpstreamError, UpstreamResponse
 from transport.headers import end_to_end
+from transport.pool import ConnectError
 
 PREFIXES = ("/v1/", "/v2/", "/inference/v1/", "/cohere/")
 PATHS = frozenset(

@@ -17,7 +17,7 @@ from knative.local.activator.routes import RouteMatch, RouteTable, ServiceRoute,
 from knative.local.activator.throttler import QUEUE_DEPTH, PodTracker, RevisionThrottler
 from knative.local.routing import Endpoint, RevisionKey, RevisionSpec, Split
 from knative.local.stats import RevisionStat
-from transport import ConnectionPool
+from transport.pool import ConnectionPool
 
 REPORT_S = 1.0
 UNROUTED_TIMEOUT_S = 300.0

@@ -25,15 +25,9 @@ from knative.local.activator.throttler import (
 )
 from knative.local.activator.timeouts import RequestTimeouts
 from knative.local.activator.tunnel import ReplicaTunnel
-from transport import (
-    ConnectError,
-    ConnectionLostError,
-    ConnectionPool,
-    ProtocolError,
-    UpstreamError,
-    UpstreamResponse,
-)
+from transport.connection import ConnectionLostError, ProtocolError, UpstreamError, UpstreamResponse
 from transport.headers import requested_upgrade
+from transport.pool import ConnectError, ConnectionPool
 
 MAX_RESETS = 3
 """How many replicas may reset one request's connection before it is answered with an error, less one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from knative.local.activator.protocol import ActivatorProtocol
-from transport import UpstreamResponse
+from transport.connection import UpstreamResponse
 
 
 class ReplicaTunnel(asyncio.Protocol):
