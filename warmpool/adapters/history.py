@@ -22,12 +22,12 @@ from typing import Any, Final, TypeVar
 
 from warmpool.domain.account import Account
 from warmpool.domain.cold_start import (
-    KEPT,
-    LONGEST_PHASE,
+    MAX_PHASE_SECONDS,
+    MAX_SAMPLES,
     ColdStart,
     ColdStartSamples,
     ColdStartStats,
-    is_time,
+    is_duration,
 )
 from warmpool.domain.object_key import ObjectKey
 from warmpool.domain.observation import Demand
@@ -277,7 +277,7 @@ class SqliteHistory:
                 "DELETE FROM cold_starts WHERE namespace = ? AND service = ? AND started NOT IN"
                 " (SELECT started FROM cold_starts"
                 " WHERE namespace = ? AND service = ? ORDER BY started DESC LIMIT ?)",
-                (*service, *service, KEPT),
+                (*service, *service, MAX_SAMPLES),
             )
         connection.commit()
         self._waiting.clear()
@@ -335,4 +335,4 @@ def _phases(told: str | None) -> Mapping[str, float]:
         return {}
     if not isinstance(phases, dict):
         return {}
-    return {phase: seconds for phase, seconds in phases.items() if is_time(seconds, LONGEST_PHASE)}
+    return {phase: seconds for phase, seconds in phases.items() if is_duration(seconds, MAX_PHASE_SECONDS)}

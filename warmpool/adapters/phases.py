@@ -19,7 +19,7 @@ import aiohttp
 from knative.client.cluster import Cluster
 from knative.client.errors import ClusterError
 from warmpool.adapters.replicas import door, pods_of
-from warmpool.domain.cold_start import LONGEST_PHASE, PHASES, is_time
+from warmpool.domain.cold_start import MAX_PHASE_SECONDS, MAX_PHASES, is_duration
 from warmpool.domain.object_key import ObjectKey
 
 log = logging.getLogger(__name__)
@@ -74,10 +74,10 @@ def _read(body: Any) -> tuple[float, Mapping[str, float]] | None:
     if not isinstance(body, Mapping):
         return None
     age, phases = body.get("age_seconds"), body.get("phases")
-    if not is_time(age, math.inf) or not isinstance(phases, Mapping) or not 0 < len(phases) <= PHASES:
+    if not is_duration(age, math.inf) or not isinstance(phases, Mapping) or not 0 < len(phases) <= MAX_PHASES:
         return None
     if not all(0 < len(name) <= _LONGEST_NAME and name.isprintable() for name in phases):
         return None
-    if not all(is_time(seconds, LONGEST_PHASE) for seconds in phases.values()):
+    if not all(is_duration(seconds, MAX_PHASE_SECONDS) for seconds in phases.values()):
         return None
     return age, {name: round(float(seconds), 3) for name, seconds in phases.items()}

@@ -50,7 +50,7 @@ class AdjustmentRule(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """What one policy wants, and why."""
+    """The floor that one policy proposes, and why."""
 
     policy: PolicyName
     floor: Floor
@@ -59,9 +59,9 @@ class Proposal:
     detail: str
     """One sentence for a person."""
     until: datetime | None = None
-    """When this ask changes if nothing else happens; None: not by itself."""
+    """When this proposal changes if nothing else happens; None: not by itself."""
     opens: datetime | None = None
-    """When the window opens for which the floor is up early."""
+    """When the window opens for which the floor is already up; None: the window is open, or there is none."""
     missing: tuple[str, ...] = ()
     """Readings that the policy needed and that could not be taken."""
     follows_demand: bool = False
@@ -70,7 +70,7 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class Adjustment:
-    """What a limit or the budget took away (or added, for the lower limit)."""
+    """A floor that a limit or the budget changed: lowered, or raised to the lower limit."""
 
     rule: AdjustmentRule
     before: Floor
@@ -85,7 +85,7 @@ class Decision:
 
     floor: Floor
     reason: str
-    """The reason of the ask or the rule of the cut that decided; an operator's metrics and status show it."""
+    """The reason of the proposal or the rule of the adjustment that decided; status and metrics show it."""
     detail: str = ""
     """The same as one sentence for a person."""
     until: datetime | None = None
@@ -103,7 +103,7 @@ class Decision:
 
     @property
     def budget_adjustment(self) -> Adjustment | None:
-        """The last thing that the budget took away; None when the floor is within the budget."""
+        """The last adjustment by the budget; None when the floor is within the budget."""
         return next(
             (entry for entry in reversed(self.adjustments) if entry.rule.source is AdjustmentSource.BUDGET),
             None,

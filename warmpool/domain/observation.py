@@ -1,4 +1,4 @@
-"""What a policy may know when it decides: readings, each of them absent when nobody could take it."""
+"""What a policy knows when it decides. A reading that could not be taken is None."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ class Demand:
     concurrency: float
     """Requests in flight, those held back included, averaged over the reading's window."""
     last_active: datetime | None = None
-    """The latest instant at which there was a request; None: none that anybody remembers."""
+    """The latest instant at which there was a request; None: none is known."""
     backlog: int | None = None
-    """Messages waiting in a queue for this Service; None: no source reports one."""
+    """Messages that wait in a queue for this Service; None: no source reports them."""
     arrivals: float | None = None
-    """Requests that came since the reading before; None: nobody counts them."""
+    """Requests that arrived since the previous reading; None: no source counts them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """A person's order to keep at least this many replicas until then."""
+    """An operator's request to keep at least this many replicas until then."""
 
     replicas: int
     until: datetime

@@ -1,4 +1,4 @@
-"""Backlog: messages that wait in a queue are demand that no autoscaler of requests can see."""
+"""Backlog: messages that wait in a queue are demand that an autoscaler of requests does not see."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from warmpool.domain.decision import PolicyName, Proposal
 from warmpool.domain.floor import NOTHING, Floor
 from warmpool.domain.observation import Observation
 
-BLIND: Final = timedelta(minutes=10)
-"""How long the last backlog stands when the queue cannot be read."""
+STALE_AFTER: Final = timedelta(minutes=10)
+"""How long the last reading is used when the queue cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,23 +24,23 @@ class BacklogState:
 
 
 def initial() -> BacklogState:
-    """No queue seen."""
+    """The state before the first reading."""
     return BacklogState()
 
 
 def step(state: BacklogState, observation: Observation, now: datetime) -> tuple[BacklogState, Proposal]:
-    """Enough replicas to take every waiting message at once; the pool's maximum cuts it."""
+    """Propose enough replicas to take every waiting message at once; the limits bound them."""
     demand = observation.demand
     waiting = demand.backlog if demand is not None else None
     missing: tuple[str, ...] = ()
     until: datetime | None = None
-    fresh = state.read_at is not None and state.read_at <= now < state.read_at + BLIND
+    fresh = state.read_at is not None and state.read_at <= now < state.read_at + STALE_AFTER
     if waiting is not None:
         state = replace(state, waiting=waiting, read_at=now)
-    elif fresh or observation.backlog_expected:  # a queue that was there a moment ago has not gone for good
+    elif fresh or observation.backlog_expected:  # a queue that was there a moment ago will be back
         missing = ("backlog",)
         waiting = state.waiting if fresh else 0
-        until = state.read_at + BLIND if fresh and state.read_at is not None else None
+        until = state.read_at + STALE_AFTER if fresh and state.read_at is not None else None
     else:
         return state, Proposal(PolicyName.BACKLOG, NOTHING, "backlog/none", "No queue feeds this Service.")
     if waiting == 0:

@@ -1,14 +1,14 @@
-"""Budget: a floor degrades before it costs more than it may; service itself is never cut.
+"""Budget: lowers the floor so that it does not cost more than the budget of the period.
 
-What is lost first is what is cheapest to lose:
+The least valuable part goes first:
 
-1. what the schedule does not ask for (keep-alive, backlog, a person's hold), once the rest of the period's
-   schedule needs what is left;
-2. warmth, hot before asleep before standby, where less warm is cheaper;
-3. replicas, from the highest down, so that one is there for as long as possible;
-4. everything, when the money is spent, until the next period begins.
+1. what the schedule does not ask for (keep-alive, backlog, an operator's hold), once the schedule needs what
+   is left until the end of the period;
+2. warmth, from hot to asleep to standby, where less warm replicas are cheaper;
+3. replicas, from the highest floor down, so that one replica is held for as long as possible;
+4. the whole floor, when the budget is spent, until the next period begins.
 
-Traffic still scales the Service from zero and beyond: a floor is all that a budget takes.
+Requests scale the Service as ever, from zero and beyond the floor: a budget limits the floor alone.
 """
 
 from __future__ import annotations
@@ -30,35 +30,33 @@ from warmpool.domain.timeline import Segment, timeline
 from warmpool.policy.formatting import format_instant
 
 DRAIN: Final = timedelta(seconds=90)
-"""How long Knative keeps a replica after its floor fell (stable window, grace); it is paid for as well."""
+"""How long Knative keeps a replica after its floor fell (stable window and grace period), which costs too."""
 NEAR: Final = timedelta(hours=36)
-"""How far ahead the schedule is remembered piece by piece."""
+"""How far ahead the schedule is kept segment by segment."""
 RECHECK: Final = timedelta(minutes=10)
-"""How long a plan for the rest of the period stands."""
+"""How long a plan for the rest of the period is used."""
 
-
-Spans = Sequence[tuple[Floor, Decimal]]
+FloorSeconds = Sequence[tuple[Floor, Decimal]]
 """Floors, each with the seconds for which the schedule asks for it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
-    """What the schedule asks for until the period ends: the near part piece by piece, the rest added up."""
+class RemainingSchedule:
+    """What the schedule asks for until the period ends: the near part by segments, the rest as totals."""
 
     near: tuple[Segment, ...]
-    later: Spans
+    later: FloorSeconds
     until: datetime
-    """The end of the near part; from then on it has to be worked out anew."""
-    ends: datetime
+    """The end of the near part; the schedule is worked out again then."""
 
-    def ahead(self, now: datetime) -> Spans:
-        """What of it is yet to come."""
-        coming = [
-            (piece.floor, _seconds(piece.end - max(piece.start, now)))
-            for piece in self.near
-            if piece.end > now
+    def after(self, now: datetime) -> FloorSeconds:
+        """The part of it after `now`."""
+        near = [
+            (segment.floor, _seconds(segment.end - max(segment.start, now)))
+            for segment in self.near
+            if segment.end > now
         ]
-        return [*coming, *self.later]
+        return [*near, *self.later]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,36 +64,36 @@ class BudgetPlan:
     """What the rest of the period can afford."""
 
     reserve: Decimal
-    """What the schedule still needs, after warmth and replicas were cut to fit."""
+    """What the schedule will cost until the period ends, at the warmth and replicas below."""
     warmth: Warmth = "hot"
     replicas: int | None = None
-    """The most replicas the schedule may have; None: as many as it asks for."""
+    """The most replicas that the schedule may hold; None: as many as it asks for."""
 
 
 @dataclass(frozen=True, slots=True)
 class BudgetState:
-    """The plan in force, what it was made for, and what the schedule asks for until the period ends."""
+    """The plan in use, what it was made for, and what the schedule asks for until the period ends."""
 
     pool: WarmPoolTemplate | None = None
     lead: timedelta = timedelta(0)
     price: ReplicaPrice | None = None
     made_at: datetime | None = None
     ends: datetime | None = None
-    need: Need | None = None
+    remaining: RemainingSchedule | None = None
     plan: BudgetPlan | None = None
-    look: datetime | None = None
-    """When the money may have run out, at the price of the floor that was wanted last."""
+    exhausted_at: datetime | None = None
+    """When the budget will be spent at the price of the floor that was proposed last."""
 
 
 def initial() -> BudgetState:
-    """No plan."""
+    """The state before the first decision."""
     return BudgetState()
 
 
 def step(
     state: BudgetState, observation: Observation, scheduled: Floor, wanted: Floor, now: datetime
 ) -> tuple[BudgetState, tuple[Adjustment, ...]]:
-    """What must be cut from `wanted`, of which the schedule (with the lower limit) asks for `scheduled`."""
+    """The adjustments of `wanted`, of which the schedule (with the lower limit) asks for `scheduled`."""
     budget = observation.pool.limits.budget
     if budget is None:
         return state, ()
@@ -110,9 +108,9 @@ def step(
             f"until {format_instant(ends, now, observation.pool.zone)}. Requests still start replicas."
         )
         adjustment = Adjustment(AdjustmentRule.EXHAUSTED, wanted, NOTHING, text, ends)
-        return replace(state, look=None), (adjustment,) if wanted != NOTHING else ()
+        return replace(state, exhausted_at=None), (adjustment,) if wanted != NOTHING else ()
     state = _planned(state, observation, price=price, left=left, ends=ends, now=now)
-    state = replace(state, look=_runs_out(left, price.rate(wanted), now))
+    state = replace(state, exhausted_at=_exhausted_at(left, price.rate(wanted), now))
     assert state.plan is not None
     return state, _apply(
         state.plan, price=price, budget=budget, left=left, scheduled=scheduled, wanted=wanted, now=now
@@ -120,12 +118,12 @@ def step(
 
 
 def projected(state: BudgetState, observation: Observation, now: datetime) -> Decimal | None:
-    """What the period will have cost at its end if only the schedule asks; None when that cannot be known."""
+    """What the period will have cost at its end by the schedule alone; None when that cannot be known."""
     if observation.price is None or observation.spent is None or state.made_at is None:
         return None
     plan = state.plan or BudgetPlan(Decimal(0))
     return observation.spent + _cost(
-        state.need.ahead(now) if state.need else (),
+        state.remaining.after(now) if state.remaining else (),
         observation.price,
         observation.pool.limits.min,
         plan.warmth,
@@ -133,8 +131,8 @@ def projected(state: BudgetState, observation: Observation, now: datetime) -> De
     )
 
 
-def _runs_out(left: Decimal, rate: Decimal, now: datetime) -> datetime | None:
-    """When what is left is spent at that rate, less the time a replica takes to go; None: not this year."""
+def _exhausted_at(left: Decimal, rate: Decimal, now: datetime) -> datetime | None:
+    """When `left` is spent at that rate, less the time replicas take to stop; None: not within a year."""
     if not rate:
         return None
     seconds = float(left / rate) - DRAIN.total_seconds()
@@ -142,7 +140,7 @@ def _runs_out(left: Decimal, rate: Decimal, now: datetime) -> datetime | None:
 
 
 def _uncountable(observation: Observation, budget: Budget, wanted: Floor) -> tuple[Adjustment, ...]:
-    """A budget nobody can count is not kept by hoping."""
+    """No floor at all while nobody can tell what it costs."""
     if wanted == NOTHING:
         return ()
     price = observation.price
@@ -168,7 +166,7 @@ def _planned(
     ends: datetime,
     now: datetime,
 ) -> BudgetState:
-    """The state with a plan that is still good, or a new one."""
+    """The state with a current plan: the same one while it is recent and nothing has changed."""
     same = (
         state.pool is observation.pool
         and state.lead == observation.lead
@@ -179,45 +177,47 @@ def _planned(
     )
     if same and state.made_at is not None and now < state.made_at + RECHECK:
         return state
-    need = state.need if same else None
-    if need is None or now >= need.until:
-        need = _need(timeline(observation.pool, observation.lead, now, ends), min(now + NEAR, ends), ends)
-    plan = _plan(need.ahead(now), price, observation.pool.limits.min, left)
-    return BudgetState(observation.pool, observation.lead, price, now, ends, need, plan)
+    remaining = state.remaining if same else None
+    if remaining is None or now >= remaining.until:
+        remaining = _remaining(timeline(observation.pool, observation.lead, now, ends), min(now + NEAR, ends))
+    plan = _plan(remaining.after(now), price, observation.pool.limits.min, left)
+    return BudgetState(observation.pool, observation.lead, price, now, ends, remaining, plan)
 
 
-def _need(segments: Iterable[Segment], until: datetime, ends: datetime) -> Need:
+def _remaining(segments: Iterable[Segment], until: datetime) -> RemainingSchedule:
     near: list[Segment] = []
     later: dict[Floor, Decimal] = {}
-    for piece in segments:
-        if piece.start < until:
-            near.append(Segment(piece.start, min(piece.end, until), piece.floor, piece.names, piece.opens))
-        rest = _seconds(piece.end - max(piece.start, until))
+    for segment in segments:
+        if segment.start < until:
+            near.append(replace(segment, end=min(segment.end, until)))
+        rest = _seconds(segment.end - max(segment.start, until))
         if rest > 0:
-            later[piece.floor] = later.get(piece.floor, Decimal(0)) + rest
-    return Need(tuple(near), tuple(later.items()), until, ends)
+            later[segment.floor] = later.get(segment.floor, Decimal(0)) + rest
+    return RemainingSchedule(tuple(near), tuple(later.items()), until)
 
 
-def _plan(spans: Spans, price: ReplicaPrice, least: int, left: Decimal) -> BudgetPlan:
-    """The first of: all of it, less warm, fewer replicas, that fits into what is left."""
+def _plan(schedule: FloorSeconds, price: ReplicaPrice, least: int, left: Decimal) -> BudgetPlan:
+    """The first of these that `left` pays for: the whole schedule, less warm, with fewer replicas."""
     cheapest: Warmth = "hot"
     for warmth in WARMTHS:
         if price.share(warmth) < price.share(cheapest) or warmth == "hot":
             cheapest = warmth
-            need = _cost(spans, price, least, warmth, None)
-            if need <= left:
-                return BudgetPlan(need, warmth)
-    highest = max((floor.replicas for floor, _ in spans), default=0)
+            cost = _cost(schedule, price, least, warmth, None)
+            if cost <= left:
+                return BudgetPlan(cost, warmth)
+    highest = max((floor.replicas for floor, _ in schedule), default=0)
     for replicas in range(max(highest, least) - 1, 1, -1):
-        need = _cost(spans, price, least, cheapest, replicas)
-        if need <= left:
-            return BudgetPlan(need, cheapest, replicas)
+        cost = _cost(schedule, price, least, cheapest, replicas)
+        if cost <= left:
+            return BudgetPlan(cost, cheapest, replicas)
     return BudgetPlan(left, cheapest, 1)
 
 
-def _cost(spans: Spans, price: ReplicaPrice, least: int, warmth: Warmth, replicas: int | None) -> Decimal:
+def _cost(
+    schedule: FloorSeconds, price: ReplicaPrice, least: int, warmth: Warmth, replicas: int | None
+) -> Decimal:
     total = Decimal(0)
-    for asked, seconds in spans:
+    for asked, seconds in schedule:
         floor = _fit(asked | Floor.of(least), warmth, replicas)
         total += price.rate(floor) * seconds
     return total

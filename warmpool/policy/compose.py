@@ -38,14 +38,14 @@ POLICIES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class PolicyStates:
-    """What each policy remembers, in the order of the policies, and the budget's plan."""
+    """The state of each policy, in the order of `POLICIES`, and that of the budget."""
 
     policies: tuple[Any, ...]
     budget: budget.BudgetState
 
 
 def initial(policies: tuple[Policy, ...] = POLICIES) -> PolicyStates:
-    """The state of a pool that was never decided about."""
+    """The state before the first decision about a pool."""
     return PolicyStates(tuple(policy.initial() for policy in policies), budget.initial())
 
 
@@ -80,7 +80,7 @@ def decide(
         reason=reason,
         detail=detail,
         until=_until(proposals, adjustments, now),
-        decide_again=plan.look if limits.budget else None,
+        decide_again=plan.exhausted_at if limits.budget else None,
         follows_demand=follows_demand,
         proposals=tuple(proposals),
         adjustments=adjustments,
@@ -111,12 +111,12 @@ def _because(
 ) -> tuple[str, str, bool]:
     """Reason, sentence, and whether the end of the floor moves with demand.
 
-    The last adjustment decides, else the first policy that asked for this floor.
+    The last adjustment decides, else the first policy that proposed this floor.
     """
     if adjustments:
         return adjustments[-1].rule, adjustments[-1].detail, False
     if floor == NOTHING:
-        # Nothing is asked for: the schedule's reason says most (closed, or an exception).
+        # No policy proposes anything: the schedule's reason is the most telling (closed, or an exception).
         asked = next((proposal for proposal in proposals if proposal.policy is PolicyName.SCHEDULE), None)
         return (asked.reason, asked.detail, False) if asked else ("none", "", False)
     behind = [proposal for proposal in proposals if proposal.floor.replicas == floor.replicas][:1]
@@ -129,7 +129,7 @@ def _because(
 
 
 def _until(proposals: list[Proposal], adjustments: tuple[Adjustment, ...], now: datetime) -> datetime | None:
-    """The first instant at which the floor may be another.
+    """The first instant at which the floor may change.
 
     Every change of the schedule counts, because it may raise the floor. The end of another proposal counts
     only if the remaining ones propose less.

@@ -1,4 +1,4 @@
-"""Instants and spans in the words of the pool's own time zone."""
+"""Instants as local time of the pool, for the details of decisions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hold: a person's order to keep some replicas hot until a given instant."""
+"""Hold: an operator's request to keep some replicas hot until a given instant."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from warmpool.policy.formatting import format_instant
 
 
 def initial() -> None:
-    """An order is read each time; there is nothing to remember."""
+    """A hold is read anew each time, so there is no state."""
 
 
 def step(state: None, observation: Observation, now: datetime) -> tuple[None, Proposal]:
-    """The order's replicas until it ends."""
+    """Propose the replicas of the hold until it ends."""
     order = observation.hold
     if order is None or now >= order.until:
         return state, Proposal(PolicyName.HOLD, NOTHING, "hold/none", "Nobody holds the pool.")

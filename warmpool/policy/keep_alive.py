@@ -1,8 +1,8 @@
 """Keep-alive: hold the last replica for a while after the last request.
 
-The default time is the break-even of ski rental: keeping a replica idle for T costs g*T, losing it costs a
-cold start, K = g*L + beta (GPU price g, cold-start time L, price beta of one user-visible cold start), so
-T* = K/g = L + beta/g. It never costs more than twice what somebody who knew the next arrival would pay.
+`auto` is the break-even time of the ski-rental problem: keeping a replica idle for T costs g*T, losing it
+costs a cold start, K = g*L + beta (GPU price g, cold-start time L, price beta of one user-visible cold
+start), so T* = K/g = L + beta/g. Its cost is at most twice that of a policy that knows the next arrival.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from warmpool.domain.floor import NOTHING, Floor
 from warmpool.domain.observation import DEFAULT_LEAD, Observation
 from warmpool.policy.formatting import format_instant
 
-BLIND: Final = timedelta(hours=1)
-"""How long a replica is held on the word of the last reading when no new one can be had; then it goes."""
+STALE_AFTER: Final = timedelta(hours=1)
+"""How long a replica is held after the last reading when demand cannot be read."""
 UNPRICED: Final = timedelta(minutes=5)
-"""Keep-alive where no price is known: the order of magnitude of break-even times of priced GPUs."""
+"""Keep-alive time where no price is known: the order of magnitude of break-even times of priced GPUs."""
 LONGEST: Final = timedelta(hours=4)
 
 
 @dataclass(frozen=True, slots=True)
 class KeepAliveState:
-    """The latest request anybody has seen, and when demand was last readable."""
+    """The latest request, and when demand was last read."""
 
     last_active: datetime | None = None
     read_at: datetime | None = None
@@ -34,7 +34,7 @@ class KeepAliveState:
 
 
 def initial() -> KeepAliveState:
-    """No request seen."""
+    """The state before the first reading."""
     return KeepAliveState()
 
 
@@ -49,14 +49,14 @@ def break_even(observation: Observation) -> timedelta:
 
 
 def step(state: KeepAliveState, observation: Observation, now: datetime) -> tuple[KeepAliveState, Proposal]:
-    """One replica while the last request is younger than the keep-alive time, else none."""
+    """Propose one replica while the last request is younger than the keep-alive time."""
     wanted = observation.pool.keep_alive
     if wanted is None:
         return state, Proposal(
-            PolicyName.KEEP_ALIVE, NOTHING, "keep-alive/off", "No keep-alive is asked for."
+            PolicyName.KEEP_ALIVE, NOTHING, "keep-alive/off", "The pool has no keep-alive."
         )
     if observation.demand is None:
-        return _blind(state, now, observation)
+        return _without_reading(state, now, observation)
     demand = observation.demand
     last = now if demand.concurrency > 0 else demand.last_active
     if state.last_active is not None and state.last_active <= now:
@@ -77,19 +77,26 @@ def step(state: KeepAliveState, observation: Observation, now: datetime) -> tupl
     )
 
 
-def _blind(state: KeepAliveState, now: datetime, observation: Observation) -> tuple[KeepAliveState, Proposal]:
-    """Without a reading the last answer stands, but not for ever: nobody may be there to end it."""
+def _without_reading(
+    state: KeepAliveState, now: datetime, observation: Observation
+) -> tuple[KeepAliveState, Proposal]:
+    """Hold what was held at the last reading, for a limited time."""
     missing = ("demand",)
     since = state.read_at
-    if state.asked and since is not None and since <= now < since + BLIND:
+    if state.asked and since is not None and since <= now < since + STALE_AFTER:
         text = (
             f"Demand cannot be read since {format_instant(since, now, observation.pool.zone)}; the last "
-            f"replica is held for at most {format_duration(BLIND)} after that."
+            f"replica is held for at most {format_duration(STALE_AFTER)} after that."
         )
         return state, Proposal(
-            PolicyName.KEEP_ALIVE, Floor.of(1), "keep-alive/blind", text, since + BLIND, missing=missing
+            PolicyName.KEEP_ALIVE,
+            Floor.of(1),
+            "keep-alive/no-reading",
+            text,
+            since + STALE_AFTER,
+            missing=missing,
         )
-    text = "Demand cannot be read; nothing is kept alive on a guess."
+    text = "Demand cannot be read; no replica is kept alive."
     return replace(state, asked=False), Proposal(
-        PolicyName.KEEP_ALIVE, NOTHING, "keep-alive/blind", text, missing=missing
+        PolicyName.KEEP_ALIVE, NOTHING, "keep-alive/no-reading", text, missing=missing
     )
