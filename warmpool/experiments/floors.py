@@ -1,0 +1,211 @@
+"""Floors over virtual time: what an arm of an experiment holds, asked as the controller would be.
+
+`Pool` decides with the controller's own policies and `Forecast` with the hazard floor; neither sees more than
+the controller would: the demand of the seconds that have passed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Final, Protocol
+
+import numpy as np
+
+from warmpool.domain.account import Account
+from warmpool.domain.cost import ReplicaPrice
+from warmpool.domain.observation import Demand, Observation
+from warmpool.domain.pool import WarmPoolTemplate
+from warmpool.experiments import kernels
+from warmpool.policy import compose, hazard
+
+NEVER: Final = float("inf")
+_LOOK_S: Final = 5.0
+"""How often a pool whose demand moves is decided about, s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Second:
+    """What was seen of one second of demand."""
+
+    concurrency: float
+    """Time-weighted mean of requests in flight, those that wait included."""
+    running: int
+    """Requests inside at its end."""
+    peak: int
+    """The most requests inside at once."""
+    arrivals: int
+
+
+IDLE: Final = Second(0.0, 0, 0, 0)
+
+
+class FloorPolicy(Protocol):
+    """What an arm holds."""
+
+    @property
+    def drains(self) -> bool:
+        """Whether the floor follows demand down to zero, so that the end of a trace is charged until then."""
+
+    def observe(self, second: Second, now: float) -> None:
+        """Take in the second that ends at `now` (seconds since the trace began)."""
+
+    def idle(self, seconds: int, now: float) -> None:
+        """Take in so many seconds without any request, the last of which ends at `now`."""
+
+    def decide(self, now: float) -> tuple[int, float]:
+        """The floor at `now` and the instant at which it may be another without any demand."""
+
+
+@dataclass(slots=True)
+class Fixed:
+    """A floor that never changes: 0 is the pool switched off."""
+
+    replicas: int = 0
+    drains: bool = False
+
+    def observe(self, second: Second, now: float) -> None:
+        """Nothing is learned."""
+
+    def idle(self, seconds: int, now: float) -> None:
+        """Nothing is learned."""
+
+    def decide(self, now: float) -> tuple[int, float]:  # noqa: ARG002 - the same at every instant
+        """The floor; it is the same for ever."""
+        return self.replicas, NEVER
+
+
+@dataclass(slots=True)
+class Pool:
+    """A WarmPool, decided by the controller's own composition of policies.
+
+    Args:
+        spec: windows, keep-alive, limits, budget.
+        start: the instant at which the trace begins.
+        lead: the lead time of its windows.
+        price: of one replica; None: it has none.
+    """
+
+    spec: WarmPoolTemplate
+    start: datetime
+    lead: timedelta
+    price: ReplicaPrice | None = None
+    requests_per_replica: float = 1.0
+    spent: Decimal = Decimal(0)
+    drains: bool = False
+    _states: compose.PolicyStates = field(default_factory=compose.initial)
+    _last_active: float | None = None
+    _concurrency: float = 0.0
+    _arrivals: int = 0
+    _floor: int = 0
+    _again: float = 0.0
+    _account: Account | None = None
+
+    def observe(self, second: Second, now: float) -> None:
+        """Remember the demand, and when it was last there."""
+        self._concurrency = second.concurrency
+        self._arrivals += second.arrivals
+        if second.peak:
+            self._last_active = now
+            self._again = min(self._again, now + _LOOK_S)
+
+    def idle(self, seconds: int, now: float) -> None:  # noqa: ARG002 - idle time needs no counting
+        """No demand."""
+        self._concurrency = 0.0
+
+    def decide(self, now: float) -> tuple[int, float]:
+        """The controller's decision, as often as it would be made."""
+        if now < self._again:
+            return self._floor, self._again
+        instant = self.start + timedelta(seconds=now)
+        seen = Demand(
+            concurrency=self._concurrency,
+            last_active=None
+            if self._last_active is None
+            else self.start + timedelta(seconds=self._last_active),
+            arrivals=float(self._arrivals),
+        )
+        self._arrivals = 0
+        observation = Observation(
+            pool=self.spec,
+            lead=self.lead,
+            cold_start=self.lead,
+            demand=seen,
+            requests_per_replica=self.requests_per_replica,
+            price=self.price,
+            spent=self.spent,
+        )
+        self._states, decision = compose.decide(self._states, observation, instant)
+        self._floor = decision.floor.replicas
+        instants = [at for at in (decision.until, decision.decide_again) if at is not None and at > instant]
+        again = min(((at - self.start).total_seconds() for at in instants), default=NEVER)
+        self._again = min(again, now + _LOOK_S) if self._concurrency else again
+        return self._floor, self._again
+
+
+class Forecast:
+    """The hazard floor, by price or by target rate of cold starts.
+
+    Args:
+        load_s: GPU-seconds that a start costs.
+        target: rate of cold starts to keep; or
+        price: GPU-seconds that one cold start is worth beyond `load_s`.
+        concurrency: requests that one replica takes; demand is counted in replicas.
+        capacity: the highest floor that is considered.
+    """
+
+    drains = True
+
+    def __init__(
+        self,
+        load_s: float,
+        *,
+        target: float | None = None,
+        price: float | None = None,
+        concurrency: int = 1,
+        capacity: int = 256,
+    ) -> None:
+        if (target is None) == (price is None):
+            raise ValueError("a forecast needs either a target rate of cold starts or a price of one")
+        self._load_s = load_s
+        self._target = target
+        self._price = price
+        self._concurrency = max(1, concurrency)
+        self._scalars, self._levels, self._spells = hazard.new_state(capacity)
+        self._hazards = np.zeros(capacity + 1)
+        self._prices = np.array(hazard.PRICES)
+        self._shadows = hazard.new_shadows(0.01 if target is None else target)
+        self._peak = 0
+        self._running = 0
+        self._floor = 0
+        self._move_at = 0.0
+
+    def observe(self, second: Second, now: float) -> None:  # noqa: ARG002 - a tick is a second
+        """One tick of demand, in replicas."""
+        self._running = -(-second.running // self._concurrency)
+        self._peak = -(-second.peak // self._concurrency)
+        known = int(self._scalars[hazard.HIGHEST])
+        kernels.count_shadows(self._shadows, self._peak, second.arrivals, known)
+        kernels.tick(self._scalars, self._levels, self._spells, self._running, self._peak, second.arrivals)
+
+    def idle(self, seconds: int, now: float) -> None:  # noqa: ARG002 - only how long counts
+        """So many ticks without demand."""
+        self._running = self._peak = 0
+        kernels.idle_ticks(self._scalars, self._levels, self._spells, self._shadows, seconds)
+
+    def decide(self, now: float) -> tuple[int, float]:
+        """The floor; it moves every `MOVE_TICKS` seconds."""
+        if now >= self._move_at:
+            self._move_at = now + hazard.MOVE_TICKS
+            top = kernels.scores(self._scalars, self._levels, self._spells, self._hazards)
+            price = self._price
+            if price is None:
+                kernels.move_shadows(
+                    self._shadows, self._hazards, top, self._running, self._peak, self._load_s, self._prices
+                )
+                price = kernels.price_for(self._shadows, self._prices, self._target)
+            wanted = int(kernels.floor_at(self._hazards, top, self._peak, self._load_s, price))
+            # A level that demand has not brought cannot be held: it would be a start ahead.
+            self._floor = min(wanted, max(self._floor, self._peak))
+        return self._floor, (self._move_at if self._floor else NEVER)
