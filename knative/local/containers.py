@@ -1,4 +1,4 @@
-"""What the specification of a pod or a Revision says of its containers (pure)."""
+"""Reading the containers in the specification of a pod or a Revision (pure)."""
 
 from __future__ import annotations
 
@@ -22,13 +22,12 @@ def port_name(spec: Mapping[str, Any]) -> str:
 
 
 def amount(container: Mapping[str, Any], kind: str, name: str) -> Fraction | None:
-    """How much of a resource a container may use or asks for; None: nothing is said.
+    """A container's limit or request of a resource; None where it sets none.
 
     Args:
-        container: that admission has passed.
-        kind: `limits` or `requests`; a request that isn't written is
-            the limit, as the API server fills it in.
-        name: of the resource.
+        container: one that has passed admission.
+        kind: `limits` or `requests`; a missing request equals the limit, as the API server fills it in.
+        name: the resource's name, such as `cpu`.
     """
     resources = container.get("resources") or {}
     written = (resources.get(kind) or {}).get(name)
@@ -38,11 +37,10 @@ def amount(container: Mapping[str, Any], kind: str, name: str) -> Fraction | Non
 
 
 def gpus_of(container: Mapping[str, Any]) -> int:
-    """GPUs that a container asks for; limits and requests are equal by the API's rules."""
+    """GPUs that a container requests; the API requires limit and request to be equal."""
     return int(amount(container, "requests", "nvidia.com/gpu") or 0)
 
 
 def gpus(spec: Mapping[str, Any]) -> int:
-    """GPUs that a pod holds: its containers run side by side, the init containers one at a time before."""
-    together = sum(map(gpus_of, spec.get("containers") or ()))
-    return max([together, *map(gpus_of, spec.get("initContainers") or ())])
+    """GPUs that a pod holds: the sum over its containers, which run side by side."""
+    return sum(map(gpus_of, spec.get("containers") or ()))

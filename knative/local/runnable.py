@@ -10,20 +10,18 @@ from knative.local.conditions import Condition
 
 
 def unrunnable(revision: Mapping[str, Any]) -> Condition | None:
-    """The condition that says why the Revision cannot run here; None if it can."""
-    spec = revision["spec"]
+    """The Revision's failed condition if a container names no command; None if it can run."""
+    listed = revision["spec"].get("containers") or [{}]
     without = [
-        f"spec.template.spec.{field}[{index}]"
-        for field in ("initContainers", "containers")
-        for index, container in enumerate(spec.get(field) or ())
+        f"spec.template.spec.containers[{index}]"
+        for index, container in enumerate(listed)
         if not (container.get("command") or container.get("args"))
     ]
-    if without or not spec.get("containers"):
-        where = " and ".join(without) or "spec.template.spec.containers[0]"
+    if without:
         return conditions.false(
             "ContainerHealthy",
             "NoCommand",
             "this platform runs a container's command as a process and pulls no images; "
-            f"set command in {where}",
+            f"set command in {' and '.join(without)}",
         )
     return None

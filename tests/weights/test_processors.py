@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from knative.local.kubelet import cgroups
-from knative.local.kubelet.limits import Limits
+from knative.local.kubelet.limits import ResourceLimits
 from weights import processors
 from weights.cache.progress import default_concurrency
 
@@ -99,17 +99,17 @@ def test_a_name_may_be_any_bytes(tmp_path):
 
 
 def test_in_a_real_group_it_is_the_groups_quota(tmp_path: Path):
-    place = cgroups.find(f"pilotlight-test-{tmp_path.parent.name}-processors")
-    if place is None:
+    parent = cgroups.find_parent(f"pilotlight-test-{tmp_path.parent.name}-processors")
+    if parent is None:
         pytest.skip("this machine permits no control groups")
     try:
-        group = place.make("half", Limits(memory_bytes=None, cpus=0.5))
+        group = parent.make("half", ResourceLimits(memory_bytes=None, cpus=0.5))
         program = "from weights import processors; print(processors.available())"
         said = subprocess.run(
-            [*group.before, sys.executable, "-c", program], capture_output=True, text=True, check=False
+            [*group.wrapper, sys.executable, "-c", program], capture_output=True, text=True, check=False
         )
     finally:
-        place.close()
+        parent.close()
     assert said.returncode == 0, said.stderr
     assert float(said.stdout) == 0.5
 

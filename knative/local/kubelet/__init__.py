@@ -1,7 +1,7 @@
-"""Replicas: one process for each pod, from its GPU slot to its last signal."""
+"""The kubelet: runs each pod's containers as processes, from the GPU slot to the last signal."""
 
 from __future__ import annotations
 
-from knative.local.kubelet.manager import Replicas, ReplicaSettings
+from knative.local.kubelet.kubelet import Kubelet, KubeletConfig
 
-__all__ = ["ReplicaSettings", "Replicas"]
+__all__ = ["Kubelet", "KubeletConfig"]

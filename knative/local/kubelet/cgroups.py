@@ -1,8 +1,9 @@
-"""Control groups: where this machine lets us make them, and one for each container with limits.
+"""Control groups: where this machine permits them, and one for each container with limits.
 
-Version 2 (docs.kernel.org/admin-guide/cgroup-v2.html) where memory and CPU are controlled by it, version 1
-else. Groups are made below the platform's own where that can be, so that a limit on the platform bounds its
-replicas too; at the root of the hierarchy else, which is where a kubelet makes its own.
+Version 2 (docs.kernel.org/admin-guide/cgroup-v2.html) where it controls memory and CPU, else version 1.
+Groups are made below the platform's own group where possible, so that a limit on the platform bounds its
+containers too; else at the root of the hierarchy, where Kubernetes' kubelet makes its own. This module only
+writes limits; the quota of the own process is read in `weights.processors`.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from knative.local.kubelet.limits import Limits
+from knative.local.kubelet.limits import ResourceLimits
 
 log = logging.getLogger(__name__)
 
 _PERIOD_US = 100_000
-_LEAST_QUOTA_US = 1_000
+_MIN_QUOTA_US = 1_000
 _CONTROLLERS = frozenset({"memory", "cpu"})
 _OWN = "platform"
-"""The group that the platform moves to where a group with processes may have no groups below it."""
+"""The group that the platform moves to, because a group with limited children may hold no processes."""
 _ENTER = """
 while [ "$1" != "--" ]; do
   echo $$ > "$1/cgroup.procs" || exit 126
@@ -37,13 +38,13 @@ done
 shift
 exec "$@"
 """
-_MOST_CPUS = 10_000
-_TRIAL = Limits(memory_bytes=64 << 20, cpus=1.0)
+_MAX_CPUS = 10_000
+_TRIAL = ResourceLimits(memory_bytes=64 << 20, cpus=1.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """One container's group; version 1 has a folder for each resource, version 2 one for both."""
+class Cgroup:
+    """One container's group: a folder for each resource with version 1, one for both with version 2."""
 
     memory: Path
     cpu: Path
@@ -51,19 +52,19 @@ class Group:
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        """The folders it is made of."""
+        """Its folders, each once."""
         return tuple(dict.fromkeys((self.memory, self.cpu)))
 
     @property
-    def before(self) -> tuple[str, ...]:
-        """What stands before a program's own words so that it runs in the group."""
+    def wrapper(self) -> tuple[str, ...]:
+        """The words before a command that run it in the group."""
         return (shutil.which("sh") or "/bin/sh", "-c", _ENTER, "sh", *map(str, self.folders), "--")
 
-    def limit(self, limits: Limits) -> None:
-        """Have the kernel hold the limits."""
-        # More processors than there are is no limit, and the kernel refuses what overflows its counter.
-        cpus = None if limits.cpus is None else min(limits.cpus, _MOST_CPUS)
-        quota = None if cpus is None else max(_LEAST_QUOTA_US, round(cpus * _PERIOD_US))
+    def limit(self, limits: ResourceLimits) -> None:
+        """Set the limits."""
+        # More CPUs than the machine has are no limit, and the kernel refuses what overflows its counter.
+        cpus = None if limits.cpus is None else min(limits.cpus, _MAX_CPUS)
+        quota = None if cpus is None else max(_MIN_QUOTA_US, round(cpus * _PERIOD_US))
         if self.version == 2:
             if limits.memory_bytes is not None:
                 _write(self.memory / "memory.max", limits.memory_bytes)
@@ -81,8 +82,8 @@ class Group:
             _write(self.cpu / "cpu.cfs_period_us", _PERIOD_US)
             _write(self.cpu / "cpu.cfs_quota_us", quota)
 
-    def ran_out(self) -> bool:
-        """Whether the kernel has killed a process of it for its memory limit."""
+    def was_oom_killed(self) -> bool:
+        """Whether the kernel has killed a process of the group for its memory limit."""
         name = "memory.events" if self.version == 2 else "memory.oom_control"
         with contextlib.suppress(OSError):
             for line in (self.memory / name).read_text().splitlines():
@@ -91,15 +92,15 @@ class Group:
         return False
 
     def kill(self) -> int:
-        """Kill everything in it, whatever session it is in; returns how many processes there were."""
-        pids = set(_numbers(self.folders))
+        """Kill every process in the group, whatever its session; returns how many there were."""
+        pids = set(_pids(self.folders))
         for pid in pids:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         return len(pids)
 
     def remove(self, timeout_s: float = 5.0) -> bool:
-        """Kill what is in it and remove it. Blocking for as long as its processes take to end."""
+        """Kill its processes and remove the group. Blocks for as long as they take to end."""
         deadline = time.monotonic() + timeout_s
         while not self.try_remove():
             if time.monotonic() > deadline:
@@ -110,7 +111,7 @@ class Group:
         return True
 
     def try_remove(self) -> bool:
-        """Remove it if nothing is in it."""
+        """Remove the group if it has no processes."""
         for folder in self.folders:
             try:
                 folder.rmdir()
@@ -122,20 +123,20 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a platform's groups are: a folder of its own in each hierarchy."""
+class CgroupParent:
+    """The folder in each hierarchy below which a platform's groups are."""
 
     memory: Path
     cpu: Path
     version: int
-    left: Path | None = None
-    """The group that the platform may leave for one of its own below it."""
+    own: Path | None = None
+    """The platform's own group, if it may move from there to a group below."""
 
-    def group(self, name: str) -> Group:
-        """A container's group, which need not be there yet."""
-        return Group(self.memory / name, self.cpu / name, self.version)
+    def group(self, name: str) -> Cgroup:
+        """A container's group, which need not exist yet."""
+        return Cgroup(self.memory / name, self.cpu / name, self.version)
 
-    def make(self, name: str, limits: Limits) -> Group:
+    def make(self, name: str, limits: ResourceLimits) -> Cgroup:
         """A new group with these limits.
 
         Raises:
@@ -148,7 +149,7 @@ class Place:
         return group
 
     def clear(self) -> int:
-        """Remove all groups with what is in them; returns how many there were. Blocking."""
+        """Remove all groups and kill their processes; returns how many groups there were. Blocking."""
         names = {
             folder.name
             for parent in (self.memory, self.cpu)
@@ -160,14 +161,14 @@ class Place:
         return len(names)
 
     def close(self) -> None:
-        """Remove all that was made, and go back to where the platform was. Blocking."""
+        """Remove all groups, and move the platform back to its own group. Blocking."""
         self.clear()
         with contextlib.suppress(OSError):
-            if self.left is not None and (self.memory / _OWN).is_dir():
-                # First the limits go, then the platform comes back.
+            if self.own is not None and (self.memory / _OWN).is_dir():
+                # A group with limited children may hold no processes: the limits go first.
                 _write(self.memory / "cgroup.subtree_control", "-memory -cpu")
-                _write(self.left / "cgroup.subtree_control", "-memory -cpu")
-                _write(self.left / "cgroup.procs", os.getpid())
+                _write(self.own / "cgroup.subtree_control", "-memory -cpu")
+                _write(self.own / "cgroup.procs", os.getpid())
         for folder in dict.fromkeys((self.memory / _OWN, self.memory, self.cpu)):
             with contextlib.suppress(OSError):
                 folder.rmdir()
@@ -178,7 +179,7 @@ class Place:
 
     @classmethod
     def from_json(cls, text: str) -> Self | None:
-        """What `to_json` wrote; None if it was cut short."""
+        """What `to_json` wrote; None if the text is incomplete."""
         try:
             known = json.loads(text)
             return cls(Path(known["memory"]), Path(known["cpu"]), int(known["version"]))
@@ -186,70 +187,70 @@ class Place:
             return None
 
 
-def find(name: str) -> Place | None:
-    """A place for groups with memory and CPU limits, tried out; None where the machine permits none.
+def find_parent(name: str) -> CgroupParent | None:
+    """Where groups with memory and CPU limits can be made, tried out; None where the machine permits none.
 
     Blocking.
     """
-    for place in _candidates(name):
+    for parent in _candidates(name):
         try:
-            if _works(place):
-                return place
+            if _works(parent):
+                return parent
         except (OSError, subprocess.SubprocessError):
             pass
-        place.close()
+        parent.close()
     return None
 
 
-def _works(place: Place) -> bool:
-    for folder in dict.fromkeys((place.memory, place.cpu)):
+def _works(parent: CgroupParent) -> bool:
+    for folder in dict.fromkeys((parent.memory, parent.cpu)):
         folder.mkdir(exist_ok=True)
-    if place.version == 2:
-        _enable(place)
-    group = place.make("trial", _TRIAL)
+    if parent.version == 2:
+        _enable(parent)
+    group = parent.make("trial", _TRIAL)
     try:
-        trial = subprocess.run([*group.before, "true"], check=False, capture_output=True, timeout=5)  # noqa: S603  # fixed words
+        trial = subprocess.run([*group.wrapper, "true"], check=False, capture_output=True, timeout=5)  # noqa: S603  # fixed words
     finally:
         group.remove()
     return trial.returncode == 0
 
 
-def _enable(place: Place) -> None:
-    """Let the groups below the platform's own have limits (version 2)."""
-    parent, own = place.memory.parent, place.memory
-    if not set((parent / "cgroup.controllers").read_text().split()) >= _CONTROLLERS:
+def _enable(parent: CgroupParent) -> None:
+    """Enable the controllers for the groups below the platform's (version 2)."""
+    above, folder = parent.memory.parent, parent.memory
+    if not set((above / "cgroup.controllers").read_text().split()) >= _CONTROLLERS:
         raise OSError("memory and cpu are not controlled here")
-    if not set((parent / "cgroup.subtree_control").read_text().split()) >= _CONTROLLERS:
+    if not set((above / "cgroup.subtree_control").read_text().split()) >= _CONTROLLERS:
         try:
-            _write(parent / "cgroup.subtree_control", "+memory +cpu")
+            _write(above / "cgroup.subtree_control", "+memory +cpu")
         except OSError:
-            if parent != place.left or set(_numbers([parent])) != {os.getpid()}:
+            if above != parent.own or set(_pids([above])) != {os.getpid()}:
                 raise
-            # A group with limits below it may have no processes, the root excepted: the platform moves.
-            (own / _OWN).mkdir(exist_ok=True)
-            _write(own / _OWN / "cgroup.procs", os.getpid())
-            _write(parent / "cgroup.subtree_control", "+memory +cpu")
-    _write(own / "cgroup.subtree_control", "+memory +cpu")
+            # A group other than the root may not have processes and limited children: the platform moves.
+            (folder / _OWN).mkdir(exist_ok=True)
+            _write(folder / _OWN / "cgroup.procs", os.getpid())
+            _write(above / "cgroup.subtree_control", "+memory +cpu")
+    _write(folder / "cgroup.subtree_control", "+memory +cpu")
 
 
-def _candidates(name: str) -> Iterator[Place]:
-    """Where groups could be, the best first."""
-    mounts, own = _mounts(), _own()
+def _candidates(name: str) -> Iterator[CgroupParent]:
+    """Where groups could be made, the best first."""
+    mounts, own = _mounts(), _own_groups()
     if (root := mounts.get("")) is not None:
         at = root / own.get("", "")
-        yield Place(at / name, at / name, 2, left=at)
+        yield CgroupParent(at / name, at / name, 2, own=at)
         if at != root:
-            yield Place(root / name, root / name, 2)
+            yield CgroupParent(root / name, root / name, 2)
     if (memory := mounts.get("memory")) is not None and (cpu := mounts.get("cpu")) is not None:
-        # In a container the name of the own group may be that of the machine, which isn't seen there.
+        # In a container, the own group's path may be that of the machine, which is not visible there.
         at_memory, at_cpu = memory / own.get("memory", ""), cpu / own.get("cpu", "")
-        yield Place(at_memory / name, at_cpu / name, 1)
+        yield CgroupParent(at_memory / name, at_cpu / name, 1)
         if (at_memory, at_cpu) != (memory, cpu):
-            yield Place(memory / name, cpu / name, 1)
+            yield CgroupParent(memory / name, cpu / name, 1)
 
 
 def _mounts() -> dict[str, Path]:
-    """Where the hierarchies are, by controller; version 2's by the empty name (proc_pid_mountinfo(5))."""
+    """The mount of each hierarchy by controller, version 2's by the empty name (proc_pid_mountinfo(5))."""
     found: dict[str, Path] = {}
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/mountinfo").read_text().splitlines():
@@ -263,8 +264,8 @@ def _mounts() -> dict[str, Path]:
     return found
 
 
-def _own() -> dict[str, str]:
-    """The platform's own group in each hierarchy, relative to its root, by the names of `_mounts`."""
+def _own_groups() -> dict[str, str]:
+    """The platform's own group in each hierarchy, relative to its root, with the keys of `_mounts`."""
     found: dict[str, str] = {}
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
@@ -280,14 +281,14 @@ def _folders(parent: Path) -> list[Path]:
         return []
 
 
-def _numbers(folders: tuple[Path, ...] | list[Path]) -> Iterator[int]:
-    """The processes in these folders."""
+def _pids(folders: tuple[Path, ...] | list[Path]) -> Iterator[int]:
+    """The processes of these groups."""
     for folder in folders:
         with contextlib.suppress(OSError):
             yield from map(int, (folder / "cgroup.procs").read_text().split())
 
 
 def _write(path: Path, value: object) -> None:
-    # Not write_text: it would make a file that isn't there, and in a control group's folder that says EPERM.
+    # Not write_text, which would try to create a missing file and fail with a misleading EPERM.
     with path.open("r+") as file:
         file.write(str(value))

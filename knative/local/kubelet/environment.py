@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Lookup = Callable[[str], Mapping[str, Any] | None]
-"""A ConfigMap's or Secret's object by name, or None."""
-Fields = Callable[[Mapping[str, Any]], str | None]
-"""What a `valueFrom` says of the pod itself; None if it refers to something else."""
+"""A ConfigMap or Secret by name; None if there is none."""
 
 _REFERENCE = re.compile(r"\$\$|\$\(([^()\s]+)\)")
 _NAME = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*")
@@ -21,20 +19,19 @@ PYTHON = frozenset({"python", "python3"})
 
 
 @dataclass(frozen=True, slots=True)
-class Sources:
-    """Where values come from that the container's specification only refers to."""
+class ValueSources:
+    """Where the values come from that a container's specification only refers to."""
 
     config_maps: Lookup
     secrets: Lookup
-    fields: Fields
 
 
-class ConfigError(Exception):
-    """The environment can't be built; the text says what is missing."""
+class ContainerConfigError(Exception):
+    """The container's configuration is incomplete or wrong; the text names what is missing."""
 
 
 def expand(text: str, env: Mapping[str, str]) -> str:
-    """`$(NAME)` replaced where NAME is known; `$$` is a literal dollar sign."""
+    """The text with `$(NAME)` replaced where NAME is a variable of `env`; `$$` is a literal dollar sign."""
 
     def value(match: re.Match[str]) -> str:
         name = match[1]
@@ -54,16 +51,16 @@ def command(container: Mapping[str, Any], env: Mapping[str, str]) -> list[str]:
     return words
 
 
-def build(container: Mapping[str, Any], base: Mapping[str, str], sources: Sources) -> dict[str, str]:
-    """The container's environment over `base`.
+def build(container: Mapping[str, Any], base: Mapping[str, str], sources: ValueSources) -> dict[str, str]:
+    """The container's environment on top of `base`.
 
     Raises:
-        ConfigError: a ConfigMap, a Secret or a key that isn't optional is missing; the pod has no such field.
+        ContainerConfigError: a ConfigMap, a Secret or a key that is not optional is missing.
     """
     env = dict(base)
     for source in container.get("envFrom") or ():
         prefix = source.get("prefix") or ""
-        for name, value in _all_of(source, sources).items():
+        for name, value in _env_from(source, sources).items():
             if _NAME.fullmatch(prefix + name):
                 env[prefix + name] = value
     for entry in container.get("env") or ():
@@ -73,7 +70,7 @@ def build(container: Mapping[str, Any], base: Mapping[str, str], sources: Source
     return env
 
 
-def _all_of(source: Mapping[str, Any], sources: Sources) -> dict[str, str]:
+def _env_from(source: Mapping[str, Any], sources: ValueSources) -> dict[str, str]:
     for field, kind, lookup, decode in (
         ("configMapRef", "configmap", sources.config_maps, text_of),
         ("secretRef", "secret", sources.secrets, secret_text_of),
@@ -85,17 +82,15 @@ def _all_of(source: Mapping[str, Any], sources: Sources) -> dict[str, str]:
         if found is None:
             if reference.get("optional"):
                 return {}
-            raise ConfigError(f'{kind} "{reference.get("name")}" not found')
+            raise ContainerConfigError(f'{kind} "{reference.get("name")}" not found')
         return {key: decode(found, key) for key in found.get("data") or {}}
     return {}
 
 
-def _value(entry: Mapping[str, Any], env: Mapping[str, str], sources: Sources) -> str | None:
+def _value(entry: Mapping[str, Any], env: Mapping[str, str], sources: ValueSources) -> str | None:
     source = entry.get("valueFrom")
     if source is None:
         return expand(entry.get("value") or "", env)
-    if (known := sources.fields(source)) is not None:
-        return known
     for field, kind, lookup, decode in (
         ("configMapKeyRef", "configmap", sources.config_maps, text_of),
         ("secretKeyRef", "secret", sources.secrets, secret_text_of),
@@ -107,14 +102,14 @@ def _value(entry: Mapping[str, Any], env: Mapping[str, str], sources: Sources) -
         if found is None:
             if reference.get("optional"):
                 return None
-            raise ConfigError(f'{kind} "{reference.get("name")}" not found')
+            raise ContainerConfigError(f'{kind} "{reference.get("name")}" not found')
         key = reference["key"]
         if key not in (found.get("data") or {}):
             if reference.get("optional"):
                 return None
-            raise ConfigError(f"couldn't find key {key} in {kind.title()} {reference.get('name')}")
+            raise ContainerConfigError(f"couldn't find key {key} in {kind.title()} {reference.get('name')}")
         return decode(found, key)
-    raise ConfigError(f'env "{entry["name"]}": valueFrom names nothing that is known here')
+    raise ContainerConfigError(f'env "{entry["name"]}": valueFrom must have configMapKeyRef or secretKeyRef')
 
 
 def text_of(config_map: Mapping[str, Any], key: str) -> str:
@@ -126,18 +121,18 @@ def secret_text_of(secret: Mapping[str, Any], key: str) -> str:
     """A Secret's value as text.
 
     Raises:
-        ConfigError: it isn't base64 of UTF-8.
+        ContainerConfigError: it is not UTF-8 text in base64.
     """
     try:
         return base64.b64decode(secret["data"][key], validate=True).decode()
     except (binascii.Error, UnicodeDecodeError) as problem:
-        raise ConfigError(
+        raise ContainerConfigError(
             f"key {key} of Secret {secret['metadata']['name']} is not text in base64"
         ) from problem
 
 
 def named_port(container: Mapping[str, Any]) -> tuple[int, str]:
-    """The container's declared port and its name; the process gets another number in PORT."""
+    """The container's declared port and its name; the process listens on another one, which PORT tells it."""
     ports: Sequence[Mapping[str, Any]] = container.get("ports") or ()
     if not ports:
         return 8080, ""

@@ -1,6 +1,7 @@
 """GPU slots of the machine, and how long they are held.
 
-A slot is a GPU, or a stand-in for one on a machine without; whoever holds a slot pays for it, busy or not.
+A slot is a GPU, or a placeholder for one on a machine without. A pod is charged for the slots that it holds,
+whether it serves requests or not.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from pathlib import Path
 from knative.local.routing import RevisionKey
 
 DEVICES = Path("/dev")
+INSUFFICIENT = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
+"""The scheduler's message when too few slots are free."""
 
 
-class Slots:
-    """Which replica holds which of the machine's GPU slots."""
+class GpuSlots:
+    """Which pod holds which of the machine's GPU slots."""
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -23,11 +26,11 @@ class Slots:
 
     @property
     def free(self) -> int:
-        """Slots that nobody holds."""
+        """The number of slots that no pod holds."""
         return self._holder.count(None)
 
     def take(self, holder: str, count: int) -> tuple[int, ...] | None:
-        """Give `count` slots to `holder`, lowest numbers first; None when there aren't as many."""
+        """Give `count` slots to `holder`, lowest numbers first; None if fewer are free."""
         if count > self.free:
             return None
         slots = [slot for slot, owner in enumerate(self._holder) if owner is None][:count]
@@ -36,17 +39,12 @@ class Slots:
         return tuple(slots)
 
     def release(self, holder: str) -> None:
-        """Take back all that `holder` has."""
+        """Free all slots of `holder`."""
         self._holder = [None if owner == holder else owner for owner in self._holder]
 
 
-def insufficient() -> str:
-    """The scheduler's words when no slot is free."""
-    return "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
-
-
 def device_environment(slots: tuple[int, ...]) -> dict[str, str]:
-    """What makes CUDA see these devices only; nothing where the slots stand for no real device."""
+    """Variables that make CUDA see these devices only; none where a slot is a placeholder."""
     if not slots or not all((DEVICES / f"nvidia{slot}").exists() for slot in slots):
         return {}
     return {"CUDA_VISIBLE_DEVICES": ",".join(map(str, slots)), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
@@ -54,7 +52,7 @@ def device_environment(slots: tuple[int, ...]) -> dict[str, str]:
 
 @dataclass(slots=True)
 class _Holding:
-    """One replica's slots: how many, for which Revision, since when in the present phase."""
+    """One pod's slots: how many, of which Revision, and since when it has been starting or ready."""
 
     key: RevisionKey
     service: str
@@ -64,8 +62,8 @@ class _Holding:
 
 
 @dataclass(frozen=True, slots=True)
-class GpuSeconds:
-    """What one Revision's replicas have held so far, in slot seconds."""
+class RevisionGpuSeconds:
+    """Seconds for which one Revision's pods have held slots so far, times the number of slots."""
 
     key: RevisionKey
     service: str
@@ -76,23 +74,23 @@ class GpuSeconds:
 
 @dataclass(slots=True)
 class _Account:
-    """One Revision's counters; a Revision that is made again under its name goes on with them."""
+    """One Revision's counters; a Revision created again under its name continues them."""
 
     service: str
     gpus: int
     starting: float = 0.0
     serving: float = 0.0
     busy: float = 0.0
-    seen: float = 0.0  # busy replica seconds already counted; they begin anew with a new Revision
-    idle: float = 0.0  # the largest value told so far; a counter never falls
+    seen: float = 0.0  # busy pod seconds already counted; they restart at zero with a new Revision
+    idle: float = 0.0  # the largest value reported so far; a counter never decreases
 
 
 class GpuMeter:
-    """Adds up slot seconds by Revision.
+    """Adds up the seconds for which GPU slots are held, by Revision.
 
     Args:
         clock: seconds, monotonic.
-        busy_seconds: replica seconds with at least one request in flight, of a Revision so far.
+        busy_seconds: seconds with at least one request in flight, summed over a Revision's pods so far.
     """
 
     def __init__(self, clock: Callable[[], float], busy_seconds: Callable[[RevisionKey], float]) -> None:
@@ -102,27 +100,27 @@ class GpuMeter:
         self._accounts: dict[RevisionKey, _Account] = {}
 
     def begin(self, pod: str, key: RevisionKey, service: str, gpus: int) -> None:
-        """A replica got its slots."""
+        """A pod took its slots."""
         self._holdings[pod] = _Holding(key, service, gpus, self._clock())
         account = self._accounts.setdefault(key, _Account(service, gpus))
         self._settle_busy(key, account)
         account.gpus = gpus
 
     def set_ready(self, pod: str, *, ready: bool) -> None:
-        """A replica became ready, or stopped being so."""
+        """A pod became ready, or unready."""
         holding = self._holdings.get(pod)
         if holding is not None and holding.starting is ready:
             self._settle(holding)
             holding.starting = not ready
 
     def end(self, pod: str) -> None:
-        """A replica gave its slots back."""
+        """A pod released its slots."""
         holding = self._holdings.pop(pod, None)
         if holding is not None:
             self._settle(holding)
 
     def settle(self, key: RevisionKey) -> None:
-        """Count what the Revision's replicas did so far; for when it is about to be forgotten."""
+        """Count the Revision's busy seconds so far; called before the activator forgets the Revision."""
         account = self._accounts.get(key)
         if account is not None:
             self._settle_busy(key, account)
@@ -144,11 +142,11 @@ class GpuMeter:
         account.busy += fresh * account.gpus
         account.seen = seconds
 
-    def totals(self) -> Iterator[GpuSeconds]:
-        """All Revisions that ever held a replica."""
+    def totals(self) -> Iterator[RevisionGpuSeconds]:
+        """All Revisions that ever had a pod."""
         for holding in self._holdings.values():
             self._settle(holding)
         for key, account in self._accounts.items():
             self._settle_busy(key, account)
             account.idle = max(account.idle, account.serving - account.busy)
-            yield GpuSeconds(key, account.service, account.starting, account.busy, account.idle)
+            yield RevisionGpuSeconds(key, account.service, account.starting, account.busy, account.idle)

@@ -1,4 +1,4 @@
-"""Replicas' output: one file for each container, kept small, its end quotable."""
+"""The output of containers: one file for each, rotated when it grows long."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from pathlib import Path
 
 ROTATE_BYTES = 10 * 1024 * 1024
 KEPT_FILES = 200
-"""Files of pods that are gone; the oldest go first."""
+"""Files kept of pods that are gone; the oldest are deleted first."""
 _TAIL_BYTES = 2048
 _TAIL_LINES = 20
 
 
-class Logs:
+class ContainerLogs:
     """The folder of logs.
 
-    `NAMESPACE/POD.log` is the serving container's, `NAMESPACE/POD.CONTAINER.log` another's (a pod's name has
-    no dot), each with a `.log.1` beside it that has what was before the last rotation.
+    The serving container writes `NAMESPACE/POD.log`, any other `NAMESPACE/POD.CONTAINER.log` (the name of a
+    pod has no dot). The file with the suffix `.log.1` holds what was written before the last rotation.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def path(self, namespace: str, pod: str, container: str | None = None) -> Path:
-        """Where a container's output is; None: the one that serves requests."""
+        """A container's file; None: that of the container that serves requests."""
         return self._folder / namespace / (f"{pod}.log" if container is None else f"{pod}.{container}.log")
 
     def open(self, namespace: str, pod: str, container: str | None = None) -> int:
@@ -36,7 +36,7 @@ class Logs:
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
     def tail(self, namespace: str, pod: str, container: str | None = None, *, since: int = 0) -> str:
-        """The last lines, as far as Kubernetes takes them into a termination message."""
+        """The last lines, as many as Kubernetes puts into a termination message."""
         try:
             with self.path(namespace, pod, container).open("rb") as file:
                 size = file.seek(0, os.SEEK_END)
@@ -47,14 +47,14 @@ class Logs:
         return "\n".join(text.strip().splitlines()[-_TAIL_LINES:])
 
     def size(self, namespace: str, pod: str, container: str | None = None) -> int:
-        """Bytes written since the last rotation."""
+        """The file's length: bytes written since the last rotation."""
         try:
             return self.path(namespace, pod, container).stat().st_size
         except FileNotFoundError:
             return 0
 
-    def rotate(self, living: Collection[tuple[str, str]]) -> None:
-        """Rotate what has grown, drop old files of pods that are gone. Blocking: call it in a thread."""
+    def rotate(self, running: Collection[tuple[str, str]]) -> None:
+        """Rotate long files, and delete old files of pods that are not `running`. Blocking."""
         gone: list[tuple[float, Path]] = []
         for path in self._folder.glob("*/*.log"):
             try:
@@ -64,7 +64,7 @@ class Logs:
                     os.truncate(path, 0)
             except FileNotFoundError:
                 continue
-            if (path.parent.name, path.stem.partition(".")[0]) not in living:
+            if (path.parent.name, path.stem.partition(".")[0]) not in running:
                 gone.append((stat.st_mtime, path))
         gone.sort()
         for _, path in gone[: max(0, len(gone) - KEPT_FILES)]:

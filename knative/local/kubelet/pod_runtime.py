@@ -1,4 +1,4 @@
-"""What a replica needs of the platform, and the order to end that its containers share."""
+"""What the workers of all pods share, and the request to terminate that one pod's containers share."""
 
 from __future__ import annotations
 
@@ -11,81 +11,84 @@ from typing import Any
 
 from knative.client.resources import Object
 from knative.local.apiserver.store import Key
-from knative.local.kubelet import gpus as gpu_slots
-from knative.local.kubelet.confinement import Confinements
-from knative.local.kubelet.downward import Machine
-from knative.local.kubelet.logs import Logs
-from knative.local.kubelet.ports import Ports
+from knative.local.kubelet.gpus import GpuSlots
+from knative.local.kubelet.limit_enforcer import LimitEnforcer
+from knative.local.kubelet.logs import ContainerLogs
+from knative.local.kubelet.ports import PortAllocator
 from knative.local.kubelet.probes import Prober
 from knative.local.kubelet.volumes import Volumes
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What a replica needs of the platform."""
+class PodRuntime:
+    """What a pod's worker needs to run containers, and the kubelet's callbacks."""
 
     host: str
-    machine: Machine
+    """Address that every container shares with its pod and with the node."""
     workdir: Path
+    """Where a container runs that names no workingDir."""
     base_env: Mapping[str, str]
-    mark_env: Mapping[str, str]
-    """Set over the container's own: whose process it is."""
+    """Environment below the container's own variables."""
+    identity_env: Mapping[str, str]
+    """Environment above the container's own variables: the platform that its processes belong to."""
     backoff_s: float
-    """Wait before the second restart in a row; doubles each time."""
-    ports: Ports
+    """Wait before the second restart in a row, in seconds; doubles each time."""
+    ports: PortAllocator
     prober: Prober
-    logs: Logs
-    slots: gpu_slots.Slots
+    logs: ContainerLogs
+    slots: GpuSlots
     volumes: Volumes
-    confinements: Confinements
+    limits: LimitEnforcer
     now: Callable[[], datetime]
     config_maps: Callable[[str, str], Mapping[str, Any] | None]
+    """A ConfigMap by namespace and name."""
     secrets: Callable[[str, str], Mapping[str, Any] | None]
-    report: Callable[[Key, Object, Mapping[str, str]], None]
-    """Write the pod's status and annotations."""
-    slot_freed: Callable[[], Awaitable[None]]
-    """Wait until some slot is given back."""
-    tell: Callable[[Key, str, str, str], None]
-    """Record an Event on the pod: type, reason, message."""
+    """A Secret by namespace and name."""
+    write_status: Callable[[Key, Object, Mapping[str, str]], None]
+    """Writes a pod's status and the platform's annotations on it."""
+    slot_released: Callable[[], Awaitable[None]]
+    """Waits until some pod has released its GPU slots."""
+    emit_event: Callable[[Key, str, str, str], None]
+    """Records an Event on a pod: type, reason, message."""
     on_scheduled: Callable[[Key], None]
     on_ready: Callable[[Key, bool], None]
     drained: Callable[[Key, float], Awaitable[bool]]
-    """Wait until no request is in flight there, for so many seconds at most."""
+    """Waits until no request is in flight at a pod, for so many seconds at most."""
 
 
-class Ending:
-    """Whether a pod has been told to end, and how."""
+class Termination:
+    """Whether a pod has been asked to terminate, and how much time it has for that."""
 
     def __init__(self, grace_s: float) -> None:
         self.grace_s = grace_s
-        """From SIGTERM to SIGKILL, the wait for requests in flight included."""
+        """Seconds from the request to SIGKILL; the wait for requests in flight is part of them."""
         self.drain = True
         """Whether requests in flight are waited for."""
-        self._ordered = asyncio.Event()
+        self._requested = asyncio.Event()
 
     @property
-    def ordered(self) -> bool:
-        """Whether it has been."""
-        return self._ordered.is_set()
+    def requested(self) -> bool:
+        """Whether the pod has been asked to terminate."""
+        return self._requested.is_set()
 
-    def order(self, *, grace_s: float | None, drain: bool) -> None:
-        """Tell it to end; a second order may shorten the grace."""
+    def request(self, *, grace_s: float | None, drain: bool) -> None:
+        """Ask the pod to terminate; a second request may change the grace period."""
         if grace_s is not None:
             self.grace_s = grace_s
         self.drain = self.drain and drain
-        self._ordered.set()
+        self._requested.set()
 
     async def wait(self) -> None:
-        """Until the order comes."""
-        await self._ordered.wait()
+        """Return once termination has been requested."""
+        await self._requested.wait()
 
-    async def unless_ordered(self, waiting: Awaitable[Any]) -> bool:
-        """Wait, but no longer than until the order comes; True if it was waited out."""
+    async def wait_unless_requested(self, waiting: Awaitable[Any]) -> bool:
+        """Wait for `waiting`, but no longer than until termination is requested; False if it was."""
         task = asyncio.ensure_future(waiting)
-        ending = asyncio.ensure_future(self._ordered.wait())
+        requested = asyncio.ensure_future(self._requested.wait())
         try:
-            await asyncio.wait({task, ending}, return_when=asyncio.FIRST_COMPLETED)
-            return not self._ordered.is_set()
+            await asyncio.wait({task, requested}, return_when=asyncio.FIRST_COMPLETED)
+            return not self._requested.is_set()
         finally:
-            for pending in (task, ending):
+            for pending in (task, requested):
                 pending.cancel()

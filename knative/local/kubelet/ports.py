@@ -1,4 +1,4 @@
-"""Ports for replicas: from a range that outgoing connections don't use, never one that is taken."""
+"""Ports for pods, from a range that outgoing connections do not use."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import random
 import socket
 
 FIRST, LAST = 20_000, 32_000
-"""Below Linux's default range for outgoing connections (32768 and up), which could grab one at any time."""
+"""Below Linux's default range for outgoing connections (32768 and up), which could take one at any time."""
 
 
-class NoPort(Exception):  # noqa: N818  # a fact, with its own handling
-    """Every port of the range is taken."""
+class NoFreePort(Exception):  # noqa: N818  # a state of the machine, which has its own handling
+    """Every port of the range is in use."""
 
 
-class Ports:
-    """Gives each replica a port of its own."""
+class PortAllocator:
+    """Gives each pod a port of its own."""
 
     def __init__(self, host: str) -> None:
         self._host = host
@@ -24,13 +24,13 @@ class Ports:
         """A free port.
 
         Raises:
-            NoPort: there is none.
+            NoFreePort: there is none.
         """
         for port in random.sample(range(FIRST, LAST), LAST - FIRST):
             if port not in self._taken and self._is_free(port):
                 self._taken.add(port)
                 return port
-        raise NoPort(f"no free port between {FIRST} and {LAST}")
+        raise NoFreePort(f"no free port between {FIRST} and {LAST}")
 
     def release(self, port: int) -> None:
         """Give a port back."""

@@ -1,4 +1,4 @@
-"""Probes: is a replica there, ready, alive?"""
+"""Startup, readiness and liveness probes: their settings, and one attempt at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import aiohttp
 
 from knative.local.kubelet import environment
 
-_MOST_CONCURRENT = 64
+_MAX_CONNECTIONS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +36,15 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What one attempt came to; `message` says why it failed."""
+class ProbeResult:
+    """The result of one attempt; `message` says why it failed."""
 
     ok: bool
     message: str = ""
 
 
 def parse(spec: Mapping[str, Any] | None, container: Mapping[str, Any], port: int) -> Probe | None:
-    """The probe that a container's spec describes; `port` is what the process really listens on."""
+    """The probe that a container's specification describes; `port` is the one its process listens on."""
     if not spec:
         return None
     common: dict[str, Any] = {
@@ -69,7 +69,7 @@ def parse(spec: Mapping[str, Any] | None, container: Mapping[str, Any], port: in
 
 
 def _port(wanted: Any, container: Mapping[str, Any], port: int) -> int:
-    """The declared port means the process's real one; another number means itself."""
+    """The declared port stands for the one that the process listens on; any other number for itself."""
     declared, name = environment.named_port(container)
     if not wanted or wanted in (declared, name, str(declared)):
         return port
@@ -77,59 +77,59 @@ def _port(wanted: Any, container: Mapping[str, Any], port: int) -> int:
 
 
 class Prober:
-    """Carries probes out; one for all replicas, so that connections are bounded."""
+    """Carries out the probes of all pods, with a bound on connections at a time."""
 
     def __init__(self, host: str) -> None:
         self._host = host
         self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
-        """Close what is open."""
+        """Close the connections."""
         if self._session is not None:
             await self._session.close()
 
     async def attempt(
-        self, probe: Probe, env: Mapping[str, str], folder: Path, before: Sequence[str] = ()
-    ) -> Outcome:
-        """One attempt; `before` stands before a command's own words."""
+        self, probe: Probe, env: Mapping[str, str], folder: Path, wrapper: Sequence[str] = ()
+    ) -> ProbeResult:
+        """One attempt; `wrapper` are the words before the command of an exec probe."""
         try:
             async with asyncio.timeout(probe.timeout_s):
                 match probe.kind:
                     case "http":
                         return await self._http(probe)
                     case "exec":
-                        return await _exec((*before, *probe.command), env, folder)
+                        return await _exec((*wrapper, *probe.command), env, folder)
                     case _:
                         return await self._tcp(probe)
         except TimeoutError:
-            return Outcome(False, f"no answer within {probe.timeout_s:g} s")
+            return ProbeResult(False, f"no answer within {probe.timeout_s:g} s")
 
-    async def _http(self, probe: Probe) -> Outcome:
+    async def _http(self, probe: Probe) -> ProbeResult:
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit=_MOST_CONCURRENT, force_close=True)
+            connector = aiohttp.TCPConnector(limit=_MAX_CONNECTIONS, force_close=True)
             self._session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
         url = f"http://{self._host}:{probe.port}{probe.path}"
         headers = {"User-Agent": "kube-probe/pilotlight", **dict(probe.headers)}
         try:
             async with self._session.get(url, headers=headers, allow_redirects=False) as answer:
                 if 200 <= answer.status < 400:
-                    return Outcome(True)
-                return Outcome(False, f"HTTP probe failed with statuscode: {answer.status}")
+                    return ProbeResult(True)
+                return ProbeResult(False, f"HTTP probe failed with statuscode: {answer.status}")
         except (aiohttp.ClientError, OSError) as problem:
-            return Outcome(False, f"Get {url!r}: {problem}")
+            return ProbeResult(False, f"Get {url!r}: {problem}")
 
-    async def _tcp(self, probe: Probe) -> Outcome:
+    async def _tcp(self, probe: Probe) -> ProbeResult:
         try:
             _, writer = await asyncio.open_connection(self._host, probe.port)
         except OSError as problem:
-            return Outcome(False, f"dial tcp {self._host}:{probe.port}: {problem.strerror}")
+            return ProbeResult(False, f"dial tcp {self._host}:{probe.port}: {problem.strerror}")
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
-        return Outcome(True)
+        return ProbeResult(True)
 
 
-async def _exec(command: Sequence[str], env: Mapping[str, str], folder: Path) -> Outcome:
+async def _exec(command: Sequence[str], env: Mapping[str, str], folder: Path) -> ProbeResult:
     try:
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -141,10 +141,10 @@ async def _exec(command: Sequence[str], env: Mapping[str, str], folder: Path) ->
             start_new_session=True,
         )
     except OSError as problem:
-        return Outcome(False, f"command cannot be run: {problem}")
+        return ProbeResult(False, f"command cannot be run: {problem}")
     try:
         code = await process.wait()
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    return Outcome(code == 0, f"command terminated with exit code {code}")
+    return ProbeResult(code == 0, f"command terminated with exit code {code}")

@@ -1,9 +1,9 @@
-"""One process group: started, waited for, signalled; and what an earlier platform left, ended.
+"""A container's process group: started, awaited, signalled; and the processes that an earlier platform left.
 
-A replica never outlives the platform. Three belts, each for what the one before misses: its first process is
-killed by the kernel when the platform dies (`setpriv --pdeathsig`), its group is killed when its first
-process ends, and a platform that starts ends every process that carries the mark of its state folder in its
-environment, whatever group or session it is in.
+No process outlives the platform. Three measures, each for what the one before misses: the kernel kills a
+container's first process when the platform dies (`setpriv --pdeathsig`); its process group is killed when its
+first process exits; and a platform that starts ends every process whose environment carries the identity of
+its state folder, whatever group or session it is in.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from pathlib import Path
 
 import psutil
 
-MARK = "PILOTLIGHT_PLATFORM"
-"""In every replica's environment: whose it is."""
+PLATFORM_VARIABLE = "PILOTLIGHT_PLATFORM"
+"""In the environment of every container: the identity of the platform that runs it."""
 
 
-class StartError(Exception):
-    """The program can't be started; the text says why."""
+class ProcessStartError(Exception):
+    """The program cannot be started; the text says why, in the words of a container runtime."""
 
 
 @cache
 def _dies_with_parent() -> tuple[str, ...]:
-    """The prefix that makes the kernel kill a process when the one that started it is gone."""
+    """The words before a command that make the kernel kill its process when its parent dies."""
     program = shutil.which("setpriv")
     if program is None:
         return ()
@@ -40,28 +40,28 @@ def _dies_with_parent() -> tuple[str, ...]:
 
 
 def resolve(program: str, env: Mapping[str, str], folder: Path) -> str:
-    """The program's path.
+    """A program's path.
 
     Raises:
-        StartError: there is no such program, or it can't be executed.
+        ProcessStartError: there is no such program, or it cannot be executed.
     """
     if "/" in program:
         path = Path(folder, program)
         if not path.exists():
-            raise StartError(f'exec: "{program}": no such file or directory')
+            raise ProcessStartError(f'exec: "{program}": no such file or directory')
         if not os.access(path, os.X_OK) or path.is_dir():
-            raise StartError(f'exec: "{program}": permission denied')
+            raise ProcessStartError(f'exec: "{program}": permission denied')
         return str(path)
     found = shutil.which(program, path=env.get("PATH", os.defpath))
     if found is None:
-        raise StartError(f'exec: "{program}": executable file not found in $PATH')
+        raise ProcessStartError(f'exec: "{program}": executable file not found in $PATH')
     return found
 
 
 class Process:
-    """A running program with everything it starts.
+    """A running program and its process group.
 
-    `exited` resolves to its exit code; a signal becomes 128 and its number, as in a container's state.
+    `exited` resolves to its exit code; death by a signal is 128 plus its number, as in a container's state.
     """
 
     def __init__(self, popen: subprocess.Popen[bytes]) -> None:
@@ -70,7 +70,7 @@ class Process:
         loop = asyncio.get_running_loop()
         self.exited: asyncio.Future[int] = loop.create_future()
         self._descriptor: int | None = os.pidfd_open(popen.pid)
-        loop.add_reader(self._descriptor, self._ended)
+        loop.add_reader(self._descriptor, self._on_exit)
 
     @classmethod
     def start(
@@ -80,22 +80,27 @@ class Process:
         env: Mapping[str, str],
         folder: Path,
         output: int,
-        before: Sequence[str] = (),
+        wrapper: Sequence[str] = (),
     ) -> Process:
-        """Start `words` in a session of its own, both streams into `output`.
+        """Start a program in a session of its own.
 
-        `before` are words that set something up and then become the program by `exec`.
+        Args:
+            words: the program and its arguments.
+            env: its whole environment.
+            folder: where it runs.
+            output: the file descriptor that takes both its streams.
+            wrapper: words before `words` that prepare the process and then become the program by `exec`.
 
         Raises:
-            StartError: the program or the folder doesn't exist, or the system refuses.
+            ProcessStartError: the program or the folder does not exist, or the system refuses.
         """
         if not folder.is_dir():
-            raise StartError(f"workingDir {folder} is no folder")
+            raise ProcessStartError(f"workingDir {folder} is not a folder")
         program = resolve(words[0], env, folder)
         try:
             popen = subprocess.Popen(  # noqa: S603  # running the user's command is the purpose
                 # Last before the program: a change of user namespace would undo it.
-                [*before, *_dies_with_parent(), program, *words[1:]],
+                [*wrapper, *_dies_with_parent(), program, *words[1:]],
                 env=dict(env),
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
@@ -104,16 +109,16 @@ class Process:
                 start_new_session=True,
             )
         except OSError as problem:
-            raise StartError(f"cannot start {words[0]}: {problem}") from problem
+            raise ProcessStartError(f"cannot start {words[0]}: {problem}") from problem
         return cls(popen)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the whole group."""
+        """Send a signal to the whole process group."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
 
     async def stop(self, grace_s: float) -> None:
-        """SIGTERM, and SIGKILL after `grace_s` seconds."""
+        """Send SIGTERM, and SIGKILL after `grace_s` seconds."""
         if not self.exited.done():
             self.signal(signal.SIGTERM)
             with contextlib.suppress(TimeoutError):
@@ -122,8 +127,8 @@ class Process:
             self.signal(signal.SIGKILL)
             await self.exited
 
-    def _ended(self) -> None:
-        """The first process has ended: the rest of its group goes too, as in a container."""
+    def _on_exit(self) -> None:
+        """The first process has exited: kill the rest of its group, as happens in a container."""
         if self._descriptor is None:
             return
         code = self._popen.poll()
@@ -137,21 +142,21 @@ class Process:
             self.exited.set_result(code if code >= 0 else 128 - code)
 
 
-def marked(mark: str) -> list[psutil.Process]:
-    """All processes whose environment carries `mark`."""
+def _processes_of(platform_id: str) -> list[psutil.Process]:
+    """All processes whose environment carries the platform's identity."""
     found = []
     for process in psutil.process_iter():
         if process.pid == os.getpid():
             continue
         with contextlib.suppress(psutil.Error, OSError):
-            if process.environ().get(MARK) == mark:
+            if process.environ().get(PLATFORM_VARIABLE) == platform_id:
                 found.append(process)
     return found
 
 
-def end_marked(mark: str, grace_s: float = 2.0) -> int:
-    """End all processes that carry `mark`; returns how many there were. Blocking."""
-    processes = marked(mark)
+def end_all(platform_id: str, grace_s: float = 2.0) -> int:
+    """End all processes of a platform's containers; returns how many there were. Blocking."""
+    processes = _processes_of(platform_id)
     for process in processes:
         with contextlib.suppress(psutil.Error):
             process.terminate()

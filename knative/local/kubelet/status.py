@@ -1,4 +1,4 @@
-"""A pod's status, from what its containers are doing (pure)."""
+"""A pod's status, from the state of its containers (pure)."""
 
 from __future__ import annotations
 
@@ -14,20 +14,17 @@ from knative.local.conditions import Condition
 from knative.local.kubelet import limits
 
 CREATING = ("ContainerCreating", "")
-INITIALIZING = ("PodInitializing", "")
 
 
 @dataclass(slots=True)
 class ContainerState:
-    """What one container is doing."""
+    """What one container is doing now."""
 
     name: str
     image: str
     waiting: tuple[str, str] = CREATING
-    """Reason and message, while it neither runs nor has ended."""
+    """Reason and message, while it does not run."""
     running_since: str | None = None
-    ended: Object | None = None
-    """How its last run ended, for a container that isn't started again (at once)."""
     last: Object | None = None
     """How the run before this one ended."""
     started: bool = False
@@ -40,25 +37,23 @@ class ContainerState:
 
 @dataclass(slots=True)
 class PodState:
-    """What the pod's status is made from."""
+    """What a pod's status is made of."""
 
     containers: Sequence[ContainerState]
-    initial: Sequence[ContainerState] = ()
     scheduled: Condition = field(default_factory=lambda: conditions.unknown("PodScheduled"))
-    initialized: bool = False
     has_run: bool = False
-    """Whether a container that isn't an init container has been started."""
-    marks: dict[str, str] = field(default_factory=dict)
+    """Whether a container has been started."""
+    annotations: dict[str, str] = field(default_factory=dict)
     """The pod's annotations that the platform writes."""
 
     @property
     def ready(self) -> bool:
-        """Whether all containers are."""
+        """Whether all containers are ready."""
         return all(container.ready for container in self.containers)
 
 
 def terminated(code: int, reason: str, message: str, begun: datetime, ended: datetime) -> Object:
-    """How a run ended."""
+    """A ContainerStateTerminated."""
     return {
         "exitCode": code,
         "reason": reason,
@@ -68,21 +63,20 @@ def terminated(code: int, reason: str, message: str, begun: datetime, ended: dat
     }
 
 
-def of(state: PodState, spec: Mapping[str, Any], host: str) -> Object:
-    """The status to write."""
+def pod_status(state: PodState, spec: Mapping[str, Any], host: str) -> Object:
+    """The PodStatus to write; its conditions still lack lastTransitionTime."""
     scheduled = state.scheduled.status == "True"
     status: Object = {
         "phase": "Running" if state.has_run else "Pending",
-        "conditions": [*_readiness(state), state.scheduled, *(_initialized(state) if scheduled else [])],
-        "containerStatuses": [_container(item) for item in state.containers],
+        "conditions": [*_readiness(state), state.scheduled],
+        "containerStatuses": [_container_status(item) for item in state.containers],
         "qosClass": limits.qos_class(spec),
     }
-    if state.initial:
-        status["initContainerStatuses"] = [_container(item) for item in state.initial]
     if scheduled:
+        status["conditions"].append(conditions.true("Initialized"))
         status["hostIP"] = status["podIP"] = host
         status["hostIPs"] = status["podIPs"] = [{"ip": host}]
-        status["startTime"] = state.marks[SCHEDULED_AT_ANNOTATION][:19] + "Z"
+        status["startTime"] = state.annotations[SCHEDULED_AT_ANNOTATION][:19] + "Z"
     return status
 
 
@@ -90,28 +84,18 @@ def _readiness(state: PodState) -> list[Condition]:
     kinds = ("Ready", "ContainersReady")
     if state.ready:
         return [conditions.true(kind) for kind in kinds]
-    waited_for = [container for container in state.containers if not container.ready]
-    message = f"containers with unready status: [{' '.join(item.name for item in waited_for)}]"
-    reasons = [item.not_ready_message for item in waited_for if item.not_ready_message]
+    unready = [container for container in state.containers if not container.ready]
+    message = f"containers with unready status: [{' '.join(item.name for item in unready)}]"
+    reasons = [item.not_ready_message for item in unready if item.not_ready_message]
     if reasons:
         message += f": {'; '.join(reasons)}"
     return [conditions.false(kind, "ContainersNotReady", message) for kind in kinds]
 
 
-def _initialized(state: PodState) -> list[Condition]:
-    if state.initialized:
-        return [conditions.true("Initialized")]
-    waited_for = [item.name for item in state.initial if not item.ready]
-    message = f"containers with incomplete status: [{' '.join(waited_for)}]"
-    return [conditions.false("Initialized", "ContainersNotInitialized", message)]
-
-
-def _container(state: ContainerState) -> Object:
+def _container_status(state: ContainerState) -> Object:
     now: Object
     if state.running_since is not None:
         now = {"running": {"startedAt": state.running_since}}
-    elif state.ended is not None:
-        now = {"terminated": state.ended}
     else:
         reason, message = state.waiting
         now = {"waiting": {"reason": reason, **({"message": message} if message else {})}}

@@ -1,8 +1,8 @@
-"""Volumes of a replica: folders made from ConfigMaps and Secrets, scratch space, host folders for claims.
+"""A pod's volumes: made from ConfigMaps and Secrets, scratch space, and folders of the machine for claims.
 
-A process sees them at their mountPath through a mount namespace of its own, so two replicas can mount
-different things at the same path and the machine sees neither. `unshare` and `mount` do it; without the right
-to a mount namespace (some containers forbid it) the replica says so instead of starting without its files.
+Each container has a mount namespace of its own, made by `unshare` and `mount`, so that two pods can mount
+different volumes at the same path and the machine sees neither. Where the machine permits no mount namespace
+(some containers do not), a container with volumes does not start, and its pod says why.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from knative.local.kubelet.environment import ConfigError, Fields, Lookup, Sources
+from knative.local.kubelet.environment import ContainerConfigError, Lookup, ValueSources
 
 _MEMORY = Path("/dev/shm")  # noqa: S108  # where memory-backed files live on Linux
 _BIND = """
@@ -34,8 +34,8 @@ exec "$@"
 
 
 @dataclass(frozen=True, slots=True)
-class Mount:
-    """One folder or file, and where the replica sees it."""
+class BindMount:
+    """A folder or file, and the path at which the container sees it."""
 
     source: Path
     path: Path
@@ -44,7 +44,7 @@ class Mount:
 
 @cache
 def _namespace() -> tuple[str, ...]:
-    """The words that give a process a mount namespace of its own; empty if that isn't permitted."""
+    """The words before a command that give it a mount namespace; none if that is not permitted."""
     unshare = shutil.which("unshare")
     if unshare is None or shutil.which("mount") is None:
         return ()
@@ -55,8 +55,8 @@ def _namespace() -> tuple[str, ...]:
     return (*words, "--") if probe.returncode == 0 else ()
 
 
-def prefix(mounts: Sequence[Mount]) -> tuple[str, ...]:
-    """What stands before a program's own words so that it sees `mounts`."""
+def wrapper(mounts: Sequence[BindMount]) -> tuple[str, ...]:
+    """The words before a container's command that make it see `mounts`."""
     if not mounts:
         return ()
     words: list[str] = []
@@ -68,12 +68,12 @@ def prefix(mounts: Sequence[Mount]) -> tuple[str, ...]:
 _CHANGE_FOLDER = 'cd "$1" && shift && exec "$@"'
 
 
-def entered(pid: int, folder: Path) -> tuple[str, ...]:
-    """What stands before a program's words so that it sees what a process with volumes sees, in `folder`."""
+def enter(pid: int, folder: Path) -> tuple[str, ...]:
+    """The words before a command that run it in `folder`, in the mount namespace of a process."""
     nsenter = shutil.which("nsenter")
     if nsenter is None:
         return ()
-    # Without root's rights the process has a user namespace too, in which alone it may be joined.
+    # Without root's rights the process has a user namespace too, which must be entered first.
     users = () if os.geteuid() == 0 else ("--user", "--preserve-credentials")
     return (
         nsenter,
@@ -91,17 +91,17 @@ def entered(pid: int, folder: Path) -> tuple[str, ...]:
 
 
 class Volumes:
-    """Makes a replica's volumes and removes them.
+    """Makes the volumes of pods and removes them.
 
     Args:
-        folder: where folders made from ConfigMaps and the like are kept, one for each replica.
-        claims: where the folders of PersistentVolumeClaims are, `NAMESPACE/NAME`; kept for good.
+        folder: where the folders of pods are made, `NAMESPACE/POD/VOLUME`.
+        claims: where the folders of PersistentVolumeClaims are, `NAMESPACE/NAME`; never removed.
     """
 
     def __init__(self, folder: Path, claims: Path) -> None:
         self._folder = folder
         self._claims = claims
-        # One for each state folder, so that it can be cleared without touching another platform's.
+        # One for each state folder, so that clearing it does not touch another platform's.
         place = hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:16]
         self._memory = _MEMORY / f"pilotlight-{place}"
 
@@ -111,19 +111,19 @@ class Volumes:
         pod: str,
         container: Mapping[str, Any],
         volumes: Sequence[Mapping[str, Any]],
-        sources: Sources,
-    ) -> list[Mount]:
-        """Make what a container mounts of its pod's `volumes`; what is there already is brought up to date.
+        sources: ValueSources,
+    ) -> list[BindMount]:
+        """Make the volumes that a container mounts, or bring them up to date.
 
         Raises:
-            ConfigError: something is missing, isn't supported here, or can't be mounted.
+            ContainerConfigError: something is missing, is not supported here, or cannot be mounted.
         """
         wanted = container.get("volumeMounts") or []
         if not wanted:
             return []
         if not _namespace():
-            raise ConfigError(
-                "volumes need a mount namespace, which this machine doesn't permit (unshare --mount fails)"
+            raise ContainerConfigError(
+                "volumes need a mount namespace, which this machine does not permit (unshare --mount fails)"
             )
         by_name = {volume["name"]: volume for volume in volumes}
         made: dict[str, Path] = {}
@@ -132,22 +132,22 @@ class Volumes:
             name = mount["name"]
             volume = by_name.get(name)
             if volume is None:
-                raise ConfigError(f'volumeMount "{name}" has no volume')
+                raise ContainerConfigError(f'volumeMount "{name}" has no volume')
             if name not in made:
                 made[name] = self._make(namespace, pod, volume, sources)
             source = _inside(made[name], mount.get("subPath") or ".")
             path = Path(mount["mountPath"])
             _ensure_target(path, source, name)
-            mounts.append(Mount(source, path, bool(mount.get("readOnly"))))
+            mounts.append(BindMount(source, path, bool(mount.get("readOnly"))))
         return mounts
 
     def remove(self, namespace: str, pod: str) -> None:
-        """Remove what `prepare` made; claims stay."""
+        """Remove a pod's volumes; the folders of claims stay."""
         for base in (self._folder, self._memory):
             shutil.rmtree(base / namespace / pod, ignore_errors=True)
 
     def clear(self) -> None:
-        """Remove what all replicas had, an earlier platform's included; claims stay."""
+        """Remove the volumes of all pods, an earlier platform's included; the folders of claims stay."""
         for base in (self._folder, self._memory):
             shutil.rmtree(base, ignore_errors=True)
 
@@ -156,7 +156,7 @@ class Volumes:
         namespace: str,
         pod: str,
         volume: Mapping[str, Any],
-        sources: Sources,
+        sources: ValueSources,
     ) -> Path:
         name = str(volume["name"])
         if (claim := volume.get("persistentVolumeClaim")) is not None:
@@ -179,31 +179,29 @@ class Volumes:
                 written |= _fill_part(folder, name, part, sources)
         else:
             kinds = ", ".join(key for key in volume if key != "name")
-            raise ConfigError(f'volume "{name}": {kinds} is not supported on this platform')
+            raise ContainerConfigError(f'volume "{name}": {kinds} is not supported on this platform')
         for path in folder.rglob("*"):
             if path.is_file() and path not in written:
                 path.unlink()
         return folder
 
 
-def _fill_part(folder: Path, volume: str, part: Mapping[str, Any], sources: Sources) -> set[Path]:
-    """Write the files of one source of a projected volume; returns which."""
+def _fill_part(folder: Path, volume: str, part: Mapping[str, Any], sources: ValueSources) -> set[Path]:
+    """Write the files of one source of a projected volume; returns their paths."""
     if (source := part.get("configMap")) is not None:
         return _fill(folder, source, str(source.get("name") or ""), sources.config_maps, "configmap")
     if (source := part.get("secret")) is not None:
         return _fill(folder, source, str(source.get("name") or ""), sources.secrets, "secret")
-    if (source := part.get("downwardAPI")) is not None:
-        return _fill_fields(folder, source, sources.fields)
-    raise ConfigError(f'volume "{volume}": {", ".join(part)} cannot be projected on this platform')
+    raise ContainerConfigError(f'volume "{volume}": {", ".join(part)} cannot be projected on this platform')
 
 
 def _fill(folder: Path, source: Mapping[str, Any], name: str, lookup: Lookup, kind: str) -> set[Path]:
-    """Write the files of a ConfigMap or Secret; returns which."""
+    """Write the files of a ConfigMap or Secret; returns their paths."""
     found = lookup(name)
     if found is None:
         if source.get("optional"):
             return set()
-        raise ConfigError(f'{kind} "{name}" not found')
+        raise ContainerConfigError(f'{kind} "{name}" not found')
     content = {key: _bytes(value, kind) for key, value in (found.get("data") or {}).items()}
     content |= {key: base64.b64decode(value) for key, value in (found.get("binaryData") or {}).items()}
     chosen = source.get("items")
@@ -214,7 +212,7 @@ def _fill(folder: Path, source: Mapping[str, Any], name: str, lookup: Lookup, ki
         if item["key"] not in content:
             if source.get("optional"):
                 continue
-            raise ConfigError(f"couldn't find key {item['key']} in {kind} {name}")
+            raise ContainerConfigError(f"couldn't find key {item['key']} in {kind} {name}")
         path = _inside(folder, item["path"])
         path.parent.mkdir(parents=True, exist_ok=True)
         mode = item.get("mode") or source.get("defaultMode") or (0o600 if kind == "secret" else 0o644)
@@ -223,19 +221,8 @@ def _fill(folder: Path, source: Mapping[str, Any], name: str, lookup: Lookup, ki
     return written
 
 
-def _fill_fields(folder: Path, source: Mapping[str, Any], fields: Fields) -> set[Path]:
-    """Write what the pod is told of itself; returns which files."""
-    written = set()
-    for item in source.get("items") or ():
-        path = _inside(folder, item["path"])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, (fields(item) or "").encode(), item.get("mode") or 0o644)
-        written.add(path)
-    return written
-
-
 def _replace(path: Path, content: bytes, mode: int) -> None:
-    """Write a file at once: another container of the pod may be reading it."""
+    """Replace a file atomically: another container of the pod may be reading it."""
     fresh = path.with_name(f".{path.name}.new")
     fresh.write_bytes(content)
     fresh.chmod(mode)
@@ -247,15 +234,15 @@ def _bytes(value: str, kind: str) -> bytes:
 
 
 def _inside(folder: Path, relative: str) -> Path:
-    """A path within `folder`; one that leads out of it is refused."""
+    """The path `relative` to a folder; refused if it leads out of it."""
     path = Path(os.path.normpath(folder / relative))
     if not path.is_relative_to(folder):
-        raise ConfigError(f"path {relative!r} leads out of its volume")
+        raise ContainerConfigError(f"path {relative!r} leads out of its volume")
     return path
 
 
 def _ensure_target(path: Path, source: Path, name: str) -> None:
-    """A mount needs something to be mounted on."""
+    """Create the file or folder that a bind mount needs at its path."""
     if not source.exists():
         source.mkdir(parents=True)
     try:
@@ -265,7 +252,7 @@ def _ensure_target(path: Path, source: Path, name: str) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
     except OSError as problem:
-        raise ConfigError(
+        raise ContainerConfigError(
             f'mountPath {path} of volume "{name}" does not exist on this machine and cannot be made: '
             f"{problem.strerror}"
         ) from problem

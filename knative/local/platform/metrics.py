@@ -14,8 +14,8 @@ from knative.local import objects
 from knative.local.apiserver.registry import Registry
 from knative.local.apiserver.store import Key
 from knative.local.controllers.autoscaler import Autoscaler, AutoscalerStatus
-from knative.local.kubelet.confinement import Mechanism
-from knative.local.kubelet.gpus import GpuMeter, Slots
+from knative.local.kubelet.gpus import GpuMeter, GpuSlots
+from knative.local.kubelet.limit_enforcer import LimitMechanism
 
 _LABELS = ("namespace_name", "service_name", "configuration_name", "revision_name")
 _OURS = ("namespace", "service", "revision")
@@ -28,9 +28,9 @@ class PlatformMetrics:
         self,
         registry: Registry,
         autoscaler: Autoscaler,
-        slots: Slots,
+        slots: GpuSlots,
         meter: GpuMeter,
-        mechanism: Callable[[], Mechanism],
+        mechanism: Callable[[], LimitMechanism],
     ) -> None:
         self._registry = registry
         self._autoscaler = autoscaler
@@ -113,7 +113,7 @@ class PlatformMetrics:
     def _replicas(self) -> Iterator[Metric]:
         family = GaugeMetricFamily(
             "pilotlight_replicas",
-            "Replicas by state: pending, starting, ready, ending",
+            "Kubelet by state: pending, starting, ready, ending",
             labels=(*_OURS, "state"),
         )
         counts: dict[tuple[str, str, str, str], int] = {}

@@ -50,8 +50,8 @@ from knative.local.controllers.reconcilers.service import ServiceReconciler
 from knative.local.controllers.settings import KnativeSettings
 from knative.local.controllers.work_queue import WorkQueue
 from knative.local.event_recorder import EventRecorder
-from knative.local.kubelet import Replicas, ReplicaSettings
-from knative.local.kubelet.gpus import GpuMeter, Slots
+from knative.local.kubelet import Kubelet, KubeletConfig
+from knative.local.kubelet.gpus import GpuMeter, GpuSlots
 from knative.local.platform.metrics import PlatformMetrics
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ class Platform:
         self._gateway_port = config.gateway_port
         self._api_port = config.api_port
         self._running = False
-        self._replicas: Replicas | None = None
+        self._kubelet: Kubelet | None = None
 
     # where it is
 
@@ -131,9 +131,9 @@ class Platform:
     @property
     def limits(self) -> str:
         """What holds the memory and CPU limits of containers, in a few words; known once it runs."""
-        mechanism = None if self._replicas is None else self._replicas.mechanism
+        mechanism = None if self._kubelet is None else self._kubelet.limit_mechanism
         if mechanism is None or not mechanism.limits_cpu:
-            return "memory by a look each second, CPU not limited"
+            return "memory by a sample each second, CPU not limited"
         return f"memory and CPU by {mechanism}"
 
     @property
@@ -182,16 +182,16 @@ class Platform:
             config.state_dir, sorted({_LOOPBACK, "::1", "localhost", self._public_host})
         )
         store = self._open_store()
-        mark = store.read_meta("platform") or store.write_meta("platform", str(uuid.uuid4()))
+        platform_id = store.read_meta("platform") or store.write_meta("platform", str(uuid.uuid4()))
         token = store.read_meta("token") or store.write_meta("token", secrets.token_urlsafe(32))
-        assert mark is not None
+        assert platform_id is not None
         assert token is not None
 
         settings = KnativeSettings(store)
         checks = {
             **admissions(
                 lambda: settings.features,
-                lambda spec: unsupported.warnings(spec, limits_cpu=replicas.mechanism.limits_cpu),
+                lambda spec: unsupported.warnings(spec, limits_cpu=kubelet.limit_mechanism.limits_cpu),
             ),
             resources.CONFIG_MAP: ConfigMapAdmission(
                 settings_of_knative.NAMESPACE, settings_of_knative.PARSERS
@@ -205,18 +205,18 @@ class Platform:
         queue = WorkQueue()
         autoscaler = Autoscaler(time.monotonic, queue.add_scaled)
         activator = Activator(autoscaler.record, time.monotonic)
-        slots = Slots(config.gpus)
+        slots = GpuSlots(config.gpus)
         meter = GpuMeter(time.monotonic, activator.busy_seconds)
-        replicas = Replicas(
+        kubelet = Kubelet(
             registry,
-            activator,
-            ReplicaSettings(
+            lambda key, pod, seconds: activator.drained(key, pod, timeout_s=seconds),
+            KubeletConfig(
                 host=_LOOPBACK,
                 gateway_url=self.gateway_url,
                 logs=self.logs,
                 volumes=config.state_dir / "volumes",
                 claims=config.state_dir / "claims",
-                mark=mark,
+                platform_id=platform_id,
                 workdir=config.workdir,
                 env=config.env,
                 backoff_s=config.crash_backoff_s,
@@ -255,27 +255,26 @@ class Platform:
                 resources.POD_AUTOSCALER: pod_autoscalers,
             },
         )
-        metrics = PlatformMetrics(registry, autoscaler, slots, meter, lambda: replicas.mechanism)
+        metrics = PlatformMetrics(registry, autoscaler, slots, meter, lambda: kubelet.limit_mechanism)
         api = Api(
             registry,
             token=token,
             metrics=lambda: activator.metrics() + metrics.render(),
             now=_utc_now,
-            log_path=replicas.logs.path,
+            log_path=kubelet.logs.path,
             address=f"{self._public_host}:{self._api_port}",
-            usages=replicas.usages,
         )
 
-        await replicas.clear_leftovers()
-        replicas.start()
-        self._replicas = replicas
-        self._stack.push_async_callback(replicas.stop)
+        await kubelet.remove_leftovers()
+        kubelet.start()
+        self._kubelet = kubelet
+        self._stack.push_async_callback(kubelet.stop)
         control.start()
         await control.settle()  # before the first request, or a Service that is there would be unknown
         await self._serve(gateway.server(activator, host=config.host), gateway_socket)
         self._background(control.run(), "control plane")
         self._background(autoscaler.run(), "autoscaler")
-        self._background(_housekeeping(events, replicas, control), "housekeeping")
+        self._background(_housekeeping(events, kubelet, control), "housekeeping")
         self._background(api.run(), "API")
         await self._serve(_api_server(api, certificate), api_socket)
         self._stack.callback(api.watches.end)
@@ -436,11 +435,11 @@ def _complain(task: asyncio.Task[None]) -> None:
         log.critical("the platform's %s has failed", task.get_name(), exc_info=problem)
 
 
-async def _housekeeping(events: EventRecorder, replicas: Replicas, control: ControllerManager) -> None:
+async def _housekeeping(events: EventRecorder, kubelet: Kubelet, control: ControllerManager) -> None:
     for beat in itertools.count(1):
         await asyncio.sleep(_HOUSEKEEPING_S)
         events.expire()
-        await replicas.keep_house()
+        await kubelet.rotate_logs()
         if beat % _COLLECT_BEATS == 0:
             control.collect_revisions()
 

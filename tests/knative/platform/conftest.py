@@ -15,7 +15,7 @@ import pytest
 from knative.client.cluster import Cluster
 from knative.client.errors import NotFound
 from knative.client.resources import CONFIG_MAP, NAMESPACE, POD, REVISION, SECRET, SERVICE, WARM_POOL, Object
-from knative.local.kubelet.process import MARK
+from knative.local.kubelet.process import PLATFORM_VARIABLE
 from knative.local.platform.platform import Platform, PlatformConfig
 
 BACKEND = Path(__file__).with_name("backend.py")
@@ -154,7 +154,10 @@ def processes_of(platform_mark: str) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get(MARK) == platform_mark and process.status() != psutil.STATUS_ZOMBIE:
+            if (
+                process.environ().get(PLATFORM_VARIABLE) == platform_mark
+                and process.status() != psutil.STATUS_ZOMBIE
+            ):
                 found.append(process)
         except psutil.Error:
             continue

@@ -66,7 +66,7 @@ REFUSED = [
     ),
     (
         with_container(env=[{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]),
-        f"must not set the field(s): {SPEC}.containers[0].env[0].valueFrom.fieldRef",
+        f"must not set the field(s): {SPEC}.containers[0].env[0].valueFrom.fieldRef\nthis platform has no downward API",
     ),
     (
         with_container(ports=[{"containerPort": 8012}]),

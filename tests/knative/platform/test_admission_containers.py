@@ -9,7 +9,6 @@ from knative.local.apiserver.admission.serving_config import ServingConfig
 
 MAIN = {"name": "main", "image": "x", "ports": [{"containerPort": 8080}]}
 PROBING = {"multi-container-probing": "enabled"}
-INIT = {"kubernetes.podspec-init-containers": "enabled"}
 
 
 def refused(spec: dict[str, Any], **flags: str) -> str:
@@ -18,10 +17,6 @@ def refused(spec: dict[str, Any], **flags: str) -> str:
 
 def pair(**beside: Any) -> dict[str, Any]:
     return {"containers": [MAIN, {"name": "beside", "image": "x", **beside}]}
-
-
-def initial(**container: Any) -> dict[str, Any]:
-    return {"containers": [MAIN], "initContainers": [{"name": "first", "image": "x", **container}]}
 
 
 def resources(**amounts: Any) -> dict[str, Any]:
@@ -69,19 +64,20 @@ def resources(**amounts: Any) -> dict[str, Any]:
             "invalid value: 0: containers[1].readinessProbe.httpGet.port\nProbe port must be specified",
         ),
         (
-            initial(),
+            {"containers": [MAIN], "initContainers": [{"name": "first", "image": "x"}]},
+            {"kubernetes.podspec-init-containers": "enabled"},
+            "must not set the field(s): initContainers\nthis platform runs no init containers",
+        ),
+        (
+            {
+                "containers": [{**MAIN, "volumeMounts": [{"name": "v", "mountPath": "/v"}]}],
+                "volumes": [{"name": "v", "projected": {"sources": [{"downwardAPI": {"items": []}}]}}],
+            },
             {},
             (
-                "must not set the field(s): initContainers\n"
-                "pod spec support for init-containers is off, but found 1 init containers"
+                "must not set the field(s): volumes[0].projected.sources[0].downwardAPI\n"
+                "this platform has no downward API"
             ),
-        ),
-        (initial(), INIT, ""),
-        (initial(name="main"), INIT, 'duplicate container name "main": initContainers[0].name'),
-        (
-            initial(readinessProbe={"tcpSocket": {"port": 1}}),
-            INIT,
-            "field not allowed in an init container: initContainers[0].readinessProbe",
         ),
         (resources(limits={"memory": "1Gi"}, requests={"memory": "1024Mi"}), {}, ""),
         (

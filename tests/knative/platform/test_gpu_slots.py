@@ -1,4 +1,4 @@
-"""GPU slots: who holds them, what waits for them, what they cost."""
+"""GPU slots: which pod holds them, which pods wait for them, and for how long they are held."""
 
 import asyncio
 import re
@@ -20,7 +20,9 @@ def gpu_seconds(text: str, state: str, service_name: str) -> float:
     return float(found[1])
 
 
-async def test_a_floor_above_the_slots_stays_ready_and_shows_in_active_only(world: World):
+async def test_a_floor_above_the_slots_makes_the_autoscaler_inactive_but_not_the_service_unready(
+    world: World,
+):
     await world.cluster.create(SERVICE, service("a", gpus=1))
     await world.ready("a")
     await world.set_floor("a-00001", 4)
@@ -42,7 +44,7 @@ async def test_a_floor_above_the_slots_stays_ready_and_shows_in_active_only(worl
     assert "Insufficient nvidia.com/gpu" in condition(waiting[0], "PodScheduled")["message"]
 
 
-async def test_a_new_revision_without_a_free_gpu_fails_and_the_old_one_goes_on(world: World):
+async def test_a_new_revision_without_a_free_gpu_fails_and_the_old_one_keeps_serving(world: World):
     await world.cluster.apply(SERVICE, service("a", gpus=2, env={"N": "1"}))
     await world.ready("a")
     await world.set_floor("a-00001", 1)
@@ -54,7 +56,7 @@ async def test_a_new_revision_without_a_free_gpu_fails_and_the_old_one_goes_on(w
     assert (await world.call("a"))[1]["revision"] == "a-00001"
 
 
-async def test_a_slot_that_is_given_back_goes_to_who_waits(world: World):
+async def test_a_released_slot_goes_to_a_waiting_pod(world: World):
     await world.cluster.create(SERVICE, service("a", gpus=2))
     await world.ready("a")
     await world.cluster.create(SERVICE, service("b", gpus=1))
@@ -63,7 +65,7 @@ async def test_a_slot_that_is_given_back_goes_to_who_waits(world: World):
     await world.ready("b")
 
 
-async def test_slot_seconds_are_counted_by_what_the_replica_does(world: World):
+async def test_slot_seconds_are_counted_as_starting_busy_and_idle(world: World):
     await world.cluster.create(SERVICE, service("counted", gpus=2, env={"START_DELAY_S": "0.5"}))
     await world.ready("counted")
     assert (await world.call("counted", "/slow?s=0.6"))[0] == 200
@@ -76,14 +78,14 @@ async def test_slot_seconds_are_counted_by_what_the_replica_does(world: World):
     assert re.search(r'autoscaler_actual_pods{.*revision_name="counted-00001".*} 1\.0', text)
 
 
-async def test_a_service_without_gpu_counts_nothing(world: World):
+async def test_a_service_without_gpus_counts_no_slot_seconds(world: World):
     await world.cluster.create(SERVICE, service("free"))
     await world.ready("free")
     text = await metrics(world)
     assert [gpu_seconds(text, state, "free") for state in ("busy", "idle", "starting")] == [0.0, 0.0, 0.0]
 
 
-async def test_counters_never_fall(world: World):
+async def test_counters_never_decrease(world: World):
     await world.cluster.create(SERVICE, service("rising", gpus=1))
     await world.ready("rising")
     before = await metrics(world)
@@ -97,7 +99,7 @@ async def test_counters_never_fall(world: World):
     await asyncio.gather(*calls)
 
 
-async def test_a_revision_made_again_with_other_gpus_counts_on(world: World):
+async def test_a_revision_created_again_continues_its_counters(world: World):
     for gpus in (1, 2):
         await world.cluster.create(SERVICE, service("again", gpus=gpus))
         await world.ready("again")
@@ -112,7 +114,7 @@ async def test_a_revision_made_again_with_other_gpus_counts_on(world: World):
     assert 0.3 * 1 + 0.3 * 2 <= busy < 0.3 * 2 * 2
 
 
-async def test_a_gpu_written_in_thousandths_is_one(world: World):
+async def test_a_thousand_thousandths_of_a_gpu_are_one(world: World):
     await world.cluster.create(
         SERVICE, service("a", container={"resources": {"limits": {"nvidia.com/gpu": "1000m"}}})
     )

@@ -14,7 +14,7 @@ import pytest
 from knative.client.cluster import Cluster
 from knative.client.errors import Unavailable
 from knative.client.resources import NAMESPACE, SERVICE
-from knative.local.kubelet.process import MARK
+from knative.local.kubelet.process import PLATFORM_VARIABLE
 from knative.local.platform.platform import Platform, PlatformConfig, PlatformError
 from tests.knative.platform.conftest import World, condition, processes_of, service, until
 
@@ -32,7 +32,7 @@ async def test_after_a_stop_no_process_no_port_and_no_kubeconfig_is_left(config:
         world = World(platform, cluster, http)
         await cluster.create(SERVICE, service("a", env={"CHILD": "1", "IGNORE_TERM": "1"}))
         await world.ready("a")
-        mark = psutil.Process(await pid_of(world)).environ()[MARK]
+        mark = psutil.Process(await pid_of(world)).environ()[PLATFORM_VARIABLE]
         assert len(processes_of(mark)) >= 2  # the child, in a session of its own, too
     await platform.stop()
     assert processes_of(mark) == []
@@ -119,7 +119,7 @@ async def test_a_killed_platform_loses_no_acknowledged_write_and_leaks_no_proces
                     return answer.status == 200 and await answer.json()
 
             pid = (await until(answers))["pid"]
-            mark = psutil.Process(pid).environ()[MARK]
+            mark = psutil.Process(pid).environ()[PLATFORM_VARIABLE]
             acknowledged = []
 
             async def write() -> None:

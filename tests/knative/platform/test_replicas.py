@@ -1,4 +1,4 @@
-"""A replica: its environment, its readiness, its end, and what happens when it dies."""
+"""A pod: its environment, readiness, termination, restarts, volumes and logs."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from knative.client.resources import CONFIG_MAP, POD, SECRET, SERVICE
-from knative.local.kubelet.logs import KEPT_FILES, ROTATE_BYTES, Logs
+from knative.local.kubelet.logs import KEPT_FILES, ROTATE_BYTES, ContainerLogs
 from tests.knative.platform.conftest import World, condition, service, until
 
 PLATFORM = {
@@ -280,18 +280,18 @@ async def test_logs_can_be_followed_and_cut(world: World):
 
 
 def test_logs_that_have_grown_are_rotated_and_old_ones_go(tmp_path: Path):
-    logs = Logs(tmp_path)
-    output = logs.open("default", "living")
+    logs = ContainerLogs(tmp_path)
+    output = logs.open("default", "running")
     os.write(output, b"x" * (ROTATE_BYTES + 1))
-    logs.rotate({("default", "living")})
+    logs.rotate({("default", "running")})
     os.write(output, b"after\n")
     os.close(output)
-    assert logs.path("default", "living").read_text() == "after\n"
-    assert logs.path("default", "living").with_suffix(".log.1").stat().st_size == ROTATE_BYTES + 1
+    assert logs.path("default", "running").read_text() == "after\n"
+    assert logs.path("default", "running").with_suffix(".log.1").stat().st_size == ROTATE_BYTES + 1
     for number in range(KEPT_FILES + 3):
         os.close(logs.open("default", f"gone-{number:04d}"))
         os.utime(logs.path("default", f"gone-{number:04d}"), (number, number))
-    logs.rotate({("default", "living")})
+    logs.rotate({("default", "running")})
     left = sorted(path.stem for path in (tmp_path / "default").glob("gone-*.log"))
     assert (len(left), left[0]) == (KEPT_FILES, "gone-0003")
-    assert logs.path("default", "living").exists()
+    assert logs.path("default", "running").exists()

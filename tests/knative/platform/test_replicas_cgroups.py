@@ -1,6 +1,5 @@
-"""Limits where the machine permits control groups: the kernel holds them, and nothing of a group is left."""
+"""Limits where the machine permits control groups: the kernel enforces them, and no group is left behind."""
 
-import contextlib
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -8,13 +7,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from knative.client.errors import NotFound
-from knative.client.resources import CONFIG_MAP, SERVICE
+from knative.client.resources import SERVICE
 from knative.local.kubelet import cgroups
-from knative.local.kubelet.confinement import Confinements, Mechanism
-from knative.local.kubelet.limits import Limits
+from knative.local.kubelet.limit_enforcer import LimitEnforcer, LimitMechanism
+from knative.local.kubelet.limits import ResourceLimits
 from knative.local.kubelet.process import Process
-from tests.knative.platform.conftest import World, condition, service, until
+from tests.knative.platform.conftest import World, service, until
 
 MIB = 1 << 20
 HUNGRY = "held = b'x' * (96 << 20); import time; time.sleep(60)"
@@ -22,23 +20,23 @@ HUNGRY = "held = b'x' * (96 << 20); import time; time.sleep(60)"
 
 @pytest.fixture(scope="module", autouse=True)
 def permitted() -> None:
-    place = cgroups.find("pilotlight-test-trial")
-    if place is None:
+    parent = cgroups.find_parent("pilotlight-test-trial")
+    if parent is None:
         pytest.skip("this machine permits no control groups")
-    place.close()
+    parent.close()
 
 
 @pytest.fixture
-async def confinements(tmp_path: Path) -> AsyncIterator[Confinements]:
-    made = Confinements(f"pilotlight-test-{tmp_path.parent.name}-{tmp_path.name}", tmp_path / "cgroups")
+async def enforcer(tmp_path: Path) -> AsyncIterator[LimitEnforcer]:
+    made = LimitEnforcer(f"pilotlight-test-{tmp_path.parent.name}-{tmp_path.name}", tmp_path / "cgroups")
     await made.start()
     yield made
     await made.stop()
 
 
 @pytest.fixture
-def sleeping() -> Iterator[list[subprocess.Popen]]:
-    """Processes that are ended with the test."""
+def sleepers() -> Iterator[list[subprocess.Popen]]:
+    """Processes that are killed when the test ends."""
     started: list[subprocess.Popen] = []
     yield started
     for process in started:
@@ -50,7 +48,7 @@ def groups_of(pid: int) -> str:
     return Path(f"/proc/{pid}/cgroup").read_text()
 
 
-async def test_the_kernel_ends_a_container_that_needs_more_memory(world: World):
+async def test_the_kernel_kills_a_container_that_exceeds_its_memory_limit(world: World):
     body = service(
         "a",
         container={"command": ["python", "-c", HUNGRY], "resources": {"limits": {"memory": "48Mi"}}},
@@ -73,9 +71,9 @@ async def test_a_container_runs_in_a_group_of_its_own_with_its_limits(world: Wor
     name = f"default_{pod['metadata']['name']}_user-container_0"
     assert name in groups_of(about["pid"])
     record = world.platform.config.state_dir / "cgroups"
-    place = cgroups.Place.from_json(record.read_text())
-    group = place.group(name)
-    if place.version == 2:
+    parent = cgroups.CgroupParent.from_json(record.read_text())
+    group = parent.group(name)
+    if parent.version == 2:
         assert (group.memory / "memory.max").read_text().strip() == str(256 * MIB)
         assert (group.cpu / "cpu.max").read_text().strip() == "20000 100000"
     else:
@@ -89,7 +87,7 @@ async def test_a_container_runs_in_a_group_of_its_own_with_its_limits(world: Wor
     await until(gone, what="the group is removed")
 
 
-async def test_what_left_the_session_ends_with_the_container(world: World):
+async def test_a_process_in_another_session_ends_with_its_container(world: World):
     body = service("a", env={"CHILD": "1"}, container={"resources": {"limits": {"memory": "256Mi"}}})
     await world.cluster.create(SERVICE, body)
     await world.ready("a")
@@ -103,57 +101,42 @@ async def test_what_left_the_session_ends_with_the_container(world: World):
     await until(gone, what="its child has ended")
 
 
-async def test_an_init_container_whose_child_ran_out_has_not_succeeded(world: World):
-    meta = {"name": "config-features", "namespace": "knative-serving"}
-    with contextlib.suppress(NotFound):
-        await world.cluster.delete(CONFIG_MAP, **meta)
-    data = {"kubernetes.podspec-init-containers": "enabled"}
-    await world.cluster.create(CONFIG_MAP, {"metadata": meta, "data": data})
-    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {HUNGRY!r}])"
-    limits = {"resources": {"limits": {"memory": "48Mi"}}}
-    initial = {"name": "first", "image": "example.com/x", "command": ["python", "-c", code], **limits}
-    await world.cluster.create(SERVICE, service("a", spec={"initContainers": [initial]}))
-    found = await world.revision_condition("a-00001", "False", "ContainerHealthy")
-    assert found["reason"] == "ExitCode137"
-    (pod,) = await world.pods()
-    assert condition(pod, "Initialized")["status"] == "False"
+async def test_a_container_without_limits_has_no_group(enforcer: LimitEnforcer):
+    assert enforcer.mechanism in (LimitMechanism.CGROUP_V1, LimitMechanism.CGROUP_V2)
+    assert enforcer.make("x", ResourceLimits()).wrapper == ()
 
 
-async def test_a_container_without_limits_has_no_group(confinements: Confinements):
-    assert confinements.mechanism in (Mechanism.CGROUP_1, Mechanism.CGROUP_2)
-    assert confinements.make("x", Limits()).before == ()
-
-
-async def test_one_child_that_runs_out_ends_its_container(confinements: Confinements, tmp_path: Path):
+async def test_a_container_ends_when_the_kernel_has_killed_one_of_its_children(
+    enforcer: LimitEnforcer, tmp_path: Path
+):
     code = f"import subprocess, sys, time;subprocess.run([sys.executable, '-c', {HUNGRY!r}]); time.sleep(60)"
-    confinement = confinements.make("x", Limits(memory_bytes=48 * MIB))
+    enforced = enforcer.make("x", ResourceLimits(memory_bytes=48 * MIB))
     with (tmp_path / "log").open("wb") as output:
         process = Process.start(
             ["python3", "-c", code],
             env={"PATH": "/usr/bin:/bin:/usr/local/bin"},
             folder=tmp_path,
             output=output.fileno(),
-            before=confinement.before,
+            wrapper=enforced.wrapper,
         )
-    confinements.begin(confinement, process)
+    enforcer.begin(enforced, process)
     assert await process.exited == 137
-    said = await confinements.end(confinement)
-    assert said == "needed more memory than its limit of 48Mi, and used all of that"
+    assert await enforcer.end(enforced) == "needed more memory than its limit of 48Mi, and used all of that"
 
 
-async def test_what_a_crashed_platform_left_is_removed_at_the_next_start(
-    confinements: Confinements, tmp_path: Path, sleeping: list[subprocess.Popen]
+async def test_groups_of_a_crashed_platform_are_removed_at_the_next_start(
+    enforcer: LimitEnforcer, tmp_path: Path, sleepers: list[subprocess.Popen]
 ):
-    left = confinements.make("left", Limits(memory_bytes=64 * MIB))
-    sleeping.append(subprocess.Popen([*left.before, "sleep", "60"]))
+    left = enforcer.make("left", ResourceLimits(memory_bytes=64 * MIB))
+    sleepers.append(subprocess.Popen([*left.wrapper, "sleep", "60"]))
 
     async def entered():
-        return "/left" in groups_of(sleeping[0].pid)
+        return "/left" in groups_of(sleepers[0].pid)
 
     await until(entered)
-    again = Confinements("pilotlight-test-another-name", tmp_path / "cgroups")
+    again = LimitEnforcer("pilotlight-test-another-name", tmp_path / "cgroups")
     await again.start()
-    assert sleeping[0].wait(5) == -9
+    assert sleepers[0].wait(5) == -9
     assert not left.group.memory.exists()
     await again.stop()
     assert not left.group.memory.parent.exists()

@@ -1,4 +1,4 @@
-"""Limits where the machine permits no control groups: memory is looked at, CPU is warned of."""
+"""Limits where the machine permits no control groups: memory is sampled, a CPU limit is warned of."""
 
 import re
 from pathlib import Path
@@ -8,8 +8,8 @@ import pytest
 from knative.client.cluster import Cluster
 from knative.client.resources import EVENT, SERVICE
 from knative.local.kubelet import limits
-from knative.local.kubelet.cgroups import Group
-from knative.local.kubelet.limits import Limits
+from knative.local.kubelet.cgroups import Cgroup
+from knative.local.kubelet.limits import ResourceLimits
 from tests.knative.platform.conftest import World, service, until
 
 PLATFORM = {"cgroups": False}
@@ -21,8 +21,8 @@ def hungry(limit: str, **container) -> dict:
     return service("a", container={"command": ["python", "-c", HUNGRY], **resources, **container})
 
 
-async def how_held(world: World) -> dict[str, str]:
-    """What holds the limits, as the metrics tell."""
+async def mechanisms(world: World) -> dict[str, str]:
+    """What enforces the limit of each resource, from the metrics."""
     async with world.http.get(f"{world.platform.api_url}/metrics") as answer:
         text = await answer.text()
     found = re.findall(r'pilotlight_limits\{mechanism="([\w-]+)",resource="(\w+)"\} 1.0', text)
@@ -30,7 +30,7 @@ async def how_held(world: World) -> dict[str, str]:
 
 
 async def killed_for_memory(world: World, limit: str) -> dict:
-    """The container's status once it has been."""
+    """The container's status after it was killed for its memory."""
     await world.cluster.create(SERVICE, hungry(limit))
 
     async def ended():
@@ -45,7 +45,7 @@ async def killed_for_memory(world: World, limit: str) -> dict:
 
 
 async def test_a_container_over_its_memory_limit_is_killed_and_starts_again(world: World):
-    assert (await how_held(world)) == {"memory": "watch", "cpu": "none"}
+    assert (await mechanisms(world)) == {"memory": "sampling", "cpu": "none"}
     state = await killed_for_memory(world, "64Mi")
     last = state["lastState"]["terminated"]
     assert last["exitCode"] == 137
@@ -60,7 +60,7 @@ async def test_a_container_over_its_memory_limit_is_killed_and_starts_again(worl
     )
 
 
-async def test_what_children_use_counts(world: World):
+async def test_the_memory_of_child_processes_counts(world: World):
     command = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {HUNGRY!r}])"
     body = hungry("64Mi", command=["python", "-c", command])
     await world.cluster.create(SERVICE, body)
@@ -68,7 +68,7 @@ async def test_what_children_use_counts(world: World):
     assert "over its limit of 64Mi" in found["message"]
 
 
-async def test_a_cpu_limit_that_nothing_holds_is_warned_of(world: World):
+async def test_a_cpu_limit_that_is_not_enforced_is_warned_of(world: World):
     warnings: list[str] = []
     body = service("a", container={"resources": {"limits": {"cpu": "500m"}}})
     async with Cluster.from_kubeconfig(world.platform.kubeconfig, on_warning=warnings.append) as cluster:
@@ -80,11 +80,11 @@ async def test_a_cpu_limit_that_nothing_holds_is_warned_of(world: World):
 @pytest.mark.parametrize(
     ("resources", "expected"),
     [
-        ({}, Limits()),
-        ({"limits": {"memory": "1Gi", "cpu": "1500m"}}, Limits(1 << 30, 1.5)),
-        ({"limits": {"memory": "0", "nvidia.com/gpu": "1"}}, Limits()),
-        ({"requests": {"memory": "1Gi"}}, Limits()),
-        ({"limits": {"memory": 1000000}}, Limits(1000000)),
+        ({}, ResourceLimits()),
+        ({"limits": {"memory": "1Gi", "cpu": "1500m"}}, ResourceLimits(1 << 30, 1.5)),
+        ({"limits": {"memory": "0", "nvidia.com/gpu": "1"}}, ResourceLimits()),
+        ({"requests": {"memory": "1Gi"}}, ResourceLimits()),
+        ({"limits": {"memory": 1000000}}, ResourceLimits(1000000)),
     ],
 )
 def test_limits_are_read_as_quantities(resources, expected):
@@ -103,20 +103,20 @@ def test_limits_are_read_as_quantities(resources, expected):
         ([{"requests": {"cpu": "100m"}}], "Burstable"),
     ],
 )
-def test_the_class_of_service_is_kubernetes(resources, expected):
+def test_the_qos_class_is_that_of_kubernetes(resources, expected):
     assert limits.qos_class({"containers": [{"resources": item} for item in resources]}) == expected
 
 
-def test_amounts_are_shown_as_people_write_them():
-    assert [limits.shown(amount) for amount in (900, 64 << 20, 1536 << 20)] == ["900", "64Mi", "1.5Gi"]
+def test_bytes_are_printed_with_binary_units():
+    assert [limits.format_bytes(size) for size in (900, 64 << 20, 1536 << 20)] == ["900", "64Mi", "1.5Gi"]
 
 
 def test_limits_are_written_as_version_2_reads_them(tmp_path: Path):
     for name in ("memory.max", "memory.oom.group", "memory.swap.max", "cpu.max"):
         (tmp_path / name).touch()
     (tmp_path / "memory.events").write_text("low 0\nhigh 0\nmax 9\noom 1\noom_kill 2\noom_group_kill 1\n")
-    group = Group(tmp_path, tmp_path, version=2)
-    group.limit(Limits(memory_bytes=64 << 20, cpus=0.25))
+    group = Cgroup(tmp_path, tmp_path, version=2)
+    group.limit(ResourceLimits(memory_bytes=64 << 20, cpus=0.25))
     written = {path.name: path.read_text() for path in tmp_path.iterdir() if path.name != "memory.events"}
     assert written == {
         "memory.max": "67108864",
@@ -124,5 +124,5 @@ def test_limits_are_written_as_version_2_reads_them(tmp_path: Path):
         "memory.swap.max": "0",
         "cpu.max": "25000 100000",
     }
-    assert group.ran_out()
+    assert group.was_oom_killed()
     assert group.folders == (tmp_path,)

@@ -64,10 +64,8 @@ def fill_revision_spec(spec: Object, features: ServingConfig, owner: Mapping[str
     if defaults.service_links is not None:
         spec.setdefault("enableServiceLinks", defaults.service_links)
     containers = spec.get("containers") or []
-    initial = spec.get("initContainers") or []
-    taken = {item["name"] for item in (*containers, *initial) if item.get("name")}
+    taken = {item["name"] for item in containers if item.get("name")}
     _name(containers, taken, defaults.named(defaults.container_name, owner))
-    _name(initial, taken, defaults.named(defaults.init_container_name, owner))
     serving = next((item for item in containers if item.get("ports")), None) or (containers or [None])[0]
     volumes = {volume.get("name"): volume for volume in spec.get("volumes") or ()}
     for container in containers:

@@ -61,7 +61,6 @@ class _Kind(Enum):
 
     SERVING = auto()
     SIDECAR = auto()
-    INITIAL = auto()
 
 
 def revision_spec(spec: Mapping[str, Any], features: ServingConfig) -> Errors:
@@ -77,11 +76,11 @@ def revision_spec(spec: Mapping[str, Any], features: ServingConfig) -> Errors:
         yield field_errors.missing("containers")
         return
     yield from _containers(containers, volumes, features)
-    initial = spec.get("initContainers") or []
-    yield from _init_containers(initial, containers, volumes, features)
-    mounted = {
-        mount.get("name") for item in (*containers, *initial) for mount in item.get("volumeMounts") or ()
-    }
+    if spec.get("initContainers"):
+        yield FieldError(
+            "must not set the field(s)", ("initContainers",), "this platform runs no init containers"
+        )
+    mounted = {mount.get("name") for item in containers for mount in item.get("volumeMounts") or ()}
     for index, volume in enumerate(volumes):
         if volume.get("name") and volume["name"] not in mounted:
             yield FieldError(f'volume with name "{volume["name"]}" not mounted', (f"volumes[{index}].name",))
@@ -113,33 +112,6 @@ def _containers(
         sidecar = len(containers) > 1 and not container.get("ports")
         kind = _Kind.SIDECAR if sidecar else _Kind.SERVING
         yield from field_errors.via(f"containers[{index}]", _container(container, volumes, features, kind))
-
-
-def _init_containers(
-    containers: Sequence[Mapping[str, Any]],
-    others: Sequence[Mapping[str, Any]],
-    volumes: Sequence[Mapping[str, Any]],
-    features: ServingConfig,
-) -> Errors:
-    if not containers:
-        return
-    if not features.enabled("podspec-init-containers"):
-        yield field_errors.disallowed("initContainers")
-    if features.flags.get("kubernetes.podspec-init-containers") != "enabled":
-        yield FieldError(
-            f"pod spec support for init-containers is off, but found {len(containers)} init containers", ()
-        )
-        return
-    names = {str(container.get("name")) for container in others}
-    for index, container in enumerate(containers):
-        where = f"initContainers[{index}]"
-        if container.get("name") in names:
-            yield FieldError(f'duplicate container name "{container["name"]}"', (f"{where}.name",))
-        names.add(str(container.get("name")))
-        for key in _PROBES:
-            if container.get(key) is not None:
-                yield FieldError("field not allowed in an init container", (f"{where}.{key}",))
-        yield from field_errors.via(where, _container(container, volumes, features, _Kind.INITIAL))
 
 
 def _limits(spec: Mapping[str, Any], features: ServingConfig) -> Errors:
@@ -179,6 +151,13 @@ def _volumes(volumes: Sequence[Mapping[str, Any]], features: ServingConfig) -> E
             yield field_errors.several_of(*(f"{path}.{key}" for key in sources))
         if not sources:
             yield field_errors.none_of(*(f"{path}.{key}" for key in _PLAIN_VOLUMES))
+        yield from field_errors.via(f"{path}.projected", _projected(volume.get("projected") or {}))
+
+
+def _projected(volume: Mapping[str, Any]) -> Errors:
+    for index, source in enumerate(volume.get("sources") or ()):
+        if "downwardAPI" in source:
+            yield _no_downward_api(f"sources[{index}].downwardAPI")
 
 
 def _container(
@@ -199,23 +178,21 @@ def _container(
         yield field_errors.invalid(image, "image", "could not parse reference")
     # PORT is the serving container's; another one may set it as it likes.
     reserved = _RESERVED_ENV if kind is _Kind.SERVING else _RESERVED_ENV - {"PORT"}
-    yield from _env(container, reserved, features)
-    if kind is not _Kind.INITIAL:
-        yield from _ports(container.get("ports") or [])
+    yield from _env(container, reserved)
+    yield from _ports(container.get("ports") or [])
     yield from field_errors.via("resources", _resources(container.get("resources") or {}))
-    if kind is not _Kind.INITIAL:
-        probing = kind is _Kind.SERVING or features.flags.get("multi-container-probing") == "enabled"
-        for key in _PROBES:
-            if container.get(key) is not None:
-                found = _probe(container[key], key, kind) if probing else _unprobed(container[key])
-                yield from field_errors.via(key, found)
+    probing = kind is _Kind.SERVING or features.flags.get("multi-container-probing") == "enabled"
+    for key in _PROBES:
+        if container.get(key) is not None:
+            found = _probe(container[key], key, kind) if probing else _unprobed(container[key])
+            yield from field_errors.via(key, found)
     yield from field_errors.via(
         "securityContext", _security(container.get("securityContext") or {}, features)
     )
     yield from _mounts(container.get("volumeMounts") or [], volumes, features)
 
 
-def _env(container: Mapping[str, Any], reserved: Collection[str], features: ServingConfig) -> Errors:
+def _env(container: Mapping[str, Any], reserved: Collection[str]) -> Errors:
     for index, entry in enumerate(container.get("env") or ()):
         path, name = f"env[{index}]", str(entry.get("name") or "")
         if not name:
@@ -226,14 +203,18 @@ def _env(container: Mapping[str, Any], reserved: Collection[str], features: Serv
             yield field_errors.invalid(name, f"{path}.name")
         source = entry.get("valueFrom") or {}
         for key in ("fieldRef", "resourceFieldRef"):
-            if key in source and not features.enabled("podspec-fieldref"):
-                yield field_errors.disallowed(f"{path}.valueFrom.{key}")
+            if key in source:
+                yield _no_downward_api(f"{path}.valueFrom.{key}")
     for index, entry in enumerate(container.get("envFrom") or ()):
         path = f"envFrom[{index}]"
         if "configMapRef" in entry and "secretRef" in entry:
             yield field_errors.several_of(f"{path}.configMapRef", f"{path}.secretRef")
         if "configMapRef" not in entry and "secretRef" not in entry:
             yield field_errors.none_of(f"{path}.configMapRef", f"{path}.secretRef")
+
+
+def _no_downward_api(path: str) -> FieldError:
+    return FieldError("must not set the field(s)", (path,), "this platform has no downward API")
 
 
 def _ports(ports: Sequence[Mapping[str, Any]]) -> Errors:

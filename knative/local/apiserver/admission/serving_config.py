@@ -36,7 +36,6 @@ class RevisionDefaults:
     """None: left to Kubernetes."""
     container_name: str = "user-container"
     """May hold `{{.Name}}`, `{{.Namespace}}` and `{{.GenerateName}}` of the template's owner."""
-    init_container_name: str = "init-container"
     requests: Mapping[str, str] = field(default_factory=dict)
     limits: Mapping[str, str] = field(default_factory=dict)
 
@@ -58,7 +57,6 @@ def parse_defaults(data: Mapping[str, str]) -> RevisionDefaults:
     read, default = Reader(data), DEFAULT_REVISION
     timeout = read("revision-timeout-seconds", read_integer, default.timeout_s)
     defaults = RevisionDefaults(
-        init_container_name=_template(data, "init-container-name-template", default.init_container_name),
         container_name=_template(data, "container-name-template", default.container_name),
         allow_zero_concurrency=read("allow-container-concurrency-zero", read_boolean, True),
         service_links={"true": True, "false": False}.get(data.get("enable-service-links", "false").lower()),

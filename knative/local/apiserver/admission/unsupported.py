@@ -26,7 +26,7 @@ def warnings(spec: Mapping[str, Any], *, limits_cpu: bool) -> Iterator[str]:
         )
     limited = [
         str(container.get("name"))
-        for container in (*(spec.get("initContainers") or ()), *spec["containers"])
+        for container in spec["containers"]
         if (((container.get("resources") or {}).get("limits")) or {}).get("cpu") is not None
     ]
     if limited and not limits_cpu:

@@ -23,7 +23,6 @@ from knative.local.apiserver.api.pod_logs import PodLogs
 from knative.local.apiserver.api.read_handlers import ReadHandlers
 from knative.local.apiserver.api.request_info import RequestInfo, target
 from knative.local.apiserver.api.static_documents import StaticDocuments
-from knative.local.apiserver.api.usage import POD_METRICS, PodUsage, Usages
 from knative.local.apiserver.api.watches import WatchBroadcaster
 from knative.local.apiserver.api.write_handlers import WriteHandlers
 from knative.local.apiserver.metadata import USER
@@ -50,7 +49,6 @@ class Api:
         now: the wall clock, for ages.
         log_path: where a container's output is.
         address: the host and port it is reached at, for discovery.
-        usages: what each pod that runs uses, for `kubectl top`; None: it can't be known.
     """
 
     def __init__(
@@ -62,16 +60,11 @@ class Api:
         now: Callable[[], datetime],
         log_path: LogPath,
         address: str,
-        usages: Usages | None = None,
     ) -> None:
         self._registry = registry
         self._token = f"Bearer {token}".encode()
         self._metrics = metrics
         self._kinds = dict(registry.kinds)
-        self._usage: PodUsage | None = None
-        if usages is not None:
-            self._usage = PodUsage(registry.store, usages, now)
-            self._kinds[POD_METRICS.resource] = POD_METRICS
         self._documents = StaticDocuments(self._kinds, address)
         self.watches = WatchBroadcaster(registry.store)
         self._reads = ReadHandlers(registry, self.watches, now)
@@ -150,8 +143,6 @@ class Api:
 
     async def _on_objects(self, request: Request, found: RequestInfo) -> Response:
         reads, writes = self._reads, self._writes
-        if found.info is POD_METRICS and self._usage is not None:
-            return await self._usage.answer(request, found)
         handlers: Mapping[str, Handler] = {}
         if found.name is None:
             handlers = {"GET": reads.list, "POST": writes.create, "DELETE": writes.delete_collection}

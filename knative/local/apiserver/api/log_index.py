@@ -148,12 +148,8 @@ class LogIndexer:
 
 
 def names(pod: Mapping[str, Any]) -> list[str]:
-    """The names of all containers, those that run before the others last."""
-    spec = pod["spec"]
-    return [
-        str(item.get("name") or "user-container")
-        for item in (*(spec.get("containers") or ()), *(spec.get("initContainers") or ()))
-    ]
+    """The names of all containers."""
+    return [str(item.get("name") or "user-container") for item in pod["spec"].get("containers") or ()]
 
 
 def file_of(key: Key, pod: Mapping[str, Any], container: str) -> File:
@@ -167,7 +163,7 @@ def file_of(key: Key, pod: Mapping[str, Any], container: str) -> File:
 def state(pod: Mapping[str, Any], container: str, which: str = "state") -> Mapping[str, Any]:
     """What a container is doing, or how its run before this one ended (`lastState`)."""
     status = pod.get("status") or {}
-    for item in (*(status.get("containerStatuses") or ()), *(status.get("initContainerStatuses") or ())):
+    for item in status.get("containerStatuses") or ():
         if item.get("name") == container:
             return item.get(which) or {}
     return {}

@@ -201,16 +201,13 @@ def _chosen(pod: Mapping[str, Any], name: str | None) -> str:
     Raises:
         ApiError: 400, there is no such container, or there are several to choose from.
     """
-    pod_name, found = pod["metadata"]["name"], log_index.names(pod)
-    count = len(pod["spec"]["containers"])
-    names, first = found[:count], found[count:]
+    pod_name, names = pod["metadata"]["name"], log_index.names(pod)
     if name:
-        if name not in found:
+        if name not in names:
             raise errors.bad_request(f"container {name} is not valid for pod {pod_name}")
         return name
-    if count == 1:
+    if len(names) == 1:
         return names[0]
-    text = f"a container name must be specified for pod {pod_name}, choose one of: [{' '.join(names)}]"
-    if first:
-        text += f" or one of the init containers: [{' '.join(first)}]"
-    raise errors.bad_request(text)
+    raise errors.bad_request(
+        f"a container name must be specified for pod {pod_name}, choose one of: [{' '.join(names)}]"
+    )

@@ -87,10 +87,6 @@ REVISION_SCHEMA = _kind(
                 "type": "array",
                 "items": struct({"name": STRING, "imageDigest": STRING}),
             },
-            "initContainerStatuses": {
-                "type": "array",
-                "items": struct({"name": STRING, "imageDigest": STRING}),
-            },
             "logUrl": STRING,
         }
     ),

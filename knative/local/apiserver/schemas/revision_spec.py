@@ -127,17 +127,6 @@ CONTAINER = struct(
 )
 _ITEM = struct({"key": STRING, "mode": INT32, "path": STRING}, required=("key", "path"))
 _PROJECTION = {**_reference(items=atomic_list(_ITEM), optional=BOOLEAN)}
-_DOWNWARD_ITEM = struct(
-    {
-        "path": STRING,
-        "mode": INT32,
-        "fieldRef": struct({"apiVersion": STRING, "fieldPath": STRING}, required=("fieldPath",)),
-        "resourceFieldRef": struct(
-            {"containerName": STRING, "divisor": QUANTITY, "resource": STRING}, required=("resource",)
-        ),
-    },
-    required=("path",),
-)
 _VOLUME = struct(
     {
         "name": STRING,
@@ -159,7 +148,7 @@ _VOLUME = struct(
                         {
                             "configMap": _PROJECTION,
                             "secret": _PROJECTION,
-                            "downwardAPI": struct({"items": atomic_list(_DOWNWARD_ITEM)}),
+                            "downwardAPI": FREE,
                             "serviceAccountToken": struct(
                                 {"audience": STRING, "expirationSeconds": INT64, "path": STRING},
                                 required=("path",),

@@ -46,8 +46,6 @@ def status(
         "containerStatuses": _images(revision["spec"]["containers"]),
         "observedGeneration": revision["metadata"]["generation"],
     }
-    if initial := revision["spec"].get("initContainers"):
-        result["initContainerStatuses"] = _images(initial)
     scale = (autoscaler or {}).get("status") or {}
     for field, source in (("actualReplicas", "actualScale"), ("desiredReplicas", "desiredScale")):
         if scale.get(source) is not None:
@@ -99,9 +97,7 @@ def _pod_problems(pod_obj: Mapping[str, Any]) -> list[Condition]:
     elif scheduled is not None:
         problems.append(conditions.unknown("ResourcesAvailable", _DEPLOYING))
     state = pod_obj.get("status") or {}
-    # Knative does not look at init containers, and reports nothing before its progress deadline.
-    initial = [item for item in state.get("initContainerStatuses") or () if not item.get("ready")]
-    for container in (*initial, *(state.get("containerStatuses") or ())):
+    for container in state.get("containerStatuses") or ():
         terminated = (container.get("lastState") or {}).get("terminated")
         waiting = (container.get("state") or {}).get("waiting") or {}
         if terminated:

@@ -200,8 +200,6 @@ def pod(revision: Mapping[str, Any], suffix: str) -> Object:
         container["name"] = container.get("name") or CONTAINER
         container["env"] = [*(container.get("env") or []), *identity]
     pod_spec: Object = {"containers": own_containers, "restartPolicy": "Always"}
-    if spec.get("initContainers"):  # which get none of Knative's variables
-        pod_spec["initContainers"] = objects.clone(spec["initContainers"])
     for key in ("volumes", "serviceAccountName"):
         if spec.get(key):
             pod_spec[key] = objects.clone(spec[key])

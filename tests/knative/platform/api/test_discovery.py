@@ -10,7 +10,6 @@ async def test_discovery_names_every_kind_and_openapi_describes_it(raw: Raw):
     assert {group["name"] for group in groups["groups"]} >= {
         "autoscaling.internal.knative.dev",
         "coordination.k8s.io",
-        "metrics.k8s.io",
         "pilotlight.dev",
         "serving.knative.dev",
     }
