@@ -117,7 +117,7 @@ async def test_kills_under_load_lose_nothing_acknowledged_and_leave_no_request_u
             await World(None, cluster, None).ready("warm")
             await World(None, cluster, None).ready("cold")
         store = Store(chaos.state / "state.db")
-        mark = store.note("platform")
+        mark = store.read_meta("platform")
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(connector=connector) as http:
             clients = [asyncio.create_task(chaos.request(http)) for _ in range(6)]
