@@ -11,7 +11,7 @@ runs in this one, fed by watches as in service.
 | `tick_cpu_max_s` | the longest of these | |
 | `first_tick_cpu_s` | the first look after a start, all memories empty | |
 | `rss_mib` | resident memory of the controller's process afterwards | <= 300 |
-| `writes_when_nothing_changes` | requests that changed anything in these 40 looks | 0 |
+| `writes_when_nothing_changes` | requests that changed anything in these 40 passes | 0 |
 | `edge_p50_s`, `edge_p99_s` | from a window's edge to the floor in the API's store | p99 <= 1 |
 | `edges_late_or_lost` | of `--edge` windows that open at once, not there within 10 s | 0 |
 """
@@ -50,8 +50,8 @@ from knative.local.apiserver import kinds  # noqa: E402
 from knative.local.apiserver.api.app import Api  # noqa: E402
 from knative.local.apiserver.registry import Registry  # noqa: E402
 from knative.local.apiserver.store import Change, Key, Store  # noqa: E402
+from warmpool.adapters.price_file import packaged_prices  # noqa: E402
 from warmpool.controller import Controller  # noqa: E402
-from warmpool.reconcile.views import ServiceView  # noqa: E402
 
 TARGETS = {"tick_cpu_s": 1.0, "rss_mib": 300.0, "writes_when_nothing_changes": 0, "edge_p99_s": 1.0}
 TOKEN = "bench"
@@ -178,7 +178,7 @@ async def measure(folder: Path, port: int, pools: int, edge: int, pipe: Connecti
     result: dict[str, Any] = {"pools": pools, "windows_at_the_edge": edge}
     clock = SkippableClock()
     async with Cluster.from_kubeconfig(path) as cluster:
-        controller = Controller(cluster, clock=clock, waker=Deaf())
+        controller = Controller(cluster, clock=clock, prices=packaged_prices())
         await controller.refresh()
         cpu, wall = time.process_time(), time.monotonic()
         report = await controller.tick(refresh=False)
@@ -186,7 +186,7 @@ async def measure(folder: Path, port: int, pools: int, edge: int, pipe: Connecti
         result["first_tick_s"] = time.monotonic() - wall
         result["first_tick_writes"] = report.writes
         await controller.tick(refresh=False)
-        result |= await quiet_looks(controller, clock)
+        result |= await quiet_passes(controller, clock)
         clock.skipped = timedelta(0)
         stop = asyncio.Event()
         running = asyncio.create_task(controller.run(stop))
@@ -213,8 +213,8 @@ async def measure(folder: Path, port: int, pools: int, edge: int, pipe: Connecti
     return result
 
 
-async def quiet_looks(controller: Controller, clock: SkippableClock) -> dict[str, Any]:
-    """Forty looks at every pool, fifteen seconds apart, while nothing happens."""
+async def quiet_passes(controller: Controller, clock: SkippableClock) -> dict[str, Any]:
+    """Forty passes over every pool, fifteen seconds apart, while nothing happens."""
     spent, writes = [], 0
     for _ in range(40):
         clock.skipped += timedelta(seconds=15)
@@ -238,17 +238,6 @@ def edges(stored: dict[str, float], edge: int, opens: datetime) -> dict[str, Any
         return {"edges_late_or_lost": late}
     p99 = delays[max(0, math.ceil(0.99 * len(delays)) - 1)]
     return {"edges_late_or_lost": late, "edge_p50_s": statistics.median(delays), "edge_p99_s": p99}
-
-
-class Deaf:
-    """No Service of the benchmark answers requests."""
-
-    async def wake(self, service: ServiceView) -> None:
-        """Send nothing."""
-        _ = service
-
-    async def close(self) -> None:
-        """Nothing is under way."""
 
 
 def kubeconfig(folder: Path, port: int) -> Path:

@@ -16,10 +16,12 @@ from pathlib import Path
 from knative import env_vars
 from knative.client.cluster import Cluster
 from knative.local.platform.platform import Platform, PlatformConfig, PlatformError
+from warmpool.adapters.clock import SystemClock
 from warmpool.adapters.exposition import MetricsPage
 from warmpool.adapters.history import SqliteHistory
 from warmpool.adapters.phases import HttpPhases
-from warmpool.adapters.replicas import HttpWarmthActuator
+from warmpool.adapters.price_file import packaged_prices
+from warmpool.adapters.replicas import HttpWarmthClient
 from warmpool.adapters.waker import HttpWaker
 from warmpool.controller import Controller
 
@@ -120,10 +122,12 @@ async def _controlling(
     with contextlib.closing(SqliteHistory(config.state_dir / "warmpool.db")) as history:
         controller = Controller(
             cluster,
+            clock=SystemClock(),
+            prices=packaged_prices(),
             demand=MetricsPage(f"{platform.api_url}/metrics"),
             history=history,
             waker=HttpWaker(platform.gateway_url),
-            warmth_actuator=HttpWarmthActuator(cluster, token),
+            warmth_client=HttpWarmthClient(cluster, token),
             phases=HttpPhases(cluster),
         )
         task = asyncio.create_task(controller.run(stop), name="warm-pool controller")

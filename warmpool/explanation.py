@@ -12,7 +12,7 @@ from warmpool.domain.floor import NOTHING, Floor
 from warmpool.domain.observation import DEFAULT_LEAD
 from warmpool.domain.pool import WarmPoolSpec
 from warmpool.domain.timeline import timeline
-from warmpool.reconcile import views
+from warmpool.reconcile import parsing
 
 _LONGEST: Final = 3
 """How many phases of a cold start are named."""
@@ -55,7 +55,7 @@ def changes(spec: WarmPoolSpec, lead: timedelta, now: datetime, days: int = 7) -
 
 def explanation(obj: Mapping[str, Any], now: datetime, days: int = 7) -> list[str]:
     """The lines of `pilotlight pool explain`."""
-    view = views.pool(obj)
+    view = parsing.parse_pool(obj)
     namespace, name = view.key
     if view.spec is None:
         return [f"{namespace}/{name} cannot be read:", *(f"  {problem}" for problem in view.problems)]

@@ -10,7 +10,7 @@ from knative.client.errors import Conflict, NotFound
 from knative.client.resources import REVISION, WARM_POOL, Object
 from warmpool.domain.field_types import MAX_REPLICAS
 from warmpool.domain.spec_errors import SpecError
-from warmpool.reconcile import ownership, planning, views
+from warmpool.reconcile import ownership, parsing, planning, views
 
 LONGEST_HOLD: Final = timedelta(days=7)
 _ATTEMPTS: Final = 5
@@ -54,7 +54,7 @@ async def release_abandoned(cluster: Cluster, namespace: str | None, now: dateti
     }
     released = []
     for obj in await cluster.list(REVISION, namespace):
-        revision = views.revision(obj)
+        revision = parsing.parse_revision(obj)
         found = revision.ownership
         if found is None:
             continue
@@ -86,7 +86,7 @@ async def _annotate(cluster: Cluster, name: str, namespace: str, annotations: di
 
 async def _give_back(cluster: Cluster, revision: views.RevisionView) -> bool:
     for _ in range(_ATTEMPTS):
-        writes = planning.give_back([revision])
+        writes = planning.release_floors([revision])
         if not writes:
             return False
         body = {"metadata": {"resourceVersion": writes[0].version, "annotations": writes[0].annotations}}
@@ -96,7 +96,9 @@ async def _give_back(cluster: Cluster, revision: views.RevisionView) -> bool:
             return False
         except Conflict:
             try:
-                revision = views.revision(await cluster.get(REVISION, revision.key[1], revision.key[0]))
+                revision = parsing.parse_revision(
+                    await cluster.get(REVISION, revision.key[1], revision.key[0])
+                )
             except NotFound:
                 return False
         else:

@@ -1,16 +1,30 @@
-"""What the controller needs from the outside, each as small as its use."""
+"""What the controller needs from outside, and what it tells health checks and metrics.
+
+Each protocol is as small as its use. `warmpool.adapters` implements them; tests use their own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
 from warmpool.domain.account import Account
 from warmpool.domain.cold_start import ColdStart, ColdStartSamples, ColdStartStats
-from warmpool.domain.floor import Floor
+from warmpool.domain.decision import Decision
+from warmpool.domain.field_types import Warmth
 from warmpool.domain.object_key import ObjectKey
 from warmpool.domain.observation import Demand
+from warmpool.domain.replica import Replica
+
+
+class Clock(Protocol):
+    """The wall clock."""
+
+    def now(self) -> datetime:
+        """This instant, in UTC."""
+        ...
 
 
 class DemandUnavailableError(Exception):
@@ -18,7 +32,7 @@ class DemandUnavailableError(Exception):
 
 
 class DemandSource(Protocol):
-    """Tells the demand of every Service at once."""
+    """Reads the demand of every Service at once."""
 
     async def read(self, now: datetime) -> Mapping[ObjectKey, Demand]:
         """Demand by Service; a Service that is left out has none.
@@ -29,42 +43,58 @@ class DemandSource(Protocol):
         ...
 
 
-class WarmthActuator(Protocol):
-    """Orders replicas to be as warm as a floor wants them."""
+class Waker(Protocol):
+    """Sends the request that makes an autoscaler without data scale from zero."""
 
-    async def arrange(self, service: ObjectKey, floor: Floor) -> str | None:
-        """Bring a Service's replicas to a floor; returns what went wrong, if something did."""
+    async def wake(self, service: ObjectKey, urls: Sequence[str]) -> None:
+        """Send one request to the first of `urls` that answers, in the background."""
+        ...
+
+    async def close(self) -> None:
+        """Cancel requests that are under way."""
+        ...
+
+
+class WarmthClient(Protocol):
+    """Reads and changes how warm running replicas are."""
+
+    async def replicas(self, service: ObjectKey) -> tuple[Sequence[Replica], Sequence[str]]:
+        """The ready replicas of a Service, and an error for each that could not be read."""
+        ...
+
+    async def set_warmth(self, service: ObjectKey, replica: Replica, warmth: Warmth) -> str | None:
+        """Order one replica to a warmth; returns why it refused, None if it accepted."""
         ...
 
 
 class PhaseSource(Protocol):
-    """Tells where the time of a cold start went."""
+    """Reads how the time of a cold start was spent."""
 
     async def phases(self, service: ObjectKey, within: timedelta) -> Mapping[str, float] | None:
-        """Seconds by phase of the Service's replica that came up last, if that was within the last so long.
+        """Seconds by phase of the replica of a Service that started last, if it did within the last `within`.
 
-        None when that is unknown: not every application tells, and none has to. Raises nothing.
+        None when that is unknown: an application need not report it. Raises nothing.
         """
         ...
 
 
 class History(Protocol):
-    """Remembers across restarts. It may lose things; it may not raise."""
+    """What survives a restart of the controller. It may lose data; its methods do not raise."""
 
     def cold_starts(self, service: ObjectKey) -> ColdStartStats | None:
-        """What the latest cold starts of a Service took; None while none is known."""
+        """Statistics of the latest cold starts of a Service; None while none is known."""
         ...
 
     def add_cold_start(self, service: ObjectKey, start: ColdStart) -> None:
-        """Remember one."""
+        """Record a cold start."""
         ...
 
     def add_phases(self, service: ObjectKey, start: ColdStart) -> None:
-        """Remember the phases of a start that was added before they were known."""
+        """Record the phases of a cold start that was added before they were known."""
         ...
 
     def account(self, pool: ObjectKey, since: datetime) -> Account | None:
-        """What a pool had spent in the period that began then."""
+        """What a pool had spent in the budget period that began at `since`."""
         ...
 
     def save(self, now: datetime, accounts: Mapping[ObjectKey, Account]) -> None:
@@ -76,41 +106,115 @@ class History(Protocol):
         ...
 
     @property
-    def trouble(self) -> str | None:
-        """What is wrong with it, in one sentence, if something is."""
+    def problem(self) -> str | None:
+        """What is wrong with it, in one sentence; None: nothing."""
         ...
 
 
 class InMemoryHistory:
-    """A history in memory: enough for one run."""
+    """A history that ends with the process."""
 
-    trouble: str | None = None
+    problem: str | None = None
 
     def __init__(self) -> None:
         self._starts: dict[ObjectKey, ColdStartSamples] = {}
 
     def cold_starts(self, service: ObjectKey) -> ColdStartStats | None:
-        """What the latest cold starts of a Service took; None while none is known."""
+        """Statistics of the latest cold starts of a Service; None while none is known."""
         known = self._starts.get(service)
         return known.stats() if known else None
 
     def add_cold_start(self, service: ObjectKey, start: ColdStart) -> None:
-        """Remember one."""
+        """Record a cold start."""
         self._starts.setdefault(service, ColdStartSamples()).add(start)
 
     def add_phases(self, service: ObjectKey, start: ColdStart) -> None:
-        """Remember the phases of a start that was added before they were known."""
+        """Record the phases of a cold start that was added before they were known."""
         self._starts.setdefault(service, ColdStartSamples()).add_phases(start.phases)
 
     def account(self, pool: ObjectKey, since: datetime) -> Account | None:
-        """Nothing survives, so nothing is known."""
+        """None: nothing survives a restart."""
         _ = pool, since
         return None
 
     def save(self, now: datetime, accounts: Mapping[ObjectKey, Account]) -> None:
-        """The controller itself keeps them as long as it lives."""
+        """Nothing: the controller itself keeps the accounts while it runs."""
         _ = now, accounts
 
     def add_demand(self, now: datetime, demand: Mapping[ObjectKey, Demand]) -> None:
-        """Nobody asks for it later."""
+        """Nothing: past demand is only read from a history on disk."""
         _ = now, demand
+
+
+@dataclass(slots=True)
+class ControllerCounts:
+    """What the controller has done since it started."""
+
+    reconciles: int = 0
+    """Reconciliations of a pool."""
+    floors: int = 0
+    """Floors that were written."""
+    writes: int = 0
+    """Requests that changed something in the cluster."""
+    errors: int = 0
+    """Writes and reconciliations that failed."""
+    wakes: int = 0
+    """Wake-up requests sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolMetrics:
+    """What the metrics say about one pool."""
+
+    key: ObjectKey
+    target: str
+    """Name of the Service."""
+    decision: Decision
+    ready: int
+    lead_s: float
+    failures: int
+    budget_left: float | None
+    account: Account | None
+
+
+class ControllerStatus(Protocol):
+    """What health checks and metrics read from a running controller."""
+
+    @property
+    def synced(self) -> bool:
+        """Whether the cluster has been listed at least once."""
+        ...
+
+    @property
+    def heartbeat(self) -> datetime | None:
+        """When the control loop last finished a pass, or an attempt to reach the API; None: not yet."""
+        ...
+
+    @property
+    def last_pass(self) -> datetime | None:
+        """When all pools were last reconciled."""
+        ...
+
+    @property
+    def pool_count(self) -> int:
+        """WarmPools in the cluster."""
+        ...
+
+    @property
+    def counts(self) -> ControllerCounts:
+        """What it has done since it started."""
+        ...
+
+    @property
+    def currency(self) -> str:
+        """The currency of the prices."""
+        ...
+
+    @property
+    def demand_error(self) -> str | None:
+        """Why demand cannot be read; None: it can."""
+        ...
+
+    def pool_metrics(self) -> Iterable[PoolMetrics]:
+        """Every pool that has been reconciled."""
+        ...

@@ -18,12 +18,19 @@ from knative.local.apiserver.api.app import Api
 from knative.local.apiserver.registry import Registry
 from knative.local.apiserver.store import Key, Store
 from knative.local.controllers.desired_state import revisions
+from warmpool.adapters.clock import SystemClock
+from warmpool.adapters.price_file import packaged_prices
 from warmpool.controller import Controller
 
 KINDS = kinds.load()  # reading YAML takes longer than most tests
 MIN = "autoscaling.knative.dev/min-scale"
 MONDAY = datetime(2026, 11, 23, tzinfo=UTC)
 OFFICE = {"name": "office-hours", "days": ["Mon-Fri"], "from": "08:00", "to": "19:00", "replicas": 2}
+
+
+def make_controller(cluster, **options) -> Controller:
+    """A controller with the machine's clock and the packaged prices, unless a test has its own."""
+    return Controller(cluster, **{"clock": SystemClock(), "prices": packaged_prices(), **options})
 
 
 class MovableClock:
@@ -47,9 +54,10 @@ class RecordingWaker:
         self.puppet = puppet
         self.woken = []
 
-    async def wake(self, service) -> None:
-        self.woken.append(service.key)
-        self.puppet.deaf.discard(service.key[1])
+    async def wake(self, service, urls) -> None:
+        assert all(url.startswith("http") for url in urls)
+        self.woken.append(service)
+        self.puppet.deaf.discard(service[1])
 
     async def close(self) -> None:
         return
@@ -319,4 +327,4 @@ def waker(knative):
 
 @pytest.fixture
 def controller(cluster, clock, waker):
-    return Controller(cluster, clock=clock, waker=waker)
+    return make_controller(cluster, clock=clock, waker=waker)

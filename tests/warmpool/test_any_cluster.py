@@ -22,8 +22,9 @@ from knative.client.cluster import Cluster
 from knative.client.errors import Conflict, Invalid, NotFound
 from knative.client.resources import CONFIGURATION, EVENT, POD, POD_AUTOSCALER, REVISION, SERVICE, WARM_POOL
 from knative.local.platform.platform import Platform, PlatformConfig
+from tests.warmpool.conftest import make_controller
 from warmpool.adapters.waker import HttpWaker
-from warmpool.controller import Controller, Settings
+from warmpool.controller import Settings
 from warmpool.reconcile import ownership
 
 KUBECONFIG = os.environ.get("PILOTLIGHT_TEST_KUBECONFIG")
@@ -173,7 +174,7 @@ async def start(kubeconfigs, target):
 
         async def start_one():
             cluster = await stack.enter_async_context(Cluster.from_kubeconfig(kubeconfigs[1]))
-            controller = Controller(
+            controller = make_controller(
                 cluster,
                 namespace=target.namespace,
                 waker=HttpWaker(os.environ.get("PILOTLIGHT_TEST_GATEWAY")),

@@ -9,9 +9,9 @@ import pytest
 from knative.client.cluster import Cluster
 from knative.client.errors import ClusterError
 from knative.client.resources import SERVICE, WARM_POOL
-from tests.warmpool.conftest import MONDAY, OFFICE, kubeconfig
+from tests.warmpool.conftest import MONDAY, OFFICE, kubeconfig, make_controller
 from tests.warmpool.faults import FaultyProxy
-from warmpool.controller import Controller, Settings
+from warmpool.controller import Settings
 from warmpool.domain.observation import Demand
 
 QUICK = Settings(
@@ -40,7 +40,7 @@ async def through(proxy, tmp_path):
 @pytest.fixture
 def shaken(through, clock, waker):
     """A controller behind the proxy."""
-    return Controller(through, clock=clock, waker=waker)
+    return make_controller(through, clock=clock, waker=waker)
 
 
 async def until(condition, *, seconds=15):
@@ -114,15 +114,15 @@ async def test_killed_after_any_change_a_fresh_controller_finishes(  # noqa: PLR
     knative.service("generate", annotations={"autoscaling.knative.dev/min-scale": "1"})
     await knative.pool()
     proxy.cut_after, proxy.lose_reply = change, lose_reply
-    dying = Controller(through, clock=clock)
+    dying = make_controller(through, clock=clock)
     for _ in range(3):
         with contextlib.suppress(ClusterError):
             await dying.tick()
-    fresh = Controller(cluster, clock=clock)
+    fresh = make_controller(cluster, clock=clock)
     await fresh.tick()
     assert knative.min_scale("generate-00001") == "2"
     clock.at = MONDAY + timedelta(hours=20)
-    await Controller(cluster, clock=clock).tick()
+    await make_controller(cluster, clock=clock).tick()
     assert knative.min_scale("generate-00001") == "1"
     assert knative.ownership("generate-00001") == {}
 
@@ -133,14 +133,14 @@ async def test_killed_in_the_middle_of_a_deletion_a_fresh_controller_finishes(  
 ):
     knative.service("generate")
     await knative.pool()
-    await Controller(cluster, clock=clock).tick()
+    await make_controller(cluster, clock=clock).tick()
     await cluster.delete(WARM_POOL, "pool", "default")
     proxy.cut_after = change
-    dying = Controller(through, clock=clock)
+    dying = make_controller(through, clock=clock)
     for _ in range(3):
         with contextlib.suppress(ClusterError):
             await dying.tick()
-    fresh = Controller(cluster, clock=clock)
+    fresh = make_controller(cluster, clock=clock)
     await fresh.tick()
     await fresh.tick()
     assert knative.min_scale("generate-00001") is None
@@ -151,7 +151,7 @@ async def test_two_controllers_at_once_agree_and_then_write_nothing(knative, clu
     for number in range(5):
         knative.service(f"s{number}")
         await knative.pool(f"p{number}", target=f"s{number}")
-    one, two = Controller(cluster, clock=clock), Controller(through, clock=clock)
+    one, two = make_controller(cluster, clock=clock), make_controller(through, clock=clock)
     for _ in range(3):
         await asyncio.gather(one.tick(), two.tick())
         knative.settle()
@@ -176,14 +176,14 @@ async def test_two_controllers_that_disagree_do_not_write_in_turns_for_ever(knat
     """One has seen a request, the other has not: the higher floor stands, and few writes are made of it."""
     knative.service("generate")
     await knative.pool(windows=[], keepAlive="1h")
-    saw = Controller(cluster, clock=clock, demand=Demands(clock.now()), settings=QUICK)
-    blind = Controller(through, clock=clock, demand=Demands(None), settings=QUICK)
+    saw = make_controller(cluster, clock=clock, demand=Demands(clock.now()), settings=QUICK)
+    blind = make_controller(through, clock=clock, demand=Demands(None), settings=QUICK)
     async with running(saw), running(blind):
         await until(lambda: knative.min_scale("generate-00001") == "1")
         floors = saw.counts.floors + blind.counts.floors
         for _ in range(40):  # ten minutes
             clock.on(timedelta(seconds=15))
-            await until(lambda: saw.reconciled_at == clock.at and blind.reconciled_at == clock.at)
+            await until(lambda: saw.last_pass == clock.at and blind.last_pass == clock.at)
         assert saw.counts.floors + blind.counts.floors - floors <= 16
         await until(lambda: knative.min_scale("generate-00001") == "1")
 
@@ -208,7 +208,7 @@ async def test_the_service_is_deleted_and_made_again_under_the_pool(knative, con
 async def test_the_loop_survives_an_api_that_comes_and_goes(knative, through, proxy, clock):
     knative.service("generate")
     proxy.go_away()
-    controller = Controller(through, clock=clock, settings=QUICK)
+    controller = make_controller(through, clock=clock, settings=QUICK)
     async with running(controller):
         await until(lambda: proxy.requests > 1)
         proxy.away = False
@@ -227,7 +227,7 @@ async def test_the_loop_survives_an_api_that_comes_and_goes(knative, through, pr
 async def test_a_watch_that_is_cut_loses_nothing(knative, through, proxy, clock, cluster):
     knative.service("generate")
     await knative.pool()
-    controller = Controller(through, clock=clock, settings=QUICK)
+    controller = make_controller(through, clock=clock, settings=QUICK)
     async with running(controller):
         await until(lambda: knative.min_scale("generate-00001") == "2")
         proxy.drop_watches()
@@ -241,7 +241,7 @@ async def test_slow_answers_delay_and_break_nothing(knative, through, proxy, clo
         knative.service(f"s{number}")
         await knative.pool(f"p{number}", target=f"s{number}")
     proxy.delay_s = 0.2
-    await Controller(through, clock=clock).tick()
+    await make_controller(through, clock=clock).tick()
     assert [knative.min_scale(f"s{n}-00001") for n in range(4)] == ["2"] * 4
 
 

@@ -6,10 +6,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from aiohttp import web
 
-from tests.warmpool.conftest import MONDAY
+from tests.warmpool.conftest import MONDAY, make_controller
 from warmpool.adapters.exposition import MetricsPage
 from warmpool.adapters.prometheus import Prometheus
-from warmpool.controller import Controller
 from warmpool.ports import DemandUnavailableError
 
 NOW = datetime(2026, 11, 23, 22, tzinfo=UTC)
@@ -144,7 +143,7 @@ async def test_a_prometheus_that_goes_away_is_named_and_the_floor_held(knative, 
         "service_name": "generate",
     }
     page.series = [(labels, 1.0)]
-    controller = Controller(cluster, clock=clock, demand=Prometheus(page.url), waker=waker)
+    controller = make_controller(cluster, clock=clock, demand=Prometheus(page.url), waker=waker)
     await controller.tick()
     assert knative.min_scale("generate-00001") == "1"
     assert (await knative.status())["reason"] == "keep-alive"
@@ -168,7 +167,7 @@ async def test_a_backlog_raises_the_floor_and_stands_for_ten_minutes_when_it_can
     clock.at = MONDAY + timedelta(hours=22)
     knative.service("generate")
     await knative.pool(windows=[])
-    controller = Controller(cluster, clock=clock, demand=MetricsPage(page.url + "/metrics"), waker=waker)
+    controller = make_controller(cluster, clock=clock, demand=MetricsPage(page.url + "/metrics"), waker=waker)
 
     async def backlog_rule() -> dict:
         rules = (await knative.status())["rules"]

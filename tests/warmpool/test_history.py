@@ -7,9 +7,8 @@ from decimal import Decimal
 
 import pytest
 
-from tests.warmpool.conftest import OFFICE
+from tests.warmpool.conftest import OFFICE, make_controller
 from warmpool.adapters.history import SqliteHistory
-from warmpool.controller import Controller
 from warmpool.domain.account import Account
 from warmpool.domain.cold_start import ColdStart
 from warmpool.domain.observation import Demand
@@ -92,7 +91,7 @@ def test_a_damaged_file_is_set_aside_and_begun_anew(path):
     path.write_bytes(b"this is not a database, and never was one" * 200)
     again = SqliteHistory(path)
     assert again.cold_starts(SERVICE) is None
-    assert "damaged" in again.trouble
+    assert "damaged" in again.problem
     again.add_cold_start(SERVICE, ColdStart(NOW, 20.0))
     assert SqliteHistory(path).cold_starts(SERVICE).p50 == timedelta(seconds=20)
     assert list(path.parent.glob("*.damaged-1"))
@@ -111,7 +110,7 @@ def test_a_file_damaged_while_it_is_open_does_not_stop_anything(path):
     history._connection = None
     history.add_cold_start(SERVICE, ColdStart(NOW, 20.0))
     history.save(NOW + timedelta(hours=1), {POOL: Account(MONTH, Decimal(3))})
-    assert "damaged" in history.trouble
+    assert "damaged" in history.problem
     assert SqliteHistory(path).account(POOL, MONTH).spent == 3
 
 
@@ -121,7 +120,7 @@ def test_a_folder_that_cannot_be_made_is_trouble_and_no_end(tmp_path):
     history.add_cold_start(SERVICE, ColdStart(NOW, 20.0))
     history.save(NOW, {})
     assert history.cold_starts(SERVICE).p50 == timedelta(seconds=20)
-    assert "cannot be opened" in history.trouble
+    assert "cannot be opened" in history.problem
 
 
 FULL = """
@@ -138,10 +137,10 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
 for minute in range(20_000):
     history.add_demand(now - timedelta(minutes=minute), {("default", "generate"): Demand(1.0)})
 history.save(now, {})
-print(history.trouble)
+print(history.problem)
 resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 history.save(now + timedelta(minutes=2), {})
-print(history.trouble)
+print(history.problem)
 print(len(history.minutes(("default", "generate"), now - timedelta(days=30))))
 """
 
@@ -163,14 +162,14 @@ async def test_what_a_pool_has_cost_is_found_again_after_the_history_is_lost(
     """The status of the pool says it too."""
     knative.service("generate")
     await knative.pool(limits={"budget": {"amount": 400}})
-    controller = Controller(cluster, clock=clock, history=SqliteHistory(tmp_path / "a.db"))
+    controller = make_controller(cluster, clock=clock, history=SqliteHistory(tmp_path / "a.db"))
     for _ in range(70):
         await controller.tick()
         knative.settle()
         clock.on(timedelta(minutes=1))
     told = Decimal((await knative.status())["cost"]["toDate"])
     assert told > 1
-    fresh = Controller(cluster, clock=clock, history=SqliteHistory(tmp_path / "b.db"))
+    fresh = make_controller(cluster, clock=clock, history=SqliteHistory(tmp_path / "b.db"))
     await fresh.tick()
     assert fresh.states["default", "pool"].account.spent >= told
 
@@ -181,7 +180,7 @@ async def test_trouble_with_the_history_is_in_the_status_and_the_floor_holds(
     (tmp_path / "file").write_text("")
     knative.service("generate")
     await knative.pool(windows=[OFFICE])
-    controller = Controller(cluster, clock=clock, history=SqliteHistory(tmp_path / "file" / "x.db"))
+    controller = make_controller(cluster, clock=clock, history=SqliteHistory(tmp_path / "file" / "x.db"))
     await controller.tick()
     assert knative.min_scale("generate-00001") == "2"
     degraded = await knative.condition("Degraded")

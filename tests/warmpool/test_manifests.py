@@ -13,11 +13,10 @@ import knative
 from knative.client.cluster import Cluster
 from knative.client.errors import Invalid
 from knative.client.resources import WARM_POOL
-from tests.warmpool.conftest import MIN, MONDAY, OFFICE, kubeconfig
+from tests.warmpool.conftest import MIN, MONDAY, OFFICE, kubeconfig, make_controller
 from tests.warmpool.faults import FaultyProxy
 from tests.warmpool.test_schedule_oracle import pools
-from warmpool.adapters.replicas import HttpWarmthActuator
-from warmpool.controller import Controller
+from warmpool.adapters.replicas import HttpWarmthClient
 from warmpool.domain.pool import WarmPoolSpec
 from warmpool.domain.schedule_exceptions import DayException, SpanException
 from warmpool.domain.windows import CronWindow, DatedWindow, SpanWindow, WeeklyWindow
@@ -62,7 +61,7 @@ async def test_the_role_allows_exactly_what_the_controller_does(knative, api, tm
     proxy = FaultyProxy(api.port)
     await proxy.start()
     async with Cluster.from_kubeconfig(kubeconfig(tmp_path, proxy.port, "proxied")) as through:
-        controller = Controller(through, clock=clock, warmth_actuator=HttpWarmthActuator(through, "secret"))
+        controller = make_controller(through, clock=clock, warmth_client=HttpWarmthClient(through, "secret"))
         knative.service("generate")
         await knative.pool(windows=[{**OFFICE, "warmth": "standby"}])
         await controller.tick()

@@ -5,8 +5,7 @@ from datetime import timedelta
 import pytest
 
 from knative.client.resources import EVENT, REVISION, SERVICE, WARM_POOL
-from tests.warmpool.conftest import MIN, MONDAY, OFFICE
-from warmpool.controller import Controller
+from tests.warmpool.conftest import MIN, MONDAY, OFFICE, make_controller
 from warmpool.reconcile import ownership
 
 OLDER = "autoscaling.knative.dev/minScale"
@@ -65,7 +64,7 @@ async def test_a_fresh_controller_finds_everything_in_place(knative, controller,
     await controller.tick()
     knative.settle()
     await controller.tick()
-    fresh = Controller(cluster, clock=clock)
+    fresh = make_controller(cluster, clock=clock)
     assert (await fresh.tick()).writes == 0
 
 

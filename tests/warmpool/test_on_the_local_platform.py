@@ -13,12 +13,13 @@ from knative.client.errors import NotFound
 from knative.client.resources import POD, POD_AUTOSCALER, REVISION, SERVICE, WARM_POOL
 from knative.local.platform.platform import Platform, PlatformConfig
 from pilotlight.cli.pool import app
+from tests.warmpool.conftest import make_controller
 from warmpool.adapters.exposition import MetricsPage
 from warmpool.adapters.history import SqliteHistory
 from warmpool.adapters.phases import HttpPhases
-from warmpool.adapters.replicas import HttpWarmthActuator
+from warmpool.adapters.replicas import HttpWarmthClient
 from warmpool.adapters.waker import HttpWaker
-from warmpool.controller import Controller, Settings
+from warmpool.controller import Settings
 from warmpool.reconcile import ownership
 
 REPLICA = """
@@ -75,12 +76,12 @@ async def cluster(platform):
 async def controller(platform, cluster, tmp_path):
     """Running, as `pilotlight up` runs it."""
     history = SqliteHistory(tmp_path / "history.db")
-    running = Controller(
+    running = make_controller(
         cluster,
         history=history,
         demand=MetricsPage(f"{platform.api_url}/metrics"),
         waker=HttpWaker(platform.gateway_url),
-        warmth_actuator=HttpWarmthActuator(cluster, "sesame"),
+        warmth_client=HttpWarmthClient(cluster, "sesame"),
         phases=HttpPhases(cluster),
         settings=Settings(interval=timedelta(seconds=1), gather=timedelta(milliseconds=20)),
     )

@@ -10,9 +10,8 @@ import aiohttp
 import pytest
 import yaml
 
-from tests.warmpool.conftest import MONDAY, kubeconfig
+from tests.warmpool.conftest import MONDAY, kubeconfig, make_controller
 from warmpool.adapters.health import HealthServer
-from warmpool.controller import Controller
 
 OPEN = {"name": "open", "from": "00:00", "to": "24:00", "replicas": 2}
 
@@ -106,7 +105,7 @@ async def test_a_missing_kubeconfig_is_one_clear_line(alone, tmp_path):
 
 
 async def test_alive_means_the_loop_looks_and_ready_that_it_has_seen_the_cluster(cluster, clock, knative):
-    controller = Controller(cluster, clock=clock)
+    controller = make_controller(cluster, clock=clock)
     async with HealthServer(controller, clock, host="127.0.0.1", port=0) as health:
         url = f"http://127.0.0.1:{health.port}"
         assert (await fetch(f"{url}/healthz/ready"))[0] == 503
@@ -123,7 +122,7 @@ async def test_metrics_tell_cost_budget_and_lead_time(cluster, clock, knative):
     clock.at = MONDAY + timedelta(hours=12)
     knative.service("generate")
     await knative.pool(leadTime="3m", limits={"budget": {"amount": 400}})
-    controller = Controller(cluster, clock=clock)
+    controller = make_controller(cluster, clock=clock)
     for _ in range(5):
         await controller.tick()
         knative.settle()

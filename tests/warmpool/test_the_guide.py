@@ -9,7 +9,7 @@ import yaml
 
 from knative.client.resources import WARM_POOL
 from tests.warmpool.test_budget import month
-from warmpool.adapters.metrics import ControllerMetrics
+from warmpool.adapters.metrics import MetricsCollector
 from warmpool.domain.pool import WarmPoolSpec
 from warmpool.explanation import explanation
 
@@ -51,7 +51,7 @@ async def test_every_metric_of_the_guide_exists(knative, controller):
     for _ in range(3):
         await controller.tick()
         knative.settle()
-    text = ControllerMetrics(controller).render().decode()
+    text = MetricsCollector(controller).render().decode()
     section = GUIDE.split("### Metrics")[1].split("##")[0]
     names = re.findall(r"`(\w+)`", section)
     for name in names:

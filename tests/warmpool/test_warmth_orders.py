@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from warmpool.domain.field_types import WARMTHS
 from warmpool.domain.floor import Floor
-from warmpool.reconcile.warmth_orders import Replica, arrange
+from warmpool.domain.replica import Replica
+from warmpool.reconcile.warmth_orders import orders_for
 
 floors = st.lists(st.integers(0, 4), min_size=3, max_size=3).map(lambda counts: Floor(*sorted(counts)))
 rests = st.lists(st.sampled_from(WARMTHS), max_size=6)
@@ -22,23 +23,23 @@ def replicas(rest):
 
 @given(rests, floors)
 def test_enough_replicas_make_up_the_floor_and_then_nothing_more_is_ordered(rest, floor):
-    orders = arrange(replicas(rest), floor)
+    orders = orders_for(replicas(rest), floor)
     result = after(rest, orders)
     if len(rest) >= floor.replicas:
         for warmth, count in floor.by_warmth().items():
             assert result.count(warmth) >= count
-        assert arrange(replicas(result), floor) == ()
+        assert orders_for(replicas(result), floor) == ()
     assert len(orders) <= floor.replicas
 
 
 @given(rests, floors)
 def test_nobody_is_ordered_to_where_he_is(rest, floor):
-    assert all(order.replica.rest != order.warmth for order in arrange(replicas(rest), floor))
+    assert all(order.replica.warmth != order.warmth for order in orders_for(replicas(rest), floor))
 
 
 def test_too_few_replicas_are_made_hot_first():
-    assert after(["standby"], arrange(replicas(["standby"]), Floor(1, 1, 3))) == ["hot"]
+    assert after(["standby"], orders_for(replicas(["standby"]), Floor(1, 1, 3))) == ["hot"]
 
 
 def test_replicas_beyond_the_floor_are_left_be():
-    assert arrange(replicas(["hot", "hot", "standby"]), Floor.of(1, "standby")) == ()
+    assert orders_for(replicas(["hot", "hot", "standby"]), Floor.of(1, "standby")) == ()

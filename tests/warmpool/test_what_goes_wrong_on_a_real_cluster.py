@@ -5,8 +5,7 @@ from datetime import timedelta
 import pytest
 
 from knative.client.resources import EVENT, WARM_POOL
-from tests.warmpool.conftest import MONDAY, OFFICE
-from warmpool.controller import Controller
+from tests.warmpool.conftest import MONDAY, OFFICE, make_controller
 
 
 @pytest.fixture
@@ -41,10 +40,10 @@ async def test_a_floor_that_nobody_reacts_to_is_looked_after_at_once_and_woken_i
     raised.deaf.add("generate")
     raised.settle()
     key = ("default", "pool")
-    assert controller.states[key].due == clock.at + timedelta(seconds=1)
+    assert controller.states[key].next_at == clock.at + timedelta(seconds=1)
     started = clock.at
     while not waker.woken:
-        clock.at = controller.states[key].due
+        clock.at = controller.states[key].next_at
         await controller.tick(only=[key])
     assert clock.at - started <= timedelta(seconds=12)
 
@@ -126,7 +125,7 @@ async def test_a_rollout_that_finds_no_gpu_gets_one_from_the_old_floor(raised, c
     raised.route("generate", {"generate-00001": 100}, latest="generate-00002")
     await controller.tick()
     assert raised.min_scale("generate-00001") == "1"
-    assert "generate-00002 finds no place" in (await raised.condition("Degraded"))["message"]
+    assert "generate-00002 cannot be scheduled" in (await raised.condition("Degraded"))["message"]
     raised.registry.set_status(
         raised.key("Revision", "generate-00002"), {"conditions": [{"type": "Ready", "status": "True"}]}
     )
@@ -271,7 +270,7 @@ async def test_cold_starts_that_knative_would_cut_short_are_said(raised, control
     await controller.tick()
     message = (await raised.condition("Degraded"))["message"]
     assert "progress deadline is 600 s" in message
-    assert "held for 300 s" in message
+    assert "requests time out after 300 s" in message
 
 
 async def test_a_warmth_that_nobody_can_order_is_said_and_the_floor_held(knative, controller):
@@ -290,7 +289,7 @@ async def test_a_restarted_controller_tells_nothing_twice(raised, controller, cl
     raised.settle()
     await controller.tick()
     for _ in range(3):
-        await Controller(cluster, clock=clock).tick()
+        await make_controller(cluster, clock=clock).tick()
     told = [event for event in await cluster.list(EVENT, "default") if event["reason"] == "FloorChanged"]
     assert len(told) == 1
 

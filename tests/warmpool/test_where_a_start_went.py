@@ -19,11 +19,10 @@ from knative.client.cluster import Cluster
 from knative.client.resources import POD, WARM_POOL
 from knative.local.apiserver.store import Key
 from tests.functions.servers import serving
-from tests.warmpool.conftest import OFFICE, kubeconfig
+from tests.warmpool.conftest import OFFICE, kubeconfig, make_controller
 from tests.warmpool.test_manifests import SCHEMA
 from warmpool.adapters.history import SqliteHistory
 from warmpool.adapters.phases import HttpPhases
-from warmpool.controller import Controller
 from warmpool.controller.phase_collector import PhaseCollector
 from warmpool.domain.cold_start import ColdStart
 from warmpool.explanation import explanation
@@ -228,7 +227,7 @@ async def raise_and_wait(knative, controller, clock):
 async def test_a_start_is_told_with_its_phases(knative, cluster, clock, replicas, tmp_path):
     history = SqliteHistory(tmp_path / "history.db")
     await replicas.add("new", body())
-    controller = Controller(cluster, clock=clock, history=history, phases=HttpPhases(cluster))
+    controller = make_controller(cluster, clock=clock, history=history, phases=HttpPhases(cluster))
     await raise_and_wait(knative, controller, clock)
     await until(lambda: history.cold_starts(SERVICE).phases)
     clock.on(timedelta(seconds=15))
@@ -247,7 +246,7 @@ async def test_a_start_is_told_with_its_phases(knative, cluster, clock, replicas
 async def test_a_start_counts_all_the_same_when_nobody_tells_its_phases(knative, cluster, clock, replicas):
     history = InMemoryHistory()
     await replicas.add("other", "ok")
-    controller = Controller(cluster, clock=clock, history=history, phases=HttpPhases(cluster))
+    controller = make_controller(cluster, clock=clock, history=history, phases=HttpPhases(cluster))
     await raise_and_wait(knative, controller, clock)
     await until(lambda: replicas.asked)
     clock.on(timedelta(seconds=15))

@@ -9,25 +9,25 @@ from typing import Final, Self
 
 from aiohttp import web
 
-from warmpool.adapters.clock import Clock
-from warmpool.adapters.metrics import ControllerMetrics
-from warmpool.controller.runner import Controller
+from warmpool.adapters.metrics import MetricsCollector
+from warmpool.ports import Clock, ControllerStatus
 
-STALE: Final = timedelta(minutes=5)
-"""Without a look for this long the loop is stuck and a restart is the cure.
+LONGEST_PAUSE: Final = timedelta(minutes=5)
+"""Time without a heartbeat after which the control loop counts as stuck and a restart as the cure.
 
-An API that is away does not stop it: it goes on looking at what it knows."""
+An API that is away does not count: the loop goes on with what it knows, and goes on asking.
+"""
 
 
 class HealthServer:
-    """Serves the endpoints while the context lasts."""
+    """Serves the endpoints as long as the context lasts."""
 
-    def __init__(self, controller: Controller, clock: Clock, *, host: str, port: int) -> None:
+    def __init__(self, controller: ControllerStatus, clock: Clock, *, host: str, port: int) -> None:
         self._controller = controller
         self._clock = clock
         self._host = host
         self._wanted_port = port
-        self._metrics = ControllerMetrics(controller)
+        self._metrics = MetricsCollector(controller)
         self._started_at = clock.now()
         self._runner: web.AppRunner | None = None
         self.port: int = port
@@ -50,14 +50,14 @@ class HealthServer:
 
     async def _live(self, request: web.Request) -> web.Response:
         _ = request
-        last = self._controller.reconciled_at or self._started_at
-        stuck = self._clock.now() - last > STALE and self._controller.synced
-        return _json({"reconciled_at": last.isoformat()}, status=503 if stuck else 200)
+        last = self._controller.heartbeat or self._started_at
+        stuck = self._clock.now() - last > LONGEST_PAUSE
+        return _json({"heartbeat": last.isoformat()}, status=503 if stuck else 200)
 
     async def _ready(self, request: web.Request) -> web.Response:
         _ = request
         synced = self._controller.synced
-        body = {"synced": synced, "pools": len(self._controller.cache.pools)}
+        body = {"synced": synced, "pools": self._controller.pool_count}
         return _json(body, status=200 if synced else 503)
 
     async def _show_metrics(self, request: web.Request) -> web.Response:

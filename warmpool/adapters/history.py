@@ -95,7 +95,7 @@ class SqliteHistory:
         """Open or begin the file."""
         self._path = path
         self._connection: sqlite3.Connection | None = None
-        self._trouble: str | None = None
+        self._problem: str | None = None
         self._notice: str | None = None
         self._buckets: dict[tuple[ObjectKey, int], _Bucket] = {}
         self._accounts: dict[tuple[ObjectKey, datetime], Account] = {}
@@ -106,9 +106,9 @@ class SqliteHistory:
         self._open()
 
     @property
-    def trouble(self) -> str | None:
+    def problem(self) -> str | None:
         """What is wrong with the file, if something is."""
-        return self._trouble or self._notice
+        return self._problem or self._notice
 
     def cold_starts(self, service: ObjectKey) -> ColdStartStats | None:
         """What the latest cold starts of a Service took."""
@@ -173,7 +173,7 @@ class SqliteHistory:
         works = (self._write_starts, self._write_buckets, self._write_accounts)
         done = [self._on_disk(work, otherwise=False) for work in works]  # each, whatever became of the others
         if all(done):
-            self._trouble = None
+            self._problem = None
         if self._purged_at is None or not self._purged_at <= now < self._purged_at + _PURGE:
             self._on_disk(partial(self._purge, now=now), None)
             self._purged_at = now
@@ -200,8 +200,8 @@ class SqliteHistory:
             with self._connection:
                 done = work(self._connection)
         except sqlite3.OperationalError as problem:  # full, locked, gone: the file itself is sound
-            self._trouble = f"history cannot be written to {self._path}: {problem}"
-            log.warning("%s", self._trouble)
+            self._problem = f"history cannot be written to {self._path}: {problem}"
+            log.warning("%s", self._problem)
             return otherwise
         except sqlite3.DatabaseError as problem:
             self._set_aside(problem)
@@ -222,8 +222,8 @@ class SqliteHistory:
                     connection.close()
                     raise
             except (sqlite3.OperationalError, OSError) as problem:
-                self._trouble = f"history cannot be opened at {self._path}: {problem}"
-                log.warning("%s", self._trouble)
+                self._problem = f"history cannot be opened at {self._path}: {problem}"
+                log.warning("%s", self._problem)
                 return
             except sqlite3.DatabaseError as problem:
                 self._set_aside(problem)
@@ -231,7 +231,7 @@ class SqliteHistory:
                     return
             else:
                 self._connection = connection
-                self._trouble = None
+                self._problem = None
                 return
 
     def _set_aside(self, problem: sqlite3.DatabaseError) -> None:

@@ -1,36 +1,29 @@
-"""Structured logs: one JSON object a line on a cluster, plain lines for people."""
+"""Logs on standard error: one JSON object a line on a cluster, plain lines in a terminal."""
 
 from __future__ import annotations
 
-import json
 import logging
-from datetime import UTC, datetime
-from typing import Literal
+from typing import Final, Literal
 
-_QUIET = ("apscheduler", "httpx", "httpx2", "httpcore", "httpcore2")
+from pythonjsonlogger.json import JsonFormatter
 
-
-class JsonFormatter(logging.Formatter):
-    """One record as one line of JSON."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The line."""
-        line = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line)
+_QUIET: Final = ("apscheduler", "httpx", "httpx2", "httpcore", "httpcore2")
+"""Libraries whose informational lines report every request or job."""
 
 
 def set_up(style: Literal["json", "text"], level: int = logging.INFO) -> None:
-    """Send every log line to standard error."""
+    """Send every log record to standard error, in the same fields as the stages' logs."""
     handler = logging.StreamHandler()
-    text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
-    handler.setFormatter(JsonFormatter() if style == "json" else text)
+    if style == "json":
+        handler.setFormatter(
+            JsonFormatter(
+                ["levelname", "name", "message"],
+                timestamp="time",
+                rename_fields={"levelname": "level", "name": "logger"},
+            )
+        )
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,23 +1,30 @@
-"""Prometheus metrics of the controller itself, collected from its state when they are asked for."""
+"""Prometheus metrics of the controller itself, collected from its state at every scrape."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-if TYPE_CHECKING:
-    from warmpool.controller.runner import Controller
+from warmpool.ports import ControllerStatus
 
 _POOL: Final = ("namespace", "pool", "target")
+_GAUGES: Final = {
+    "floor": "Replicas that the pool holds",
+    "desired": "Replicas that its rules ask for, before limits and budget",
+    "ready": "Replicas of the target that are ready",
+    "lead_seconds": "How much earlier than a window the floor rises",
+    "budget_left": "What is left of the budget in its period, in its currency",
+    "failures": "Reconciliations in a row of which the API refused a write",
+}
 
 
-class ControllerMetrics:
-    """A collector over one controller; nothing is global."""
+class MetricsCollector:
+    """A collector over one controller, with a registry of its own."""
 
-    def __init__(self, controller: Controller) -> None:
+    def __init__(self, controller: ControllerStatus) -> None:
         self._controller = controller
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -33,15 +40,8 @@ class ControllerMetrics:
 
     def _pools(self) -> Iterator[Metric]:
         gauges = {
-            name: GaugeMetricFamily(f"pilotlight_warmpool_{name}", about, labels=_POOL)
-            for name, about in (
-                ("floor", "Replicas that the pool holds"),
-                ("desired", "Replicas that its rules ask for, before limits and budget"),
-                ("ready", "Replicas of the target that can answer"),
-                ("lead_seconds", "How much earlier than a window the floor rises"),
-                ("budget_left", "What is left of the budget in its period, in its currency"),
-                ("failures", "Reconciliations in a row whose writes the API did not take"),
-            )
+            name: GaugeMetricFamily(f"pilotlight_warmpool_{name}", text, labels=_POOL)
+            for name, text in _GAUGES.items()
         }
         cost = CounterMetricFamily(
             "pilotlight_warmpool_cost",
@@ -56,49 +56,44 @@ class ControllerMetrics:
             "GPU-seconds of the target in the current period: busy or idle",
             labels=(*_POOL, "state"),
         )
-        for key, state in self._controller.states.items():
-            pool = self._controller.cache.pools.get(key)
-            if pool is None or pool.spec is None or state.decision is None:
-                continue
-            labels = [*key, pool.spec.target]
-            decision = state.decision
-            gauges["floor"].add_metric(labels, decision.floor.replicas)
-            asked = max((ask.floor.replicas for ask in decision.proposals), default=0)
+        for pool in self._controller.pool_metrics():
+            labels = [*pool.key, pool.target]
+            gauges["floor"].add_metric(labels, pool.decision.floor.replicas)
+            asked = max((proposal.floor.replicas for proposal in pool.decision.proposals), default=0)
             gauges["desired"].add_metric(labels, asked)
-            gauges["ready"].add_metric(labels, state.ready)
-            gauges["lead_seconds"].add_metric(labels, state.lead_s)
-            gauges["failures"].add_metric(labels, state.failures)
-            if state.budget_left is not None:
-                gauges["budget_left"].add_metric(labels, float(state.budget_left))
-            reason.add_metric([*labels, decision.reason], 1)
-            if state.account is not None:
-                for why, amount in state.account.by_reason.items():
+            gauges["ready"].add_metric(labels, pool.ready)
+            gauges["lead_seconds"].add_metric(labels, pool.lead_s)
+            gauges["failures"].add_metric(labels, pool.failures)
+            if pool.budget_left is not None:
+                gauges["budget_left"].add_metric(labels, pool.budget_left)
+            reason.add_metric([*labels, pool.decision.reason], 1)
+            if pool.account is not None:
+                for why, amount in pool.account.by_reason.items():
                     cost.add_metric([*labels, why, self._controller.currency], float(amount))
-                gpu.add_metric([*labels, "busy"], state.account.busy_gpu_s)
-                gpu.add_metric([*labels, "idle"], state.account.idle_gpu_s)
+                gpu.add_metric([*labels, "busy"], pool.account.busy_gpu_s)
+                gpu.add_metric([*labels, "idle"], pool.account.idle_gpu_s)
         yield from (*gauges.values(), reason, cost, gpu)
 
     def _loop(self) -> Iterator[Metric]:
         counts = self._controller.counts
-        for name, about, value in (
+        for name, text, value in (
             ("reconciles", "Reconciliations of a pool", counts.reconciles),
-            ("decisions", "Floors that were moved", counts.floors),
+            ("decisions", "Floors that were written", counts.floors),
             ("writes", "Requests that changed something in the cluster", counts.writes),
-            ("errors", "Writes and judgements that failed", counts.errors),
+            ("errors", "Writes and reconciliations that failed", counts.errors),
             ("wakes", "Wake-up requests sent", counts.wakes),
         ):
-            yield CounterMetricFamily(f"pilotlight_warmpool_{name}", about, value=value)
-        yield GaugeMetricFamily(
-            "pilotlight_warmpools", "Pools there are", value=len(self._controller.cache.pools)
-        )
-        last = self._controller.reconciled_at
+            yield CounterMetricFamily(f"pilotlight_warmpool_{name}", text, value=value)
+        yield GaugeMetricFamily("pilotlight_warmpools", "WarmPools", value=self._controller.pool_count)
+        last = self._controller.last_pass
         if last is not None:
             yield GaugeMetricFamily(
                 "pilotlight_warmpool_last_pass_timestamp_seconds",
                 "When all pools were last reconciled",
                 value=last.timestamp(),
             )
-        trouble = self._controller.demand_trouble
         yield GaugeMetricFamily(
-            "pilotlight_warmpool_demand_readable", "1 while demand can be read", value=0 if trouble else 1
+            "pilotlight_warmpool_demand_readable",
+            "1 while demand can be read",
+            value=0 if self._controller.demand_error else 1,
         )

@@ -1,7 +1,7 @@
-"""Where the time of a replica's start went, as its `GET /healthz/ready` tells; no token is needed.
+"""How a replica's start was spent, as reported by its `GET /healthz/ready`; no token is needed.
 
-Only Pilotlight's own replicas tell it. Whatever else answers there is an application that tells nothing, and
-so is what answers too late, too much or nonsense.
+Only Pilotlight's own stages report phases. Any other response, or one that is late, too long or malformed,
+means that the application reports none.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import aiohttp
 
 from knative.client.cluster import Cluster
 from knative.client.errors import ClusterError
-from warmpool.adapters.replicas import door, pods_of
+from warmpool.adapters.pods import pods_of, replica_url
 from warmpool.domain.cold_start import MAX_PHASE_SECONDS, MAX_PHASES, is_duration
 from warmpool.domain.object_key import ObjectKey
 
@@ -26,51 +26,51 @@ log = logging.getLogger(__name__)
 
 PATH: Final = "/healthz/ready"
 _ASKED: Final = 3
-"""How many of the newest replicas are asked: the newest pod need not be the last that came up."""
+"""How many of the newest replicas are asked: the newest pod need not be the one that became ready last."""
 _LONGEST_BODY: Final = 16_384
 _LONGEST_NAME: Final = 32
 
 
 class HttpPhases:
-    """Asks the newest replicas of a Service."""
+    """Asks the newest replicas of a Service for their phases."""
 
     def __init__(self, cluster: Cluster, *, timeout_s: float = 2.0) -> None:
-        """`timeout_s` is for one answer."""
+        """`timeout_s` is for one response."""
         self._cluster = cluster
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
 
     async def phases(self, service: ObjectKey, within: timedelta) -> Mapping[str, float] | None:
-        """Seconds by phase of the youngest replica, if it is at most so old; None when nobody tells."""
+        """Seconds by phase of the youngest replica, if at most `within` old; None when none reports them."""
         try:
             pods = await pods_of(self._cluster, service)
-        except ClusterError as problem:
-            log.debug("the pods of %s/%s cannot be listed: %s", *service, problem)
+        except ClusterError as error:
+            log.debug("the pods of %s/%s cannot be listed: %s", *service, error)
             return None
         pods.sort(key=lambda pod: str(pod["metadata"].get("creationTimestamp") or ""), reverse=True)
-        doors = [url for pod in pods if (url := door(pod, PATH))][:_ASKED]
+        urls = [url for pod in pods if (url := replica_url(pod, PATH))][:_ASKED]
         async with aiohttp.ClientSession(timeout=self._timeout) as session:
-            told = await asyncio.gather(*(self._ask(session, url) for url in doors))
-        young = [known for known in told if known is not None and known[0] <= within.total_seconds()]
+            answers = await asyncio.gather(*(self._ask(session, url) for url in urls))
+        young = [known for known in answers if known is not None and known[0] <= within.total_seconds()]
         return min(young, key=lambda known: known[0])[1] if young else None
 
     async def _ask(
         self, session: aiohttp.ClientSession, url: str
     ) -> tuple[float, Mapping[str, float]] | None:
         try:
-            async with session.get(url, allow_redirects=False) as answer:
-                if answer.status != 200:
+            async with session.get(url, allow_redirects=False) as response:
+                if response.status != 200:
                     return None
-                body = await answer.content.read(_LONGEST_BODY)
-                while len(body) < _LONGEST_BODY and (more := await answer.content.read(_LONGEST_BODY)):
+                body = await response.content.read(_LONGEST_BODY)
+                while len(body) < _LONGEST_BODY and (more := await response.content.read(_LONGEST_BODY)):
                     body += more
                 return _read(json.loads(body)) if len(body) < _LONGEST_BODY else None
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, RecursionError) as problem:
-            log.debug("%s tells no phases: %r", url, problem)
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, RecursionError) as error:
+            log.debug("%s reports no phases: %r", url, error)
             return None
 
 
 def _read(body: Any) -> tuple[float, Mapping[str, float]] | None:
-    """Age and phases in seconds from a readiness body; None unless all of it makes sense."""
+    """Age and phases in seconds from a readiness response; None unless all of it is valid."""
     if not isinstance(body, Mapping):
         return None
     age, phases = body.get("age_seconds"), body.get("phases")

@@ -25,7 +25,7 @@ from warmpool.adapters.history import SqliteHistory
 from warmpool.adapters.phases import HttpPhases
 from warmpool.adapters.price_file import read_prices
 from warmpool.adapters.prometheus import Prometheus
-from warmpool.adapters.replicas import HttpWarmthActuator
+from warmpool.adapters.replicas import HttpWarmthClient
 from warmpool.adapters.waker import HttpWaker
 from warmpool.controller.runner import Controller
 from warmpool.controller.settings import Settings
@@ -159,7 +159,7 @@ async def serve(options: Options) -> None:
             namespace=options.namespace,
             demand=_demand(options),
             waker=HttpWaker(options.gateway),
-            warmth_actuator=HttpWarmthActuator(cluster, options.admin_token) if options.admin_token else None,
+            warmth_client=HttpWarmthClient(cluster, options.admin_token) if options.admin_token else None,
             phases=HttpPhases(cluster),
             settings=Settings(interval=timedelta(seconds=options.interval_s)),
         )

@@ -1,7 +1,7 @@
-"""When to look: as soon as something changes, at every window's edge, and at everything now and then.
+"""When to reconcile: as soon as something changes, at every edge of a window, and everything now and then.
 
-Watches say what changed and an alarm says when the next edge is. A watch that breaks costs nothing but time:
-what it missed is found by the next look at everything, or by the next list.
+Watches report changes and an APScheduler job fires at the next edge. A watch that breaks costs nothing but
+time: what it missed is found by the next pass over everything, or by the next list.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from typing import Final, Protocol
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.date import DateTrigger
@@ -18,96 +18,126 @@ from apscheduler.triggers.interval import IntervalTrigger
 
 from knative.client.cluster import Cluster
 from knative.client.errors import ClusterError
-from knative.client.resources import Resource
-from warmpool.adapters.clock import Clock
 from warmpool.controller.cluster_cache import WATCHED, ClusterCache
 from warmpool.controller.settings import Settings
-from warmpool.reconcile.views import Key
+from warmpool.controller.watches import watch
+from warmpool.domain.object_key import ObjectKey
+from warmpool.ports import Clock
 
 log = logging.getLogger(__name__)
 
-_SOONEST = timedelta(milliseconds=20)
+_SOONEST: Final = timedelta(milliseconds=20)
+"""The shortest time to the next edge, so that one that has just passed does not make the loop spin."""
+_EDGE: Final = "edge"
+"""The job that fires at the next edge."""
 
 
-class Looker(Protocol):
-    """Who looks; see `warmpool.controller.runner.Controller`."""
+class Reconciler(Protocol):
+    """What the loop drives; see `warmpool.controller.runner.Controller`."""
 
     cache: ClusterCache
+    heartbeat: datetime | None
 
     async def refresh(self) -> None:
-        """List everything there is, anew."""
+        """List everything anew."""
 
     async def tick(
-        self, now: datetime | None = None, only: Collection[Key] | None = None, *, refresh: bool = True
+        self,
+        now: datetime | None = None,
+        only: Collection[ObjectKey] | None = None,
+        *,
+        refresh: bool = True,
     ) -> object:
-        """Look at every pool, or only at those named."""
+        """Reconcile every pool, or only those named."""
 
     def next_due(self) -> datetime | None:
-        """When a pool wants to be looked at next."""
+        """When the next pool wants to be reconciled."""
 
-    def due(self, now: datetime) -> set[Key]:
-        """The pools whose time has come."""
+    def due(self, now: datetime) -> set[ObjectKey]:
+        """The pools that want to be reconciled by now."""
 
-    def stale(self, now: datetime) -> bool:
+    def needs_resync(self, now: datetime) -> bool:
         """Whether the cluster was listed too long ago."""
 
 
 class Loop:
-    """Makes a controller look whenever there is reason to."""
+    """Drives a reconciler until it is stopped."""
 
     def __init__(
-        self, looker: Looker, cluster: Cluster, clock: Clock, settings: Settings, namespace: str | None
+        self,
+        reconciler: Reconciler,
+        cluster: Cluster,
+        clock: Clock,
+        settings: Settings,
+        namespace: str | None,
     ) -> None:
-        self._looker = looker
+        self._reconciler = reconciler
         self._cluster = cluster
         self._clock = clock
         self._settings = settings
         self._namespace = namespace
-        self._woken = asyncio.Event()
-        self._dirty: set[Key] = set()
-        self._whole = True
+        self._wake_up = asyncio.Event()
+        self._changed: set[ObjectKey] = set()
+        self._everything = True
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until `stop` is set; the API may come and go."""
-        await self._first_sight(stop)
+        """Reconcile until `stop` is set; the API may come and go."""
+        await self._first_sync(stop)
         if stop.is_set():
             return
         scheduler = AsyncIOScheduler(timezone=UTC)
+        seconds = self._settings.interval.total_seconds()
         scheduler.add_job(
-            self._look_at_all, IntervalTrigger(seconds=self._settings.interval.total_seconds()), coalesce=True
+            self._schedule_everything,
+            IntervalTrigger(seconds=seconds),
+            coalesce=True,
+            misfire_grace_time=None,
         )
         scheduler.start()
-        tasks = [
-            asyncio.create_task(self._watch(resource), name=f"watch {resource.plural}")
+        watches = [
+            asyncio.create_task(
+                watch(
+                    self._cluster,
+                    resource,
+                    self._namespace,
+                    self._reconciler.cache,
+                    self._on_change,
+                    self._settings,
+                ),
+                name=f"watch {resource.plural}",
+            )
             for resource in WATCHED
         ]
         stopping = asyncio.create_task(stop.wait(), name="stop")
         try:
             while not stop.is_set():
                 try:
-                    await self._turn(scheduler)
-                except Exception:  # a fault of ours in one turn must not leave every floor to its expiry
-                    log.exception("a turn of the control loop failed; it goes on")
-                    self._whole = True
+                    await self._pass(scheduler)
+                except Exception:  # a fault in one pass must not leave every floor to its expiry
+                    log.exception("a pass of the control loop failed; the next one follows")
+                    self._everything = True
                     await asyncio.sleep(self._settings.retry_first.total_seconds())
-                waking = asyncio.create_task(self._woken.wait())
+                waking = asyncio.create_task(self._wake_up.wait())
                 await asyncio.wait({waking, stopping}, return_when=asyncio.FIRST_COMPLETED)
                 waking.cancel()
-                await asyncio.sleep(self._settings.gather.total_seconds() if self._dirty else 0)
+                await asyncio.sleep(self._settings.gather.total_seconds() if self._changed else 0)
         finally:
             scheduler.shutdown(wait=False)
             stopping.cancel()
-            for task in tasks:
+            for task in watches:
                 task.cancel()
-            await asyncio.gather(*tasks, stopping, return_exceptions=True)
+            await asyncio.gather(*watches, stopping, return_exceptions=True)
 
-    async def _first_sight(self, stop: asyncio.Event) -> None:
+    async def _first_sync(self, stop: asyncio.Event) -> None:
         delay = self._settings.retry_first
         while not stop.is_set():
             try:
-                await self._looker.refresh()
-            except ClusterError as problem:
-                log.warning("the cluster cannot be seen yet: %s", problem)
+                await self._reconciler.refresh()
+            except ClusterError as error:
+                log.warning("the cluster cannot be listed yet: %s", error)
+                self._reconciler.heartbeat = self._clock.now()
+            except Exception:  # without a heartbeat the liveness check fails, if this goes on
+                log.exception("the cluster cannot be listed yet")
             else:
                 return
             try:
@@ -115,56 +145,38 @@ class Loop:
             except TimeoutError:
                 delay = min(delay * 2, self._settings.retry_last)
 
-    async def _turn(self, scheduler: AsyncIOScheduler) -> None:
-        """One tick over what there is reason to look at, and an alarm for the next edge."""
-        self._woken.clear()
+    async def _pass(self, scheduler: AsyncIOScheduler) -> None:
+        """Reconcile what there is reason to, and set the alarm for the next edge."""
+        self._wake_up.clear()
         now = self._clock.now()
-        whole, self._whole = self._whole, False
-        dirty, self._dirty = self._dirty, set()
-        due = self._looker.due(now)
-        stale = self._looker.stale(now)
-        if stale:
+        everything, self._everything = self._everything, False
+        changed, self._changed = self._changed, set()
+        due = self._reconciler.due(now)
+        resync = self._reconciler.needs_resync(now)
+        if resync:
             try:
-                await self._looker.refresh()
-            except ClusterError as problem:  # what is known is looked at all the same
-                log.warning("the cluster cannot be listed: %s", problem)
-        await self._looker.tick(now, None if whole or stale else dirty | due, refresh=False)
+                await self._reconciler.refresh()
+            except Exception as error:  # what is known is reconciled all the same
+                known = isinstance(error, ClusterError)
+                log.warning("the cluster cannot be listed: %s", error, exc_info=None if known else error)
+        await self._reconciler.tick(now, None if everything or resync else changed | due, refresh=False)
         self._set_alarm(scheduler)
 
     def _set_alarm(self, scheduler: AsyncIOScheduler) -> None:
-        next_due = self._looker.next_due()
+        next_due = self._reconciler.next_due()
         if next_due is None:
-            if scheduler.get_job("edge"):
-                scheduler.remove_job("edge")
+            if scheduler.get_job(_EDGE):
+                scheduler.remove_job(_EDGE)
             return
-        wait = max(next_due - self._clock.now(), _SOONEST)
-        at = datetime.now(UTC) + wait
+        at = datetime.now(UTC) + max(next_due - self._clock.now(), _SOONEST)
         scheduler.add_job(
-            self._woken.set, DateTrigger(at), id="edge", replace_existing=True, misfire_grace_time=None
+            self._wake_up.set, DateTrigger(at), id=_EDGE, replace_existing=True, misfire_grace_time=None
         )
 
-    async def _look_at_all(self) -> None:
-        self._whole = True
-        self._woken.set()
+    async def _schedule_everything(self) -> None:
+        self._everything = True
+        self._wake_up.set()
 
-    async def _watch(self, resource: Resource) -> None:
-        delay = self._settings.retry_first
-        while True:
-            try:
-                async for kind, obj in self._cluster.watch(resource, self._namespace):
-                    self._take(resource, kind, obj)
-                    delay = self._settings.retry_first
-            except ClusterError as problem:  # 403 too: a server that has just started knows no roles yet
-                log.warning("watch of %s: %s", resource.plural, problem)
-            await asyncio.sleep(delay.total_seconds())
-            delay = min(delay * 2, self._settings.retry_last)
-
-    def _take(self, resource: Resource, kind: str, obj: dict[str, Any]) -> None:
-        meta = obj["metadata"]
-        if kind == "DELETED":
-            concerned = self._looker.cache.remove(resource, (meta.get("namespace", ""), meta["name"]))
-        else:
-            concerned = self._looker.cache.put(resource, obj)
-        if concerned:
-            self._dirty |= concerned
-            self._woken.set()
+    def _on_change(self, pools: set[ObjectKey]) -> None:
+        self._changed |= pools
+        self._wake_up.set()

@@ -1,7 +1,7 @@
-"""Learns where the time of each cold start went, beside the control loop: no floor waits for it.
+"""Reads the phases of each cold start beside the control loop, so that no floor waits for them.
 
-What it learns are words for people and no ground for a decision, so it is asked once for each start and
-forgotten if it does not come.
+Phases are shown to people and decide nothing: they are asked for once per start, and left out if there is no
+answer.
 """
 
 from __future__ import annotations
@@ -13,54 +13,53 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
-from warmpool.adapters.clock import Clock
 from warmpool.domain.cold_start import ColdStart
-from warmpool.ports import History, PhaseSource
-from warmpool.reconcile.views import Key
+from warmpool.domain.object_key import ObjectKey
+from warmpool.ports import Clock, History, PhaseSource
 
 log = logging.getLogger(__name__)
 
-_SIDE_BY_SIDE: Final = 4
-_WAITING: Final = 1000
-"""How many starts may wait to be asked about; of more at once the oldest go without."""
-_UNSEEN: Final = timedelta(seconds=30)
-"""How long a replica may have run before the controller saw that it was wanted."""
+_WORKERS: Final = 4
+_QUEUED: Final = 1000
+"""Starts that may wait for a worker; of more at once the oldest are dropped."""
+_UNNOTICED: Final = timedelta(seconds=30)
+"""How long a replica may have run before the controller noticed its start."""
 
 
 class PhaseCollector:
-    """Asks for the phases of each start that it hears of, and has the history remember them."""
+    """Asks for the phases of each start that is enqueued, and adds them to the history."""
 
     def __init__(self, source: PhaseSource, history: History, clock: Clock) -> None:
-        """`history` knows each start already."""
+        """`history` has each start already."""
         self._source = source
         self._history = history
         self._clock = clock
-        self._waiting: deque[tuple[Key, ColdStart]] = deque(maxlen=_WAITING)
-        self._working: set[asyncio.Task[None]] = set()
+        self._queue: deque[tuple[ObjectKey, ColdStart]] = deque(maxlen=_QUEUED)
+        self._workers: set[asyncio.Task[None]] = set()
 
-    def enqueue(self, service: Key, start: ColdStart) -> None:
+    def enqueue(self, service: ObjectKey, start: ColdStart) -> None:
         """Note a start that is over, to be asked about soon. Needs a running event loop."""
-        self._waiting.append((service, start))
-        if len(self._working) < _SIDE_BY_SIDE:
+        self._queue.append((service, start))
+        if len(self._workers) < _WORKERS:
             task = asyncio.create_task(self._work(), name="phases of cold starts")
-            self._working.add(task)
-            task.add_done_callback(self._working.discard)
+            self._workers.add(task)
+            task.add_done_callback(self._workers.discard)
 
     async def close(self) -> None:
-        """Proposal no more."""
-        self._waiting.clear()
-        working = tuple(self._working)
-        for task in working:
+        """Cancel what is under way and drop what waits."""
+        self._queue.clear()
+        workers = tuple(self._workers)
+        for task in workers:
             task.cancel()
-        await asyncio.gather(*working, return_exceptions=True)
+        await asyncio.gather(*workers, return_exceptions=True)
 
     async def _work(self) -> None:
-        while self._waiting:
-            service, start = self._waiting.popleft()
-            within = self._clock.now() - start.started + _UNSEEN
+        while self._queue:
+            service, start = self._queue.popleft()
+            within = self._clock.now() - start.started + _UNNOTICED
             try:
                 phases = await self._source.phases(service, within)
-            except Exception:  # a fault of the source costs a few words, not the next Service's
+            except Exception:  # a fault of the source must not cost the next Service's phases
                 log.exception("the phases of a start of %s/%s cannot be read", *service)
                 continue
             if phases:

@@ -1,7 +1,7 @@
-"""One look at every pool: observe, decide, act. `loop` says when.
+"""One pass over the pools: observe, decide, act. `loop` says when.
 
-Level-triggered: a tick looks at what is there and brings it to what should be there. Whatever was missed (an
-event, a tick, the whole night) is made good by the next one.
+Level-triggered: a pass compares what is there with what should be there and writes the difference. Whatever
+was missed (a watch event, a pass, a whole night) is made up for by the next one.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import zlib
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 
@@ -18,447 +18,405 @@ from knative.client.cluster import Cluster
 from knative.client.errors import ClusterError
 from knative.client.resources import POD
 from knative.labels import REVISION_LABEL
-from warmpool.adapters.clock import Clock, SystemClock
-from warmpool.adapters.price_file import packaged_prices
-from warmpool.adapters.waker import HttpWaker, Waker
 from warmpool.controller.actuator import ClusterWriter
 from warmpool.controller.cluster_cache import WATCHED, ClusterCache
+from warmpool.controller.demand_reader import DemandReader
+from warmpool.controller.effects import EffectRunner, PendingEffects
 from warmpool.controller.loop import Loop
 from warmpool.controller.phase_collector import PhaseCollector
 from warmpool.controller.settings import Settings
 from warmpool.domain.account import Account
 from warmpool.domain.budget_period import budget_period
 from warmpool.domain.cost import PriceList
-from warmpool.domain.observation import Demand
+from warmpool.domain.object_key import ObjectKey
 from warmpool.ports import (
+    Clock,
+    ControllerCounts,
     DemandSource,
-    DemandUnavailableError,
     History,
     InMemoryHistory,
     PhaseSource,
-    WarmthActuator,
+    PoolMetrics,
+    Waker,
+    WarmthClient,
 )
-from warmpool.reconcile import contention, planning, reconciler, rollout_check, status, views
+from warmpool.reconcile import parsing, planning, reconciler, rollout_check, status, transition
 from warmpool.reconcile.planning import FloorWrite
-from warmpool.reconcile.reconciler import ReconcileResult, Snapshot
+from warmpool.reconcile.reconciler import ReconcileResult
+from warmpool.reconcile.snapshot import Snapshot
 from warmpool.reconcile.state import PoolState
-from warmpool.reconcile.views import Key, PoolView
+from warmpool.reconcile.transition import RetryPolicy
+from warmpool.reconcile.views import PoolView
 
 log = logging.getLogger(__name__)
 
-_BREATH = 50
-"""Looks without letting anybody else work."""
-
-
-Effect = Callable[["Key", ReconcileResult, "TickReport"], Awaitable[None]]
+_BATCH = 50
+"""Reconciliations in a row without giving other tasks a turn."""
 
 
 @dataclass(slots=True)
 class TickReport:
-    """What one tick did."""
+    """What one pass did."""
 
-    reconciled_at: int = 0
+    reconciled: int = 0
+    """Pools."""
     writes: int = 0
     """Requests that changed something in the cluster."""
     floors: int = 0
-    """Of these, how many moved or re-affirmed a floor."""
+    """Of these, how many wrote a floor."""
     errors: list[str] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class Counts:
-    """What the controller has done since it started."""
-
-    reconciles: int = 0
-    floors: int = 0
-    writes: int = 0
-    errors: int = 0
-    wakes: int = 0
-
-
 class Controller:
-    """Keeps every WarmPool of a cluster, or of one namespace."""
+    """Keeps the WarmPools of a cluster, or of one namespace."""
 
     def __init__(
         self,
         cluster: Cluster,
         *,
-        clock: Clock | None = None,
+        clock: Clock,
+        prices: PriceList,
         history: History | None = None,
-        prices: PriceList | None = None,
         namespace: str | None = None,
         demand: DemandSource | None = None,
         waker: Waker | None = None,
-        warmth_actuator: WarmthActuator | None = None,
+        warmth_client: WarmthClient | None = None,
         phases: PhaseSource | None = None,
         settings: Settings | None = None,
     ) -> None:
-        """Everything but the cluster has a default: the machine's clock, a forgetful history, example prices.
+        """All but cluster, clock and prices may be left out.
 
         Without a `demand` source no request is ever seen: keep-alive and backlog then hold nothing. Without a
-        `warmth_actuator` replicas are as warm as their own configuration makes them, and the status of a pool
-        that wants less says so. Without `phases` nobody knows where the time of a cold start went.
+        `waker` an autoscaler that lost its data stays at zero until a request arrives. Without a
+        `warmth_client` replicas are as warm as their own configuration makes them, and the status of a pool
+        that wants less says so. Without `phases` it is not known how the time of a cold start is spent.
         """
         self._cluster = cluster
-        self._clock: Clock = clock or SystemClock()
+        self._clock = clock
         self._history: History = history or InMemoryHistory()
-        self._prices = prices or packaged_prices()
+        self._prices = prices
         self._namespace = namespace
-        self._demand = demand
-        self._waker: Waker = waker or HttpWaker()
-        self._warmth_actuator = warmth_actuator
-        self._phase_collector = PhaseCollector(phases, self._history, self._clock) if phases else None
         self._settings = settings or Settings()
+        self._demand = DemandReader(demand, self._history, self._settings.interval)
+        self._waker = waker
+        self._phase_collector = PhaseCollector(phases, self._history, self._clock) if phases else None
         self.cache = ClusterCache()
-        self._writer = ClusterWriter(cluster, self.cache, self._clock)
-        self.states: dict[Key, PoolState] = {}
+        self._writer = ClusterWriter(cluster, self.cache, clock)
+        self._effects = EffectRunner(self._writer, self.cache, waker, warmth_client, self._replan)
+        self.states: dict[ObjectKey, PoolState] = {}
         """What is remembered of each pool."""
-        self._gate = asyncio.Semaphore(self._settings.parallel)
-        self._reading: Mapping[Key, Demand] | None = {}
-        self.demand_trouble: str | None = None
-        """Why demand cannot be read, if it cannot."""
-        self.counts = Counts()
-        self.reconciled_at: datetime | None = None
-        """When all pools were last looked at."""
-        self._read_at: datetime | None = None
+        self.counts = ControllerCounts()
+        self.last_pass: datetime | None = None
+        self.heartbeat: datetime | None = None
         self._synced_at: datetime | None = None
 
     @property
     def synced(self) -> bool:
-        """Whether the cluster has been seen at all."""
+        """Whether the cluster has been listed at least once."""
         return self._synced_at is not None
 
     @property
     def currency(self) -> str:
-        """The currency of its prices."""
+        """The currency of the prices."""
         return self._prices.currency
 
-    # ------------------------------------------------------------------------------------------ one look
+    @property
+    def demand_error(self) -> str | None:
+        """Why demand cannot be read; None: it can."""
+        return self._demand.error
+
+    @property
+    def pool_count(self) -> int:
+        """WarmPools in the cluster."""
+        return len(self.cache.pools)
+
+    def pool_metrics(self) -> Iterator[PoolMetrics]:
+        """Every pool that has been reconciled and has a valid spec."""
+        for key, state in self.states.items():
+            pool = self.cache.pools.get(key)
+            if pool is None or pool.spec is None or state.decision is None:
+                continue
+            left = float(state.budget_left) if state.budget_left is not None else None
+            yield PoolMetrics(
+                key=key,
+                target=pool.spec.target,
+                decision=state.decision,
+                ready=state.ready,
+                lead_s=state.lead_s,
+                failures=state.failures,
+                budget_left=left,
+                account=state.account,
+            )
+
+    # ------------------------------------------------------------------------------------------ one pass
     async def refresh(self) -> None:
-        """List everything there is, anew.
+        """List every watched kind anew.
 
         Raises:
-            ClusterError: when the API does not answer; the picture of the kinds not yet listed is as it was.
+            ClusterError: the API does not answer; kinds that were not listed yet stay as they are known.
         """
         for resource in WATCHED:
-            there: set[Key] = set()
+            keys: set[ObjectKey] = set()
             async for page, _ in self._cluster.pages(resource, self._namespace):
-                there |= self.cache.put_all(resource, page)
-            self.cache.keep(resource, there)
+                keys |= self.cache.put_all(resource, page)
+            self.cache.keep(resource, keys)
         self._synced_at = self._clock.now()
 
     async def tick(
-        self, now: datetime | None = None, only: Collection[Key] | None = None, *, refresh: bool = True
+        self,
+        now: datetime | None = None,
+        only: Collection[ObjectKey] | None = None,
+        *,
+        refresh: bool = True,
     ) -> TickReport:
-        """Look at every pool (or only at those named) and bring it to what it should be.
+        """Reconcile every pool, or only those named.
 
-        With `refresh` the cluster is listed first; the loop of `run` leaves that to its watches. Trouble
-        with one pool is reported in its status and in the report, and is no trouble for another.
+        With `refresh` the cluster is listed first; the loop of `run` leaves that to its watches. An error
+        with one pool is shown in its status and in the report, and affects no other.
+
+        Raises:
+            ClusterError: with `refresh`, when the cluster cannot be listed.
         """
         now = now or self._clock.now()
         if refresh:
             await self.refresh()
-        await self._read_demand(now)
-        await self._look_for_places(now)
+        await self._demand.read(now)
+        await self._check_scheduling(now)
         before = self._writer.writes
         report = TickReport()
         for key in [key for key in self.states if key not in self.cache.pools]:
             del self.states[key]
+        await self._release_orphans(report)
         keys = list(self.cache.pools) if only is None else [key for key in only if key in self.cache.pools]
-        await asyncio.gather(*(self._give_back(write, report) for write in self._orphans()))
-        # Looking is pure and quick; only what has to be written waits for the network, and side by side.
         if only is None:
-            keys = [key for key in keys if self._worth_a_look(key, now)]
-        pending: list[tuple[Key, ReconcileResult]] = []
-        for number, key in enumerate(keys):
-            if number % _BREATH == _BREATH - 1:
-                await asyncio.sleep(0)  # watches and health probes want to be served too
-            if key in self.cache.pools and (result := self._look(key, now, report)) is not None:
-                pending.append((key, reconciler.waiting(result)))
-        # Floors first, words after: when many windows open at once, no floor waits for another one's event.
-        moved = await self._each(pending, self._move_floor, report)
-        said = [entry for entry, done in zip(pending, moved, strict=True) if done]
-        await self._each(said, self._arrange, report)
-        await self._each(said, self._say, report)
-        report.reconciled_at = len(keys)
+            keys = [key for key in keys if self._is_due(key, now)]
+        pending = await self._reconcile(keys, now, report)
+        # Floors first: when many windows open at once, no floor waits for the event of another one.
+        await self._each(pending, self._effects.write_floors)
+        await self._each(pending, self._effects.order_warmth)
+        await self._each(pending, self._effects.write_status)
+        for entry in pending:
+            self._finish(entry, report)
+        report.reconciled = len(keys)
         report.writes = self._writer.writes - before
-        self.counts.reconciles += report.reconciled_at
-        self.counts.floors += report.floors
-        self.counts.writes += report.writes
-        self.counts.errors += len(report.errors)
+        self._count(report)
         if only is None:
-            self.reconciled_at = now
+            self.last_pass = now
+        self.heartbeat = self._clock.now()
         accounts = {key: state.account for key, state in self.states.items() if state.account}
         self._history.save(now, accounts)
         return report
 
-    async def _look_for_places(self, now: datetime) -> None:
-        """Proposal the pods of Revisions whose replicas are long in coming whether they find a place.
+    def _count(self, report: TickReport) -> None:
+        self.counts.reconciles += report.reconciled
+        self.counts.floors += report.floors
+        self.counts.writes += report.writes
+        self.counts.errors += len(report.errors)
 
-        A Revision that has one replica says nothing of the others that wait for a GPU, and what waits for one
-        must not be taken for a slow start.
-        """
-        waiting = [
-            (key[0], name)
-            for key, state in self.states.items()
-            for name, watch in state.watches.items()
-            if watch.start_since is not None and now >= watch.start_since + rollout_check.PLACING
-        ]
-        settled = self.cache.unplaced - set(waiting)
-        for revision in settled:
-            self.cache.place(revision, None)
-        await asyncio.gather(*map(self._look_for_place, waiting))
+    async def _reconcile(
+        self, keys: Sequence[ObjectKey], now: datetime, report: TickReport
+    ) -> list[PendingEffects]:
+        """Decide about pools, which takes no I/O; returns the results that have effects."""
+        pending: list[PendingEffects] = []
+        for number, key in enumerate(keys, start=1):
+            if number % _BATCH == 0:
+                await asyncio.sleep(0)  # watches and health checks need a turn, too
+            if key not in self.cache.pools:
+                continue
+            try:
+                entry = self._reconcile_one(key, now, report)
+            except Exception as fault:  # a fault with one pool must not take the others' floors with it
+                log.exception("pool %s/%s: a fault in the controller", *key)
+                report.errors.append(f"{key[0]}/{key[1]}: {fault!r}")
+                continue
+            if entry is not None:
+                pending.append(entry)
+        return pending
 
-    async def _look_for_place(self, revision: Key) -> None:
-        try:
-            async with self._gate:
-                pods = await self._cluster.list(POD, revision[0], f"{REVISION_LABEL}={revision[1]}")
-        except ClusterError as problem:  # what was known is all that is known
-            log.debug("the pods of %s/%s cannot be listed: %s", *revision, problem)
-            return
-        self.cache.place(revision, views.unplaced(pods))
-
-    def _worth_a_look(self, key: Key, now: datetime) -> bool:
-        """Whether a look can find anything else than the last one did."""
-        state = self.states.get(key)
-        if state is None or state.reconciled_at is None or state.stale is None or state.trouble is not None:
-            return True
-        if now < state.reconciled_at or now >= state.stale or (state.due is not None and now >= state.due):
-            return True
-        return state.seen != self._basis(self.cache.pools[key])
-
-    def _basis(self, pool: PoolView) -> object:
-        """Everything but the time that a look depends on."""
-        target = (pool.key[0], pool.spec.target) if pool.spec else None
-        demand = self._reading.get(target) if self._reading is not None and target else None
-        cold_starts = self._history.cold_starts(target) if target else None
-        troubles = (self.demand_trouble, self._history.trouble)
-        return self.cache.versions[pool.key], demand, cold_starts, troubles
-
-    def _orphans(self) -> tuple[FloorWrite, ...]:
-        return planning.give_back(self.cache.orphaned())
-
-    async def _give_back(self, write: FloorWrite, report: TickReport) -> None:
-        def again() -> FloorWrite | None:
-            return next((other for other in self._orphans() if other.revision == write.revision), None)
-
-        try:
-            async with self._gate:
-                report.floors += await self._writer.set_floor(write, again)
-        except ClusterError as problem:
-            report.errors.append(f"{write.revision[0]}/{write.revision[1]}: {problem}")
-
-    def _look(self, key: Key, now: datetime, report: TickReport) -> ReconcileResult | None:
-        """Judge a pool and remember; None when there is nothing to write."""
+    def _reconcile_one(self, key: ObjectKey, now: datetime, report: TickReport) -> PendingEffects | None:
         pool = self.cache.pools[key]
-        state = self.states.get(key) or PoolState(account=self._account_of(pool, now))
+        state = self.states.get(key) or PoolState(account=self._known_account(pool, now))
         self.states[key] = state
         try:
             result = reconciler.reconcile(self._snapshot(pool), state, now)
-        except Exception as problem:  # one pool that trips us must not take the others' floors with it
-            log.exception("pool %s/%s cannot be judged", *key)
-            report.errors.append(f"{key[0]}/{key[1]}: {problem!r}")
-            state.due = now + self._settings.retry_last
-            return reconciler.broken(pool, state, repr(problem), now)
-        self.states[key] = reconciler.remembered(state, result)
-        self.states[key].seen = self._basis(pool)
-        self.states[key].reconciled_at = now
-        self.states[key].stale = now + self._settings.relook * (1 + _spread(key))
-        for start in result.started:
-            if pool.spec:
-                self._history.add_cold_start((key[0], pool.spec.target), start)
-                if self._phase_collector is not None:
-                    self._phase_collector.enqueue((key[0], pool.spec.target), start)
-        nothing = (
-            not result.plan.writes
-            and not result.autoscaler_writes
-            and not result.events
-            and not result.wake
-            and result.arrange is None
-            and not result.finished
-            and (pool.finalized or not result.holds)
-            and status.patch(pool.status, reconciler.words(result), now, state.status_at) is None
+        except Exception as fault:  # as above, and its status says so
+            log.exception("pool %s/%s cannot be reconciled", *key)
+            report.errors.append(f"{key[0]}/{key[1]}: {fault!r}")
+            result = reconciler.failed(pool, state, repr(fault), now)
+        spread = 1 + zlib.crc32("/".join(key).encode()) / 2**32  # pools are not all rechecked in one pass
+        state = replace(
+            state,
+            observed=self._basis(pool),
+            reconciled_at=now,
+            stale_at=now + self._settings.recheck * spread,
         )
-        return None if nothing else result
+        self.states[key] = state
+        self._record_cold_starts(result)
+        entry = PendingEffects(state, result, transition.no_effects(state))
+        if transition.has_effects(result, state):
+            return entry
+        self.states[key] = transition.next_state(state, result, entry.done, self._retry())
+        return None
 
-    def _account_of(self, pool: PoolView, now: datetime) -> Account | None:
-        """The account as the history has it, or else as the pool's own status says."""
+    def _record_cold_starts(self, result: ReconcileResult) -> None:
+        target = result.pool.target
+        for start in result.cold_starts if target else ():
+            assert target is not None
+            self._history.add_cold_start(target, start)
+            if self._phase_collector is not None:
+                self._phase_collector.enqueue(target, start)
+
+    def _finish(self, entry: PendingEffects, report: TickReport) -> None:
+        key, done = entry.key, entry.done
+        report.floors += len(done.floors_written)
+        report.errors += [
+            f"{key[0]}/{key[1]}: {error}" for error in (done.write_error, done.status_error) if error
+        ]
+        if entry.result.wake and done.write_error is None:
+            self.counts.wakes += 1
+        self.states[key] = transition.next_state(entry.state, entry.result, done, self._retry())
+
+    def _retry(self) -> RetryPolicy:
+        settings = self._settings
+        return RetryPolicy(settings.retry_first, settings.retry_last, self._writer.not_before)
+
+    def _is_due(self, key: ObjectKey, now: datetime) -> bool:
+        """Whether a reconciliation can have another result than the last one."""
+        state = self.states.get(key)
+        if state is None or state.reconciled_at is None or state.stale_at is None:
+            return True
+        if state.write_error is not None or not state.reconciled_at <= now < state.stale_at:
+            return True
+        if state.next_at is not None and now >= state.next_at:
+            return True
+        return state.observed != self._basis(self.cache.pools[key])
+
+    def _basis(self, pool: PoolView) -> object:
+        """Everything but the time that a reconciliation depends on."""
+        cold_starts = self._history.cold_starts(pool.target) if pool.target else None
+        errors = (self._demand.error, self._history.problem)
+        return self.cache.versions[pool.key], self._demand.of(pool.target), cold_starts, errors
+
+    def _snapshot(self, pool: PoolView) -> Snapshot:
+        target = pool.target
+        revisions = self.cache.revisions_for(pool)
+        return Snapshot(
+            pool=pool,
+            service=self.cache.services.get(target) if target else None,
+            revisions=revisions,
+            autoscalers={
+                revision.name: self.cache.autoscalers[revision.key]
+                for revision in revisions
+                if revision.key in self.cache.autoscalers
+            },
+            effective_pool=self.cache.effective_pool(target) if target else None,
+            demand=self._demand.of(target),
+            demand_error=self._demand.error,
+            cold_starts=self._history.cold_starts(target) if target else None,
+            history_error=self._history.problem,
+            prices=self._prices,
+        )
+
+    def _known_account(self, pool: PoolView, now: datetime) -> Account | None:
+        """The account of the current period as the history has it, or else as the pool's status shows it."""
         if pool.spec is None:
             return None
         limit = pool.spec.limits.budget
         since, _ = budget_period(now, limit.period if limit else "month", pool.spec.zone)
         kept = self._history.account(pool.key, since)
-        told = status.account(pool.status, since)
-        return max((known for known in (kept, told) if known), key=lambda known: known.spent, default=None)
+        shown = status.account(pool.status, since)
+        return max((known for known in (kept, shown) if known), key=lambda known: known.spent, default=None)
 
-    def _snapshot(self, pool: PoolView) -> Snapshot:
-        target = (pool.key[0], pool.spec.target) if pool.spec else None
-        revisions = self.cache.revisions_for(pool)
-        reading = self._reading
-        return Snapshot(
-            pool=pool,
-            service=self.cache.services.get(target) if target else None,
-            revisions=revisions,
-            scales={
-                revision.key[1]: self.cache.scales[revision.key]
-                for revision in revisions
-                if revision.key in self.cache.scales
-            },
-            rightful=self.cache.rightful(target) if target else None,
-            demand=None if reading is None or target is None else reading.get(target, Demand(0.0)),
-            demand_trouble=self.demand_trouble,
-            cold_starts=self._history.cold_starts(target) if target else None,
-            history_trouble=self._history.trouble,
-            prices=self._prices,
-        )
-
-    async def _each(
-        self, results: Sequence[tuple[Key, ReconcileResult]], effect: Effect, report: TickReport
-    ) -> list[bool]:
-        """Carry out the same part of many results, as many at a time as the API may be asked at once.
-
-        Not a task for each: tasks of ten thousand pools are most of what a first look would need in memory.
-        """
-        done = [False] * len(results)
-        waiting = iter(enumerate(results))
-
-        async def work() -> None:
-            for number, (key, result) in waiting:
-                done[number] = await self._try(key, effect, result, report)
-
-        await asyncio.gather(*(work() for _ in range(min(self._settings.parallel, len(results)))))
-        return done
-
-    async def _try(self, key: Key, effect: Effect, result: ReconcileResult, report: TickReport) -> bool:
-        """Carry out a part of an result; what fails is tried again, and said in the status."""
-        state = self.states[key]
-        try:
-            async with self._gate:
-                await effect(key, result, report)
-        except Exception as problem:  # whatever it is, it is this pool's alone
-            if not isinstance(problem, ClusterError):
-                log.exception("pool %s/%s: a fault in the controller", *key)
-            state.failures += 1
-            state.trouble = f"the API did not take a write: {problem}"
-            first, last = self._settings.retry_first, self._settings.retry_last
-            state.due = result.at + min(first * 2 ** min(state.failures - 1, 10), last)
-            quiet = self._writer.quiet_until
-            if quiet is not None:
-                state.due = max(state.due, quiet)
-            report.errors.append(f"{key[0]}/{key[1]}: {problem}")
-            log.warning("pool %s/%s: %s", *key, state.trouble)
-            return False
-        if effect == self._say:
-            if state.trouble is not None:
-                state.due = result.at  # the status still tells of it
-            state.failures, state.trouble = 0, None
-        return True
-
-    async def _move_floor(self, key: Key, result: ReconcileResult, report: TickReport) -> None:
-        pool = self.cache.pools.get(key)
-        if pool is None:
-            return
-        if result.holds and not pool.finalized and not pool.deleting:
-            await self._writer.finalize(pool, on=True)  # first, or a deletion could leave a floor behind
-        for write in result.plan.writes:
-            again = partial(self._again, key, write, result.at)
-            if await self._writer.set_floor(write, again):
-                report.floors += 1
-                state = self.states[key]
-                contention.remember(state.lowered, write, result.at)
-                # A floor that arrives nowhere makes no event that would wake us.
-                verify_at = result.at + rollout_check.ARRIVING
-                state.due = min(state.due, verify_at) if state.due else verify_at
-        for autoscaler_write in result.autoscaler_writes:
-            await self._writer.set_scale(key[0], autoscaler_write)
-        if result.wake and pool.spec:
-            self.counts.wakes += 1
-            await self._waker.wake(self.cache.services[key[0], pool.spec.target])
-
-    async def _arrange(self, key: Key, result: ReconcileResult, report: TickReport) -> None:
-        _ = report
-        pool, state = self.cache.pools.get(key), self.states[key]
-        if result.arrange is None or pool is None or pool.spec is None:
-            return
-        floor, _ready = result.arrange
-        before = state.warmth_trouble
-        if self._warmth_actuator is not None:
-            state.warmth_trouble = await self._warmth_actuator.arrange((key[0], pool.spec.target), floor)
-        elif floor.hot < floor.replicas:
-            state.warmth_trouble = f"there is no token to order replicas with, so they are not kept {floor}"
-        else:
-            state.warmth_trouble = None
-        if state.warmth_trouble is None or self._warmth_actuator is None:
-            state.arranged = result.arrange  # nothing more can be done about it
-        if state.warmth_trouble != before:
-            state.due = result.at  # the status has to tell
-        elif state.arranged != result.arrange:
-            state.due = result.at + self._settings.retry_last
-
-    async def _say(self, key: Key, result: ReconcileResult, report: TickReport) -> None:
-        _ = report
-        pool = self.cache.pools.get(key)
-        if pool is None:
-            return
-        if result.finished:
-            if pool.finalized:
-                await self._writer.finalize(pool, on=False)
-            return
-        state = self.states[key]
-        for event in result.events:
-            await self._writer.tell(pool, event)
-        state.announced = result.announces
-        change = status.patch(pool.status, reconciler.words(result), result.at, state.status_at)
-        if change is not None:
-            await self._writer.set_status(key, change)
-            state.status_at = result.at
-
-    def _again(self, key: Key, write: FloorWrite, now: datetime) -> FloorWrite | None:
-        """The write for the same Revision, planned on what the cache looks like by now."""
-        pool = self.cache.pools.get(key)
-        if pool is None:
+    def _replan(self, key: ObjectKey, write: FloorWrite) -> FloorWrite | None:
+        """The write for the same Revision, planned on what the cache knows by now."""
+        pool, state = self.cache.pools.get(key), self.states.get(key)
+        if pool is None or state is None or state.reconciled_at is None:
             return None
-        result = reconciler.reconcile(self._snapshot(pool), self.states[key], now)
+        result = reconciler.reconcile(self._snapshot(pool), state, state.reconciled_at)
         return next((other for other in result.plan.writes if other.revision == write.revision), None)
 
-    async def _read_demand(self, now: datetime) -> None:
-        if self._demand is None:
-            return
-        if self._read_at is not None and self._read_at <= now < self._read_at + self._settings.interval / 2:
-            return
-        self._read_at = now
+    async def _each(
+        self,
+        pending: Sequence[PendingEffects],
+        effect: Callable[[PendingEffects], Awaitable[None]],
+    ) -> None:
+        """Carry out one kind of effect for many pools, with bounded concurrency."""
+        waiting = iter(pending)
+
+        async def work() -> None:
+            for entry in waiting:
+                await effect(entry)
+
+        await asyncio.gather(*(work() for _ in range(min(self._settings.parallel, len(pending)))))
+
+    # ------------------------------------------------------------------------------ beside the pools
+    async def _check_scheduling(self, now: datetime) -> None:
+        """Ask the pods of Revisions that start slowly whether the scheduler can place them.
+
+        A Revision that has one ready replica says nothing about the others that wait for a GPU, and their
+        waiting must not count as a slow cold start.
+        """
+        slow = [
+            (key[0], name)
+            for key, state in self.states.items()
+            for name, progress in state.rollouts.items()
+            if progress.start_since is not None and now >= progress.start_since + rollout_check.SCHEDULING
+        ]
+        for revision in self.cache.unscheduled - set(slow):
+            self.cache.set_unscheduled(revision, None)
+        limit = asyncio.Semaphore(self._settings.parallel)
+        await asyncio.gather(*(self._check_pods(revision, limit) for revision in slow))
+
+    async def _check_pods(self, revision: ObjectKey, limit: asyncio.Semaphore) -> None:
         try:
-            self._reading = await self._demand.read(now)
-            self.demand_trouble = None
-            self._history.add_demand(now, self._reading)
-        except DemandUnavailableError as problem:
-            self._reading = None
-            self.demand_trouble = str(problem)
+            async with limit:
+                pods = await self._cluster.list(POD, revision[0], f"{REVISION_LABEL}={revision[1]}")
+            self.cache.set_unscheduled(revision, parsing.parse_unscheduled(pods))
+        except ClusterError as error:  # what was known before still counts
+            log.debug("the pods of %s/%s cannot be listed: %s", *revision, error)
+        except Exception:  # a malformed pod concerns this Revision alone
+            log.exception("the pods of %s/%s cannot be parsed", *revision)
+
+    async def _release_orphans(self, report: TickReport) -> None:
+        """Give back floors of pools that no longer exist."""
+        limit = asyncio.Semaphore(self._settings.parallel)
+        writes = planning.release_floors(self.cache.orphaned())
+        await asyncio.gather(*(self._release_orphan(write, report, limit) for write in writes))
+
+    async def _release_orphan(self, write: FloorWrite, report: TickReport, limit: asyncio.Semaphore) -> None:
+        try:
+            async with limit:
+                made = await self._writer.set_floor(write, partial(self._replan_orphan, write))
+            report.floors += made is not None
+        except Exception as error:  # it is tried again in the next pass, and concerns this Revision alone
+            if not isinstance(error, ClusterError):
+                log.exception("the floor of %s/%s cannot be given back", *write.revision)
+            report.errors.append(f"{write.revision[0]}/{write.revision[1]}: {error}")
+
+    def _replan_orphan(self, write: FloorWrite) -> FloorWrite | None:
+        writes = planning.release_floors(self.cache.orphaned())
+        return next((other for other in writes if other.revision == write.revision), None)
 
     # ------------------------------------------------------------------------------------------ the loop
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until `stop` is set; the API may come and go."""
+        """Reconcile until `stop` is set; the API may come and go."""
         try:
             await Loop(self, self._cluster, self._clock, self._settings, self._namespace).run(stop)
         finally:
             if self._phase_collector is not None:
                 await self._phase_collector.close()
-            await self._waker.close()
+            if self._waker is not None:
+                await self._waker.close()
 
     def next_due(self) -> datetime | None:
-        """When a pool wants to be looked at next; None while none does."""
-        return min((state.due for state in self.states.values() if state.due is not None), default=None)
+        """When the next pool wants to be reconciled; None while none does."""
+        return min((state.next_at for state in self.states.values() if state.next_at), default=None)
 
-    def due(self, now: datetime) -> set[Key]:
-        """The pools whose time has come."""
-        return {key for key, state in self.states.items() if state.due is not None and state.due <= now}
+    def due(self, now: datetime) -> set[ObjectKey]:
+        """The pools that want to be reconciled by now."""
+        return {key for key, state in self.states.items() if state.next_at and state.next_at <= now}
 
-    def stale(self, now: datetime) -> bool:
+    def needs_resync(self, now: datetime) -> bool:
         """Whether the cluster was listed too long ago to rely on its watches alone."""
         at = self._synced_at
         return at is None or now >= at + self._settings.resync or now < at
-
-
-def _spread(key: Key) -> float:
-    """From 0 to 1, the same for a pool each time: so that pools are not all looked at in one tick."""
-    return zlib.crc32("/".join(key).encode()) / 2**32

@@ -1,1 +1,4 @@
-"""From a snapshot of the cluster to a decision and a plan of writes. Pure: no clock, no I/O."""
+"""From a snapshot of one pool's objects and its state to writes, status and the next state.
+
+Pure: no clock, no I/O, no event loop. Every function is called with the instant that it decides for.
+"""

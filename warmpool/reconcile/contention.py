@@ -1,21 +1,21 @@
-"""Two controllers at once: the one that would hold less gives way, lest they write in turns for ever.
+"""Two controllers at once: the one that would hold less backs off, so that they do not fight forever.
 
-They are of one mind about everything that stands in the cluster, but not about what each has seen for itself
-(the last request, how long cold starts take). A floor that was lowered and is there again, though nobody
-here raised it, is another controller's; it is lowered again later and later. Pure.
+They agree about everything that is in the cluster, but not about what each has observed by itself (the last
+request, how long cold starts take). A floor that was lowered here and is higher again, though nobody here
+raised it, is another controller's; it is lowered again with exponential back-off.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
 from warmpool.reconcile.planning import FloorWrite, WritePlan
 
-FIRST: Final = timedelta(seconds=30)
-LONGEST: Final = timedelta(minutes=10)
+FIRST_BACKOFF: Final = timedelta(seconds=30)
+LONGEST_BACKOFF: Final = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,39 +26,39 @@ class FloorLowering:
     to: int
     times: int = 1
 
-    def patience(self) -> timedelta:
+    def backoff(self) -> timedelta:
         """How long to wait before lowering it again."""
         doubled: int = 2 ** min(self.times - 1, 10)
-        return min(FIRST * doubled, LONGEST)
+        return min(FIRST_BACKOFF * doubled, LONGEST_BACKOFF)
 
 
-def give_way(plan: WritePlan, lowered: Mapping[str, FloorLowering], now: datetime) -> WritePlan:
-    """The plan without the writes that are to wait."""
+def back_off(plan: WritePlan, lowerings: Mapping[str, FloorLowering], now: datetime) -> WritePlan:
+    """The plan without the writes that have to wait; `lowerings` by Revision name."""
     kept: list[FloorWrite] = []
     notes = list(plan.notes)
     for write in plan.writes:
-        before = lowered.get(write.revision[1])
-        raised = before is not None and write.held > before.to
-        if (
-            write.lowers
-            and raised
-            and before is not None
-            and before.at <= now < before.at + before.patience()
-        ):
-            notes.append(f"{write.revision[1]}: another controller holds more; it is lowered again later")
+        name = write.revision[1]
+        before = lowerings.get(name)
+        contended = write.lowers and before is not None and write.held > before.to
+        if contended and before is not None and before.at <= now < before.at + before.backoff():
+            notes.append(f"{name}: another controller holds more; it is lowered again later")
         else:
             kept.append(write)
-    return WritePlan(tuple(kept), plan.shares, tuple(notes), plan.tight)
+    return replace(plan, writes=tuple(kept), notes=tuple(notes))
 
 
-def remember(lowered: dict[str, FloorLowering], write: FloorWrite, now: datetime) -> None:
-    """Note a write that was made; a raise of our own starts the count anew."""
-    name = write.revision[1]
-    if not write.lowers:
-        lowered.pop(name, None)
-        return
-    before = lowered.get(name)
-    again = before is not None and write.held > before.to and now < before.at + 4 * LONGEST
-    lowered[name] = FloorLowering(
-        now, write.min_scale or 0, before.times + 1 if before is not None and again else 1
-    )
+def after_writes(
+    lowerings: Mapping[str, FloorLowering], writes: Iterable[FloorWrite], now: datetime
+) -> dict[str, FloorLowering]:
+    """The lowerings after some writes were made; raising a floor starts the count anew."""
+    result = dict(lowerings)
+    for write in writes:
+        name = write.revision[1]
+        if not write.lowers:
+            result.pop(name, None)
+            continue
+        before = result.get(name)
+        again = before is not None and write.held > before.to and now < before.at + 4 * LONGEST_BACKOFF
+        times = before.times + 1 if before is not None and again else 1
+        result[name] = FloorLowering(now, write.min_scale or 0, times)
+    return result

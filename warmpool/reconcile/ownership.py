@@ -1,11 +1,11 @@
-"""What the controller writes on a Revision, so that any controller, also a fresh one, can undo it.
+"""The annotations that say which WarmPool holds a Revision's floor, and how any controller gives it back.
 
-The marks travel in the same patch as the floor, so that neither is ever there without the other.
+They are written in the same patch as min-scale, so that neither is ever there without the other.
 
-Their names begin with `autoscaling.knative.dev` for a reason: what a Revision is annotated with, Knative
-copies into its Deployment's pod template, and a template that changes replaces every replica. Only those with
-that beginning are left out (pkg/reconciler/revision/resources/meta.go), and they alone are taken off the
-PodAutoscaler again when they go from the Revision.
+Their names begin with `autoscaling.knative.dev` for a reason: Knative copies a Revision's annotations into
+its Deployment's pod template, and a changed template replaces every replica. Only annotations with that
+prefix are left out (pkg/reconciler/revision/resources/meta.go), and only they are removed from the
+PodAutoscaler again when they are removed from the Revision.
 """
 
 from __future__ import annotations
@@ -16,27 +16,30 @@ from datetime import UTC, datetime
 from typing import Final
 
 from knative.autoscaling.annotations import ALIASES, GROUP, MIN_SCALE, lookup
+from warmpool.domain.counts import parse_count
 
 _PREFIX: Final = f"{GROUP}.pilotlight.dev"
-"""A name under pilotlight.dev that Knative takes for one of the autoscaler's."""
+"""A domain of this project that Knative takes for one of the autoscaler's."""
 
 POOL: Final = f"{_PREFIX}/pool"
 """The WarmPool that holds the floor."""
 WRITTEN: Final = f"{_PREFIX}/min-scale-written"
-"""The min-scale that was written; another value on the Revision is a user's."""
+"""The min-scale that the pool wrote; another value on the Revision was set by a user since."""
 USER: Final = f"{_PREFIX}/min-scale-user"
 """The Revision's own min-scale, to be restored; empty: it had none."""
 EXPIRES: Final = f"{_PREFIX}/floor-expires"
-"""When the floor is void if no controller has said otherwise since."""
+"""When the floor is void unless a controller has renewed it since."""
 WARMTH: Final = f"{_PREFIX}/floor-warmth"
 """How warm the replicas are kept, e.g. `1 hot + 1 standby`; absent when all are hot."""
 
 LEVER: Final = f"{_PREFIX}/lever"
-"""On a PodAutoscaler: the pool that wrote its min-scale there, because the Revision's does not arrive. A
-Knative that passes the Revision's annotations on takes it off by itself."""
+"""On a PodAutoscaler: the pool that wrote min-scale there directly, because the Revision's is not copied.
+
+A Knative that copies the Revision's annotations removes it by itself.
+"""
 
 FINALIZER: Final = "pilotlight.dev/floor"
-"""On a WarmPool: its floors are given back before it goes."""
+"""On a WarmPool: its floors are given back before it is deleted."""
 HOLD_REPLICAS: Final = "pilotlight.dev/hold-replicas"
 HOLD_UNTIL: Final = "pilotlight.dev/hold-until"
 """On a WarmPool: a person's order, see `pilotlight pool hold`."""
@@ -45,67 +48,70 @@ GPU: Final = "pilotlight.dev/gpu"
 
 ALL: Final = (POOL, WRITTEN, USER, EXPIRES, WARMTH)
 KEPT: Final = (MIN_SCALE, ALIASES[MIN_SCALE], *ALL)
-"""What has to be known of a Revision's annotations to see its floor and give it back."""
+"""The annotations of a Revision that are needed to see its floor and to give it back."""
 
 
 @dataclass(frozen=True, slots=True)
 class FloorOwnership:
-    """What stands on a Revision that somebody holds."""
+    """Who holds a Revision's floor, and what to restore afterwards."""
 
     pool: str
+    """Name of the WarmPool, in the Revision's namespace."""
     written: int | None
+    """The min-scale that the pool wrote."""
     user: int | None
+    """The min-scale that the Revision had before; None: none."""
     expires: datetime | None
     warmth: str | None = None
 
 
 def read(annotations: Mapping[str, str]) -> FloorOwnership | None:
-    """The marks of a Revision; None when no pool holds it."""
+    """The ownership annotations of a Revision; None when no pool holds it."""
     pool = annotations.get(POOL)
     if pool is None:
         return None
     return FloorOwnership(
         pool,
-        _number(annotations.get(WRITTEN)),
-        _number(annotations.get(USER)),
+        parse_count(annotations.get(WRITTEN)),
+        parse_count(annotations.get(USER)),
         parse_instant(annotations.get(EXPIRES)),
         annotations.get(WARMTH),
     )
 
 
 def user_min_scale(annotations: Mapping[str, str]) -> int | None:
-    """The Revision's own min-scale, seen through what a pool may have written over it."""
+    """The Revision's own min-scale, whatever a pool may have written in its place."""
     current = min_scale(annotations)
-    marks = read(annotations)
-    if marks is None or current != marks.written:
-        return current  # nobody holds it, or somebody has set another value by hand since
-    return marks.user
+    owner = read(annotations)
+    if owner is None or current != owner.written:
+        return current  # no pool holds it, or somebody has set another value by hand since
+    return owner.user
 
 
 def min_scale(annotations: Mapping[str, str]) -> int | None:
-    """The min-scale that counts, in whichever spelling."""
+    """The min-scale in force, in the current or the older spelling."""
     found = lookup(annotations, MIN_SCALE)
-    return _number(found[1]) if found else None
+    return parse_count(found[1]) if found else None
 
 
-def write(marks: FloorOwnership) -> dict[str, str | None]:
-    """The annotations of a merge patch that sets floor and marks."""
+def write(owner: FloorOwnership) -> dict[str, str | None]:
+    """The annotations of a merge patch that sets min-scale and its ownership."""
     return {
-        MIN_SCALE: None if marks.written is None else str(marks.written),
-        POOL: marks.pool,
-        WRITTEN: None if marks.written is None else str(marks.written),
-        USER: "" if marks.user is None else str(marks.user),
-        EXPIRES: None if marks.expires is None else timestamp(marks.expires),
-        WARMTH: marks.warmth,
+        MIN_SCALE: None if owner.written is None else str(owner.written),
+        POOL: owner.pool,
+        WRITTEN: None if owner.written is None else str(owner.written),
+        USER: "" if owner.user is None else str(owner.user),
+        EXPIRES: None if owner.expires is None else timestamp(owner.expires),
+        WARMTH: owner.warmth,
     }
 
 
 def erase(annotations: Mapping[str, str]) -> dict[str, str | None]:
-    """The annotations of a merge patch that gives a Revision back as it was."""
-    gone: dict[str, str | None] = dict.fromkeys(ALL)
+    """The annotations of a merge patch that restores the Revision's own min-scale."""
+    removed: dict[str, str | None] = dict.fromkeys(ALL)
     user = user_min_scale(annotations)
-    older = _number(annotations.get(ALIASES[MIN_SCALE]))  # never touched: it counts again by itself
-    return {MIN_SCALE: None if user is None or user == older else str(user), **gone}
+    older = parse_count(annotations.get(ALIASES[MIN_SCALE]))  # never overwritten: it applies again by itself
+    return {MIN_SCALE: None if user is None or user == older else str(user), **removed}
 
 
 def timestamp(instant: datetime) -> str:
@@ -113,16 +119,12 @@ def timestamp(instant: datetime) -> str:
     return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _number(text: str | None) -> int | None:
-    return int(text) if text and text.isdigit() else None
-
-
-def parse_instant(text: str | None) -> datetime | None:
-    """An RFC 3339 timestamp; None when there is none or it is none."""
-    if not text:
+def parse_instant(value: object) -> datetime | None:
+    """An RFC 3339 timestamp in UTC; None when the value is not one."""
+    if not isinstance(value, str) or not value:
         return None
     try:
-        instant = datetime.fromisoformat(text)
-    except ValueError:
+        instant = datetime.fromisoformat(value)
+        return instant.astimezone(UTC) if instant.tzinfo else instant.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         return None
-    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)

@@ -1,7 +1,8 @@
-"""From a floor to the writes that bring it about: pure, so that every case is a table in the tests.
+"""From a floor to the patches that bring it about.
 
-The floor is the annotation `min-scale` on the Revisions that carry traffic. Where a user's own is as high,
-nothing is written; above what the Revision's max-scale lets the webhook accept, nothing is tried.
+The floor is the annotation `min-scale` on the Revisions that carry traffic. Where the user's own value is at
+least as high, nothing is written; a floor is cut to what the Revision's other annotations let Knative's
+webhook accept.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from warmpool.domain.floor import Floor
+from warmpool.domain.object_key import ObjectKey
 from warmpool.reconcile import ownership, rollouts
-from warmpool.reconcile.views import Key, RevisionView, ScaleView, ServiceView, TrafficShare
+from warmpool.reconcile.views import AutoscalerView, RevisionView, ServiceView, TrafficShare
 
 LONGEST_EXPIRY: Final = timedelta(hours=24)
 """A floor without an end is void after this long without a controller."""
 SLACK: Final = timedelta(hours=1)
-"""How far ahead the expiry of a floor is written whose end moves with every request."""
+"""How far ahead the expiry is written of a floor whose end moves with every request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,24 +30,24 @@ class DesiredFloor:
     pool: str
     floor: Floor
     until: datetime | None = None
-    moving: bool = False
+    follows_demand: bool = False
     """Whether `until` moves with demand, so that it would be written at every request."""
-    tight: str | None = None
-    """The Revision whose rollout found no room when it was last planned."""
+    crowded_out: str | None = None
+    """The Revision whose rollout found no free GPUs when it was last planned."""
 
 
 @dataclass(frozen=True, slots=True)
 class FloorWrite:
     """One merge patch of a Revision's annotations."""
 
-    revision: Key
+    revision: ObjectKey
     version: str
-    """The resourceVersion it was planned for: a Revision that has changed since is planned again."""
+    """The resourceVersion that it was planned for: a Revision that has changed since is planned again."""
     annotations: dict[str, str | None]
     min_scale: int | None
     """What min-scale will be."""
     held: int = 0
-    """What a pool holds there now."""
+    """What a pool holds there before the write."""
 
     @property
     def lowers(self) -> bool:
@@ -55,31 +57,32 @@ class FloorWrite:
 
 @dataclass(frozen=True, slots=True)
 class AutoscalerWrite:
-    """One merge patch of a PodAutoscaler, for a Knative that does not pass the Revision's annotation on."""
+    """One merge patch of a PodAutoscaler, for a Knative that does not copy the Revision's annotation."""
 
     name: str
     min_scale: int | None
     pool: str | None
-    """The pool whose floor it is; None gives it back."""
+    """The pool whose floor it is; None gives the PodAutoscaler back."""
 
 
 @dataclass(frozen=True, slots=True)
 class WritePlan:
-    """What to write for one pool, and what floor each Revision of its target is meant to have."""
+    """The writes for one pool, and the floor that each Revision of its target is meant to have."""
 
     writes: tuple[FloorWrite, ...] = ()
     shares: Mapping[str, int] = field(default_factory=dict)
+    """Floor by Revision name."""
     notes: tuple[str, ...] = ()
-    """What a person should know: a floor that a Revision's max-scale cuts, a rollout that waits."""
-    tight: str | None = None
-    """The Revision whose rollout finds no room."""
+    """What an operator should know: a floor that a Revision's max-scale cuts, a rollout that waits."""
+    crowded_out: str | None = None
+    """The Revision whose rollout finds no free GPUs."""
 
 
-def divide(floor: int, traffic: Sequence[TrafficShare]) -> dict[str, int]:
+def shares_by_traffic(floor: int, traffic: Sequence[TrafficShare]) -> dict[str, int]:
     """The floor of each Revision by its percentage of traffic: largest remainders, `floor` in total.
 
-    While there is enough for all, nobody with traffic gets none. A Revision that only has a tag gets none:
-    nobody is sent there unasked.
+    As long as the floor is large enough, every Revision with traffic has at least one replica. A Revision
+    that only has a tag gets none: only requests that name the tag reach it.
     """
     percent: dict[str, int] = {}
     for share in traffic:
@@ -91,7 +94,7 @@ def divide(floor: int, traffic: Sequence[TrafficShare]) -> dict[str, int]:
     carrying = sorted((name for name in percent if percent[name]), key=lambda name: (-percent[name], name))
     if floor <= len(carrying):
         return shares | dict.fromkeys(carrying[:floor], 1)
-    left = floor - len(carrying)  # everybody has one; the rest goes by percentage
+    left = floor - len(carrying)  # one replica each; the rest is divided by percentage
     exact = {name: max(0.0, floor * percent[name] / whole - 1) for name in carrying}
     scale = left / sum(exact.values())
     for name in carrying:
@@ -102,48 +105,42 @@ def divide(floor: int, traffic: Sequence[TrafficShare]) -> dict[str, int]:
     return shares
 
 
-def plan(
-    wanted: DesiredFloor, service: ServiceView | None, revisions: Iterable[RevisionView], now: datetime
+def plan_floor(
+    desired: DesiredFloor, service: ServiceView | None, revisions: Iterable[RevisionView], now: datetime
 ) -> WritePlan:
     """The writes for one pool.
 
-    `revisions` are those of the target and any other that the pool has marks on; all that should have no
-    floor of this pool are given back as they were.
+    `revisions` are those of the target and any other whose floor the pool holds. Every Revision that should
+    have no floor of this pool gets its own min-scale back.
     """
-    seen = [revision for revision in revisions if not revision.deleting]
-    there = service is not None and not service.deleting
-    ours = {
-        revision.key[1]: revision
-        for revision in seen
-        if there and service and revision.service == service.key
-    }
+    present = [revision for revision in revisions if not revision.deleting]
+    targets: dict[str, RevisionView] = {}
     shares: dict[str, int] = {}
     notes: list[str] = []
-    tight: str | None = None
-    if service is not None and there:
-        shares = {
-            name: part
-            for name, part in divide(wanted.floor.replicas, service.traffic).items()
-            if name in ours
-        }
-        rollout = rollouts.settle(shares, service, ours, wanted.tight)
-        shares, tight = rollout.shares, rollout.tight
+    crowded_out: str | None = None
+    if service is not None and not service.deleting:
+        targets = {revision.name: revision for revision in present if revision.service == service.key}
+        by_traffic = shares_by_traffic(desired.floor.replicas, service.traffic)
+        shares = {name: share for name, share in by_traffic.items() if name in targets}
+        rollout = rollouts.shares_during_rollout(shares, service, targets, desired.crowded_out)
+        shares, crowded_out = rollout.shares, rollout.crowded_out
         notes += [rollout.note] if rollout.note else []
     writes: list[FloorWrite] = []
-    for revision in seen:
-        name = revision.key[1]
-        share, why = _bounded(shares.get(name, 0), revision) if name in ours else (0, [])
-        notes += why
-        if name in shares:
-            shares[name] = share
-        write = _hold(wanted, share, revision, now) if share else _release(wanted.pool, revision)
+    for revision in present:
+        share = 0
+        if revision.name in targets:
+            share, cuts = _within_annotations(shares.get(revision.name, 0), revision)
+            notes += cuts
+        if revision.name in shares:
+            shares[revision.name] = share
+        write = _hold(desired, share, revision, now) if share else _release(desired.pool, revision)
         if write is not None:
             writes.append(write)
-    return WritePlan(tuple(writes), shares, tuple(notes), tight)
+    return WritePlan(tuple(writes), shares, tuple(notes), crowded_out)
 
 
-def give_back(revisions: Iterable[RevisionView]) -> tuple[FloorWrite, ...]:
-    """The writes that take every pool's marks off these Revisions and restore their own min-scale."""
+def release_floors(revisions: Iterable[RevisionView]) -> tuple[FloorWrite, ...]:
+    """The writes that remove any pool's floor from these Revisions and restore their own min-scale."""
     found = [
         _release(revision.ownership.pool, revision)
         for revision in revisions
@@ -152,68 +149,74 @@ def give_back(revisions: Iterable[RevisionView]) -> tuple[FloorWrite, ...]:
     return tuple(write for write in found if write is not None)
 
 
-def let_go(
-    revisions: Iterable[RevisionView], scales: Mapping[str, ScaleView], shares: Mapping[str, int]
+def release_autoscalers(
+    pool: str,
+    revisions: Iterable[RevisionView],
+    autoscalers: Mapping[str, AutoscalerView],
+    shares: Mapping[str, int],
 ) -> tuple[AutoscalerWrite, ...]:
-    """The writes that give back PodAutoscalers that were written themselves and shall hold nothing."""
-    names = [revision for revision in revisions if not shares.get(revision.key[1])]
+    """The writes that give back PodAutoscalers that a pool wrote directly and that are to hold nothing."""
     return tuple(
-        AutoscalerWrite(revision.key[1], revision.user_min_scale, None)
-        for revision in names
-        if (scale := scales.get(revision.key[1])) and scale.marked
+        AutoscalerWrite(revision.name, revision.user_min_scale, None)
+        for revision in revisions
+        if not shares.get(revision.name)
+        and (autoscaler := autoscalers.get(revision.name)) is not None
+        and autoscaler.written_by == pool
     )
 
 
-def _bounded(share: int, revision: RevisionView) -> tuple[int, list[str]]:
-    name = revision.key[1]
-    if revision.max_scale is not None and share > revision.max_scale:
-        return revision.max_scale, [f"{name}: floor {share} is cut to its max-scale {revision.max_scale}"]
-    if revision.activation_scale is not None and share > revision.activation_scale:
-        limit = revision.activation_scale
-        return limit, [f"{name}: floor {share} is cut to its activation-scale {limit}"]
+def _within_annotations(share: int, revision: RevisionView) -> tuple[int, list[str]]:
+    """The floor that Knative's webhook accepts beside the Revision's max-scale and activation-scale."""
+    limit = revision.max_scale
+    if limit is not None and share > limit:
+        return limit, [f"{revision.name}: floor {share} is cut to its max-scale {limit}"]
+    limit = revision.activation_scale
+    if limit is not None and share > limit:
+        return limit, [f"{revision.name}: floor {share} is cut to its activation-scale {limit}"]
     return share, []
 
 
-def _hold(wanted: DesiredFloor, share: int, revision: RevisionView, now: datetime) -> FloorWrite | None:
+def _hold(desired: DesiredFloor, share: int, revision: RevisionView, now: datetime) -> FloorWrite | None:
     user = revision.user_min_scale
     if user is not None and user >= share:
-        return _release(wanted.pool, revision)  # the user holds as much already
-    warmth = None if wanted.floor.hot >= wanted.floor.replicas else str(wanted.floor.at_most(share))
-    found = revision.ownership
+        return _release(desired.pool, revision)  # the user holds as much already
+    all_hot = desired.floor.hot >= desired.floor.replicas
+    warmth = None if all_hot else str(desired.floor.at_most(share))
+    owner = revision.ownership
     if (
-        found is not None
-        and found.pool == wanted.pool
-        and revision.min_scale == share == found.written
-        and found.user == user
-        and found.warmth == warmth
-        and _still_good(found.expires, wanted, now)
+        owner is not None
+        and owner.pool == desired.pool
+        and revision.min_scale == share == owner.written
+        and owner.user == user
+        and owner.warmth == warmth
+        and _expiry_is_good(owner.expires, desired, now)
     ):
         return None
-    set_to = ownership.FloorOwnership(wanted.pool, share, user, _expiry(wanted, now), warmth)
-    held = found.written or 0 if found is not None else 0
-    return FloorWrite(revision.key, revision.version, ownership.write(set_to), share, held)
+    wanted = ownership.FloorOwnership(desired.pool, share, user, _expiry(desired, now), warmth)
+    held = owner.written or 0 if owner is not None else 0
+    return FloorWrite(revision.key, revision.version, ownership.write(wanted), share, held)
 
 
-def _expiry(wanted: DesiredFloor, now: datetime) -> datetime:
+def _expiry(desired: DesiredFloor, now: datetime) -> datetime:
     longest = now + LONGEST_EXPIRY
-    end = wanted.until if wanted.until is not None and wanted.until > now else longest
-    return min(max(end, now + SLACK) if wanted.moving else end, longest)
+    end = desired.until if desired.until is not None and desired.until > now else longest
+    return min(max(end, now + SLACK) if desired.follows_demand else end, longest)
 
 
-def _still_good(written: datetime | None, wanted: DesiredFloor, now: datetime) -> bool:
-    """Whether an expiry need not be written again: it covers the need and does not outlive it by much."""
+def _expiry_is_good(written: datetime | None, desired: DesiredFloor, now: datetime) -> bool:
+    """Whether an expiry can stay: it covers what is needed and does not outlive it by much."""
     if written is None:
         return False
-    needed = _expiry(wanted, now)
-    least = wanted.until if wanted.until is not None and wanted.moving else min(needed, now + SLACK)
-    return least <= written <= needed + (SLACK if wanted.moving else timedelta(0))
+    needed = _expiry(desired, now)
+    follows = desired.follows_demand
+    least = desired.until if desired.until is not None and follows else min(needed, now + SLACK)
+    return least <= written <= needed + (SLACK if follows else timedelta(0))
 
 
 def _release(pool: str, revision: RevisionView) -> FloorWrite | None:
-    found = revision.ownership
-    if found is None or found.pool != pool:
+    owner = revision.ownership
+    if owner is None or owner.pool != pool:
         return None
+    annotations = ownership.erase(revision.annotations)
     user = revision.user_min_scale
-    return FloorWrite(
-        revision.key, revision.version, ownership.erase(revision.annotations), user, found.written or 0
-    )
+    return FloorWrite(revision.key, revision.version, annotations, user, owner.written or 0)

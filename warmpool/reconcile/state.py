@@ -1,7 +1,8 @@
-"""What the controller remembers of one pool between ticks; a restart may lose all of it."""
+"""What the controller remembers of one pool between reconciliations; a restart may lose all of it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -14,36 +15,52 @@ from warmpool.reconcile.contention import FloorLowering
 from warmpool.reconcile.rollout_check import RolloutProgress
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class WarmthTarget:
+    """The floor that replicas are ordered to, and how many replicas it was worked out for."""
+
+    floor: Floor
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """What the latest events said: the floor, or why the pool holds none."""
+
+    floor: Floor
+    refusal: str = ""
+    """The reason of the condition Ready when the pool cannot hold anything."""
+
+
+@dataclass(frozen=True, slots=True)
 class PoolState:
-    """The policy_states of one pool."""
+    """The state of one pool; `transition.next_state` alone makes a new one."""
 
     policy_states: compose.PolicyStates = field(default_factory=compose.initial)
     decision: Decision | None = None
-    due: datetime | None = None
-    """When to look again without being told."""
-    watches: dict[str, RolloutProgress] = field(default_factory=dict)
-    """By Revision."""
+    rollouts: Mapping[str, RolloutProgress] = field(default_factory=dict)
+    """By Revision name."""
+    lowerings: Mapping[str, FloorLowering] = field(default_factory=dict)
+    """By Revision name."""
+    crowded_out: str | None = None
+    """The Revision whose rollout found no free GPUs."""
     account: Account | None = None
-    status_at: datetime | None = None
-    """When its status was last written."""
+    announced: Announcement | None = None
+    warmth_applied: WarmthTarget | None = None
+    warmth_error: str | None = None
+    """Why replicas do not have the warmth that they should have."""
     failures: int = 0
-    """Ticks in a row in which the API did not take what was to be written."""
-    trouble: str | None = None
-    """What went wrong last."""
-    announced: tuple[Floor, str] | None = None
-    """Floor and reason of the last event."""
-    lowered: dict[str, FloorLowering] = field(default_factory=dict)
-    """By Revision: when its floor was last lowered here."""
-    tight: str | None = None
-    """The Revision whose rollout found no room."""
-    arranged: tuple[Floor, int] | None = None
-    """The floor and the number of replicas that were last ordered to their warmth."""
-    warmth_trouble: str | None = None
-    seen: object = None
-    """What the last look was based on; the same again is not worth another before `stale`."""
+    """Reconciliations in a row of which the API refused a write."""
+    write_error: str | None = None
+    """The API's words about the last of them."""
+    status_written_at: datetime | None = None
+    next_at: datetime | None = None
+    """When to reconcile again without a change in the cluster."""
     reconciled_at: datetime | None = None
-    stale: datetime | None = None
+    stale_at: datetime | None = None
+    """When to reconcile again though nothing is expected to have changed."""
+    observed: object = None
+    """What the last reconciliation was based on; the same again gives the same result until `stale_at`."""
     ready: int = 0
     lead_s: float = 0.0
     budget_left: Decimal | None = None

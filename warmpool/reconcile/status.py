@@ -15,25 +15,15 @@ from warmpool.domain.decision import Decision
 from warmpool.domain.duration import format_duration
 from warmpool.domain.floor import Floor
 from warmpool.reconcile import ownership
+from warmpool.reconcile.conditions import PoolCondition
 from warmpool.reconcile.views import PoolView
 
-COST_EVERY: Final = timedelta(minutes=15)
-"""How often money alone is reason enough to write a status."""
-MOVING_EVERY: Final = timedelta(minutes=1)
-"""How often what moves with every request (the end of a keep-alive) is reason enough."""
-
+COST_INTERVAL: Final = timedelta(minutes=15)
+"""How often a status is written in which only the cost differs."""
+MOVING_INTERVAL: Final = timedelta(minutes=1)
+"""How often one is written in which only what moves with every request differs, e.g. a keep-alive's end."""
 
 _MONEY: Final = ("toDate", "projected", "byReason", "busyGpuSeconds", "idleGpuSeconds", "countedAt")
-
-
-@dataclass(frozen=True, slots=True)
-class PoolCondition:
-    """One condition; `status` None is Unknown."""
-
-    type: str
-    status: bool | None
-    reason: str
-    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +58,8 @@ class StatusReport:
     lead_source: LeadSource
     cold_start: ColdStartStats | None
     revisions: Sequence[RevisionStatus]
-    conditions: Sequence[PoolCondition]
+    held: int = 0
+    """Replicas that a pool with an invalid spec still holds, until their floor expires."""
     account: Account | None = None
     projected: Decimal | None = None
     gpu: str | None = None
@@ -76,24 +67,31 @@ class StatusReport:
     currency: str = "USD"
 
 
-def build(pool: PoolView, report: StatusReport, now: datetime) -> dict[str, Any]:
+def build(
+    pool: PoolView, report: StatusReport, conditions: Sequence[PoolCondition], now: datetime
+) -> dict[str, Any]:
     """The status as JSON values, without what is unknown."""
     decision = report.decision
     status: dict[str, Any] = {
         "observedGeneration": pool.generation,
-        "floor": decision.floor.replicas,
-        "held": str(decision.floor),
+        "floor": report.held or decision.floor.replicas,
+        "held": f"{report.held} hot" if report.held else str(decision.floor),
         "ready": report.ready,
         "reason": decision.reason,
         "until": ownership.timestamp(decision.until) if decision.until else None,
         "nextChange": _next(report.next_change),
         "rules": [
-            {"rule": ask.policy, "held": str(ask.floor), "reason": ask.reason, "detail": ask.detail}
-            for ask in decision.proposals
+            {"rule": entry.policy, "held": str(entry.floor), "reason": entry.reason, "detail": entry.detail}
+            for entry in decision.proposals
         ]
         + [
-            {"rule": cut.rule.source, "held": str(cut.after), "reason": cut.rule, "detail": cut.detail}
-            for cut in decision.adjustments
+            {
+                "rule": entry.rule.source,
+                "held": str(entry.after),
+                "reason": entry.rule,
+                "detail": entry.detail,
+            }
+            for entry in decision.adjustments
         ],
         "coldStart": _cold_start(report.cold_start),
         "leadTime": format_duration(report.lead),
@@ -112,7 +110,7 @@ def build(pool: PoolView, report: StatusReport, now: datetime) -> dict[str, Any]
             )
             for revision in report.revisions
         ],
-        "conditions": conditions(pool, report.conditions, now),
+        "conditions": _conditions(pool, conditions, now),
     }
     return _without_unknown(status)
 
@@ -120,44 +118,44 @@ def build(pool: PoolView, report: StatusReport, now: datetime) -> dict[str, Any]
 def patch(
     before: Mapping[str, Any], after: Mapping[str, Any], now: datetime, written_at: datetime | None
 ) -> dict[str, Any] | None:
-    """The merge patch that leads from one status to the other; None when it is not worth a write.
+    """The merge patch from one status to the other; None when the difference is not worth a write.
 
-    `written_at` is when this controller last wrote the status, if it has.
+    `written_at` is when this controller last wrote the status; None: it has not yet.
     """
-    steady = _steady(before) == _steady(after)
-    recent = written_at is not None and written_at <= now < written_at + MOVING_EVERY
-    moved = _texts(before) != _texts(after) and not recent
-    if steady and not moved and not _cost_is_news(before, after, now):
+    same = _essence(before) == _essence(after)
+    recent = written_at is not None and written_at <= now < written_at + MOVING_INTERVAL
+    moved = _moving(before) != _moving(after) and not recent
+    if same and not moved and not _cost_is_due(before, after, now):
         return None
     gone = {key: None for key in before if key not in after}
     changed = {key: value for key, value in after.items() if before.get(key) != value}
-    return {**gone, **{key: _whole(before.get(key), value) for key, value in changed.items()}} or None
+    return {**gone, **{key: _with_removed(before.get(key), value) for key, value in changed.items()}} or None
 
 
 def account(status: Mapping[str, Any], since: datetime) -> Account | None:
-    """The account that a status tells of, if it is of the period that began at `since`."""
-    told = status.get("cost") or {}
-    if ownership.parse_instant(told.get("periodStart")) != since:
+    """The account that a status shows; None unless it is of the period that began at `since`."""
+    shown = status.get("cost") or {}
+    if ownership.parse_instant(shown.get("periodStart")) != since:
         return None
     try:
-        spent = Decimal(told["toDate"])
-        reasons = {reason: Decimal(amount) for reason, amount in (told.get("byReason") or {}).items()}
+        spent = Decimal(shown["toDate"])
+        reasons = {reason: Decimal(amount) for reason, amount in (shown.get("byReason") or {}).items()}
     except (KeyError, InvalidOperation):
         return None
-    idle, busy = float(told.get("idleGpuSeconds") or 0), float(told.get("busyGpuSeconds") or 0)
+    idle, busy = float(shown.get("idleGpuSeconds") or 0), float(shown.get("busyGpuSeconds") or 0)
     return Account(since, spent, reasons, idle_gpu_s=idle, busy_gpu_s=busy)
 
 
-def _whole(before: object, after: object) -> object:
-    """A merge patch keeps what it does not name, so keys that went away are named as null."""
+def _with_removed(before: object, after: object) -> object:
+    """`after` with null for every key that is gone: a merge patch keeps what it does not name (RFC 7396)."""
     if not isinstance(before, Mapping) or not isinstance(after, Mapping):
         return after
     gone = {key: None for key in before if key not in after}
-    return {**gone, **{key: _whole(before.get(key), value) for key, value in after.items()}}
+    return {**gone, **{key: _with_removed(before.get(key), value) for key, value in after.items()}}
 
 
-def _steady(status: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a status of which every change is news."""
+def _essence(status: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a status of which every change is written at once."""
     kept = {
         key: value for key, value in status.items() if key not in {"cost", "until", "nextChange", "rules"}
     }
@@ -166,15 +164,15 @@ def _steady(status: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, "rules": rules, "cost": cost}
 
 
-def _texts(status: Mapping[str, Any]) -> tuple[Any, ...]:
+def _moving(status: Mapping[str, Any]) -> tuple[Any, ...]:
     return status.get("until"), status.get("nextChange"), status.get("rules")
 
 
-def _cost_is_news(before: Mapping[str, Any], after: Mapping[str, Any], now: datetime) -> bool:
+def _cost_is_due(before: Mapping[str, Any], after: Mapping[str, Any], now: datetime) -> bool:
     old, new = before.get("cost") or {}, after.get("cost") or {}
     changed = any(old.get(key) != new.get(key) for key in _MONEY if key != "countedAt")
     counted = ownership.parse_instant(old.get("countedAt"))
-    return changed and (counted is None or not counted <= now < counted + COST_EVERY)
+    return changed and (counted is None or not counted <= now < counted + COST_INTERVAL)
 
 
 def _next(change: NextChange | None) -> dict[str, Any] | None:
@@ -191,8 +189,8 @@ def _next(change: NextChange | None) -> dict[str, Any] | None:
 def _cold_start(measured: ColdStartStats | None) -> dict[str, Any] | None:
     if measured is None:
         return None
-    told = {phase: f"{median.total_seconds():.1f}s" for phase, median in measured.phases.items()}
-    phases = {phase: text for phase, text in told.items() if text != "0.0s"}
+    texts = {phase: f"{median.total_seconds():.1f}s" for phase, median in measured.phases.items()}
+    phases = {phase: text for phase, text in texts.items() if text != "0.0s"}
     return _without_unknown(
         {
             "p50": f"{measured.p50.total_seconds():.1f}s",
@@ -226,8 +224,14 @@ def _cost(pool: PoolView, report: StatusReport) -> dict[str, Any] | None:
     )
 
 
-def conditions(pool: PoolView, current: Sequence[PoolCondition], now: datetime) -> list[dict[str, Any]]:
-    """Conditions as JSON values; the time of the last transition stays while the status is the same."""
+def failed(pool: PoolView, condition: PoolCondition, now: datetime) -> dict[str, Any]:
+    """The status of a pool that could not be reconciled: as it was, but for its conditions."""
+    kept = {key: value for key, value in pool.status.items() if key != "conditions"}
+    return {**kept, "conditions": _conditions(pool, (condition,), now)}
+
+
+def _conditions(pool: PoolView, current: Sequence[PoolCondition], now: datetime) -> list[dict[str, Any]]:
+    """Conditions as JSON values; the last transition stays as long as the status is the same."""
     before = {entry.get("type"): entry for entry in pool.status.get("conditions") or ()}
     entries = []
     for condition in current:

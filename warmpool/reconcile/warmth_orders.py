@@ -1,4 +1,4 @@
-"""Which replica is to be how warm: from what each rests on now, the orders that make up the floor. Pure."""
+"""Which replica is ordered to which warmth, from how warm each one is now."""
 
 from __future__ import annotations
 
@@ -9,46 +9,38 @@ from warmpool.domain.cost import ReplicaPrice
 from warmpool.domain.field_types import Warmth
 from warmpool.domain.floor import Floor
 from warmpool.domain.pool import WarmPoolTemplate
+from warmpool.domain.replica import Replica
 
 
 @dataclass(frozen=True, slots=True)
-class Replica:
-    """One replica that takes orders."""
-
-    name: str
-    url: str
-    rest: Warmth
-    """What it rests on when it has nothing to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """Rest on this from now on."""
+class WarmthOrder:
+    """A replica, and the warmth that it is to keep when it serves no request."""
 
     replica: Replica
     warmth: Warmth
 
 
-def concerns(pool: WarmPoolTemplate, price: ReplicaPrice | None) -> bool:
-    """Whether a pool can ever want anything but hot replicas."""
-    spans = (*pool.windows, *pool.exceptions)
+def needs_warmth(pool: WarmPoolTemplate, price: ReplicaPrice | None) -> bool:
+    """Whether a pool can ever want a replica that is not hot."""
+    windows = (*pool.windows, *pool.exceptions)
     cheaper = price is not None and pool.limits.budget is not None and price.share("standby") < 1
-    return cheaper or any(span.warmth != "hot" for span in spans)
+    return cheaper or any(window.warmth != "hot" for window in windows)
 
 
-def arrange(replicas: Sequence[Replica], floor: Floor) -> tuple[Order, ...]:
-    """The orders that lead to the floor; whoever is right already stays, who is beyond the floor is left be.
+def orders_for(replicas: Sequence[Replica], floor: Floor) -> tuple[WarmthOrder, ...]:
+    """The orders that bring replicas to a floor.
 
-    Of too few replicas the warmest of the floor are made first.
+    Replicas that already have the right warmth keep it, replicas beyond the floor are left alone, and with
+    too few replicas the warmest part of the floor comes first.
     """
     left = sorted(replicas, key=lambda replica: replica.name)
-    orders: list[Order] = []
-    short: list[tuple[Warmth, int]] = []
+    missing: list[tuple[Warmth, int]] = []
     for warmth, count in floor.at_most(len(replicas)).by_warmth().items():
-        right = [replica for replica in left if replica.rest == warmth][:count]
+        right = [replica for replica in left if replica.warmth == warmth][:count]
         left = [replica for replica in left if replica not in right]
-        short.append((warmth, count - len(right)))
-    for warmth, count in short:
+        missing.append((warmth, count - len(right)))
+    orders: list[WarmthOrder] = []
+    for warmth, count in missing:
         chosen, left = left[:count], left[count:]
-        orders += [Order(replica, warmth) for replica in chosen]
+        orders += [WarmthOrder(replica, warmth) for replica in chosen]
     return tuple(orders)

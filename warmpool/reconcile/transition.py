@@ -1,0 +1,183 @@
+"""What a reconciliation says once its writes are made or refused, and the state that it leaves behind.
+
+The order of things: `reconciler` decides, the controller carries the result out and collects `EffectResults`,
+`describe` words status and events, and `next_state` alone makes the next state of the pool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from warmpool.domain.floor import NOTHING
+from warmpool.reconcile import conditions, contention, rollout_check, status
+from warmpool.reconcile.conditions import PoolCondition
+from warmpool.reconcile.events import PoolEvent
+from warmpool.reconcile.planning import FloorWrite
+from warmpool.reconcile.reconciler import ReconcileResult
+from warmpool.reconcile.state import Announcement, PoolState, WarmthTarget
+
+
+@dataclass(frozen=True, slots=True)
+class EffectResults:
+    """What became of the effects of one reconciliation."""
+
+    floors_written: tuple[FloorWrite, ...] = ()
+    write_error: str | None = None
+    """The API's words when it refused a floor, a PodAutoscaler or the finalizer."""
+    warmth_applied: WarmthTarget | None = None
+    """The warmth that every replica accepted, or that nobody can order."""
+    warmth_error: str | None = None
+    announced: Announcement | None = None
+    """What the events said; None: none were posted."""
+    status_written: bool = False
+    status_error: str | None = None
+    """The API's words when it refused the status."""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a reconciliation says about a pool."""
+
+    status: dict[str, Any]
+    """The whole status as it should be."""
+    events: tuple[PoolEvent, ...]
+    announced: Announcement | None
+    """What is announced once the events are posted; None: nothing new about the floor."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """When a refused write is tried again: exponential back-off."""
+
+    first: timedelta
+    last: timedelta
+    not_before: datetime | None = None
+    """Until when the server has asked to send nothing (429 with Retry-After)."""
+
+
+def no_effects(state: PoolState) -> EffectResults:
+    """The results before anything is done: replicas are as warm as they were ordered to be."""
+    return EffectResults(warmth_applied=state.warmth_applied, warmth_error=state.warmth_error)
+
+
+def describe(result: ReconcileResult, state: PoolState, effects: EffectResults) -> Description:
+    """Status and events, given what the API and the replicas accepted."""
+    pool, now = result.pool, result.at
+    if result.findings is None or result.report is None:
+        return _describe_refusal(result, state)
+    shown = conditions.conditions(
+        result.findings,
+        write_error=effects.write_error,
+        warmth_error=effects.warmth_error if result.warmth else None,
+    )
+    document = status.build(pool, result.report, shown, now)
+    warnings = _warnings(result, shown)
+    if effects.write_error is not None:
+        return Description(document, tuple(warnings), None)
+    events = (*_floor_changed(result, state), *warnings)
+    return Description(document, events, Announcement(result.decision.floor))
+
+
+def _describe_refusal(result: ReconcileResult, state: PoolState) -> Description:
+    pool, now, refusal = result.pool, result.at, result.refusal
+    assert refusal is not None
+    announced = Announcement(NOTHING, refusal.reason)
+    silent = pool.deleting or state.announced == announced
+    events = () if silent else (PoolEvent("Warning", refusal.reason, refusal.message),)
+    if result.report is None:
+        return Description(status.failed(pool, refusal, now), events, announced)
+    return Description(status.build(pool, result.report, (refusal,), now), events, announced)
+
+
+def _floor_changed(result: ReconcileResult, state: PoolState) -> list[PoolEvent]:
+    decision = result.decision
+    # A controller that has just started finds in the status what the one before it announced.
+    before = str(state.announced.floor) if state.announced else result.pool.status.get("held")
+    if (before or str(NOTHING)) == str(decision.floor):
+        return []
+    origin = f"from {before} " if before else ""
+    text = f"Floor {origin}to {decision.floor}: {decision.reason}. {decision.detail}".rstrip()
+    return [PoolEvent("Normal", "FloorChanged", text, _occurrence(result))]
+
+
+def _warnings(result: ReconcileResult, shown: tuple[PoolCondition, ...]) -> list[PoolEvent]:
+    """One event for each condition that has become a warning, or a warning with another reason."""
+    previous: Mapping[Any, Any] = {
+        entry.get("type"): entry for entry in result.pool.status.get("conditions") or ()
+    }
+    events = []
+    for condition in shown:
+        known = previous.get(condition.type) or {}
+        bad = condition.reason == "WriteFailed" if condition.type == "Ready" else bool(condition.status)
+        text = "False" if condition.type == "Ready" else "True"
+        if bad and (known.get("status"), known.get("reason")) != (text, condition.reason):
+            reason = condition.reason if condition.type == "Ready" else condition.type
+            events.append(PoolEvent("Warning", reason, condition.message, _occurrence(result)))
+    return events
+
+
+def _occurrence(result: ReconcileResult) -> str:
+    return result.decision.until.isoformat() if result.decision.until else ""
+
+
+def has_effects(result: ReconcileResult, state: PoolState) -> bool:
+    """Whether there is anything to write, to order or to say."""
+    said = describe(result, state, no_effects(state))
+    return bool(
+        result.plan.writes
+        or result.autoscaler_writes
+        or result.wake
+        or result.add_finalizer
+        or result.remove_finalizer
+        or (result.warmth is not None and result.warmth != state.warmth_applied)
+        or said.events
+        or status.patch(result.pool.status, said.status, result.at, state.status_written_at) is not None
+    )
+
+
+def next_state(
+    state: PoolState, result: ReconcileResult, effects: EffectResults, retry: RetryPolicy
+) -> PoolState:
+    """The state of a pool after a reconciliation and its effects."""
+    now = result.at
+    failed = effects.write_error is not None or effects.status_error is not None
+    failures = state.failures + 1 if failed else 0
+    checks = [result.next_at]
+    if result.report is None:  # a fault in the controller: not before everything else had its turn
+        checks.append(now + retry.last)
+    if effects.floors_written:  # Knative may ignore a floor, and then no watch event says so
+        checks.append(now + rollout_check.FIRST_CHECK)
+    if failed:
+        checks.append(now + min(retry.first * 2 ** min(failures - 1, 10), retry.last))
+    if result.warmth is not None and effects.warmth_applied != result.warmth:
+        checks.append(now + retry.last)
+    next_at = min((check for check in checks if check is not None), default=None)
+    if failed and next_at is not None and retry.not_before is not None:
+        next_at = max(next_at, retry.not_before)
+    decided = replace(
+        state,
+        policy_states=result.policy_states,
+        decision=result.decision,
+        account=result.account,
+        ready=result.ready,
+        lead_s=result.lead_s,
+        budget_left=result.budget_left,
+        failures=failures,
+        write_error=effects.write_error or effects.status_error,
+        announced=effects.announced or state.announced,
+        status_written_at=now if effects.status_written else state.status_written_at,
+        next_at=next_at,
+    )
+    if result.report is None:
+        return decided
+    return replace(
+        decided,
+        rollouts={name: entry.progress for name, entry in (result.rollouts or {}).items()},
+        crowded_out=result.plan.crowded_out,
+        lowerings=contention.after_writes(state.lowerings, effects.floors_written, now),
+        warmth_applied=effects.warmth_applied if result.warmth else None,
+        warmth_error=effects.warmth_error if result.warmth else None,
+    )
