@@ -43,7 +43,8 @@ PLATFORM = """
 import asyncio, signal, sys
 from pathlib import Path
 import uvloop
-from knative.local.platform.platform import Platform, PlatformConfig
+from knative.local.platform.config import PlatformConfig
+from knative.local.platform.platform import Platform
 
 async def main():
     stop = asyncio.Event()

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from knative import env_vars
 from knative.client.cluster import Cluster
-from knative.local.platform.platform import Platform, PlatformConfig, PlatformError
+from knative.local.platform.config import PlatformConfig, PlatformError
+from knative.local.platform.platform import Platform
 from warmpool.adapters.clock import SystemClock
 from warmpool.adapters.exposition import MetricsPage
 from warmpool.adapters.history import SqliteHistory

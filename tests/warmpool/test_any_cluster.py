@@ -21,7 +21,8 @@ import pytest
 from knative.client.cluster import Cluster
 from knative.client.errors import Conflict, Invalid, NotFound
 from knative.client.resources import CONFIGURATION, EVENT, POD, POD_AUTOSCALER, REVISION, SERVICE, WARM_POOL
-from knative.local.platform.platform import Platform, PlatformConfig
+from knative.local.platform.config import PlatformConfig
+from knative.local.platform.platform import Platform
 from tests.warmpool.conftest import make_controller
 from warmpool.adapters.waker import HttpWaker
 from warmpool.controller import Settings

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 from knative.client.cluster import Cluster
 from knative.client.errors import NotFound
 from knative.client.resources import POD, POD_AUTOSCALER, REVISION, SERVICE, WARM_POOL
-from knative.local.platform.platform import Platform, PlatformConfig
+from knative.local.platform.config import PlatformConfig
+from knative.local.platform.platform import Platform
 from pilotlight.cli.pool import app
 from tests.warmpool.conftest import make_controller
 from warmpool.adapters.exposition import MetricsPage

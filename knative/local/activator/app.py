@@ -105,7 +105,7 @@ class Activator:
         found = self._pod(key, pod)
         return 0 if found is None else found.in_flight
 
-    async def drained(self, key: RevisionKey, pod: str, *, timeout_s: float) -> bool:
+    async def drained(self, key: RevisionKey, pod: str, timeout_s: float) -> bool:
         """Wait until a replica has no request in flight; False: not within `timeout_s`."""
         found = self._pod(key, pod)
         if found is None or not found.in_flight:

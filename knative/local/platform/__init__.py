@@ -1,1 +1,1 @@
-"""The platform as a whole: configuration, state folder, start and stop."""
+"""The platform as a whole: configuration, state folder, initial objects, start and stop."""

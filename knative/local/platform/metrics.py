@@ -1,8 +1,8 @@
-"""The platform's Prometheus metrics: Knative's autoscaler by its own names, replicas, GPU slot seconds."""
+"""The platform's Prometheus metrics: the autoscaler's under Knative's names, replicas, GPU slots, limits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -17,12 +17,20 @@ from knative.local.controllers.autoscaler import Autoscaler, AutoscalerStatus
 from knative.local.kubelet.gpus import GpuMeter, GpuSlots
 from knative.local.kubelet.limit_enforcer import LimitMechanism
 
-_LABELS = ("namespace_name", "service_name", "configuration_name", "revision_name")
-_OURS = ("namespace", "service", "revision")
+_KNATIVE_LABELS = ("namespace_name", "service_name", "configuration_name", "revision_name")
+_REVISION_LABELS = ("namespace", "service", "revision")
 
 
 class PlatformMetrics:
-    """Collects when asked; nothing is counted in advance but slot seconds."""
+    """A Prometheus collector over the present state; only GPU slot seconds are accumulated.
+
+    Args:
+        registry: Revisions and pods.
+        autoscaler: its decisions.
+        slots: the GPU slots.
+        meter: GPU slot seconds.
+        mechanism: what enforces the limits of containers.
+    """
 
     def __init__(
         self,
@@ -30,7 +38,7 @@ class PlatformMetrics:
         autoscaler: Autoscaler,
         slots: GpuSlots,
         meter: GpuMeter,
-        mechanism: Callable[[], LimitMechanism],
+        mechanism: LimitMechanism,
     ) -> None:
         self._registry = registry
         self._autoscaler = autoscaler
@@ -39,13 +47,13 @@ class PlatformMetrics:
         self._mechanism = mechanism
 
     def render(self) -> str:
-        """Prometheus text."""
+        """All metrics in Prometheus' text format."""
         registry = CollectorRegistry()
         registry.register(self)
         return generate_latest(registry).decode()
 
     def collect(self) -> Iterator[Metric]:
-        """All metric families."""
+        """All metric families, for `CollectorRegistry`."""
         yield from self._scaling()
         yield from self._replicas()
         yield from self._gpus()
@@ -53,7 +61,7 @@ class PlatformMetrics:
 
     def _scaling(self) -> Iterator[Metric]:
         families = {
-            name: GaugeMetricFamily(f"autoscaler_{name}", about, labels=_LABELS)
+            name: GaugeMetricFamily(f"autoscaler_{name}", about, labels=_KNATIVE_LABELS)
             for name, about in (
                 ("desired_pods", "Number of pods autoscaler wants to allocate"),
                 ("requested_pods", "Number of pods autoscaler requested"),
@@ -74,7 +82,7 @@ class PlatformMetrics:
                 ("excess_burst_capacity", "Excess burst capacity overserved over the stable window"),
             )
         }
-        for key in self._autoscaler.keys():  # noqa: SIM118  # its method, not a mapping's
+        for key in self._autoscaler.keys():  # noqa: SIM118  # a method of the autoscaler
             record = self._registry.store.get(Key(resources.REVISION, key.namespace, key.name))
             if record is None:
                 continue
@@ -113,8 +121,8 @@ class PlatformMetrics:
     def _replicas(self) -> Iterator[Metric]:
         family = GaugeMetricFamily(
             "pilotlight_replicas",
-            "Kubelet by state: pending, starting, ready, ending",
-            labels=(*_OURS, "state"),
+            "Replicas by state: pending, starting, ready, ending",
+            labels=(*_REVISION_LABELS, "state"),
         )
         counts: dict[tuple[str, str, str, str], int] = {}
         for record in self._registry.store.list(resources.POD):
@@ -134,7 +142,7 @@ class PlatformMetrics:
         seconds = CounterMetricFamily(
             "pilotlight_gpu_seconds",
             "GPU slot seconds held by replicas: starting, busy with a request, or idle",
-            labels=(*_OURS, "state"),
+            labels=(*_REVISION_LABELS, "state"),
         )
         for total in self._meter.totals():
             labels = [total.key.namespace, total.service, total.key.name]
@@ -148,9 +156,9 @@ class PlatformMetrics:
 
     def _limits(self) -> Metric:
         family = GaugeMetricFamily(
-            "pilotlight_limits", "What holds the limits of containers", labels=("resource", "mechanism")
+            "pilotlight_limits", "What enforces the limits of containers", labels=("resource", "mechanism")
         )
-        mechanism = self._mechanism()
+        mechanism = self._mechanism
         family.add_metric(["memory", mechanism], 1)
         family.add_metric(["cpu", mechanism if mechanism.limits_cpu else "none"], 1)
         return family

@@ -16,7 +16,8 @@ from knative.client.cluster import Cluster
 from knative.client.errors import NotFound
 from knative.client.resources import CONFIG_MAP, NAMESPACE, POD, REVISION, SECRET, SERVICE, WARM_POOL, Object
 from knative.local.kubelet.process import PLATFORM_VARIABLE
-from knative.local.platform.platform import Platform, PlatformConfig
+from knative.local.platform.config import PlatformConfig
+from knative.local.platform.platform import Platform
 
 BACKEND = Path(__file__).with_name("backend.py")
 AUTOSCALING = "autoscaling.knative.dev"

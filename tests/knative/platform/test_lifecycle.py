@@ -15,7 +15,8 @@ from knative.client.cluster import Cluster
 from knative.client.errors import Unavailable
 from knative.client.resources import NAMESPACE, SERVICE
 from knative.local.kubelet.process import PLATFORM_VARIABLE
-from knative.local.platform.platform import Platform, PlatformConfig, PlatformError
+from knative.local.platform.config import PlatformConfig, PlatformError
+from knative.local.platform.platform import Platform
 from tests.knative.platform.conftest import World, condition, processes_of, service, until
 
 UP = Path(__file__).with_name("up.py")

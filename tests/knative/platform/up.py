@@ -5,7 +5,8 @@ import signal
 import sys
 from pathlib import Path
 
-from knative.local.platform.platform import Platform, PlatformConfig
+from knative.local.platform.config import PlatformConfig
+from knative.local.platform.platform import Platform
 
 
 async def main() -> None:

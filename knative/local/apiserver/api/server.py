@@ -27,27 +27,26 @@ class ApiServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, tls: ssl.SSLContext) -> None:
         super().__init__(config)
         self._tls = tls
-        self._accepting: asyncio.Task[None] | None = None
+        self._accepting: list[asyncio.Task[None]] = []
         self._greeting: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen on the one socket that `serve` was given."""
+        """Listen on the sockets that `serve` was given."""
         assert sockets is not None
         await self.lifespan.startup()
         self.servers = []
-        (listener,) = sockets
-        listener.setblocking(False)  # the standard library's signature
-        listener.listen(self.config.backlog)
-        self._accepting = asyncio.get_running_loop().create_task(self._accept(listener))
+        for listener in sockets:
+            listener.setblocking(False)  # the standard library's signature
+            listener.listen(self.config.backlog)
+            self._accepting.append(asyncio.get_running_loop().create_task(self._accept(listener)))
         self.started = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept no more, end what is under way."""
-        for task in (self._accepting, *self._greeting):
-            if task is not None:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+        for task in (*self._accepting, *self._greeting):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
         await super().shutdown(sockets)
 
     async def _accept(self, listener: socket.socket) -> None:

@@ -1,0 +1,46 @@
+"""How a platform is set up, and the error that says why it cannot start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+LOOPBACK = "127.0.0.1"
+_ANY_ADDRESS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104  # compared with, not bound to
+
+
+class PlatformError(Exception):
+    """The platform cannot start; the message says why and what to do. Nothing is left running."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformConfig:
+    """How a platform is set up."""
+
+    state_dir: Path
+    """Folder of objects, logs, kubeconfig and lock; each platform has one of its own."""
+    host: str = LOOPBACK
+    """Address of gateway and API. `127.0.0.1` includes `::1`; replicas listen on `127.0.0.1` always."""
+    gateway_port: int = 8080
+    """Port of function URLs; 0 picks a free one."""
+    api_port: int = 8081
+    """Port of the Kubernetes API and of the metrics; 0 picks a free one."""
+    gpus: int = 0
+    """GPU slots: GPUs of the machine, or stand-ins on a machine without any."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Environment of every replica, below its containers' own variables."""
+    workdir: Path = field(default_factory=Path.cwd)
+    """Working directory of containers that name none."""
+    crash_backoff_s: float = 10.0
+    """Seconds before a crashing replica's second restart; doubles each time, up to five minutes."""
+    stop_grace_s: float = 10.0
+    """Seconds from SIGTERM to SIGKILL when the platform stops."""
+    cgroups: bool = True
+    """Whether control groups enforce containers' limits where the machine permits it. Without them, memory is
+    sampled once a second and CPU is not limited."""
+
+    @property
+    def public_host(self) -> str:
+        """The address at which clients on this machine reach gateway and API."""
+        return LOOPBACK if self.host in _ANY_ADDRESS else self.host
