@@ -18,7 +18,6 @@ from knative.labels import (
     SERVICE_UID_LABEL,
 )
 from knative.local import conditions, objects
-from knative.local.apiserver.metadata import USER
 
 
 def given_name(config: Mapping[str, Any]) -> str | None:
@@ -49,8 +48,9 @@ def revision(config: Mapping[str, Any], now: str) -> Object:
     annotations = {
         **(template_meta.get("annotations") or {}),
         ROUTING_STATE_MODIFIED_ANNOTATION: now,
-        CREATOR_ANNOTATION: objects.annotations_of(config).get(LAST_MODIFIER_ANNOTATION, USER),
     }
+    if modifier := objects.annotations_of(config).get(LAST_MODIFIER_ANNOTATION):
+        annotations[CREATOR_ANNOTATION] = modifier
     return objects.typed(
         REVISION,
         {
