@@ -1,10 +1,10 @@
-"""What the chain costs over calling the model's stage alone: time to first token, total, posts per token.
+"""Cost of a chain of stages over the model's stage alone: time to first token, total time, posts per token.
 
     python benchmarks/chain.py [--json] [--requests N] [--tokens N]
 
-Every stage is its own process on this machine. The model's stage is a scripted one that says a word every
-`GAP` seconds behind the same app as every stage, so that what is measured is the chain and not a model.
-Requests alternate between the two ways, so that both see the same machine.
+Every stage is a process of its own on this machine. The model's stage is scripted: it sends a word every
+`GAP` seconds through the same HTTP application as every stage, so that the chain is measured and not a model.
+Requests go to the chain and to the model's stage in turns, so that both see the same load on the machine.
 """
 
 import argparse

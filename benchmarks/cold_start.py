@@ -1,4 +1,4 @@
-"""How long until the first token: vLLM's own server, started afresh, against each rung of the ladder.
+"""Seconds to the first token: a fresh vLLM server compared with each warmth level of a replica.
 
     python benchmarks/cold_start.py [--json] [--runs N] [--plain-runs N]
 
@@ -9,8 +9,8 @@
 | `standby_s` | a request sent to a replica in standby | the same |
 | `restart_s` | SIGKILL of the engine core of a hot replica | the same, the client trying again |
 
-One model, one set of options, one machine, nothing at the same time; medians, of each phase too, and ratios
-of medians.
+All with the same model and options, on one machine, one after the other. Figures are medians, for each phase
+as well, and ratios of medians.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ def core_pid(server: Server) -> int:
 
 
 def is_core(process: psutil.Process) -> bool:
-    """Whether it is a living engine core, by the title that vLLM gives it."""
+    """Whether it is a running engine core, by the process title that vLLM sets."""
     return "EngineCor" in process.name() and process.status() != psutil.STATUS_ZOMBIE
 
 
-def rest_in_standby(server: Server) -> None:
-    """Order the replica down, and wait until its engine is gone: its server ends after its core."""
+def lower_to_standby(server: Server) -> None:
+    """Set the replica's resting warmth, and wait until its engine's last process, the server, is gone."""
     status, answer = call(server, "/admin/warmth", {"warmth": "standby", "wait": True})
     if status != 200:
-        raise RuntimeError(f"the replica does not go down: {answer}")
+        raise RuntimeError(f"the replica was not lowered: {answer}")
     deadline = time.monotonic() + 30
     while len(server.tree()) > len(("the replica", "its template")):
         if time.monotonic() > deadline:
@@ -66,14 +66,14 @@ def rest_in_standby(server: Server) -> None:
 
 def from_standby(server: Server) -> tuple[float, dict[str, float]]:
     """Seconds from a request to its first token, and the phases that it paid for."""
-    rest_in_standby(server)
+    lower_to_standby(server)
     began = time.monotonic()
     seconds = server.first_token() - began
     return seconds, call(server, "/healthz/ready")[1]["phases"]
 
 
-def from_death(server: Server) -> tuple[float, dict[str, float]]:
-    """Seconds from the engine core's death to the next first token, and the phases of the recovery."""
+def from_crash(server: Server) -> tuple[float, dict[str, float]]:
+    """Seconds from SIGKILL of the engine core to the next first token, and the phases of the recovery."""
     os.kill(core_pid(server), signal.SIGKILL)
     began = time.monotonic()
     seconds = server.first_token() - began
@@ -81,7 +81,7 @@ def from_death(server: Server) -> tuple[float, dict[str, float]]:
 
 
 def median_phases(runs: list[dict[str, float]]) -> dict[str, float]:
-    """Each phase's median over the runs in which there was one."""
+    """The median of each phase over the runs that have it."""
     names = dict.fromkeys(name for phases in runs for name in phases)
     return {name: statistics.median(one[name] for one in runs if name in one) for name in names}
 
@@ -110,11 +110,11 @@ def measure(folder: Path, runs: int, plain_runs: int) -> dict[str, Any]:
                     seconds, paid = from_standby(server)
                     standby.append(seconds)
                     phases["standby"].append(paid)
-                    seconds, paid = from_death(server)
+                    seconds, paid = from_crash(server)
                     restart.append(seconds)
                     phases["restart"].append(paid)
                 memory["hot_rss_mib"], memory["hot_private_mib"] = server.rss_mib(), server.private_mib()
-                rest_in_standby(server)
+                lower_to_standby(server)
                 memory["standby_rss_mib"] = server.rss_mib()
                 memory["standby_private_mib"] = server.private_mib()
     medians = {
@@ -134,7 +134,7 @@ def measure(folder: Path, runs: int, plain_runs: int) -> dict[str, Any]:
         **memory,
         **medians,
         "runs": {"vllm_server": plain, "cold": cold, "standby": standby, "restart": restart},
-        "phases_s": {rung: median_phases(runs) for rung, runs in phases.items()},
+        "phases_s": {start: median_phases(runs) for start, runs in phases.items()},
     }
 
 
@@ -148,7 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument(
-        "--runs", type=at_least(1), default=5, help="rises from standby and recoveries (default 5)"
+        "--runs", type=at_least(1), default=5, help="starts from standby, and recoveries (default 5)"
     )
     parser.add_argument(
         "--plain-runs", type=at_least(1), default=3, help="fresh starts of each server (default 3)"

@@ -3,7 +3,7 @@
     python benchmarks/cold_start.py --json > run.json
     python benchmarks/draw_cold_start.py run.json docs/cold-starts.png
 
-Needs matplotlib, of the extra `bench`.
+Needs matplotlib (extra `bench`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TITLES = {
 
 
 def draw(run: dict, target: Path) -> None:
-    """One bar for each way up, split into its phases."""
+    """Draw one bar for each kind of start, split into its phases."""
     figure, (whole, near) = plt.subplots(2, 1, figsize=(9, 6.2), gridspec_kw={"height_ratios": [2, 1.5]})
     names = ["vLLM's own server,\nfresh", *(TITLES[kind] for kind, _ in reversed(ROWS))]
     whole.barh(names[0], run["vllm_server_s"], color=COLOURS["plain"], height=0.6)
@@ -48,10 +48,10 @@ def draw(run: dict, target: Path) -> None:
     near.set_xlim(0, max(run["standby_s"], run["restart_s"]) * 1.35)
     near.set_xlabel("seconds to the first token")
     whole.set_title("Time to the first token: where it goes", loc="left")
-    near.set_title("The two short ones, enlarged", loc="left", fontsize=10)
+    near.set_title("The two shortest, enlarged", loc="left", fontsize=10)
     labels = ["import", "weights", "init", "warmup", "rest"]
     handles = [plt.Rectangle((0, 0), 1, 1, color=COLOURS[label]) for label in labels]
-    texts = ["import", "weights", "init", "warm-up", "the rest: processes, noticing, the token"]
+    texts = ["import", "weights", "init", "warm-up", "the rest: processes, detection, the token"]
     figure.legend(handles, texts, loc="lower center", ncols=5, frameon=False, fontsize=9)
     figure.tight_layout(rect=(0, 0.05, 1, 1))
     figure.savefig(target, dpi=130)
@@ -59,7 +59,7 @@ def draw(run: dict, target: Path) -> None:
 
 def _bar(axes: plt.Axes, name: str, phases: dict[str, float], total: float, base: float) -> None:
     left = 0.0
-    # Fetching the weights runs beside the import: what of it is longer than that is what it costs.
+    # The weights are fetched beside the import; only what takes longer than the import counts.
     beside = min(phases.get("weights", 0.0), phases.get("import", 0.0))
     shares = {**phases, "weights": phases.get("weights", 0.0) - beside}
     for phase in ("import", "device", "weights", "init", "warmup"):
@@ -71,7 +71,7 @@ def _bar(axes: plt.Axes, name: str, phases: dict[str, float], total: float, base
 
 
 def main() -> None:
-    """Read, draw."""
+    """Read a run and draw it."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("run", type=Path, help="what cold_start.py --json printed")
     parser.add_argument("target", type=Path, help="PNG to write")

@@ -1,7 +1,7 @@
-"""The two things that the vLLM benchmarks compare, as processes: a replica of ours and vLLM's own server.
+"""The servers that the vLLM benchmarks compare, as processes: a Pilotlight replica and vLLM's own server.
 
-Both get the same model, the same options and the same environment. A server that is not being measured is
-stopped (SIGSTOP), so that on a small machine it takes no processor time from the one that is.
+Both get the same model, options and environment. A server that is not being measured can be paused (SIGSTOP),
+so that it takes no processor time from the other one.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ PATIENCE = 240.0
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A port that no process listens on."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
 
 
 @dataclass
 class Server:
-    """A process that answers the OpenAI API, and where."""
+    """A server of OpenAI's API: its process, URL, start and log."""
 
     process: subprocess.Popen[bytes]
     url: str
@@ -52,13 +52,13 @@ class Server:
     log: Path
 
     def tree(self) -> list[psutil.Process]:
-        """The process and all that it started."""
+        """The process with all its descendants."""
         root = psutil.Process(self.process.pid)
         return [root, *root.children(recursive=True)]
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Keep every process of it off the processor."""
+        """Stop all its processes for the block."""
         for process in self.tree():
             process.send_signal(signal.SIGSTOP)
         try:
@@ -68,15 +68,15 @@ class Server:
                 process.send_signal(signal.SIGCONT)
 
     def rss_mib(self) -> float:
-        """Resident memory of all its processes together; shared pages count once for each."""
-        return sum(_or_none(lambda p=p: p.memory_info().rss) for p in self.tree()) / (1 << 20)
+        """Resident memory of all its processes together; a shared page counts for each of them."""
+        return sum(_or_zero(lambda p=p: p.memory_info().rss) for p in self.tree()) / (1 << 20)
 
     def private_mib(self) -> float:
-        """Memory that would come back if it ended."""
-        return sum(_or_none(lambda p=p: p.memory_full_info().uss) for p in self.tree()) / (1 << 20)
+        """Memory that would become free if it ended (unique set size)."""
+        return sum(_or_zero(lambda p=p: p.memory_full_info().uss) for p in self.tree()) / (1 << 20)
 
     def stop(self) -> None:
-        """End it and all that it started."""
+        """End it with all its descendants."""
         tree = self.tree() if self.process.poll() is None else []
         self.process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -86,7 +86,7 @@ class Server:
                 process.kill()
 
     def first_token(self, prompt: str = "hello", patience: float = PATIENCE) -> float:
-        """Ask until it answers; the instant (monotonic) of the first token of a stream."""
+        """Request until it answers; returns the instant (monotonic) of a stream's first token."""
         body = {"model": NAME, "prompt": prompt, "max_tokens": 2, "temperature": 0, "stream": True}
         request = urllib.request.Request(
             f"{self.url}/v1/completions",
@@ -106,8 +106,8 @@ class Server:
         raise TimeoutError(f"{self.url} gave no token within {patience} s")
 
 
-def _or_none(read: Callable[[], int]) -> int:
-    """Bytes of a process; nothing for one that has just ended."""
+def _or_zero(read: Callable[[], int]) -> int:
+    """Bytes of a process; 0 for one that has just ended."""
     try:
         return read()
     except psutil.NoSuchProcess:

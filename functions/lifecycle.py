@@ -32,7 +32,7 @@ class State(StrEnum):
 
 
 class Warmth(StrEnum):
-    """The rung of the ladder a replica rests on, and the one a request found."""
+    """How much of its model a replica keeps loaded: where it rests, and what a request found."""
 
     COLD = "cold"
     STANDBY = "standby"

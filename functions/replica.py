@@ -74,7 +74,7 @@ class Replica:
         before = self._lifecycle
         self._lifecycle = before.to(state, cause=cause)
         if state is State.LOADING and before.state is not State.STARTING:
-            # After a crash (HOT -> LOADING) the engine's code is still there: that is standby's rung.
+            # After a crash (HOT -> LOADING) the engine's code is still imported, as in standby.
             warmth = Warmth.STANDBY if before.state is State.HOT else before.warmth
             self._climb, self._began_climb = ColdStart(warmth), self._clock()
         if state is State.HOT:

@@ -68,7 +68,7 @@ class Settings:
     """Connect here for stage calls, with the stage's host in `Host`."""
     cache_dir: Path = field(default_factory=lambda: default_cache_dir({}))
     warmth: Warmth = Warmth.HOT
-    """The rung to rest on: hot, asleep, standby."""
+    """The resting warmth: hot, asleep or standby."""
     drain_seconds: float = 30.0
     """How long requests in flight may take after SIGTERM."""
     failure_seconds: float = 3.0

@@ -37,7 +37,7 @@ class ColdStart:
     """One way up to HOT: where it began, and how long each phase took, in seconds."""
 
     warmth: str
-    """The rung it started from: cold, standby, asleep."""
+    """The warmth it started from: cold, standby, asleep."""
     phases: Mapping[Phase, float] = field(default_factory=dict)
     total: float | None = None
     """Wall seconds from the order to HOT; less than the sum where phases overlap. None until it is known."""

@@ -1,1 +1,1 @@
-"""Engines behind one protocol: vLLM, any OpenAI-compatible URL, ONNX embeddings."""
+"""Engines behind one protocol: vLLM, any OpenAI-compatible URL, ONNX embedding models."""

@@ -1,6 +1,6 @@
-"""Hosting an engine that is simply there once it has been opened: no rungs, no processes of its own.
+"""Hosting an engine that is hot as soon as it has been opened: a remote API, or a model loaded in-process.
 
-The ladder of warmth is vLLM's; a remote API has no cold start, and an ONNX model loads in moments.
+Such engines have no warmth levels: a remote API has no cold start here, and an ONNX model loads in moments.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -20,7 +20,7 @@ from knative import env_vars
 
 
 class EngineArgs(BaseModel):
-    """Base of an engine's options in `PILOTLIGHT_ENGINE_ARGS`: names with dashes, strict."""
+    """Base of an engine's options (`engine.args` of the agent file): names with dashes, strict types."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -39,7 +39,7 @@ def parse_args(model: type[ArgsT], args: Mapping[str, Any]) -> ArgsT:
     """The engine's options.
 
     Raises:
-        SettingsError: with a line per bad option.
+        SettingsError: with one line for each bad option.
     """
     try:
         return model.model_validate(dict(args))
@@ -52,13 +52,17 @@ def parse_args(model: type[ArgsT], args: Mapping[str, Any]) -> ArgsT:
         ) from None
 
 
-class SteadyHost:
-    """`EngineHost` of the generate stage for such an engine.
+class AlwaysHotHost:
+    """`EngineHost` of the generate stage for an engine without warmth levels.
 
     Args:
-        settings: whose warmth can only be hot.
-        open_engine: makes it; records its phases on the replica; raises StartError.
-        routes: makes the engine's own routes; gets the engine when a request comes.
+        settings: `warmth` must be hot.
+        open_engine: opens it and records the phases of that on the replica; raises StartError.
+        routes: makes the engine's own routes; its second argument returns the engine, or raises EngineError
+            while there is none.
+
+    Raises:
+        SettingsError: another warmth than hot.
     """
 
     def __init__(
@@ -84,7 +88,7 @@ class SteadyHost:
 
     @asynccontextmanager
     async def hot(self, context: RequestContext) -> AsyncIterator[Engine]:  # noqa: ARG002 - the protocol
-        """The engine; nothing to wait for."""
+        """The engine; there is nothing to wait for."""
         yield self.engine()
 
     def engine(self) -> Engine:

@@ -28,8 +28,8 @@ from functions.engine import (
     GenerateRequest,
     UnsupportedError,
 )
-from functions.engines.embedding_api import embedding_router
-from functions.engines.hosted import EngineArgs, SteadyHost, parse_args
+from functions.engines.embeddings_api import embeddings_router
+from functions.engines.hosted import AlwaysHotHost, EngineArgs, parse_args
 from functions.replica import Replica
 from functions.settings import Settings, SettingsError
 from functions.stage import StageRoutes, StageRuntime, StartError
@@ -262,7 +262,7 @@ def _json_of(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def build_host(settings: Settings) -> SteadyHost:
+def build_host(settings: Settings) -> AlwaysHotHost:
     """The host of these settings.
 
     Raises:
@@ -291,6 +291,6 @@ def build_host(settings: Settings) -> SteadyHost:
         return engine
 
     def routes(_: StageRuntime, engine: Callable[[], Engine]) -> StageRoutes:
-        return StageRoutes(embedding_router(engine, model))
+        return StageRoutes(embeddings_router(engine, model))
 
-    return SteadyHost(settings, open_engine, routes)
+    return AlwaysHotHost(settings, open_engine, routes)

@@ -26,9 +26,9 @@ class GenerateConfig(StageConfig):
     """`PILOTLIGHT_STAGE_CONFIG` of this kind."""
 
     idle_seconds: Annotated[float, Field(gt=0)] | None = None
-    """A hot replica whose resting rung is lower goes back to it after so long without a request."""
+    """Seconds without a request after which a hot replica returns to a lower resting warmth."""
     stall_seconds: Annotated[float, Field(gt=0)] = 60.0
-    """An engine with requests that is silent for so long is asked whether it lives, and replaced if not."""
+    """Seconds without output after which an engine with requests is probed, and replaced if it is silent."""
     device: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] | None = None
     """Name of a device that several replicas of this host share; they take turns on it."""
     device_dir: Path = Path(tempfile.gettempdir()) / "pilotlight-devices"
@@ -36,14 +36,14 @@ class GenerateConfig(StageConfig):
     turn_seconds: Annotated[float, Field(gt=0)] = 30.0
     """How long a busy replica may keep a device that others wait for."""
     sleep_level: Literal[1, 2] = 1
-    """Of the rung asleep: 1 keeps the weights in host memory, 2 drops them."""
+    """vLLM's sleep level for `asleep`: 1 keeps the weights in host memory, 2 drops them."""
 
 
 class EngineHost(Protocol):
     """How an engine is had and given back; differs by engine, the rest of the stage does not."""
 
     async def start(self, replica: Replica) -> None:
-        """Become able to answer, or rest on the rung that was asked for. Raises StartError."""
+        """Become able to answer, or reach the resting warmth. Raises StartError."""
         ...
 
     def hot(self, context: RequestContext) -> AbstractAsyncContextManager[Engine]:
@@ -131,9 +131,9 @@ def build(settings: Settings) -> Generate:
     if settings.engine == "vllm":
         return Generate(settings, _vllm(settings, config))
     if settings.engine == "openai":
-        from functions.engines import openai  # noqa: PLC0415 - other engines need none of it
+        from functions.engines.openai import host  # noqa: PLC0415 - other engines need none of it
 
-        return Generate(settings, openai.build_host(settings))
+        return Generate(settings, host.build_host(settings))
     from functions.engines import onnx  # noqa: PLC0415 - other engines need none of it
 
     return Generate(settings, onnx.build_host(settings))
@@ -141,7 +141,7 @@ def build(settings: Settings) -> Generate:
 
 def _vllm(settings: Settings, config: GenerateConfig) -> EngineHost:
     from functions.engines.vllm.host import VllmHost  # noqa: PLC0415 - other engines need none of it
-    from functions.engines.vllm.supervision import Patience  # noqa: PLC0415
+    from functions.engines.vllm.supervision import SupervisionLimits  # noqa: PLC0415
 
     if settings.model_uri is None:
         raise SettingsError(
@@ -149,7 +149,7 @@ def _vllm(settings: Settings, config: GenerateConfig) -> EngineHost:
         )
     return VllmHost(
         settings,
-        patience=Patience(
+        limits=SupervisionLimits(
             idle=config.idle_seconds,
             stall=config.stall_seconds,
             probe=min(10.0, config.stall_seconds),

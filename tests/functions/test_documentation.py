@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from functions.engines.onnx import OnnxArgs
-from functions.engines.openai import OpenAIArgs
+from functions.engines.openai.options import OpenAIArgs
 from functions.http.app import create_app
 from functions.lifecycle import State
 from functions.settings import Settings, StageAddress

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from functions.engines.vllm.admin import PATH
+from functions.engines.vllm.warmth_endpoint import PATH
 from functions.lifecycle import Warmth
 from functions.stages.generate import GenerateConfig
 from functions.timing import Phase
@@ -16,5 +16,5 @@ def test_every_option_of_generate_is_described():
 
 def test_every_phase_rung_and_the_admin_path_are_described():
     assert [phase.value for phase in Phase if f"`{phase.value}`" not in GUIDE] == []
-    assert [rung.value for rung in Warmth if rung.value not in GUIDE] == []
+    assert [warmth.value for warmth in Warmth if warmth.value not in GUIDE] == []
     assert PATH in GUIDE

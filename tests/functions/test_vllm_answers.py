@@ -1,4 +1,4 @@
-"""What a hot replica answers: the OpenAI API through the official client, the stage contract, batches."""
+"""A hot replica: the OpenAI API through the official client, the stage contract, batching."""
 
 import asyncio
 import json
@@ -24,14 +24,14 @@ if __name__ == "__main__":
     model, prompts = json.loads(sys.argv[1])
     llm = LLM(model, max_model_len=1024, enforce_eager=True)
     asked = SamplingParams(max_tokens=32, temperature=0, seed=7)
-    # One after the other, as the replica gets them.
+    # One at a time, as the replica gets them.
     outputs = [llm.generate(prompt, asked)[0].outputs[0] for prompt in prompts]
     print(json.dumps([[list(one.token_ids), one.text] for one in outputs]))
 """
 
 
 def plain_vllm(model) -> list[list]:
-    """Token ids and text for each prompt from vLLM as it is, by its own loader, in one fresh process."""
+    """Token ids and text for each prompt from vLLM without Pilotlight, in a fresh process."""
     environment = stage_environment(
         HF_HUB_OFFLINE="1",
         VLLM_NO_USAGE_STATS="1",
@@ -141,7 +141,7 @@ async def test_the_openai_client_gets_a_named_tool_called(client):
     if message.tool_calls:
         assert [call.function.name for call in message.tool_calls] == ["pick"]
     else:
-        # Random weights may never end the arguments; the call that they were made to begin is there.
+        # Random weights may never end the arguments, but the named call is begun.
         assert message.content.startswith('<tool_call>\n{"name": "pick", "arguments": ')
 
 
@@ -171,7 +171,7 @@ async def test_texts_are_counted_as_the_model_counts_them(hot, http):
 @pytest.mark.parametrize(
     "path", ["/sleep", "/wake_up", "/collective_rpc", "/reset_prefix_cache", "/server_info"]
 )
-async def test_the_control_paths_of_the_engine_stay_inside(hot, http, path):
+async def test_the_engines_control_paths_are_not_passed_on(hot, http, path):
     async with http.post(hot.url + path, json={}) as response:
         assert response.status == 404
 
@@ -243,7 +243,7 @@ async def test_concurrent_requests_run_in_one_batch(hot, http):
         await asyncio.sleep(0.05)
     assert [(await request)[0] for request in requests] == [200] * 32
     assert most >= 24
-    # Seen by the requests themselves: the last of them found all others there.
+    # The last requests found all others in the batch.
     batches = [
         line for line in (await _page(hot, http)).splitlines() if "pilotlight_batch_size_bucket" in line
     ]
@@ -269,7 +269,7 @@ async def test_one_page_has_the_metrics_of_the_replica_and_of_the_engine(hot, ht
         assert name in page
     for phase in ("import", "weights", "init", "warmup", "total"):
         assert f'phase="{phase}"' in page
-    # No metric may be there twice, or Prometheus refuses the page.
+    # Prometheus refuses a page that has a metric twice.
     kinds = [line.split()[2] for line in page.splitlines() if line.startswith("# TYPE")]
     assert len(kinds) == len(set(kinds))
 

@@ -1,4 +1,4 @@
-"""A replica that has only just begun already has its port open, long before its engine can answer."""
+"""A replica opens its port long before its engine can answer."""
 
 import contextlib
 
@@ -31,7 +31,7 @@ async def test_the_port_answers_while_the_engine_is_still_being_imported(made_mo
         assert "import" not in view["phases"]
         async with http.get(f"{stage.url}/healthz/ready") as response:
             assert response.status == 503
-        # In seconds of its own processor time, which no neighbour on the machine can stretch.
+        # Processor time of its own, which other load on the machine does not change.
         spent = psutil.Process(stage.process.pid).cpu_times()
         assert spent.user + spent.system < 5
         stage.terminate()

@@ -1,4 +1,4 @@
-"""A replica that cannot become hot says why, in its readiness and its log, and ends non-zero."""
+"""A replica that cannot become hot reports the cause in its readiness body and its log, and ends with status 1."""
 
 import contextlib
 import json
@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from functions.engines.vllm import options
-from functions.engines.vllm.processes import EngineStartError
+from functions.engines.vllm.engine_process import EngineStartError
 from tests.functions.servers import stage_process, wait_until
 from tests.functions.vllm_replica import NAME, PATIENCE, vllm_replica
 
@@ -65,17 +65,17 @@ async def test_what_keeps_the_model_from_loading_fails_the_replica_with_its_caus
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def causes(template, made_model):
-    """Why engines with these options do not start, from one template."""
+    """Why engines with these options do not start, all forked from one template."""
     bad = {
         "unknown": {"nonsense": 3},
         "length": {"max-model-len": 100_000},
         "memory": {"kv-cache-memory-bytes": 1 << 50},
     }
 
-    template.import_model(made_model.path)
+    template.import_architecture(made_model.path)
     found: dict[str, str] = {}
     for name, option in bad.items():
-        # Eager: a compilation would come first, and takes a minute.
+        # Without enforce-eager a compilation would come first, which takes a minute.
         args = {"enforce-eager": True, **option}
         engine = template.fork(options.command_line(args, model=made_model.path, name="bad"))
         with pytest.raises(EngineStartError) as error:
@@ -92,7 +92,7 @@ def test_a_bad_option_is_named_in_the_cause(causes, name, says):
     assert "See root cause" not in causes[name]
 
 
-def test_an_option_that_is_the_replicas_own_is_refused_before_anything_starts(made_model, tmp_path):
+def test_an_option_that_the_replica_sets_is_refused_before_anything_starts(made_model, tmp_path):
     with stage_process(
         "generate", tmp_path, PILOTLIGHT_MODEL_URI=str(made_model.path), PILOTLIGHT_ENGINE_ARGS='{"port": 1}'
     ) as stage:

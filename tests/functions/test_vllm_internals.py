@@ -15,15 +15,15 @@ from functions.contract import Parameters
 from functions.engine import GenerateRequest
 from functions.engines.vllm import options
 from functions.engines.vllm.client import VllmEngine
-from functions.engines.vllm.processes import EngineStartError
+from functions.engines.vllm.engine_process import EngineStartError
 from tests.functions.servers import wait_until
 
 pytestmark = pytest.mark.vllm
 
 NAMES = """
 import json, sys
-from functions.engines.vllm import vllm_internals
-vllm_internals.quieten()
+from functions.engines.vllm.vllm_internals import command_line, imports
+imports.set_environment()
 import importlib
 missing = []
 def has(module, *names):
@@ -33,11 +33,11 @@ def has(module, *names):
         missing.append(f"{module}: {error}")
         return
     missing.extend(f"{module}.{name}" for name in names if not hasattr(found, name))
-for module in vllm_internals.TEMPLATE_MODULES:
+for module in imports.TEMPLATE_MODULES:
     has(module)
 has("vllm.entrypoints.launchers.api_server.entry", "build_and_serve")
 has("vllm.entrypoints.launchers.launcher", "setup_server")
-has(vllm_internals._cli_args().__name__, "make_arg_parser", "validate_parsed_serve_args", "propagate_flash_late_interaction")
+has(command_line.cli_args().__name__, "make_arg_parser", "validate_parsed_serve_args", "propagate_flash_late_interaction")
 has("vllm.engine.arg_utils", "AsyncEngineArgs")
 has("vllm.usage.usage_lib", "UsageContext")
 has("vllm.utils.argparse_utils", "FlexibleArgumentParser")
@@ -45,7 +45,7 @@ has("vllm.platforms", "current_platform")
 has("vllm.model_executor.models", "ModelRegistry")
 has("vllm.v1.engine.async_llm", "AsyncLLM")
 has("vllm.version", "__version__")
-args = vllm_internals.parse(["--model", "any", "--uds", "/nowhere"])
+args = command_line.parse(["--model", "any", "--uds", "/nowhere"])
 for name in ("distributed_executor_backend", "tensor_parallel_size", "pipeline_parallel_size",
              "data_parallel_size", "uds", "disable_uvicorn_access_log", "enable_sleep_mode",
              "kv_cache_memory_bytes", "served_model_name"):
@@ -74,16 +74,16 @@ async def test_one_import_serves_every_process_of_every_engine(template, made_mo
     imported = await template.imported()
     assert imported.device == "cpu"
     assert imported.device_name
-    template.import_model(made_model.path)
+    template.import_architecture(made_model.path)
     process = psutil.Process(template.pid)
-    # Threads of torch's would not survive the fork.
+    # torch's threads would not survive the fork.
     assert process.num_threads() == 1
 
     engine = template.fork(argv)
     await engine.wait_serving()
 
-    # What the engine still imports by itself is small; if it grows, an import is paid at every start.
-    late = [name for name in engine.late if name.startswith(("vllm.", "torch.", "transformers."))]
+    # Every start pays for what an engine imports by itself.
+    late = [name for name in engine.late_imports if name.startswith(("vllm.", "torch.", "transformers."))]
     assert len(late) <= 10, late
     assert engine.pid is not None
     assert psutil.Process(engine.pid).ppid() == template.pid
@@ -103,7 +103,7 @@ async def test_one_import_serves_every_process_of_every_engine(template, made_mo
     bad = template.fork((*argv, "--max-num-seqs=none"))
     with pytest.raises(EngineStartError, match="max-num-seqs"):
         await bad.wait_serving()
-    # What an engine compiles goes where it is told; that it gets there is enough, the rest takes a minute.
+    # Compiled output goes to the given folder. Waiting for all of it would take a minute.
     compiles = [argument for argument in argv if argument != "--enforce-eager"]
     compiling = template.fork(compiles, cache_root=tmp_path)
     await wait_until(lambda: any((tmp_path / "torch_compile_cache").rglob("*")), 60)
@@ -119,7 +119,7 @@ async def test_tensor_parallel_ranks_share_one_download_and_give_the_same_tokens
 ):
     uri = aws.upload(made_model.path, "tensor-parallel", "m")
     total = (made_model.path / "model.safetensors").stat().st_size
-    template.import_model(made_model.path)
+    template.import_architecture(made_model.path)
     texts = {}
     for ranks in (2, 1):
         pulled = await weights.pull(uri, cache_dir=tmp_path / str(ranks), with_weights=False)

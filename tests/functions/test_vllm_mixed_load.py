@@ -1,4 +1,4 @@
-"""Five hundred requests of every kind, with the engine killed in between: nothing is lost, nothing hangs."""
+"""Five hundred requests of every kind while engines are killed: none is lost, none hangs."""
 
 import asyncio
 import collections
@@ -18,7 +18,7 @@ KILLS = 4
 
 
 async def _until_answered(ask) -> str:
-    """As a good client does it: an answer that says `retryable` is asked for again."""
+    """Retry while the response says `retryable`, as clients should."""
     for _ in range(60):
         outcome = await ask()
         if outcome != "again":
@@ -112,7 +112,7 @@ async def test_nothing_is_lost(warm_replica: VllmReplica, http):
     assert counts == expected
     await replica.wait_for(http, "hot")
 
-    # Who left is noticed a moment after leaving, so zero is reached, not met at once.
+    # A disconnect is noticed a moment later.
     async def nothing_left() -> bool:
         view = await replica.view(http)
         return view["in_flight"] == 0 and await replica.metric(http, "vllm:num_requests_running") == 0

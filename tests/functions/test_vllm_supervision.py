@@ -1,59 +1,72 @@
-"""What a hot replica decides to do next."""
+"""What a hot replica decides to do next, and when an engine that crashes is given up."""
 
 import dataclasses
 
 import pytest
 
-from functions.engines.vllm.supervision import Move, Patience, View, is_hopeless, next_move
+from functions.engines.vllm.supervision import (
+    Action,
+    HotStatus,
+    SupervisionLimits,
+    is_crash_looping,
+    next_action,
+)
 from functions.lifecycle import Warmth
 
-PATIENCE = Patience(idle=10, stall=60, probe=5, turn=30, crashes=3, crash_window=120)
-IDLE = View(rest=Warmth.STANDBY, in_use=0, ordered_down=False, last_used=100, last_heard=100, hot_since=50)
+LIMITS = SupervisionLimits(idle=10, stall=60, probe=5, turn=30, crashes=3, crash_window=120)
+IDLE = HotStatus(
+    resting_warmth=Warmth.STANDBY,
+    in_use=0,
+    lowering_requested=False,
+    last_used=100,
+    last_output=100,
+    hot_since=50,
+)
 BUSY = dataclasses.replace(IDLE, in_use=2)
+HOT = {"resting_warmth": Warmth.HOT}
+WAITED_FOR = {"others_waiting": True}
+LOWER = {"lowering_requested": True}
 
 
-def _move(view: View, now: float, **changes) -> Move:
-    return next_move(dataclasses.replace(view, **changes), PATIENCE, now)
+@pytest.mark.parametrize(
+    ("case", "status", "changes", "now", "action"),
+    [
+        ("idle, but not long enough", IDLE, {}, 109.9, Action.NONE),
+        ("idle long enough", IDLE, {}, 110, Action.LOWER),
+        ("idle on a device of its own", IDLE, HOT | WAITED_FOR, 1e9, Action.NONE),
+        ("idle on a device that others wait for", IDLE, WAITED_FOR, 100, Action.LOWER),
+        ("idle and told to lower", IDLE, LOWER, 100, Action.LOWER),
+        ("busy and told to lower", BUSY, LOWER, 100, Action.NONE),
+        ("busy within its turn", BUSY, WAITED_FOR | {"last_output": 79}, 79.9, Action.NONE),
+        ("busy at the end of its turn", BUSY, WAITED_FOR | {"last_output": 80}, 80, Action.YIELD_DEVICE),
+        ("busy with nobody waiting", BUSY, {"last_output": 1000}, 1000, Action.NONE),
+        ("busy on its own device", BUSY, WAITED_FOR | HOT | {"last_output": 1000}, 1000, Action.NONE),
+        ("silent, but not long enough", BUSY, {}, 159.9, Action.NONE),
+        ("silent long enough", BUSY, {}, 160, Action.PROBE),
+        ("silent long enough, resting hot", BUSY, HOT, 160, Action.PROBE),
+        ("silent after output", BUSY, {"last_output": 101}, 160, Action.NONE),
+        ("silent after a request began", BUSY, {"last_used": 101}, 160, Action.NONE),
+        ("silent without requests", IDLE, HOT, 1e9, Action.NONE),
+    ],
+)
+def test_what_a_hot_replica_does_next(case, status, changes, now, action):
+    assert next_action(dataclasses.replace(status, **changes), LIMITS, now) is action, case
 
 
-def test_it_stays_until_it_has_idled_long_enough():
-    assert _move(IDLE, 109.9) is Move.STAY
-    assert _move(IDLE, 110) is Move.LOWER
+def test_a_replica_without_an_idle_limit_stays_hot():
+    assert next_action(IDLE, dataclasses.replace(LIMITS, idle=None), 1e9) is Action.NONE
 
 
-def test_it_never_idles_down_from_a_rung_that_is_its_own():
-    assert _move(IDLE, 1e9, rest=Warmth.HOT, others_waiting=True) is Move.STAY
-
-
-def test_without_an_idle_time_it_stays_for_ever():
-    assert next_move(IDLE, dataclasses.replace(PATIENCE, idle=None), 1e9) is Move.STAY
-
-
-def test_an_idle_replica_gives_its_device_to_who_waits_at_once():
-    assert _move(IDLE, 100, others_waiting=True) is Move.LOWER
-
-
-def test_an_order_down_is_followed_when_nobody_uses_it():
-    assert _move(IDLE, 100, ordered_down=True) is Move.LOWER
-    assert _move(BUSY, 100, ordered_down=True) is Move.STAY
-
-
-def test_a_busy_replica_yields_when_its_turn_is_over_and_others_wait():
-    assert _move(BUSY, 79, others_waiting=True, last_heard=79) is Move.STAY
-    assert _move(BUSY, 80, others_waiting=True, last_heard=80) is Move.YIELD
-    assert _move(BUSY, 1000, others_waiting=False, last_heard=1000) is Move.STAY
-    assert _move(BUSY, 1000, others_waiting=True, last_heard=1000, rest=Warmth.HOT) is Move.STAY
-
-
-@pytest.mark.parametrize("rest", [Warmth.HOT, Warmth.STANDBY])
-def test_a_silent_engine_with_requests_is_probed_whatever_it_rests_on(rest):
-    assert _move(BUSY, 159.9, rest=rest) is Move.STAY
-    assert _move(BUSY, 160, rest=rest) is Move.PROBE
-    assert _move(BUSY, 160, rest=rest, last_heard=101) is Move.STAY
-    assert _move(BUSY, 160, rest=rest, last_used=101) is Move.STAY
-
-
-def test_three_deaths_in_the_window_are_hopeless_and_two_are_not():
-    assert not is_hopeless((1, 2), PATIENCE, 3)
-    assert is_hopeless((1, 2, 3), PATIENCE, 3)
-    assert not is_hopeless((1, 150, 151), PATIENCE, 151)
+@pytest.mark.parametrize(
+    ("crashes", "now", "given_up"),
+    [
+        ((), 0, False),
+        ((1, 2), 3, False),
+        ((1, 2, 3), 3, True),
+        ((1, 2, 121), 121, True),
+        ((1, 2, 122), 122, False),
+        ((1, 150, 151), 151, False),
+    ],
+)
+def test_three_crashes_within_the_window_are_given_up(crashes, now, given_up):
+    assert is_crash_looping(crashes, LIMITS, now) is given_up

@@ -1,4 +1,4 @@
-"""Up and down the ladder of warmth, by request, by order, by death."""
+"""Changes of a replica's warmth by requests, by orders and by crashes."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.vllm
 
 @pytest.fixture
 async def hot(warm_replica: VllmReplica, http: aiohttp.ClientSession) -> VllmReplica:
-    """The shared replica, hot again whatever the test before did."""
+    """The shared replica, hot again whatever the previous test did."""
     await warm_replica.order(http, "hot")
     return warm_replica
 
@@ -43,7 +43,7 @@ async def test_a_request_to_a_standby_replica_is_held_until_it_is_hot(hot, http)
     timings = _timings(headers)
     assert {"weights", "init", "warmup"} <= timings.keys()
     assert "import" not in timings
-    # Nobody held this one before it came here.
+    # This one was not held before it came here.
     status, _, headers = await hot.complete(http, headers={"X-Pilotlight-Held": "0"})
     assert (status, _warmth(headers)) == (200, "hot")
     assert "init" not in _timings(headers)
@@ -58,7 +58,7 @@ async def test_all_requests_that_come_while_it_loads_are_answered(hot, http):
 
 async def test_a_replica_in_standby_runs_nothing(hot, http):
     await hot.order(http, "standby")
-    # A second thread would mean that something of torch has run, and that a fork is no longer safe.
+    # A second thread would mean that torch has run something, after which a fork is not safe.
     await wait_until(lambda: hot.template.children() == [])
     assert hot.template.num_threads() == 1
 
@@ -72,7 +72,7 @@ async def test_an_order_down_waits_for_the_request_in_flight(hot, http):
     await hot.wait_for(http, "standby")
 
 
-async def test_the_admin_door_opens_with_the_token_only(hot, http):
+async def test_the_admin_endpoint_needs_its_token(hot, http):
     for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": AUTH["Authorization"][7:]}):
         async with http.post(
             f"{hot.url}/admin/warmth", json={"warmth": "standby"}, headers=headers
@@ -85,7 +85,7 @@ async def test_the_admin_door_opens_with_the_token_only(hot, http):
 @pytest.mark.parametrize(
     ("warmth", "says"), [("asleep", "no sleep mode on CPUs"), ("cold", "cannot be cold"), ("warm", "'hot'")]
 )
-async def test_an_order_to_a_rung_that_is_not_there_says_which_are(hot, http, warmth, says):
+async def test_an_order_for_a_warmth_that_does_not_exist_says_which_do(hot, http, warmth, says):
     async with http.post(f"{hot.url}/admin/warmth", json={"warmth": warmth}, headers=AUTH) as response:
         assert response.status == 422
         assert says in (await response.json())["detail"]

@@ -1,4 +1,4 @@
-"""A replica's weights: from S3 through the cache into the engine, and what is said where that cannot be."""
+"""A replica's weights: from S3 through the cache into the engine, and the errors when that fails."""
 
 import contextlib
 import hashlib
@@ -6,7 +6,7 @@ import hashlib
 import aiohttp
 import pytest
 
-from functions.engines.vllm.model import ModelFiles
+from functions.engines.vllm.model_files import ModelFiles
 from tests.functions.servers import stage_process, wait_until
 from tests.functions.vllm_replica import NAME, PATIENCE, VllmReplica
 from tests.weights.faults import Fault, fault_proxy
@@ -35,13 +35,12 @@ async def test_weights_from_s3_are_fetched_once_and_every_engine_maps_them(
     assert {line["from_source"] for line in told("weights read")} == {0}
     cached = {line["from_cache"] for line in told("weights read")}
     assert cached <= set(range(total // 2, total + 1))
-    # Mapped: the model's folder has no weights of its own.
     assert "weights" in (await warm_replica.view(http))["phases"]
 
 
 @pytest.mark.vllm
 @pytest.mark.parametrize("case", ["no such bucket", "denied", "corrupt", "pickle"])
-async def test_weights_that_cannot_be_had_fail_the_replica_with_their_cause(s3, uri, tmp_path, http, case):
+async def test_weights_that_cannot_be_fetched_fail_the_replica_with_the_cause(s3, uri, tmp_path, http, case):
     says = {
         "no such bucket": "there is no bucket 'not-there'",
         "denied": "403 AccessDenied",
@@ -84,37 +83,39 @@ async def test_weights_that_cannot_be_had_fail_the_replica_with_their_cause(s3, 
             assert any(says in (line.get("cause") or "") for line in stage.lines())
 
 
-async def test_a_load_format_of_the_users_own_gets_whole_files(aws, uri, made_model, tmp_path):
+async def test_another_load_format_gets_whole_files(aws, uri, made_model, tmp_path):
     files = ModelFiles(uri, tmp_path, {"load-format": "auto"})
-    folder = await files.bring()
+    folder = await files.fetch()
     assert (folder / "model.safetensors").read_bytes() == (made_model.path / "model.safetensors").read_bytes()
     assert files.options() == {}
-    assert files.fill(lambda _: None, lambda _: None) is None
+    assert files.start_prefetch(lambda _: None, lambda _: None) is None
     await files.close()
 
 
-async def test_a_model_that_streams_comes_without_its_weights_and_they_follow(aws, uri, tmp_path):
+async def test_the_weights_of_a_streamed_model_are_fetched_after_its_other_files(aws, uri, tmp_path):
     files = ModelFiles(uri, tmp_path, {})
-    folder = await files.bring()
+    folder = await files.fetch()
     assert (folder / "tokenizer.json").exists()
     assert not (folder / "model.safetensors").exists()
     assert files.options() == {"load-format": "pilotlight"}
     seconds, replaced = [], []
-    await files.fill(seconds.append, replaced.append)
+    await files.start_prefetch(seconds.append, replaced.append)
     assert (len(seconds), replaced) == (1, [])
     assert [blob for blob in (tmp_path / "blobs").iterdir() if blob.stat().st_size > 1 << 20]
     await files.close()
 
 
-async def test_a_model_that_is_replaced_on_its_way_comes_in_its_new_version(aws, made_model, tmp_path):
+async def test_a_model_that_is_replaced_while_it_is_fetched_is_fetched_in_its_new_version(
+    aws, made_model, tmp_path
+):
     uri = aws.upload(made_model.path, "replica-replaced", "m")
     files = ModelFiles(uri, tmp_path / "cache", {})
-    before = await files.bring()
+    before = await files.fetch()
     other = bytearray((made_model.path / "model.safetensors").read_bytes())
     other[-1] ^= 1
     aws.client().put_object(Bucket="replica-replaced", Key="m/model.safetensors", Body=bytes(other))
     replaced = []
-    await files.fill(lambda _: None, replaced.append)
+    await files.start_prefetch(lambda _: None, replaced.append)
     (after,) = replaced
     assert after != before
     blobs = {path.name for path in (tmp_path / "cache" / "blobs").iterdir()}
@@ -123,22 +124,22 @@ async def test_a_model_that_is_replaced_on_its_way_comes_in_its_new_version(aws,
     await files.close()
 
 
-async def test_a_cache_that_cannot_be_written_is_passed_by(aws, uri, tmp_path):
+async def test_a_model_is_fetched_without_a_cache_that_cannot_be_written(aws, uri, tmp_path):
     (tmp_path / "file").write_text("in the way")
     files = ModelFiles(uri, tmp_path / "file", {})
-    folder = await files.bring()
+    folder = await files.fetch()
     assert (folder / "tokenizer.json").exists()
     assert files.options() == {
         "load-format": "pilotlight",
         "model-loader-extra-config": {"cache_dir": str(tmp_path / "file")},
     }
-    assert files.fill(lambda _: None, lambda _: None) is None
+    assert files.start_prefetch(lambda _: None, lambda _: None) is None
     await files.close()
     assert not folder.exists()
 
 
 async def test_a_mounted_model_is_loaded_where_it_is(made_model, tmp_path):
     files = ModelFiles(str(made_model.path), tmp_path, {})
-    assert await files.bring() == made_model.path
+    assert await files.fetch() == made_model.path
     assert files.options() == {"load-format": "pilotlight"}
     await files.close()

@@ -1,4 +1,4 @@
-"""Real generate replicas for tests: one hot replica that most tests share, and others by need."""
+"""Real generate replicas for tests: a hot one that most tests share, and others where a test needs them."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ AUTH = {"Authorization": f"Bearer {TOKEN}"}
 
 
 class VllmReplica:
-    """A running replica, and what tests do to it."""
+    """A running replica, with what tests need of it."""
 
     def __init__(self, stage: StageProcess) -> None:
         self.stage = stage
@@ -64,7 +64,7 @@ class VllmReplica:
     async def complete_at_last(
         self, session: aiohttp.ClientSession, patience: float = 60, **more: Any
     ) -> tuple[int, dict[str, Any], Any]:
-        """A completion by a client that tries again for as long as it is told that it may."""
+        """A completion by a client that retries for as long as the responses allow."""
         deadline = time.monotonic() + patience
         while True:
             status, body, headers = await self.complete(session, **more)
@@ -82,7 +82,7 @@ class VllmReplica:
             return answer
 
     async def metric(self, session: aiohttp.ClientSession, name: str) -> float:
-        """Sum of a metric's samples on the replica's page; 0 if it is not there."""
+        """Sum of a metric's samples; 0 if there are none."""
         async with session.get(f"{self.url}/metrics") as response:
             text = await response.text()
         values = [
@@ -124,7 +124,7 @@ def vllm_replica(
     config: dict[str, Any] | None = None,
     **variables: str,
 ) -> Iterator[VllmReplica]:
-    """A replica of the model; nothing of it is left afterwards."""
+    """A replica of the model. Asserts that none of its processes is left afterwards."""
     options = {"max-model-len": 1024, "enforce-eager": True, **(args or {})}
     with stage_process(
         "generate",
@@ -156,9 +156,9 @@ def vllm_replica(
 def warm_replica(
     made_model: MadeModel, s3: S3Server, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[VllmReplica]:
-    """One replica for all tests that leave it as they found it: able to go hot within seconds.
+    """One replica for all tests that leave it able to become hot within seconds.
 
-    Its model is in S3, so that whatever the tests see went through the cache and our loader.
+    Its model is in S3, so that all tests cover the cache and the load format `pilotlight`.
     """
     folder = tmp_path_factory.mktemp("warm-replica")
     args = {

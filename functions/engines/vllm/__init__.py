@@ -1,1 +1,1 @@
-"""vLLM: its processes, its server, its start."""
+"""The engine `vllm`: its processes, its server, its warmth levels."""

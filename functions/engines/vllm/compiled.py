@@ -1,10 +1,9 @@
-"""What the engine compiled, from one replica's start to the next one's.
+"""Compiled artefacts of an engine, kept from one replica's start to the next one's.
 
-torch.compile takes a minute on a CPU and minutes on a GPU, and vLLM keeps what it made in its cache folder,
-which is gone with the container. Each engine gets such a folder of its own, always under the same path,
-filled before the first start from what `weights.cache.compiled` keeps beside the weights, and kept there
-after it.
-Nothing happens where nothing is compiled (`enforce-eager`).
+torch.compile takes a minute on a CPU and minutes on a GPU. vLLM keeps its output in a cache folder, which is
+lost with the container. So an engine gets a cache folder of its own, always under the same path: it is filled
+before the first start from what `weights.cache.compiled` keeps beside the weights, and saved there
+afterwards. With `enforce-eager` nothing is compiled and nothing is kept.
 """
 
 from __future__ import annotations
@@ -23,16 +22,16 @@ from weights.cache.compiled import CompileCache, CompileKey, model_digest
 log = logging.getLogger(__name__)
 
 _NOT_COMPILED = frozenset({"load-format", "model-loader-extra-config"})
-"""Options that the replica adds by itself and that change nothing of what is compiled."""
+"""Options that the replica adds and that do not change what is compiled."""
 
 
-class Compiled:
+class CompiledArtefacts:
     """The compiled artefacts of one replica's engines.
 
     Args:
-        cache_dir: the weights cache.
+        cache_dir: the node's weights cache.
         engine_args: the user's options.
-        environment: where vLLM's own variable may name another place for its cache folder.
+        environment: may name another place for vLLM's cache folders (`VLLM_CACHE_ROOT`).
     """
 
     def __init__(
@@ -53,17 +52,17 @@ class Compiled:
 
     @property
     def folder(self) -> Path | None:
-        """What an engine gets as its cache folder; None for its usual one."""
+        """The engine's cache folder; None for vLLM's default."""
         return None if self._key is None else self._base / self._key.name[:16]
 
     async def restore(
         self, manifest: Manifest, engine: str, device: str, arguments: Mapping[str, Any]
     ) -> None:
-        """Bring back what an equal engine has compiled.
+        """Restore what an equal engine has compiled.
 
         Args:
-            manifest: the model's.
-            engine: name and version.
+            manifest: the model's files.
+            engine: name and version of vLLM.
             device: the accelerator's or processor's name.
             arguments: all options of the engine.
         """
@@ -75,19 +74,19 @@ class Compiled:
         try:
             found = await asyncio.to_thread(self._restore, self._key)
         except (OSError, CacheError) as error:
-            # The engine compiles, as without all this.
+            # The engine compiles again.
             log.warning("compiled artefacts cannot be restored", extra={"cause": str(error)})
             self._key = None
         else:
             log.info("compiled artefacts", extra={"restored_bytes": found or 0})
 
     def save(self) -> None:
-        """Keep what the engine that has just started compiled; in the background."""
+        """Keep what the started engine compiled; in the background."""
         if self._key is not None and (self._saving is None or self._saving.done()):
             self._saving = asyncio.create_task(self._save(self._key))
 
     async def close(self) -> None:
-        """Wait until what is being kept is kept."""
+        """Wait for the end of a save under way."""
         if self._saving is not None:
             await asyncio.wait({self._saving})
 

@@ -1,4 +1,4 @@
-"""vLLM as the generate stage sees it: the ladder, the proxy, the metrics, the way to the weights."""
+"""vLLM as the engine of the generate stage: its warmth, its paths, its metrics."""
 
 from __future__ import annotations
 
@@ -7,75 +7,80 @@ from pathlib import Path
 
 import aiohttp
 
-from functions.engines.vllm import admin, proxy
-from functions.engines.vllm.client import BASE, VllmEngine
-from functions.engines.vllm.device import DeviceTurn
-from functions.engines.vllm.ladder import Ladder
-from functions.engines.vllm.launch import Launcher
-from functions.engines.vllm.model import ModelFiles
-from functions.engines.vllm.supervision import Patience
+from functions.engines.vllm import proxy, warmth_endpoint
+from functions.engines.vllm.client import BASE_URL, VllmEngine
+from functions.engines.vllm.device_lock import DeviceLock
+from functions.engines.vllm.engine_slot import EngineSlot
+from functions.engines.vllm.launcher import Launcher
+from functions.engines.vllm.model_files import ModelFiles
+from functions.engines.vllm.supervision import SupervisionLimits
+from functions.engines.vllm.warmth_controller import WarmthController
 from functions.replica import Replica
 from functions.settings import Settings
 from functions.stage import RequestContext, StageRoutes, StageRuntime
 
+_METRICS_SECONDS = 2.0
+"""Timeout of the request for vLLM's metrics."""
+
 
 class VllmHost:
-    """Everything of vLLM that one replica has.
+    """`EngineHost` of a replica with vLLM.
 
     Args:
         settings: with a model URI.
-        patience: when to give something up.
-        device: folder of the queue for a device that this replica shares with others of its host.
-        sleep_level: vLLM's, for the rung asleep.
-        admin_token: opens the admin endpoint; None for none.
+        limits: time limits of supervision.
+        device: folder of the lock of a device that several replicas of this host share; None for a device of
+            the replica's own.
+        sleep_level: vLLM's sleep level for `asleep`.
+        admin_token: bearer token of the admin endpoint; None to have no endpoint.
     """
 
     def __init__(
         self,
         settings: Settings,
         *,
-        patience: Patience,
+        limits: SupervisionLimits,
         device: Path | None = None,
         sleep_level: int = 1,
         admin_token: str | None = None,
     ) -> None:
         self._name = settings.stage_name or "generate"
         self._admin_token = admin_token
-        turn = None if device is None else DeviceTurn(device)
         assert settings.model_uri is not None
         files = ModelFiles(settings.model_uri, settings.cache_dir, settings.engine_args)
         launcher = Launcher(settings, files)
-        self.ladder = Ladder(launcher, settings.warmth, patience, device=turn, sleep_level=sleep_level)
+        slot = EngineSlot(launcher, None if device is None else DeviceLock(device), sleep_level)
+        self._controller = WarmthController(launcher, slot, settings.warmth, limits)
 
     async def start(self, replica: Replica) -> None:
         """See `EngineHost.start`."""
-        await self.ladder.start(replica)
+        await self._controller.start(replica)
 
     def hot(self, context: RequestContext) -> AbstractAsyncContextManager[VllmEngine]:
         """See `EngineHost.hot`."""
-        return self.ladder.hot(context)
+        return self._controller.hot(context)
 
     async def close(self) -> None:
         """See `EngineHost.close`."""
-        await self.ladder.close()
+        await self._controller.close()
 
     def routes(self, runtime: StageRuntime) -> StageRoutes:
-        """VLLM's own paths and the admin endpoint; adds vLLM's metrics beside the stage's."""
+        """The paths of vLLM and the admin endpoint; adds vLLM's metrics to the stage's."""
         metrics = runtime.metrics
         metrics.extra.append(self._metrics)
-        self.ladder.on_use = metrics.batch
+        self._controller.requests.on_use = metrics.batch
         return StageRoutes(
-            admin.router(self.ladder, runtime.replica, self._admin_token),
-            (proxy.direct_route(proxy.Proxy(self.ladder, metrics), self._name),),
+            warmth_endpoint.router(self._controller, runtime.replica, self._admin_token),
+            (proxy.direct_route(proxy.VllmProxy(self._controller, metrics), self._name),),
         )
 
     async def _metrics(self) -> bytes:
-        engine = self.ladder.engine
+        engine = self._controller.engine
         if engine is None:
             return b""
         try:
             async with engine.session.get(
-                BASE + "/metrics", timeout=aiohttp.ClientTimeout(total=2)
+                BASE_URL + "/metrics", timeout=aiohttp.ClientTimeout(total=_METRICS_SECONDS)
             ) as response:
                 return await response.read()
         except aiohttp.ClientError as error:

@@ -1,8 +1,8 @@
-"""What vLLM's own parser knows of its options, as a value that outlives the parser.
+"""A description of vLLM's options, taken once per release from vLLM's own parser.
 
-Importing the parser takes seconds and most of a gigabyte. So it is asked once per release, in a process of
-its own (`python -m functions.engines.vllm.option_schema`), for every option's name, kind and choices; its
-answer is kept in the user's cache folder, and options are judged by it without vLLM.
+Importing the parser takes seconds and most of a gigabyte. So a subprocess (`python -m
+functions.engines.vllm.option_schema`) lists every option's name, kind and choices once per release; the list
+is kept in the user's cache folder, and options are checked against it without vLLM.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 _TIMEOUT_SECONDS = 240.0
-_FORM = 1
-"""Of the kept file; another form is asked for anew."""
+_FORMAT = 1
+"""Version of the kept file's format; a file of another version is replaced."""
 _SIZE = re.compile(r"-?\d+(\.\d+)?[kKmMgGtT]?|auto")
 _KINDS = {
     "flag": "true or false",
@@ -34,20 +34,24 @@ _KINDS = {
 
 
 class ValidationUnavailableError(Exception):
-    """vLLM's parser cannot be asked here; the message says why."""
+    """vLLM's parser cannot be run here; the message says why."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Option:
-    """One option: `kind` is one of flag, int, float, size, text, any; `choices` are texts, empty for all."""
+class OptionSpec:
+    """One option."""
 
     kind: str
+    """flag, int, float, size, text or any."""
     choices: tuple[str, ...] = ()
+    """The values that are allowed, as texts; empty for all."""
     many: bool = False
+    """It takes several values."""
     negatable: bool = False
+    """A flag with a `--no-` form."""
 
     def objection(self, value: Any) -> str | None:
-        """What is wrong with this value, or None; only what is certain, the rest is the engine's to say."""
+        """What is certainly wrong with this value, or None; the engine checks the rest."""
         if value is None:
             return None
         if isinstance(value, (list, tuple)):
@@ -86,16 +90,16 @@ def _is_number(text: str, kind: type[int | float]) -> bool:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Schema:
-    """All options of one release of vLLM, by name without the dashes in front."""
+class OptionSchema:
+    """All options of one release of vLLM, by name without the leading dashes."""
 
     release: str
-    options: Mapping[str, Option]
+    options: Mapping[str, OptionSpec]
 
     def objection(self, key: str, value: Any) -> str | None:
-        """What is wrong with an option as it stands in the agent file, or None."""
+        """What is wrong with an option of the agent file, or None."""
         name = key.replace("_", "-")
-        # vLLM lets members of an object be set one by one: `compilation-config.mode`.
+        # vLLM takes single members of an object: `compilation-config.mode`.
         base = name.split(".", 1)[0].removesuffix("+")
         if name in self.options:
             return self.options[name].objection(value)
@@ -115,12 +119,12 @@ def installed_release() -> str | None:
     return None
 
 
-def schema(cache_dir: Path | None, *, asking: Callable[[], None] = lambda: None) -> Schema:
+def schema(cache_dir: Path | None, *, asking: Callable[[], None] = lambda: None) -> OptionSchema:
     """The installed release's options.
 
     Args:
-        cache_dir: where they are kept; without it each call asks anew.
-        asking: called before the parser is asked, which takes a quarter of a minute.
+        cache_dir: where they are kept; without it each call runs the parser.
+        asking: called before the parser is run, which takes a quarter of a minute.
 
     Raises:
         ValidationUnavailableError: vLLM is not installed here, or cannot be started.
@@ -133,7 +137,7 @@ def schema(cache_dir: Path | None, *, asking: Callable[[], None] = lambda: None)
         try:
             return _parse(release, kept.read_text(encoding="utf-8"))
         except (OSError, ValueError, KeyError, TypeError):
-            pass  # not asked yet, or by another release of ours
+            pass  # not kept yet, or in another format
     asking()
     try:
         answer = subprocess.run(  # noqa: S603 - our own module
@@ -160,27 +164,30 @@ def _keep(path: Path, text: str) -> None:
             scratch.write(text)
         Path(scratch.name).replace(path)
     except OSError:
-        return  # a folder that cannot be written: asked anew next time
+        return  # the folder cannot be written: the parser is run again next time
 
 
-def _parse(release: str, text: str) -> Schema:
+def _parse(release: str, text: str) -> OptionSchema:
     content = json.loads(text)
-    if content["form"] != _FORM:
-        raise ValueError(f"form = {content['form']!r}, must be {_FORM}")
+    if content["format"] != _FORMAT:
+        raise ValueError(f"format = {content['format']!r}, must be {_FORMAT}")
     options = {
-        str(name): Option(str(kind), tuple(map(str, choices)), bool(many), bool(negatable))
+        str(name): OptionSpec(str(kind), tuple(map(str, choices)), bool(many), bool(negatable))
         for name, (kind, choices, many, negatable) in content["options"].items()
         if kind in _KINDS
     }
-    return Schema(release, options)
+    return OptionSchema(release, options)
 
 
 def _describe() -> dict[str, Any]:
-    from functions.engines.vllm import vllm_internals  # noqa: PLC0415 - only this process pays for vLLM
+    from functions.engines.vllm.vllm_internals import (  # noqa: PLC0415 - only the subprocess imports vLLM
+        command_line,
+        imports,
+    )
 
-    vllm_internals.quieten()
-    return {"form": _FORM, "options": vllm_internals.describe_options()}
+    imports.set_environment()
+    return {"format": _FORMAT, "options": command_line.describe_options()}
 
 
 if __name__ == "__main__":
-    print(json.dumps(_describe()))  # noqa: T201 - the answer to the process that asked
+    print(json.dumps(_describe()))  # noqa: T201 - read by the parent process

@@ -1,6 +1,6 @@
-"""vLLM's options as they stand in the agent file: to a command line, and judged by what vLLM says of them.
+"""vLLM's options as the agent file gives them: conversion to a command line, and validation.
 
-Keys are those of vLLM's command line without the dashes in front: `{"max-model-len": 1024}`.
+Keys are those of vLLM's command line without the leading dashes: `{"max-model-len": 1024}`.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ OWNED = frozenset(
         "uds",
     }
 )
-"""Options that the replica itself decides."""
+"""Options that the replica sets."""
 
 
 def to_argv(args: Mapping[str, Any]) -> list[str]:
-    """Command line of these options.
+    """The command line for these options.
 
-    `true` is a bare option, `false` its `--no-` form, `null` is left out, a list is several values, an object
-    is JSON.
+    `true` becomes the bare option, `false` its `--no-` form, `null` nothing, a list several values, and an
+    object JSON.
     """
     argv: list[str] = []
     for key, value in args.items():
@@ -51,18 +51,18 @@ def to_argv(args: Mapping[str, Any]) -> list[str]:
         elif isinstance(value, (list, tuple)):
             argv += [option, *(_text(item) for item in value)]
         else:
-            # One word, so that a value that begins with a dash stays a value.
+            # One argument, so that a value that begins with a dash stays a value.
             argv.append(f"{option}={_text(value)}")
     return argv
 
 
 def command_line(args: Mapping[str, Any], *, model: Path, name: str) -> tuple[str, ...]:
-    """Command line of vLLM for a model folder served under a name, without the socket.
+    """VLLM's command line for a model folder that is served under a name, without the socket.
 
     Raises:
         ValueError: an option that is not the user's to set.
     """
-    if problems := own_rules(args):
+    if problems := reserved_options(args):
         raise ValueError("; ".join(problems))
     return (
         "--model",
@@ -78,7 +78,7 @@ def defaults(args: Mapping[str, Any], model: Path, device: str) -> dict[str, Any
     """Options that the replica adds unless the user sets them.
 
     On CPUs vLLM would take most of the machine's memory for its KV cache, and touch all of it while starting.
-    Here it gets room for `max-num-seqs` full sequences (64 where that is not set), at most 4 GiB.
+    Instead it gets room for `max-num-seqs` full sequences (64 by default), at most 4 GiB.
     """
     given = {key.replace("_", "-") for key in args}
     if device != "cpu" or "kv-cache-memory-bytes" in given or os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
@@ -107,23 +107,23 @@ def kv_bytes_per_token(model: Path) -> int | None:
         return None
 
 
-def own_rule(key: str) -> str | None:
-    """What can be said against an option without vLLM."""
+def reserved(key: str) -> str | None:
+    """Why an option is not the user's to set, or None."""
     plain = key.replace("_", "-")
     if plain.startswith("-"):
-        return "must be written without dashes in front"
+        return "must be written without leading dashes"
     if plain.removeprefix("no-") in OWNED:
         return "is set by the replica; leave it out"
     return None
 
 
-def own_rules(args: Mapping[str, Any]) -> tuple[str, ...]:
-    """What can be said against the options without vLLM; one line each."""
-    return tuple(f"{key}: {message}" for key in args if (message := own_rule(key)) is not None)
+def reserved_options(args: Mapping[str, Any]) -> tuple[str, ...]:
+    """The options that are not the user's to set, one line each."""
+    return tuple(f"{key}: {message}" for key in args if (message := reserved(key)) is not None)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Problem:
+class InvalidOption:
     """What is wrong with one option; `str()` is a line for the user."""
 
     option: str
@@ -140,14 +140,16 @@ def validate(
     container_concurrency: int | None = None,
     cache_dir: Path | None = None,
     asking: Callable[[], None] = lambda: None,
-) -> tuple[Problem, ...]:
-    """What is wrong with these options; empty for nothing that is certain. vLLM is not imported here.
+) -> tuple[InvalidOption, ...]:
+    """Check options against what vLLM says of them; only what is certainly wrong is reported.
+
+    vLLM is not imported in this process.
 
     Args:
         args: `engine.args` of the agent file.
-        container_concurrency: Knative's hard limit of requests in one replica; 0 or None for none.
-        cache_dir: where vLLM's description of its options is kept; without it each call asks anew (seconds).
-        asking: called before vLLM has to be asked.
+        container_concurrency: Knative's limit of concurrent requests per replica; 0 or None for no limit.
+        cache_dir: where vLLM's description of its options is kept; without it each call asks vLLM (seconds).
+        asking: called before vLLM is asked.
 
     Raises:
         ValidationUnavailableError: vLLM is not installed here, or cannot be started.
@@ -156,7 +158,7 @@ def validate(
     sequences = args.get("max-num-seqs", args.get("max_num_seqs"))
     if isinstance(sequences, int) and container_concurrency and container_concurrency > sequences:
         problems.append(
-            Problem(
+            InvalidOption(
                 "max-num-seqs",
                 sequences,
                 f"is below containerConcurrency = {container_concurrency}, so that "
@@ -166,9 +168,9 @@ def validate(
         )
     known = schema(cache_dir, asking=asking)
     for key, value in args.items():
-        message = own_rule(key) or known.objection(key, value)
+        message = reserved(key) or known.objection(key, value)
         if message is not None:
-            problems.append(Problem(key, value, message))
+            problems.append(InvalidOption(key, value, message))
     return tuple(problems)
 
 

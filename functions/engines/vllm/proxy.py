@@ -1,6 +1,6 @@
-"""The rest of the function URL: every path of vLLM's own server, passed through token by token.
+"""vLLM's own paths at the function URL, passed through to its server token by token.
 
-How a request and its response are passed on is in `functions.http.reverse_proxy`; here is what is vLLM's own.
+`functions.http.reverse_proxy` has what is common to all proxies.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from functions.engines.vllm.client import VllmEngine
-from functions.engines.vllm.ladder import Ladder
+from functions.engines.vllm.warmth_controller import WarmthController
 from functions.http.reverse_proxy import ProxyRequest, ProxyResponse, ReverseProxy, tokens_in
 from functions.metrics import Metrics
 from functions.stage import DirectRoute, RequestContext
@@ -33,10 +33,10 @@ PATHS = frozenset(
         "/version",
     }
 )
-"""What of vLLM's server is for clients; its control paths (sleep, collective_rpc, ...) are not passed on."""
+"""Paths of vLLM's server for clients. Its control paths (sleep, collective_rpc, ...) are not passed on."""
 
 MEDIA_TYPES = frozenset({b"application/json", b"multipart/form-data"})
-"""Of request bodies; audio is uploaded as a form."""
+"""Accepted media types of request bodies; audio is uploaded as a form."""
 
 _SET_BY_THE_PROXY = frozenset(
     {b"content-length", b"expect", b"host", b"origin", b"traceparent", b"x-request-id"}
@@ -47,16 +47,16 @@ _SET_BY_THE_STAGE = frozenset({b"date", b"server", b"x-request-id"})
 _ERROR_EVENT = b'data: {"error"'
 
 
-class Proxy:
-    """Answers by vLLM's server; a `ProxyHandler`.
+class VllmProxy:
+    """Has requests answered by vLLM's server; a `ProxyHandler`.
 
     Args:
-        ladder: gives the engine, or holds the request until there is one.
+        controller: gives the engine, or holds the request until there is one.
         metrics: where generations are counted.
     """
 
-    def __init__(self, ladder: Ladder, metrics: Metrics) -> None:
-        self._ladder = ladder
+    def __init__(self, controller: WarmthController, metrics: Metrics) -> None:
+        self._controller = controller
         self._metrics = metrics
 
     async def __call__(
@@ -69,8 +69,8 @@ class Proxy:
     async def _attempt(
         self, request: ProxyRequest, context: RequestContext, downstream: ProxyResponse
     ) -> bool:
-        """Ask the engine; False when it had died before it could be asked, so that the next one can be."""
-        async with self._ladder.hot(context) as engine:
+        """Send the request to the engine; False if that died before, so that the next engine can be tried."""
+        async with self._controller.hot(context) as engine:
             try:
                 response = await engine.pool.request(
                     engine.address,
@@ -84,7 +84,7 @@ class Proxy:
                 finally:
                     response.close()
             except ConnectError as error:
-                # Nothing was sent. The socket is closed before the death of its process is told.
+                # Nothing was sent. A socket closes before the death of its process is reported.
                 if await engine.is_dying():
                     return False
                 raise engine.died() from error
@@ -105,7 +105,7 @@ class Proxy:
         head = end_to_end(response.headers, without=_SET_BY_THE_STAGE)
         if not (response.header(b"content-type") or b"").startswith(b"text/event-stream"):
             body = await response.read_all()
-            engine.last_heard = context.now()
+            engine.last_output = context.now()
             await downstream.send_whole(status, head, body)
             return
         instants: list[float] = []
@@ -116,7 +116,7 @@ class Proxy:
                 context.ttft = context.now() - context.arrived
                 context.record(Phase.PREFILL, context.ttft)
                 await downstream.start(status, head)
-            now = engine.last_heard = context.now()
+            now = engine.last_output = context.now()
             instants.extend((now,) * tokens_in(data))
             await downstream.send(data)
         await downstream.end()
@@ -135,11 +135,11 @@ def _headers(
     return passed
 
 
-def direct_route(proxy: Proxy, stage: str) -> DirectRoute:
-    """Bring vLLM's paths straight to the proxy: the framework would wrap every token once more.
+def direct_route(proxy: VllmProxy, stage: str) -> DirectRoute:
+    """Route vLLM's paths to the proxy, past the framework, which would wrap every token once more.
 
     Args:
-        proxy: gets them answered.
-        stage: name for problems.
+        proxy: has them answered.
+        stage: the stage's name, for problems.
     """
     return DirectRoute(ReverseProxy(proxy, stage), PREFIXES, PATHS, MEDIA_TYPES)

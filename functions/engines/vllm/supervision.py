@@ -1,6 +1,6 @@
-"""What a replica with an engine should do next: a pure step from what is known and an instant.
+"""What a hot replica should do next: a pure decision from what is known of it at an instant.
 
-The ladder looks a few times per second and does what it says; every number is an argument.
+`supervisor` asks a few times per second and acts. Instants and durations are seconds on one monotonic clock.
 """
 
 from __future__ import annotations
@@ -12,66 +12,66 @@ from functions.lifecycle import Warmth
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """When to give something up, in seconds."""
+class SupervisionLimits:
+    """Time limits and counts of supervision; durations in seconds."""
 
     idle: float | None = None
-    """A hot replica without a request goes back to its resting rung after this; None for never."""
+    """Time without a request after which a hot replica returns to its resting warmth; None for never."""
     stall: float = 60.0
-    """An engine with requests that says nothing for so long is asked whether it is still there."""
+    """Time without output after which an engine with requests is probed."""
     probe: float = 10.0
-    """How long it may take to answer that."""
+    """Time that an engine has to answer a probe before it is replaced."""
     turn: float = 30.0
-    """How long a busy replica may keep a device that others wait for."""
+    """Time for which a busy replica may keep a device that others wait for."""
     crashes: int = 3
-    """Deaths in a row without an answer in between, within `crash_window`, that fail the replica."""
+    """Crashes within `crash_window`, without an answer in between, after which the replica has failed."""
     crash_window: float = 120.0
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class HotStatus:
     """What is known of a hot replica at an instant."""
 
-    rest: Warmth
-    """Where it goes when nobody needs it."""
+    resting_warmth: Warmth
+    """Where it returns when it is idle."""
     in_use: int
-    """Requests that hold the engine."""
-    ordered_down: bool
-    """It was told to go to its resting rung as soon as it can."""
+    """Requests that use the engine."""
+    lowering_requested: bool
+    """It was told to return to its resting warmth as soon as it is idle."""
     last_used: float
-    """Instant at which the last request began or ended."""
-    last_heard: float
-    """Instant at which the engine last said anything."""
+    """Instant at which a request last began or ended."""
+    last_output: float
+    """Instant at which the engine last sent anything."""
     hot_since: float
     others_waiting: bool = False
-    """Another replica waits for this one's device."""
+    """Another replica waits for the device of this one."""
 
 
-class Move(StrEnum):
+class Action(StrEnum):
     """What to do."""
 
-    STAY = "stay"
+    NONE = "none"
     LOWER = "lower"
-    """Nobody uses it: go to the resting rung."""
-    YIELD = "yield"
-    """Its turn on the device is over: let no new request in, and go down when the last one has ended."""
+    """It is idle: return to the resting warmth."""
+    YIELD_DEVICE = "yield-device"
+    """Its turn on the device is over: admit no new request, and lower when the last one has ended."""
     PROBE = "probe"
-    """It may have stalled: ask it."""
+    """It may have stalled: ask it, and replace it if it does not answer."""
 
 
-def next_move(view: View, patience: Patience, now: float) -> Move:
-    """Decide. A replica that rests hot never leaves a device to others: it was given to it alone."""
-    if view.in_use and now - max(view.last_heard, view.last_used) >= patience.stall:
-        return Move.PROBE
-    if view.rest is Warmth.HOT:
-        return Move.STAY
-    if view.in_use:
-        over = view.others_waiting and now - view.hot_since >= patience.turn
-        return Move.YIELD if over else Move.STAY
-    idle = patience.idle is not None and now - view.last_used >= patience.idle
-    return Move.LOWER if view.others_waiting or view.ordered_down or idle else Move.STAY
+def next_action(status: HotStatus, limits: SupervisionLimits, now: float) -> Action:
+    """Decide. A replica that rests hot keeps its device, which is its own."""
+    if status.in_use and now - max(status.last_output, status.last_used) >= limits.stall:
+        return Action.PROBE
+    if status.resting_warmth is Warmth.HOT:
+        return Action.NONE
+    if status.in_use:
+        over = status.others_waiting and now - status.hot_since >= limits.turn
+        return Action.YIELD_DEVICE if over else Action.NONE
+    idle = limits.idle is not None and now - status.last_used >= limits.idle
+    return Action.LOWER if status.others_waiting or status.lowering_requested or idle else Action.NONE
 
 
-def is_hopeless(deaths: tuple[float, ...], patience: Patience, now: float) -> bool:
-    """Whether an engine that died at these instants, with no answer in between, should not be tried again."""
-    return len([at for at in deaths if now - at <= patience.crash_window]) >= patience.crashes
+def is_crash_looping(crashes: tuple[float, ...], limits: SupervisionLimits, now: float) -> bool:
+    """Whether an engine that crashed at these instants, with no answer in between, is given up."""
+    return len([at for at in crashes if now - at <= limits.crash_window]) >= limits.crashes

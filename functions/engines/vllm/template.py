@@ -2,10 +2,11 @@
 
     python -m functions.engines.vllm.template --control FD
 
-One thread, one loop: orders from the app, deaths of children. Because it runs no torch operation and makes
-no CUDA context, each fork starts with all code in place and shares its memory until it is written to. An
-engine is a process group: its server, the engine core and workers that vLLM's own managers fork from it.
-When the app's end of the channel closes, whatever the reason, the template ends all engines and itself.
+One thread and one loop handle orders from the replica's process and deaths of children. Because the template
+runs no torch operation and makes no CUDA context, an engine forked from it starts with all code in memory and
+shares that memory until it writes to it. An engine is a process group: its server, the engine core and the
+workers that vLLM's own managers fork from it. When the replica's end of the channel closes, for whatever
+reason, the template ends all engines and itself.
 """
 
 from __future__ import annotations
@@ -26,15 +27,35 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from functions.engines.vllm import template_protocol, vllm_internals
+from functions.engines.vllm import template_protocol
+from functions.engines.vllm.template_protocol import (
+    EndEngine,
+    EngineExited,
+    EngineForked,
+    ErrorReported,
+    ImportArchitecture,
+    ImportFailed,
+    ImportFinished,
+    LoadingFinished,
+    LoadingStarted,
+    Packet,
+    ServerReady,
+    StartEngine,
+    WeightsRead,
+)
+from functions.engines.vllm.vllm_internals import imports, server
+from functions.engines.vllm.vllm_internals.command_line import OptionError
+from functions.engines.vllm.vllm_internals.log_observer import LogObserver, describe
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _POLL_SECONDS = 1.0
+_MAX_LATE_IMPORTS = 500
+"""Names in one packet, which has a size limit."""
 
 
 def die_with_parent(number: int) -> None:
-    """Ask the kernel for this signal when the parent dies; 0 asks for none (prctl(2))."""
+    """Have the kernel send this signal when the parent dies; 0 for none (prctl(2), PR_SET_PDEATHSIG)."""
     _prctl(_PR_SET_PDEATHSIG, number)
 
 
@@ -42,34 +63,34 @@ def _prctl(option: int, value: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 
-class Template:
-    """The loop. `run` returns when the app is gone."""
+class TemplateServer:
+    """Follows the orders that come through the channel.
+
+    Args:
+        control: this process's end of the channel.
+    """
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
-        self._children: dict[int, template_protocol.StartEngine] = {}
-        """First processes of the engines, by pid."""
-        self._base: frozenset[str] = frozenset()
+        self._children: dict[int, StartEngine] = {}
+        """The order that each engine's first process was forked for, by process id."""
+        self._imported: frozenset[str] = frozenset()
+        """Names of the modules that every engine finds imported."""
 
-    def prepare(self) -> None:
-        """Import everything and say so."""
+    def import_vllm(self) -> None:
+        """Import what every engine needs, and report it."""
         began = time.monotonic()
-        with self._settling():
-            version, device = vllm_internals.import_all()
+        with self._permanent_objects():
+            version, device = imports.import_all()
         seconds = time.monotonic() - began
-        self.say(
-            template_protocol.Imported(
-                seconds, len(self._base), version, device, vllm_internals.device_name()
-            )
-        )
+        self.send(ImportFinished(seconds, len(self._imported), version, device, imports.device_name()))
 
     @contextlib.contextmanager
-    def _settling(self) -> Iterator[None]:
-        """What is made within stays for good.
+    def _permanent_objects(self) -> Iterator[None]:
+        """Keep the garbage collector away from what is made within the block, now and later.
 
-        No collection looks at it: not meanwhile, where it would look through ever more modules, for more than
-        a second in all, and find next to no garbage; nor later, neither here nor in an engine, where it would
-        copy shared pages.
+        During an import it would traverse ever more modules, more than a second in all, and find next to no
+        garbage. Later, here or in an engine, traversing them would copy pages that are shared.
         """
         gc.disable()
         try:
@@ -77,15 +98,15 @@ class Template:
         finally:
             gc.freeze()
             gc.enable()
-        self._base = vllm_internals.module_names()
+        self._imported = imports.module_names()
 
-    def say(self, packet: template_protocol.Packet) -> None:
-        """Tell the app; a channel that is closed is noticed by the loop."""
+    def send(self, packet: Packet) -> None:
+        """Send to the replica's process. A closed channel is noticed by `run`."""
         with contextlib.suppress(OSError):
             self._control.send(template_protocol.encode(packet))
 
     def run(self) -> None:
-        """Follow orders until the app's end closes."""
+        """Follow orders until the replica's end of the channel closes."""
         woken, wake = os.pipe()
         os.set_blocking(wake, False)
         os.set_blocking(woken, False)
@@ -99,32 +120,32 @@ class Template:
                         os.read(woken, 4096)
                 self._reap()
                 if self._control.fileno() in ready:
-                    data = self._control.recv(template_protocol.MAX_PACKET)
+                    data = self._control.recv(template_protocol.MAX_PACKET_BYTES)
                     if not data:
                         return
-                    self._obey(template_protocol.decode(data))
+                    self._follow(template_protocol.decode(data))
         finally:
             signal.set_wakeup_fd(-1)
             for pid in list(self._children):
-                self._end(pid, signal.SIGKILL)
+                _signal_group(pid, signal.SIGKILL)
             while self._children:
                 self._reap(block=True)
 
-    def _obey(self, packet: template_protocol.Packet) -> None:
-        if isinstance(packet, template_protocol.StartEngine):
-            self._fork(packet)
-        elif isinstance(packet, template_protocol.ImportModel):
-            with self._settling():
-                vllm_internals.import_architecture(Path(packet.directory))
-        elif isinstance(packet, template_protocol.KillEngine):
-            for pid, order in self._children.items():
-                if order.engine == packet.engine:
-                    if packet.gently:
+    def _follow(self, order: Packet) -> None:
+        if isinstance(order, StartEngine):
+            self._fork(order)
+        elif isinstance(order, ImportArchitecture):
+            with self._permanent_objects():
+                imports.import_architecture(Path(order.directory))
+        elif isinstance(order, EndEngine):
+            for pid, started in self._children.items():
+                if started.engine == order.engine:
+                    if order.graceful:
                         os.kill(pid, signal.SIGTERM)
                     else:
-                        self._end(pid, signal.SIGKILL)
+                        _signal_group(pid, signal.SIGKILL)
 
-    def _fork(self, order: template_protocol.StartEngine) -> None:
+    def _fork(self, order: StartEngine) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         template = os.getpid()
@@ -132,75 +153,75 @@ class Template:
         if pid == 0:
             status = 1
             try:
-                status = self._be_engine(order, template)
+                status = self._run_engine(order, template)
             finally:
                 os._exit(status)
-        # Both sides set the group, so that neither has to wait for the other (setpgid(2)).
+        # Parent and child both set the group, so that neither has to wait for the other (setpgid(2)).
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)
         self._children[pid] = order
-        self.say(template_protocol.Forked(order.engine, pid))
+        self.send(EngineForked(order.engine, pid))
 
-    def _be_engine(self, order: template_protocol.StartEngine, template: int) -> int:
-        """In the child: run the server; its exit code."""
+    def _run_engine(self, order: StartEngine, template: int) -> int:
+        """In the child: run the server; returns its exit code."""
         die_with_parent(signal.SIGKILL)
         if os.getppid() != template:
-            return 1  # it died before the kernel knew our wish
+            return 1  # the template died before the kernel knew of the signal
         os.setpgid(0, 0)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        # Whatever vLLM forks from here dies with the process that forked it.
+        # Each process that vLLM forks from here dies with the process that forked it.
         os.register_at_fork(after_in_child=lambda: die_with_parent(signal.SIGKILL))
         os.environ["TMPDIR"] = os.environ["VLLM_RPC_BASE_PATH"] = order.directory
-        tempfile.tempdir = None  # read TMPDIR again
+        tempfile.tempdir = None  # makes tempfile read TMPDIR again
         if order.cache_root:
             os.environ["VLLM_CACHE_ROOT"] = order.cache_root
-        vllm_internals.Observer(
-            loading=lambda: self.say(template_protocol.Loading(order.engine)),
-            loaded=lambda seconds: self.say(template_protocol.Loaded(order.engine, seconds)),
-            read=lambda source, cache: self.say(template_protocol.Read(order.engine, source, cache)),
-            trouble=lambda role, cause: self.say(template_protocol.Trouble(order.engine, role, cause)),
-        ).attach()
+        LogObserver(
+            on_loading=lambda: self.send(LoadingStarted(order.engine)),
+            on_loaded=lambda seconds: self.send(LoadingFinished(order.engine, seconds)),
+            on_read=lambda source, cache: self.send(WeightsRead(order.engine, source, cache)),
+            on_error=lambda process, cause: self.send(ErrorReported(order.engine, process, cause)),
+        ).install()
         try:
-            vllm_internals.serve(order.argv, lambda: self._serving(order))
-        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - the cause goes to the app
+            server.serve(order.argv, lambda: self._report_ready(order))
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - reported to the replica
             if isinstance(error, SystemExit) and error.code in {None, 0}:
                 return 0
-            if not isinstance(error, vllm_internals.OptionError):
+            if not isinstance(error, OptionError):
                 traceback.print_exc()
-            self.say(template_protocol.Trouble(order.engine, "server", vllm_internals.describe(error)))
+            self.send(ErrorReported(order.engine, "server", describe(error)))
             return 1
         return 0
 
-    def _serving(self, order: template_protocol.StartEngine) -> None:
-        late = sorted(vllm_internals.module_names() - self._base)
-        self.say(template_protocol.Serving(order.engine, vllm_internals.core_pids(), tuple(late[:500])))
+    def _report_ready(self, order: StartEngine) -> None:
+        late = sorted(imports.module_names() - self._imported)
+        self.send(ServerReady(order.engine, server.core_pids(), tuple(late[:_MAX_LATE_IMPORTS])))
 
     def _reap(self, *, block: bool = False) -> None:
-        """Collect the engines whose first process has ended, with all that they left behind."""
+        """Collect the engines whose first process has ended, with all processes that they left behind."""
         for pid in list(self._children):
             options = os.WEXITED | os.WNOWAIT | (0 if block else os.WNOHANG)
             if os.waitid(os.P_PID, pid, options) is None:
                 continue
-            # Still a zombie: its number cannot belong to anybody else yet.
-            self._end(pid, signal.SIGKILL)
+            # It is still a zombie, so its process id cannot belong to another process yet.
+            _signal_group(pid, signal.SIGKILL)
             _, status = os.waitpid(pid, 0)
-            # The rest of its group, which has become ours by that (see main): killed, so soon gone.
+            # The rest of its group, now children of this process (PR_SET_CHILD_SUBREAPER) and killed.
             with contextlib.suppress(ChildProcessError):
                 while True:
                     os.waitpid(-pid, 0)
             order = self._children.pop(pid)
             shutil.rmtree(order.directory, ignore_errors=True)
-            self.say(template_protocol.Exited(order.engine, os.waitstatus_to_exitcode(status)))
-
-    @staticmethod
-    def _end(pid: int, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(pid, number)
+            self.send(EngineExited(order.engine, os.waitstatus_to_exitcode(status)))
 
 
-def _hung_up(control: socket.socket) -> bool:
-    """Whether the other end of the channel is closed already."""
+def _signal_group(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, number)
+
+
+def _is_closed(control: socket.socket) -> bool:
+    """Whether the other end of the channel is closed."""
     try:
         return not control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except BlockingIOError:
@@ -210,29 +231,30 @@ def _hung_up(control: socket.socket) -> bool:
 
 
 def main() -> int:
-    """Run a template; its exit code."""
+    """Run a template; returns its exit code."""
     parser = argparse.ArgumentParser(prog="functions.engines.vllm.template")
-    parser.add_argument("--control", type=int, required=True, help="descriptor of the channel to the app")
+    parser.add_argument("--control", type=int, required=True, help="file descriptor of the channel")
     options = parser.parse_args()
     control = socket.socket(fileno=options.control)
-    # While importing it cannot look at the channel, so the kernel has to tell it.
+    # While it imports it does not watch the channel, so the kernel has to tell it.
     die_with_parent(signal.SIGTERM)
-    if _hung_up(control):
-        return 1  # it died before the kernel knew our wish
-    # Orphans of an engine come to the template instead of to a container's first process, which may not reap.
+    if _is_closed(control):
+        return 1  # the replica died before the kernel knew of the signal
+    # Orphans of an engine become children of the template; a container's first process may not reap them.
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    vllm_internals.quieten()
-    template = Template(control)
+    imports.set_environment()
+    template = TemplateServer(control)
     try:
-        template.prepare()
+        template.import_vllm()
     except (ImportError, OSError, RuntimeError) as error:
         traceback.print_exc()
-        template.say(template_protocol.ImportFailed(vllm_internals.describe(error)))
+        template.send(ImportFailed(describe(error)))
         return 1
     die_with_parent(0)
     template.run()
-    # Nothing is left to give back; taking vLLM's libraries apart would cost time and print their complaints.
+    # Skips the interpreter's shutdown: nothing is left to release, and it makes vLLM's libraries print
+    # errors.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)

@@ -1,27 +1,27 @@
-"""What the app process and its template process say to each other: one JSON object per packet.
+"""Messages between the replica's process and its template process: one JSON object per packet.
 
-The channel is a `SOCK_SEQPACKET` socket pair, so packets keep their boundaries and several processes (the
-template and the engines that it forked) may report on the same end. Values are frozen; an unknown packet is a
-bug, since both ends come from the same release.
+The channel is a `SOCK_SEQPACKET` socket pair: it keeps the boundaries of packets, so that several processes
+(the template and the engines forked from it) may send on the same end. Both ends come from the same release;
+a packet of unknown kind is a bug.
 """
 
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
-MAX_PACKET = 1 << 16
-"""Bytes of one packet; texts are cut to fit."""
+MAX_PACKET_BYTES = 1 << 16
+"""Size limit of one packet; long causes are cut to fit."""
 
-_TEXT_CHARS = 4000
+_CAUSE_CHARS = 4000
 
 
 @dataclass(frozen=True, slots=True)
 class StartEngine:
-    """App to template: fork an engine."""
+    """Replica to template: fork an engine."""
 
     engine: int
-    """Number of the engine, chosen by the app, never used twice."""
+    """Number of the engine, chosen by the replica, never used twice."""
     argv: tuple[str, ...]
     """vLLM's own command line, without the program's name."""
     socket: str
@@ -29,154 +29,135 @@ class StartEngine:
     directory: str
     """The engine's private folder for temporary files."""
     cache_root: str = ""
-    """Where the engine keeps what it compiles; its usual place when empty."""
+    """`VLLM_CACHE_ROOT` of the engine, where it keeps what it compiles; vLLM's default when empty."""
 
 
 @dataclass(frozen=True, slots=True)
-class ImportModel:
-    """App to template: the model's files are here, import its architecture."""
+class ImportArchitecture:
+    """Replica to template: import the model classes that `config.json` in this folder names."""
 
     directory: str
 
 
 @dataclass(frozen=True, slots=True)
-class KillEngine:
-    """App to template: end an engine and every process that it started."""
+class EndEngine:
+    """Replica to template: end an engine with every process that it started."""
 
     engine: int
-    gently: bool = False
-    """SIGTERM to the server, which tells its engine core; else SIGKILL to all."""
+    graceful: bool = False
+    """SIGTERM to the server, which shuts its engine core down; otherwise SIGKILL to all."""
 
 
 @dataclass(frozen=True, slots=True)
-class Imported:
-    """Template to app: everything is imported; standby."""
+class ImportFinished:
+    """Template to replica: vLLM is imported; the replica is in standby."""
 
     seconds: float
     modules: int
+    """Number of modules imported."""
     version: str
-    """vLLM's."""
+    """vLLM's version."""
     device: str
     """vLLM's name of the platform: cpu, cuda, rocm, ..."""
     device_name: str = ""
-    """What of it compiled code depends on: the accelerator's name, or the processor's with its features."""
+    """The accelerator's name, or the processor's with its features: what compiled code depends on."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImportFailed:
-    """Template to app: vLLM cannot be imported; the template ends."""
+    """Template to replica: vLLM cannot be imported; the template ends."""
 
     cause: str
 
 
 @dataclass(frozen=True, slots=True)
-class Forked:
-    """Template to app: the engine's first process exists."""
+class EngineForked:
+    """Template to replica: the engine's first process exists."""
 
     engine: int
     pid: int
 
 
 @dataclass(frozen=True, slots=True)
-class Loading:
-    """Engine to app: it begins to read the weights; one for each worker."""
+class LoadingStarted:
+    """Engine to replica: a worker begins to read the weights."""
 
     engine: int
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
-    """Engine to app: where a worker's bytes came from; told once the cache is in order, after loading."""
+class WeightsRead:
+    """Engine to replica: where a worker's bytes came from; sent once the cache is written, after loading."""
 
     engine: int
     from_source: int
+    """Bytes read from the model's source."""
     from_cache: int
+    """Bytes read from the node's cache."""
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
-    """Engine to app: weights are on the device."""
+class LoadingFinished:
+    """Engine to replica: a worker has its weights on the device."""
 
     engine: int
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
-class Serving:
-    """Engine to app: the server accepts requests."""
+class ServerReady:
+    """Engine to replica: the server accepts requests."""
 
     engine: int
     pids: tuple[int, ...]
-    """Processes whose death is the engine's death, besides the first one."""
-    late: tuple[str, ...] = ()
+    """Engine core processes: the death of one is the engine's death."""
+    late_imports: tuple[str, ...] = ()
     """Modules that the engine had to import after the fork."""
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
-    """Engine to app: an error that may be the cause of what follows."""
+class ErrorReported:
+    """Engine to replica: an error, possibly the cause of the engine's exit."""
 
     engine: int
-    role: str
-    """Process in which it happened."""
+    process: str
+    """Name of the process in which it happened."""
     cause: str
 
 
 @dataclass(frozen=True, slots=True)
-class Exited:
-    """Template to app: nothing is left of the engine."""
+class EngineExited:
+    """Template to replica: no process of the engine is left."""
 
     engine: int
     status: int
     """Exit code, or minus the signal's number."""
 
 
-Packet: TypeAlias = (
-    StartEngine
-    | ImportModel
-    | KillEngine
-    | Imported
-    | ImportFailed
-    | Forked
-    | Loading
-    | Loaded
-    | Read
-    | Serving
-    | Trouble
-    | Exited
+Order: TypeAlias = StartEngine | ImportArchitecture | EndEngine
+"""What the replica sends."""
+EngineEvent: TypeAlias = (
+    EngineForked | LoadingStarted | LoadingFinished | WeightsRead | ServerReady | ErrorReported | EngineExited
 )
-_KINDS: dict[str, Any] = {
-    kind.__name__: kind
-    for kind in (
-        StartEngine,
-        ImportModel,
-        KillEngine,
-        Imported,
-        ImportFailed,
-        Forked,
-        Loading,
-        Loaded,
-        Read,
-        Serving,
-        Trouble,
-        Exited,
-    )
-}
+"""What is sent about one engine."""
+Packet: TypeAlias = Order | ImportFinished | ImportFailed | EngineEvent
+
+_KINDS: dict[str, Any] = {kind.__name__: kind for kind in get_args(Packet)}
 
 
 def encode(packet: Packet) -> bytes:
-    """The packet's bytes; long causes are cut."""
+    """The bytes of a packet; a long cause is cut."""
     fields = dataclasses.asdict(packet)
     if isinstance(fields.get("cause"), str):
-        fields["cause"] = fields["cause"][:_TEXT_CHARS]
+        fields["cause"] = fields["cause"][:_CAUSE_CHARS]
     return json.dumps({"kind": type(packet).__name__, **fields}, separators=(",", ":")).encode()
 
 
 def decode(data: bytes) -> Packet:
-    """The packet of these bytes.
+    """The packet in these bytes.
 
     Raises:
-        ValueError: no packet of this release.
+        ValueError: the bytes are no packet of this release.
     """
     try:
         fields = json.loads(data)
@@ -185,5 +166,5 @@ def decode(data: bytes) -> Packet:
             **{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"packet = {data[:80]!r}, is of no known kind") from error
+        raise ValueError(f"packet = {data[:80]!r}: unknown kind or fields") from error
     return packet

@@ -1,8 +1,9 @@
-"""Turns on a device that several replicas of one host share, in the order in which they asked.
+"""A lock on a device that several replicas of one host share, granted in the order of the requests.
 
-A queue lock made of files (after Craig, Landin and Hagersten, 1993): who comes draws the next ticket and
-holds an advisory lock on its file; the lowest ticket whose file is locked has the device. The kernel drops
-the lock of a process that dies, so nobody waits for the dead, and no process has to be there to keep order.
+A queue lock made of files (after Craig, Landin and Hagersten, 1993). A replica takes the next ticket number
+and holds an advisory lock on the ticket's file; the lowest ticket whose file is locked has the device. The
+kernel releases the locks of a process that dies, so a dead process blocks no one, and no coordinator is
+needed.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 POLL_SECONDS = 0.05
 
 
-class DeviceTurn:
+class DeviceLock:
     """One replica's place in the queue for one device.
 
     Args:
@@ -30,26 +31,26 @@ class DeviceTurn:
 
     @property
     def held(self) -> bool:
-        """This replica has the device, or waits for it."""
+        """Whether this replica has the device or waits for it."""
         return self._descriptor is not None
 
     async def acquire(self) -> None:
-        """Wait for the device. Cancelling the wait leaves the queue. Holding it already is fine.
+        """Wait for the device; no effect if it is held already. Cancelling the wait leaves the queue.
 
         Raises:
             OSError: the folder cannot be used.
         """
         if self._descriptor is None:
-            self._draw()
+            self._take_ticket()
         try:
-            while self._ahead():  # noqa: ASYNC110 - other processes cannot set an event of this one
+            while self._ahead():  # noqa: ASYNC110 - other processes cannot set an event here
                 await asyncio.sleep(POLL_SECONDS)
         except BaseException:
             self.release()
             raise
 
     def release(self) -> None:
-        """Leave the device, or the queue. May be called twice."""
+        """Release the device, or leave the queue. May be called twice."""
         if self._descriptor is None or self._ticket is None:
             return
         with contextlib.suppress(FileNotFoundError):
@@ -58,16 +59,16 @@ class DeviceTurn:
         self._descriptor = self._ticket = None
 
     def others_waiting(self) -> bool:
-        """Whether somebody queues behind this replica."""
+        """Whether another replica queues behind this one."""
         return self._ticket is not None and any(
             number > self._ticket and self._is_held(number) for number in self._tickets()
         )
 
-    def _draw(self) -> None:
+    def _take_ticket(self) -> None:
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o777)
         gate = os.open(self._directory / "gate", os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            # Held for microseconds: numbers must be unique, and a ticket must be locked before others see it.
+            # Held for microseconds: numbers are unique, and a ticket is locked before others see it.
             fcntl.flock(gate, fcntl.LOCK_EX)
             self._ticket = 1 + max(self._tickets(), default=0)
             self._descriptor = os.open(self._path(self._ticket), os.O_RDWR | os.O_CREAT, 0o666)
@@ -80,7 +81,7 @@ class DeviceTurn:
         return any(number < self._ticket and self._is_held(number) for number in self._tickets())
 
     def _is_held(self, number: int) -> bool:
-        """Whether the ticket's owner lives; a dead one's ticket is thrown away."""
+        """Whether the ticket's owner is alive; removes the ticket of a dead one."""
         try:
             descriptor = os.open(self._path(number), os.O_RDWR)
         except FileNotFoundError:

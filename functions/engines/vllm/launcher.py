@@ -1,6 +1,6 @@
-"""From nothing to a template, and from a template to an engine that answers; each step is a phase.
+"""How a replica gets a template process, and from it an engine that answers; each step is a phase.
 
-Knows nothing of states and requests: the ladder decides when, this module knows how.
+`warmth_controller` decides when.
 """
 
 from __future__ import annotations
@@ -17,16 +17,12 @@ import aiohttp
 from functions.engine import EngineError
 from functions.engines.vllm import options
 from functions.engines.vllm.client import VllmEngine
-from functions.engines.vllm.compiled import Compiled
-from functions.engines.vllm.model import ModelFiles
+from functions.engines.vllm.compiled import CompiledArtefacts
+from functions.engines.vllm.engine_process import EngineProcess, EngineStartError
+from functions.engines.vllm.model_files import ModelFiles
+from functions.engines.vllm.openmp import is_cpu_build
 from functions.engines.vllm.option_schema import installed_release
-from functions.engines.vllm.processes import (
-    EngineProcess,
-    EngineStartError,
-    Template,
-    TemplateError,
-    is_cpu_build,
-)
+from functions.engines.vllm.template_process import TemplateError, TemplateProcess
 from functions.lifecycle import Warmth
 from functions.replica import Replica
 from functions.settings import Settings
@@ -36,15 +32,15 @@ from knative import env_vars
 
 log = logging.getLogger(__name__)
 
-NO_SLEEP = "vLLM has no sleep mode on CPUs; must be hot or standby here"
+NO_SLEEP_MODE = "vLLM has no sleep mode on CPUs; must be hot or standby here"
 
 
 class Launcher:
     """Owner of the template process and of what an engine is started with.
 
     Args:
-        settings: model and options.
-        files: of the model; on their way beside the import.
+        settings: the replica's settings: model, options, cache folder.
+        files: the model's files, which are fetched while vLLM is imported.
         clock: monotonic seconds.
     """
 
@@ -53,54 +49,54 @@ class Launcher:
     ) -> None:
         self._settings = settings
         self._files = files
-        self._compiled = Compiled(settings.cache_dir, settings.engine_args)
+        self._compiled = CompiledArtefacts(settings.cache_dir, settings.engine_args)
         self._clock = clock
-        self._template: Template | None = None
+        self._template: TemplateProcess | None = None
         self._model: Path | None = None
         self._version = self._device_name = ""
         self.device: str | None = None
-        """The platform as vLLM calls it (cpu, cuda); None until the import has told."""
+        """vLLM's name of the platform (cpu, cuda); None until vLLM is imported."""
 
     @property
-    def spans_processes(self) -> bool:
-        """Whether an engine's workers are processes of their own, which leave shared memory if killed."""
+    def has_worker_processes(self) -> bool:
+        """Whether workers are processes of their own, which leave shared memory behind if they are killed."""
         args = self._settings.engine_args
         sizes = (args.get(f"{kind}-parallel-size", 1) for kind in ("tensor", "pipeline", "data"))
         return any(isinstance(size, int) and size > 1 for size in sizes)
 
     @property
-    def sleeps(self) -> bool:
+    def sleep_mode_enabled(self) -> bool:
         """Whether the user asked for vLLM's sleep mode."""
         return bool(self._settings.engine_args.get("enable-sleep-mode"))
 
-    def check(self, rest: Warmth) -> None:
-        """Refuse bad options, and a rung that is not there, before anything large is touched.
+    def check(self, resting_warmth: Warmth) -> None:
+        """Check the options and the resting warmth before anything is fetched or imported.
 
         Raises:
-            StartError: with the options.
+            StartError: names what is wrong.
         """
-        if rest is Warmth.ASLEEP and is_cpu_build():
-            raise StartError(f"{env_vars.WARMTH} = asleep: {NO_SLEEP}")
+        if resting_warmth is Warmth.ASLEEP and is_cpu_build():
+            raise StartError(f"{env_vars.WARMTH} = asleep: {NO_SLEEP_MODE}")
         try:
             options.command_line(self._settings.engine_args, model=Path("model"), name="model")
         except ValueError as error:
             raise StartError(f"{env_vars.ENGINE_ARGS}: {error}") from None
 
     async def prepare(self, replica: Replica, *, complete: bool) -> None:
-        """Fetch and import side by side; the first failure ends both.
+        """Fetch the model and import vLLM side by side; the first failure ends both.
 
         Args:
             replica: where the phases are recorded.
-            complete: wait until the weights are in the cache; else an engine may begin before.
+            complete: wait until all weights are in the cache; otherwise an engine may be started before.
 
         Raises:
             StartError: with the cause.
         """
         try:
-            template = self._template = await Template.start()
+            template = self._template = await TemplateProcess.start()
             async with asyncio.TaskGroup() as group:
                 importing = group.create_task(self._import(replica, template))
-                group.create_task(self._bring(replica, template, set() if complete else {importing}))
+                group.create_task(self._fetch(replica, template, set() if complete else {importing}))
         except TemplateError as error:
             raise StartError(str(error)) from None
         except BaseExceptionGroup as errors:
@@ -113,7 +109,7 @@ class Launcher:
             await self._compiled.restore(manifest, engine, self._device_name, self._arguments())
 
     def _arguments(self) -> dict[str, Any]:
-        """The user's options and what the replica adds."""
+        """The user's options with what the replica adds."""
         assert self._model is not None
         given = self._settings.engine_args
         return {**options.defaults(given, self._model, self.device or ""), **given, **self._files.options()}
@@ -127,11 +123,11 @@ class Launcher:
             args["enable-sleep-mode"] = True
         argv = options.command_line(args, model=self._model, name=self._name)
         process = self._template.fork(argv, cache_root=self._compiled.folder)
-        process.loading.add_done_callback(lambda _: self._files.hand_over())
+        process.loading.add_done_callback(lambda _: self._files.engine_loads())
         return process
 
-    async def answering(self, replica: Replica, process: EngineProcess) -> VllmEngine:
-        """Wait until the ordered engine has given its first token.
+    async def connect(self, replica: Replica, process: EngineProcess) -> VllmEngine:
+        """Wait until the engine has answered its first request.
 
         Raises:
             StartError: it did not come up; the message is the cause.
@@ -152,15 +148,15 @@ class Launcher:
             raise StartError(
                 f"the engine answers no request: {error if process.alive else process.cause}"
             ) from None
-        self._files.hold()
+        self._files.pin()
         self._compiled.save()
         return engine
 
-    async def revive(self, replica: Replica) -> None:
-        """Have a template process, another one if it was killed.
+    async def ensure_template(self, replica: Replica) -> None:
+        """Start another template process if the last one has died.
 
         Raises:
-            StartError: there is none to be had.
+            StartError: it does not start.
         """
         assert self._template is not None
         if not self._template.ended.done():
@@ -168,15 +164,15 @@ class Launcher:
         log.error("template process died; importing again")
         await self._template.close()
         try:
-            self._template = await Template.start()
+            self._template = await TemplateProcess.start()
             await self._import(replica, self._template)
         except TemplateError as error:
             raise StartError(str(error)) from None
         if self._model is not None:
-            self._template.import_model(self._model)
+            self._template.import_architecture(self._model)
 
     async def close(self) -> None:
-        """End the template, and with it what it forked; let go of the files."""
+        """End the template with all engines forked from it, and release the files."""
         if self._template is not None:
             await self._template.close()
             self._template = None
@@ -188,23 +184,27 @@ class Launcher:
         assert self._model is not None
         return self._settings.model_name or self._model.name
 
-    async def _bring(self, replica: Replica, template: Template, until: set[asyncio.Task[None]]) -> None:
-        """Bring the model; of the weights, as much as comes until one of these tasks is done."""
+    async def _fetch(
+        self, replica: Replica, template: TemplateProcess, until: set[asyncio.Task[None]]
+    ) -> None:
+        """Fetch the model; of its weights, as much as arrives until one of these tasks is done."""
 
-        def begin_with(folder: Path) -> None:
+        def use(folder: Path) -> None:
             self._model = folder
-            template.import_model(folder)
+            template.import_architecture(folder)
 
         with replica.measure(Phase.WEIGHTS):
-            folder = await self._files.bring()
-        begin_with(folder)
-        filling = self._files.fill(lambda seconds: replica.record(Phase.WEIGHTS, seconds), begin_with)
-        if filling is not None:
-            await asyncio.wait({filling, *until}, return_when=asyncio.FIRST_COMPLETED)
-            if filling.done():
-                await filling
+            folder = await self._files.fetch()
+        use(folder)
+        prefetch = self._files.start_prefetch(
+            lambda seconds: replica.record(Phase.WEIGHTS, seconds), on_replaced=use
+        )
+        if prefetch is not None:
+            await asyncio.wait({prefetch, *until}, return_when=asyncio.FIRST_COMPLETED)
+            if prefetch.done():
+                await prefetch
 
-    async def _import(self, replica: Replica, template: Template) -> None:
+    async def _import(self, replica: Replica, template: TemplateProcess) -> None:
         imported = await template.imported()
         replica.record(Phase.IMPORT, imported.seconds)
         self._version, self.device = imported.version, imported.device

@@ -1,6 +1,6 @@
-"""`POST /v1/embeddings` and `GET /v1/models`, as OpenAI's clients call them, over any `Engine`.
+"""`POST /v1/embeddings` and `GET /v1/models` for OpenAI's clients, answered by an `Engine`.
 
-For the engines that bring no server of their own.
+For engines that have no server of their own.
 """
 
 import base64
@@ -17,11 +17,11 @@ from functions.http.app import context_of
 from functions.problems import ProblemError
 
 MAX_INPUTS = 2048
-"""Texts of one request, as OpenAI's own limit."""
+"""Texts in one request; OpenAI's own limit."""
 
 
 class EmbeddingsBody(BaseModel):
-    """A request for embeddings. Token ids as input are not taken."""
+    """A request for embeddings. Token ids as input are not supported."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -31,14 +31,19 @@ class EmbeddingsBody(BaseModel):
     dimensions: int | None = None
 
 
-def embedding_router(engine: Callable[[], Engine], model: str) -> APIRouter:
-    """Both routes. `engine` is called for each request and may raise EngineError."""
+def embeddings_router(engine: Callable[[], Engine], model: str) -> APIRouter:
+    """Both routes.
+
+    Args:
+        engine: called for each request; may raise EngineError.
+        model: the name that clients call the model by.
+    """
     router = APIRouter()
     created = int(time.time())
 
     @router.get("/v1/models", tags=["openai"])
     async def models() -> dict[str, Any]:
-        """The one model."""
+        """List the model."""
         card: dict[str, Any] = {"id": model, "object": "model", "created": created, "owned_by": "pilotlight"}
         if (length := engine().info.max_model_len) is not None:
             card["max_model_len"] = length
@@ -46,17 +51,18 @@ def embedding_router(engine: Callable[[], Engine], model: str) -> APIRouter:
 
     @router.post("/v1/embeddings", tags=["openai"])
     async def embeddings(body: EmbeddingsBody, request: Request) -> dict[str, Any]:
-        """Vectors of the inputs, in order."""
+        """Compute one vector for each input, in order."""
         if body.model not in {None, model}:
             raise ProblemError(404, f"model = {body.model!r}, must be {model!r}", title="No such model")
         if body.dimensions is not None:
             raise ProblemError(
-                422, f"dimensions = {body.dimensions}: the vectors' length is fixed; leave it out"
+                422,
+                f"dimensions = {body.dimensions}: the model's vectors have a fixed length; must be left out",
             )
         inputs = (body.input,) if isinstance(body.input, str) else tuple(body.input)
         empty = next((at for at, text in enumerate(inputs) if not text), None)
         if empty is not None:
-            raise ProblemError(422, f"input[{empty}] is empty, must hold a text")
+            raise ProblemError(422, f"input[{empty}] is empty, must be a text")
         result = await engine().embed(EmbedRequest(context_of(request).request_id, inputs))
         tokens = result.usage.prompt_tokens or 0
         return {

@@ -1,9 +1,9 @@
-"""The replica's door for orders: `GET` and `POST /admin/warmth`, with a bearer token.
+"""Reading and changing a replica's resting warmth: `GET` and `POST /admin/warmth`, with a bearer token.
 
     POST /admin/warmth   {"warmth": "standby"}               202: under way
-                         {"warmth": "hot", "wait": true}      200: there; 504 if the deadline came first
+                         {"warmth": "hot", "wait": true}      200: reached; 504 if the deadline came first
 
-Whoever may order a replica down can take a service from its users, so without a token there is no door.
+Lowering a replica takes capacity away from a Service's users, so without a token the endpoint is not there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fastapi import APIRouter, Header, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 
-from functions.engines.vllm.ladder import Ladder
+from functions.engines.vllm.warmth_controller import WarmthController
 from functions.http.app import context_of
 from functions.lifecycle import State, Warmth
 from functions.problems import ProblemError
@@ -28,41 +28,41 @@ _STATE = {Warmth.HOT: State.HOT, Warmth.STANDBY: State.STANDBY, Warmth.ASLEEP: S
 
 
 class WarmthOrder(BaseModel):
-    """Where to rest from now on."""
+    """The resting warmth from now on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     warmth: Warmth
     wait: bool = False
-    """Answer once the replica is there."""
+    """Answer once the replica has reached it."""
 
 
-class Admin:
-    """The door.
+class WarmthEndpoint:
+    """Both routes.
 
     Args:
-        ladder: takes the orders.
-        replica: tells where it is.
-        token: who has it may order; None for nobody.
+        controller: follows the orders.
+        replica: whose state is reported.
+        token: the bearer token that requests need; None to refuse all.
     """
 
-    def __init__(self, ladder: Ladder, replica: Replica, token: str | None) -> None:
-        self._ladder = ladder
+    def __init__(self, controller: WarmthController, replica: Replica, token: str | None) -> None:
+        self._controller = controller
         self._replica = replica
         self._token = token
 
     async def read(self, authorization: Annotated[str | None, Header()] = None) -> JSONResponse:
-        """Tell the rung to rest on and the state the replica is in."""
+        """Return the resting warmth and the replica's state."""
         self._check(authorization)
         return JSONResponse(self._view())
 
     async def order(
         self, request: Request, wanted: WarmthOrder, authorization: Annotated[str | None, Header()] = None
     ) -> JSONResponse:
-        """Rest on this rung from now on."""
+        """Set the resting warmth."""
         self._check(authorization)
         try:
-            await self._ladder.order(wanted.warmth)
+            await self._controller.set_resting_warmth(wanted.warmth)
         except ValueError as error:
             raise ProblemError(422, str(error)) from None
         if not wanted.wait:
@@ -92,13 +92,13 @@ class Admin:
 
     def _view(self) -> dict[str, Any]:
         lifecycle = self._replica.lifecycle
-        return {"rest": self._ladder.rest, "state": lifecycle.state, "warmth": lifecycle.warmth}
+        return {"rest": self._controller.resting_warmth, "state": lifecycle.state, "warmth": lifecycle.warmth}
 
 
-def router(ladder: Ladder, replica: Replica, token: str | None) -> APIRouter:
-    """Both routes."""
-    admin = Admin(ladder, replica, token)
-    made = APIRouter()
-    made.add_api_route(PATH, admin.read, methods=["GET"], tags=["admin"])
-    made.add_api_route(PATH, admin.order, methods=["POST"], tags=["admin"])
-    return made
+def router(controller: WarmthController, replica: Replica, token: str | None) -> APIRouter:
+    """Both routes; see `WarmthEndpoint`."""
+    endpoint = WarmthEndpoint(controller, replica, token)
+    routes = APIRouter()
+    routes.add_api_route(PATH, endpoint.read, methods=["GET"], tags=["admin"])
+    routes.add_api_route(PATH, endpoint.order, methods=["POST"], tags=["admin"])
+    return routes
