@@ -1,7 +1,7 @@
-"""uvicorn's HTTP protocol, but a response's head and its first bytes are one write.
+"""uvicorn's HTTP protocol, with a response's head and its first bytes in one write.
 
-uvicorn hands the head to the socket as soon as an application sends it. Each such call is a system call and
-wakes the client, who can do nothing with a head alone; on a virtual machine that is a tenth of a millisecond.
+uvicorn writes the head to the socket as soon as an application sends it. Each write is a system call and
+wakes the client, which can do nothing with a head alone; on a virtual machine that costs 0.1 ms.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 _COPIED = 64 * 1024
-"""Up to so many bytes it is cheaper to join two pieces than to write them one after the other."""
+"""Bytes up to which joining two pieces is cheaper than a second write."""
 
 
 class _OneWrite:
-    """A transport that keeps the first piece, for as long as the event loop's present turn lasts."""
+    """A transport that keeps the first piece until the next one, or until the event loop's next iteration."""
 
     __slots__ = ("_flush", "_head", "_loop", "_transport")
 
@@ -29,7 +29,7 @@ class _OneWrite:
         self._flush: asyncio.Handle | None = None
 
     def write(self, data: bytes) -> None:
-        """Write, now or with what comes next."""
+        """Write now, or together with the next piece."""
         if self._flush is None:
             self._head = data
             self._flush = self._loop.call_soon(self.flush)
@@ -43,31 +43,31 @@ class _OneWrite:
         self._transport.write(data)
 
     def flush(self) -> None:
-        """Write what was kept."""
+        """Write the piece that was kept."""
         head, self._head = self._head, None
         if head is not None:
-            with contextlib.suppress(RuntimeError):  # uvloop's, of a connection that was lost meanwhile
+            with contextlib.suppress(RuntimeError):  # raised by uvloop if the connection was lost meanwhile
                 self._transport.write(head)
 
     def close(self) -> None:
-        """Write what was kept, and close."""
+        """Write the piece that was kept, and close."""
         self.flush()
         self._transport.close()
 
     def is_closing(self) -> bool:
-        """Whether it is."""
+        """Whether the transport is closing."""
         return self._transport.is_closing()
 
 
 def in_one_write(cycle: RequestResponseCycle, loop: asyncio.AbstractEventLoop) -> None:
-    """Have a response's head written together with what its application sends right after it."""
+    """Write this response's head together with what the application sends right after it."""
     if cycle.scope["method"] == "HEAD":
-        return  # nothing follows
+        return  # no body follows
     cycle.transport = cast("asyncio.Transport", _OneWrite(cycle.transport, loop))
 
 
 class OneWriteProtocol(HttpToolsProtocol):
-    """One client's connection; uvicorn's `http`."""
+    """One client's connection; given to `uvicorn.Config(http=...)`."""
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         in_one_write(cycle, self.loop)

@@ -1,4 +1,4 @@
-"""Connections that are kept for the next request."""
+"""A client's connections, kept for the next request."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ Address = tuple[str, int] | str
 
 
 class ConnectError(UpstreamError):
-    """There is no connection to be had: nothing was sent."""
+    """No connection could be opened, so nothing was sent."""
 
 
 class ConnectionPool:
-    """A client of any number of servers, without a limit of connections; needs a running loop.
+    """A client of any number of servers, without a limit on connections; needs a running loop.
 
     Args:
-        idle_s: a connection that nobody used for so long is closed. Less than the servers' own limit: who
-            closes first never sends a request into a connection that is being closed.
-        connect_s: so long may opening one take.
+        idle_s: seconds after which an unused connection is closed. Less than the servers' own limit, so that
+            no request is sent into a connection that the server is closing.
+        connect_s: seconds that opening a connection may take.
     """
 
     def __init__(self, *, idle_s: float = 4.0, connect_s: float = 10.0) -> None:
@@ -30,7 +30,7 @@ class ConnectionPool:
         self._idle_s = idle_s
         self._connect_s = connect_s
         self._idle: dict[Address, list[tuple[float, Connection]]] = {}
-        """The longest unused one first."""
+        """Unused connections with the instant since when; the longest unused one first."""
         self._open: set[Connection] = set()
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
@@ -46,22 +46,22 @@ class ConnectionPool:
         chunked: bool = False,
         may_switch: bool = False,
     ) -> UpstreamResponse:
-        """Send a request; its response once the head is there.
+        """Send a request; returns once the head of its response has arrived.
 
         Args:
-            address: whom to ask.
+            address: of the server.
             method: GET, ...
             target: path and query, as they go on the wire.
             headers: all fields of the request, `Host` and those that frame the body included; from a parsed
-                message, so that none of them holds a line's end.
-            body: all of it, or its pieces as they come.
-            chunked: frame the pieces; the fields must say so.
-            may_switch: the request asks for another protocol, so that the answer may be a `101`.
+                message, so that none of them holds a line end.
+            body: all of it, or its pieces.
+            chunked: send the pieces in chunked transfer coding; the fields must announce it.
+            may_switch: the request asks to switch protocols, so that the response may be a `101`.
 
         Raises:
-            ConnectError: no connection; nothing was sent.
-            ConnectionLostError: the connection ended without an answer.
-            ProtocolError: what came is no answer.
+            ConnectError: there is no connection; nothing was sent.
+            ConnectionLostError: the connection ended without a response.
+            ProtocolError: what came is not a response.
         """
         connection = self._take(address) or await self._connect(address)
         response = connection.ask(
@@ -79,7 +79,7 @@ class ConnectionPool:
         return response
 
     def close(self) -> None:
-        """End all connections; whoever still reads from one gets ConnectionLostError."""
+        """Close all connections; pending reads raise ConnectionLostError."""
         self._closed = True
         if self._sweeper is not None:
             self._sweeper.cancel()
@@ -126,7 +126,7 @@ class ConnectionPool:
             self._sweeper = self._loop.call_later(self._idle_s, self._sweep)
 
     def _sweep(self) -> None:
-        """Close what nobody uses."""
+        """Close connections that were unused for too long."""
         self._sweeper = None
         limit = self._loop.time() - self._idle_s
         for address, idle in tuple(self._idle.items()):

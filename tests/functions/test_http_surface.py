@@ -112,7 +112,7 @@ async def test_a_body_past_the_limit_is_refused_declared_or_not(http):
                 assert str(MAX_BODY_BYTES) in (await response.json(content_type=None))["detail"]
 
 
-async def test_identity_and_trace_are_kept_or_made(http):
+async def test_request_id_and_trace_are_kept_or_made(http):
     async with scripted(echo("s")) as (stage, url):
         trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
         async with http.post(
@@ -145,7 +145,9 @@ async def test_identity_and_trace_are_kept_or_made(http):
         ("nan", 400, "decimal"),
     ],
 )
-async def test_a_deadline_that_is_past_or_no_number_is_answered_without_work(http, deadline, status, said):
+async def test_a_deadline_that_has_passed_or_is_not_a_number_is_answered_without_work(
+    http, deadline, status, said
+):
     async with (
         scripted(echo("s")) as (stage, url),
         http.post(
@@ -220,7 +222,7 @@ async def test_past_the_queue_limit_it_is_429_with_retry_after(http):
             assert 'pilotlight_requests_total{code="429",kind="generate",stage="model"} 1.0' in page
 
 
-async def test_a_client_that_goes_away_cancels_the_work(http):
+async def test_a_client_that_disconnects_cancels_the_work(http):
     async def slow(request, context):
         await asyncio.sleep(60)
 
@@ -231,7 +233,7 @@ async def test_a_client_that_goes_away_cancels_the_work(http):
         await wait_until(lambda: stage.seen[0].cancelled)
 
 
-async def test_a_client_that_leaves_a_stream_closes_the_stages_events(http):
+async def test_a_client_that_disconnects_from_a_stream_closes_the_stages_events(http):
     async def endless(request, context):
         while True:
             yield Delta("x")
@@ -255,7 +257,7 @@ async def test_a_client_that_leaves_a_stream_closes_the_stages_events(http):
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-async def test_whatever_a_stage_raises_is_a_problem(  # noqa: PLR0917 - one table row
+async def test_every_exception_of_a_stage_becomes_a_problem(  # noqa: PLR0917 - one table row
     http, error, status, retryable, said, stream
 ):
     def fails(request, context):
@@ -275,7 +277,7 @@ async def test_whatever_a_stage_raises_is_a_problem(  # noqa: PLR0917 - one tabl
 
 
 @pytest.mark.parametrize("how", ["raises", "event", "ends"])
-async def test_a_stream_that_fails_later_ends_with_an_error_event(http, how):
+async def test_a_stream_that_fails_after_its_start_ends_with_an_error_event(http, how):
     async def fails(request, context):
         yield Delta("half")
         if how == "raises":
@@ -292,7 +294,7 @@ async def test_a_stream_that_fails_later_ends_with_an_error_event(http, how):
         assert events[-1][1]["status"] == (500 if how == "ends" else 503)
 
 
-async def test_a_whole_reply_is_folded_from_a_stages_events_and_counted(http):
+async def test_a_whole_reply_is_made_from_a_stages_events_and_counted(http):
     async def tokens(request, context):
         for text in "abc":
             yield Delta(text)
@@ -321,7 +323,7 @@ async def test_a_whole_reply_is_folded_from_a_stages_events_and_counted(http):
             assert line in page
 
 
-async def test_a_stages_own_routes_get_context_server_timing_and_problems_too(http):
+async def test_a_stages_own_routes_have_context_server_timing_and_problems_too(http):
     class WithRoutes(ScriptedStage):
         def routes(self, runtime):  # noqa: ARG002 - the protocol
             from fastapi import APIRouter, Request

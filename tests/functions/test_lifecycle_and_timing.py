@@ -21,7 +21,7 @@ from functions.tracing import continue_trace, request_id
 
 
 @pytest.mark.parametrize(("before", "after"), list(itertools.product(State, State)))
-def test_only_the_moves_of_the_table_are_allowed(before, after):
+def test_only_the_transitions_of_the_table_are_allowed(before, after):
     lifecycle = Lifecycle(before)
     if after in TRANSITIONS[before]:
         assert lifecycle.to(after, cause="why" if after is State.FAILED else None).state is after
@@ -30,7 +30,7 @@ def test_only_the_moves_of_the_table_are_allowed(before, after):
             lifecycle.to(after, cause="why")
 
 
-def test_every_state_can_be_reached_and_left_only_for_the_end():
+def test_every_state_can_be_reached_and_draining_is_final():
     reached = {State.STARTING} | {after for moves in TRANSITIONS.values() for after in moves}
     assert reached == set(State)
     assert [state for state in State if not TRANSITIONS[state]] == [State.DRAINING]
@@ -111,7 +111,7 @@ def test_latencies_of_a_generation():
     assert times.tpot == (times.e2e - times.ttft) / 2
 
 
-def test_latencies_that_are_not_known_are_none():
+def test_unknown_latencies_are_none():
     assert (TokenTimes(1.0).ttft, TokenTimes(1.0).e2e, TokenTimes(1.0).itl, TokenTimes(1.0).tpot) == (
         None,
         None,
@@ -130,7 +130,7 @@ def test_tokens_of_a_stream_are_counted_by_its_events_not_by_its_pieces():
     assert tokens_in(event[9:]) == 0
 
 
-def test_a_phase_cannot_take_less_than_nothing_and_adds_up():
+def test_a_phase_is_never_negative_and_adds_up():
     assert ColdStart("cold").with_phase(Phase.WEIGHTS, 1.0).with_phase(Phase.WEIGHTS, 0.5).phases == {
         Phase.WEIGHTS: 1.5
     }
@@ -165,7 +165,7 @@ def test_what_is_formatted_parses_back(metrics):
         ("", []),
     ],
 )
-def test_headers_of_others_parse_as_the_standard_says(header, metrics):
+def test_headers_of_other_servers_parse_as_the_standard_says(header, metrics):
     got = parse_server_timing(header)
     assert [(m.name, m.description) for m in got] == [(n, d) for n, _, d in metrics]
     if "x;" not in header:
@@ -174,7 +174,7 @@ def test_headers_of_others_parse_as_the_standard_says(header, metrics):
         ]
 
 
-def test_a_name_that_is_no_token_is_refused():
+def test_a_name_that_is_not_a_token_is_refused():
     with pytest.raises(ValueError, match="HTTP token"):
         format_server_timing([ServerTiming("two words")])
 
@@ -182,7 +182,7 @@ def test_a_name_that_is_no_token_is_refused():
 GOOD = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
-def test_a_trace_goes_on_with_a_new_span():
+def test_a_trace_continues_with_a_new_span():
     assert (
         continue_trace(GOOD, new_id=lambda n: "c" * 2 * n)
         == f"00-0af7651916cd43dd8448eb211c80319c-{'c' * 16}-01"

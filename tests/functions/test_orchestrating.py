@@ -119,7 +119,7 @@ async def test_a_whole_request_runs_through_every_stage_in_order(http):
             assert stage.seen[0].request.parameters.max_tokens == 4
 
 
-async def test_a_stream_reaches_the_client_redacted_while_the_model_still_talks(http):
+async def test_a_stream_reaches_the_client_redacted_while_the_model_still_generates(http):
     text = [
         "Dear ",
         "reader, ",
@@ -231,7 +231,7 @@ async def test_retryable_failures_are_retried_and_counted(http, stream):
 
 
 @pytest.mark.parametrize("status", [400, 413, 422, 500, 501])
-async def test_what_cannot_succeed_is_not_retried_and_names_its_stage(http, status):
+async def test_a_failure_that_is_not_retryable_is_not_retried_and_names_its_stage(http, status):
     def refuse(request, context):
         raise ProblemError(status, "no way", retryable=False, extra={"over": 3})
 
@@ -447,7 +447,7 @@ async def test_bad_requests_do_not_open_the_circuit(http):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_client_that_goes_away_cancels_the_stages(http, stream):
+async def test_a_client_that_disconnects_cancels_the_stages(http, stream):
     async def slow(request, context):
         await asyncio.sleep(60)
 
@@ -486,7 +486,7 @@ async def test_the_deadline_ends_a_request_and_the_stages_work(http):
         await wait_until(lambda: model.seen[0].cancelled)
 
 
-async def test_a_peer_that_speaks_something_else_is_a_clear_502(http):
+async def test_a_response_outside_the_contract_is_a_502_that_says_so(http):
     async def app(scope, receive, send):
         if scope["type"] == "lifespan":
             await receive()
@@ -557,7 +557,7 @@ def test_orchestrate_without_stages_says_what_is_missing(tmp_path):
         assert "Traceback" not in process.log.read_text()
 
 
-async def test_what_proxies_on_the_way_say_of_the_time_is_in_the_stages_phases(http):
+async def test_server_timing_of_proxies_on_the_way_is_in_the_stages_phases(http):
     stage = create_app(ScriptedStage("model", "generate", whole("x")), Settings())
 
     async def held_by_an_activator(scope, receive, send):

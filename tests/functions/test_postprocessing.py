@@ -86,7 +86,7 @@ async def test_segments_give_the_text_of_the_whole_through_any_replica(http):
     assert carry is None
 
 
-async def test_a_carry_that_is_none_is_refused_without_quoting_it(http):
+async def test_a_malformed_carry_is_refused_without_quoting_it(http):
     async with postprocess() as url:
         status, problem = await post(
             http, url, input="x", segment={"carry": {"redact_held": 3, "secret": "hunter2"}, "final": False}

@@ -78,7 +78,7 @@ def test_character_by_character_no_piece_of_a_secret_leaves(kind, secret):
         "id 12345678901234567890123456789012345678",
     ],
 )
-def test_what_only_looks_alike_stays(text):
+def test_what_only_looks_like_a_secret_stays(text):
     assert whole(text)[1] == text
     assert "".join(streamed(text)[1]) == text
 
@@ -137,7 +137,7 @@ fragments = st.one_of(
     mode=st.sampled_from(["keep", "strip", "tidy"]),
     stop=st.sampled_from([(), ("STOP",), ("STOP", "TO"), ("\n\n",)]),
 )
-def test_however_it_is_cut_a_stream_gives_the_text_of_the_whole(parts, cuts, mode, stop):
+def test_a_stream_gives_the_text_of_the_whole_however_it_is_cut(parts, cuts, mode, stop):
     text = "".join(parts)
     places = sorted({min(cut, len(text)) for cut in cuts})
     pieces = [text[a:b] for a, b in zip([0, *places], [*places, len(text)], strict=True)]
@@ -149,7 +149,7 @@ def test_however_it_is_cut_a_stream_gives_the_text_of_the_whole(parts, cuts, mod
 
 
 @pytest.mark.parametrize("beginning", ["eyJ-", "_eyJ", "sk-", "a@a.", "-----BEGIN ", "4111 ", "x-", "SG."])
-def test_a_text_of_nothing_but_beginnings_takes_time_in_proportion_to_its_length(beginning):
+def test_a_text_of_beginnings_alone_takes_time_in_proportion_to_its_length(beginning):
     """Counted in steps of the slowest kind, quadratic growth would take minutes here; the suite's limit ends it."""
     text = (beginning * 200_000)[:400_000]
     state, out = step(FilterState(), text, final=False, kinds=KINDS)

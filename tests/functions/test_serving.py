@@ -69,7 +69,7 @@ def test_help_names_the_stages():
         ),
     ],
 )
-def test_a_bad_start_says_in_one_line_what_would_be_right(arguments, variables, said):
+def test_bad_arguments_and_variables_are_one_line_that_says_what_would_be_right(arguments, variables, said):
     result = run(*arguments, **variables)
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 1
@@ -82,7 +82,7 @@ def test_every_bad_variable_is_reported_at_once():
     assert all(name in result.stderr for name in ("PORT", "PILOTLIGHT_DRAIN_SECONDS", "PILOTLIGHT_ENGINE"))
 
 
-def test_a_port_in_use_is_one_clear_line():
+def test_a_port_in_use_is_one_line():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         result = run("postprocess", PORT=port)
@@ -206,7 +206,7 @@ async def front(http, tmp_path):
             gate.set()
 
 
-async def test_sigterm_is_not_ready_at_once_finishes_what_is_in_flight_and_exits_zero(http, front):
+async def test_sigterm_ends_readiness_at_once_finishes_requests_in_flight_and_exits_zero(http, front):
     request = front.post(http)
     await wait_until(lambda: len(front.model.seen) == 1)
     front.process.terminate()
@@ -249,7 +249,7 @@ async def test_a_second_signal_ends_the_rest_with_a_retryable_503(http, front):
     assert await asyncio.to_thread(front.process.wait) == 0
 
 
-async def test_past_the_grace_period_the_rest_gets_a_retryable_503(http, tmp_path):
+async def test_after_the_grace_period_the_rest_gets_a_retryable_503(http, tmp_path):
     async def never(request, context):
         await asyncio.Event().wait()
 

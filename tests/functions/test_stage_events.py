@@ -18,7 +18,7 @@ events = st.one_of(
 
 
 @given(st.lists(events, max_size=6), st.lists(st.integers(0, 2000), max_size=10))
-def test_however_a_stream_is_cut_its_events_are_the_same(sent, cuts):
+def test_the_events_do_not_depend_on_how_the_bytes_are_cut(sent, cuts):
     raw = b"".join(encode_event(event) for event in sent)
     places = sorted({min(cut, len(raw)) for cut in cuts})
     parser = EventParser()

@@ -1,4 +1,4 @@
-"""The client of the proxies against real servers on real sockets: whatever they send, and however they end."""
+"""The client for proxies against real servers on real sockets, whatever they send and however they end."""
 
 import asyncio
 import contextlib
@@ -99,7 +99,7 @@ OK = b"HTTP/1.1 200 OK\r\n"
     ids=["length", "in pieces", "chunked", "empty", "interim", "two codings"],
 )
 @pytest.mark.parametrize("pause", [0.0, 0.01])
-async def test_an_answer_arrives_whole_and_leaves_its_connection_for_the_next(
+async def test_a_response_arrives_whole_and_leaves_its_connection_to_the_next_request(
     pool: ConnectionPool, script: Script, pieces: tuple[bytes, ...], expected: bytes, pause: float
 ):
     await script.answers(*pieces, pause=pause)
@@ -111,7 +111,7 @@ async def test_an_answer_arrives_whole_and_leaves_its_connection_for_the_next(
 @pytest.mark.parametrize(
     "head", [OK, b"HTTP/1.0 200 OK\r\n", OK + b"Transfer-Encoding: gzip\r\n"], ids=["1.1", "1.0", "gzip"]
 )
-async def test_a_body_without_a_length_is_as_long_as_its_connection(
+async def test_a_body_without_a_length_ends_with_its_connection(
     pool: ConnectionPool, script: Script, head: bytes
 ):
     await script.answers(head + b"\r\n", b"hel", b"lo", then_close=True, pause=0.01)
@@ -129,7 +129,7 @@ async def test_a_status_without_body_ends_with_its_head(pool: ConnectionPool, sc
         assert response.header(b"content-length") == b"5"
 
 
-async def test_the_answer_to_head_ends_with_its_head(pool: ConnectionPool, script: Script):
+async def test_the_response_to_a_head_request_ends_with_its_head(pool: ConnectionPool, script: Script):
     await script.answers(OK + b"Content-Length: 5\r\n\r\n")
     for _ in range(3):
         assert await whole(pool, script, b"HEAD") == (200, b"")
@@ -146,13 +146,15 @@ async def test_the_answer_to_head_ends_with_its_head(pool: ConnectionPool, scrip
     ],
     ids=["nonsense", "length", "two framings", "long head", "unasked switch"],
 )
-async def test_what_is_no_answer_is_told(pool: ConnectionPool, script: Script, answer: bytes):
+async def test_a_malformed_response_raises_a_protocol_error(
+    pool: ConnectionPool, script: Script, answer: bytes
+):
     await script.answers(answer)
     with pytest.raises(ProtocolError):
         await asyncio.wait_for(whole(pool, script), 5)
 
 
-async def test_nonsense_within_a_body_is_told_after_what_was_good(pool: ConnectionPool, script: Script):
+async def test_a_malformed_chunk_raises_after_the_good_part_of_the_body(pool: ConnectionPool, script: Script):
     await script.answers(OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n", b"x\r\n", pause=0.05)
     response = await get(pool, script)
     assert await response.read() == b"he"
@@ -171,7 +173,7 @@ async def test_nonsense_within_a_body_is_told_after_what_was_good(pool: Connecti
     ],
     ids=["nothing", "half a head", "length", "chunked"],
 )
-async def test_an_answer_that_ends_too_early_is_never_whole(
+async def test_a_response_that_is_cut_off_never_looks_complete(
     pool: ConnectionPool, script: Script, sent: bytes, good: bytes | type[Exception]
 ):
     await script.answers(sent, then_close=True)
@@ -185,7 +187,7 @@ async def test_an_answer_that_ends_too_early_is_never_whole(
         await response.read()
 
 
-async def test_what_nobody_asked_for_ends_the_connection(pool: ConnectionPool, script: Script):
+async def test_bytes_without_a_request_close_the_connection(pool: ConnectionPool, script: Script):
     answer = OK + b"Content-Length: 2\r\n\r\nhi"
     await script.answers(answer + answer)
     for _ in range(3):
@@ -194,14 +196,16 @@ async def test_what_nobody_asked_for_ends_the_connection(pool: ConnectionPool, s
     assert script.connections == 3
 
 
-async def test_connection_close_is_taken_at_its_word(pool: ConnectionPool, script: Script):
+async def test_connection_close_is_obeyed(pool: ConnectionPool, script: Script):
     await script.answers(OK + b"Connection: close\r\nContent-Length: 2\r\n\r\nhi")
     for _ in range(2):
         assert await whole(pool, script) == (200, b"hi")
     assert script.connections == 2
 
 
-async def test_nobody_there_is_refused(pool: ConnectionPool, script: Script, tmp_path: Path):
+async def test_a_server_that_is_not_there_raises_a_connect_error(
+    pool: ConnectionPool, script: Script, tmp_path: Path
+):
     await script.answers(OK)
     await script.stop()
     with pytest.raises(ConnectError):
@@ -210,7 +214,7 @@ async def test_nobody_there_is_refused(pool: ConnectionPool, script: Script, tmp
         await pool.request(str(tmp_path / "none"), b"GET", b"/", HOST)
 
 
-async def test_a_server_that_takes_no_connection_is_refused_in_time(full_address: tuple[str, int]):
+async def test_a_server_that_accepts_no_connection_raises_in_time(full_address: tuple[str, int]):
     pool = ConnectionPool(connect_s=0.2)
     with pytest.raises(ConnectError, match=r"no connection within 0\.2 s"):
         await pool.request(full_address, b"GET", b"/", HOST)
@@ -306,7 +310,7 @@ async def test_a_server_that_does_not_read_holds_the_body_back(pool: ConnectionP
     assert (await asyncio.wait_for(asking, 60)).status == 200
 
 
-async def test_an_answer_before_the_bodys_end_is_heard(pool: ConnectionPool, script: Script):
+async def test_a_response_before_the_end_of_the_requests_body_is_read(pool: ConnectionPool, script: Script):
     async def body() -> AsyncIterator[bytes]:
         yield b"a"
         await asyncio.sleep(60)
@@ -319,7 +323,7 @@ async def test_an_answer_before_the_bodys_end_is_heard(pool: ConnectionPool, scr
     assert script.connections == 2  # the first one still waits for a body
 
 
-async def test_a_body_that_cannot_be_had_ends_the_request(pool: ConnectionPool, script: Script):
+async def test_a_body_that_cannot_be_read_ends_the_request(pool: ConnectionPool, script: Script):
     async def body() -> AsyncIterator[bytes]:
         yield b"a"
         raise OSError("the disk is gone")
@@ -373,7 +377,7 @@ async def test_an_idle_connection_is_closed_and_one_that_the_server_closed_is_no
 
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 5\r\n", b""], ids=["length", "until its end"])
-async def test_closing_the_pool_ends_what_is_being_read_and_not_as_if_it_were_whole(
+async def test_closing_the_pool_cuts_off_the_responses_that_are_being_read(
     pool: ConnectionPool, script: Script, framing: bytes
 ):
     await script.answers(OK + framing + b"\r\nhe")
@@ -384,7 +388,7 @@ async def test_closing_the_pool_ends_what_is_being_read_and_not_as_if_it_were_wh
         await asyncio.wait_for(response.read(), 5)
 
 
-async def test_a_trailer_is_no_field_of_the_head(pool: ConnectionPool, script: Script):
+async def test_trailer_fields_are_not_merged_into_the_head(pool: ConnectionPool, script: Script):
     await script.answers(OK + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX-Late: 1\r\n\r\n")
     response = await get(pool, script)
     assert (await response.read_all(), response.header(b"x-late")) == (b"a", None)
@@ -401,7 +405,9 @@ async def test_chunks_announced_in_a_second_field_end_with_the_last_chunk(
         await response.read()
 
 
-async def test_a_switched_connection_is_the_callers_with_all_that_came(pool: ConnectionPool, script: Script):
+async def test_a_switched_connection_is_handed_over_with_all_bytes_received(
+    pool: ConnectionPool, script: Script
+):
     switch = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
