@@ -19,6 +19,7 @@ from functions.problems import field_errors
 from functions.settings import Settings, SettingsError
 from functions.timing import ColdStart, Phase, ServerTiming
 from knative import env_vars
+from transport.propagation import DEADLINE, RETRIES
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
@@ -39,6 +40,9 @@ class StageConfig(BaseModel):
         validate_by_alias=True,
     )
 
+
+_DEADLINE = DEADLINE.decode()
+_RETRIES = RETRIES.decode()
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
@@ -80,6 +84,8 @@ class RequestContext:
         "deadline",
         "deadline_given",
         "request_id",
+        "retries_left",
+        "retries_used",
         "traceparent",
         "ttft",
         "warmth",
@@ -95,6 +101,7 @@ class RequestContext:
         deadline_given: bool = False,
         warmth: str,
         cold_start: ColdStart | None = None,
+        retries_left: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.request_id = request_id
@@ -111,6 +118,10 @@ class RequestContext:
         """How the request found the replica."""
         self.cold_start = cold_start
         """The cold start that this request paid for."""
+        self.retries_left = retries_left
+        """How often calls on behalf of this request may be made again, in all; None for no limit."""
+        self.retries_used = 0
+        """How often they were made again, by this stage and by those behind it."""
         self._rescheduled: Callable[[float], None] | None = None
         self.ttft: float | None = None
         """Seconds to the first token, where the stage knows better than the app, which sees its events."""
@@ -135,6 +146,23 @@ class RequestContext:
     def on_deadline(self, rescheduled: Callable[[float], None]) -> None:
         """Call `rescheduled` with the seconds from now when the deadline changes."""
         self._rescheduled = rescheduled
+
+    def limit_retries(self, retries: int) -> None:
+        """Allow at most so many retries, or fewer if the request's sender allows fewer."""
+        self.retries_left = retries if self.retries_left is None else min(self.retries_left, retries)
+
+    def take_retry(self) -> bool:
+        """Whether a call may be made again; if so, the retry counts."""
+        if self.retries_left == 0:
+            return False
+        self.count_retries(1)
+        return True
+
+    def count_retries(self, retries: int) -> None:
+        """Retries were made, here or by a server behind, as its response says."""
+        self.retries_used += retries
+        if self.retries_left is not None:
+            self.retries_left = max(0, self.retries_left - retries)
 
     def record(self, name: str | Phase, seconds: float) -> None:
         """Add an entry to this response's `Server-Timing`; effective until the response's head is sent."""
@@ -161,7 +189,9 @@ class RequestContext:
         """Headers for a call that is made on behalf of this request."""
         headers = {"X-Request-Id": self.request_id, "traceparent": self.traceparent}
         if (remaining := self.remaining()) is not None:
-            headers["X-Pilotlight-Deadline"] = f"{remaining:.3f}"
+            headers[_DEADLINE] = f"{remaining:.3f}"
+        if self.retries_left is not None:
+            headers[_RETRIES] = str(self.retries_left)
         return headers
 
 

@@ -1,11 +1,11 @@
 """What another stage answered, as values: its reply, its events, its problem, its time.
 
-Nothing that arrives is trusted to be what it should be: what does not fit becomes a problem that names the
-stage.
+Whatever does not follow the contract becomes a problem that names the stage.
 """
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 
 import aiohttp
 from multidict import CIMultiDictProxy
@@ -27,17 +27,25 @@ from transport.sse import EventParser
 
 
 @dataclass(frozen=True, slots=True)
-class Called:
+class StageAnswer:
     """A stage's reply, with the caller's view of its time as its only timing."""
 
     reply: StageReply
     timing: StageTiming
 
 
-def called(
+def with_timing(
     stage: str, reply: StageReply, headers: CIMultiDictProxy[str], *, seconds: float, attempts: int
-) -> Called:
-    """The reply with one timing: the stage's own, seen from here, with what proxies on the way added."""
+) -> StageAnswer:
+    """The reply with one timing: the stage's own as its caller saw it, and what proxies on the way add.
+
+    Args:
+        stage: who was called.
+        reply: as it came.
+        headers: of the response; `Server-Timing` has the phases.
+        seconds: from the first attempt to the end of the reply.
+        attempts: calls that were needed.
+    """
     own = reply.timings[-1] if reply.timings else StageTiming(stage=stage, seconds=seconds)
     phases = {
         metric.name: metric.seconds
@@ -46,14 +54,14 @@ def called(
     }
     seen = {"stage": stage, "seconds": seconds, "phases": {**phases, **own.phases}, "attempts": attempts}
     timing = own.model_copy(update=seen)
-    return Called(reply.model_copy(update={"timings": (timing,)}), timing)
+    return StageAnswer(reply.model_copy(update={"timings": (timing,)}), timing)
 
 
 def read_reply(stage: str, body: bytes) -> StageReply:
     """The reply in a body.
 
     Raises:
-        ProblemError: 502; it is none.
+        ProblemError: 502 for anything else.
     """
     try:
         return StageReply.model_validate_json(body)
@@ -61,7 +69,7 @@ def read_reply(stage: str, body: bytes) -> StageReply:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "body"
         raise ProblemError.of(
-            _broken(stage, f"answered what is no StageReply: {where}: {first['msg']}")
+            _outside_contract(stage, f"answered what is not a StageReply: {where}: {first['msg']}")
         ) from None
 
 
@@ -69,6 +77,9 @@ def read_problem(
     stage: str, *, status: int, content_type: str, headers: Mapping[str, str], body: bytes, now: float
 ) -> Problem:
     """The problem of a response that is not 200.
+
+    A stage's own problem names its stage. One without a name, or another body, comes from something on the
+    way: an activator, an ingress. Its 404 means that the stage has no route, which is not the client's fault.
 
     Args:
         stage: who was called; a problem of a stage further on keeps that one's name.
@@ -79,17 +90,20 @@ def read_problem(
         now: seconds since the epoch.
     """
     after = seconds_of(headers.get("Retry-After"), now=now)
-    if content_type == MEDIA_TYPE:
-        try:
-            problem = Problem.model_validate_json(body)
-        except ValidationError:
-            pass
-        else:
-            known = {"stage": problem.stage or stage, "status": status}
-            if problem.retry_after is None:
-                known["retry_after"] = after
-            return problem.model_copy(update=known)
-    # The body of something else on the way (a proxy, an activator) is not passed on: it may hold anything.
+    problem = _parsed_problem(content_type, body)
+    if problem is not None and (problem.stage or status != HTTPStatus.NOT_FOUND):
+        known = {"stage": problem.stage or stage, "status": status}
+        if problem.retry_after is None:
+            known["retry_after"] = after
+        return problem.model_copy(update=known)
+    if status == HTTPStatus.NOT_FOUND:
+        return Problem(
+            title="Stage unavailable",
+            status=503,
+            detail=f"stage {stage} has no route (404): it is not deployed, or it has never been ready",
+            stage=stage,
+        )
+    # The body of something on the way is not passed on: it may hold anything.
     return Problem(
         title=phrase(status),
         status=status if status >= 400 else 502,
@@ -98,6 +112,15 @@ def read_problem(
         retry_after=after,
         stage=stage,
     )
+
+
+def _parsed_problem(content_type: str, body: bytes) -> Problem | None:
+    if content_type != MEDIA_TYPE:
+        return None
+    try:
+        return Problem.model_validate_json(body)
+    except ValidationError:
+        return None
 
 
 async def read_events(
@@ -112,7 +135,7 @@ async def read_events(
     """
     try:
         if response.content_type == "application/json":
-            # A stage that does not stream answers whole.
+            # A stage that does not stream answers with a whole reply.
             reply = read_reply(stage, await response.read())
             yield Delta(reply.text)
             yield Final(finish(reply))
@@ -131,13 +154,13 @@ async def read_events(
         yield Failure(error.problem)
         return
     except ValueError as error:
-        yield Failure(_broken(stage, f"sent what is no event: {error}"))
+        yield Failure(_outside_contract(stage, f"sent an event outside the contract: {error}"))
         return
     yield Failure(cut_off(stage, reason))
 
 
 def cut_off(stage: str, reason: str) -> Problem:
-    """A stream that ended without its end."""
+    """The problem of a stream that ended without a reply or an error."""
     return Problem(
         title="Stream cut off",
         status=502,
@@ -147,5 +170,5 @@ def cut_off(stage: str, reason: str) -> Problem:
     )
 
 
-def _broken(stage: str, what: str) -> Problem:
-    return Problem(title="Bad answer of a stage", status=502, detail=f"stage {stage} {what}", stage=stage)
+def _outside_contract(stage: str, what: str) -> Problem:
+    return Problem(title="Bad response of a stage", status=502, detail=f"stage {stage} {what}", stage=stage)

@@ -1,8 +1,7 @@
-"""A stream on its way from the model through the stages behind it.
+"""A stream of events from the model through the stages behind it.
 
-Each step takes the events of the one before and gives its own, so that a chain of any length is one
-composition. Closing the last closes them all, down to the connection to the model, which ends the
-generation.
+Each step is an asynchronous generator over the events of the one before, so a chain of any length is a
+composition. Closing the last closes them all, down to the connection to the model, which ends the generation.
 
 The `data` of a reply on the way is an object with each stage's data under its name.
 """
@@ -37,7 +36,7 @@ Events: TypeAlias = AsyncGenerator[StageEvent, None]
 def next_request(
     request: StageRequest, value: Input, *, stream: bool = False, segment: Segment | None = None
 ) -> StageRequest:
-    """The client's request as the next stage gets it: with the last stage's output as its input."""
+    """The client's request for the next stage, whose input is the last stage's output."""
     return request.model_copy(update={"input": value, "stream": stream, "segment": segment})
 
 
@@ -75,7 +74,7 @@ async def from_model(
 async def at_the_end(
     client: StageClient, events: Events, request: StageRequest, context: RequestContext
 ) -> Events:
-    """Through a stage that needs the whole text: the stream pauses until it is there."""
+    """The events behind a stage that needs the whole text; nothing comes before the text is complete."""
     async with aclosing(events) as stream:
         async for event in stream:
             if isinstance(event, Failure):
@@ -96,11 +95,17 @@ async def by_segments(
     *,
     pause: float = 0.0,
 ) -> Events:
-    """Through a stage that takes the stream piece by piece.
+    """The events behind a stage that takes the stream segment by segment.
 
-    While one segment is under way the next one collects. A stage that wants no more (finish reason `stop`
-    before the end) stops the model. `pause` is the least time in seconds from one post to the next; the first
-    goes at once, and so does the last.
+    While one segment is under way, the text of the next one collects. A stage that ends the text early
+    (finish reason `stop`) stops the model.
+
+    Args:
+        client: the stage.
+        events: of the stage before.
+        request: the client's request.
+        context: of the request.
+        pause: least seconds from one post to the next; the first and the last are posted at once.
     """
     inbox = _Inbox(client.name)
     reader = asyncio.create_task(inbox.fill(events))
@@ -129,7 +134,7 @@ async def by_segments(
                 yield Final(_merged(client, end.reply, reply, timing))
                 return
             if called.reply.finish_reason is FinishReason.STOP:
-                # What is left to ask for is the end of what the stage has, and its data.
+                # One more post brings out what the stage still holds, and its data.
                 reader.cancel()
                 await asyncio.wait({reader})
                 reply = StageReply(
@@ -144,7 +149,7 @@ async def by_segments(
 
 
 class _Inbox:
-    """What has arrived of a stream since it was last looked at."""
+    """The part of a stream that has arrived and was not taken yet."""
 
     def __init__(self, stage: str) -> None:
         self._stage = stage
@@ -155,7 +160,7 @@ class _Inbox:
         self._ended = asyncio.Event()
 
     async def fill(self, events: Events) -> None:
-        """Read to the end; raises nothing, `take` does."""
+        """Read to the end. Exceptions are kept for `take`."""
         try:
             async with aclosing(events) as stream:
                 async for event in stream:
@@ -166,23 +171,23 @@ class _Inbox:
                     self._changed.set()
             if self.end is None:
                 self.end = Failure(cut_off(self._stage, "it ended without a reply"))
-        except Exception as error:  # noqa: BLE001 - handed over to the task that waits for the text
+        except Exception as error:  # noqa: BLE001 - raised by `take`, in the task that waits for the text
             self._error = error
         finally:
             self._changed.set()
             self._ended.set()
 
     async def wait_for_end(self, seconds: float) -> None:
-        """Let text collect for so long, or until the end."""
+        """Wait for the end of the stream, at most so long, while text collects."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, seconds)):
                 await self._ended.wait()
 
     async def take(self) -> tuple[str, Final | Failure | None]:
-        """All text that is there, at least a piece or the end; the end if it has come.
+        """All text that has arrived, waiting for at least a piece or the end; and the end if it has come.
 
         Raises:
-            Exception: what the stream raised.
+            Exception: of the stream.
         """
         while not (self._texts or self.end or self._error):
             await self._changed.wait()
@@ -199,7 +204,7 @@ def _named(client: StageClient, reply: StageReply, before: JsonValue) -> dict[st
 
 
 def _merged(client: StageClient, before: StageReply, reply: StageReply, timing: StageTiming) -> StageReply:
-    """The reply of the stream so far with a stage behind it."""
+    """The reply of the stages before, combined with that of the stage behind them."""
     return reply.model_copy(
         update={
             "usage": before.usage.model_copy(update=reply.usage.model_dump(exclude_none=True)),

@@ -27,7 +27,15 @@ from functions.settings import Settings
 from functions.stage import DirectRoute, RequestContext
 from functions.timing import format_server_timing
 from knative import env_vars
-from transport.propagation import DEADLINE, HELD, parse_deadline, parse_held
+from transport.propagation import (
+    DEADLINE,
+    HELD,
+    RETRIES,
+    RETRIES_USED,
+    parse_deadline,
+    parse_held,
+    parse_retries,
+)
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +106,7 @@ class RequestMiddleware:
             arrived=arrived,
             deadline=None,
             warmth=self._replica.lifecycle.warmth,
+            retries_left=parse_retries(headers.get(RETRIES)),
             clock=self._clock,
         )
         state = RequestState(context, self.active)
@@ -186,7 +195,12 @@ class RequestMiddleware:
                 retry_after=1.0,
             )
         if self._replica.state is State.FAILED:
-            raise ProblemError(503, "the replica has failed; readiness says why", retry_after=1.0)
+            raise ProblemError(
+                503,
+                f"the replica has failed: {self._replica.lifecycle.cause}",
+                title="Replica failed",
+                retry_after=1.0,
+            )
 
     async def _read_and_answer(
         self, scope: Scope, receive: Receive, response: "_Response", state: RequestState
@@ -248,6 +262,8 @@ class _Response:
             headers = list(message.get("headers", ()))
             headers.append((b"server-timing", format_server_timing(self.context.timings).encode("latin-1")))
             headers.append((b"x-request-id", self.context.request_id.encode()))
+            if self.context.retries_used:
+                headers.append((RETRIES_USED, str(self.context.retries_used).encode()))
             if self._replica.state is State.DRAINING:
                 headers.append((b"connection", b"close"))
             message = {**message, "headers": headers}
@@ -256,7 +272,9 @@ class _Response:
         await self._send(message)
 
 
-_READ = frozenset({b"content-type", b"host", b"origin", b"x-request-id", b"traceparent", DEADLINE, HELD})
+_READ = frozenset(
+    {b"content-type", b"host", b"origin", b"x-request-id", b"traceparent", DEADLINE, HELD, RETRIES}
+)
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 _JSON = frozenset({b"application/json"})

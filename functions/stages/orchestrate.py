@@ -1,11 +1,11 @@
-"""The stage in front: runs a request through the other stages, whole or as a stream.
+"""The first stage of a chain: runs a request through the other stages, whole or as a stream.
 
-A whole request is a fold over the chain. A stream is called through up to the model, then streamed: each
-stage behind the model either takes the stream segment by segment (postprocess) or the whole text at its end.
-While one segment is under way the next one collects, so the number of posts follows the speed of the
-network, not the number of tokens, and the first token waits for one round trip only.
+A whole request is a fold over the chain. For a stream the stages up to the model are called whole and the
+model's events are streamed; each stage behind the model takes the stream segment by segment (postprocess), or
+the whole text at its end. While one segment is under way the text of the next one collects, so the number of
+posts follows the speed of the network, not the number of tokens.
 
-When work arrives, all later stages are woken at once, so that cold stages start side by side.
+When a request arrives, all stages behind the first are woken at once, so that cold ones start side by side.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Annotated
 from prometheus_client import Counter, Histogram
 from pydantic import Field, JsonValue
 
-from functions.calls.client import CallPolicy, ObserveCall, Outcome, StageClient, open_session
+from functions.calls.client import ObserveCall, StageClient, open_session
+from functions.calls.failures import Outcome
+from functions.calls.retries import CallPolicy
 from functions.calls.streaming import Events, at_the_end, by_segments, from_model, next_request
 from functions.contract import (
     Delta,
@@ -42,21 +44,23 @@ if TYPE_CHECKING:
 
 
 class OrchestrateConfig(CallPolicy):
-    """`PILOTLIGHT_STAGE_CONFIG` of an orchestrate stage: the patience with each stage, and waking."""
+    """`PILOTLIGHT_STAGE_CONFIG` of an orchestrate stage: retries of each stage, deadlines, waking."""
 
+    retries: Annotated[int, Field(ge=0, le=100)] = 6
+    """Retries for one request at most, by all stages and the proxies before them together."""
     deadline_seconds: Annotated[float, Field(gt=0)] = 300.0
     """Deadline of a request that brings none: how long a cold chain is waited for."""
     segment_seconds: Annotated[float, Field(ge=0)] = 0.02
-    """Least time from one segment of a stream to the next: fewer posts, text that comes this much later."""
+    """Least seconds from one segment of a stream to the next: fewer posts, and text that much later."""
     wake: bool = True
     """Wake all later stages when a request arrives."""
     wake_idle_seconds: Annotated[float, Field(ge=0)] = 10.0
-    """A stage that answered so recently is taken to be awake."""
+    """Seconds after its last answer for which a stage counts as awake."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Progress:
-    """What is known after some stages of the chain."""
+    """The result of the stages called so far."""
 
     value: Input
     finish_reason: FinishReason | None = None
@@ -65,7 +69,7 @@ class _Progress:
     data: dict[str, JsonValue] = field(default_factory=dict)
 
     def after(self, name: str, reply: StageReply) -> "_Progress":
-        """With a stage's reply. What it does not know stays as it was."""
+        """With the reply of one more stage; values that it does not give stay."""
         usage = self.usage.model_copy(update=reply.usage.model_dump(exclude_none=True))
         data = self.data if reply.data is None else {**self.data, name: reply.data}
         return replace(
@@ -92,7 +96,7 @@ class Orchestrate:
         self._observe: ObserveCall = lambda _target, _outcome, _seconds: None
 
     async def start(self, replica: Replica) -> None:
-        """Open the session; no stage is called, a cold one may stay cold."""
+        """Open the session. No stage is called, so a cold one may stay cold."""
         replica.record(Phase.IMPORT, replica.age)
         self._session = open_session()
         policy = CallPolicy(**self._config.model_dump(include=set(CallPolicy.model_fields)))
@@ -110,6 +114,7 @@ class Orchestrate:
         if request.segment is not None:
             raise ProblemError(422, "segment: an orchestrate stage takes whole requests; must be left out")
         context.default_deadline(self._config.deadline_seconds)
+        context.limit_retries(self._config.retries)
         if self._config.wake:
             for client in self._chain[1:]:
                 client.wake(
@@ -193,7 +198,7 @@ class Orchestrate:
                 yield event
 
     def _joined(self, before: _Progress, streamed: StageReply) -> _Progress:
-        """The stages before the stream and those of the stream, whose data is by name already."""
+        """The stages before the stream, and those of the stream, whose data has their names already."""
         joined = before.after("", streamed.model_copy(update={"data": None}))
         data = streamed.data if isinstance(streamed.data, dict) else {}
         return replace(joined, data={**joined.data, **data})

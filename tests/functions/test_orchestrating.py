@@ -506,7 +506,7 @@ async def test_a_response_outside_the_contract_is_a_502_that_says_so(http):
     ):
         problem = await response.json(content_type=None)
         assert response.status == 502
-        assert "no StageReply" in problem["detail"]
+        assert "not a StageReply" in problem["detail"]
         assert "secret-internal" not in json.dumps(problem)
 
 
