@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from warmpool.adapters.metric_names import NAMES, Sample, Tally
+from warmpool.adapters.metric_names import NAMES, DemandReader, Sample
 from warmpool.domain.object_key import ObjectKey
 from warmpool.domain.observation import Demand
 from warmpool.ports import DemandUnavailableError
@@ -19,72 +19,101 @@ from warmpool.ports import DemandUnavailableError
 _QUERY: Final = '{__name__=~"' + "|".join(NAMES) + '"}'
 _GAUGES: Final = [name for name, (meaning, _) in NAMES.items() if meaning in {"in flight", "average"}]
 LOOK_BACK: Final = timedelta(hours=4)
-"""How far to look for the last request at the first reading: as long as a keep-alive can be."""
+"""How far to look back for the last request at the first reading: as long as a keep-alive can be."""
 
 
 class Prometheus:
-    """Reads a Prometheus server."""
+    """Reads one Prometheus server."""
 
     def __init__(self, url: str, *, token: str | None = None, timeout_s: float = 10.0) -> None:
         """`url` is the server's root; `token` is sent as a bearer token."""
         self._url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
-        self._tally = Tally()
+        self._reader = DemandReader()
         self._seeded = False
 
     async def read(self, now: datetime) -> Mapping[ObjectKey, Demand]:
         """Demand by Service.
 
         Raises:
-            DemandUnavailableError: when the server cannot be had, refuses, or has none of the metrics.
+            DemandUnavailableError: the server does not answer, refuses the query, or has none of the metrics.
         """
         async with aiohttp.ClientSession(timeout=self._timeout, headers=self._headers) as session:
             if not self._seeded:
-                self._tally.seed(await self._last_active(session, now))
+                self._reader.seed(await self._last_active(session, now))
                 self._seeded = True
-            result = await self._ask(session, "query", {"query": _QUERY, "time": f"{now.timestamp():.3f}"})
+            result = await self._query(session, "query", {"query": _QUERY, "time": f"{now.timestamp():.3f}"})
         samples = list(_samples(result))
         if not samples:
             raise DemandUnavailableError(f"{self._url} has none of Knative's metrics: is Knative scraped?")
-        return self._tally.demand(samples, now)
+        return self._reader.demand(samples, now)
 
     async def _last_active(self, session: aiohttp.ClientSession, now: datetime) -> dict[ObjectKey, datetime]:
         query = '{__name__=~"' + "|".join(_GAUGES) + '"} > 0'
-        span = {
+        parameters = {
             "query": query,
             "start": f"{(now - LOOK_BACK).timestamp():.0f}",
             "end": f"{now.timestamp():.0f}",
             "step": "60",
         }
         latest: dict[ObjectKey, datetime] = {}
-        for series in await self._ask(session, "query_range", span):
-            labels = series["metric"]
-            _, (namespace, service) = NAMES[labels["__name__"]]
-            key = (labels.get(namespace, ""), labels.get(service, ""))
-            at = datetime.fromtimestamp(float(series["values"][-1][0]), UTC)
-            latest[key] = max(at, latest.get(key, at))
+        for series in await self._query(session, "query_range", parameters):
+            labels = _labels(series)
+            key = Sample(labels["__name__"], labels, 1.0).service if labels else None
+            at = _last_instant(series)
+            if key is not None and at is not None and at <= now:
+                latest[key] = max(at, latest.get(key, at))
         return latest
 
-    async def _ask(
+    async def _query(
         self, session: aiohttp.ClientSession, endpoint: str, parameters: Mapping[str, str]
-    ) -> list[dict[str, Any]]:
+    ) -> list[Any]:
         url = f"{self._url}/api/v1/{endpoint}"
         try:
-            async with session.post(url, data=parameters) as answer:
-                body = await answer.json(content_type=None)
+            async with session.post(url, data=parameters) as response:
+                body = await response.json(content_type=None)
         except (aiohttp.ClientError, TimeoutError, ValueError) as problem:
             raise DemandUnavailableError(
                 f"Prometheus at {self._url} does not answer: {problem!r}"
             ) from problem
         if not isinstance(body, dict) or body.get("status") != "success":
-            error = body.get("error", "no reason given") if isinstance(body, dict) else "no JSON object"
-            raise DemandUnavailableError(f"Prometheus at {self._url} refuses: HTTP {answer.status}: {error}")
-        result: list[dict[str, Any]] = body["data"]["result"]
+            error = body.get("error", "no reason given") if isinstance(body, dict) else "not a JSON object"
+            raise DemandUnavailableError(
+                f"Prometheus at {self._url} refuses the query: HTTP {response.status}: {error}"
+            )
+        data = body.get("data")
+        result = data.get("result") if isinstance(data, dict) else None
+        if not isinstance(result, list):
+            raise DemandUnavailableError(f"Prometheus at {self._url} returned a success without a result")
         return result
 
 
-def _samples(result: list[dict[str, Any]]) -> Iterator[Sample]:
+def _samples(result: list[Any]) -> Iterator[Sample]:
+    """The samples of an instant vector; a value of another shape is kept as text."""
     for series in result:
-        labels = series["metric"]
-        yield Sample(labels["__name__"], labels, float(series["value"][1]))
+        labels = _labels(series)
+        if not labels:
+            continue
+        value: object = series.get("value")
+        pair = value if isinstance(value, list) and len(value) == 2 else (None, repr(value))
+        try:
+            yield Sample(labels["__name__"], labels, float(pair[1]))
+        except (TypeError, ValueError):
+            yield Sample(labels["__name__"], labels, str(pair[1]))
+
+
+def _labels(series: Any) -> dict[str, str]:
+    """The labels of a series of a known metric; empty for anything else."""
+    labels = series.get("metric") if isinstance(series, dict) else None
+    if not isinstance(labels, dict) or labels.get("__name__") not in NAMES:
+        return {}
+    return {name: value for name, value in labels.items() if isinstance(value, str)}
+
+
+def _last_instant(series: Any) -> datetime | None:
+    """The instant of the last value of a range vector's series."""
+    try:
+        return datetime.fromtimestamp(float(series["values"][-1][0]), UTC)
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError):
+        return None

@@ -17,14 +17,20 @@ DEFAULT_LEAD = timedelta(seconds=90)
 class Demand:
     """The requests of one Service as last read."""
 
-    concurrency: float
-    """Requests in flight, those held back included, averaged over the reading's window."""
+    concurrency: float | None
+    """Requests in flight, including those that wait for a replica, averaged over the metric's window.
+
+    None: there is such a metric and it cannot be read."""
     last_active: datetime | None = None
     """The latest instant at which there was a request; None: none is known."""
     backlog: int | None = None
     """Messages that wait in a queue for this Service; None: no source reports them."""
     arrivals: float | None = None
     """Requests that arrived since the previous reading; None: no source counts them."""
+    unreadable_backlog: str | None = None
+    """A series of the backlog that cannot be read, and what it says; `backlog` is without it."""
+    unreadable_concurrency: str | None = None
+    """The same for requests in flight."""
 
 
 @dataclass(frozen=True, slots=True)

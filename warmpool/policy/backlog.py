@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from warmpool.domain.decision import PolicyName, Proposal
+from warmpool.domain.field_types import MAX_REPLICAS
 from warmpool.domain.floor import NOTHING, Floor
 from warmpool.domain.observation import Observation
 
@@ -35,10 +36,15 @@ def step(state: BacklogState, observation: Observation, now: datetime) -> tuple[
     missing: tuple[str, ...] = ()
     until: datetime | None = None
     fresh = state.read_at is not None and state.read_at <= now < state.read_at + STALE_AFTER
+    unreadable = demand.unreadable_backlog if demand is not None else None
+    missing_reading = f"backlog ({unreadable})" if unreadable else "backlog"
     if waiting is not None:
         state = replace(state, waiting=waiting, read_at=now)
-    elif fresh or observation.backlog_expected:  # a queue that was there a moment ago will be back
-        missing = ("backlog",)
+        missing = (missing_reading,) if unreadable else ()
+    elif (
+        fresh or observation.backlog_expected or unreadable
+    ):  # a queue that was there a moment ago will be back
+        missing = (missing_reading,)
         waiting = state.waiting if fresh else 0
         until = state.read_at + STALE_AFTER if fresh and state.read_at is not None else None
     else:
@@ -46,8 +52,8 @@ def step(state: BacklogState, observation: Observation, now: datetime) -> tuple[
     if waiting == 0:
         text = "The queue cannot be read." if missing else "The queue is empty."
         return state, Proposal(PolicyName.BACKLOG, NOTHING, "backlog/empty", text, missing=missing)
-    replicas = math.ceil(waiting / observation.requests_per_replica)
-    stale = ", as last read" if missing else ""
+    replicas = min(math.ceil(waiting / observation.requests_per_replica), MAX_REPLICAS)
+    stale = ", as last read" if until else ""
     text = (
         f"{waiting} messages wait{stale}; a replica takes {observation.requests_per_replica:g} at a time, "
         f"so {replicas} are asked for."

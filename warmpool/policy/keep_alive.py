@@ -55,9 +55,9 @@ def step(state: KeepAliveState, observation: Observation, now: datetime) -> tupl
         return state, Proposal(
             PolicyName.KEEP_ALIVE, NOTHING, "keep-alive/off", "The pool has no keep-alive."
         )
-    if observation.demand is None:
-        return _without_reading(state, now, observation)
     demand = observation.demand
+    if demand is None or demand.concurrency is None:
+        return _without_reading(state, now, observation)
     last = now if demand.concurrency > 0 else demand.last_active
     if state.last_active is not None and state.last_active <= now:
         last = max(last, state.last_active) if last else state.last_active
@@ -81,7 +81,8 @@ def _without_reading(
     state: KeepAliveState, now: datetime, observation: Observation
 ) -> tuple[KeepAliveState, Proposal]:
     """Hold what was held at the last reading, for a limited time."""
-    missing = ("demand",)
+    unreadable = observation.demand.unreadable_concurrency if observation.demand else None
+    missing = (f"demand ({unreadable})" if unreadable else "demand",)
     since = state.read_at
     if state.asked and since is not None and since <= now < since + STALE_AFTER:
         text = (
