@@ -23,11 +23,15 @@ class Page:
     def __init__(self) -> None:
         self.status = 200
         self.text = ""
+        self.raw: bytes | None = None
+        """The whole body, whatever is asked for."""
         self.series: list[tuple[dict, float]] = []
         self.past: list[tuple[dict, list]] = []
         self.url = ""
 
     async def answer(self, request: web.Request) -> web.Response:
+        if self.raw is not None:
+            return web.Response(body=self.raw, content_type="text/plain", charset="utf-8")
         if request.path.endswith("/query_range"):
             result = [{"metric": labels, "values": values} for labels, values in self.past]
         elif request.path.endswith("/query"):
@@ -122,15 +126,105 @@ async def test_a_prometheus_that_does_not_help_says_why(page, status, series, wo
         await Prometheus(page.url).read(NOW)
 
 
-async def test_a_page_that_is_no_metrics_says_so(page):
+async def test_a_page_without_metrics_is_an_error(page):
     page.text = "<html>{not metrics"
-    with pytest.raises(DemandUnavailableError, match="no Prometheus text"):
+    with pytest.raises(DemandUnavailableError, match="is not Prometheus text"):
         await MetricsPage(page.url + "/metrics").read(NOW)
 
 
-async def test_nobody_at_home(unused_tcp_port):
+async def test_a_server_that_is_not_there_is_an_error(unused_tcp_port):
     with pytest.raises(DemandUnavailableError, match="does not answer"):
         await Prometheus(f"http://127.0.0.1:{unused_tcp_port}").read(NOW)
+
+
+BACKLOG = 'pilotlight_queue_backlog{namespace="default",service="generate",queue="jobs"}'
+
+
+@pytest.mark.parametrize("value", ["+Inf", "-Inf", "NaN", "-1", "1e30", "many"])
+async def test_a_value_that_is_no_plausible_number_is_no_reading_of_that_series_alone(page, value):
+    other = 'pilotlight_queue_backlog{namespace="default",service="other"} 5'
+    page.text = f"{BACKLOG} {value}\nactivator_request_concurrency{OLD} 3\n{other}\n"
+    demand = await MetricsPage(page.url + "/metrics").read(NOW)
+    read = demand[SERVICE]
+    assert (read.backlog, read.concurrency) == (None, 3.0)
+    assert read.unreadable_backlog.startswith("pilotlight_queue_backlog = ")
+    assert "must be a number from 0 to 1e+12" in read.unreadable_backlog
+    assert demand["default", "other"].backlog == 5
+    assert demand["default", "other"].unreadable_backlog is None
+
+
+async def test_the_other_queues_of_a_service_still_count(page):
+    second = BACKLOG.replace("jobs", "second")
+    page.text = f"{BACKLOG} +Inf\n{second} 7\n"
+    read = (await MetricsPage(page.url + "/metrics").read(NOW))[SERVICE]
+    assert read.backlog == 7
+    assert read.unreadable_backlog == "pilotlight_queue_backlog = inf, must be a number from 0 to 1e+12"
+
+
+async def test_bytes_that_are_not_utf_8_spoil_their_own_series_alone(page):
+    spoilt = b'pilotlight_queue_backlog{namespace="\xff",service="x"} 1\n\xff\xfe\n'
+    page.raw = spoilt + f"activator_request_concurrency{OLD} 3\n".encode()
+    demand = await MetricsPage(page.url + "/metrics").read(NOW)
+    assert demand[SERVICE].concurrency == 3.0
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"status": "success"},
+        {"status": "success", "data": None},
+        {"status": "success", "data": {"result": {}}},
+        {"status": "success", "data": []},
+        [],
+        "success",
+    ],
+)
+async def test_a_success_of_prometheus_in_another_shape_is_an_error_with_words(page, body):
+    page.raw = json.dumps(body).encode()
+    with pytest.raises(DemandUnavailableError, match=r"without a result|not a JSON object"):
+        await Prometheus(page.url).read(NOW)
+
+
+LABELS = {"__name__": "pilotlight_queue_backlog", "namespace": "default", "service": "generate"}
+
+
+@pytest.mark.parametrize(
+    "series",
+    [
+        {"metric": LABELS, "values": []},
+        {"metric": LABELS, "value": [0]},
+        {"metric": LABELS, "value": [0, None]},
+        {"metric": LABELS, "value": [0, "+Inf"]},
+        {"metric": {**LABELS, "namespace": None}, "value": [0, "1"]},
+        {"metric": [], "value": [0, "1"]},
+        "series",
+        None,
+    ],
+)
+async def test_a_series_of_prometheus_in_another_shape_is_no_reading_of_that_series_alone(page, series):
+    other = {"metric": {**LABELS, "service": "other"}, "value": [0, "7"]}
+    page.raw = json.dumps({"status": "success", "data": {"result": [series, other]}}).encode()
+    demand = await Prometheus(page.url).read(NOW)
+    assert demand["default", "other"].backlog == 7
+    assert SERVICE not in demand or demand[SERVICE].unreadable_backlog
+
+
+async def test_an_unreadable_backlog_is_in_the_status_and_stops_nothing_else(
+    knative, cluster, clock, page, waker
+):
+    clock.at = MONDAY + timedelta(hours=10)
+    for name in ("generate", "other"):
+        knative.service(name)
+        await knative.pool(name=name, target=name)
+    page.text = f"{BACKLOG} +Inf\n"
+    controller = make_controller(cluster, clock=clock, demand=MetricsPage(page.url + "/metrics"), waker=waker)
+    await controller.tick()
+    assert knative.min_scale("generate-00001") == "2"
+    assert knative.min_scale("other-00001") == "2"
+    degraded = await knative.condition("Degraded", name="generate")
+    assert degraded["status"] == "True"
+    assert "no reading of backlog (pilotlight_queue_backlog = inf" in degraded["message"]
+    assert (await knative.condition("Degraded", name="other"))["status"] == "False"
 
 
 async def test_a_prometheus_that_goes_away_is_named_and_the_floor_held(knative, cluster, clock, page, waker):

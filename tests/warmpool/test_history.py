@@ -1,7 +1,10 @@
 """The history survives restarts, damage and full disks; losing it never stops anything."""
 
+import contextlib
+import sqlite3
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -30,6 +33,7 @@ def test_cold_starts_survive_a_restart(path):
         history.add_cold_start(
             SERVICE, ColdStart(NOW + timedelta(minutes=number), 10.0 + number, {"weights": 3.0})
         )
+    assert history.flush()
     # No close: the process may be killed.
     again = SqliteHistory(path)
     known = again.cold_starts(SERVICE)
@@ -43,6 +47,7 @@ def test_only_the_latest_cold_starts_count(path):
         history.add_cold_start(
             SERVICE, ColdStart(NOW + timedelta(minutes=number), 500.0 if number < 100 else 5.0)
         )
+    assert history.flush()
     assert SqliteHistory(path).cold_starts(SERVICE).p95 == timedelta(seconds=5)
 
 
@@ -51,7 +56,7 @@ def test_demand_is_kept_in_minutes(path):
     for second in range(0, 120, 15):
         reading = Demand(2.0 if second < 30 else 4.0, backlog=second, arrivals=3.0)
         history.add_demand(NOW.replace(second=0) + timedelta(seconds=second), {SERVICE: reading})
-    history.flush(NOW)
+    assert history.flush()
     first, second = SqliteHistory(path).minutes(SERVICE, NOW - timedelta(hours=1))
     assert (first.concurrency, first.peak, first.arrivals, first.backlog) == (3.0, 4.0, 12.0, 45)
     assert (second.concurrency, second.arrivals) == (4.0, 12.0)
@@ -67,11 +72,12 @@ def test_a_minute_written_in_two_parts_is_one(path):
     assert (minute.concurrency, minute.arrivals) == (2.0, 2.0)
 
 
-def test_old_minutes_go(path):
+def test_old_minutes_are_deleted(path):
     history = SqliteHistory(path)
     history.add_demand(NOW - timedelta(days=60), {SERVICE: Demand(1.0)})
     history.add_demand(NOW, {SERVICE: Demand(1.0)})
-    history.flush(NOW)
+    history.save(NOW, {})
+    assert history.flush()
     assert len(history.minutes(SERVICE, NOW - timedelta(days=90))) == 1
 
 
@@ -80,11 +86,12 @@ def test_an_account_survives_a_restart_to_the_cent(path):
     spent = {"window/office-hours": Decimal("12.3456789")}
     account = Account(MONTH, Decimal("12.3456789"), spent, idle_gpu_s=100.0, busy_gpu_s=7.0, floor_gpu_s=90.0)
     history.save(NOW, {POOL: account})
+    assert history.flush()
     assert SqliteHistory(path).account(POOL, MONTH) == account
     assert SqliteHistory(path).account(POOL, MONTH - timedelta(days=31)) is None
 
 
-def test_a_damaged_file_is_set_aside_and_begun_anew(path):
+def test_a_damaged_file_is_set_aside_and_a_new_one_begun(path):
     history = SqliteHistory(path)
     history.add_cold_start(SERVICE, ColdStart(NOW, 10.0))
     history.close()
@@ -93,6 +100,7 @@ def test_a_damaged_file_is_set_aside_and_begun_anew(path):
     assert again.cold_starts(SERVICE) is None
     assert "damaged" in again.problem
     again.add_cold_start(SERVICE, ColdStart(NOW, 20.0))
+    assert again.flush()
     assert SqliteHistory(path).cold_starts(SERVICE).p50 == timedelta(seconds=20)
     assert list(path.parent.glob("*.damaged-1"))
 
@@ -101,26 +109,81 @@ def test_a_file_damaged_while_it_is_open_does_not_stop_anything(path):
     history = SqliteHistory(path)
     for number in range(2000):
         history.add_demand(NOW + timedelta(minutes=number), {SERVICE: Demand(1.0)})
-    history.flush(NOW)
-    history._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert history.flush()
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     with path.open("r+b") as file:
-        file.seek(0)
         file.write(b"\xff" * path.stat().st_size)
-    history._connection.close()
-    history._connection = None
     history.add_cold_start(SERVICE, ColdStart(NOW, 20.0))
     history.save(NOW + timedelta(hours=1), {POOL: Account(MONTH, Decimal(3))})
+    assert history.flush()
     assert "damaged" in history.problem
-    assert SqliteHistory(path).account(POOL, MONTH).spent == 3
+    again = SqliteHistory(path)
+    assert again.account(POOL, MONTH).spent == 3
+    assert again.cold_starts(SERVICE).p50 == timedelta(seconds=20)
 
 
-def test_a_folder_that_cannot_be_made_is_trouble_and_no_end(tmp_path):
+def test_a_folder_that_cannot_be_made_is_reported_and_nothing_stops(tmp_path):
     (tmp_path / "file").write_text("")
     history = SqliteHistory(tmp_path / "file" / "history.db")
     history.add_cold_start(SERVICE, ColdStart(NOW, 20.0))
     history.save(NOW, {})
     assert history.cold_starts(SERVICE).p50 == timedelta(seconds=20)
     assert "cannot be opened" in history.problem
+    assert history.flush()
+    assert "cannot be opened" in history.problem
+
+
+def test_a_locked_file_holds_up_nobody_and_is_written_when_it_is_free(path):
+    history = SqliteHistory(path)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        started = time.perf_counter()
+        history.add_demand(NOW, {SERVICE: Demand(1.0)})
+        history.add_cold_start(SERVICE, ColdStart(NOW, 10.0))
+        history.save(NOW, {POOL: Account(MONTH, Decimal(3))})
+        assert history.account(POOL, MONTH).spent == 3
+        assert time.perf_counter() - started < 0.5
+        assert history.flush(30)
+        assert "locked" in history.problem
+        history.add_demand(NOW, {SERVICE: Demand(3.0)})
+        history.save(NOW + timedelta(minutes=1), {POOL: Account(MONTH, Decimal(4))})
+        other.execute("ROLLBACK")
+    assert history.flush(30)
+    assert history.problem is None
+    again = SqliteHistory(path)
+    assert again.account(POOL, MONTH).spent == 4
+    assert again.cold_starts(SERVICE).samples == 1
+    (minute,) = again.minutes(SERVICE, NOW - timedelta(hours=1))
+    assert (minute.concurrency, minute.peak) == (2.0, 3.0)
+
+
+def test_a_file_that_was_locked_at_the_start_is_read_later(path):
+    before = SqliteHistory(path)
+    before.add_cold_start(SERVICE, ColdStart(NOW, 10.0))
+    before.close()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        history = SqliteHistory(path)
+        assert history.cold_starts(SERVICE) is None
+        assert "locked" in history.problem
+        other.execute("ROLLBACK")
+    assert history.flush()
+    assert history.cold_starts(SERVICE).samples == 1
+    assert history.problem is None
+
+
+def test_a_value_that_cannot_be_stored_costs_one_row(path):
+    history = SqliteHistory(path)
+    history.add_demand(NOW, {("a", "b"): Demand(0.0, backlog=10**30), SERVICE: Demand(1.0)})
+    for minute in range(2):
+        history.save(NOW + timedelta(minutes=minute), {POOL: Account(MONTH, Decimal(3))})
+        assert history.flush()
+    again = SqliteHistory(path)
+    assert again.account(POOL, MONTH).spent == 3
+    assert len(again.minutes(SERVICE, NOW - timedelta(hours=1))) == 1
+    assert again.minutes(("a", "b"), NOW - timedelta(hours=1)) == []
 
 
 FULL = """
@@ -137,21 +200,23 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
 for minute in range(20_000):
     history.add_demand(now - timedelta(minutes=minute), {("default", "generate"): Demand(1.0)})
 history.save(now, {})
+history.flush()
 print(history.problem)
 resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 history.save(now + timedelta(minutes=2), {})
+history.flush()
 print(history.problem)
 print(len(history.minutes(("default", "generate"), now - timedelta(days=30))))
 """
 
 
-def test_a_full_disk_is_said_waited_for_and_made_good(path):
+def test_a_full_disk_is_reported_and_written_later(path):
     """The file-size limit of the process stands in for a full disk: SQLite sees the same failed write."""
     done = subprocess.run(
         [sys.executable, "-c", FULL, str(path)], capture_output=True, text=True, timeout=60, check=True
     )
-    trouble, after, minutes = done.stdout.splitlines()
-    assert trouble.startswith("history cannot be written")
+    error, after, minutes = done.stdout.splitlines()
+    assert error.startswith("history cannot be written")
     assert after == "None"
     assert int(minutes) == 20_000
 
@@ -159,7 +224,7 @@ def test_a_full_disk_is_said_waited_for_and_made_good(path):
 async def test_what_a_pool_has_cost_is_found_again_after_the_history_is_lost(
     knative, cluster, clock, tmp_path
 ):
-    """The status of the pool says it too."""
+    """The status of the pool has it too."""
     knative.service("generate")
     await knative.pool(limits={"budget": {"amount": 400}})
     controller = make_controller(cluster, clock=clock, history=SqliteHistory(tmp_path / "a.db"))
@@ -174,7 +239,7 @@ async def test_what_a_pool_has_cost_is_found_again_after_the_history_is_lost(
     assert fresh.states["default", "pool"].account.spent >= told
 
 
-async def test_trouble_with_the_history_is_in_the_status_and_the_floor_holds(
+async def test_an_error_of_the_history_is_in_the_status_and_the_floor_holds(
     knative, cluster, clock, tmp_path
 ):
     (tmp_path / "file").write_text("")

@@ -136,6 +136,32 @@ def test_a_backlog_asks_for_enough_replicas_to_take_it_at_once():
     assert decide(observed).reason == "backlog"
 
 
+@pytest.mark.parametrize(
+    ("backlog", "replicas"), [(0, 0), (1, 1), (100, 1), (101, 2), (-1, 0), (10**12, 10_000)]
+)
+def test_a_backlog_asks_for_no_negative_and_no_absurd_number_of_replicas(backlog, replicas):
+    observed = Observation(pool(), demand=Demand(0.0, backlog=backlog), requests_per_replica=100)
+    assert decide(observed).floor == Floor.of(replicas)
+
+
+def test_an_unreadable_series_is_named_and_the_last_reading_stands_for_ten_minutes():
+    spec, unreadable = pool(), "pilotlight_queue_backlog = inf, must be a number"
+    state, _ = compose.decide(compose.initial(), Observation(spec, demand=Demand(0.0, backlog=5)), NOON)
+    for minutes, floor in ((1, 5), (9, 5), (10, 0)):
+        observed = Observation(spec, demand=Demand(0.0, unreadable_backlog=unreadable))
+        state, decision = compose.decide(state, observed, NOON + minutes * MINUTE)
+        assert decision.floor == Floor.of(floor), minutes
+        assert decision.missing == (f"backlog ({unreadable})",)
+
+
+def test_requests_in_flight_that_cannot_be_read_are_no_demand_reading():
+    spec = pool(keepAlive="10m")
+    state, _ = compose.decide(compose.initial(), Observation(spec, demand=Demand(1.0)), NOON)
+    observed = Observation(spec, demand=Demand(None, unreadable_concurrency="x = nan"))
+    _, decision = compose.decide(state, observed, NOON + 30 * MINUTE)
+    assert (decision.floor, decision.missing) == (Floor.of(1), ("demand (x = nan)",))
+
+
 def test_a_hold_ends_by_itself():
     observed = Observation(pool(), hold=Hold(3, NOON))
     assert decide(observed, NOON - MINUTE).floor == Floor.of(3)

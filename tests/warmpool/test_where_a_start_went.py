@@ -1,8 +1,10 @@
 """Where the time of a cold start went: read at the replica's door, kept in the history, told in the status."""
 
 import asyncio
+import contextlib
 import json
 import logging
+import sqlite3
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -178,6 +180,7 @@ def test_phases_survive_a_restart_of_the_history(tmp_path):
     assert known.samples == 3
     # A phase that most starts did not have is not where the time goes.
     assert known.phases == {"import": timedelta(seconds=4)}
+    assert history.flush()
     # No close: the process may be killed.
     assert SqliteHistory(path).cold_starts(SERVICE) == known
 
@@ -189,6 +192,7 @@ def test_phases_of_starts_that_no_longer_count_are_forgotten(tmp_path):
         phases = {"image": 30.0} if number < 100 else {"import": 2.0}
         history.add_cold_start(SERVICE, ColdStart(NOW + timedelta(minutes=number), 5.0, phases))
     assert history.cold_starts(SERVICE).phases == {"import": timedelta(seconds=2)}
+    assert history.flush()
     assert SqliteHistory(path).cold_starts(SERVICE) == history.cold_starts(SERVICE)
 
 
@@ -197,8 +201,10 @@ def test_a_row_that_somebody_edited_costs_its_phases_alone(tmp_path, told):
     path = tmp_path / "history.db"
     history = SqliteHistory(path)
     history.add_cold_start(SERVICE, ColdStart(NOW, 10.0, PHASES))
-    with history._connection as connection:
+    history.close()
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE cold_starts SET phases = ?", (told,))
+    assert history.flush()
     known = SqliteHistory(path).cold_starts(SERVICE)
     assert (known.p50, known.phases) == (timedelta(seconds=10), {})
 

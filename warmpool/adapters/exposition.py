@@ -10,7 +10,7 @@ from typing import Final
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
-from warmpool.adapters.metric_names import NAMES, DemandReader, Sample
+from warmpool.adapters.metric_names import NAMES, DemandAggregator, Sample
 from warmpool.domain.object_key import ObjectKey
 from warmpool.domain.observation import Demand
 from warmpool.ports import DemandUnavailableError
@@ -28,7 +28,7 @@ class MetricsPage:
         """`url` is the page's whole URL."""
         self._url = url
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
-        self._reader = DemandReader()
+        self._aggregator = DemandAggregator()
 
     async def read(self, now: datetime) -> Mapping[ObjectKey, Demand]:
         """Demand by Service.
@@ -41,7 +41,7 @@ class MetricsPage:
             samples = list(parse_samples(text))
         except ValueError as problem:
             raise DemandUnavailableError(f"{self._url} is not Prometheus text: {problem}") from problem
-        return self._reader.demand(samples, now)
+        return self._aggregator.demand(samples, now)
 
     async def _fetch(self) -> str:
         try:

@@ -77,7 +77,7 @@ class _Totals:
     unreadable: dict[Meaning, str] = field(default_factory=dict)
 
 
-class DemandReader:
+class DemandAggregator:
     """Adds samples up by Service, and finds arrivals in the growth of counters between two readings."""
 
     def __init__(self) -> None:
@@ -131,8 +131,8 @@ class DemandReader:
         before = self._counts.get(key)
         self._counts[key] = count
         if before is None:
-            # A counter that was not there at the last reading has begun at zero since; at the first reading it
-            # may have counted for weeks.
+            # A counter that was not there at the last reading has begun at zero since. At the first reading,
+            # it may have counted for weeks.
             return count if self._has_read else 0.0
         return count - before if count >= before else count  # a counter that fell began anew
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from warmpool.adapters.metric_names import NAMES, DemandReader, Sample
+from warmpool.adapters.metric_names import NAMES, DemandAggregator, Sample
 from warmpool.domain.object_key import ObjectKey
 from warmpool.domain.observation import Demand
 from warmpool.ports import DemandUnavailableError
@@ -30,7 +30,7 @@ class Prometheus:
         self._url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
-        self._reader = DemandReader()
+        self._aggregator = DemandAggregator()
         self._seeded = False
 
     async def read(self, now: datetime) -> Mapping[ObjectKey, Demand]:
@@ -41,13 +41,13 @@ class Prometheus:
         """
         async with aiohttp.ClientSession(timeout=self._timeout, headers=self._headers) as session:
             if not self._seeded:
-                self._reader.seed(await self._last_active(session, now))
+                self._aggregator.seed(await self._last_active(session, now))
                 self._seeded = True
             result = await self._query(session, "query", {"query": _QUERY, "time": f"{now.timestamp():.3f}"})
         samples = list(_samples(result))
         if not samples:
             raise DemandUnavailableError(f"{self._url} has none of Knative's metrics: is Knative scraped?")
-        return self._reader.demand(samples, now)
+        return self._aggregator.demand(samples, now)
 
     async def _last_active(self, session: aiohttp.ClientSession, now: datetime) -> dict[ObjectKey, datetime]:
         query = '{__name__=~"' + "|".join(_GAUGES) + '"} > 0'

@@ -49,7 +49,7 @@ def step(state: BacklogState, observation: Observation, now: datetime) -> tuple[
         until = state.read_at + STALE_AFTER if fresh and state.read_at is not None else None
     else:
         return state, Proposal(PolicyName.BACKLOG, NOTHING, "backlog/none", "No queue feeds this Service.")
-    if waiting == 0:
+    if waiting <= 0:
         text = "The queue cannot be read." if missing else "The queue is empty."
         return state, Proposal(PolicyName.BACKLOG, NOTHING, "backlog/empty", text, missing=missing)
     replicas = min(math.ceil(waiting / observation.requests_per_replica), MAX_REPLICAS)

@@ -228,7 +228,7 @@ def _charge(
         floor=decision.floor.at_most(held),
         reason=decision.reason,
         replicas=actual + (0 if short else starting),
-        busy=min(float(actual), snapshot.demand.concurrency) if snapshot.demand else 0.0,
+        busy=min(float(actual), snapshot.demand.concurrency or 0.0) if snapshot.demand else 0.0,
         gpus=snapshot.service.gpus,
         price=observation.price,
     )
