@@ -1,9 +1,9 @@
-"""The Knative Pod Autoscaler's decision: how many replicas two averages ask for.
+"""The Knative Pod Autoscaler's (KPA's) decision: how many replicas the averages of both windows require.
 
-Pure: a step takes the state before, the settings, an observation and an instant, and returns the state after
-and the wish. Bounds (min-scale, max-scale) and scale to zero come after it, in `knative.autoscaling.scaler`.
-Sources:
-pkg/autoscaler/scaling/autoscaler.go, pkg/reconciler/autoscaling/resources/{target,decider,metric}.go.
+Pure: `step` takes the previous state, the settings, the averages and an instant, and returns the next state
+and the desired scale. Bounds (min-scale, max-scale) and scale to zero are applied afterwards, by
+`knative.autoscaling.scaler`. Sources: pkg/autoscaler/scaling/autoscaler.go and
+pkg/reconciler/autoscaling/resources/{target,decider,metric}.go of Knative Serving.
 """
 
 from __future__ import annotations
@@ -16,17 +16,12 @@ from knative.autoscaling.config import DEFAULT_CONFIG, TARGET_MIN, Config
 from knative.autoscaling.windows import MaxWindow
 
 TICK_S = 2.0
-"""How often the autoscaler decides."""
-MIN_ACTIVATORS = 2
-SAMPLING_Z = 1.96
-SAMPLING_VARIANCE = 100.0
-SAMPLING_ERROR = 25.0
-SMALL_POPULATION = 3
+"""Seconds between two decisions."""
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """What one replica should carry (`target`), and could at 100 % utilisation (`total`)."""
+class ScalingTarget:
+    """The metric's target value for one replica, and its value at 100 % utilisation (`total`)."""
 
     target: float
     total: float
@@ -34,8 +29,8 @@ class Target:
 
 def resolve_target(
     spec: AutoscalingSpec, container_concurrency: int, config: Config = DEFAULT_CONFIG
-) -> Target:
-    """The target of a Revision. `container_concurrency`: 0 means no limit."""
+) -> ScalingTarget:
+    """The target of a Revision; a `container_concurrency` of 0 is no limit."""
     if spec.metric is Metric.RPS:
         total = config.rps_target_default if spec.target is None else spec.target
         fraction = config.rps_target_fraction
@@ -48,7 +43,7 @@ def resolve_target(
         fraction = config.container_concurrency_target_fraction
     if spec.target_utilization_percentage is not None:
         fraction = spec.target_utilization_percentage / 100.0
-    return Target(max(TARGET_MIN, total * fraction), total)
+    return ScalingTarget(max(TARGET_MIN, total * fraction), total)
 
 
 def panic_window_s(stable_window_s: float, percentage: float) -> int:
@@ -56,34 +51,16 @@ def panic_window_s(stable_window_s: float, percentage: float) -> int:
     return max(1, math.floor(stable_window_s * percentage / 100.0 + 0.5))
 
 
-def sample_size(population: int) -> int:
-    """How many of `population` pods are asked for their metrics (95 % confidence)."""
-    if population <= SMALL_POPULATION:
-        return population
-    x = SAMPLING_Z**2 * SAMPLING_VARIANCE / SAMPLING_ERROR
-    return math.ceil(population * x / (population + x - 1))
-
-
-def activators_in_path(
-    ready: int, total: float, target_burst_capacity: float, activator_capacity: float
-) -> int:
-    """How many activators a Revision's requests pass on a cluster."""
-    if target_burst_capacity == 0:
-        return MIN_ACTIVATORS
-    capacity = ready * total + max(target_burst_capacity, 0.0)
-    return max(MIN_ACTIVATORS, math.ceil(capacity / activator_capacity))
-
-
 @dataclass(frozen=True, slots=True)
 class DeciderSpec:
-    """The numbers that a decision rests on."""
+    """The settings of a decision (`DeciderSpec` in pkg/autoscaler/scaling/multiscaler.go)."""
 
     target: float
     total: float
     target_burst_capacity: float
     stable_window_s: float
     panic_threshold: float
-    """Wanted over ready replicas from which on the autoscaler panics; 200 % is 2."""
+    """Ratio of desired to ready replicas from which on the autoscaler panics; 200 % is 2."""
     max_scale_up_rate: float
     max_scale_down_rate: float
     activation_scale: int
@@ -94,7 +71,7 @@ class DeciderSpec:
 def decider_spec(
     spec: AutoscalingSpec, container_concurrency: int, *, reachable: bool, config: Config = DEFAULT_CONFIG
 ) -> DeciderSpec:
-    """The decision's numbers for a Revision."""
+    """The settings of a Revision's decisions."""
     target = resolve_target(spec, container_concurrency, config)
     return DeciderSpec(
         target=target.target,
@@ -112,7 +89,7 @@ def decider_spec(
 
 @dataclass(frozen=True, slots=True)
 class KpaState:
-    """What one decision leaves to the next."""
+    """The state between two decisions."""
 
     panic_since: float | None = None
     """When the panic threshold was last exceeded; None: stable mode."""
@@ -121,13 +98,13 @@ class KpaState:
 
     @property
     def panicking(self) -> bool:
-        """The panic window rules."""
+        """Whether the panic window counts and the scale may not fall."""
         return self.panic_since is not None
 
 
 @dataclass(frozen=True, slots=True)
-class Observation:
-    """What was measured: replicas that are ready, and both windows' averages of the scaling metric."""
+class WindowAverages:
+    """The ready replicas, and the scaling metric's averages over the stable and the panic window."""
 
     ready: int
     stable: float
@@ -135,56 +112,58 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What the averages ask for, before bounds."""
+class ScaleResult:
+    """The result of a decision, before bounds (`ScaleResult` in multiscaler.go)."""
 
-    replicas: int
+    desired_scale: int
     excess_burst_capacity: int
 
 
 def initial_state(ready: int, now: float) -> KpaState:
-    """A new autoscaler's state: with several replicas it starts in panic, not to shrink for want of data."""
+    """A new autoscaler's state: with several ready replicas it panics, so as not to shrink without data."""
     return KpaState(panic_since=now if ready > 1 else None, max_panic_pods=ready)
 
 
 def initial_excess_burst_capacity(spec: AutoscalingSpec, total: float) -> int:
-    """Excess burst capacity before the first decision."""
+    """Requests beyond the target burst that the initial scale could take; before the first decision."""
     if spec.target_burst_capacity in (-1, 0):
         return int(spec.target_burst_capacity)
     return int(spec.initial_scale * total - spec.target_burst_capacity)
 
 
-def excess_burst_capacity(spec: DeciderSpec, seen: Observation) -> int:
-    """Requests that could come at once beyond the target burst; negative: keep the activator in the path."""
+def excess_burst_capacity(spec: DeciderSpec, averages: WindowAverages) -> int:
+    """Requests beyond the target burst that fit at once; negative keeps the activator in the request path."""
     if spec.target_burst_capacity == 0:
         return 0
     if spec.target_burst_capacity < 0:
         return -1
-    return math.floor(seen.ready * spec.total - spec.target_burst_capacity - seen.panic)
+    return math.floor(averages.ready * spec.total - spec.target_burst_capacity - averages.panic)
 
 
-def step(state: KpaState, spec: DeciderSpec, seen: Observation, now: float) -> tuple[KpaState, Wish]:
+def step(
+    state: KpaState, spec: DeciderSpec, averages: WindowAverages, now: float
+) -> tuple[KpaState, ScaleResult]:
     """Decide at the instant `now` (seconds)."""
-    ready = max(1, seen.ready)
+    ready = max(1, averages.ready)
     most = math.ceil(spec.max_scale_up_rate * ready)
     least = math.floor(ready / spec.max_scale_down_rate) if spec.reachable else 0
-    stable_wish = math.ceil(seen.stable / spec.target)
-    panic_wish = math.ceil(seen.panic / spec.target)
-    stable = min(max(stable_wish, least), most)
-    panic = min(max(panic_wish, least), most)
+    stable_desired = math.ceil(averages.stable / spec.target)
+    panic_desired = math.ceil(averages.panic / spec.target)
+    stable = min(max(stable_desired, least), most)
+    panic = min(max(panic_desired, least), most)
     if spec.activation_scale > 1:
-        stable = max(stable, spec.activation_scale) if stable_wish > 0 else stable
-        panic = max(panic, spec.activation_scale) if panic_wish > 0 else panic
+        stable = max(stable, spec.activation_scale) if stable_desired > 0 else stable
+        panic = max(panic, spec.activation_scale) if panic_desired > 0 else panic
 
     since, max_panic_pods = state.panic_since, state.max_panic_pods
-    if panic_wish / ready >= spec.panic_threshold:
+    if panic_desired / ready >= spec.panic_threshold:
         since = now
     elif since is not None and since + spec.stable_window_s < now:
         since, max_panic_pods = None, 0
 
-    wanted = stable
+    desired = stable
     if since is not None:
-        wanted = max_panic_pods = max(max_panic_pods, stable, panic)
+        desired = max_panic_pods = max(max_panic_pods, stable, panic)
 
     delayed = None
     if spec.scale_down_delay_s > 0:
@@ -192,7 +171,9 @@ def step(state: KpaState, spec: DeciderSpec, seen: Observation, now: float) -> t
         before = state.delayed.maxima if state.delayed else ()
         delayed = MaxWindow(size, before)
         if spec.reachable:
-            delayed = delayed.record(math.floor(math.floor(now) / TICK_S), wanted)
-            wanted = delayed.current if delayed.current is not None else wanted
+            delayed = delayed.record(math.floor(math.floor(now) / TICK_S), desired)
+            desired = delayed.current if delayed.current is not None else desired
 
-    return KpaState(since, max_panic_pods, delayed), Wish(wanted, excess_burst_capacity(spec, seen))
+    return KpaState(since, max_panic_pods, delayed), ScaleResult(
+        desired, excess_burst_capacity(spec, averages)
+    )

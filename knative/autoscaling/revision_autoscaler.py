@@ -1,8 +1,8 @@
-"""One Revision's autoscaler: windows, the KPA's wish, bounds and scale to zero, as one state machine.
+"""One Revision's autoscaler: windows, the KPA's decision, bounds and scale to zero, as one state machine.
 
-Pure but for its own state: instants are handed over, effects are read from `replicas` and `mode`. The
-platform on one machine runs it by the clock, the simulator in virtual time. Instants are seconds on any
-clock that only moves forward.
+Pure but for its own state: instants are arguments, and the caller reads `replicas` and `mode`. The local
+platform runs it by the clock, the simulator in virtual time. Instants are seconds on any clock that only
+moves forward.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ WINDOWS: dict[Algorithm, type[LinearWindow]] = {
 
 @dataclass(frozen=True, slots=True)
 class RevisionScaling:
-    """What the autoscaler needs to know of one Revision."""
+    """The settings of one Revision that the autoscaler needs."""
 
     autoscaling: AutoscalingSpec
     container_concurrency: int = 0
     """Requests that one replica handles at a time; 0: no limit."""
     reachable: bool = True
-    """Some route leads to it; else its floor is ignored and it shrinks without a rate limit."""
+    """Whether a Route leads to it; else its min-scale is ignored and it shrinks without a rate limit."""
     progress_deadline_s: float = 600.0
     config: Config = DEFAULT_CONFIG
 
 
 @dataclass(frozen=True, slots=True)
 class ScaleDecision:
-    """What a Revision should have now, after bounds and the scale-to-zero rules."""
+    """The scale of a Revision after bounds and the scale-to-zero rules."""
 
     replicas: int
     """Desired replicas."""
@@ -45,7 +45,7 @@ class ScaleDecision:
     """The condition's reason: `NoTraffic`, `Queued`, `TimedOut`, or empty when active."""
     message: str
     initialized: bool
-    """The initial scale has been reached once (the `ScaleTargetInitialized` condition)."""
+    """Whether the initial scale has ever been reached (the `ScaleTargetInitialized` condition)."""
 
 
 def _windows(spec: AutoscalingSpec) -> tuple[LinearWindow, LinearWindow]:
@@ -54,12 +54,12 @@ def _windows(spec: AutoscalingSpec) -> tuple[LinearWindow, LinearWindow]:
 
 
 class RevisionAutoscaler:
-    """One Revision: its settings, its windows and what the last decision left.
+    """One Revision's settings, windows and state.
 
     Args:
         spec: the settings.
         now: the instant.
-        remembered: the replicas that it was meant to have before a restart; None: it is new.
+        remembered: the scale that it had before a restart; None: it is new.
     """
 
     def __init__(self, spec: RevisionScaling, now: float, remembered: int | None) -> None:
@@ -70,12 +70,12 @@ class RevisionAutoscaler:
         self.mode = ServingMode.PROXY
         if remembered is None:
             self.replicas = autoscaling.initial_scale
-            self.wish: int | None = None
+            self.desired_scale: int | None = None
             self.scaler = scaler.initial_state(now)
             self.kpa = kpa.KpaState()
         else:
             self.replicas = remembered
-            self.wish = None if remembered else 0
+            self.desired_scale = None if remembered else 0
             self.scaler = scaler.restored_state(now, replicas=remembered)
             self.kpa = kpa.initial_state(remembered, now)
         self.spec = spec
@@ -85,7 +85,7 @@ class RevisionAutoscaler:
         self.decision: ScaleDecision | None = None
 
     def adopt(self, spec: RevisionScaling, now: float) -> None:
-        """Take (changed) settings; windows keep what they hold unless what they measure has changed."""
+        """Take new settings; the windows keep their content unless metric or algorithm has changed."""
         before, new = self.spec.autoscaling, spec.autoscaling
         if (before.metric, before.algorithm) != (new.metric, new.algorithm):
             self.stable, self.panic = _windows(new)
@@ -99,44 +99,43 @@ class RevisionAutoscaler:
         self.scaler_spec = scaler.ScalerSpec(new, spec.reachable, spec.progress_deadline_s, spec.config)
 
     def record(self, now: float, *, concurrency: float, requests: float) -> None:
-        """Take what was measured in the second that ends at `now`."""
+        """Add what was measured in the second that ends at `now`."""
         value = requests if self.spec.autoscaling.metric is Metric.RPS else concurrency
         self.stable.record(now, value)
         self.panic.record(now, value)
 
     def decide(self, now: float) -> bool:
-        """Renew the wish; True when a reconcile is due because of it."""
-        if self.stable.is_empty(now) and not self.wish:
+        """Decide the desired scale; True if it changed so that a reconcile is due."""
+        if self.stable.is_empty(now) and not self.desired_scale:
             return False
-        seen = kpa.Observation(self.ready, self.stable.average(now), self.panic.average(now))
-        self.kpa, wish = kpa.step(self.kpa, self.decider, seen, now)
-        changed = wish.replicas != self.wish or (wish.excess_burst_capacity < 0) != (
-            self.excess_burst_capacity < 0
-        )
-        self.wish, self.excess_burst_capacity = wish.replicas, wish.excess_burst_capacity
+        averages = kpa.WindowAverages(self.ready, self.stable.average(now), self.panic.average(now))
+        self.kpa, result = kpa.step(self.kpa, self.decider, averages, now)
+        mode_changed = (result.excess_burst_capacity < 0) != (self.excess_burst_capacity < 0)
+        changed = result.desired_scale != self.desired_scale or mode_changed
+        self.desired_scale, self.excess_burst_capacity = result.desired_scale, result.excess_burst_capacity
         return changed
 
     def reconcile(self, now: float) -> None:
-        """Apply bounds and the scale-to-zero rules to the wish."""
-        self.scaler, outcome = scaler.reconcile(
+        """Apply bounds and the scale-to-zero rules to the desired scale."""
+        self.scaler, result = scaler.reconcile(
             self.scaler_spec,
             self.scaler,
-            wish=self.wish,
+            desired_scale=self.desired_scale,
             excess_burst_capacity=self.excess_burst_capacity,
             ready=self.ready,
             now=now,
         )
-        self.mode, self.recheck_at = outcome.mode, outcome.recheck_at
-        if outcome.replicas is not None:
-            self.replicas = outcome.replicas
+        self.mode, self.recheck_at = result.mode, result.recheck_at
+        if result.replicas is not None:
+            self.replicas = result.replicas
 
     def is_awake(self, now: float) -> bool:
-        """Time alone can change something; else only a report or a change of settings does."""
+        """Whether time alone can change its scale; otherwise only a report or new settings can."""
         return bool(
             self.ready
             or self.total
             or self.replicas
-            or self.wish
+            or self.desired_scale
             or self.recheck_at is not None
             or not self.stable.is_empty(now)
         )

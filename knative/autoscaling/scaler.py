@@ -1,8 +1,8 @@
-"""From a wish to a number of replicas: bounds, initial scale and the way down to zero.
+"""From the autoscaler's desired scale to a number of replicas: bounds, initial scale and scale to zero.
 
-Pure: the state before, the settings, what was observed and an instant give the state after and the outcome,
-with the instant at which to look again where time alone would change it. Sources: scaler.go (bounds, scale
-to zero) and kpa.go (the `Active` condition, the way of the requests) in pkg/reconciler/autoscaling/kpa.
+Pure: the previous state, the settings, the desired scale and an instant give the next state and the result,
+with the instant at which time alone may change it. Sources: scaler.go (bounds, scale to zero) and kpa.go (the
+`Active` condition, the serving mode) in pkg/reconciler/autoscaling/kpa of Knative Serving.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from knative.autoscaling.annotations import AutoscalingSpec
 from knative.autoscaling.config import DEFAULT_CONFIG, Config
 
 ACTIVATION_BUFFER_S = 30.0
-"""A start that exceeds its progress deadline is given up this much later."""
+"""Seconds past its progress deadline after which a Revision that is not ready is scaled to zero."""
 DEACTIVATION_PAUSE_S = 3.0
-"""Between becoming inactive and the first attempt to remove the last replica."""
+"""Seconds between becoming inactive and the first attempt to scale to zero."""
 
 QUEUED = ("Queued", "Requests to the target are being buffered as resources are provisioned.")
 NO_TRAFFIC = ("NoTraffic", "The target is not receiving traffic.")
@@ -32,7 +32,7 @@ class ActiveStatus(StrEnum):
 
 
 class ServingMode(StrEnum):
-    """Whether requests pass the activator (`Proxy`) or go to replicas directly (`Serve`)."""
+    """Whether requests go through the activator (`Proxy`) or to the replicas directly (`Serve`)."""
 
     SERVE = "Serve"
     PROXY = "Proxy"
@@ -40,7 +40,7 @@ class ServingMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ScalerSpec:
-    """The settings of one Revision that count here."""
+    """The settings of one Revision."""
 
     autoscaling: AutoscalingSpec
     reachable: bool = True
@@ -49,48 +49,48 @@ class ScalerSpec:
 
     @property
     def min_scale(self) -> int:
-        """The floor; none for a Revision that no route leads to."""
+        """The Revision's min-scale; 0 while no Route sends requests to it."""
         return self.autoscaling.min_scale if self.reachable else 0
 
     @property
     def retention_s(self) -> float:
-        """How long the last replica stays after inactivity."""
+        """Seconds for which the last replica is kept after the Revision became inactive."""
         return self.autoscaling.pod_retention_s if self.reachable else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class ScalerState:
-    """What one reconcile leaves to the next."""
+    """The state between two reconciles."""
 
     active: ActiveStatus
     active_since: float
     """When `active` last changed."""
     proxy_since: float | None
-    """Since when the activator has been in the path; None: it is not."""
+    """Since when the activator has been in the request path; None: it is not."""
     initialized: bool = False
-    """The Revision has once had as many ready replicas as its initial scale asks for."""
+    """Whether the Revision has ever had as many ready replicas as its initial scale."""
     reason: str = QUEUED[0]
     message: str = QUEUED[1]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What to do now."""
+class ScalerResult:
+    """The result of a reconcile."""
 
     replicas: int | None
-    """How many replicas there should be; None: leave what is there."""
+    """The number of replicas to have; None: leave it as it is."""
     mode: ServingMode
     recheck_at: float | None
-    """When time alone may change the outcome."""
+    """When time alone may change the result; None: never."""
 
 
 def initial_state(now: float) -> ScalerState:
-    """A new Revision's state: activating, behind the activator."""
+    """The state of a new Revision: activating, with the activator in the path."""
     return ScalerState(ActiveStatus.UNKNOWN, now, now)
 
 
 def restored_state(now: float, *, replicas: int) -> ScalerState:
-    """The state of a Revision that was there before a restart and was meant to have `replicas`."""
+    """The state after a restart of a Revision that had a scale of `replicas` before it."""
     if replicas:
         return ScalerState(ActiveStatus.UNKNOWN, now, now, initialized=True)
     reason, message = NO_TRAFFIC
@@ -98,61 +98,61 @@ def restored_state(now: float, *, replicas: int) -> ScalerState:
 
 
 @dataclass(frozen=True, slots=True)
-class _Scaled:
-    """`status` is what the condition is computed from: None when the wish is still unknown."""
+class _Scale:
+    """`effective` decides about the condition; None while the desired scale is unknown."""
 
-    status: int | None
+    effective: int | None
     replicas: int | None
     recheck_at: float | None = None
 
 
-def _bounded(wish: int, least: int, most: int | None) -> int:
-    if wish < least:
+def _bounded(scale: int, least: int, most: int | None) -> int:
+    if scale < least:
         return least
-    return wish if most is None else min(wish, most)
+    return scale if most is None else min(scale, most)
 
 
-def _towards_zero(spec: ScalerSpec, state: ScalerState, now: float) -> _Scaled:  # noqa: PLR0911 one for each rule
-    """The rules for a Revision that nothing wants any more."""
+def _towards_zero(spec: ScalerSpec, state: ScalerState, now: float) -> _Scale:  # noqa: PLR0911 one for each rule
+    """The rules for a Revision whose desired scale is zero."""
     if not spec.config.enable_scale_to_zero:
-        return _Scaled(1, 1)
+        return _Scale(1, 1)
     lasted = now - state.active_since
     if state.active is ActiveStatus.UNKNOWN:
         deadline = spec.progress_deadline_s + ACTIVATION_BUFFER_S
         if lasted > deadline:
-            return _Scaled(0, 0)
-        return _Scaled(None, None, state.active_since + deadline)
+            return _Scale(0, 0)
+        return _Scale(None, None, state.active_since + deadline)
     if state.active is ActiveStatus.TRUE:
         window = spec.autoscaling.window_s
         if lasted >= window:
-            return _Scaled(0, None, now + DEACTIVATION_PAUSE_S)
-        return _Scaled(1, 1, state.active_since + window)
+            return _Scale(0, None, now + DEACTIVATION_PAUSE_S)
+        return _Scale(1, 1, state.active_since + window)
     grace, retention = spec.config.scale_to_zero_grace_period_s, spec.retention_s
     if lasted >= max(grace, retention):
-        return _Scaled(0, 0)
+        return _Scale(0, 0)
     if lasted < retention:
-        return _Scaled(0, None, state.active_since + retention)
+        return _Scale(0, None, state.active_since + retention)
     proxied = 0.0 if state.proxy_since is None else now - state.proxy_since
-    if proxied >= grace:  # the fast path: requests already come through the activator
-        return _Scaled(0, 0)
-    return _Scaled(0, None, now + grace - proxied)
+    if proxied >= grace:  # the fast path: requests already go through the activator
+        return _Scale(0, 0)
+    return _Scale(0, None, now + grace - proxied)
 
 
-def _scale(spec: ScalerSpec, state: ScalerState, wish: int | None, now: float) -> _Scaled:
-    if wish is None and state.active is not ActiveStatus.UNKNOWN:
-        return _Scaled(None, None)
+def _scale(spec: ScalerSpec, state: ScalerState, desired_scale: int | None, now: float) -> _Scale:
+    if desired_scale is None and state.active is not ActiveStatus.UNKNOWN:
+        return _Scale(None, None)
     least = spec.min_scale
     initial = spec.autoscaling.initial_scale
     if initial > 1 and not state.initialized and spec.reachable:
         least = max(initial, least)
-    bounded = _bounded(-1 if wish is None else wish, least, spec.autoscaling.max_scale)
-    return _Scaled(bounded, bounded) if bounded > 0 else _towards_zero(spec, state, now)
+    bounded = _bounded(-1 if desired_scale is None else desired_scale, least, spec.autoscaling.max_scale)
+    return _Scale(bounded, bounded) if bounded > 0 else _towards_zero(spec, state, now)
 
 
 def _condition(
     spec: ScalerSpec, state: ScalerState, want: int | None, ready: int
 ) -> tuple[ActiveStatus, tuple[str, str], bool]:
-    """The new `Active` condition, its reason and message, and whether the initial scale has been reached."""
+    """The next `Active` condition, its reason and message, and whether the initial scale has been reached."""
     needed = max(spec.min_scale, 1 if state.initialized else spec.autoscaling.initial_scale)
     initialized = state.initialized or ready >= needed
     if want == 0 or needed == 0:
@@ -169,23 +169,23 @@ def reconcile(
     spec: ScalerSpec,
     state: ScalerState,
     *,
-    wish: int | None,
+    desired_scale: int | None,
     excess_burst_capacity: int,
     ready: int,
     now: float,
-) -> tuple[ScalerState, Outcome]:
-    """Settle a Revision at the instant `now` (seconds).
+) -> tuple[ScalerState, ScalerResult]:
+    """Scale a Revision at the instant `now` (seconds).
 
     Args:
         spec: its settings.
-        state: what the reconcile before left.
-        wish: what the averages ask for; None: unknown.
-        excess_burst_capacity: of the same decision.
+        state: the state that the previous reconcile returned.
+        desired_scale: that of the latest decision, before bounds; None: there has been no data for one.
+        excess_burst_capacity: that of the latest decision.
         ready: replicas that are running and ready.
         now: the instant.
     """
-    scaled = _scale(spec, state, wish, now)
-    want = scaled.status
+    scaled = _scale(spec, state, desired_scale, now)
+    want = scaled.effective
     serve = want is not None and want > 0 and excess_burst_capacity >= 0
     mode = ServingMode.SERVE if serve else ServingMode.PROXY
     active, (reason, message), initialized = _condition(spec, state, want, ready)
@@ -201,4 +201,4 @@ def reconcile(
         reason=reason,
         message=message,
     )
-    return after, Outcome(scaled.replicas, mode, scaled.recheck_at)
+    return after, ScalerResult(scaled.replicas, mode, scaled.recheck_at)

@@ -19,8 +19,7 @@ import asyncio
 import json
 import logging
 import random
-import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -32,11 +31,11 @@ from lightkube.config.kubeconfig import KubeConfig, SingleConfig
 from lightkube.core.exceptions import ConfigError
 
 from knative.client.errors import ClusterError, Expired, Forbidden, NotFound, Unavailable, error_of
+from knative.client.known_objects import KnownObjects, WatchEventType
 from knative.client.resources import Object, Resource
 
 log = logging.getLogger(__name__)
 
-EventType = Literal["ADDED", "MODIFIED", "DELETED"]
 Propagation = Literal["Background", "Foreground", "Orphan"]
 
 _Objects = list[Object]  # inside `Cluster`, `list` is a method
@@ -221,43 +220,40 @@ class Cluster:
             options["preconditions"] = {"uid": uid}
         await self._call("DELETE", res.path(namespace, name), None, options)
 
-    async def watch(  # noqa: C901, PLR0912  # one loop, one branch for each way that a watch ends
+    async def watch(  # noqa: C901  # one loop, one branch for each way that a watch ends
         self,
         res: Resource,
         namespace: str | None = None,
         label_selector: str | None = None,
-    ) -> AsyncIterator[tuple[EventType, Object]]:
-        """What exists, as ADDED, and then every change; never ends by itself.
+    ) -> AsyncIterator[tuple[WatchEventType, Object]]:
+        """The existing objects as ADDED, then every change. Never ends by itself.
 
         When the connection drops or the server has forgotten the version, the objects are listed again and
-        the difference is reported, deletions included, so a caller's picture stays whole. `Forbidden` and
+        the difference is reported, deletions included, so a caller's copy stays complete. `Forbidden` and
         `NotFound` (of the kind) are raised; everything else is retried with a growing delay.
         """
-        known: dict[tuple[str, str], _Stub] = {}
+        known = KnownObjects(res)
         version: str | None = None
         listed = ""
         failures = 0
         while True:
             try:
                 if version is None:
-                    gone = set(known)
+                    known.begin_list()
                     async for page, listed in self.pages(res, namespace, label_selector):  # noqa: B007  # used after it
-                        for event in _news(known, page, gone):
+                        for event in known.list_page(page):
                             yield event
-                    for key in gone:
-                        yield "DELETED", _last_seen(res, key, known.pop(key))
+                    for event in known.end_list():
+                        yield event
                     version = listed
                 async for kind, obj in self._watch_once(res, namespace, label_selector, version):
                     version = obj["metadata"]["resourceVersion"]
                     failures = 0
                     if kind == "BOOKMARK":
                         continue
-                    if kind == "DELETED":
-                        known.pop(_key(obj), None)
-                    else:
-                        known[_key(obj)] = _stub(obj)
+                    known.change(kind, obj)
                     yield kind, obj
-                    del obj  # whoever wants it has it by now, and the next one may be long in coming
+                    del obj  # the caller has what it wants of it, and the next one may be long in coming
             except (Forbidden, NotFound):
                 raise
             except Expired:
@@ -341,11 +337,6 @@ def _namespace(obj: Object) -> str | None:
     return namespace
 
 
-def _key(obj: Object) -> tuple[str, str]:
-    meta = obj["metadata"]
-    return sys.intern(meta.get("namespace", "")), sys.intern(meta["name"])
-
-
 def _typed(res: Resource, obj: Object) -> Object:
     return {"apiVersion": res.api_version, "kind": res.kind} | obj
 
@@ -358,36 +349,3 @@ def _warning_text(header: str) -> str:
     """The text of `299 - "text"`, RFC 7234 section 5.5."""
     _, _, quoted = header.partition('"')
     return quoted.removesuffix('"').replace('\\"', '"') if quoted else header
-
-
-_Stub = tuple[str, str]
-"""uid and resourceVersion: what a watch must remember of an object to tell later that it changed or went."""
-
-
-def _stub(obj: Object) -> _Stub:
-    meta = obj["metadata"]
-    return meta.get("uid", ""), meta.get("resourceVersion", "")
-
-
-def _last_seen(res: Resource, key: tuple[str, str], stub: _Stub) -> Object:
-    """What can be told of an object that went while nobody watched."""
-    namespace, name = key
-    meta = {"name": name, "uid": stub[0], "resourceVersion": stub[1]}
-    if namespace:
-        meta["namespace"] = namespace
-    return {"apiVersion": res.api_version, "kind": res.kind, "metadata": meta}
-
-
-def _news(
-    known: dict[tuple[str, str], _Stub], page: Sequence[Object], gone: set[tuple[str, str]]
-) -> Iterator[tuple[EventType, Object]]:
-    """What a page of a list says that `known` does not; brings `known` up to it, and `gone` down by it."""
-    for obj in page:
-        key, stub = _key(obj), _stub(obj)
-        gone.discard(key)
-        before = known.get(key)
-        known[key] = stub
-        if before is None:
-            yield "ADDED", obj
-        elif before[1] != stub[1]:
-            yield "MODIFIED", obj

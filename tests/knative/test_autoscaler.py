@@ -95,7 +95,7 @@ def test_a_new_revision_starts_its_initial_scale_and_goes_to_zero_without_traffi
     assert 60 <= machine.first_time(0) - 1_000 <= 67
 
 
-def test_a_request_at_zero_is_acted_on_at_once():
+def test_a_request_at_zero_scales_up_at_once():
     machine = Machine()
     machine.add(remembered=0)
     assert machine.decision.replicas == 0
@@ -112,7 +112,7 @@ def test_while_a_replica_starts_the_condition_says_queued():
     assert machine.decision.reason == "Queued"
 
 
-def test_the_last_replica_leaves_a_window_after_the_last_request():
+def test_the_last_replica_goes_one_window_after_the_last_request():
     machine = Machine()
     machine.add(remembered=0)
     machine.run(100, concurrency=1)
@@ -124,14 +124,14 @@ def test_the_last_replica_leaves_a_window_after_the_last_request():
     assert 60 <= gone - end <= 68
 
 
-def test_concurrency_in_between_follows_the_target():
+def test_the_scale_follows_concurrency_over_target():
     machine = Machine(container_concurrency=10)
     machine.add()
     machine.run(120, concurrency=35)
     assert machine.decision.replicas == 5  # 35 / (10 * 0.7)
 
 
-def test_a_burst_panics_and_does_not_shrink_while_it_lasts():
+def test_a_burst_causes_panic_during_which_the_scale_does_not_fall():
     machine = Machine(target=10.0)
     machine.add()
     machine.run(60, concurrency=7)
@@ -145,7 +145,7 @@ def test_a_burst_panics_and_does_not_shrink_while_it_lasts():
     assert machine.decision.replicas == 1
 
 
-def test_a_pool_shrinks_by_halves():
+def test_the_scale_falls_by_at_most_half():
     machine = Machine(target=1.0, target_utilization_percentage=100.0)
     machine.add()
     machine.run(150, concurrency=8)
@@ -169,7 +169,7 @@ def test_a_raised_floor_acts_at_once_without_traffic():
     assert machine.decision.active is ActiveStatus.TRUE
 
 
-def test_a_lowered_floor_gives_way_to_the_windows():
+def test_after_a_floor_is_lowered_the_windows_decide():
     machine = Machine(min_scale=4)
     machine.add()
     machine.run(120)
@@ -201,7 +201,7 @@ def test_becoming_unreachable_drops_the_floor():
     assert machine.decision.replicas == 0
 
 
-def test_max_scale_bounds_the_wish():
+def test_max_scale_bounds_the_desired_scale():
     machine = Machine(max_scale=3, container_concurrency=1)
     machine.add()
     machine.run(30, concurrency=50)
@@ -209,14 +209,14 @@ def test_max_scale_bounds_the_wish():
     assert machine.autoscaler.status(KEY).wanted > 3
 
 
-def test_activation_scale_is_the_least_from_zero():
+def test_scaling_from_zero_begins_at_the_activation_scale():
     machine = Machine(activation_scale=4)
     machine.add(remembered=0)
     machine.report(1)
     assert machine.decision.replicas == 4
 
 
-def test_initial_scale_holds_until_it_was_reached_once():
+def test_the_initial_scale_counts_until_it_has_been_reached():
     machine = Machine(initial_scale=3, start_s=float("inf"))
     machine.add()
     assert machine.decision.replicas == 3
@@ -230,7 +230,7 @@ def test_initial_scale_holds_until_it_was_reached_once():
     assert machine.decision.replicas < 3
 
 
-def test_a_start_past_its_deadline_is_given_up():
+def test_a_start_past_its_progress_deadline_is_scaled_to_zero():
     machine = Machine(start_s=float("inf"), progress_deadline_s=100.0)
     machine.add()
     machine.run(129)
@@ -240,7 +240,7 @@ def test_a_start_past_its_deadline_is_given_up():
     assert "TimedOut" in [decision.reason for _, decision in machine.decisions]
 
 
-def test_retention_keeps_the_last_replica_that_much_longer():
+def test_the_retention_period_keeps_the_last_replica_longer():
     machine = Machine(pod_retention_s=90.0)
     machine.add()
     machine.run(60 + 85)
@@ -249,7 +249,7 @@ def test_retention_keeps_the_last_replica_that_much_longer():
     assert machine.decision.replicas == 0
 
 
-def test_scale_down_delay_holds_the_largest_wish():
+def test_scale_down_delay_keeps_the_largest_desired_scale():
     machine = Machine(target=1.0, target_utilization_percentage=100.0, scale_down_delay_s=120.0, window_s=6.0)
     machine.add()
     machine.run(20, concurrency=4)
@@ -262,14 +262,14 @@ def test_scale_down_delay_holds_the_largest_wish():
     assert machine.decision.replicas == 0
 
 
-def test_requests_per_second_are_a_metric_too():
+def test_the_metric_can_be_requests_per_second():
     machine = Machine(metric=Metric.RPS, target=10.0)
     machine.add()
     machine.run(120, concurrency=0.1, requests=35)
     assert machine.decision.replicas == 5
 
 
-def test_with_burst_capacity_to_spare_requests_bypass_the_activator():
+def test_with_excess_burst_capacity_requests_bypass_the_activator():
     machine = Machine(target_burst_capacity=0.0)
     machine.add()
     machine.run(10, concurrency=1)
@@ -281,14 +281,14 @@ def test_with_burst_capacity_to_spare_requests_bypass_the_activator():
     assert machine.decisions[-1][0] - stopped > 85  # the grace period comes on top
 
 
-def test_by_default_requests_pass_the_activator():
+def test_by_default_requests_go_through_the_activator():
     machine = Machine()
     machine.add()
     machine.run(10, concurrency=1)
     assert machine.autoscaler.status(KEY).serving_mode is ServingMode.PROXY
 
 
-def test_a_restart_remembers_what_was_meant():
+def test_the_scale_before_a_restart_is_kept():
     machine = Machine(start_s=float("inf"))
     machine.add(remembered=4)
     assert machine.decision.replicas == 4
@@ -303,7 +303,7 @@ def test_a_restart_remembers_what_was_meant():
     assert machine.decision.replicas == 0
 
 
-def test_a_longer_window_keeps_its_history():
+def test_a_longer_window_keeps_its_content():
     machine = Machine(container_concurrency=10)
     machine.add()
     machine.run(60, concurrency=35)
@@ -345,7 +345,7 @@ def test_a_shorter_window_and_grace_period_end_sooner_at_zero():
     assert machine.decision.replicas == 0
 
 
-def test_without_scale_to_zero_what_is_at_zero_comes_back():
+def test_a_revision_at_zero_comes_back_when_scale_to_zero_is_disabled():
     machine = Machine()
     machine.add(remembered=0)
     assert machine.decision.replicas == 0
@@ -353,7 +353,7 @@ def test_without_scale_to_zero_what_is_at_zero_comes_back():
     assert machine.decision.replicas == 1
 
 
-def test_an_idle_revision_costs_no_time():
+def test_an_idle_revision_is_not_looked_at():
     machine = Machine()
     machine.add()
     machine.run(80)
@@ -365,7 +365,7 @@ def test_an_idle_revision_costs_no_time():
     assert machine.decision.replicas == 1
 
 
-def test_silence_that_was_slept_through_ends_at_zero_too():
+def test_a_revision_scales_to_zero_after_a_suspended_machine_resumes():
     machine = Machine()
     machine.add(remembered=0)
     machine.run(10, concurrency=1)
@@ -385,7 +385,7 @@ def test_a_forgotten_revision_is_gone():
     machine.autoscaler.tick()
 
 
-async def test_it_runs_by_itself():
+async def test_it_decides_on_its_own_clock():
     loop = asyncio.get_running_loop()
     decisions = []
     autoscaler = Autoscaler(loop.time, lambda _, decision: decisions.append(decision.replicas))

@@ -1,4 +1,4 @@
-"""What the autoscaler's decision must keep to, whatever it is shown."""
+"""Bounds that the autoscaler's decision keeps whatever is measured."""
 
 import math
 
@@ -22,34 +22,34 @@ specs = st.builds(
     reachable=st.booleans(),
 )
 averages = st.integers(0, 500_000_000).map(lambda millionths: millionths / 1e6)  # as the windows round
-seen = st.lists(
+observed = st.lists(
     st.tuples(st.sampled_from([0.5, 2.0, 30.0]), st.integers(0, 50), averages, averages), max_size=30
 )
 
 
-@given(spec=specs, seen=seen, at_first=st.integers(0, 5))
-def test_limits_hold_and_panic_never_shrinks(spec, seen, at_first):
+@given(spec=specs, observed=observed, at_first=st.integers(0, 5))
+def test_limits_hold_and_panic_never_shrinks(spec, observed, at_first):
     now, state = 0.0, kpa.initial_state(at_first, 0.0)
-    for passed, ready, stable, panic in seen:
+    for passed, ready, stable, panic in observed:
         now += passed
         before = state
-        state, wish = kpa.step(before, spec, kpa.Observation(ready, stable, panic), now)
+        state, result = kpa.step(before, spec, kpa.WindowAverages(ready, stable, panic), now)
         replicas = max(1, ready)
         most = max(math.ceil(spec.max_scale_up_rate * replicas), spec.activation_scale)
         if before.panicking and state.panicking:
             assert state.max_panic_pods >= before.max_panic_pods
         if state.panicking:
-            assert wish.replicas >= state.max_panic_pods
+            assert result.desired_scale >= state.max_panic_pods
         elif spec.scale_down_delay_s == 0:
-            assert wish.replicas <= most
+            assert result.desired_scale <= most
             if spec.reachable:
-                assert wish.replicas >= math.floor(replicas / spec.max_scale_down_rate)
+                assert result.desired_scale >= math.floor(replicas / spec.max_scale_down_rate)
             if stable > 0:
-                assert wish.replicas >= 1
+                assert result.desired_scale >= 1
         if panic / spec.target >= spec.panic_threshold * replicas:
             assert state.panic_since == now
         if spec.target_burst_capacity <= 0:
-            assert wish.excess_burst_capacity == spec.target_burst_capacity
+            assert result.excess_burst_capacity == spec.target_burst_capacity
 
 
 @given(
@@ -58,8 +58,8 @@ def test_limits_hold_and_panic_never_shrinks(spec, seen, at_first):
     ready=st.integers(0, 50),
     target=st.floats(0.5, 100, allow_nan=False),
 )
-def test_more_load_never_asks_for_fewer(stable, more, ready, target):
+def test_more_load_never_desires_fewer_replicas(stable, more, ready, target):
     spec = kpa.decider_spec(AutoscalingSpec(target=target), 0, reachable=True)
-    _, one = kpa.step(kpa.KpaState(), spec, kpa.Observation(ready, stable, stable), 0.0)
-    _, two = kpa.step(kpa.KpaState(), spec, kpa.Observation(ready, stable + more, stable + more), 0.0)
-    assert two.replicas >= one.replicas
+    _, one = kpa.step(kpa.KpaState(), spec, kpa.WindowAverages(ready, stable, stable), 0.0)
+    _, two = kpa.step(kpa.KpaState(), spec, kpa.WindowAverages(ready, stable + more, stable + more), 0.0)
+    assert two.desired_scale >= one.desired_scale

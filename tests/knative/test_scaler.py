@@ -22,7 +22,7 @@ HOLD = None
 
 
 def scale(
-    wish, *, active=ACTIVE, lasted=0.0, proxied=None, initialized=True, reachable=True, ready=1, config=None,
+    desired, *, active=ACTIVE, lasted=0.0, proxied=None, initialized=True, reachable=True, ready=1, config=None,
     deadline=120.0, **autoscaling,
 ):  # fmt: skip
     spec = ScalerSpec(
@@ -32,61 +32,61 @@ def scale(
         config or Config(scale_to_zero_grace_period_s=GRACE),
     )
     state = ScalerState(active, NOW - lasted, None if proxied is None else NOW - proxied, initialized)
-    return reconcile(spec, state, wish=wish, excess_burst_capacity=-1, ready=ready, now=NOW)
+    return reconcile(spec, state, desired_scale=desired, excess_burst_capacity=-1, ready=ready, now=NOW)
 
 
 CASES = {
-    "just before the window ends one stays": ({"wish": 0, "lasted": WINDOW - 1}, 1),
-    "of many replicas one stays until the window ends": ({"wish": 0, "lasted": WINDOW - 1, "ready": 10}, 1),
-    "a window of its own counts": ({"wish": 0, "lasted": 99, "window_s": 100}, 1),
-    "after the window it is marked inactive first": ({"wish": 0, "lasted": WINDOW}, HOLD),
-    "after its own window as well": ({"wish": 0, "lasted": 100, "window_s": 100}, HOLD),
-    "inactive for the grace period": ({"wish": 0, "active": INACTIVE, "lasted": GRACE}, 0),
-    "inactive for less": ({"wish": 0, "active": INACTIVE, "lasted": GRACE - 1}, HOLD),
+    "just before the window ends one stays": ({"desired": 0, "lasted": WINDOW - 1}, 1),
+    "of many replicas one stays until the window ends": ({"desired": 0, "lasted": WINDOW - 1, "ready": 10}, 1),
+    "a window of its own counts": ({"desired": 0, "lasted": 99, "window_s": 100}, 1),
+    "after the window it is marked inactive first": ({"desired": 0, "lasted": WINDOW}, HOLD),
+    "after its own window as well": ({"desired": 0, "lasted": 100, "window_s": 100}, HOLD),
+    "inactive for the grace period": ({"desired": 0, "active": INACTIVE, "lasted": GRACE}, 0),
+    "inactive for less": ({"desired": 0, "active": INACTIVE, "lasted": GRACE - 1}, HOLD),
     "inactive for less, in proxy mode for less": (
-        {"wish": 0, "active": INACTIVE, "lasted": GRACE - 1, "proxied": GRACE - 1}, HOLD,
+        {"desired": 0, "active": INACTIVE, "lasted": GRACE - 1, "proxied": GRACE - 1}, HOLD,
     ),
     "inactive for less, in proxy mode long enough": (
-        {"wish": 0, "active": INACTIVE, "lasted": GRACE - 1, "proxied": GRACE}, 0,
+        {"desired": 0, "active": INACTIVE, "lasted": GRACE - 1, "proxied": GRACE}, 0,
     ),
     "a retention that is over does not stand in the way": (
-        {"wish": 0, "active": INACTIVE, "lasted": GRACE - 1, "proxied": GRACE, "pod_retention_s": 42}, 0,
+        {"desired": 0, "active": INACTIVE, "lasted": GRACE - 1, "proxied": GRACE, "pod_retention_s": 42}, 0,
     ),
     "a retention that is not over does": (
-        {"wish": 0, "active": INACTIVE, "lasted": GRACE, "proxied": GRACE, "pod_retention_s": 2 * GRACE}, HOLD,
+        {"desired": 0, "active": INACTIVE, "lasted": GRACE, "proxied": GRACE, "pod_retention_s": 2 * GRACE}, HOLD,
     ),
-    "a retention as long as the grace": ({"wish": 0, "active": INACTIVE, "lasted": GRACE, "pod_retention_s": GRACE}, 0),
+    "a retention as long as the grace": ({"desired": 0, "active": INACTIVE, "lasted": GRACE, "pod_retention_s": GRACE}, 0),
     "unreachable: no retention": (
-        {"wish": 0, "active": INACTIVE, "lasted": GRACE, "reachable": False, "pod_retention_s": 600}, 0,
+        {"desired": 0, "active": INACTIVE, "lasted": GRACE, "reachable": False, "pod_retention_s": 600}, 0,
     ),
     "unreachable: the grace holds": (
-        {"wish": 0, "active": INACTIVE, "lasted": GRACE - 1, "reachable": False, "pod_retention_s": 600}, HOLD,
+        {"desired": 0, "active": INACTIVE, "lasted": GRACE - 1, "reachable": False, "pod_retention_s": 600}, HOLD,
     ),
     "with the activator for good": (
-        {"wish": 0, "active": INACTIVE, "lasted": GRACE, "target_burst_capacity": -1}, 0,
+        {"desired": 0, "active": INACTIVE, "lasted": GRACE, "target_burst_capacity": -1}, 0,
     ),
-    "activating: it is waited for": ({"wish": 0, "active": ACTIVATING, "lasted": 75, "ready": 0}, HOLD),
-    "activating past the deadline": ({"wish": 0, "active": ACTIVATING, "lasted": 151, "ready": 0}, 0),
-    "a deadline of its own": ({"wish": 0, "active": ACTIVATING, "lasted": 36, "ready": 0, "deadline": 5.0}, 0),
-    "down to the floor": ({"wish": 0, "active": INACTIVE, "lasted": GRACE - 1, "min_scale": 2, "ready": 10}, 2),
-    "down to the floor later": ({"wish": 0, "active": INACTIVE, "lasted": GRACE, "min_scale": 2, "ready": 10}, 2),
+    "activating: it is waited for": ({"desired": 0, "active": ACTIVATING, "lasted": 75, "ready": 0}, HOLD),
+    "activating past the deadline": ({"desired": 0, "active": ACTIVATING, "lasted": 151, "ready": 0}, 0),
+    "a deadline of its own": ({"desired": 0, "active": ACTIVATING, "lasted": 36, "ready": 0, "deadline": 5.0}, 0),
+    "down to the floor": ({"desired": 0, "active": INACTIVE, "lasted": GRACE - 1, "min_scale": 2, "ready": 10}, 2),
+    "down to the floor later": ({"desired": 0, "active": INACTIVE, "lasted": GRACE, "min_scale": 2, "ready": 10}, 2),
     "unreachable: no floor": (
-        {"wish": 0, "active": INACTIVE, "lasted": GRACE, "min_scale": 2, "reachable": False, "ready": 10}, 0,
+        {"desired": 0, "active": INACTIVE, "lasted": GRACE, "min_scale": 2, "reachable": False, "ready": 10}, 0,
     ),
-    "up": ({"wish": 10}, 10),
-    "up to the maximum": ({"wish": 10, "max_scale": 8}, 8),
-    "up from inactive": ({"wish": 10, "active": INACTIVE, "lasted": GRACE / 2}, 10),
-    "inactive and unknown": ({"wish": None, "active": INACTIVE, "ready": 0}, HOLD),
-    "active and unknown": ({"wish": None, "ready": 12}, HOLD),
-    "activating and unknown, with a floor": ({"wish": None, "active": ACTIVATING, "min_scale": 3, "ready": 0}, 3),
-    "initial scale attained": ({"wish": 0, "lasted": 120, "initial_scale": 2, "ready": 2}, 1),
+    "up": ({"desired": 10}, 10),
+    "up to the maximum": ({"desired": 10, "max_scale": 8}, 8),
+    "up from inactive": ({"desired": 10, "active": INACTIVE, "lasted": GRACE / 2}, 10),
+    "inactive and unknown": ({"desired": None, "active": INACTIVE, "ready": 0}, HOLD),
+    "active and unknown": ({"desired": None, "ready": 12}, HOLD),
+    "activating and unknown, with a floor": ({"desired": None, "active": ACTIVATING, "min_scale": 3, "ready": 0}, 3),
+    "initial scale attained": ({"desired": 0, "lasted": 120, "initial_scale": 2, "ready": 2}, 1),
     "initial scale not attained": (
-        {"wish": 1, "active": ACTIVATING, "initial_scale": 2, "initialized": False, "ready": 0}, 2,
+        {"desired": 1, "active": ACTIVATING, "initial_scale": 2, "initialized": False, "ready": 0}, 2,
     ),
     "unreachable: no initial scale": (
-        {"wish": 0, "lasted": 120, "initial_scale": 2, "initialized": False, "reachable": False, "ready": 2}, 1,
+        {"desired": 0, "lasted": 120, "initial_scale": 2, "initialized": False, "reachable": False, "ready": 2}, 1,
     ),
-    "no scale to zero": ({"wish": 0, "lasted": 1_000, "config": Config(enable_scale_to_zero=False)}, 1),
+    "no scale to zero": ({"desired": 0, "lasted": 1_000, "config": Config(enable_scale_to_zero=False)}, 1),
 }  # fmt: skip
 
 
@@ -94,12 +94,12 @@ CASES = {
 def test_knatives_cases(name):
     given_, want = CASES[name]
     given_ = dict(given_)
-    _, outcome = scale(given_.pop("wish"), **given_)
-    assert outcome.replicas == want
+    _, result = scale(given_.pop("desired"), **given_)
+    assert result.replicas == want
 
 
 CONDITIONS = [
-    # wish, ready, floor, before -> after
+    # desired, ready, floor, before -> after
     (0, 5, 0, {"active": ACTIVE, "lasted": WINDOW}, INACTIVE),
     (5, 1, 2, {"active": ACTIVE}, ACTIVATING),
     (5, 2, 2, {"active": ACTIVATING}, ACTIVE),
@@ -113,9 +113,9 @@ CONDITIONS = [
 ]
 
 
-@pytest.mark.parametrize(("wish", "ready", "floor", "before", "after"), CONDITIONS)
-def test_the_active_condition(wish, ready, floor, before, after):
-    state, _ = scale(wish, ready=ready, min_scale=floor, **before)
+@pytest.mark.parametrize(("desired", "ready", "floor", "before", "after"), CONDITIONS)
+def test_the_active_condition(desired, ready, floor, before, after):
+    state, _ = scale(desired, ready=ready, min_scale=floor, **before)
     assert state.active is after
     assert state.active_since == (NOW if after is not before["active"] else NOW - before.get("lasted", 0))
 
@@ -128,12 +128,12 @@ def test_a_start_that_failed_says_so():
 def test_requests_bypass_the_activator_only_with_capacity_to_spare():
     spec, state = ScalerSpec(AutoscalingSpec()), initial_state(NOW)
     for capacity, mode in [(-1, ServingMode.PROXY), (0, ServingMode.SERVE)]:
-        _, outcome = reconcile(spec, state, wish=2, excess_burst_capacity=capacity, ready=2, now=NOW)
-        assert outcome.mode is mode
-    state, outcome = reconcile(
-        spec, restored_state(NOW, replicas=0), wish=0, excess_burst_capacity=5, ready=0, now=NOW
+        _, result = reconcile(spec, state, desired_scale=2, excess_burst_capacity=capacity, ready=2, now=NOW)
+        assert result.mode is mode
+    state, result = reconcile(
+        spec, restored_state(NOW, replicas=0), desired_scale=0, excess_burst_capacity=5, ready=0, now=NOW
     )
-    assert outcome.mode is ServingMode.PROXY
+    assert result.mode is ServingMode.PROXY
 
 
 specs = st.builds(
@@ -156,29 +156,33 @@ steps = st.lists(
 
 
 @given(spec=specs, steps=steps, restored=st.booleans())
-def test_whatever_comes_the_outcome_is_within_bounds_and_zero_is_earned(spec, steps, restored):
+def test_whatever_comes_the_result_is_within_bounds_and_zero_is_earned(spec, steps, restored):
     now = 0.0
     state = restored_state(now, replicas=1) if restored else initial_state(now)
-    for passed, wish, ready, capacity in steps:
+    for passed, desired, ready, capacity in steps:
         now += passed
         before = state
-        state, outcome = reconcile(
-            spec, before, wish=wish, excess_burst_capacity=capacity, ready=ready, now=now
+        state, result = reconcile(
+            spec, before, desired_scale=desired, excess_burst_capacity=capacity, ready=ready, now=now
         )
         assert state.active_since <= now
-        if outcome.replicas is not None:
-            assert spec.min_scale <= outcome.replicas
-            assert spec.autoscaling.max_scale is None or outcome.replicas <= spec.autoscaling.max_scale
-        if outcome.replicas == 0:
-            assert not wish
+        if result.replicas is not None:
+            assert spec.min_scale <= result.replicas
+            assert spec.autoscaling.max_scale is None or result.replicas <= spec.autoscaling.max_scale
+        if result.replicas == 0:
+            assert not desired
             assert before.active is not ACTIVE
             if before.active is INACTIVE:
                 assert now - before.active_since >= spec.retention_s
-        if outcome.recheck_at is not None:
-            assert outcome.recheck_at >= now or before.active is ACTIVATING
-        if wish:
-            assert outcome.replicas
-        again, same = reconcile(spec, state, wish=wish, excess_burst_capacity=capacity, ready=ready, now=now)
+        if result.recheck_at is not None:
+            assert result.recheck_at >= now or before.active is ACTIVATING
+        if desired:
+            assert result.replicas
+        again, same = reconcile(
+            spec, state, desired_scale=desired, excess_burst_capacity=capacity, ready=ready, now=now
+        )
         assert again.initialized >= state.initialized
-        if wish and state.initialized == before.initialized:  # the initial scale counts until it is reached
-            assert (again, same) == (state, outcome)  # settled
+        if (
+            desired and state.initialized == before.initialized
+        ):  # the initial scale counts until it is reached
+            assert (again, same) == (state, result)  # settled

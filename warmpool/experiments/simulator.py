@@ -255,7 +255,7 @@ class FunctionSimulation:
         if (autoscaler.ready, autoscaler.total) != (ready, present):
             autoscaler.ready, autoscaler.total = ready, present
             due = True
-        if (not autoscaler.wish and mean) or end % kpa.TICK_S == 0:
+        if (not autoscaler.desired_scale and mean) or end % kpa.TICK_S == 0:
             due = autoscaler.decide(end) or due
         if due or (autoscaler.recheck_at is not None and autoscaler.recheck_at <= end):
             autoscaler.reconcile(end)

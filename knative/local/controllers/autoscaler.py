@@ -106,7 +106,7 @@ class Autoscaler:
                 continue
             entry.record(stat.time_s, concurrency=stat.concurrency, requests=stat.requests)
             self._awake.add(stat.key)
-            if not entry.wish and stat.concurrency:
+            if not entry.desired_scale and stat.concurrency:
                 self._decide(stat.key, entry, self._clock())
 
     def decision(self, key: RevisionKey) -> ScaleDecision | None:
@@ -124,7 +124,7 @@ class Autoscaler:
         now = self._clock()
         return AutoscalerStatus(
             decision=entry.current(),
-            wanted=entry.wish,
+            wanted=entry.desired_scale,
             panicking=entry.kpa.panicking,
             excess_burst_capacity=entry.excess_burst_capacity,
             serving_mode=entry.mode,
