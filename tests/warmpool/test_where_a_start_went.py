@@ -204,7 +204,6 @@ def test_a_row_that_somebody_edited_costs_its_phases_alone(tmp_path, told):
     history.close()
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE cold_starts SET phases = ?", (told,))
-    assert history.flush()
     known = SqliteHistory(path).cold_starts(SERVICE)
     assert (known.p50, known.phases) == (timedelta(seconds=10), {})
 
