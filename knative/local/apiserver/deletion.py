@@ -1,8 +1,9 @@
-"""The end of objects: finalizers, dependents and owners, processes that need time, namespaces."""
+"""Deleting objects: finalizers, garbage collection by owner references, graceful deletion, namespaces."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
@@ -10,22 +11,38 @@ from knative.client import resources
 from knative.client.resources import Resource
 from knative.local import objects
 from knative.local.apiserver.kinds import KindInfo
-from knative.local.apiserver.store import Key, Record, Store
+from knative.local.apiserver.records import Key, Record
+from knative.local.apiserver.store import Store
 
 Propagation = Literal["Background", "Foreground", "Orphan"]
 
-FOREGROUND = "foregroundDeletion"
 GRACEFUL = frozenset({resources.POD})
-"""Kinds that stay until a process has ended."""
+"""Kinds whose objects stay until a process has ended."""
+_FOREGROUND_FINALIZER = "foregroundDeletion"
 _GRACE_SECONDS = 30
 
 
+@dataclass(frozen=True, slots=True)
+class DeleteOptions:
+    """How a deletion is to be done."""
+
+    propagation: Propagation | None = None
+    """What happens to dependents; None means Background."""
+    uid: str | None = None
+    """A precondition: the object's identity."""
+    resource_version: str | None = None
+    """A precondition: the object's version."""
+    grace_seconds: int | None = None
+    """Of graceful kinds: from SIGTERM to SIGKILL; 0 deletes at once."""
+    dry_run: bool = False
+
+
 class Deleter:
-    """Deletes objects and all that goes with them.
+    """Deletes objects and their dependents.
 
     Args:
-        store: where they are kept.
-        kinds: the kinds that exist; owners of other kinds are taken for alive.
+        store: holds them.
+        kinds: the kinds that are served; owners of other kinds are taken to exist.
         now: the wall clock.
     """
 
@@ -35,18 +52,23 @@ class Deleter:
         self._resources = tuple(kinds)
         self._now = now
 
-    def begin(  # noqa: C901  # one branch for each of what may hold an object
-        self, old: Record, propagation: Propagation | None, grace_seconds: int | None
+    def delete(  # noqa: C901  # one branch for each thing that may hold an object
+        self, old: Record, options: DeleteOptions
     ) -> Record:
-        """Delete at once, or mark as being deleted what something still holds; the object's last state."""
+        """Remove an object, or mark it as being deleted if something still holds it; its last state."""
+        propagation, grace_seconds = options.propagation, options.grace_seconds
         key, meta = old.key, old.obj["metadata"]
         if key.resource == resources.NAMESPACE:
             return self._namespace(old)
         finalizers: list[str] = list(meta.get("finalizers") or ())
         if propagation == "Orphan":
             self._orphan(meta["uid"])
-        elif propagation == "Foreground" and FOREGROUND not in finalizers and self._blocked(meta["uid"]):
-            finalizers.append(FOREGROUND)
+        elif (
+            propagation == "Foreground"
+            and _FOREGROUND_FINALIZER not in finalizers
+            and self._blocked(meta["uid"])
+        ):
+            finalizers.append(_FOREGROUND_FINALIZER)
         graceful = key.resource in GRACEFUL and grace_seconds != 0
         if not finalizers and not graceful:
             return self.remove(key)
@@ -62,49 +84,49 @@ class Deleter:
         if obj == old.obj:
             return old
         record = self._store.put(key, obj, expect=old.version)
-        if FOREGROUND in finalizers:
+        if _FOREGROUND_FINALIZER in finalizers:
             for dependent in self._store.owned(meta["uid"]):
-                self._quietly(dependent.key, "Foreground")
+                self._delete_dependent(dependent.key, "Foreground")
         return record
 
-    def finish_deletion(self, key: Key) -> None:
-        """Remove a gracefully deleted object whose process has ended; finalizers still hold it."""
+    def finish(self, key: Key) -> None:
+        """Remove a gracefully deleted object whose process has ended, unless finalizers hold it."""
         record = self._store.get(key)
         if record is not None and not record.obj["metadata"].get("finalizers"):
             self.remove(key)
 
     def collect_garbage(self) -> None:
-        """Delete what has lost all its owners, and finish namespaces."""
+        """Delete objects that have lost all their owners, and finish namespaces."""
         for resource in self._resources:
             for record in self._store.list(resource):
                 owners = _owners(record.obj)
                 if owners and not any(self._owner(owner, record) for owner in owners):
-                    self._quietly(record.key)
+                    self._delete_dependent(record.key)
         for record in self._store.list(resources.NAMESPACE):
             if record.obj["metadata"].get("deletionTimestamp"):
                 self._namespace(record)
 
     def remove(self, key: Key) -> Record:
-        """Remove an object and, by and by, its dependents; its last state."""
+        """Remove an object and delete its dependents; returns its last state."""
         record = self._store.remove(key)
         uid = record.obj["metadata"]["uid"]
         for dependent in self._store.owned(uid):
             others = (owner for owner in _owners(dependent.obj) if owner["uid"] != uid)
             if not any(self._owner(owner, dependent) for owner in others):
-                self._quietly(dependent.key)
+                self._delete_dependent(dependent.key)
         self._release_owners(record)
         namespace = self._store.get(Key(resources.NAMESPACE, "", key.namespace)) if key.namespace else None
         if namespace is not None and namespace.obj["metadata"].get("deletionTimestamp"):
             self._finish_namespace(namespace.key)
         return record
 
-    def _quietly(self, key: Key, propagation: Propagation | None = None) -> None:
+    def _delete_dependent(self, key: Key, propagation: Propagation | None = None) -> None:
         record = self._store.get(key)
         if record is not None:
-            self.begin(record, propagation, None)
+            self.delete(record, DeleteOptions(propagation))
 
     def _owner(self, owner: Mapping[str, Any], dependent: Record) -> Record | bool:
-        """The owner if it lives; True for a kind that isn't served here: nobody can say that it is gone."""
+        """The owner, if it exists; True for a kind that isn't served here: it can't be known to be gone."""
         group, _, version = owner["apiVersion"].rpartition("/")
         resource = self._by_kind.get((group, version, owner["kind"]))
         if resource is None:
@@ -122,16 +144,16 @@ class Deleter:
         )
 
     def _release_owners(self, gone: Record) -> None:
-        """The owners that waited for this dependent need wait no longer."""
+        """Remove owners whose foreground deletion waited for this dependent alone."""
         for reference in _owners(gone.obj):
             owner = self._owner(reference, gone)
             if not isinstance(owner, Record):
                 continue
             finalizers = owner.obj["metadata"].get("finalizers") or []
-            if FOREGROUND not in finalizers or self._blocked(reference["uid"]):
+            if _FOREGROUND_FINALIZER not in finalizers or self._blocked(reference["uid"]):
                 continue
             obj = objects.clone(owner.obj)
-            obj["metadata"]["finalizers"] = [item for item in finalizers if item != FOREGROUND]
+            obj["metadata"]["finalizers"] = [item for item in finalizers if item != _FOREGROUND_FINALIZER]
             if not obj["metadata"]["finalizers"]:
                 del obj["metadata"]["finalizers"]
             self._store.put(owner.key, obj, expect=owner.version)
@@ -154,7 +176,7 @@ class Deleter:
             obj["status"] = {"phase": "Terminating"}
             old = self._store.put(old.key, obj, expect=old.version)
         for record in self._content(old.key.name):
-            self._quietly(record.key)
+            self._delete_dependent(record.key)
         self._finish_namespace(old.key)
         return old
 

@@ -1,4 +1,7 @@
-"""What the local API refuses, in Kubernetes' words: status, reason, message and the fields at fault."""
+"""Errors of the local API with the status, reason and wording of Kubernetes' API server (pure).
+
+After k8s.io/apimachinery, `pkg/api/errors/errors.go`.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from knative.client.errors import Cause
-from knative.client.resources import Object
+from knative.client.resources import Object, Resource
 
 
 @dataclass(frozen=True, slots=True)
 class ResourceRef:
-    """Which object an error is about, as `details` of a Status names it."""
+    """Which resource, and which object of it, an error is about."""
 
     group: str = ""
     plural: str = ""
     name: str = ""
     kind: str = ""
 
+    @classmethod
+    def of(cls, resource: Resource, name: str = "") -> ResourceRef:
+        """The reference to an object of `resource`."""
+        return cls(resource.group, resource.plural, name, resource.kind)
+
     @property
     def qualified(self) -> str:
-        """`plural.group`, as messages name a kind."""
+        """`plural.group`, as messages name a resource."""
         return f"{self.plural}.{self.group}" if self.group else self.plural
 
 
@@ -31,9 +39,10 @@ class ApiError(Exception):
     code: int
     reason: str
     message: str
-    subject: ResourceRef = field(default_factory=ResourceRef)
+    ref: ResourceRef = field(default_factory=ResourceRef)
     causes: Sequence[Cause] = ()
     retry_after: int | None = None
+    """Seconds after which the client may try again."""
 
     def __str__(self) -> str:
         return self.message
@@ -41,25 +50,14 @@ class ApiError(Exception):
     def status(self) -> Object:
         """The Kubernetes Status object."""
         details: Object = {}
-        if self.subject.name:
-            details["name"] = self.subject.name
-        if self.subject.group:
-            details["group"] = self.subject.group
-        if self.subject.plural:
-            details["kind"] = self.subject.kind or self.subject.plural
+        if self.ref.name:
+            details["name"] = self.ref.name
+        if self.ref.group:
+            details["group"] = self.ref.group
+        if self.ref.plural:
+            details["kind"] = self.ref.kind or self.ref.plural
         if self.causes:
-            details["causes"] = [
-                {
-                    key: value
-                    for key, value in (
-                        ("reason", cause.reason),
-                        ("message", cause.message),
-                        ("field", cause.field),
-                    )
-                    if value
-                }
-                for cause in self.causes
-            ]
+            details["causes"] = [_cause(cause) for cause in self.causes]
         if self.retry_after is not None:
             details["retryAfterSeconds"] = self.retry_after
         return {
@@ -74,49 +72,59 @@ class ApiError(Exception):
         }
 
 
-def not_found(subject: ResourceRef) -> ApiError:
+def _cause(cause: Cause) -> Object:
+    fields = {"reason": cause.reason, "message": cause.message, "field": cause.field}
+    return {key: value for key, value in fields.items() if value}
+
+
+def not_found(ref: ResourceRef) -> ApiError:
     """404 for an object."""
-    return ApiError(404, "NotFound", f'{subject.qualified} "{subject.name}" not found', subject)
+    return ApiError(404, "NotFound", f'{ref.qualified} "{ref.name}" not found', ref)
 
 
-def already_exists(subject: ResourceRef) -> ApiError:
+def already_exists(ref: ResourceRef) -> ApiError:
     """409 for a name that is taken."""
-    return ApiError(409, "AlreadyExists", f'{subject.qualified} "{subject.name}" already exists', subject)
+    return ApiError(409, "AlreadyExists", f'{ref.qualified} "{ref.name}" already exists', ref)
 
 
-def conflict(subject: ResourceRef, why: str | None = None) -> ApiError:
-    """409 for a version that is no longer the newest, or another precondition."""
+def conflict(ref: ResourceRef, why: str | None = None) -> ApiError:
+    """409 for a resourceVersion that is no longer the newest, or another precondition."""
     why = why or (
         "the object has been modified; please apply your changes to the latest version and try again"
     )
-    return ApiError(
-        409,
-        "Conflict",
-        f'Operation cannot be fulfilled on {subject.qualified} "{subject.name}": {why}',
-        subject,
-    )
+    message = f'Operation cannot be fulfilled on {ref.qualified} "{ref.name}": {why}'
+    return ApiError(409, "Conflict", message, ref)
 
 
-def bad_request(message: str, subject: ResourceRef | None = None) -> ApiError:
-    """400 for a request that can't be understood or that admission refuses."""
-    return ApiError(400, "BadRequest", message, subject or ResourceRef())
+def bad_request(message: str, ref: ResourceRef | None = None) -> ApiError:
+    """400 for a request that can't be understood or that an admission webhook denies."""
+    return ApiError(400, "BadRequest", message, ref or ResourceRef())
 
 
-def invalid(subject: ResourceRef, causes: Sequence[Cause]) -> ApiError:
+def invalid(ref: ResourceRef, causes: Sequence[Cause]) -> ApiError:
     """422 for an object whose fields are wrong."""
+    kind = f"{ref.kind}.{ref.group}" if ref.group else ref.kind
+    return _invalid(kind, ref, causes)
+
+
+def unconditional_update(ref: ResourceRef) -> ApiError:
+    """422 for a PUT without a resourceVersion; Kubernetes names the resource in it instead of the kind."""
+    text = "Invalid value: 0x0: must be specified for an update"
+    cause = Cause(text, "metadata.resourceVersion", "FieldValueInvalid")
+    return _invalid(ref.qualified, ref, [cause])
+
+
+def _invalid(kind: str, ref: ResourceRef, causes: Sequence[Cause]) -> ApiError:
     texts = [f"{cause.field}: {cause.message}" if cause.field else cause.message for cause in causes]
     listed = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
-    kind = f"{subject.kind}.{subject.group}" if subject.group else subject.kind
-    return ApiError(422, "Invalid", f'{kind} "{subject.name}" is invalid: {listed}', subject, tuple(causes))
+    return ApiError(422, "Invalid", f'{kind} "{ref.name}" is invalid: {listed}', ref, tuple(causes))
 
 
 def expired(message: str) -> ApiError:
-    """410 for a resourceVersion or continue token from too long ago."""
+    """410 for a resourceVersion from before the history that is kept."""
     return ApiError(410, "Expired", message)
 
 
-def denied(webhook: str, message: str, subject: ResourceRef) -> ApiError:
-    """400, worded as an admission webhook's refusal."""
-    return ApiError(
-        400, "BadRequest", f'admission webhook "{webhook}" denied the request: {message}', subject
-    )
+def denied(webhook: str, message: str, ref: ResourceRef) -> ApiError:
+    """400 in the words of an admission webhook's denial."""
+    return bad_request(f'admission webhook "{webhook}" denied the request: {message}', ref)

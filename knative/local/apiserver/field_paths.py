@@ -1,9 +1,9 @@
-"""Sets of fields: which paths of an object can be owned, and how FieldsV1 writes them down (pure).
+"""Field paths: which paths of an object can be owned, and how FieldsV1 spells them (pure).
 
 A path is a tuple of elements as FieldsV1 spells them: `f:name` for a field, `k:{"name":"x"}` for an item of a
 keyed list, `v:"x"` for an item of a set. The rules are those of sigs.k8s.io/structured-merge-diff: scalars,
-atomic lists and maps, and items of keyed lists are owned, and of a struct what it holds. Who adds a struct by
-an update owns it as well; who applies one does not.
+atomic lists and maps, and items of keyed lists are owned, and of a struct its fields. A manager that adds a
+struct by an update owns the struct as well; one that applies it does not.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ Fields = frozenset[Path]
 _OPEN: Schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
 _ITSELF = "."
 _METADATA: Path = ("f:metadata",)
-"""Is always there, so nobody adds it."""
-NEVER: tuple[Path, ...] = (
+"""Every object has it, so nobody adds it."""
+SERVER_OWNED: tuple[Path, ...] = (
     ("f:apiVersion",),
     ("f:kind",),
     *(
@@ -42,19 +42,19 @@ NEVER: tuple[Path, ...] = (
         )
     ),
 )
-"""Fields that nobody owns: they are the server's."""
+"""Fields that belong to the server and to no manager."""
 
 
 def leaves(schema: Schema, obj: Object) -> dict[Path, Any]:
-    """All paths of an object that can be owned, each with the value that decides whether it changed."""
+    """All paths of an object that can be owned, each with the value by which a change is seen."""
     return {
         path: value
         for path, value in _walk(schema, obj, ())
-        if path[:1] not in NEVER and path[:2] not in NEVER
+        if path[:1] not in SERVER_OWNED and path[:2] not in SERVER_OWNED
     }
 
 
-def _walk(  # noqa: C901  # one branch for each kind of value
+def _walk(  # noqa: C901  # one branch for each type of value
     schema: Schema, value: Any, path: Path
 ) -> Iterator[tuple[Path, Any]]:
     if isinstance(value, dict) and schema.get("x-kubernetes-map-type") != "atomic":
@@ -70,7 +70,7 @@ def _walk(  # noqa: C901  # one branch for each kind of value
             else:
                 inner = inner_schema(schema)
                 if isinstance(item, dict) and item and inner.get("x-kubernetes-map-type") != "atomic":
-                    yield here, None  # a key of a free map is owned itself
+                    yield here, None  # a key of a map without a schema is owned itself
                 yield from _walk(inner, item, here)
     elif isinstance(value, list) and value and (elements := elements_of(schema, value)) is not None:
         for element, item in elements:
@@ -85,7 +85,7 @@ def _walk(  # noqa: C901  # one branch for each kind of value
 
 
 def same_shape(schema: Schema, one: Any, other: Any) -> bool:
-    """Whether two values certainly have the same paths; False if that would have to be worked out."""
+    """Whether two values have the same paths for certain; if False, only `leaves` can tell."""
     if not isinstance(one, dict) or not isinstance(other, dict):
         return (
             isinstance(one, list) is isinstance(other, list)
@@ -99,7 +99,7 @@ def same_shape(schema: Schema, one: Any, other: Any) -> bool:
 
 
 def with_parents(paths: Iterable[Path]) -> Fields:
-    """The paths and all that lie above them and can be owned."""
+    """The paths and all their parents that can be owned."""
     found: set[Path] = set()
     for path in paths:
         for length in range(len(path), 0, -1):
@@ -112,13 +112,13 @@ def with_parents(paths: Iterable[Path]) -> Fields:
 
 
 def inner_schema(schema: Schema) -> Schema:
-    """The schema of the values of a free map."""
+    """The schema of the values of a map whose keys are not in the schema."""
     extra = schema.get("additionalProperties")
     return extra if isinstance(extra, Mapping) else _OPEN
 
 
 def elements_of(schema: Schema, items: Sequence[Any]) -> list[tuple[str, Any]] | None:
-    """The items with their path elements, or None for a list that is owned as a whole."""
+    """The items with their path elements, or None for an atomic list, which is owned as a whole."""
     kind = schema.get("x-kubernetes-list-type")
     if kind == "set":
         return [(f"v:{compact(item)}", item) for item in items]
@@ -139,12 +139,12 @@ def elements_of(schema: Schema, items: Sequence[Any]) -> list[tuple[str, Any]] |
 
 
 def compact(value: Any) -> str:
-    """JSON without spaces, keys in order."""
+    """JSON without spaces, keys sorted."""
     return json.dumps(value, separators=(",", ":"), sort_keys=True)
 
 
 def from_v1(tree: Mapping[str, Any], path: Path) -> Iterator[Path]:
-    """The paths that a FieldsV1 tree holds below `path`."""
+    """The paths in a FieldsV1 tree, with `path` in front."""
     for element, below in tree.items():
         if element == _ITSELF:
             yield path
@@ -162,16 +162,16 @@ def to_v1(fields: Fields) -> Object:
         for element in path:
             node = node.setdefault(element, {})
         node[_ITSELF] = {}
-    _tidy(tree)
+    _shorten_leaves(tree)
     return tree
 
 
-def _tidy(tree: Object) -> None:
-    """A leaf is written `{}`, without its dot."""
+def _shorten_leaves(tree: Object) -> None:
+    """Write a leaf as `{}` instead of `{".": {}}`, in place."""
     for element, below in tree.items():
         if element == _ITSELF:
             continue
         if set(below) == {_ITSELF}:
             tree[element] = {}
         else:
-            _tidy(below)
+            _shorten_leaves(below)

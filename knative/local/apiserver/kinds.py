@@ -1,14 +1,13 @@
-"""The kinds that the local API serves, with their names, shapes and columns.
+"""The kinds that the local API serves, with their names, schemas and columns.
 
-Kinds of the project's own are read from their CustomResourceDefinitions (`knative/manifests/**/*.yaml`), so
-that the schema a cluster gets and the one checked here are the same file.
+The project's own kinds are read from their CustomResourceDefinitions (`knative/manifests/**/*.yaml`), so that
+a cluster and the local API validate with the same schema.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,34 +15,19 @@ import yaml
 
 from knative.client import resources
 from knative.client.resources import Resource
-from knative.local import objects
+from knative.local.apiserver import printer_columns
+from knative.local.apiserver.printer_columns import Column
 from knative.local.apiserver.schemas import cel_rules, core_kinds, knative_kinds
 from knative.local.apiserver.schemas.object_meta import OBJECT_META
-from knative.local.apiserver.schemas.structural import FREE, STRING, Schema, struct
+from knative.local.apiserver.schemas.structural import Schema
 
-MANIFESTS = Path(__file__).parents[2] / "manifests"
-OUR_GROUPS = frozenset({resources.WARM_POOL.group})
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One column of `kubectl get`; `priority` above 0 shows only with `-o wide`."""
-
-    name: str
-    type: str
-    path: str
-    """JSONPath as in a CustomResourceDefinition's additionalPrinterColumns."""
-    priority: int = 0
-    description: str = ""
-    compute: Callable[[Mapping[str, Any], datetime], Any] | None = None
-    """For what no path can say, in place of `path`; takes the object and the instant."""
-    empty: str | None = None
-    """What is shown when there is nothing; None leaves the cell empty."""
+_MANIFESTS = Path(__file__).parents[2] / "manifests"
+_OWN_GROUPS = frozenset({resources.WARM_POOL.group})
 
 
 @dataclass(frozen=True, slots=True)
 class KindInfo:
-    """What the API needs to know of one kind."""
+    """A kind that the API serves."""
 
     resource: Resource
     singular: str
@@ -51,12 +35,15 @@ class KindInfo:
     short_names: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
     columns: tuple[Column, ...] = ()
-    """After the name, which comes first unless `names_first` says otherwise."""
-    names_first: bool = True
+    """Columns of `kubectl get`; none means the age."""
+    name_column: bool = True
+    """Whether the name stands before the other columns."""
     has_status: bool = True
-    """Whether status is a subresource, with generation counting changes of everything else."""
+    """Whether status is a subresource, and `metadata.generation` counts changes of everything else."""
     custom: bool = True
-    """Whether the kind is a custom resource on a real cluster (else part of Kubernetes)."""
+    """Whether the kind is a custom resource on a cluster, and not one of Kubernetes' own."""
+    unconditional_update: bool = False
+    """Whether a PUT without a resourceVersion is taken (`AllowUnconditionalUpdate` in Kubernetes)."""
     has_rules: bool = False
     """Whether its schema has CEL rules."""
     verbs: tuple[str, ...] = (
@@ -71,19 +58,9 @@ class KindInfo:
     )
 
 
-def _ready_columns() -> tuple[Column, ...]:
-    return (
-        Column("Ready", "string", ".status.conditions[?(@.type=='Ready')].status"),
-        Column("Reason", "string", ".status.conditions[?(@.type=='Ready')].reason"),
-    )
-
-
-_LATEST = (
-    Column("LatestCreated", "string", ".status.latestCreatedRevisionName"),
-    Column("LatestReady", "string", ".status.latestReadyRevisionName"),
-)
 _SERVING = ("all", "knative", "serving")
 
+<<<<<<< HEAD
 
 def _ready_containers(pod: Mapping[str, Any], _: datetime) -> str:
     statuses = (pod.get("status") or {}).get("containerStatuses") or []
@@ -133,6 +110,8 @@ def _data_count(obj: Mapping[str, Any], _: datetime) -> int:
     return len(obj.get("data") or ()) + len(obj.get("binaryData") or ())
 
 
+=======
+>>>>>>> e590665 (Leave out of the local API what no user of one machine would miss, and say the rest in Kubernetes' words)
 BUILT_IN = (
     KindInfo(
         resources.SERVICE,
@@ -140,7 +119,7 @@ BUILT_IN = (
         knative_kinds.SERVICE_SCHEMA,
         ("kservice", "ksvc"),
         _SERVING,
-        (Column("URL", "string", ".status.url"), *_LATEST, *_ready_columns()),
+        (Column("URL", "string", ".status.url"), *printer_columns.LATEST, *printer_columns.READY),
     ),
     KindInfo(
         resources.CONFIGURATION,
@@ -148,7 +127,7 @@ BUILT_IN = (
         knative_kinds.CONFIGURATION_SCHEMA,
         ("config", "cfg"),
         _SERVING,
-        (*_LATEST, *_ready_columns()),
+        (*printer_columns.LATEST, *printer_columns.READY),
     ),
     KindInfo(
         resources.REVISION,
@@ -161,7 +140,7 @@ BUILT_IN = (
             Column(
                 "Generation", "string", r".metadata.labels['serving\.knative\.dev/configurationGeneration']"
             ),
-            *_ready_columns(),
+            *printer_columns.READY,
             Column("Actual Replicas", "integer", ".status.actualReplicas"),
             Column("Desired Replicas", "integer", ".status.desiredReplicas"),
         ),
@@ -172,7 +151,7 @@ BUILT_IN = (
         knative_kinds.ROUTE_SCHEMA,
         ("rt",),
         _SERVING,
-        (Column("URL", "string", ".status.url"), *_ready_columns()),
+        (Column("URL", "string", ".status.url"), *printer_columns.READY),
     ),
     KindInfo(
         resources.POD_AUTOSCALER,
@@ -183,7 +162,7 @@ BUILT_IN = (
         (
             Column("DesiredScale", "integer", ".status.desiredScale"),
             Column("ActualScale", "integer", ".status.actualScale"),
-            *_ready_columns(),
+            *printer_columns.READY,
         ),
     ),
     KindInfo(
@@ -193,16 +172,17 @@ BUILT_IN = (
         ("po",),
         ("all",),
         (
-            Column("Ready", "string", "", compute=_ready_containers),
-            Column("Status", "string", "", compute=_pod_status),
-            Column("Restarts", "string", "", compute=_pod_restarts),
-            Column("Age", "date", ".metadata.creationTimestamp"),
+            Column("Ready", "string", "", compute=printer_columns.ready_containers),
+            Column("Status", "string", "", compute=printer_columns.pod_status),
+            Column("Restarts", "string", "", compute=printer_columns.pod_restarts),
+            printer_columns.AGE,
             Column("IP", "string", ".status.podIP", priority=1, empty="<none>"),
             Column("Node", "string", ".spec.nodeName", priority=1, empty="<none>"),
             Column("Nominated Node", "string", ".status.nominatedNodeName", priority=1, empty="<none>"),
             Column("Readiness Gates", "string", ".spec.readinessGates", priority=1, empty="<none>"),
         ),
         custom=False,
+        unconditional_update=True,
     ),
     KindInfo(
         resources.NAMESPACE,
@@ -211,9 +191,10 @@ BUILT_IN = (
         ("ns",),
         columns=(
             Column("Status", "string", ".status.phase"),
-            Column("Age", "date", ".metadata.creationTimestamp"),
+            printer_columns.AGE,
         ),
         custom=False,
+        unconditional_update=True,
     ),
     KindInfo(
         resources.CONFIG_MAP,
@@ -221,11 +202,12 @@ BUILT_IN = (
         core_kinds.CONFIG_MAP_SCHEMA,
         ("cm",),
         columns=(
-            Column("Data", "string", "", compute=_data_count),
-            Column("Age", "date", ".metadata.creationTimestamp"),
+            Column("Data", "string", "", compute=printer_columns.data_count),
+            printer_columns.AGE,
         ),
         has_status=False,
         custom=False,
+        unconditional_update=True,
     ),
     KindInfo(
         resources.SECRET,
@@ -233,11 +215,12 @@ BUILT_IN = (
         core_kinds.SECRET_SCHEMA,
         columns=(
             Column("Type", "string", ".type"),
-            Column("Data", "string", "", compute=_data_count),
-            Column("Age", "date", ".metadata.creationTimestamp"),
+            Column("Data", "string", "", compute=printer_columns.data_count),
+            printer_columns.AGE,
         ),
         has_status=False,
         custom=False,
+        unconditional_update=True,
     ),
     KindInfo(
         resources.EVENT,
@@ -248,17 +231,18 @@ BUILT_IN = (
             Column("Last Seen", "date", ".lastTimestamp"),
             Column("Type", "string", ".type"),
             Column("Reason", "string", ".reason"),
-            Column("Object", "string", "", compute=_event_object),
+            Column("Object", "string", "", compute=printer_columns.event_object),
             Column("Subobject", "string", ".involvedObject.fieldPath", priority=1),
-            Column("Source", "string", "", priority=1, compute=_event_source),
+            Column("Source", "string", "", priority=1, compute=printer_columns.event_source),
             Column("Message", "string", ".message"),
             Column("First Seen", "date", ".firstTimestamp", priority=1),
             Column("Count", "string", ".count", priority=1),
             Column("Name", "string", ".metadata.name", priority=1),
         ),
-        names_first=False,
+        name_column=False,
         has_status=False,
         custom=False,
+        unconditional_update=True,
     ),
     KindInfo(
         resources.LEASE,
@@ -266,35 +250,17 @@ BUILT_IN = (
         core_kinds.LEASE_SCHEMA,
         columns=(
             Column("Holder", "string", ".spec.holderIdentity"),
-            Column("Age", "date", ".metadata.creationTimestamp"),
+            printer_columns.AGE,
         ),
         has_status=False,
         custom=False,
     ),
 )
 
-_WARM_POOL_WITHOUT_SCHEMA = KindInfo(
-    resources.WARM_POOL,
-    "warmpool",
-    struct(
-        {
-            "apiVersion": STRING,
-            "kind": STRING,
-            "metadata": OBJECT_META,
-            "spec": FREE,
-            "status": FREE,
-        },
-        about="Keeps a Service's replicas warm.",
-    ),
-    ("wp",),
-    columns=_ready_columns(),
-)
 
-
-def load(manifests: Path = MANIFESTS) -> Mapping[Resource, KindInfo]:
-    """All kinds by resource."""
+def load(manifests: Path = _MANIFESTS) -> Mapping[Resource, KindInfo]:
+    """All kinds by resource, those of the CustomResourceDefinitions in `manifests` included."""
     kinds = {info.resource: info for info in BUILT_IN}
-    kinds[resources.WARM_POOL] = _WARM_POOL_WITHOUT_SCHEMA
     for document in _definitions(manifests):
         for info in _from_definition(document):
             kinds[info.resource] = info
@@ -302,7 +268,7 @@ def load(manifests: Path = MANIFESTS) -> Mapping[Resource, KindInfo]:
 
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""The one in C is there in all wheels, and seven times as fast: this is read at every start."""
+"""Seven times as fast as the one in Python; the definitions are read at every start."""
 
 
 def _definitions(manifests: Path) -> Iterator[Mapping[str, Any]]:
@@ -314,7 +280,7 @@ def _definitions(manifests: Path) -> Iterator[Mapping[str, Any]]:
             if (
                 isinstance(document, dict)
                 and document.get("kind") == "CustomResourceDefinition"
-                and document["spec"]["group"] in OUR_GROUPS
+                and document["spec"]["group"] in _OWN_GROUPS
             ):
                 yield document
 

@@ -1,13 +1,11 @@
-"""What may stand in an object's metadata, worded as Kubernetes words it (pure).
+"""Validation of names, labels, annotations and finalizers, worded as in Kubernetes (pure).
 
 Source: k8s.io/apimachinery, `pkg/util/validation/validation.go` and `pkg/api/validation/objectmeta.go`.
 """
 
 from __future__ import annotations
 
-import random
 import re
-import string
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,9 +19,9 @@ _LABEL_1123 = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _SUBDOMAIN_1123 = rf"{_LABEL_1123}(\.{_LABEL_1123})*"
 _QUALIFIED = r"([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]"
 _VALUE = rf"({_QUALIFIED})?"
-_MOST_ANNOTATION_BYTES = 256 * 1024
-# Without vowels and look-alikes, as Kubernetes does.
-_LETTERS = [letter for letter in string.ascii_lowercase + string.digits if letter not in "aeiou013l"]
+_MAX_ANNOTATION_BYTES = 256 * 1024
+_MAX_SHOWN = 256
+"""Characters of a wrong value that a message repeats."""
 
 
 def _rule(text: str, pattern: str, *examples: str) -> str:
@@ -62,25 +60,21 @@ _VALUE_RULE = _rule(
 )
 
 
-def generate_name(prefix: str) -> str:
-    """A name that begins so."""
-    return prefix + "".join(random.choices(_LETTERS, k=5))  # noqa: S311  # a name
-
-
-def name_fault(resource: Resource, name: str) -> Cause | None:
-    """What is wrong with an object's name."""
+def name_violation(resource: Resource, name: str) -> Cause | None:
+    """What is wrong with an object's name, or None."""
     if not name:
         return Cause(
             "Required value: name or generateName is required", "metadata.name", "FieldValueRequired"
         )
-    short = resource == NAMESPACE
-    pattern, rule, most = (_LABEL_1123, _LABEL_RULE, 63) if short else (_SUBDOMAIN_1123, _SUBDOMAIN_RULE, 253)
-    if len(name) > most:
-        return _invalid("metadata.name", name, f"must be no more than {most} bytes")
+    is_label = resource == NAMESPACE
+    pattern, rule = (_LABEL_1123, _LABEL_RULE) if is_label else (_SUBDOMAIN_1123, _SUBDOMAIN_RULE)
+    longest = 63 if is_label else 253
+    if len(name) > longest:
+        return _invalid("metadata.name", name, f"must be no more than {longest} bytes")
     return None if re.fullmatch(pattern, name) else _invalid("metadata.name", name, rule)
 
 
-def faults(meta: Object) -> Iterator[Cause]:
+def violations(meta: Object) -> Iterator[Cause]:
     """What is wrong with labels, annotations and finalizers."""
     labels = _texts(meta.get("labels"))
     for key, value in labels.items():
@@ -88,15 +82,15 @@ def faults(meta: Object) -> Iterator[Cause]:
             yield _invalid("metadata.labels", key, text)
         if len(value) > 63:
             yield _invalid("metadata.labels", value, "must be no more than 63 bytes")
-        if not re.fullmatch(_VALUE, value):
+        elif not re.fullmatch(_VALUE, value):
             yield _invalid("metadata.labels", value, _VALUE_RULE)
     annotations = _texts(meta.get("annotations"))
     for key in annotations:
-        for text in _qualified(key.lower()):  # capitals pass in an annotation's key
+        for text in _qualified(key.lower()):  # an annotation's prefix may have capitals
             yield _invalid("metadata.annotations", key, text)
-    if sum(len(key) + len(value.encode()) for key, value in annotations.items()) > _MOST_ANNOTATION_BYTES:
+    if sum(len(key) + len(value.encode()) for key, value in annotations.items()) > _MAX_ANNOTATION_BYTES:
         yield Cause(
-            f"Too long: may not be more than {_MOST_ANNOTATION_BYTES} bytes",
+            f"Too long: may not be more than {_MAX_ANNOTATION_BYTES} bytes",
             "metadata.annotations",
             "FieldValueTooLong",
         )
@@ -107,13 +101,13 @@ def faults(meta: Object) -> Iterator[Cause]:
 
 
 def _texts(value: Any) -> Mapping[str, str]:
-    """The entries of a map that are text; others are the schema's business."""
+    """The entries of a map that are strings; others are violations of the schema."""
     entries = value if isinstance(value, dict) else {}
     return {key: item for key, item in entries.items() if isinstance(item, str)}
 
 
 def _qualified(name: str) -> Iterator[str]:
-    """What is wrong with a name that may have a domain and a slash before it."""
+    """What is wrong with a name that may have a DNS subdomain and a slash in front."""
     prefix, slash, rest = name.rpartition("/")
     if "/" in prefix:
         yield (
@@ -123,15 +117,19 @@ def _qualified(name: str) -> Iterator[str]:
         return
     if slash and not prefix:
         yield "prefix part must be non-empty"
+    elif slash and len(prefix) > 253:
+        yield "prefix part must be no more than 253 bytes"
     elif slash and not re.fullmatch(_SUBDOMAIN_1123, prefix):
         yield f"prefix part {_SUBDOMAIN_RULE}"
     if not rest:
         yield "name part must be non-empty"
     elif len(rest) > 63:
         yield "name part must be no more than 63 bytes"
+        return
     if not re.fullmatch(_QUALIFIED, rest):
         yield f"name part {_QUALIFIED_RULE}"
 
 
 def _invalid(field: str, value: str, rule: str) -> Cause:
-    return Cause(f'Invalid value: "{value}": {rule}', field, "FieldValueInvalid")
+    shown = value if len(value) <= _MAX_SHOWN else f"{value[:_MAX_SHOWN]}..."
+    return Cause(f'Invalid value: "{shown}": {rule}', field, "FieldValueInvalid")

@@ -1,4 +1,4 @@
-"""What the store holds: addresses, versions and changes of objects."""
+"""What the store holds: keys, versions and changes of objects."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from knative.client.resources import Object, Resource
 
 
 class StoreError(Exception):
-    """The disk did not take a change; nothing of it was kept."""
+    """The disk refused a change, which was undone."""
 
 
 class HistoryExpired(Exception):  # noqa: N818  # an answer, not a failure
-    """The changes since that resourceVersion are no longer known."""
+    """The changes since that resourceVersion are no longer kept (or it lies in the future)."""
 
 
 class VersionConflict(Exception):  # noqa: N818  # an answer, not a failure
@@ -22,15 +22,16 @@ class VersionConflict(Exception):  # noqa: N818  # an answer, not a failure
 
 
 class Key(NamedTuple):
-    """An object's address."""
+    """Under which the store keeps an object."""
 
     resource: Resource
     namespace: str
+    """Empty for a cluster-wide kind."""
     name: str
 
 
 class EventType(StrEnum):
-    """What happened to an object, in a watch's words."""
+    """What happened to an object, in the words of a watch."""
 
     ADDED = "ADDED"
     MODIFIED = "MODIFIED"
@@ -39,7 +40,7 @@ class EventType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One version of one object. `obj` is shared: never change it, `objects.clone` it."""
+    """One version of one object. `obj` is shared: copy it with `objects.clone` before a change."""
 
     key: Key
     version: int
@@ -50,7 +51,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One step of the store's history; `before` is what the object was."""
+    """One step of the store's history; `before` is the object's previous version, if it had one."""
 
     type: EventType
     record: Record

@@ -1,7 +1,8 @@
-"""What it means to create, change and delete an object: identity, generation, finalizers, owners.
+"""Creating, changing and deleting objects as Kubernetes does: identity, generation, owners, finalizers.
 
-The store keeps bytes; this module keeps Kubernetes' promises about them. The API and the reconcilers both
-write through it, so a Service made by `kubectl` and a Revision made by the platform follow the same rules.
+The API and the controllers both write through the registry, so that a Service that `kubectl` makes and a
+Revision that the platform makes follow the same rules. The counterpart in Kubernetes is k8s.io/apiserver,
+`pkg/registry/generic/registry/store.go`.
 """
 
 from __future__ import annotations
@@ -16,30 +17,38 @@ from typing import Any
 from knative.client import resources
 from knative.client.resources import Object, Resource
 from knative.local import objects
-from knative.local.apiserver import errors, metadata
-from knative.local.apiserver.deletion import GRACEFUL, Deleter, Propagation
+from knative.local.apiserver import errors
+from knative.local.apiserver.deletion import GRACEFUL, DeleteOptions, Deleter
 from knative.local.apiserver.errors import ResourceRef
 from knative.local.apiserver.kinds import KindInfo
 from knative.local.apiserver.managed_fields import record_status_update, record_update
-from knative.local.apiserver.store import Key, Record, Store
+from knative.local.apiserver.names import generate_name
+from knative.local.apiserver.records import Key, Record
+from knative.local.apiserver.store import Store
 from knative.local.apiserver.validation import (
     PLATFORM_WRITE,
     Admission,
     ObjectValidator,
-    Validation,
     WriteOptions,
     check_identity,
 )
 
-__all__ = ["PLATFORM_WRITE", "Admission", "Registry", "Validation", "WriteOptions", "WriteResult"]
+_POD_MANAGER = "kube-controller-manager"
+"""The field manager of the Pods that the platform makes; of all other kinds it is `controller`."""
+_STATUS_MANAGERS = {resources.POD: "kubelet", resources.POD_AUTOSCALER: "autoscaler"}
+"""The field managers of status where it is not `controller`."""
 
-_MAKERS = {resources.POD: "kube-controller-manager"}
-"""Who makes these kinds on a cluster; all others the controller makes."""
-_REPORTERS = {
-    resources.POD: "kubelet",
-    resources.POD_AUTOSCALER: "autoscaler",
-}
-"""Who writes the status of these kinds; of all others the controller does."""
+
+_SERVER_METADATA = (
+    "uid",
+    "resourceVersion",
+    "creationTimestamp",
+    "namespace",
+    "generation",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+)
+"""Metadata that no update changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +58,16 @@ class WriteResult:
     obj: Object
     warnings: tuple[str, ...] = ()
     version: int | None = None
-    """The resourceVersion to wait for before acknowledging; None when nothing was written."""
+    """The resourceVersion that must be on disk before the acknowledgement; None: nothing was written."""
 
 
 class Registry:
     """All writes of objects.
 
     Args:
-        store: where they are kept.
-        kinds: the kinds that exist.
-        admissions: what is checked besides the schema.
+        store: holds them.
+        kinds: the kinds that are served.
+        admissions: what is checked beside the schema, by kind.
         now: the wall clock, for timestamps.
     """
 
@@ -71,16 +80,11 @@ class Registry:
     ) -> None:
         self.store = store
         self.kinds = kinds
-        self._examination = ObjectValidator(admissions)
+        self._validator = ObjectValidator(admissions)
         self._now = now
         self._deleter = Deleter(store, kinds, now)
 
-    def subject(self, key: Key) -> ResourceRef:
-        """How errors name the object."""
-        res = key.resource
-        return ResourceRef(res.group, res.plural, key.name, res.kind)
-
-    def read(self, key: Key) -> Record:
+    def get(self, key: Key) -> Record:
         """One object.
 
         Raises:
@@ -88,53 +92,48 @@ class Registry:
         """
         record = self.store.get(key)
         if record is None:
-            raise errors.not_found(self.subject(key))
+            raise errors.not_found(_ref(key))
         return record
-
-    # create
 
     def create(
         self, resource: Resource, namespace: str, obj: Object, options: WriteOptions = PLATFORM_WRITE
     ) -> WriteResult:
-        """Create an object (which becomes the registry's own).
+        """Create an object (the registry takes over `obj`).
 
         Raises:
             ApiError: the name is taken, the namespace is missing, or the object is refused.
         """
         info = self.kinds[resource]
         meta = obj.setdefault("metadata", {})
-        warnings = self._examination.clean(info, obj, options)
+        warnings = self._validator.prepare(info, obj, options)
         if not meta.get("name") and meta.get("generateName"):
-            meta["name"] = metadata.generate_name(meta["generateName"])
+            meta["name"] = generate_name(meta["generateName"])
         key = Key(resource, namespace, str(meta.get("name") or ""))
-        subject = self.subject(key)
-        check_identity(key, obj, self.subject(key))
+        check_identity(key, obj)
         if self.store.get(key) is not None:
-            raise errors.already_exists(subject)
+            raise errors.already_exists(_ref(key))
         self._check_namespace(key)
         now = objects.timestamp(self._now())
         for field in ("deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion"):
             meta.pop(field, None)
         if namespace:
             meta["namespace"] = namespace
-        # Unique is enough; the system's randomness costs ten times as much.
+        # It only has to be unique; the system's randomness would cost ten times as much.
         meta["uid"] = str(uuid.UUID(int=random.getrandbits(128), version=4))
         meta["creationTimestamp"] = now
         if info.has_status:
             meta["generation"] = 1
             if not options.trusted:
                 obj.pop("status", None)
-        self._examination.fill_in(info, obj, None, options, custom=False)
-        manager = _MAKERS.get(resource, options.manager) if options.trusted else options.manager
+        self._validator.default(info, obj, None, options, custom=False)
+        manager = _POD_MANAGER if options.trusted and resource == resources.POD else options.manager
         record_update(info.schema, None, obj, manager=manager, operation=options.operation, now=now)
-        self._examination.fill_in(info, obj, None, options, custom=True)
-        warnings += self._examination.check(info, obj, None, options)
+        self._validator.default(info, obj, None, options, custom=True)
+        warnings += self._validator.check(info, obj, None, options)
         if options.dry_run:
             return WriteResult(obj, tuple(warnings))
         record = self.store.put(key, obj, expect=0)
         return WriteResult(record.obj, tuple(warnings), record.version)
-
-    # update
 
     def update(  # noqa: C901  # the order of the steps is the rule
         self,
@@ -143,58 +142,49 @@ class Registry:
         options: WriteOptions = PLATFORM_WRITE,
         *,
         subresource: str | None = None,
+        replaces: bool = False,
     ) -> WriteResult:
-        """Put `obj` (which becomes the registry's own) in the place of what is there.
+        """Put `obj` (which the registry takes over) in the place of the object at `key`.
 
-        A resourceVersion in `obj` must be the current one. With subresource `status` only status changes,
-        without it everything else. Writing what is there already changes nothing.
+        A resourceVersion in `obj` must be the current one; with `replaces` (a PUT) it must be there, unless
+        the kind allows unconditional updates. With subresource `status` only status changes, without it
+        everything else. An update that changes nothing makes no new version.
 
         Raises:
-            ApiError: it is gone, has changed, or the object is refused.
+            ApiError: the object is gone or has changed, or `obj` is refused.
         """
         info = self.kinds[key.resource]
-        old = self.read(key)
-        warnings = self._examination.clean(info, obj, options)
-        check_identity(key, obj, self.subject(key))
-        self._check_preconditions(key, obj, old)
+        old = self.get(key)
+        warnings = self._validator.prepare(info, obj, options)
+        check_identity(key, obj)
+        _check_preconditions(info, key, obj, old, replaces=replaces)
         meta, old_meta = obj["metadata"], old.obj["metadata"]
-        for field in (
-            "uid",
-            "creationTimestamp",
-            "namespace",
-            "generation",
-            "deletionTimestamp",
-            "deletionGracePeriodSeconds",
-        ):
+        for field in _SERVER_METADATA:
             _keep(meta, old_meta, field)
-        meta["resourceVersion"] = old_meta["resourceVersion"]
         meta.pop("selfLink", None)
         if subresource == "status":
-            obj = {**objects.clone(old.obj), "metadata": objects.clone(old_meta), "status": obj.get("status")}
-            if obj["status"] is None:
-                del obj["status"]
+            obj = _with_status_of(old.obj, obj)
             if options.operation == "Apply":
                 _keep(obj["metadata"], meta, "managedFields")
         elif info.has_status and not options.trusted:
             _keep(obj, old.obj, "status")
-        now = objects.timestamp(self._now())
         if subresource is None:
-            self._examination.fill_in(info, obj, old.obj, options, custom=False)
+            self._validator.default(info, obj, old.obj, options, custom=False)
         record_update(
             info.schema,
             old.obj,
             obj,
             manager=options.manager,
             operation=options.operation,
-            now=now,
+            now=objects.timestamp(self._now()),
             subresource=subresource,
         )
         if subresource is None:
-            self._examination.fill_in(info, obj, old.obj, options, custom=True)
-            warnings += self._examination.check(info, obj, old.obj, options)
-            if info.has_status and _specification(obj) != _specification(old.obj):
+            self._validator.default(info, obj, old.obj, options, custom=True)
+            warnings += self._validator.check(info, obj, old.obj, options)
+            if info.has_status and _desired_state(obj) != _desired_state(old.obj):
                 obj["metadata"]["generation"] = old_meta.get("generation", 1) + 1
-        if _same(obj, old.obj):
+        if _without_times(obj) == _without_times(old.obj):
             return WriteResult(old.obj, tuple(warnings))
         if options.dry_run:
             return WriteResult(obj, tuple(warnings))
@@ -205,7 +195,7 @@ class Registry:
         return WriteResult(record.obj, tuple(warnings), record.version)
 
     def set_status(self, key: Key, status: Object) -> bool:
-        """The platform's own way to report; True if it changed anything."""
+        """Set the status of an object, as the platform does; whether that changed anything."""
         old = self.store.get(key)
         if old is None or old.obj.get("status") == status:
             return False
@@ -213,89 +203,83 @@ class Registry:
         return True
 
     def write_status(self, old: Record, obj: Object) -> None:
-        """Put `obj` (which becomes the registry's own) in the place of `old`, from which its status differs.
+        """Put `obj` (which the registry takes over) in the place of `old`, from which its status differs.
 
-        Its metadata must be a copy. Recorded as a write of status by the part of Knative that does it.
+        Its metadata must be a copy. The field manager is the part of Knative that writes such a status.
         """
         resource = old.key.resource
         record_status_update(
             self.kinds[resource].schema,
             old.obj,
             obj,
-            manager=_REPORTERS.get(resource, PLATFORM_WRITE.manager),
+            manager=_STATUS_MANAGERS.get(resource, PLATFORM_WRITE.manager),
             now=objects.timestamp(self._now()),
         )
         self.store.put(old.key, obj, expect=old.version)
 
-    # delete
-
-    def delete(
-        self,
-        key: Key,
-        *,
-        propagation: Propagation | None = None,
-        uid: str | None = None,
-        resource_version: str | None = None,
-        grace_seconds: int | None = None,
-        dry_run: bool = False,
-    ) -> WriteResult:
-        """Delete an object, or begin to when finalizers, dependents or a process still hold it.
+    def delete(self, key: Key, options: DeleteOptions | None = None) -> WriteResult:
+        """Delete an object, or begin to if finalizers, dependents or a process still hold it.
 
         Raises:
-            ApiError: it is gone, or isn't the one that the preconditions name.
+            ApiError: the object is gone, or isn't the one that the preconditions name.
         """
-        old = self.read(key)
+        options = options or DeleteOptions()
+        old = self.get(key)
         meta = old.obj["metadata"]
-        for what, field, wanted in (
-            ("UID", "uid", uid),
-            ("ResourceVersion", "resourceVersion", resource_version),
+        for what, given, found in (
+            ("UID", options.uid, meta["uid"]),
+            ("ResourceVersion", options.resource_version, meta["resourceVersion"]),
         ):
-            if wanted is not None and wanted != meta[field]:
-                why = (
-                    f"Precondition failed: {what} in precondition: {wanted}, "
-                    f"{what} in object meta: {meta[field]}"
-                )
-                raise errors.conflict(self.subject(key), why)
-        if dry_run:
+            if given is not None and given != found:
+                raise _precondition_failed(key, what, given, found)
+        if options.dry_run:
             return WriteResult(old.obj)
-        record = self._deleter.begin(old, propagation, grace_seconds)
+        record = self._deleter.delete(old, options)
         return WriteResult(record.obj, (), self.store.version)
 
     def finish_deletion(self, key: Key) -> None:
-        """Remove a gracefully deleted object whose process has ended; finalizers still hold it."""
-        self._deleter.finish_deletion(key)
+        """Remove a gracefully deleted object whose process has ended, unless finalizers hold it."""
+        self._deleter.finish(key)
 
     def collect_garbage(self) -> None:
         """Delete what has lost all its owners, and finish namespaces; for a start after a crash."""
         self._deleter.collect_garbage()
-
-    def _check_preconditions(self, key: Key, obj: Object, old: Record) -> None:
-        given = obj["metadata"].get("resourceVersion")
-        if given and given != str(old.version):
-            raise errors.conflict(self.subject(key))
-        uid = obj["metadata"].get("uid")
-        if uid and uid != old.obj["metadata"]["uid"]:
-            raise errors.conflict(
-                self.subject(key),
-                f"Precondition failed: UID in precondition: {uid}, "
-                f"UID in object meta: {old.obj['metadata']['uid']}",
-            )
 
     def _check_namespace(self, key: Key) -> None:
         if not key.namespace:
             return
         record = self.store.get(Key(resources.NAMESPACE, "", key.namespace))
         if record is None:
-            raise errors.not_found(ResourceRef("", "namespaces", key.namespace, "Namespace"))
+            raise errors.not_found(ResourceRef.of(resources.NAMESPACE, key.namespace))
         if record.obj["metadata"].get("deletionTimestamp") and key.resource != resources.EVENT:
-            subject = self.subject(key)
+            ref = _ref(key)
             raise errors.ApiError(
                 403,
                 "Forbidden",
-                f'{subject.qualified} "{key.name}" is forbidden: unable to create new content in namespace '
+                f'{ref.qualified} "{key.name}" is forbidden: unable to create new content in namespace '
                 f"{key.namespace} because it is being terminated",
-                subject,
+                ref,
             )
+
+
+def _ref(key: Key) -> ResourceRef:
+    return ResourceRef.of(key.resource, key.name)
+
+
+def _check_preconditions(info: KindInfo, key: Key, obj: Object, old: Record, *, replaces: bool) -> None:
+    given = obj["metadata"].get("resourceVersion")
+    if not given and replaces and not info.unconditional_update:
+        raise errors.unconditional_update(_ref(key))
+    if given and given != str(old.version):
+        raise errors.conflict(_ref(key))
+    uid, found = obj["metadata"].get("uid"), old.obj["metadata"]["uid"]
+    if uid and uid != found:
+        raise _precondition_failed(key, "UID", uid, found)
+
+
+def _precondition_failed(key: Key, what: str, given: str, found: str) -> errors.ApiError:
+    text = f"Precondition failed: {what} in precondition: {given}, {what} in object meta: {found}"
+    return errors.conflict(_ref(key), text)
 
 
 def _keep(target: Object, source: Mapping[str, Any], field: str) -> None:
@@ -305,18 +289,24 @@ def _keep(target: Object, source: Mapping[str, Any], field: str) -> None:
         target.pop(field, None)
 
 
-def _specification(obj: Mapping[str, Any]) -> dict[str, Any]:
+def _with_status_of(old: Object, given: Mapping[str, Any]) -> Object:
+    """A copy of `old` with the status of `given`."""
+    obj: Object = objects.clone(old)
+    obj.pop("status", None)
+    if given.get("status") is not None:
+        obj["status"] = given["status"]
+    return obj
+
+
+def _desired_state(obj: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything but metadata and status: what `metadata.generation` counts changes of."""
     return {
         key: value for key, value in obj.items() if key not in ("metadata", "status", "apiVersion", "kind")
     }
 
 
-def _same(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
-    """Equal apart from when fields were managed."""
-    return _without_times(new) == _without_times(old)
-
-
 def _without_times(obj: Mapping[str, Any]) -> dict[str, Any]:
+    """The object without its version and the times of its managed fields, to compare two of them."""
     meta = dict(obj["metadata"])
     meta.pop("resourceVersion", None)
     meta["managedFields"] = [

@@ -16,7 +16,7 @@ from knative.local.apiserver.admission.knative_kinds import (
     UnsupportedWarnings,
 )
 from knative.local.apiserver.admission.serving_config import ServingConfig
-from knative.local.apiserver.registry import Admission
+from knative.local.apiserver.validation import Admission
 
 
 def admissions(

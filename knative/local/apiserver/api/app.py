@@ -1,11 +1,9 @@
-"""The API's front door: who may enter, where a path leads, how errors are worded."""
+"""The ASGI application of the API: access, routing and the wording of errors."""
 
 from __future__ import annotations
 
-import hmac
-import ipaddress
 import logging
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
 from datetime import datetime
 from typing import Any
 
@@ -13,21 +11,20 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 
 from knative.client import resources
-from knative.client.resources import Object
 from knative.labels import PORT_ANNOTATION
 from knative.local import objects
 from knative.local.apiserver import errors
-from knative.local.apiserver.api import request_info
+from knative.local.apiserver.api.access import AccessRules, is_loopback
 from knative.local.apiserver.api.log_index import LogPath
 from knative.local.apiserver.api.pod_logs import PodLogs
 from knative.local.apiserver.api.read_handlers import ReadHandlers
-from knative.local.apiserver.api.request_info import RequestInfo, target
+from knative.local.apiserver.api.request_info import RequestInfo, request_info
+from knative.local.apiserver.api.responses import error_response, no_such_path
 from knative.local.apiserver.api.static_documents import StaticDocuments
 from knative.local.apiserver.api.watches import WatchBroadcaster
 from knative.local.apiserver.api.write_handlers import WriteHandlers
-from knative.local.apiserver.metadata import USER
+from knative.local.apiserver.records import StoreError
 from knative.local.apiserver.registry import Registry
-from knative.local.apiserver.store import StoreError
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +44,14 @@ class Api:
         token: the bearer token that every request must carry, health and metrics aside.
         metrics: makes the Prometheus text of `/metrics`.
         now: the wall clock, for ages.
+<<<<<<< HEAD
         log_path: where a container's output is.
         address: the host and port it is reached at, for discovery.
+=======
+        log_path: where a container's log is.
+        address: the host and port that the API is reached at, for discovery.
+        hosts: host names, beside `localhost` and IP addresses, under which requests are answered.
+>>>>>>> e590665 (Leave out of the local API what no user of one machine would miss, and say the rest in Kubernetes' words)
     """
 
     def __init__(
@@ -60,19 +63,27 @@ class Api:
         now: Callable[[], datetime],
         log_path: LogPath,
         address: str,
+<<<<<<< HEAD
+=======
+        hosts: Collection[str] = (),
+>>>>>>> e590665 (Leave out of the local API what no user of one machine would miss, and say the rest in Kubernetes' words)
     ) -> None:
         self._registry = registry
-        self._token = f"Bearer {token}".encode()
+        self._access = AccessRules(token, hosts)
         self._metrics = metrics
+<<<<<<< HEAD
         self._kinds = dict(registry.kinds)
         self._documents = StaticDocuments(self._kinds, address)
+=======
+        self._documents = StaticDocuments(registry.kinds, address)
+>>>>>>> e590665 (Leave out of the local API what no user of one machine would miss, and say the rest in Kubernetes' words)
         self.watches = WatchBroadcaster(registry.store)
         self._reads = ReadHandlers(registry, self.watches, now)
         self._writes = WriteHandlers(registry, now)
         self._logs = PodLogs(registry.store, log_path, now)
 
     async def run(self) -> None:
-        """What goes on beside the requests, until cancelled: watching how the logs grow."""
+        """Work beside the requests, until cancelled: the index of the logs."""
         await self._logs.run()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -87,46 +98,77 @@ class Api:
         try:
             response = await self._answer(request)
         except errors.ApiError as problem:
-            response = _failure(problem)
+            response = error_response(problem)
         except StoreError as problem:
-            response = _failure(errors.ApiError(500, "InternalError", str(problem)))
-        except ClientDisconnect:  # in the middle of its body: nothing to apply, and nobody to answer
+            response = error_response(errors.ApiError(500, "InternalError", str(problem)))
+        except ClientDisconnect:  # while it sent its body: nothing to apply, and nobody to answer
             log.debug("%s %s: the client left", request.method, request.url.path)
             return
-        except Exception:  # the last line of defence: a client gets a Status, the log gets the cause
+        except Exception:  # the client gets a Status, the log gets the cause
             log.exception("%s %s failed", request.method, request.url.path)
-            response = _failure(
+            response = error_response(
                 errors.ApiError(500, "InternalError", "internal error; see the platform's log")
             )
         await response(scope, receive, send)
 
-    async def _answer(self, request: Request) -> Response:  # noqa: PLR0911  # a table of paths
+    async def _answer(self, request: Request) -> Response:
         path = request.url.path.rstrip("/") or "/"
         if path in ("/healthz", "/livez", "/readyz"):
             return PlainTextResponse("ok")
-        if path == "/metrics" and _is_loopback(request):
-            return PlainTextResponse(self._metrics(), media_type="text/plain; version=0.0.4")
-        given = request.headers.get("authorization", "").encode()
-        if not hmac.compare_digest(given, self._token):
-            raise errors.ApiError(401, "Unauthorized", "Unauthorized")
+        self._access.check_host(request.headers.get("host", ""), request.headers.get("origin"))
+        if path == "/metrics" and request.client is not None and is_loopback(request.client.host):
+            return self._metrics_response()
+        self._access.check_token(request.headers.get("authorization", ""))
         if path == "/metrics":
-            return PlainTextResponse(self._metrics(), media_type="text/plain; version=0.0.4")
-        found = target(path, self._kinds)
-        if found is not None:
-            return await self._on_objects(request, found)
-        if request.method == "POST" and (review := _review(path)) is not None:
-            return review
+            return self._metrics_response()
+        target = request_info(path, self._registry.kinds)
+        if target is not None:
+            return await self._on_objects(request, target)
         if request.method in ("GET", "HEAD"):
             document = self._documents.answer(request, path)
             if document is not None:
                 return document
-        return _no_such_path()
+        return no_such_path()
 
-    def _no_way_in(self, found: RequestInfo) -> errors.ApiError:
+    async def _on_objects(self, request: Request, target: RequestInfo) -> Response:
+        if target.subresource in _INTERACTIVE and target.info.resource == resources.POD:
+            raise self._not_interactive(target)
+        handlers = self._handlers(target)
+        if not handlers:
+            return no_such_path()
+        handler = handlers.get("GET" if request.method == "HEAD" else request.method)
+        if handler is None:
+            raise errors.ApiError(
+                405, "MethodNotAllowed", "the server does not allow this method on the requested resource"
+            )
+        return await handler(request, target)
+
+    def _handlers(self, target: RequestInfo) -> Mapping[str, Handler]:
+        """Handlers by method; none if the path names nothing."""
+        reads, writes = self._reads, self._writes
+        if target.name is None:
+            return {"GET": reads.list, "POST": writes.create, "DELETE": writes.delete_collection}
+        if target.subresource == "log" and target.info.resource == resources.POD:
+            return {"GET": self._log}
+        if target.subresource == "status" and target.info.has_status:
+            return {"GET": reads.get, "PUT": writes.update, "PATCH": writes.patch}
+        if target.subresource is None:
+            return {
+                "GET": reads.get,
+                "PUT": writes.update,
+                "PATCH": writes.patch,
+                "DELETE": writes.delete,
+            }
+        return {}
+
+    async def _log(self, request: Request, target: RequestInfo) -> Response:
+        return self._logs.answer(request, self._registry.get(target.key))
+
+    def _not_interactive(self, target: RequestInfo) -> errors.ApiError:
         """Why there is no `exec`, `attach` or `port-forward`, and what to do instead."""
-        pod = self._registry.read(found.key).obj
+        pod = self._registry.get(target.key).obj
         port = objects.annotations_of(pod).get(PORT_ANNOTATION)
-        if found.subresource == "portforward":
+        if target.subresource == "portforward":
             where = f"at http://127.0.0.1:{port}" if port else "once it runs"
             advice = f"a replica is a process of this machine and answers there itself, {where}"
         else:
@@ -135,9 +177,10 @@ class Api:
                 "its output is in `kubectl logs`"
             )
         return errors.ApiError(
-            501, "NotImplemented", f"pods/{found.subresource} is not offered here: {advice}", found.subject
+            501, "NotImplemented", f"pods/{target.subresource} is not offered here: {advice}", target.ref
         )
 
+<<<<<<< HEAD
     async def _log(self, request: Request, found: RequestInfo) -> Response:
         return self._logs.answer(request, self._registry.read(found.key))
 
@@ -206,6 +249,10 @@ def _review(path: str) -> Response | None:
         return None
     review = {"apiVersion": f"{group}/v1", "kind": kind, "metadata": {}, "spec": {}, "status": status}
     return request_info.answer(review, 201)
+=======
+    def _metrics_response(self) -> Response:
+        return PlainTextResponse(self._metrics(), media_type="text/plain; version=0.0.4")
+>>>>>>> e590665 (Leave out of the local API what no user of one machine would miss, and say the rest in Kubernetes' words)
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

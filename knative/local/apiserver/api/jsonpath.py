@@ -1,4 +1,4 @@
-"""The part of Kubernetes' JSONPath that printer columns use."""
+"""The subset of Kubernetes' JSONPath that printer columns use (pure)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _STEP = re.compile(
 
 @lru_cache(maxsize=256)
 def compiled(path: str) -> Callable[[Any], Any]:
-    """A function that finds what `path` names in an object, or None.
+    """A function from an object to the value at `path`, or None if there is none.
 
     Raises:
-        ValueError: the path uses something else.
+        ValueError: the path uses more than the subset.
     """
     steps: list[Callable[[Any], Any]] = []
     position = 0

@@ -1,33 +1,82 @@
-"""The OpenAPI documents: what `kubectl explain` shows and what clients validate against."""
+"""OpenAPI documents, which `kubectl explain` shows and `kubectl apply` consults on validation (pure)."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from knative.client.resources import Object, Resource
 from knative.local.apiserver.api.discovery import Kinds
 
+V2_MEDIA_TYPE = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
+V2_DOCUMENT = b"\x0a\x032.0"
+"""An OpenAPI v2 document in protobuf with no definitions (`swagger: "2.0"`).
+
+kubectl 1.27 and later reads it for a kind whose group has no v3 document, finds that the kind is unknown,
+and goes on to say `no matches for kind`.
+"""
+
+_PATCH_TYPES = (
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/apply-patch+yaml",
+)
+
 
 def index(kinds: Kinds) -> Object:
-    """`/openapi/v3`."""
-    paths = {_openapi_path(resource) for resource in kinds}
+    """`/openapi/v3`: the address of each group's document, with a digest of its content."""
+    paths = sorted({_group_path(resource) for resource in kinds})
     return {
         "paths": {
-            path: {"serverRelativeURL": f"/openapi/v3/{path}?hash={digest(document(kinds, path))}"}
-            for path in sorted(paths)
+            path: {"serverRelativeURL": f"/openapi/v3/{path}?hash={_digest(document(kinds, path))}"}
+            for path in paths
         }
     }
 
 
-def digest(content: Object | None) -> str:
-    """The word by which the address of a document in the index names its content."""
+def document(kinds: Kinds, path: str) -> Object | None:
+    """`/openapi/v3/PATH`, or None if there is none."""
+    infos = [info for resource, info in kinds.items() if _group_path(resource) == path]
+    if not infos:
+        return None
+    schemas: Object = {}
+    paths: Object = {}
+    for info in infos:
+        res, name = info.resource, _definition_name(info.resource)
+        schemas[name] = {**info.schema, "x-kubernetes-group-version-kind": [_gvk(res)]}
+        reference = {"schema": {"$ref": f"#/components/schemas/{name}"}}
+        answer = {"200": {"description": "OK", "content": {"application/json": reference}}}
+        base = f"/{path}/namespaces/{{namespace}}/{res.plural}" if res.namespaced else f"/{path}/{res.plural}"
+        body: Object = {"requestBody": {"content": {"*/*": reference}}, "parameters": _write_parameters()}
+        force = {"name": "force", "in": "query", "schema": {"type": "boolean"}}
+        patch: Object = {
+            "requestBody": {"content": {kind: {"schema": {"type": "object"}} for kind in _PATCH_TYPES}},
+            "parameters": [*_write_parameters(), force],
+        }
+        paths[base] = {
+            "get": _operation("list", res, answer),
+            "post": _operation("post", res, answer, **body),
+        }
+        paths[f"{base}/{{name}}"] = {
+            "get": _operation("get", res, answer),
+            "put": _operation("put", res, answer, **body),
+            "patch": _operation("patch", res, answer, **patch),
+            "delete": _operation("delete", res, answer),
+        }
+    return {
+        "openapi": "3.0.0",
+        "info": {"title": "Pilotlight local platform", "version": "v1"},
+        "paths": paths,
+        "components": {"schemas": schemas},
+    }
+
+
+def _digest(content: Object | None) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _openapi_path(resource: Resource) -> str:
+def _group_path(resource: Resource) -> str:
     return f"apis/{resource.group}/{resource.version}" if resource.group else f"api/{resource.version}"
 
 
@@ -44,63 +93,11 @@ def _write_parameters() -> list[Object]:
     return [
         {"name": name, "in": "query", "description": about, "schema": {"type": "string"}}
         for name, about in (
-            ("dryRun", "All: answer as if, but store nothing."),
+            ("dryRun", "All: answer as usual, but store nothing."),
             ("fieldManager", "Who makes the change."),
             ("fieldValidation", "Ignore, Warn or Strict: what happens to unknown and duplicate fields."),
         )
     ]
-
-
-def document(kinds: Kinds, path: str) -> Object | None:
-    """`/openapi/v3/PATH`, or None if there is none."""
-    infos = [info for resource, info in kinds.items() if _openapi_path(resource) == path]
-    if not infos:
-        return None
-    schemas: Object = {}
-    paths: Object = {}
-    for info in infos:
-        res, name = info.resource, _definition_name(info.resource)
-        schemas[name] = {**info.schema, "x-kubernetes-group-version-kind": [_gvk(res)]}
-        reference = {"schema": {"$ref": f"#/components/schemas/{name}"}}
-        content = {"application/json": reference}
-        answer = {"200": {"description": "OK", "content": content}}
-        base = f"/{path}/namespaces/{{namespace}}/{res.plural}" if res.namespaced else f"/{path}/{res.plural}"
-
-        body: Object = {"requestBody": {"content": {"*/*": reference}}, "parameters": _write_parameters()}
-        paths[base] = {
-            "get": _operation("list", res, answer),
-            "post": _operation("post", res, answer, **body),
-        }
-        paths[f"{base}/{{name}}"] = {
-            "get": _operation("get", res, answer),
-            "put": _operation("put", res, answer, **body),
-            "patch": _operation(
-                "patch",
-                res,
-                answer,
-                parameters=[
-                    *_write_parameters(),
-                    {"name": "force", "in": "query", "schema": {"type": "boolean"}},
-                ],
-                requestBody={
-                    "content": {
-                        kind: {"schema": {"type": "object"}}
-                        for kind in (
-                            "application/json-patch+json",
-                            "application/merge-patch+json",
-                            "application/apply-patch+yaml",
-                        )
-                    }
-                },
-            ),
-            "delete": _operation("delete", res, answer),
-        }
-    return {
-        "openapi": "3.0.0",
-        "info": {"title": "Pilotlight local platform", "version": "v1"},
-        "paths": paths,
-        "components": {"schemas": schemas},
-    }
 
 
 def _operation(action: str, res: Resource, answer: Object, **more: Any) -> Object:
@@ -111,32 +108,3 @@ def _operation(action: str, res: Resource, answer: Object, **more: Any) -> Objec
         "x-kubernetes-group-version-kind": _gvk(res),
         **more,
     }
-
-
-def v2(kinds: Kinds) -> Object:
-    """`/openapi/v2`, for older clients: the definitions only."""
-    return {
-        "swagger": "2.0",
-        "info": {"title": "Pilotlight local platform", "version": "v1"},
-        "paths": {},
-        "definitions": {
-            _definition_name(resource): {
-                **_v2(info.schema),
-                "x-kubernetes-group-version-kind": [_gvk(resource)],
-            }
-            for resource, info in kinds.items()
-        },
-    }
-
-
-def _v2(schema: Any) -> Any:
-    """Without what OpenAPI 2 doesn't know."""
-    if isinstance(schema, Mapping):
-        return {
-            key: _v2(value)
-            for key, value in schema.items()
-            if key not in ("anyOf", "oneOf", "nullable", "default")
-        }
-    if isinstance(schema, list):
-        return [_v2(item) for item in schema]
-    return schema

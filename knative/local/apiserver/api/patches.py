@@ -1,13 +1,12 @@
-"""The patch formats: JSON patch (RFC 6902), merge patch (RFC 7396), and the strategic one.
+"""The patch formats: JSON patch (RFC 6902), merge patch (RFC 7396) and strategic merge patch (pure).
 
-A strategic patch is what `kubectl` sends for kinds that are compiled into it. Those that are served here
-(Namespace, ConfigMap, Secret, Event, Pod, Lease) have only maps to merge, besides owner references,
-finalizers and conditions, which are merged by their keys.
+`kubectl apply` sends strategic merge patches for the built-in kinds. Of those that are served here only the
+list of finalizers is merged by its items; every other list is replaced, and directives that would order list
+items or delete by key are refused rather than ignored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import jsonpatch
@@ -15,21 +14,28 @@ import jsonpointer
 
 from knative.client.resources import Object
 from knative.local import objects
+from knative.local.apiserver.api.bodies import check_bounds
 from knative.local.apiserver.errors import ApiError, bad_request
 
-_MERGE_KEYS = {"ownerReferences": "uid", "conditions": "type", "containers": "name", "env": "name"}
+_DELETE_FINALIZERS = "$deleteFromPrimitiveList/finalizers"
+_NO_EFFECT = ("$setElementOrder/", "$retainKeys")
+"""Directives on order and on keys of unions: without meaning for the kinds that are served."""
 
 
 def json_patch(obj: Object, operations: Any) -> Object:
     """`obj` after the operations of a JSON patch.
 
     Raises:
-        ApiError: 400, they are malformed; 422, they don't fit the object.
+        ApiError: 400, they are malformed; 413, copies make the object too large; 422, they don't fit it.
     """
     if not isinstance(operations, list):
         raise bad_request("a JSON patch is a list of operations")
+    patched: Any = objects.clone(obj)
     try:
-        patched = jsonpatch.apply_patch(objects.clone(obj), operations)
+        for operation in jsonpatch.JsonPatch(operations).patch:
+            patched = jsonpatch.apply_patch(patched, [operation], in_place=True)
+            if operation.get("op") == "copy":  # each may double the object
+                check_bounds(patched)
     except jsonpatch.InvalidJsonPatch as problem:
         raise bad_request(f"the JSON patch is malformed: {problem}") from problem
     except (jsonpatch.JsonPatchException, jsonpointer.JsonPointerException) as problem:
@@ -54,48 +60,28 @@ def merge_patch(obj: Any, patch: Any) -> Any:
 
 
 def strategic_patch(obj: Any, patch: Any) -> Any:
-    """`obj` after a strategic merge patch."""
+    """`obj` after a strategic merge patch, as far as the built-in kinds here need one.
+
+    Raises:
+        ApiError: 400, it holds a directive that is not supported.
+    """
     if not isinstance(patch, dict):
         return objects.clone(patch)
     if patch.get("$patch") == "replace":
         return {key: objects.clone(value) for key, value in patch.items() if key != "$patch"}
     merged = dict(obj) if isinstance(obj, dict) else {}
-    retained = patch.get("$retainKeys")
-    if isinstance(retained, list):
-        merged = {key: value for key, value in merged.items() if key in retained}
     for key, value in patch.items():
-        if key.startswith("$deleteFromPrimitiveList/"):
-            name = key.partition("/")[2]
-            merged[name] = [item for item in merged.get(name) or [] if item not in value]
+        if key == _DELETE_FINALIZERS:
+            merged["finalizers"] = [item for item in merged.get("finalizers") or [] if item not in value]
+        elif key.startswith(_NO_EFFECT):
+            continue
         elif key.startswith("$"):
-            continue  # the order of list items has no meaning here
+            raise bad_request(f"the strategic merge patch has {key}, which this platform does not support")
         elif value is None:
             merged.pop(key, None)
-        elif isinstance(value, list):
-            merged[key] = _merge_list(key, merged.get(key) or [], value)
+        elif key == "finalizers" and isinstance(value, list):
+            present = merged.get(key) or []
+            merged[key] = present + [item for item in value if item not in present]
         else:
             merged[key] = strategic_patch(merged.get(key), value)
-    return merged
-
-
-def _merge_list(name: str, items: list[Any], patch: list[Any]) -> list[Any]:
-    if name == "finalizers":
-        return items + [item for item in patch if item not in items]
-    key = _MERGE_KEYS.get(name)
-    if key is None:
-        return [objects.clone(item) for item in patch]
-    merged = list(items)
-    for item in patch:
-        if not isinstance(item, Mapping):
-            continue
-        if item.get("$patch") == "replace":
-            return [objects.clone(other) for other in patch if "$patch" not in other]
-        index = next((at for at, other in enumerate(merged) if other.get(key) == item.get(key)), None)
-        if item.get("$patch") == "delete":
-            if index is not None:
-                del merged[index]
-        elif index is None:
-            merged.append(objects.clone(item))
-        else:
-            merged[index] = strategic_patch(merged[index], item)
     return merged

@@ -1,4 +1,4 @@
-"""`kubectl logs`: which container, which run of it, from when, with what times, and what is still to come."""
+"""The `log` subresource of pods: options, the lines of one run of a container, and following them."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from knative.local import objects
 from knative.local.apiserver import errors
-from knative.local.apiserver.api import log_index, request_info
+from knative.local.apiserver.api import log_index, query
 from knative.local.apiserver.api.log_index import File, LogIndex, LogIndexer, LogPath
-from knative.local.apiserver.store import Key, Record, Store
+from knative.local.apiserver.records import Key, Record
+from knative.local.apiserver.store import Store
 
 _POLL_S = 0.2
-_PIECE = 64 * 1024
+_CHUNK_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class LogOptions:
-    """How a log was asked for."""
+    """Which part of a log is wanted (`PodLogOptions`)."""
 
     follow: bool = False
     previous: bool = False
@@ -38,9 +39,9 @@ class LogOptions:
         """The options in a request's query.
 
         Raises:
-            ApiError: 400, one can't be read; 422, two of them exclude each other.
+            ApiError: 400, an option can't be read; 422, two of them exclude each other.
         """
-        seconds, text = request_info.number(request, "sinceSeconds"), request.query_params.get("sinceTime")
+        seconds, text = query.number(request, "sinceSeconds"), request.query_params.get("sinceTime")
         if seconds is not None and text:
             raise errors.ApiError(
                 422,
@@ -50,7 +51,7 @@ class LogOptions:
             )
         since = None
         if seconds is not None:
-            with contextlib.suppress(OverflowError):  # before all time: no bound
+            with contextlib.suppress(OverflowError):  # before the year 1: no bound
                 since = now - timedelta(seconds=seconds)
         if text:
             try:
@@ -62,21 +63,21 @@ class LogOptions:
         if since is not None and since.tzinfo is None:
             raise errors.bad_request(f"sinceTime: Invalid value: {text!r}: must name its time zone")
         return cls(
-            follow=request_info.flag(request, "follow"),
-            previous=request_info.flag(request, "previous"),
-            timestamps=request_info.flag(request, "timestamps"),
-            tail_lines=request_info.number(request, "tailLines"),
+            follow=query.flag(request, "follow"),
+            previous=query.flag(request, "previous"),
+            timestamps=query.flag(request, "timestamps"),
+            tail_lines=query.number(request, "tailLines"),
             since=since,
-            limit_bytes=request_info.number(request, "limitBytes"),
+            limit_bytes=query.number(request, "limitBytes"),
         )
 
 
 class PodLogs:
-    """The logs of all pods.
+    """Answers requests for the logs of pods.
 
     Args:
-        store: the pods.
-        path: where a container's output is.
+        store: holds the pods.
+        path: where a container's log is.
         now: the wall clock.
     """
 
@@ -84,11 +85,11 @@ class PodLogs:
         self._store = store
         self._path = path
         self._now = now
-        self._outputs = LogIndexer(store, path, now)
+        self._indexer = LogIndexer(store, path, now)
 
     async def run(self) -> None:
-        """Watch how the logs grow, until cancelled."""
-        await self._outputs.run()
+        """Keep the index of the logs, until cancelled."""
+        await self._indexer.run()
 
     def answer(self, request: Request, record: Record) -> Response:
         """The log of one pod.
@@ -100,7 +101,7 @@ class PodLogs:
         pod = record.obj
         container = _chosen(pod, request.query_params.get("container"))
         if not pod["spec"].get("nodeName"):
-            return PlainTextResponse("")  # as on a cluster, where nobody could be asked yet
+            return PlainTextResponse("")  # not scheduled: on a cluster there is no kubelet to ask yet
         state = log_index.state(pod, container)
         ended = "terminated" in state or "terminated" in log_index.state(pod, container, "lastState")
         where = f'container "{container}" in pod "{record.key.name}"'
@@ -110,14 +111,14 @@ class PodLogs:
             waiting = (state.get("waiting") or {}).get("reason", "PodInitializing")
             raise errors.bad_request(f"{where} is waiting to start: {waiting}")
         file = log_index.file_of(record.key, pod, container)
-        runs = self._outputs.look(file).ended
+        runs = self._indexer.sample(file).ended
         run = runs if "running" in state else runs - 1
         if options.previous and "waiting" not in state:
-            run -= 1  # while it waits to start again, the previous run is the last one
+            run -= 1  # while the container waits to be restarted, its previous run is the last one
         return StreamingResponse(self._stream(record.key, file, run, options), media_type="text/plain")
 
     async def _stream(self, key: Key, file: File, run: int, options: LogOptions) -> AsyncIterator[bytes]:
-        """The lines, as far as they are there, and those that come if they are followed."""
+        """The wanted lines, within `limitBytes`."""
         left = options.limit_bytes
         async with contextlib.aclosing(self._lines(key, file, run, options)) as pieces:
             async for piece in pieces:
@@ -130,61 +131,62 @@ class PodLogs:
                     return
 
     async def _lines(self, key: Key, name: File, run: int, options: LogOptions) -> AsyncGenerator[bytes]:
-        output = self._outputs.look(name)
-        follow = options.follow and run == output.ended
-        begin, end = output.span(run)
+        """The wanted lines of the run, and those still to be written if the log is followed."""
+        index = self._indexer.sample(name)
+        follow = options.follow and run == index.ended
+        begin, end = index.span(run)
         try:
             with self._path(*name).open("rb") as file:
-                position = _start(file, begin, end, output, options)
+                position = _start(file, begin, end, index, options)
                 while True:
                     file.seek(position)
-                    data = file.read(max(0, min(_PIECE, end - position)))
+                    data = file.read(max(0, min(_CHUNK_BYTES, end - position)))
                     if position + len(data) < end or (follow and options.timestamps):
-                        # A line is told as a whole, unless it is longer than a piece or the last one.
+                        # Whole lines only, unless one is longer than a chunk or the last one.
                         whole = data[: data.rfind(b"\n") + 1]
-                        data = whole or (data if len(data) == _PIECE else b"")
+                        data = whole or (data if len(data) == _CHUNK_BYTES else b"")
                     if data:
-                        yield self._stamped(output, position, data) if options.timestamps else data
+                        yield self._stamped(index, position, data) if options.timestamps else data
                         position += len(data)
-                        await asyncio.sleep(0)  # others' turn
+                        await asyncio.sleep(0)  # let other tasks run
                         continue
                     if not follow:
                         return
                     await asyncio.sleep(_POLL_S)
-                    follow = output.ended == run and self._store.get(key) is not None
+                    follow = index.ended == run and self._store.get(key) is not None
                     if follow:
-                        self._outputs.look(name)
-                    if output.size < position:
-                        position = 0  # it was rotated
-                    end = output.span(run)[1]
+                        self._indexer.sample(name)
+                    if index.size < position:
+                        position = 0  # the file was rotated
+                    end = index.span(run)[1]
         except FileNotFoundError:
             return
 
-    def _stamped(self, output: LogIndex, begin: int, data: bytes) -> bytes:
-        """The lines of `data`, which begins at `begin`, each with the time when it was first seen."""
+    def _stamped(self, index: LogIndex, begin: int, data: bytes) -> bytes:
+        """The lines of `data`, which begins at offset `begin`, each with the time when it was sampled."""
         stamped = []
         for line in data.splitlines(keepends=True):
             begin += len(line)
-            time = output.seen_at(begin) or self._now()
+            time = index.time_of(begin) or self._now()
             stamped.append(objects.micro_timestamp(time).encode() + b" " + line)
         return b"".join(stamped)
 
 
-def _start(file: BinaryIO, begin: int, end: int, output: LogIndex, options: LogOptions) -> int:
-    """Where in the file, which one run fills from `begin` to `end`, the wanted lines begin."""
+def _start(file: BinaryIO, begin: int, end: int, index: LogIndex, options: LogOptions) -> int:
+    """The offset of the first wanted line of a run that fills the file from `begin` to `end`."""
     if options.tail_lines is None and options.since is None:
         return begin
     file.seek(begin)
     data = file.read(end - begin)
     skipped = 0 if options.tail_lines is None else _before_last(data, options.tail_lines)
-    known = 0 if options.since is None else output.known_before(options.since) - begin
-    if known > 0:
-        skipped = max(skipped, data.rfind(b"\n", 0, known) + 1 if known < len(data) else len(data))
+    older = 0 if options.since is None else index.size_before(options.since) - begin
+    if older > 0:
+        skipped = max(skipped, data.rfind(b"\n", 0, older) + 1 if older < len(data) else len(data))
     return begin + skipped
 
 
 def _before_last(data: bytes, lines: int) -> int:
-    """Bytes before the last so many lines."""
+    """The offset in `data` of the last `lines` lines."""
     if lines == 0:
         return len(data)
     at = len(data) - data.endswith(b"\n")
@@ -196,12 +198,18 @@ def _before_last(data: bytes, lines: int) -> int:
 
 
 def _chosen(pod: Mapping[str, Any], name: str | None) -> str:
-    """The container that is meant.
+    """The container whose log is wanted.
 
     Raises:
-        ApiError: 400, there is no such container, or there are several to choose from.
+        ApiError: 400, there is no such container, or several to choose from and no name.
     """
+<<<<<<< HEAD
     pod_name, names = pod["metadata"]["name"], log_index.names(pod)
+=======
+    pod_name, found = pod["metadata"]["name"], log_index.container_names(pod)
+    count = len(pod["spec"]["containers"])
+    names, first = found[:count], found[count:]
+>>>>>>> e590665 (Leave out of the local API what no user of one machine would miss, and say the rest in Kubernetes' words)
     if name:
         if name not in names:
             raise errors.bad_request(f"container {name} is not valid for pod {pod_name}")

@@ -1,4 +1,4 @@
-"""get, list and watch."""
+"""Handlers of get, list and watch."""
 
 from __future__ import annotations
 
@@ -10,27 +10,20 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from knative.client.resources import Object
-from knative.local.apiserver import errors
-from knative.local.apiserver.api import list_chunks, request_info, selectors, tables
-from knative.local.apiserver.api.representations import Form, Representation, partial, wanted
+from knative.local.apiserver.api import query, tables
+from knative.local.apiserver.api.negotiation import Form, accepted_form
 from knative.local.apiserver.api.request_info import RequestInfo
-from knative.local.apiserver.api.watches import Selection, WatchBroadcaster, WatchOptions, renderer
+from knative.local.apiserver.api.responses import json_response
+from knative.local.apiserver.api.selection import Selection
+from knative.local.apiserver.api.watches import WatchBroadcaster, WatchOptions, renderer
+from knative.local.apiserver.records import Record
 from knative.local.apiserver.registry import Registry
-from knative.local.apiserver.store import HistoryExpired, Record
 
-_LONGEST_WATCH_S = 3600.0
-
-
-def selection(request: Request, target: RequestInfo) -> Selection:
-    """The objects that a request on a collection is about."""
-    query = request.query_params
-    by_label = selectors.labels(query.get("labelSelector"))
-    by_field = selectors.fields(query.get("fieldSelector"), target.info.resource.plural)
-    return Selection(target.info, target.namespace, lambda obj: by_label(obj) and by_field(obj))
+_MAX_WATCH_S = 3600.0
 
 
 class ReadHandlers:
-    """What can be read of objects over HTTP."""
+    """Answers requests that read objects."""
 
     def __init__(self, registry: Registry, watches: WatchBroadcaster, now: Callable[[], datetime]) -> None:
         self._registry = registry
@@ -40,90 +33,57 @@ class ReadHandlers:
 
     async def get(self, request: Request, target: RequestInfo) -> Response:
         """One object."""
-        record = self._registry.read(target.key)
+        record = self._registry.get(target.key)
         await self._store.durable(record.version)
-        view = _view(request)
-        if view.form is Form.TABLE:
-            return self._table(request, target, [record], view, {"resourceVersion": str(record.version)})
-        if view.form is Form.METADATA:
-            return request_info.answer(partial(record, view.version))
+        if _form(request) is Form.TABLE:
+            return self._table(request, target, [record], {"resourceVersion": str(record.version)})
         return Response(record.raw, media_type="application/json")
 
     async def list(self, request: Request, target: RequestInfo) -> Response:
-        """Many objects, or a watch on them."""
-        chosen = selection(request, target)
-        if request_info.flag(request, "watch"):
-            return await self._watch(request, chosen)
-        page = list_chunks.read(self._store, chosen, _page(request))
+        """All objects that the selectors choose (`limit` is ignored, as a server may), or a watch on them."""
+        selection = Selection.of(request, target)
+        if query.flag(request, "watch"):
+            return self._watch(request, selection)
+        records = selected(self._registry, selection)
+        metadata: Object = {"resourceVersion": str(self._store.version)}
         await self._store.durable()
-        view = _view(request)
-        if view.form is Form.TABLE:
-            return self._table(request, target, page.records, view, page.metadata)
-        if view.form is Form.METADATA:
-            return request_info.answer(
-                {
-                    "kind": "PartialObjectMetadataList",
-                    "apiVersion": f"meta.k8s.io/{view.version}",
-                    "metadata": page.metadata,
-                    "items": [partial(record, view.version) for record in page.records],
-                }
-            )
+        if _form(request) is Form.TABLE:
+            return self._table(request, target, records, metadata)
         res = target.info.resource
         head = json.dumps(
-            {"kind": f"{res.kind}List", "apiVersion": res.api_version, "metadata": page.metadata},
+            {"kind": f"{res.kind}List", "apiVersion": res.api_version, "metadata": metadata},
             separators=(",", ":"),
         ).encode()
-        content = head[:-1] + b',"items":[' + b",".join(record.raw for record in page.records) + b"]}"
+        content = head[:-1] + b',"items":[' + b",".join(record.raw for record in records) + b"]}"
         return Response(content, media_type="application/json")
 
     def _table(
-        self,
-        request: Request,
-        target: RequestInfo,
-        records: Sequence[Record],
-        view: Representation,
-        metadata: Object,
+        self, request: Request, target: RequestInfo, records: Sequence[Record], metadata: Object
     ) -> Response:
         include = request.query_params.get("includeObject", "Metadata")
-        content = tables.table(
-            target.info, records, self._now(), include=include, version=view.version, metadata=metadata
-        )
-        return request_info.answer(content)
+        content = tables.table(target.info, records, self._now(), include=include, metadata=metadata)
+        return json_response(content)
 
-    async def _watch(self, request: Request, chosen: Selection) -> Response:
-        query = request.query_params
-        version = request_info.number(request, "resourceVersion")
-        initial = request_info.flag(request, "sendInitialEvents")
-        since = None if initial else version or None
-        timeout = request_info.number(request, "timeoutSeconds")
-        include = query.get("includeObject", "Metadata")
+    def _watch(self, request: Request, selection: Selection) -> Response:
+        version = query.number(request, "resourceVersion")
+        initial = query.flag(request, "sendInitialEvents")
+        timeout = query.number(request, "timeoutSeconds")
+        include = request.query_params.get("includeObject", "Metadata")
         options = WatchOptions(
-            since=since,
-            bookmarks=request_info.flag(request, "allowWatchBookmarks"),
+            since=None if initial else version or None,
+            bookmarks=query.flag(request, "allowWatchBookmarks"),
             initial_events=initial,
-            timeout_s=min(float(timeout), _LONGEST_WATCH_S) if timeout else _LONGEST_WATCH_S,
-            render=renderer(chosen.info, _view(request), self._now, include),
+            timeout_s=min(float(timeout), _MAX_WATCH_S) if timeout else _MAX_WATCH_S,
+            render=renderer(selection.info, _form(request), self._now, include),
         )
-        if since is not None:
-            # Tell now rather than in the stream: a status line can say it plainly.
-            try:
-                self._store.since(since)
-            except HistoryExpired as problem:
-                raise errors.expired(str(problem)) from problem
-        lines = self._watches.stream(chosen, options)
-        return StreamingResponse(lines, media_type="application/json")
+        return StreamingResponse(self._watches.stream(selection, options), media_type="application/json")
 
 
-def _view(request: Request) -> Representation:
-    return wanted(request.headers.get("accept", ""))
+def selected(registry: Registry, selection: Selection) -> list[Record]:
+    """The objects of a selection in the order of namespace and name."""
+    found = registry.store.list(selection.info.resource, selection.namespace)
+    return [record for record in found if selection.matches(record.obj)]
 
 
-def _page(request: Request) -> list_chunks.Asked:
-    query = request.query_params
-    exact = query.get("resourceVersionMatch") == "Exact"
-    version = request_info.number(request, "resourceVersion") if exact else None
-    if exact and version is None:
-        raise errors.bad_request("resourceVersionMatch: Forbidden: Exact needs a resourceVersion")
-    return list_chunks.Asked(
-        request_info.number(request, "limit") or None, query.get("continue") or None, version
-    )
+def _form(request: Request) -> Form:
+    return accepted_form(request.headers.get("accept", ""))

@@ -1,4 +1,4 @@
-"""Label and field selectors."""
+"""Label and field selectors as predicates of objects (pure)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _EXISTS = re.compile(r"(?P<no>!?)\s*(?P<key>[^\s!=,()]+)")
 
 
 def labels(text: str | None) -> Predicate:
-    """The predicate of a label selector: `a=b`, `a!=b`, `a in (b,c)`, `a notin (b)`, `a`, `!a`, with commas.
+    """The predicate of a label selector: terms `a=b`, `a!=b`, `a in (b,c)`, `a notin (b)`, `a`, `!a`.
 
     Raises:
-        ApiError: 400, it can't be read.
+        ApiError: 400, the selector can't be parsed.
     """
     terms = [_label_term(term) for term in _split(text or "")]
 
@@ -31,7 +31,7 @@ def labels(text: str | None) -> Predicate:
 
 
 def _split(text: str) -> list[str]:
-    """At commas outside of parentheses."""
+    """The terms, which are separated by commas outside of parentheses."""
     terms, depth, start = [], 0, 0
     for index, letter in enumerate(text):
         depth += {"(": 1, ")": -1}.get(letter, 0)
@@ -84,7 +84,7 @@ def fields(text: str | None, plural: str) -> Predicate:
     """The predicate of a field selector (`metadata.name=x,status.phase!=Running`).
 
     Raises:
-        ApiError: 400, it can't be read, or the kind has no such selectable field.
+        ApiError: 400, the selector can't be parsed, or the kind has no such selectable field.
     """
     known = _FIELDS.get(plural, frozenset()) | {"metadata.name", "metadata.namespace"}
     terms: list[tuple[list[str], bool, str]] = []
@@ -101,7 +101,7 @@ def fields(text: str | None, plural: str) -> Predicate:
             found: Any = obj
             for key in path:
                 found = found.get(key) if isinstance(found, Mapping) else None
-            if isinstance(found, Mapping):  # an event's source is its component
+            if isinstance(found, Mapping):  # `source` of an Event selects by its component
                 found = found.get("component")
             if (str(found if found is not None else "") == value) is not equal:
                 return False

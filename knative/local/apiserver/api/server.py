@@ -1,8 +1,8 @@
 """The API's server: TLS and plain HTTP on one port.
 
-`kubectl` and everything built on client-go send a bearer token over TLS only, so TLS there must be; scrapers
-and scripts on the same machine want plain HTTP. The first byte of a connection tells which it is (a TLS
-handshake starts with 0x16, which no HTTP method does), and it is looked at without being taken.
+`kubectl` and everything else that is built on client-go send a bearer token over TLS only; scrapers and
+scripts on the same machine use plain HTTP. The first byte of a connection tells the two apart (a TLS
+handshake begins with 0x16, which no HTTP method does); it is peeked at, and left in the socket.
 """
 
 from __future__ import annotations
@@ -18,20 +18,28 @@ import uvicorn
 log = logging.getLogger(__name__)
 
 _TLS_HANDSHAKE = 0x16
-_FIRST_BYTE_S = 10.0
+_FIRST_BYTE_TIMEOUT_S = 10.0
 
 
 class ApiServer(uvicorn.Server):
-    """uvicorn, with an accept loop of its own."""
+    """uvicorn with an accept loop of its own, which sees each connection's first byte."""
 
     def __init__(self, config: uvicorn.Config, tls: ssl.SSLContext) -> None:
         super().__init__(config)
         self._tls = tls
+<<<<<<< HEAD
         self._accepting: list[asyncio.Task[None]] = []
         self._greeting: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen on the sockets that `serve` was given."""
+=======
+        self._accepting: asyncio.Task[None] | None = None
+        self._opening: set[asyncio.Task[None]] = set()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen on the one socket that `serve` was called with."""
+>>>>>>> e590665 (Leave out of the local API what no user of one machine would miss, and say the rest in Kubernetes' words)
         assert sockets is not None
         await self.lifespan.startup()
         self.servers = []
@@ -42,11 +50,20 @@ class ApiServer(uvicorn.Server):
         self.started = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+<<<<<<< HEAD
         """Accept no more, end what is under way."""
         for task in (*self._accepting, *self._greeting):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+=======
+        """Accept no more connections, and end those that are there."""
+        for task in (self._accepting, *self._opening):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+>>>>>>> e590665 (Leave out of the local API what no user of one machine would miss, and say the rest in Kubernetes' words)
         await super().shutdown(sockets)
 
     async def _accept(self, listener: socket.socket) -> None:
@@ -54,20 +71,20 @@ class ApiServer(uvicorn.Server):
         while True:
             try:
                 connection, _ = await loop.sock_accept(listener)
-            except OSError as problem:  # out of descriptors, or the client has gone already
+            except OSError as problem:  # out of file descriptors, or the client has gone already
                 log.warning("accepting a connection to the API failed: %s", problem)
                 await asyncio.sleep(0.1)
                 continue
-            task = loop.create_task(self._greet(connection))
-            self._greeting.add(task)
-            task.add_done_callback(self._greeting.discard)
+            task = loop.create_task(self._open(connection))
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
 
-    async def _greet(self, connection: socket.socket) -> None:
-        """Look at the first byte and hand the connection over."""
+    async def _open(self, connection: socket.socket) -> None:
+        """Peek at the first byte and hand the connection to uvicorn's protocol."""
         loop = asyncio.get_running_loop()
         connection.setblocking(False)  # the standard library's signature
         try:
-            async with asyncio.timeout(_FIRST_BYTE_S):
+            async with asyncio.timeout(_FIRST_BYTE_TIMEOUT_S):
                 first = await _peek(connection)
             if not first:
                 connection.close()
@@ -88,7 +105,7 @@ class ApiServer(uvicorn.Server):
 
 
 async def _peek(connection: socket.socket) -> bytes:
-    """The first byte, left where it is; nothing if the client has gone."""
+    """The first byte, which stays in the socket; empty if the client has gone."""
     loop = asyncio.get_running_loop()
     while True:
         with contextlib.suppress(BlockingIOError):

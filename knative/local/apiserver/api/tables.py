@@ -1,4 +1,4 @@
-"""The Table that `kubectl get` prints."""
+"""The Table of `meta.k8s.io/v1` that `kubectl get` prints."""
 
 from __future__ import annotations
 
@@ -10,57 +10,53 @@ from typing import Any
 from knative.client.resources import Object
 from knative.local import objects
 from knative.local.apiserver.api.jsonpath import compiled
-from knative.local.apiserver.api.representations import partial
-from knative.local.apiserver.kinds import Column, KindInfo
-from knative.local.apiserver.store import Record
-
-_NAME = Column("Name", "string", ".metadata.name")
-_AGE = Column("Age", "date", ".metadata.creationTimestamp")
-
-
-def columns(info: KindInfo) -> list[Column]:
-    """Name, the kind's own, and age, which every kind without columns of its own ends with."""
-    own = list(info.columns)
-    if not own:
-        own = [_AGE]
-    return [_NAME, *own] if info.names_first else own
+from knative.local.apiserver.kinds import KindInfo
+from knative.local.apiserver.printer_columns import AGE, NAME, Column
+from knative.local.apiserver.records import Record
 
 
 def table(
-    info: KindInfo, records: Iterable[Record], now: datetime, *, include: str, version: str, metadata: Object
+    info: KindInfo, records: Iterable[Record], now: datetime, *, include: str, metadata: Object
 ) -> Object:
-    """The Table of these objects; `include` is the query parameter includeObject."""
-    shown = columns(info)
+    """The Table of these objects; `include` is the query parameter `includeObject`."""
+    columns = list(info.columns) or [AGE]
+    if info.name_column:
+        columns.insert(0, NAME)
     return {
         "kind": "Table",
-        "apiVersion": f"meta.k8s.io/{version}",
+        "apiVersion": "meta.k8s.io/v1",
         "metadata": metadata,
         "columnDefinitions": [
             {
                 "name": column.name,
                 "type": "string" if column.type == "date" else column.type,
-                "format": "name" if column.name == "Name" else "",
+                "format": "name" if column is NAME else "",
                 "description": column.description,
                 "priority": column.priority,
             }
-            for column in shown
+            for column in columns
         ],
         "rows": [
             {
-                "cells": [_cell(column, record.obj, now) for column in shown],
-                "object": _object(record, include, version),
+                "cells": [_cell(column, record.obj, now) for column in columns],
+                "object": _row_object(record, include),
             }
             for record in records
         ],
     }
 
 
-def _object(record: Record, include: str, version: str) -> Any:
+def _row_object(record: Record, include: str) -> Any:
+    """What a row carries of its object: nothing, all, or (the default) the metadata."""
     if include == "None":
         return None
     if include == "Object":
         return record.obj
-    return partial(record, version)
+    return {
+        "kind": "PartialObjectMetadata",
+        "apiVersion": "meta.k8s.io/v1",
+        "metadata": record.obj["metadata"],
+    }
 
 
 def _cell(column: Column, obj: Object, now: datetime) -> Any:

@@ -1,4 +1,4 @@
-"""create, replace, patch and delete."""
+"""Handlers of create, update, patch, apply and delete."""
 
 from __future__ import annotations
 
@@ -11,18 +11,26 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from knative.client import resources
+from knative.client.resources import Object
 from knative.local import objects
-from knative.local.apiserver import errors, managed_fields
-from knative.local.apiserver.api import list_chunks, patches, request_info
-from knative.local.apiserver.api.read_handlers import selection
+from knative.local.apiserver import errors, server_side_apply
+from knative.local.apiserver.api import bodies, patches, query
+from knative.local.apiserver.api.read_handlers import selected
 from knative.local.apiserver.api.request_info import RequestInfo
+from knative.local.apiserver.api.responses import json_response
+from knative.local.apiserver.api.selection import Selection
+from knative.local.apiserver.deletion import DeleteOptions
 from knative.local.apiserver.registry import Registry, WriteResult
 from knative.local.apiserver.schemas import cel_rules, structural
-from knative.local.apiserver.store import Key
+from knative.local.apiserver.validation import WriteOptions
+
+_APPLY = "application/apply-patch+yaml"
+_PATCH_TYPES = ("application/json-patch+json", "application/merge-patch+json", _APPLY)
+_STRATEGIC = "application/strategic-merge-patch+json"
 
 
 class WriteHandlers:
-    """What can be changed of objects over HTTP."""
+    """Answers requests that change objects; each answer waits until the change is on disk."""
 
     def __init__(self, registry: Registry, now: Callable[[], datetime]) -> None:
         self._registry = registry
@@ -31,142 +39,113 @@ class WriteHandlers:
 
     async def create(self, request: Request, target: RequestInfo) -> Response:
         """A new object."""
-        self._refuse_pods(target)
-        await self._prepare(target)
-        options = request_info.options(request)
-        value, warnings = request_info.parse(
-            await request_info.body(request), request_info.content_type(request), options.validation
-        )
-        obj = request_info.mapping(value)
-        namespace = target.namespace
+        _refuse_new_pods(target)
+        options = query.write_options(request)
+        obj, warnings = await self._object(request, target, options)
         res = target.info.resource
-        if res.namespaced and namespace is None:
-            raise errors.bad_request("an empty namespace may not be set during creation", target.subject)
-        written = self._registry.create(res, namespace or "", obj, options)
-        return await self._acknowledge(written, 201, warnings)
+        if res.namespaced and target.namespace is None:
+            raise errors.bad_request("an empty namespace may not be set during creation", target.ref)
+        if obj["metadata"].get("resourceVersion"):
+            text = "resourceVersion should not be set on objects to be created"
+            raise errors.bad_request(text, target.ref)
+        result = self._registry.create(res, target.namespace or "", obj, options)
+        return await self._acknowledge(result, 201, warnings)
 
-    async def replace(self, request: Request, target: RequestInfo) -> Response:
-        """The whole object anew."""
-        await self._prepare(target)
-        options = request_info.options(request)
-        value, warnings = request_info.parse(
-            await request_info.body(request), request_info.content_type(request), options.validation
+    async def update(self, request: Request, target: RequestInfo) -> Response:
+        """Another object in the place of one, or another status."""
+        options = query.write_options(request)
+        obj, warnings = await self._object(request, target, options)
+        result = self._registry.update(
+            target.key, obj, options, subresource=target.subresource, replaces=True
         )
-        obj = request_info.mapping(value)
-        written = self._registry.update(target.key, obj, options, subresource=target.subresource)
-        return await self._acknowledge(written, 200, warnings)
+        return await self._acknowledge(result, 200, warnings)
 
     async def patch(self, request: Request, target: RequestInfo) -> Response:
-        """A part of the object anew, in any of the patch formats."""
-        await self._prepare(target)
-        media_type = request_info.content_type(request)
-        if media_type == "application/apply-patch+yaml":
-            return await self._apply(request, target)
-        options = request_info.options(request)
-        value, warnings = request_info.parse(
-            await request_info.body(request), _as_json(media_type), options.validation
-        )
-        key = target.key
-        old = self._registry.read(key)
-        if media_type == "application/json-patch+json":
-            patched = patches.json_patch(old.obj, value)
-        elif media_type == "application/merge-patch+json":
-            patched = patches.merge_patch(old.obj, value)
-        elif media_type == "application/strategic-merge-patch+json" and not target.info.custom:
-            patched = patches.strategic_patch(old.obj, value)
-        else:
-            known = "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml"
+        """A change to an object, in any of the patch formats."""
+        kind = bodies.media_type(request)
+        known = (*_PATCH_TYPES, _STRATEGIC) if not target.info.custom else _PATCH_TYPES
+        if kind not in known:
             raise errors.ApiError(
                 415,
                 "UnsupportedMediaType",
-                f"the body of the request was in an unknown format - accepted media types include: {known}",
+                "the body of the request was in an unknown format - accepted media types include: "
+                + ", ".join(known),
             )
-        obj = objects.clone(request_info.mapping(patched))
-        written = self._registry.update(key, obj, options, subresource=target.subresource)
-        return await self._acknowledge(written, 200, warnings)
+        if kind == _APPLY:
+            return await self._apply(request, target)
+        options = query.write_options(request)
+        parsed = await self._parsed(request, target)
+        warnings = parsed.warnings(options.field_validation)
+        old = self._registry.get(target.key)
+        if kind == "application/json-patch+json":
+            patched = patches.json_patch(old.obj, parsed.value)
+        elif kind == "application/merge-patch+json":
+            patched = patches.merge_patch(old.obj, parsed.value)
+        else:
+            patched = patches.strategic_patch(old.obj, parsed.value)
+        bodies.check_bounds(patched)
+        obj = objects.clone(bodies.mapping(patched))
+        result = self._registry.update(target.key, obj, options, subresource=target.subresource)
+        return await self._acknowledge(result, 200, warnings)
 
     async def _apply(self, request: Request, target: RequestInfo) -> Response:
-        options = request_info.options(request, "Apply")
-        data = await request_info.body(request)
-        value, warnings = request_info.parse(data, "application/yaml", options.validation)
-        config = request_info.mapping(value)
+        """Server-side apply."""
+        options = query.write_options(request, "Apply")
+        config, warnings = await self._object(request, target, options)
         if config["metadata"].get("managedFields"):
-            raise errors.bad_request("metadata.managedFields must be nil", target.subject)
-        res, key = target.info.resource, target.key
-        config.setdefault("apiVersion", res.api_version)
-        config.setdefault("kind", res.kind)
-        config["metadata"].setdefault("name", key.name)
-        if key.namespace:
-            config["metadata"].setdefault("namespace", key.namespace)
-        structural.drop_nulls(target.info.schema, config)
-        unfit = [
-            cause.message
-            for cause in structural.violations(target.info.schema, config)
-            if cause.reason in ("FieldValueTypeInvalid", "FieldValueDuplicate")
-        ]
-        if unfit:
-            raise errors.bad_request(
-                f"failed to create typed patch object ({key.namespace}/{key.name}; {res.api_version}, "
-                f"Kind={res.kind}): {'; '.join(unfit)}",
-                target.subject,
-            )
-        live = self._store.get(key)
-        if live is None and target.subresource:
-            raise errors.not_found(target.subject)
+            raise errors.bad_request("metadata.managedFields must be nil", target.ref)
+        _complete(config, target)
+        live = self._store.get(target.key)
         if live is None:
-            self._refuse_pods(target)
-        merged = managed_fields.apply(
+            if target.subresource:
+                raise errors.not_found(target.ref)
+            _refuse_new_pods(target)
+            if config["metadata"].get("resourceVersion"):
+                raise errors.conflict(target.ref, "there is no object with this resourceVersion")
+        merged = server_side_apply.apply(
             target.info.schema,
             None if live is None else live.obj,
             config,
             manager=options.manager,
-            force=request_info.flag(request, "force"),
+            force=query.flag(request, "force"),
             now=objects.timestamp(self._now()),
-            subject=target.subject,
+            ref=target.ref,
             subresource=target.subresource,
         )
         obj = objects.clone(merged)
         if live is None:
-            return await self._acknowledge(
-                self._registry.create(res, key.namespace, obj, options), 201, warnings
-            )
-        written = self._registry.update(key, obj, options, subresource=target.subresource)
-        return await self._acknowledge(written, 200, warnings)
+            result = self._registry.create(target.info.resource, target.key.namespace, obj, options)
+            return await self._acknowledge(result, 201, warnings)
+        result = self._registry.update(target.key, obj, options, subresource=target.subresource)
+        return await self._acknowledge(result, 200, warnings)
 
     async def delete(self, request: Request, target: RequestInfo) -> Response:
-        """Delete one object."""
-        choice = await self._delete_options(request)
-        written = self._delete(target.key, choice)
-        if written.version is not None:
-            await self._store.durable(written.version)
-        if written.obj["metadata"].get("deletionTimestamp"):
-            return request_info.answer(written.obj)
-        subject = target.subject
-        return request_info.answer(
-            {
-                "kind": "Status",
-                "apiVersion": "v1",
-                "metadata": {},
-                "status": "Success",
-                "details": {
-                    "name": subject.name,
-                    "group": subject.group,
-                    "kind": subject.plural,
-                    "uid": written.obj["metadata"]["uid"],
-                },
-            }
-        )
+        """The end of one object, at once or when what holds it lets go."""
+        result = self._registry.delete(target.key, await _delete_options(request))
+        if result.version is not None:
+            await self._store.durable(result.version)
+        if result.obj["metadata"].get("deletionTimestamp"):
+            return json_response(result.obj)
+        ref = target.ref
+        details = {
+            "name": ref.name,
+            "group": ref.group,
+            "kind": ref.plural,
+            "uid": result.obj["metadata"]["uid"],
+        }
+        status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}
+        return json_response({**status, "details": details})
 
     async def delete_collection(self, request: Request, target: RequestInfo) -> Response:
-        """Delete all objects that the selectors choose."""
-        choice = await self._delete_options(request)
-        found = list_chunks.read(self._store, selection(request, target), list_chunks.Asked()).records
+        """The end of all objects that the selectors choose."""
+        options = await _delete_options(request)
+        found = selected(self._registry, Selection.of(request, target))
         for record in found:
             if self._store.get(record.key) is not None:
-                self._delete(record.key, choice)
+                self._registry.delete(record.key, options)
         await self._store.durable()
         res = target.info.resource
-        return request_info.answer(
+        return json_response(
             {
                 "kind": f"{res.kind}List",
                 "apiVersion": res.api_version,
@@ -175,67 +154,102 @@ class WriteHandlers:
             }
         )
 
-    async def _delete_options(self, request: Request) -> dict[str, Any]:
-        data = await request_info.body(request)
-        given: Any = {}
-        if data:
-            given, _ = request_info.parse(data, request_info.content_type(request), "Ignore")
-            if not isinstance(given, dict):
-                raise errors.bad_request("the body of a deletion is a DeleteOptions object")
-        query = request.query_params
-        choice: dict[str, Any] = {}
-        propagation = given.get("propagationPolicy") or query.get("propagationPolicy")
-        if propagation is None and (
-            given.get("orphanDependents") or request_info.flag(request, "orphanDependents")
-        ):
-            propagation = "Orphan"
-        if propagation not in (None, "Orphan", "Background", "Foreground"):
-            raise errors.bad_request(
-                f'propagationPolicy: Unsupported value: "{propagation}": "Background", "Foreground", "Orphan"'
-            )
-        choice["propagation"] = propagation
-        preconditions = given.get("preconditions") or {}
-        choice["uid"] = preconditions.get("uid")
-        choice["resource_version"] = preconditions.get("resourceVersion")
-        grace = given.get("gracePeriodSeconds")
-        choice["grace_seconds"] = (
-            grace if grace is not None else request_info.number(request, "gracePeriodSeconds")
-        )
-        choice["dry_run"] = bool(given.get("dryRun") or query.get("dryRun"))
-        return choice
-
-    def _delete(self, key: Key, choice: dict[str, Any]) -> WriteResult:
-        return self._registry.delete(key, **choice)
-
-    async def _acknowledge(self, written: WriteResult, status: int, warnings: Sequence[str]) -> Response:
-        """Answer once what was written is on disk."""
-        if written.version is not None:
-            await self._store.durable(written.version)
-        response = request_info.answer(written.obj, status)
-        for warning in (*warnings, *written.warnings):
-            response.headers.append("warning", f'299 - "{_escaped(warning)}"')
-        return response
-
-    async def _prepare(self, target: RequestInfo) -> None:
-        """What takes too long for the event loop, the first time."""
+    async def _parsed(self, request: Request, target: RequestInfo) -> bodies.Parsed:
         if target.info.has_rules and not cel_rules.ready():
             await asyncio.to_thread(cel_rules.load)
+        return await bodies.parse(await bodies.read(request), bodies.media_type(request))
 
-    def _refuse_pods(self, target: RequestInfo) -> None:
-        if target.info.resource == resources.POD:
-            raise errors.ApiError(
-                403,
-                "Forbidden",
-                "pods are made by Revisions on this platform: create a Service instead",
-                target.subject,
-            )
+    async def _object(
+        self, request: Request, target: RequestInfo, options: WriteOptions
+    ) -> tuple[Object, list[str]]:
+        """The object in a request's body, and warnings."""
+        parsed = await self._parsed(request, target)
+        return bodies.mapping(parsed.value), parsed.warnings(options.field_validation)
+
+    async def _acknowledge(self, result: WriteResult, status: int, warnings: Sequence[str]) -> Response:
+        """The answer, once the change is on disk."""
+        if result.version is not None:
+            await self._store.durable(result.version)
+        response = json_response(result.obj, status)
+        for warning in (*warnings, *result.warnings):
+            response.headers.append("warning", f'299 - "{_quoted(warning)}"')
+        return response
 
 
-def _as_json(media_type: str) -> str:
-    return "application/json" if media_type.endswith("+json") else media_type
+def _complete(config: Object, target: RequestInfo) -> None:
+    """Fill in what the path says of an applied configuration, and refuse values of a wrong type.
+
+    Raises:
+        ApiError: 400.
+    """
+    res, key = target.info.resource, target.key
+    config.setdefault("apiVersion", res.api_version)
+    config.setdefault("kind", res.kind)
+    config["metadata"].setdefault("name", key.name)
+    if key.namespace:
+        config["metadata"].setdefault("namespace", key.namespace)
+    structural.drop_nulls(target.info.schema, config)
+    unfit = [
+        cause.message
+        for cause in structural.violations(target.info.schema, config)
+        if cause.reason in ("FieldValueTypeInvalid", "FieldValueDuplicate")
+    ]
+    if unfit:
+        raise errors.bad_request(
+            f"failed to create typed patch object ({key.namespace}/{key.name}; {res.api_version}, "
+            f"Kind={res.kind}): {'; '.join(unfit)}",
+            target.ref,
+        )
 
 
-def _escaped(text: str) -> str:
-    """As a quoted string of a header."""
+async def _delete_options(request: Request) -> DeleteOptions:
+    """The DeleteOptions in a request's body and query.
+
+    Raises:
+        ApiError: 400, they can't be read.
+    """
+    data = await bodies.read(request)
+    given: Any = (await bodies.parse(data, bodies.media_type(request))).value if data else {}
+    if not isinstance(given, dict):
+        raise errors.bad_request("the body of a deletion is a DeleteOptions object")
+    params = request.query_params
+    propagation = given.get("propagationPolicy") or params.get("propagationPolicy")
+    if propagation is None and (given.get("orphanDependents") or query.flag(request, "orphanDependents")):
+        propagation = "Orphan"
+    if propagation not in (None, "Orphan", "Background", "Foreground"):
+        raise errors.bad_request(
+            f'propagationPolicy: Unsupported value: "{propagation}": "Background", "Foreground", "Orphan"'
+        )
+    preconditions = given.get("preconditions") or {}
+    grace = given.get("gracePeriodSeconds")
+    if grace is None:
+        grace = query.number(request, "gracePeriodSeconds")
+    if not isinstance(preconditions, dict):
+        raise errors.bad_request(
+            "preconditions: Invalid value: must be an object with uid or resourceVersion"
+        )
+    if grace is not None and (isinstance(grace, bool) or not isinstance(grace, int) or grace < 0):
+        raise errors.bad_request(f"gracePeriodSeconds: Invalid value: {grace!r}: must be a whole number")
+    return DeleteOptions(
+        propagation=propagation,  # type: ignore[arg-type]  # checked above
+        uid=preconditions.get("uid"),
+        resource_version=preconditions.get("resourceVersion"),
+        grace_seconds=grace,
+        dry_run=bool(given.get("dryRun") or params.get("dryRun")),
+    )
+
+
+def _refuse_new_pods(target: RequestInfo) -> None:
+    if target.info.resource == resources.POD:
+        raise errors.ApiError(
+            403,
+            "Forbidden",
+            "pods are made by Revisions on this platform: create a Service instead",
+            target.ref,
+        )
+
+
+def _quoted(text: str) -> str:
+    """A warning as a quoted string of a header field (RFC 9110, 5.6.4)."""
     plain = text.encode("ascii", "replace").decode().replace("\n", " ")
     return plain.replace("\\", "\\\\").replace('"', '\\"')

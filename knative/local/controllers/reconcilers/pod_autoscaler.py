@@ -11,7 +11,7 @@ from knative.autoscaling.annotations import KPA
 from knative.client.resources import POD, POD_AUTOSCALER, REVISION, Object
 from knative.local import objects
 from knative.local.activator import Activator
-from knative.local.apiserver.metadata import generate_name
+from knative.local.apiserver.names import generate_name
 from knative.local.apiserver.registry import Registry
 from knative.local.apiserver.store import Key
 from knative.local.controllers.autoscaler import Autoscaler

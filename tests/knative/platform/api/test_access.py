@@ -69,11 +69,3 @@ async def test_a_missing_kind_is_told_from_a_missing_object(raw: Raw):
     # By the body: clients look for a Status, and say "no such API" where there is none.
     assert (await raw("GET", "/apis/eventing.knative.dev/v1/brokers"))[1] == "404 page not found\n"
     assert (await raw("GET", f"{CMS}/nope"))[1]["reason"] == "NotFound"
-
-
-async def test_a_client_can_ask_who_it_is_and_what_it_may_do(raw: Raw):
-    review = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
-    _, answer, _ = await raw("POST", review, {}, content_type="application/json")
-    assert answer["status"]["userInfo"]["username"] == "kubernetes-admin"
-    review = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
-    assert (await raw("POST", review, {}, content_type="application/json"))[1]["status"] == {"allowed": True}

@@ -17,7 +17,7 @@ async def test_apply_owns_fields_prunes_what_it_no_longer_says_and_meets_conflic
     cluster = world.cluster
     await cluster.apply(CONFIG_MAP, config_map(data={"a": "1", "b": "2"}), field_manager="one")
     await cluster.apply(CONFIG_MAP, config_map(data={"c": "3"}), field_manager="two")
-    with pytest.raises(Conflict, match=r'conflict with "one" using v1: \.data\.a') as refused:
+    with pytest.raises(Conflict, match=r'conflict with "one": \.data\.a') as refused:
         await cluster.apply(CONFIG_MAP, config_map(data={"a": "9", "c": "3"}), field_manager="two")
     assert [(cause.field, cause.reason) for cause in refused.value.causes] == [
         (".data.a", "FieldManagerConflict")

@@ -1,28 +1,10 @@
-"""Objects whole, as a Table, or as their metadata only: what an Accept header asks for."""
-
-import json
+"""Objects whole or as a Table: what an Accept header asks for."""
 
 import pytest
 
 from knative.client.resources import CONFIG_MAP, SECRET
 from tests.knative.platform.api.raw import CMS, Raw, config_map
 from tests.knative.platform.conftest import World
-
-PARTIAL = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
-PARTIAL_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
-
-
-async def test_metadata_alone_can_be_read_listed_and_watched(world: World, raw: Raw):
-    await world.cluster.create(CONFIG_MAP, config_map(labels={"x": "y"}))
-    _, one, _ = await raw("GET", f"{CMS}/cm", accept=PARTIAL)
-    assert (one["kind"], one["apiVersion"]) == ("PartialObjectMetadata", "meta.k8s.io/v1")
-    assert (one["metadata"]["labels"], "data" in one) == ({"x": "y"}, False)
-    _, many, _ = await raw("GET", CMS, accept=PARTIAL_LIST)
-    assert (many["kind"], many["items"]) == ("PartialObjectMetadataList", [one])
-    url = f"{raw.base}{CMS}?watch=true&timeoutSeconds=1"
-    async with world.http.get(url, headers=raw.headers | {"accept": PARTIAL}) as answer:
-        event = json.loads(await answer.content.readline())
-    assert event == {"type": "ADDED", "object": one}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,81 @@
+"""Who may send requests: the bearer token, the Host and the Origin (pure).
+
+The token keeps everybody else out; Host and Origin keep out web pages that the user's own browser shows.
+A page whose name resolves to a loopback address (DNS rebinding) would otherwise read `/metrics`, which
+needs no token.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from collections.abc import Collection
+
+from knative.local.apiserver.errors import ApiError
+
+
+class AccessRules:
+    """Checks the header fields of each request.
+
+    Args:
+        token: the bearer token.
+        hosts: names beside `localhost` and IP addresses under which the API may be reached.
+    """
+
+    def __init__(self, token: str, hosts: Collection[str] = ()) -> None:
+        self._token = f"Bearer {token}".encode()
+        self._hosts = frozenset(host.lower() for host in hosts)
+
+    def check_host(self, host: str, origin: str | None) -> None:
+        """Refuse a request that was made under another name, or from a page of another site.
+
+        Raises:
+            ApiError: 403.
+        """
+        if not self._is_allowed(host):
+            raise ApiError(
+                403,
+                "Forbidden",
+                f"the host {host[:256]!r} is not a name of this API: use localhost, an IP address, or one of "
+                f"its allowed hosts ({', '.join(sorted(self._hosts)) or 'none'})",
+            )
+        if origin is not None and not self._is_allowed(origin.partition("://")[2]):
+            raise ApiError(403, "Forbidden", f"requests from pages of {origin[:256]!r} are not allowed")
+
+    def check_token(self, authorization: str) -> None:
+        """Refuse a request without the token.
+
+        Raises:
+            ApiError: 401.
+        """
+        if not hmac.compare_digest(authorization.encode(), self._token):
+            raise ApiError(401, "Unauthorized", "Unauthorized")
+
+    def _is_allowed(self, authority: str) -> bool:
+        name = _host_name(authority)
+        return (
+            name == "localhost" or name.endswith(".localhost") or name in self._hosts or _is_ip_address(name)
+        )
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an IP address is one of the loopback interface."""
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def _host_name(authority: str) -> str:
+    """The host of `host`, `host:port`, `[address]` or `[address]:port`, in lower case."""
+    if authority.startswith("["):
+        return authority[1:].partition("]")[0]
+    return authority.partition(":")[0].lower().removesuffix(".")
+
+
+def _is_ip_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
