@@ -60,58 +60,6 @@ class KindInfo:
 
 _SERVING = ("all", "knative", "serving")
 
-<<<<<<< HEAD
-
-def _ready_containers(pod: Mapping[str, Any], _: datetime) -> str:
-    statuses = (pod.get("status") or {}).get("containerStatuses") or []
-    return f"{sum(bool(item.get('ready')) for item in statuses)}/{len(pod['spec']['containers'])}"
-
-
-def _pod_status(pod: Mapping[str, Any], _: datetime) -> str:
-    """The word that kubectl shows: why it waits, else its phase."""
-    if pod["metadata"].get("deletionTimestamp"):
-        return "Terminating"
-    status = pod.get("status") or {}
-    if "podIP" not in status:
-        return str(status.get("phase") or "Pending")
-    reasons = [reason for item in status.get("containerStatuses") or () if (reason := _reason(item))]
-    return reasons[0] if reasons else str(status.get("phase") or "Pending")
-
-
-def _reason(container: Mapping[str, Any]) -> str | None:
-    """Why it doesn't run."""
-    state = container.get("state") or {}
-    reason = (state.get("waiting") or state.get("terminated") or {}).get("reason")
-    return None if reason in (None, "PodInitializing") else str(reason)
-
-
-def _pod_restarts(pod: Mapping[str, Any], now: datetime) -> str:
-    """How often, and how long ago the last time."""
-    statuses = (pod.get("status") or {}).get("containerStatuses") or ()
-    count = sum(int(item.get("restartCount") or 0) for item in statuses)
-    ends = [((item.get("lastState") or {}).get("terminated") or {}).get("finishedAt") for item in statuses]
-    last = max((end for end in ends if end), default=None)
-    if not count or last is None:
-        return str(count)
-    return f"{count} ({objects.age((now - objects.parse_timestamp(last)).total_seconds())} ago)"
-
-
-def _event_object(event: Mapping[str, Any], _: datetime) -> str:
-    about = event.get("involvedObject") or {}
-    return f"{str(about.get('kind', '')).lower()}/{about.get('name', '')}"
-
-
-def _event_source(event: Mapping[str, Any], _: datetime) -> str:
-    source = event.get("source") or {}
-    return ", ".join(part for part in (source.get("component"), source.get("host")) if part)
-
-
-def _data_count(obj: Mapping[str, Any], _: datetime) -> int:
-    return len(obj.get("data") or ()) + len(obj.get("binaryData") or ())
-
-
-=======
->>>>>>> e590665 (Leave out of the local API what no user of one machine would miss, and say the rest in Kubernetes' words)
 BUILT_IN = (
     KindInfo(
         resources.SERVICE,

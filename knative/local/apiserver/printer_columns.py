@@ -51,10 +51,6 @@ def pod_status(pod: Mapping[str, Any], _: datetime) -> str:
     status = pod.get("status") or {}
     if "podIP" not in status:
         return str(status.get("phase") or "Pending")
-    initial = status.get("initContainerStatuses") or ()
-    done = sum(bool(item.get("ready")) for item in initial)
-    if done < len(initial):
-        return f"Init:{_reason(initial[done]) or f'{done}/{len(initial)}'}"
     reasons = [reason for item in status.get("containerStatuses") or () if (reason := _reason(item))]
     return reasons[0] if reasons else str(status.get("phase") or "Pending")
 

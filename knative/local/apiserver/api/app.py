@@ -44,14 +44,9 @@ class Api:
         token: the bearer token that every request must carry, health and metrics aside.
         metrics: makes the Prometheus text of `/metrics`.
         now: the wall clock, for ages.
-<<<<<<< HEAD
-        log_path: where a container's output is.
-        address: the host and port it is reached at, for discovery.
-=======
         log_path: where a container's log is.
         address: the host and port that the API is reached at, for discovery.
         hosts: host names, beside `localhost` and IP addresses, under which requests are answered.
->>>>>>> e590665 (Leave out of the local API what no user of one machine would miss, and say the rest in Kubernetes' words)
     """
 
     def __init__(
@@ -63,20 +58,12 @@ class Api:
         now: Callable[[], datetime],
         log_path: LogPath,
         address: str,
-<<<<<<< HEAD
-=======
         hosts: Collection[str] = (),
->>>>>>> e590665 (Leave out of the local API what no user of one machine would miss, and say the rest in Kubernetes' words)
     ) -> None:
         self._registry = registry
         self._access = AccessRules(token, hosts)
         self._metrics = metrics
-<<<<<<< HEAD
-        self._kinds = dict(registry.kinds)
-        self._documents = StaticDocuments(self._kinds, address)
-=======
         self._documents = StaticDocuments(registry.kinds, address)
->>>>>>> e590665 (Leave out of the local API what no user of one machine would miss, and say the rest in Kubernetes' words)
         self.watches = WatchBroadcaster(registry.store)
         self._reads = ReadHandlers(registry, self.watches, now)
         self._writes = WriteHandlers(registry, now)
@@ -180,79 +167,8 @@ class Api:
             501, "NotImplemented", f"pods/{target.subresource} is not offered here: {advice}", target.ref
         )
 
-<<<<<<< HEAD
-    async def _log(self, request: Request, found: RequestInfo) -> Response:
-        return self._logs.answer(request, self._registry.read(found.key))
-
-    async def _on_objects(self, request: Request, found: RequestInfo) -> Response:
-        reads, writes = self._reads, self._writes
-        handlers: Mapping[str, Handler] = {}
-        if found.name is None:
-            handlers = {"GET": reads.list, "POST": writes.create, "DELETE": writes.delete_collection}
-        elif found.subresource in _INTERACTIVE and found.info.resource == resources.POD:
-            raise self._no_way_in(found)
-        elif found.subresource == "log" and found.info.resource == resources.POD:
-            handlers = {"GET": self._log}
-        elif found.subresource == "status" and found.info.has_status:
-            handlers = {"GET": reads.get, "PUT": writes.replace, "PATCH": writes.patch}
-        elif found.subresource is None:
-            handlers = {
-                "GET": reads.get,
-                "PUT": writes.replace,
-                "PATCH": writes.patch,
-                "DELETE": writes.delete,
-            }
-        if not handlers:
-            return _no_such_path()
-        method = "GET" if request.method == "HEAD" else request.method
-        handler = handlers.get(method)
-        if handler is None:
-            raise errors.ApiError(
-                405, "MethodNotAllowed", "the server does not allow this method on the requested resource"
-            )
-        return await handler(request, found)
-
-
-def _no_such_path() -> Response:
-    """As an API server says it: in plain text, by which clients tell a missing kind from a missing object."""
-    return PlainTextResponse("404 page not found\n", 404)
-
-
-def _failure(problem: errors.ApiError) -> Response:
-    response = request_info.answer(problem.status(), problem.code)
-    if problem.retry_after is not None:
-        response.headers["retry-after"] = str(problem.retry_after)
-    if problem.code == 401:
-        response.headers["www-authenticate"] = "Bearer"
-    return response
-
-
-def _is_loopback(request: Request) -> bool:
-    try:
-        return request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
-    except ValueError:
-        return False
-
-
-def _review(path: str) -> Response | None:
-    """What a client asks about itself: whoever has the token may do everything."""
-    group, _, plural = path.removeprefix("/apis/").partition("/v1/")
-    everything = {"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}
-    rules: Object = {"resourceRules": [everything], "nonResourceRules": [], "incomplete": False}
-    user: Object = {"username": USER, "groups": ["system:masters", "system:authenticated"]}
-    kind, status = {
-        ("authorization.k8s.io", "selfsubjectaccessreviews"): ("SelfSubjectAccessReview", {"allowed": True}),
-        ("authorization.k8s.io", "selfsubjectrulesreviews"): ("SelfSubjectRulesReview", rules),
-        ("authentication.k8s.io", "selfsubjectreviews"): ("SelfSubjectReview", {"userInfo": user}),
-    }.get((group, plural), (None, None))
-    if kind is None:
-        return None
-    review = {"apiVersion": f"{group}/v1", "kind": kind, "metadata": {}, "spec": {}, "status": status}
-    return request_info.answer(review, 201)
-=======
     def _metrics_response(self) -> Response:
         return PlainTextResponse(self._metrics(), media_type="text/plain; version=0.0.4")
->>>>>>> e590665 (Leave out of the local API what no user of one machine would miss, and say the rest in Kubernetes' words)
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

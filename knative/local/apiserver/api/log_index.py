@@ -148,19 +148,9 @@ class LogIndexer:
                 self.sample(file).end_run()
 
 
-<<<<<<< HEAD
-def names(pod: Mapping[str, Any]) -> list[str]:
+def container_names(pod: Mapping[str, Any]) -> list[str]:
     """The names of all containers."""
     return [str(item.get("name") or "user-container") for item in pod["spec"].get("containers") or ()]
-=======
-def container_names(pod: Mapping[str, Any]) -> list[str]:
-    """The names of all containers, init containers last."""
-    spec = pod["spec"]
-    return [
-        str(item.get("name") or "user-container")
-        for item in (*(spec.get("containers") or ()), *(spec.get("initContainers") or ()))
-    ]
->>>>>>> e590665 (Leave out of the local API what no user of one machine would miss, and say the rest in Kubernetes' words)
 
 
 def file_of(key: Key, pod: Mapping[str, Any], container: str) -> File:

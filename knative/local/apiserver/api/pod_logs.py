@@ -203,13 +203,7 @@ def _chosen(pod: Mapping[str, Any], name: str | None) -> str:
     Raises:
         ApiError: 400, there is no such container, or several to choose from and no name.
     """
-<<<<<<< HEAD
-    pod_name, names = pod["metadata"]["name"], log_index.names(pod)
-=======
-    pod_name, found = pod["metadata"]["name"], log_index.container_names(pod)
-    count = len(pod["spec"]["containers"])
-    names, first = found[:count], found[count:]
->>>>>>> e590665 (Leave out of the local API what no user of one machine would miss, and say the rest in Kubernetes' words)
+    pod_name, names = pod["metadata"]["name"], log_index.container_names(pod)
     if name:
         if name not in names:
             raise errors.bad_request(f"container {name} is not valid for pod {pod_name}")

@@ -27,19 +27,11 @@ class ApiServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, tls: ssl.SSLContext) -> None:
         super().__init__(config)
         self._tls = tls
-<<<<<<< HEAD
         self._accepting: list[asyncio.Task[None]] = []
-        self._greeting: set[asyncio.Task[None]] = set()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen on the sockets that `serve` was given."""
-=======
-        self._accepting: asyncio.Task[None] | None = None
         self._opening: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen on the one socket that `serve` was called with."""
->>>>>>> e590665 (Leave out of the local API what no user of one machine would miss, and say the rest in Kubernetes' words)
+        """Listen on the sockets that `serve` was called with."""
         assert sockets is not None
         await self.lifespan.startup()
         self.servers = []
@@ -50,20 +42,11 @@ class ApiServer(uvicorn.Server):
         self.started = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-<<<<<<< HEAD
-        """Accept no more, end what is under way."""
-        for task in (*self._accepting, *self._greeting):
+        """Accept no more connections, and end those that are there."""
+        for task in (*self._accepting, *self._opening):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-=======
-        """Accept no more connections, and end those that are there."""
-        for task in (self._accepting, *self._opening):
-            if task is not None:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
->>>>>>> e590665 (Leave out of the local API what no user of one machine would miss, and say the rest in Kubernetes' words)
         await super().shutdown(sockets)
 
     async def _accept(self, listener: socket.socket) -> None:

@@ -161,7 +161,9 @@ async def test_a_number_beyond_all_bounds_is_answered_at_once(raw: Raw, number: 
         assert status == 201 or answer["message"]
 
 
-@pytest.mark.parametrize("query", ["watch=1&timeoutSeconds=²", f"watch=1&timeoutSeconds={'9' * 5000}", "watch=1&resourceVersion=²"])
+@pytest.mark.parametrize(
+    "query", ["watch=1&timeoutSeconds=²", f"watch=1&timeoutSeconds={'9' * 5000}", "watch=1&resourceVersion=²"]
+)
 async def test_a_query_that_is_no_number_is_named(raw: Raw, query: str):
     status, refused, _ = await raw("GET", f"/{SERVICE.path('default')}?{query}")
     assert status == 400
