@@ -17,7 +17,13 @@ class FaultyProxy:
         """Connections are closed without an answer, open watches too."""
         self.answers: list[tuple[str, int, dict]] = []
         """Answers for the coming requests: method (or *), status, headers."""
+        self.refuse: str | None = None
+        """Changes whose path has this in it are refused, as by an admission webhook that is down."""
+        self.allow: str | None = None
+        """Of these, changes whose path has this in it are made all the same."""
         self.delay_s = 0.0
+        self.watch_line: bytes | None = None
+        """A line that the next watch of pools sends before anything else."""
         self.cut_after: int | None = None
         """Change so many things, then go away: the moment at which a controller dies."""
         self.lose_reply = False
@@ -71,6 +77,9 @@ class FaultyProxy:
             if method in {"*", request.method}:
                 del self.answers[index]
                 return _failure(status, headers)
+        spared = self.allow is not None and self.allow in request.path
+        if changing and self.refuse is not None and self.refuse in request.path and not spared:
+            return _failure(500, {}, "admission webhook is down")
         if changing and self.cut_after is not None and self.changes >= self.cut_after:
             self.go_away()
             request.transport.abort()
@@ -98,6 +107,9 @@ class FaultyProxy:
         response = web.StreamResponse(status=answer.status, headers={"content-type": "application/json"})
         await response.prepare(request)
         self._watches.add(response)
+        if self.watch_line is not None and request.path.endswith("/warmpools"):
+            line, self.watch_line = self.watch_line, None
+            await response.write(line)
         try:
             async for chunk in answer.content.iter_any():
                 await response.write(chunk)
@@ -106,7 +118,7 @@ class FaultyProxy:
         return response
 
 
-def _failure(status: int, headers: dict) -> web.Response:
+def _failure(status: int, headers: dict, message: str = "injected") -> web.Response:
     reason = {409: "Conflict", 429: "TooManyRequests", 500: "InternalError", 503: "ServiceUnavailable"}[
         status
     ]
@@ -114,5 +126,5 @@ def _failure(status: int, headers: dict) -> web.Response:
     return web.Response(
         status=status,
         headers={"content-type": "application/json", **headers},
-        text=json.dumps(body | {"message": "injected"}),
+        text=json.dumps(body | {"message": message}),
     )

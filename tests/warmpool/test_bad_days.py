@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -11,8 +12,10 @@ from knative.client.errors import ClusterError
 from knative.client.resources import SERVICE, WARM_POOL
 from tests.warmpool.conftest import MONDAY, OFFICE, kubeconfig, make_controller
 from tests.warmpool.faults import FaultyProxy
+from warmpool.adapters.clock import SystemClock
 from warmpool.controller import Settings
 from warmpool.domain.observation import Demand
+from warmpool.reconcile import ownership, reconciler
 
 QUICK = Settings(
     interval=timedelta(milliseconds=200),
@@ -256,3 +259,135 @@ async def test_one_broken_pool_among_hundreds_is_alone_in_its_trouble(knative, c
     assert held == [number for number in range(300) if number != 150]
     assert (await knative.condition("Ready", "p150"))["reason"] == "InvalidSpec"
     assert await cluster.list(SERVICE)
+
+
+HOSTILE = {
+    "digits that int() refuses": {ownership.HOLD_REPLICAS: "²", ownership.HOLD_UNTIL: "2030-01-01T00:00:00Z"},
+    "a number of 5,000 digits": {
+        ownership.HOLD_REPLICAS: "9" * 5000,
+        ownership.HOLD_UNTIL: "2030-01-01T00:00:00Z",
+    },
+    "an instant before all instants": {
+        ownership.HOLD_REPLICAS: "1",
+        ownership.HOLD_UNTIL: "0001-01-01T00:00:00+23:59",
+    },
+}
+
+
+@pytest.mark.parametrize("annotations", HOSTILE.values(), ids=HOSTILE)
+async def test_no_annotation_of_one_pool_stops_another(knative, cluster, clock, annotations):
+    knative.service("generate")
+    knative.service("other")
+    await knative.pool("evil", target="other")
+    await cluster.patch(WARM_POOL, "evil", "default", {"metadata": {"annotations": annotations}})
+    await knative.pool()
+    controller = make_controller(cluster, clock=clock, settings=QUICK)  # a pool that was there before it
+    async with running(controller):
+        await until(lambda: knative.min_scale("generate-00001") == "2")
+        assert knative.min_scale("other-00001") == "2"
+        await cluster.patch(WARM_POOL, "pool", "default", {"spec": {"windows": [{**OFFICE, "replicas": 3}]}})
+        await until(lambda: knative.min_scale("generate-00001") == "3")
+
+
+async def test_annotations_that_arrive_while_it_runs_end_no_watch_and_no_resync(knative, cluster, clock):
+    knative.service("generate")
+    await knative.pool("evil", target="nothing")
+    settings = replace(QUICK, resync=timedelta(milliseconds=300))
+    controller = make_controller(cluster, clock=SystemClock(), settings=settings)
+    async with running(controller):
+        await until(lambda: controller.synced)
+        for annotations in HOSTILE.values():
+            body = {"metadata": {"annotations": annotations}}
+            await cluster.patch(WARM_POOL, "evil", "default", body)
+        await knative.pool(windows=[{**OFFICE, "from": "00:00", "to": "24:00", "days": ["Mon-Sun"]}])
+        await until(lambda: knative.min_scale("generate-00001") == "2")
+        watches = {task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("watch ")}
+        assert len(watches) == 4
+        seen = controller.last_pass
+        await until(lambda: controller.last_pass > seen + timedelta(seconds=1))
+
+
+GARBAGE = {
+    "an object without metadata": b'{"type": "ADDED", "object": {}}\n',
+    "metadata that is a list": b'{"type": "MODIFIED", "object": {"metadata": []}}\n',
+    "no JSON": b"<html>\n",
+    "a list": b"[1, 2]\n",
+    "a pool whose annotations are a text": (
+        b'{"type": "ADDED", "object": {"metadata": {"name": "x", "namespace": "default",'
+        b' "resourceVersion": "1", "annotations": "x"}, "spec": {"target": "s"}}}\n'
+    ),
+}
+
+
+@pytest.mark.parametrize("line", GARBAGE.values(), ids=GARBAGE)
+async def test_a_watch_that_fails_for_whatever_reason_is_started_again(  # noqa: PLR0917  fixtures
+    knative, through, proxy, clock, cluster, line
+):
+    knative.service("generate")
+    await knative.pool()
+    controller = make_controller(through, clock=clock, settings=QUICK)
+    async with running(controller):
+        await until(lambda: knative.min_scale("generate-00001") == "2")
+        proxy.watch_line = line
+        proxy.drop_watches()
+        await until(lambda: proxy.watch_line is None)
+        await cluster.patch(WARM_POOL, "pool", "default", {"spec": {"windows": [{**OFFICE, "replicas": 3}]}})
+        await until(lambda: knative.min_scale("generate-00001") == "3")
+
+
+async def test_a_fault_in_one_pools_reconciliation_is_in_its_status_and_in_no_other(
+    knative, controller, cluster, monkeypatch
+):
+    """A fault of the controller's own, which no input is known to cause."""
+    whole = reconciler.reconcile
+
+    def faulty(snapshot, state, now):
+        if snapshot.pool.key[1] == "bad":
+            raise ZeroDivisionError("a fault")
+        return whole(snapshot, state, now)
+
+    monkeypatch.setattr(reconciler, "reconcile", faulty)
+    knative.service("generate")
+    knative.service("other")
+    await knative.pool("bad", target="other")
+    await knative.pool()
+    report = await controller.tick()
+    assert knative.min_scale("generate-00001") == "2"
+    assert "a fault" in report.errors[0]
+    ready = await knative.condition("Ready", "bad")
+    assert (ready["status"], ready["reason"]) == ("False", "InternalError")
+
+
+@pytest.mark.parametrize("refused", ["revisions", "warmpools", "both"])
+async def test_a_refused_floor_is_in_the_status_with_the_apis_words(knative, through, proxy, clock, refused):
+    """Rights taken away, or a webhook that is down: the status of a new pool says so, and then that it is over."""
+    knative.service("generate")
+    await knative.pool()
+    controller = make_controller(through, clock=clock)
+    proxy.refuse = {"revisions": "/revisions/", "warmpools": "/warmpools/pool", "both": "/"}[refused]
+    proxy.allow = "/status" if refused != "revisions" else None
+    await controller.tick()
+    ready = await knative.condition("Ready")
+    assert (ready["status"], ready["reason"], ready["observedGeneration"]) == ("False", "WriteFailed", 1)
+    assert "admission webhook is down" in ready["message"]
+    proxy.refuse = None
+    clock.on(timedelta(seconds=31))
+    await controller.tick()
+    knative.settle()
+    await controller.tick()
+    assert (await knative.condition("Ready"))["reason"] == "FloorHeld"
+
+
+async def test_a_held_floor_that_can_no_longer_be_written_says_so(knative, through, proxy, clock, cluster):
+    knative.service("generate")
+    await knative.pool()
+    controller = make_controller(through, clock=clock)
+    await controller.tick()
+    proxy.refuse = "/revisions/"
+    await cluster.patch(WARM_POOL, "pool", "default", {"spec": {"windows": [{**OFFICE, "replicas": 3}]}})
+    await controller.tick()
+    ready = await knative.condition("Ready")
+    assert (ready["reason"], ready["observedGeneration"]) == ("WriteFailed", 2)
+    status = await knative.status()
+    assert status["floor"] == 3
+    assert knative.min_scale("generate-00001") == "2"

@@ -10,8 +10,10 @@ import aiohttp
 import pytest
 import yaml
 
+from knative.client.errors import Unavailable
 from tests.warmpool.conftest import MONDAY, kubeconfig, make_controller
 from warmpool.adapters.health import HealthServer
+from warmpool.controller import Settings
 
 OPEN = {"name": "open", "from": "00:00", "to": "24:00", "replicas": 2}
 
@@ -136,3 +138,37 @@ async def test_metrics_tell_cost_budget_and_lead_time(cluster, clock, knative):
     left = float(values[f"pilotlight_warmpool_budget_left{{{labels}}}"])
     assert float(spent) > 0
     assert left == pytest.approx(400 - float(spent))
+
+
+class UnreadableCluster:
+    """A cluster whose objects a fault of the controller's keeps it from reading."""
+
+    async def pages(self, *_):
+        raise RuntimeError("a fault")
+        yield
+
+
+class AbsentCluster:
+    """A cluster that does not answer."""
+
+    async def pages(self, *_):
+        raise Unavailable(503, "Unavailable", "nobody answers")
+        yield
+
+
+@pytest.mark.parametrize(("cluster", "status"), [(UnreadableCluster(), 503), (AbsentCluster(), 200)])
+async def test_a_loop_that_never_passes_is_not_alive_but_one_whose_api_is_away_is(clock, cluster, status):
+    settings = Settings(retry_first=timedelta(milliseconds=10), retry_last=timedelta(milliseconds=10))
+    controller = make_controller(cluster, clock=clock, settings=settings)
+    async with HealthServer(controller, clock, host="127.0.0.1", port=0) as health:
+        stop = asyncio.Event()
+        task = asyncio.create_task(controller.run(stop))
+        clock.on(timedelta(minutes=6))
+
+        async def answered():
+            return (await fetch(f"http://127.0.0.1:{health.port}/healthz/live"))[0] == status
+
+        await until(answered)
+        assert not controller.synced
+        stop.set()
+        await task
