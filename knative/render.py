@@ -85,6 +85,7 @@ def service(
     autoscaling: Autoscaling,
     container_concurrency: int | None = None,
     timeout_seconds: int | None = None,
+    response_start_timeout_seconds: int | None = None,
     progress_deadline: str | None = None,
     labels: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
@@ -97,8 +98,10 @@ def service(
         spec["containerConcurrency"] = container_concurrency
     if timeout_seconds is not None:
         spec["timeoutSeconds"] = timeout_seconds
-        if timeout_seconds > FIRST_BYTE_TIMEOUT_S:
-            spec["responseStartTimeoutSeconds"] = timeout_seconds
+        if response_start_timeout_seconds is None and timeout_seconds > FIRST_BYTE_TIMEOUT_S:
+            response_start_timeout_seconds = timeout_seconds
+    if response_start_timeout_seconds is not None:
+        spec["responseStartTimeoutSeconds"] = response_start_timeout_seconds
     template_metadata: dict[str, Any] = {}
     if labels:
         template_metadata["labels"] = dict(labels)

@@ -63,9 +63,26 @@ def _uri(value: str) -> str:
     return value
 
 
+def _engine_option(value: object) -> object:
+    """An option's value, which has to be JSON: vLLM takes mappings, and some lists, as JSON texts."""
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        for inner in value.values():
+            _engine_option(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            _engine_option(inner)
+    elif not isinstance(value, str | int | float | None):
+        raise ValueError(
+            f"must be a text, a number, true, false, null, a list or a mapping with texts as keys, "
+            f"not a {type(value).__name__}; quote it to make it a text"
+        )
+    return value
+
+
 Label = Annotated[str, AfterValidator(_label)]
 Duration = Annotated[str, AfterValidator(_duration)]
 Quantity = Annotated[str, BeforeValidator(_quantity)]
+EngineOption = Annotated[Any, AfterValidator(_engine_option)]
 
 
 class Kind(StrEnum):
@@ -95,15 +112,17 @@ class Metadata(_Model):
 class ModelRef(_Model):
     """The model that `generate` serves and whose tokenizer `ingest` counts with."""
 
-    uri: Annotated[str, AfterValidator(_uri)]
+    uri: Annotated[str, AfterValidator(_uri)] | None = None
+    """None where nothing is loaded: the model of engine `openai` is at its `base-url`."""
     name: str = Field(default="", max_length=200)
 
 
 class Engine(_Model):
-    """How the model is served; `args` are the engine's own options, spelt as on its command line."""
+    """How the model is served."""
 
     type: Literal["vllm", "openai", "onnx"] = "vllm"
-    args: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
+    args: dict[str, EngineOption] = Field(default_factory=dict)
+    """The engine's own options, spelt as on its command line; lists and mappings as YAML has them."""
 
     @field_validator("args")
     @classmethod
@@ -173,7 +192,10 @@ class Stage(_Model):
     scaling: Scaling = Field(default_factory=Scaling)
     warm_pool: WarmPoolTemplate | None = None
     warmth: Literal["hot", "asleep", "standby"] = "hot"
-    timeout_seconds: int | None = Field(default=None, ge=1, le=600)
+    timeout_seconds: int | None = Field(default=None, ge=1)
+    """Of a whole request. The cluster has a maximum (`max-revision-timeout-seconds`, 600 by default)."""
+    response_start_timeout_seconds: int | None = Field(default=None, ge=1)
+    """Until the first byte of a response; a request may wait that long for a replica."""
     progress_deadline: Duration | None = None
     image: str | None = None
     command: list[str] = Field(default_factory=list)
@@ -192,9 +214,25 @@ class Stage(_Model):
             raise ValueError(f"engine is for kind generate, not {self.kind}")
         if self.warmth != "hot" and self.kind is not Kind.GENERATE:
             raise ValueError(f"warmth {self.warmth} is for kind generate, not {self.kind}")
+        if (
+            self.timeout_seconds is not None
+            and self.response_start_timeout_seconds is not None
+            and self.response_start_timeout_seconds > self.timeout_seconds
+        ):
+            raise ValueError(
+                f"responseStartTimeoutSeconds ({self.response_start_timeout_seconds}) must be at most "
+                f"timeoutSeconds ({self.timeout_seconds})"
+            )
         self._check_batch()
         self._check_pool()
         return self
+
+    @property
+    def engine_type(self) -> str | None:
+        """The engine of a stage of kind generate; None for other kinds."""
+        if self.kind is not Kind.GENERATE:
+            return None
+        return Engine().type if self.engine is None else self.engine.type
 
     def _check_batch(self) -> None:
         seqs = self.engine.args.get("max-num-seqs") if self.engine else None
@@ -237,13 +275,26 @@ class Spec(_Model):
         for kind in (Kind.ORCHESTRATE, Kind.GENERATE):
             if sum(stage.kind is kind for stage in self.stages) > 1:
                 raise ValueError(f"stages: at most one stage of kind {kind}")
-        if self.model is None and any(stage.kind in {Kind.GENERATE, Kind.INGEST} for stage in self.stages):
-            raise ValueError(
-                "model is required by stages of kind ingest and generate: model: {uri: s3://BUCKET/PREFIX}"
-            )
+        self._check_model()
         if any(stage.kind is Kind.ORCHESTRATE for stage in self.stages) and len(self.stages) == 1:
             raise ValueError("stages: orchestrate needs at least one other stage to call")
         return self
+
+    def _check_model(self) -> None:
+        model = self.model or ModelRef()
+        generate = next((stage for stage in self.stages if stage.kind is Kind.GENERATE), None)
+        if generate is not None and generate.engine_type == "openai":
+            # The model is at base-url; ingest counts characters where it has no tokenizer.
+            if not model.name and not (generate.engine and generate.engine.args.get("model")):
+                raise ValueError(
+                    "model.name is required by engine openai (the name at base-url): model: {name: NAME}"
+                )
+            return
+        needing = [stage.kind for stage in self.stages if stage.kind in {Kind.GENERATE, Kind.INGEST}]
+        if needing and model.uri is None:
+            raise ValueError(
+                f"model.uri is required by a stage of kind {needing[0]}: model: {{uri: s3://BUCKET/PREFIX}}"
+            )
 
 
 class Agent(_Model):

@@ -42,6 +42,7 @@ def _service(agent: Agent, stage: Stage) -> dict[str, Any]:
         autoscaling=autoscaling(stage),
         container_concurrency=stage.scaling.container_concurrency or None,
         timeout_seconds=stage.timeout_seconds,
+        response_start_timeout_seconds=stage.response_start_timeout_seconds,
         progress_deadline=stage.progress_deadline or ("1800s" if stage.kind is Kind.GENERATE else None),
         labels={
             **agent.metadata.labels,
@@ -73,7 +74,8 @@ def _environment(agent: Agent, stage: Stage) -> dict[str, str]:
     if stage.kind is not Kind.CONTAINER:
         env[env_vars.AGENT] = agent.metadata.name
         if agent.spec.model is not None and stage.kind in {Kind.INGEST, Kind.GENERATE}:
-            env[env_vars.MODEL_URI] = agent.spec.model.uri
+            if agent.spec.model.uri is not None:
+                env[env_vars.MODEL_URI] = agent.spec.model.uri
             env[env_vars.MODEL_NAME] = agent.spec.model.name or agent.metadata.name
         if stage.kind is Kind.GENERATE:
             engine = stage.engine or Engine()

@@ -1,6 +1,8 @@
 """The agent file: what is accepted, what it compiles to, and how refusals read."""
 
 import copy
+import datetime as dt
+import json
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +132,16 @@ def test_defaults_leave_knatives_own_defaults_in_force(tmp_path):
         ({"name": "Generate"}, 9, "lower-case letters"),
         ({"command": ["sh"]}, 9, "command and args are for kind container"),
         (
+            {"timeoutSeconds": 60, "responseStartTimeoutSeconds": 61},
+            9,
+            "responseStartTimeoutSeconds (61) must be at most timeoutSeconds (60)",
+        ),
+        (
+            {"engine": {"args": {"hf-overrides": {"since": dt.date(2026, 1, 1)}}}},
+            13,
+            "engine.args.hf-overrides: must be a text, a number, true, false, null, a list or a mapping",
+        ),
+        (
             {"warmPool": {"windows": [{"name": "w", "from": "8", "to": "9:00", "replicas": 1}]}},
             14,
             "windows.0.from",
@@ -181,7 +193,68 @@ def test_missing_file_is_named(tmp_path):
 def test_model_is_required_by_the_stages_that_need_it(tmp_path):
     document = copy.deepcopy(MINIMAL)
     del document["spec"]["model"]
-    assert "model is required" in refusal(write(tmp_path, document))
+    assert "model.uri is required by a stage of kind generate" in refusal(write(tmp_path, document))
+    document["spec"]["model"] = {"name": "m"}
+    assert "model.uri is required by a stage of kind generate" in refusal(write(tmp_path, document))
+
+
+OPENAI = {"type": "openai", "args": {"base-url": "http://127.0.0.1:8080/v1"}}
+
+
+def test_a_model_at_a_base_url_needs_a_name_and_no_uri(tmp_path):
+    document = changed(engine=OPENAI)
+    document["spec"]["stages"].insert(0, {"name": "ingest", "kind": "ingest"})
+    document["spec"]["model"] = {"name": "m"}
+    found = objects(write(tmp_path, document))
+    for service in ("ingest-a", "generate-a"):
+        (container,) = found["Service", service]["spec"]["template"]["spec"]["containers"]
+        environment = {entry["name"]: entry["value"] for entry in container["env"]}
+        assert environment["PILOTLIGHT_MODEL_NAME"] == "m"
+        assert "PILOTLIGHT_MODEL_URI" not in environment
+
+
+def test_a_model_at_a_base_url_may_be_named_in_the_engines_options(tmp_path):
+    document = changed(engine={"type": "openai", "args": {**OPENAI["args"], "model": "m"}})
+    del document["spec"]["model"]
+    assert ("Service", "generate-a") in objects(write(tmp_path, document))
+
+
+def test_a_model_at_a_base_url_without_a_name_is_refused(tmp_path):
+    document = changed(engine=OPENAI)
+    del document["spec"]["model"]
+    assert "model.name is required by engine openai" in refusal(write(tmp_path, document))
+
+
+def test_options_may_be_lists_and_mappings(tmp_path):
+    args = {"lora-modules": ["a=b", {"name": "c", "path": "d"}], "override-generation-config": {"top_p": 0.5}}
+    document = changed(engine={"type": "vllm", "args": args})
+    (container,) = objects(write(tmp_path, document))["Service", "generate-a"]["spec"]["template"]["spec"][
+        "containers"
+    ]
+    environment = {entry["name"]: entry["value"] for entry in container["env"]}
+    assert json.loads(environment["PILOTLIGHT_ENGINE_ARGS"]) == args
+
+
+def test_one_mistake_in_an_option_is_one_line(tmp_path):
+    path = write(tmp_path, changed(engine={"args": {"hf-overrides": {"since": dt.date(2026, 1, 1)}}}))
+    assert len(refusal(path).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("stage", "spec"),
+    [
+        ({"timeoutSeconds": 3600}, {"timeoutSeconds": 3600, "responseStartTimeoutSeconds": 3600}),
+        (
+            {"timeoutSeconds": 3600, "responseStartTimeoutSeconds": 900},
+            {"timeoutSeconds": 3600, "responseStartTimeoutSeconds": 900},
+        ),
+        ({"responseStartTimeoutSeconds": 200}, {"responseStartTimeoutSeconds": 200}),
+        ({"timeoutSeconds": 60}, {"timeoutSeconds": 60}),
+    ],
+)
+def test_timeouts_are_passed_to_the_cluster_which_has_the_limit(tmp_path, stage, spec):
+    found = objects(write(tmp_path, changed(**stage)))["Service", "generate-a"]["spec"]["template"]["spec"]
+    assert {key: value for key, value in found.items() if "Timeout" in key or "timeout" in key} == spec
 
 
 def test_names_that_make_a_service_name_too_long_are_refused(tmp_path):

@@ -56,7 +56,8 @@ class OptionSpec:
             return None
         if isinstance(value, (list, tuple)):
             if not self.many:
-                return f"must be one value, {_KINDS[self.kind]}"
+                # What vLLM converts by itself is given to it as JSON.
+                return None if self.kind == "any" else f"must be one value, {self._right()}"
             return next((found for item in value if (found := self._objection(item)) is not None), None)
         return self._objection(value)
 
@@ -65,7 +66,7 @@ class OptionSpec:
             if not isinstance(value, bool):
                 return "must be true or false"
             return None if value or self.negatable else "must be true, or be left out"
-        if isinstance(value, bool):
+        if isinstance(value, bool) or (isinstance(value, (dict, list, tuple)) and not self._takes_json):
             return f"must be {self._right()}"
         text = value if isinstance(value, str) else json.dumps(value)
         if self.choices:
@@ -76,6 +77,11 @@ class OptionSpec:
             "size": lambda: _SIZE.fullmatch(text) is not None,
         }.get(self.kind, lambda: True)()
         return None if fits else f"must be {self._right()}"
+
+    @property
+    def _takes_json(self) -> bool:
+        # The items of lists may be objects: `lora-modules`.
+        return self.kind == "any" or (self.kind == "text" and self.many)
 
     def _right(self) -> str:
         return f"one of {', '.join(self.choices)}" if self.choices else _KINDS[self.kind]

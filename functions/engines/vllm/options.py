@@ -36,8 +36,8 @@ OWNED = frozenset(
 def to_argv(args: Mapping[str, Any]) -> list[str]:
     """The command line for these options.
 
-    `true` becomes the bare option, `false` its `--no-` form, `null` nothing, a list several values, and an
-    object JSON.
+    `true` becomes the bare option, `false` its `--no-` form, `null` nothing. Lists and objects become JSON;
+    `vllm_internals.command_line.parse` makes several values of a list where the option takes several.
     """
     argv: list[str] = []
     for key, value in args.items():
@@ -48,8 +48,6 @@ def to_argv(args: Mapping[str, Any]) -> list[str]:
             argv.append(option)
         elif value is False:
             argv.append(f"--no-{option[2:]}")
-        elif isinstance(value, (list, tuple)):
-            argv += [option, *(_text(item) for item in value)]
         else:
             # One argument, so that a value that begins with a dash stays a value.
             argv.append(f"{option}={_text(value)}")
@@ -57,7 +55,7 @@ def to_argv(args: Mapping[str, Any]) -> list[str]:
 
 
 def command_line(args: Mapping[str, Any], *, model: Path, name: str) -> tuple[str, ...]:
-    """VLLM's command line for a model folder that is served under a name, without the socket.
+    """The command line of vLLM for a model folder that is served under a name, without the socket.
 
     Raises:
         ValueError: an option that is not the user's to set.

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         def error(self, message: str) -> None:
             raise OptionError(message)
 
-    args = module.make_arg_parser(Parser(prog="vllm")).parse_args(list(argv))
+    parser = module.make_arg_parser(Parser(prog="vllm"))
+    args = parser.parse_args(_with_several_values(argv, parser._actions))  # noqa: SLF001
     try:
         module.validate_parsed_serve_args(args)
     except (TypeError, ValueError) as error:
@@ -50,6 +52,49 @@ def cli_args() -> Any:
     raise ImportError("this release of vLLM keeps its argument parser in another module")
 
 
+def _with_several_values(argv: Sequence[str], actions: Sequence[Any]) -> list[str]:
+    """Replace `--option=["a", "b"]` by `--option a b` where the option takes several values.
+
+    Args:
+        argv: a command line.
+        actions: the parser's actions.
+    """
+    repeated = {name for action in actions if _is_repeated(action) for name in action.option_strings}
+    several = {name for action in actions if _takes_several(action) for name in action.option_strings}
+    expanded: list[str] = []
+    for argument in argv:
+        name, _, value = argument.partition("=")
+        items = _json_list(value) if name in several else None
+        if items is None:
+            expanded.append(argument)
+            continue
+        texts = [item if isinstance(item, str) else json.dumps(item) for item in items]
+        if name in repeated:
+            expanded += [part for text in texts for part in (name, text)]
+        elif texts:
+            expanded += [name, *texts]
+    return expanded
+
+
+def _is_repeated(action: Any) -> bool:
+    """Whether several values are given by repeating the option."""
+    return type(action).__name__ == "_AppendAction"
+
+
+def _takes_several(action: Any) -> bool:
+    return action.nargs in {"+", "*"} or _is_repeated(action)
+
+
+def _json_list(text: str) -> list[Any] | None:
+    if not text.startswith("["):
+        return None
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, list) else None
+
+
 def describe_options() -> dict[str, tuple[str, list[str], bool, bool]]:
     """Every option by its long name: kind, choices, whether it takes several values, whether `--no-` exists.
 
@@ -64,9 +109,8 @@ def describe_options() -> dict[str, tuple[str, list[str], bool, bool]]:
         kind = "flag" if action.nargs == 0 else _kind(action.type)
         plain = kind in {"text", "int", "float"} or action.type is None
         choices = [str(choice) for choice in action.choices or () if choice is not None] if plain else []
-        several = action.nargs in {"+", "*"} or type(action).__name__ == "_AppendAction"
         for name in names:
-            described[name] = (kind, choices, several, f"no-{name}" in names)
+            described[name] = (kind, choices, _takes_several(action), f"no-{name}" in names)
     return described
 
 
