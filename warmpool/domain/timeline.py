@@ -80,6 +80,17 @@ def timeline(pool: WarmPoolTemplate, lead: timedelta, start: datetime, end: date
     return tuple(segments)
 
 
+def next_change(pool: WarmPoolTemplate, lead: timedelta, start: datetime, floor: Floor) -> Segment | None:
+    """The first segment from `start` on with another floor; None if there is none for some years."""
+    openings = sum(window.openings_per_day for window in pool.windows)
+    farthest = min(timedelta(days=4 * 366), timedelta(days=_MAX_OPENINGS // max(1, openings)))
+    for horizon in (_NEAR, _WEEK, _FAR, farthest):
+        for segment in timeline(pool, lead, start, start + min(horizon, farthest)):
+            if segment.floor != floor:
+                return segment
+    return None
+
+
 def _segment(left: datetime, right: datetime, active: list[Occurrence]) -> Segment:
     floor = Floor(
         max((occurrence.floor.hot for occurrence in active), default=0),

@@ -196,6 +196,7 @@ def _cold_start(measured: ColdStartStats | None) -> dict[str, Any] | None:
             "p50": f"{measured.p50.total_seconds():.1f}s",
             "p95": f"{measured.p95.total_seconds():.1f}s",
             "samples": measured.samples,
+            "outliers": [format_duration(outlier) for outlier in measured.outliers] or None,
             "phases": phases or None,
         }
     )
