@@ -1,4 +1,4 @@
-"""Reading the data of a ConfigMap key by key, as knative.dev/pkg/configmap does."""
+"""Parses the data of a ConfigMap key by key, as knative.dev/pkg/configmap does (pure)."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class ConfigError(ValueError):
     """A ConfigMap that Knative refuses; the message is Knative's."""
 
 
-class Reader:
-    """Converts values; `prefix` is put before the text about one that can't be read."""
+class ConfigMapReader:
+    """Converts the values of a ConfigMap; `prefix` begins the message about one that cannot be parsed."""
 
     def __init__(self, data: Mapping[str, str], prefix: str = "") -> None:
         self._data = data
         self._prefix = prefix
 
     def __call__(self, key: str, convert: Callable[[str], _T], default: _D) -> _T | _D:
-        """The value of `key`, or the default where it isn't set.
+        """The value of `key`, or the default if it is not set.
 
         Raises:
             ConfigError: `convert` raised a `LiteralError`.

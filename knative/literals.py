@@ -1,7 +1,7 @@
-"""Numbers and durations as Go reads and prints them: the way of Knative's annotations and ConfigMaps.
+"""Numbers, durations and quantities as Go and Kubernetes parse and print them (pure).
 
-The `parse_*` functions answer None for what Go would refuse; `read_*` raise an error with Go's own text
-(packages strconv and time).
+Knative's annotations and ConfigMaps are written in them. The `parse_*` functions return None for what Go
+would refuse; the `read_*` functions raise an error with Go's own message (packages strconv and time).
 """
 
 from __future__ import annotations
@@ -67,18 +67,18 @@ _BOOLEANS = {
 
 
 class LiteralError(ValueError):
-    """A text that Go refuses; the message is Go's."""
+    """A text that Go refuses to parse; the message is Go's."""
 
 
 def read_boolean(text: str) -> bool:
-    """A truth value as `strconv.ParseBool` reads it."""
+    """A boolean as `strconv.ParseBool` parses it."""
     if text not in _BOOLEANS:
         raise LiteralError(f'strconv.ParseBool: parsing "{text}": invalid syntax')
     return _BOOLEANS[text]
 
 
 def read_integer(text: str, bits: int = 64) -> int:
-    """A signed integer of so many bits as `strconv.ParseInt` reads it."""
+    """A signed integer of `bits` bits as `strconv.ParseInt` parses it."""
     value = parse_integer(text)
     if value is None:
         raise LiteralError(f'strconv.ParseInt: parsing "{text}": invalid syntax')
@@ -88,7 +88,7 @@ def read_integer(text: str, bits: int = 64) -> int:
 
 
 def read_unsigned(text: str) -> int:
-    """An unsigned integer of 64 bits as `strconv.ParseUint` reads it."""
+    """An unsigned integer of 64 bits as `strconv.ParseUint` parses it."""
     if not text.isascii() or not text.isdigit():
         raise LiteralError(f'strconv.ParseUint: parsing "{text}": invalid syntax')
     value = parse_integer(text)
@@ -98,7 +98,7 @@ def read_unsigned(text: str) -> int:
 
 
 def read_float(text: str) -> float:
-    """A number as `strconv.ParseFloat` reads it; unlike Go's, infinity and NaN are refused."""
+    """A number as `strconv.ParseFloat` parses it, except that infinity and NaN are refused."""
     value = parse_float(text)
     if value is None:
         raise LiteralError(f'strconv.ParseFloat: parsing "{text}": invalid syntax')
@@ -106,7 +106,7 @@ def read_float(text: str) -> float:
 
 
 def read_duration(text: str) -> Fraction:
-    """Seconds of a duration as `time.ParseDuration` reads it."""
+    """The seconds of a duration as `time.ParseDuration` parses it."""
     value = parse_duration(text)
     if value is not None:
         return value
@@ -122,14 +122,14 @@ def read_duration(text: str) -> Fraction:
 
 
 def format_float(value: float) -> str:
-    """A number as Go's `%v` prints it."""
+    """A number as Go's `%v` formats it."""
     if value == int(value) and abs(value) < 1e21:
         return str(int(value))
     return repr(value)
 
 
 def format_duration(seconds: Fraction) -> str:
-    """A duration as Go prints it, in whole nanoseconds: `1h0m0s`, `1.5s`, `250ms`, `0s`."""
+    """A duration as Go formats it, in whole nanoseconds: `1h0m0s`, `1.5s`, `250ms`, `0s`."""
     nanoseconds = int(seconds * 10**9)
     if nanoseconds == 0:
         return "0s"
@@ -176,7 +176,11 @@ def parse_quantity(text: str) -> Fraction | None:
 
 
 def read_quantity(text: str) -> str:
-    """The quantity as it is written, once it is known to be one."""
+    """The text of a quantity, unchanged.
+
+    Raises:
+        LiteralError: it is not a quantity.
+    """
     if parse_quantity(text) is None:
         raise LiteralError(
             "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"

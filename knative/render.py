@@ -1,8 +1,8 @@
-"""From a plain description to a Knative Service object (pure).
+"""Renders a Knative Service object from plain values (pure).
 
-The caller decides names and numbers; this module knows where each of them stands in a
-`serving.knative.dev/v1` Service and in which form the admission webhook wants it (annotation values are
-strings; autoscaling annotations belong on the template, never on the Service).
+The caller decides names and numbers; this module knows where each belongs in a `serving.knative.dev/v1`
+Service and in which form the admission webhook accepts it (annotation values are strings; autoscaling
+annotations belong to the template, never to the Service).
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,8 +13,8 @@ from knative.autoscaling.annotations import GROUP
 from knative.labels import PROGRESS_DEADLINE_ANNOTATION
 
 FIRST_BYTE_TIMEOUT_S = 300
-"""Knative's default of `responseStartTimeoutSeconds` where `timeoutSeconds` is longer: a start that takes
-longer than this would end in a 504 however long the whole may take."""
+"""Knative's default of `responseStartTimeoutSeconds`. With a longer `timeoutSeconds` it has to be set as
+well, or a cold start of more than this many seconds ends in a 504."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Container:
     """The one container of a Service.
 
     Attributes:
-        image: image reference; on one machine it is recorded, not run.
-        command: replaces the image's entry point. A platform without images needs it.
+        image: image reference; the local platform records it but runs the command instead.
+        command: replaces the image's entry point; required by the local platform.
         args: its arguments.
         env: plain environment variables.
         env_from: `envFrom` entries as Kubernetes writes them.
@@ -44,7 +44,7 @@ class Container:
 
 @dataclass(frozen=True)
 class Autoscaling:
-    """The autoscaling annotations of a Revision; None leaves Knative's own default in force.
+    """The autoscaling annotations of a Revision; None keeps Knative's default.
 
     Durations are Go durations such as `90s`.
     """
@@ -61,7 +61,7 @@ class Autoscaling:
     scale_to_zero_pod_retention_period: str | None = None
 
     def annotations(self) -> dict[str, str]:
-        """The annotations for the template's metadata, values as strings."""
+        """The annotations for the template's metadata."""
         values = {
             "min-scale": self.min_scale,
             "max-scale": self.max_scale,

@@ -1,7 +1,7 @@
-"""The `autoscaling.knative.dev` annotations: vocabulary, validation and the value they stand for.
+"""The `autoscaling.knative.dev` annotations: their keys, their validation, and the settings they stand for.
 
-The texts are those of Knative's admission webhook (pkg/apis/autoscaling/annotation_validation.go), so that a
-manifest refused on one machine is refused with the same words on a cluster.
+The messages are those of Knative's admission webhook (pkg/apis/autoscaling/annotation_validation.go), so a
+manifest is refused with the same words on one machine and on a cluster.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ ALIASES: Mapping[str, str] = {
     TARGET_BURST_CAPACITY: f"{GROUP}/targetBurstCapacity",
     TARGET_UTILIZATION_PERCENTAGE: f"{GROUP}/targetUtilizationPercentage",
 }
-"""Older spellings that Knative still reads; the newer one wins where both are given."""
+"""Older spellings that Knative still reads; the newer one takes precedence where both are given."""
 KEYS = frozenset(
     {
         CLASS, METRIC, TARGET, TARGET_UTILIZATION_PERCENTAGE, TARGET_BURST_CAPACITY, MIN_SCALE, MAX_SCALE,
@@ -62,7 +62,7 @@ KPA, HPA = config.KPA, config.HPA
 
 
 class Metric(StrEnum):
-    """What the autoscaler of class `KPA` averages."""
+    """What class `KPA` scales by."""
 
     CONCURRENCY = "concurrency"
     RPS = "rps"
@@ -85,13 +85,13 @@ class AutoscalingSpec:
     autoscaler_class: str = KPA
     """Which autoscaler scales it; `HPA` is Kubernetes', every unknown name a third party's."""
     metric: Metric = Metric.CONCURRENCY
-    """Of class `KPA`; what another class averages is not in here."""
+    """For class `KPA` only; the metric of another class is not represented."""
     target: float | None = None
-    """In flight (or per second) for each replica at 100 %; None: container concurrency, or the default."""
+    """Requests in flight (or per second) per replica; None: container concurrency, or the default."""
     target_utilization_percentage: float | None = None
-    """None: what `config-autoscaler` says, 70 by default."""
+    """None: that of `config-autoscaler`, 70 by default."""
     target_burst_capacity: float = 211.0
-    """-1: the activator stays in the path for good; 0: only at zero."""
+    """-1: the activator is always in the request path; 0: only while scaled to zero."""
     min_scale: int = 0
     max_scale: int | None = None
     initial_scale: int = 1
@@ -106,7 +106,7 @@ class AutoscalingSpec:
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """A refused value: Knative's message and the annotation keys it is about; `str()` is Knative's text."""
+    """A refused value: Knative's message and the annotation keys at fault; `str()` is Knative's text."""
 
     message: str
     paths: tuple[str, ...]
@@ -126,7 +126,7 @@ def _out_of_bounds(value: str, low: str, high: str, path: str) -> FieldError:
 
 
 def lookup(annotations: Mapping[str, str], key: str) -> tuple[str, str] | None:
-    """The spelling that was used and its value, or None. Older spellings count where the newer is absent."""
+    """The spelling that is present and its value; None if neither the newer nor the older one is."""
     for spelling in (key, ALIASES.get(key, key)):
         if spelling in annotations:
             return spelling, annotations[spelling]
@@ -230,7 +230,7 @@ def _words(annotations: Mapping[str, str], default_class: str) -> Iterator[Field
     ):
         yield _invalid(metric, METRIC)
     found = lookup(annotations, METRIC_AGGREGATION_ALGORITHM)
-    # Where the class isn't spelled out Knative's webhook lets any pass: the class may be somebody else's.
+    # Without a class annotation, Knative's webhook accepts any algorithm: the class may be a third party's.
     if annotations.get(CLASS) == KPA and found and found[1] not in ("", *Algorithm, "weightedExponential"):
         yield _invalid(found[1], found[0])
 
@@ -250,7 +250,7 @@ def _initial_scale(annotations: Mapping[str, str], *, allow_zero: bool) -> Itera
 
 
 def validate(annotations: Mapping[str, str], config: Config = DEFAULT_CONFIG) -> tuple[FieldError, ...]:
-    """What Knative's webhook refuses in these annotations; empty when it would accept them."""
+    """What Knative's webhook refuses in these annotations; empty if it accepts them."""
     return (
         *_class(annotations),
         *_scales(annotations, config.max_scale_limit),
@@ -262,7 +262,7 @@ def validate(annotations: Mapping[str, str], config: Config = DEFAULT_CONFIG) ->
 
 
 def misplaced(annotations: Mapping[str, str]) -> tuple[FieldError, ...]:
-    """What the webhook refuses in a Service's own metadata: these annotations belong on the template."""
+    """What the webhook refuses in a Service's own metadata: annotations that belong to the template."""
     return tuple(
         FieldError(
             f'invalid key name "{key}"',
@@ -277,14 +277,17 @@ def misplaced(annotations: Mapping[str, str]) -> tuple[FieldError, ...]:
 def warnings(
     annotations: Mapping[str, str], config: Config = DEFAULT_CONFIG, *, container_concurrency: int = 0
 ) -> tuple[FieldError, ...]:
-    """What Knative lets pass in silence and nobody means: unknown keys, initial-scale above max-scale, ...
+    """What Knative silently accepts although nobody means it, such as unknown keys.
 
-    `container_concurrency`: the Revision's; 0 means no limit. Takes annotations that `validate` accepts.
+    Args:
+        annotations: annotations that `validate` accepts.
+        config: the settings of `config-autoscaler`.
+        container_concurrency: the Revision's; 0 is no limit.
     """
     found: list[FieldError] = []
     for key in sorted(annotations):
         if key.partition("/")[0].endswith(GROUP) or key.startswith("autoscaling."):
-            if key in KEYS or key.startswith(f"{GROUP}."):  # the latter is a name under another's domain
+            if key in KEYS or key.startswith(f"{GROUP}."):  # the latter is a key in a subdomain
                 continue
             near = difflib.get_close_matches(key, sorted(KEYS), n=1)
             hint = f", did you mean {near[0]}?" if near else ""
@@ -330,8 +333,8 @@ def warnings(
     elif spec.autoscaler_class != KPA:
         found.append(
             FieldError(
-                f"no autoscaler of class {spec.autoscaler_class} runs here: replicas stay as many as "
-                "initial-scale says and the Revision does not become ready",
+                f"no autoscaler of class {spec.autoscaler_class} runs here: the number of replicas "
+                "stays at initial-scale and the Revision does not become ready",
                 (CLASS,),
             )
         )
@@ -341,9 +344,12 @@ def warnings(
 def parse(
     annotations: Mapping[str, str], config: Config = DEFAULT_CONFIG, *, admitted: bool = False
 ) -> AutoscalingSpec:
-    """The settings that these annotations stand for, with `config` where they say nothing.
+    """The settings that these annotations stand for, with those of `config` for what they do not set.
 
-    `admitted`: they were accepted when they were stored, and `config` may have become stricter since.
+    Args:
+        annotations: a Revision's or PodAutoscaler's.
+        config: the settings of `config-autoscaler`.
+        admitted: do not validate: they were accepted when they were stored, and `config` may be stricter now.
 
     Raises:
         ValueError: an annotation is not valid; the text is that of `validate`.
@@ -396,7 +402,7 @@ def by_kpa(annotations: Mapping[str, str]) -> dict[str, str]:
 
 
 def initial_scale(annotations: Mapping[str, str], config: Config = DEFAULT_CONFIG) -> int:
-    """Replicas that a new Revision starts with; zero counts only where `config` (still) allows it."""
+    """The replicas that a new Revision starts with; zero counts only while `config` allows it."""
     found = lookup(annotations, INITIAL_SCALE)
     if found is None or (int(found[1]) == 0 and not config.allow_zero_initial_scale):
         return config.initial_scale

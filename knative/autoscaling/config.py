@@ -1,6 +1,7 @@
-"""The ConfigMap `config-autoscaler`: what counts for every Revision that doesn't say otherwise.
+"""The ConfigMap `config-autoscaler`: the settings of every Revision whose annotations do not override them.
 
-Keys, defaults, order of the checks and texts are those of pkg/autoscaler/config/config.go of Knative Serving.
+Keys, defaults, messages and the order of the checks are those of pkg/autoscaler/config/config.go of Knative
+Serving.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from knative.config_maps import ConfigError, Reader
+from knative.config_maps import ConfigError, ConfigMapReader
 from knative.literals import (
     format_duration,
     format_float,
@@ -22,19 +23,19 @@ from knative.literals import (
 KPA = "kpa.autoscaling.knative.dev"
 HPA = "hpa.autoscaling.knative.dev"
 TARGET_MIN = 0.01
-"""The least target that one replica may have."""
+"""The smallest target that a replica may have."""
 WINDOW_MIN_S, WINDOW_MAX_S = 6, 3600
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The settings, with Knative's defaults. Durations are seconds, `fraction` is a part of one."""
+    """The settings, with Knative's defaults. Durations are in seconds; a fraction lies between 0 and 1."""
 
     container_concurrency_target_default: float = 100.0
     container_concurrency_target_fraction: float = 0.7
     rps_target_default: float = 200.0
     rps_target_fraction: float = 0.7
-    """No key changes it."""
+    """Not configurable in Knative."""
     target_burst_capacity: float = 211.0
     stable_window_s: float = 60.0
     panic_window_percentage: float = 10.0
@@ -49,7 +50,7 @@ class Config:
     max_scale: int | None = None
     """None: no limit."""
     max_scale_limit: int | None = None
-    """The largest max-scale that a Revision may ask for; None: any, and none at all."""
+    """The largest max-scale that a Revision may set; None: any, and it may set none."""
     initial_scale: int = 1
     allow_zero_initial_scale: bool = False
     activator_capacity: float = 100.0
@@ -63,20 +64,20 @@ def parse(data: Mapping[str, str]) -> Config:
     """The settings in a ConfigMap's data.
 
     Raises:
-        ConfigError: a value can't be read or isn't allowed, alone or beside another.
+        ConfigError: a value cannot be parsed, or is not allowed alone or in combination.
     """
     config = _read(data)
     problem = next((text for refused, text in _checks(config) if refused), None)
     if problem is not None:
         raise ConfigError(problem)
-    # None is easier to keep apart from a number than the 0 of the ConfigMap.
+    # 0 means no limit in the ConfigMap.
     return replace(config, max_scale=config.max_scale or None, max_scale_limit=config.max_scale_limit or None)
 
 
 def _read(data: Mapping[str, str]) -> Config:
-    """All values, in the order in which Knative reads them; the two limits may be 0 here."""
+    """All values, parsed in Knative's order; 0 is still no limit here."""
     default = DEFAULT_CONFIG
-    read = Reader(data, "failed to parse data: ")
+    read = ConfigMapReader(data, "failed to parse data: ")
     config = Config(
         pod_autoscaler_class=read("pod-autoscaler-class", str.strip, default.pod_autoscaler_class),
         enable_scale_to_zero=read("enable-scale-to-zero", read_boolean, default.enable_scale_to_zero),
@@ -111,7 +112,7 @@ def _read(data: Mapping[str, str]) -> Config:
         ),
         pod_retention_s=read("scale-to-zero-pod-retention-period", _seconds, default.pod_retention_s),
     )
-    # A percentage, or, as it once was, a part of one.
+    # A percentage, or, as in older versions, a fraction.
     fraction = config.container_concurrency_target_fraction
     return replace(
         config, container_concurrency_target_fraction=fraction / 100.0 if fraction > 1.0 else fraction
@@ -119,7 +120,7 @@ def _read(data: Mapping[str, str]) -> Config:
 
 
 def _checks(config: Config) -> Iterator[tuple[bool, str]]:
-    """For each rule whether it is broken, and Knative's text."""
+    """For each rule, whether it is broken and Knative's message."""
     grace, delay = config.scale_to_zero_grace_period_s, config.scale_down_delay_s
     retention, window = config.pod_retention_s, config.stable_window_s
     yield grace <= 0, f"scale-to-zero-grace-period must be positive, was: {_shown(grace)}"
@@ -185,7 +186,7 @@ def _scale_checks(config: Config) -> Iterator[tuple[bool, str]]:
         ),
     )
     yield least < 0, f"min-scale = {least}, must be at least 0"
-    # Where max-scale is limited, a Revision that names none must have one too.
+    # With a limit for max-scale there has to be a default max-scale as well.
     lowest = 1 if limit > 0 else 0
     yield (
         most < lowest or 0 < limit < most,

@@ -10,9 +10,9 @@ import math
 from dataclasses import dataclass
 
 MIN_SMOOTHING = 0.2
-"""The weighted average never decays slower than this, however long the window."""
+"""The smallest smoothing coefficient, however long the window."""
 UNWEIGHTED_SHARE = 1e-4
-"""The share of the weight that may lie before the window."""
+"""The share of the total weight that values before the window may have."""
 
 
 def _round_half_up(value: float, digits: int = 6) -> float:
@@ -26,9 +26,10 @@ def smoothing_coefficient(buckets: int) -> float:
 
 
 class LinearWindow:
-    """The mean over a window; while the series is younger than the window, the mean over its age.
+    """The mean over a window, or over the age of the series while it is younger than the window.
 
-    Trailing silence shortens the divisor, gaps in between count as zeros, a window of silence starts afresh.
+    Seconds without a value count as zeros between values, and shorten the divisor after the last one. After a
+    whole window without a value the series starts anew.
     """
 
     __slots__ = ("_buckets", "_first", "_last", "_total")
@@ -45,7 +46,7 @@ class LinearWindow:
         return len(self._buckets)
 
     def record(self, now: float, value: float) -> None:
-        """Add `value` to the second that `now` lies in; ignored if that is a window older than the newest."""
+        """Add `value` to the second of `now`; ignored if that is older than the window."""
         second = math.floor(now)
         size = len(self._buckets)
         if self._last is None or second >= self._last + size:
@@ -68,7 +69,7 @@ class LinearWindow:
         return self._last is None or math.floor(now) - self._last > len(self._buckets)
 
     def average(self, now: float) -> float:
-        """The mean per second at `now`; 0 after a window of silence."""
+        """The mean per second at `now`; 0 after a whole window without a value."""
         if self._last is None or self._first is None:
             return 0.0
         size = len(self._buckets)

@@ -1,14 +1,14 @@
-"""The one door to a Kubernetes API.
+"""The Kubernetes client: the only module that talks to a Kubernetes API.
 
-Everything in the project that reads or writes cluster objects goes through `Cluster`, so that no other
-module knows where the API is: a real cluster with Knative, or `knative.local` on this machine. Objects are
-plain JSON dictionaries, as the API sends them, because the project's kinds are custom resources whose
-schemas belong to the server.
+Everything in the project that reads or writes cluster objects uses `Cluster`, so no other module knows
+whether the API is that of a real cluster with Knative or `knative.local` on this machine. Objects are plain
+JSON dictionaries, as the API sends them, because the project's kinds are custom resources whose schemas
+belong to the server.
 
-lightkube supplies what is tedious and dangerous to write oneself: kubeconfig, contexts, credentials
-(tokens, token files, client certificates, exec plugins) and TLS. Its typed verbs aren't used; they cannot
-ask for strict field validation, and without it the server drops a misspelled field in silence. The decision
-is recorded in docs/adr/0005-kubernetes-client.md.
+lightkube supplies kubeconfig, contexts, credentials (tokens, token files, client certificates, exec
+plugins) and TLS. Its typed verbs are not used: they cannot ask for strict field validation, without which
+the server silently drops a misspelled field. The decision is recorded in
+docs/adr/0005-kubernetes-client.md.
 
 Errors are those of `knative.client.errors`.
 """
@@ -41,11 +41,11 @@ Propagation = Literal["Background", "Foreground", "Orphan"]
 _Objects = list[Object]  # inside `Cluster`, `list` is a method
 
 _PAGE = 500  # objects per page of a list; the size kubectl asks for
-_LONGEST_DELAY = 5.0  # seconds from the return of a server to the first that a watch hears of it
-_WATCH_SECONDS = 240  # the server ends a watch after this long, so that a dead connection is noticed
+_LONGEST_DELAY = 5.0  # longest wait before a broken watch is opened again, in seconds
+_WATCH_SECONDS = 240  # the server ends a watch after so many seconds, so that a dead connection is noticed
 
 
-# What lightkube lets through of a kubeconfig that is missing, no YAML, or of another shape.
+# What lightkube raises for a kubeconfig that is missing, not YAML, or not of the right shape.
 _UNUSABLE = (
     ConfigError,
     OSError,
@@ -61,11 +61,16 @@ class Cluster:
     """A Kubernetes API, whichever one the kubeconfig names.
 
     Use as an async context manager, or call `close()`. Every method raises a `ClusterError`; none retries,
-    because only the caller knows what its retry would cost, except `watch`, which goes on for ever.
+    because only the caller knows what a retry would cost, except `watch`, which never ends by itself.
     """
 
     def __init__(self, config: SingleConfig, *, on_warning: Callable[[str], None] | None = None) -> None:
-        """Connect lazily to what `config` names; `on_warning` receives the server's warnings (or the log)."""
+        """Connect, at the first request, to what `config` names.
+
+        Args:
+            config: a context of a kubeconfig.
+            on_warning: receives the server's warnings; without it they are logged.
+        """
         timeout = httpx2.Timeout(30, connect=5)
         self._http = AsyncClient(config, ConnectionParams(timeout=timeout))
         self._on_warning = on_warning or log.warning
@@ -89,7 +94,7 @@ class Cluster:
             loaded = KubeConfig.from_file(path) if path is not None else KubeConfig.from_env()
             config = loaded.get(context)
             if config is None:
-                raise KeyError("current-context")  # one message for all of these
+                raise KeyError("current-context")  # reported like the other errors
             return cls(config, on_warning=on_warning)
         except _UNUSABLE as problem:
             where = str(path) if path is not None else "the environment"
@@ -133,8 +138,8 @@ class Cluster:
     ) -> AsyncIterator[tuple[_Objects, str]]:
         """The objects of `list` a page at a time, each page with the version that the list was taken at.
 
-        For whoever keeps little of each object: ten thousand whole ones at a time are a hundred megabytes.
-        A page is emptied when the next one is asked for.
+        For callers that keep little of each object: ten thousand whole ones are a hundred megabytes. A page
+        is emptied when the next one is requested.
         """
         params: dict[str, str] = {"limit": str(_PAGE)}
         if label_selector:
@@ -197,7 +202,7 @@ class Cluster:
         )
 
     async def replace(self, res: Resource, obj: Object, *, subresource: str | None = None) -> Object:
-        """Put `obj` in place of what is there; `Conflict` if its resourceVersion isn't the current one."""
+        """Replace an object by `obj`; `Conflict` if its resourceVersion is not the current one."""
         path = res.path(_namespace(obj), obj["metadata"]["name"], subresource)
         return await self._call("PUT", path, _write_params(dry_run=False), _typed(res, obj))
 

@@ -1,6 +1,6 @@
-"""What a Kubernetes API answers when it refuses, as exceptions (pure).
+"""The errors of a Kubernetes API as exceptions (pure).
 
-ClusterError                    any answer that isn't a success
+ClusterError                    any response that is not a success
 |-- NotFound                    404
 |-- Conflict                    409, a newer version exists or another manager owns a field
 |-- AlreadyExists               409 with reason AlreadyExists
@@ -8,7 +8,7 @@ ClusterError                    any answer that isn't a success
 |-- Forbidden                   401 and 403
 |-- Expired                     410, a resourceVersion or continue token is too old
 |-- TooManyRequests             429; `retry_after` in seconds
-`-- Unavailable                 5xx, or no answer at all; `retry_after` if the server said one
+`-- Unavailable                 5xx, or no response at all; `retry_after` if the server sent one
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-_TEXT_CUT = 256  # characters kept of a body that isn't a Status: it may hold anything, secrets included
+_TEXT_CUT = 256  # characters kept of a body that is not a Status: it may hold anything, secrets included
 
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """One thing that is wrong with an object: `field` is a path such as `spec.template.spec`, if known."""
+    """One fault of an object; `field` is its path such as `spec.template.spec`, if known."""
 
     message: str
     field: str | None = None
@@ -30,10 +30,10 @@ class Cause:
 
 
 class ClusterError(Exception):
-    """The API answered with something other than success.
+    """The API responded with something other than success.
 
-    `status` is the HTTP status (None when there was no answer), `reason` Kubernetes' machine-readable word,
-    `message` a sentence for people, `causes` the fields at fault.
+    `status` is the HTTP status (None without a response), `reason` Kubernetes' machine-readable reason,
+    `message` a human-readable sentence, `causes` the fields at fault.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class ClusterError(Exception):
         return f"{self.message} ({self.reason})" if self.reason else self.message
 
 
-class NotFound(ClusterError):  # noqa: N818  # Kubernetes' own names of these answers
+class NotFound(ClusterError):  # noqa: N818  # Kubernetes' own names of these errors
     """The object, or the kind, does not exist."""
 
 
@@ -84,7 +84,7 @@ class TooManyRequests(ClusterError):  # noqa: N818
 
 
 class Unavailable(ClusterError):  # noqa: N818
-    """No answer, or the server failed; trying again may work."""
+    """No response, or the server failed; a retry may succeed."""
 
 
 _BY_STATUS: Mapping[int, type[ClusterError]] = {
@@ -100,7 +100,13 @@ _BY_STATUS: Mapping[int, type[ClusterError]] = {
 
 
 def error_of(status: int, body: bytes, retry_after: str | None) -> ClusterError:
-    """The exception for an answer; `body` is a Kubernetes Status if the server is one."""
+    """The exception for a response; `body` is normally a Kubernetes Status.
+
+    Args:
+        status: the HTTP status.
+        body: the response body.
+        retry_after: the header Retry-After, if there is one.
+    """
     reason, message, causes = "", "", []
     delay = float(retry_after) if retry_after and retry_after.isdigit() else None
     try:

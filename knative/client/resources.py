@@ -1,4 +1,4 @@
-"""The kinds that the project deals with, and where each lives in a Kubernetes API (pure)."""
+"""The kinds that the project uses, and their paths in a Kubernetes API (pure)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Object = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """Where a kind lives in the API; `group` is empty for the core group."""
+    """A kind and its place in the API; `group` is empty for the core group."""
 
     group: str
     version: str

@@ -1,4 +1,4 @@
-"""Small, pure helpers for Kubernetes objects as JSON: copies, timestamps, owners, conditions."""
+"""Helpers for Kubernetes objects as JSON: copies, timestamps, owners, conditions (pure)."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def micro_timestamp(instant: datetime) -> str:
 
 
 def parse_timestamp(text: str) -> datetime:
-    """The instant that `timestamp` or `micro_timestamp` printed."""
+    """The instant that `timestamp` or `micro_timestamp` formatted."""
     return datetime.fromisoformat(text)
 
 
 def age(seconds: float) -> str:  # noqa: PLR0911  # one for each magnitude
-    """A duration in the two largest units that matter, as kubectl prints ages."""
+    """A duration in its two most significant units, as kubectl prints ages."""
     seconds = int(seconds)
     if seconds < 0:
         return "0s"
@@ -94,18 +94,18 @@ def owner_reference(owner: Mapping[str, Any]) -> Object:
 
 
 def owner_uids(obj: Mapping[str, Any]) -> list[str]:
-    """The identities of all owners."""
+    """The UIDs of all owners."""
     return [reference["uid"] for reference in obj["metadata"].get("ownerReferences") or ()]
 
 
 def condition(obj: Mapping[str, Any], kind: str) -> Mapping[str, Any] | None:
-    """The condition of that type, if the object has it."""
+    """The condition of that type; None if the object has none."""
     conditions: Sequence[Mapping[str, Any]] = (obj.get("status") or {}).get("conditions") or ()
     return next((item for item in conditions if item["type"] == kind), None)
 
 
 def condition_status(obj: Mapping[str, Any], kind: str = "Ready") -> str | None:
-    """`True`, `False`, `Unknown`, or None when the condition isn't there."""
+    """`True`, `False` or `Unknown`; None if the object has no such condition."""
     found = condition(obj, kind)
     return None if found is None else str(found["status"])
 

@@ -1,4 +1,4 @@
-"""The values that the control plane hands to the activator and the autoscaler."""
+"""The values that the controllers pass to the activator and the autoscaler."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ class RevisionKey:
 
 @dataclass(frozen=True, slots=True)
 class RevisionSpec:
-    """What the data path and the autoscaler need to know of one Revision."""
+    """The settings of one Revision that the activator and the autoscaler need."""
 
     key: RevisionKey
     service: str
     container_concurrency: int = 0
-    """Requests that one replica handles at a time; 0: no limit."""
+    """Requests that one replica may handle at a time; 0: no limit."""
     timeout_s: float = 300.0
-    """For the whole request (`timeoutSeconds`); waiting for a replica counts."""
+    """Seconds for the whole request, including the wait for a replica (`timeoutSeconds`)."""
     response_start_timeout_s: float | None = None
-    """Until the first byte of the response (`responseStartTimeoutSeconds`)."""
+    """Seconds until the first byte of the response (`responseStartTimeoutSeconds`)."""
     idle_timeout_s: float | None = None
-    """Between two pieces of the response (`idleTimeoutSeconds`)."""
+    """Seconds between two chunks of the response (`idleTimeoutSeconds`)."""
     autoscaling: AutoscalingSpec = field(default_factory=AutoscalingSpec)
     scaling_config: Config = DEFAULT_CONFIG
-    """`config-autoscaler`, for what no annotation says; it changes together with `autoscaling`."""
+    """`config-autoscaler`, for what no annotation sets."""
     reachable: bool = True
-    """Some route leads to it; else its floor is ignored and it shrinks without a rate limit."""
+    """Whether a Route leads to it; else its min-scale is ignored and it shrinks without a rate limit."""
     progress_deadline_s: float = 600.0
-    """How long a Revision may take to its first readiness."""
+    """Seconds that a Revision may take to become ready for the first time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Split:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Endpoint:
-    """Where one ready replica listens."""
+    """The address of one ready pod."""
 
     pod: str
     host: str

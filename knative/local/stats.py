@@ -1,4 +1,4 @@
-"""What the data path reports to the autoscaler."""
+"""What the activator reports to the autoscaler."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from knative.local.routing import RevisionKey
 
 @dataclass(frozen=True, slots=True)
 class RevisionStat:
-    """One source's report on one Revision for the second that ends at `time_s`."""
+    """The load of one Revision in the second that ends at `time_s`."""
 
     key: RevisionKey
     time_s: float
     concurrency: float
-    """Time-weighted mean of requests in flight, the ones that wait for a replica included."""
+    """Time-weighted mean of the requests in flight, including those that wait for a replica."""
     requests: float
     """Requests that arrived in that second."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from knative.autoscaling.annotations import MAX_INT32
 from knative.autoscaling.config import DEFAULT_CONFIG, Config
-from knative.config_maps import ConfigError, Reader
+from knative.config_maps import ConfigError, ConfigMapReader
 from knative.literals import read_boolean, read_integer, read_quantity
 
 _ON_BY_DEFAULT = frozenset({"podspec-volumes-emptydir"})
@@ -54,7 +54,7 @@ def parse_defaults(data: Mapping[str, str]) -> RevisionDefaults:
     Raises:
         ConfigError: Knative refuses them, with its text; or a template says more than a field's name.
     """
-    read, default = Reader(data), DEFAULT_REVISION
+    read, default = ConfigMapReader(data), DEFAULT_REVISION
     timeout = read("revision-timeout-seconds", read_integer, default.timeout_s)
     defaults = RevisionDefaults(
         container_name=_template(data, "container-name-template", default.container_name),
@@ -88,7 +88,7 @@ def parse_defaults(data: Mapping[str, str]) -> RevisionDefaults:
     return defaults
 
 
-def _resources(read: Reader, what: str) -> dict[str, str]:
+def _resources(read: ConfigMapReader, what: str) -> dict[str, str]:
     found = {name: read(f"revision-{name}-{what}", read_quantity, None) for name in _RESOURCES}
     return {name: value for name, value in found.items() if value is not None}
 

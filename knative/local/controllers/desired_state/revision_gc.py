@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from knative.config_maps import ConfigError, Reader
+from knative.config_maps import ConfigError, ConfigMapReader
 from knative.labels import NO_GC_ANNOTATION, ROUTING_STATE_LABEL, ROUTING_STATE_MODIFIED_ANNOTATION
 from knative.literals import LiteralError, read_duration, read_integer, read_unsigned
 from knative.local import objects
@@ -35,7 +35,7 @@ def parse_retention(data: Mapping[str, str]) -> Retention:
         ConfigError: a value that Knative refuses, with Knative's message.
     """
     default = Retention()
-    least = Reader(data, "failed to parse data: ")(
+    least = ConfigMapReader(data, "failed to parse data: ")(
         "min-non-active-revisions", read_integer, default.min_non_active
     )
 

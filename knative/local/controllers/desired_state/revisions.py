@@ -11,7 +11,7 @@ from typing import Any
 from knative.autoscaling import annotations as vocabulary
 from knative.autoscaling.config import DEFAULT_CONFIG, Config
 from knative.client.resources import POD, POD_AUTOSCALER, Object
-from knative.config_maps import ConfigError, Reader
+from knative.config_maps import ConfigError, ConfigMapReader
 from knative.labels import (
     CONFIGURATION_LABEL,
     LAST_PINNED_ANNOTATION,
@@ -49,7 +49,7 @@ def parse_progress_deadline(data: Mapping[str, str]) -> float:
     Raises:
         ConfigError: a value that Knative refuses, with Knative's message.
     """
-    read = Reader(data)
+    read = ConfigMapReader(data)
     seconds = read("progressDeadline", read_duration, Fraction(PROGRESS_DEADLINE_S))  # its former name
     seconds = read("progress-deadline", read_duration, seconds)
     if seconds <= 0:
