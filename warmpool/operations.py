@@ -1,4 +1,4 @@
-"""What a person orders a pool to do: one change of the WarmPool each; the controller does the rest."""
+"""What an operator does to pools by hand: each changes the WarmPool, and the controller does the rest."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _ATTEMPTS: Final = 5
 async def hold(
     cluster: Cluster, name: str, namespace: str, *, replicas: int, span: timedelta, now: datetime
 ) -> datetime:
-    """Keep at least `replicas` until `now + span`; returns when that ends.
+    """Keep at least `replicas` hot until `now + span`; returns when that ends.
 
     Raises:
         SpecError: the number or the time is out of bounds.
-        ClusterError: the API does not take it.
+        ClusterError: the API refuses the change.
     """
     if not 1 <= replicas <= MAX_REPLICAS:
         raise SpecError([f"--replicas = {replicas}, must be from 1 to {MAX_REPLICAS}"])
     if not timedelta(minutes=1) <= span <= LONGEST_HOLD:
-        raise SpecError(["--for must be from 1m to 7d: what is to last longer belongs into a window"])
+        raise SpecError(["--for must be from 1m to 7d: use a window for more"])
     until = now + span
     await _annotate(
         cluster,
@@ -47,7 +47,7 @@ async def release(cluster: Cluster, name: str, namespace: str) -> None:
 async def release_abandoned(cluster: Cluster, namespace: str | None, now: datetime) -> list[str]:
     """Give back every floor that is past its expiry or whose pool is gone; returns the Revisions.
 
-    For when no controller runs: what a dead one has left behind stops costing money.
+    For when no controller runs: the floors that it left behind cost money.
     """
     pools = {
         (pool["metadata"]["namespace"], pool["metadata"]["name"]) for pool in await _pools(cluster, namespace)
@@ -66,7 +66,7 @@ async def release_abandoned(cluster: Cluster, namespace: str | None, now: dateti
 
 
 async def enable(cluster: Cluster, name: str, namespace: str, *, on: bool) -> None:
-    """Switch a pool on or off; off gives every Revision its own min-scale back."""
+    """Enable or disable a pool; disabling gives every Revision its own min-scale back."""
     await cluster.patch(WARM_POOL, name, namespace, {"spec": {"enabled": on}})
 
 

@@ -64,7 +64,7 @@ def _row(pool: Object) -> list[str]:
         str(spec.get("target", "")),
         str(status.get("held", "?")),
         str(status.get("ready", "?")),
-        str(status.get("reason", "not looked at yet")),
+        str(status.get("reason", "not reconciled yet")),
         status.get("until", ""),
         str((status.get("nextChange") or {}).get("held", "")),
         f"{cost['toDate']} {cost['currency']}" if cost else "",
@@ -88,7 +88,7 @@ def explain(
     namespace: Namespace = "default",
     days: Annotated[int, typer.Option(min=1, max=366, help="How far to look ahead.")] = 7,
 ) -> None:
-    """Say why the floor is what it is, rule by rule, and what the coming days bring."""
+    """Explain the current floor, rule by rule, and list the coming changes."""
     pool = _get(name, namespace, kubeconfig)
     for line in explanation.explanation(pool, datetime.now(UTC), days):
         typer.echo(line)
@@ -103,7 +103,7 @@ def hold(
     kubeconfig: Kubeconfig = None,
     namespace: Namespace = "default",
 ) -> None:
-    """Keep replicas hot for a while, whatever the windows say; limits and budget still hold."""
+    """Keep replicas hot for a while, whatever the windows say; limits and budget still apply."""
     namespace, name = _split(name, namespace)
     time = _span(span)
 
@@ -121,12 +121,12 @@ def release(
     name: Annotated[str | None, typer.Argument(help="NAME or NAMESPACE/NAME; ends its hold.")] = None,
     *,
     abandoned: Annotated[
-        bool, typer.Option(help="Give back floors that are past their expiry or whose pool is gone.")
+        bool, typer.Option(help="Release floors that have expired or whose pool is gone.")
     ] = False,
     kubeconfig: Kubeconfig = None,
     namespace: Namespace = "default",
 ) -> None:
-    """End a hold; or, with --abandoned, clean up after a controller that is no more."""
+    """End a hold; or, with --abandoned, clean up after a controller that no longer runs."""
     if (name is None) == (not abandoned):
         raise typer.BadParameter("give the NAME of a pool, or --abandoned")
     asyncio.run(_release(name, namespace, kubeconfig))
@@ -136,13 +136,11 @@ async def _release(name: str | None, namespace: str, kubeconfig: Path | None) ->
     async with connect(kubeconfig) as cluster:
         if name is None:
             released = await operations.release_abandoned(cluster, None, datetime.now(UTC))
-            typer.echo(
-                "\n".join(f"{revision} given back" for revision in released) or "nothing was abandoned"
-            )
+            typer.echo("\n".join(f"{revision} released" for revision in released) or "nothing to release")
             return
         namespace, name = _split(name, namespace)
         await operations.release(cluster, name, namespace)
-        typer.echo(f"{namespace}/{name} is held by its rules alone")
+        typer.echo(f"{namespace}/{name} has no hold any more")
 
 
 @app.command("enable")

@@ -252,7 +252,7 @@ async def test_a_floor_left_by_a_dead_controller_is_found_and_given_back(platfor
     }
     await cluster.patch(REVISION, "generate-00001", "default", body)
     code, out, _ = await pilotlight(platform, "release", "--abandoned")
-    assert (code, out.strip()) == (0, "default/generate-00001 given back")
+    assert (code, out.strip()) == (0, "default/generate-00001 released")
     revision = await cluster.get(REVISION, "generate-00001", "default")
     assert "autoscaling.knative.dev/min-scale" not in revision["metadata"]["annotations"]
 

@@ -1,1 +1,1 @@
-"""Values only: pools, demand, decisions, cold starts, cost."""
+"""The values that decisions are made of: pools, schedules, demand, cold starts, cost. Pure."""

@@ -11,7 +11,7 @@ from warmpool.domain.local_time import local_date, opening
 
 
 def budget_period(now: datetime, period: Period, zone: ZoneInfo) -> tuple[datetime, datetime]:
-    """Start and end (UTC) of the day, week (from Monday) or month that `now` falls into."""
+    """Start and end (UTC) of the day, the week (from Monday) or the month in which `now` lies."""
     return _period_with(local_date(now, zone), period, zone)
 
 

@@ -23,23 +23,19 @@ class GpuPrice(StrictModel):
     hourly: Annotated[Money, Field(ge=0)]
     """For one hour of one GPU, in the list's currency."""
     date: Annotated[dt.date, Field(strict=False)]
-    """When somebody looked the price up."""
+    """When the price was looked up."""
     source: Annotated[str, Field(min_length=1)]
-    """Where: provider, machine, region, kind of price."""
+    """Where it was looked up: provider, machine, region, kind of price."""
 
 
 class PriceList(StrictModel):
-    """GPU prices in one currency.
-
-    Raises (from `parse`):
-        SpecError: one line per problem.
-    """
+    """GPU prices in one currency."""
 
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
     default: str | None = None
     """The GPU of a Service that names none; None: such a Service has no price."""
     cold_start_penalty: Annotated[Money, Field(ge=0)] = Decimal(0)
-    """What it is worth to spare one user one cold start."""
+    """What it is worth to save one user one cold start."""
     warmth: dict[Warmth, Annotated[Money, Field(ge=0)]] = Field(default_factory=dict)
     """The share of the price that a replica of this warmth costs; 1 where it is left out."""
     gpus: dict[str, GpuPrice]
@@ -57,14 +53,18 @@ class PriceList(StrictModel):
 
     @classmethod
     def parse(cls, content: object) -> Self:
-        """Read the list from what a YAML or JSON file holds."""
+        """Validate the content of a YAML or JSON file.
+
+        Raises:
+            SpecError: with one line per mistake.
+        """
         try:
             return cls.model_validate(content)
-        except ValidationError as wrong:
-            raise SpecError(describe_errors(wrong, "prices")) from None
+        except ValidationError as error:
+            raise SpecError(describe_errors(error, "prices")) from None
 
     def of(self, gpu: str | None) -> GpuPrice | None:
-        """The price of a GPU (None: of the default one); None when the list does not have it."""
+        """The price of a GPU (None: of the default GPU); None when the list does not have it."""
         name = self.default if gpu is None else _normal(gpu)
         if name is None:
             return None
@@ -92,7 +92,7 @@ class ReplicaPrice:
     shares: Mapping[Warmth, Decimal] | None = None
 
     def share(self, warmth: Warmth) -> Decimal:
-        """The part of the hot price that a replica of this warmth costs."""
+        """The share of the hot price that a replica of this warmth costs."""
         return self.shares[warmth] if self.shares else Decimal(1)
 
     def rate(self, floor: Floor) -> Decimal:

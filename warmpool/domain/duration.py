@@ -1,6 +1,6 @@
-"""Spans of time as people write them in a WarmPool: `90s`, `10m`, `1h30m`, `7d`.
+"""Durations as a WarmPool writes them: `90s`, `10m`, `1h30m`, `7d`.
 
-Go's notation, as Knative's annotations use it, plus days; whole seconds only, because no floor moves faster.
+Go's notation, as Knative's annotations use it, plus days, in whole seconds.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 from datetime import timedelta
 
 PATTERN = r"^(?:[0-9]+d)?(?:[0-9]+h)?(?:[0-9]+m)?(?:[0-9]+s)?$"
-"""What the CRD's schema repeats; the empty string matches it too and is refused separately."""
+"""The same as in the CRD's schema; it matches the empty string too, which is refused separately."""
 
 _UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _PART = re.compile(r"([0-9]+)([dhms])")
@@ -30,7 +30,7 @@ def parse_duration(text: str) -> timedelta:
 
 
 def format_duration(span: timedelta) -> str:
-    """Write a timedelta the way `parse_duration` reads it, rounded to the second; zero is `0s`."""
+    """A timedelta in the same notation, rounded to the second; zero is `0s`."""
     left = round(span.total_seconds())
     if left == 0:
         return "0s"

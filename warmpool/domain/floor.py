@@ -1,4 +1,4 @@
-"""How many replicas a pool holds, and how warm: the value that policies ask for and limits cut."""
+"""How many replicas a pool holds, and how warm: what policies propose and limits bound."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Floor:
 
     @property
     def replicas(self) -> int:
-        """How many replicas there are at least, whatever their warmth: Knative's min-scale."""
+        """Replicas of any warmth: Knative's min-scale."""
         return self.standby
 
     def __or__(self, other: Floor) -> Floor:
@@ -43,7 +43,7 @@ class Floor:
         )
 
     def at_most(self, replicas: int) -> Floor:
-        """The same with no more than `replicas` replicas; the least warm go first."""
+        """The same floor with at most `replicas` replicas; the least warm are dropped first."""
         return Floor(min(self.hot, replicas), min(self.asleep, replicas), min(self.standby, replicas))
 
     def no_warmer_than(self, warmth: Warmth) -> Floor:
@@ -53,7 +53,7 @@ class Floor:
         return Floor(0, self.asleep if warmth == "asleep" else 0, self.standby)
 
     def by_warmth(self) -> dict[Warmth, int]:
-        """Replicas of each warmth, warmest first, without those that are none."""
+        """Replicas of each warmth, warmest first; a warmth without replicas is left out."""
         counts: dict[Warmth, int] = {
             "hot": self.hot,
             "asleep": self.asleep - self.hot,

@@ -1,1 +1,1 @@
-"""Pure steps `(state, observation, now) -> (state, decision)`."""
+"""What floor a pool should hold: pure steps `(state, observation, now) -> (state, proposal)`."""
