@@ -48,8 +48,9 @@ from knative.client.resources import NAMESPACE, POD_AUTOSCALER, REVISION, SERVIC
 from knative.labels import SERVICE_LABEL  # noqa: E402
 from knative.local.apiserver import kinds  # noqa: E402
 from knative.local.apiserver.api.app import Api  # noqa: E402
+from knative.local.apiserver.records import Change, Key  # noqa: E402
 from knative.local.apiserver.registry import Registry  # noqa: E402
-from knative.local.apiserver.store import Change, Key, Store  # noqa: E402
+from knative.local.apiserver.store import Store  # noqa: E402
 from warmpool.adapters.price_file import packaged_prices  # noqa: E402
 from warmpool.controller import Controller  # noqa: E402
 

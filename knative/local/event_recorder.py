@@ -10,8 +10,8 @@ from typing import Any
 from knative.client import resources
 from knative.client.resources import Object
 from knative.local import objects
+from knative.local.apiserver.records import Key
 from knative.local.apiserver.registry import Registry
-from knative.local.apiserver.store import Key
 
 KEPT = timedelta(hours=1)
 MOST = 5_000

@@ -15,8 +15,9 @@ from knative.client.cluster import Cluster
 from knative.client.resources import NAMESPACE, POD, POD_AUTOSCALER, REVISION, SERVICE, WARM_POOL
 from knative.local.apiserver import kinds
 from knative.local.apiserver.api.app import Api
+from knative.local.apiserver.records import Key
 from knative.local.apiserver.registry import Registry
-from knative.local.apiserver.store import Key, Store
+from knative.local.apiserver.store import Store
 from knative.local.controllers.desired_state import revisions
 from warmpool.adapters.clock import SystemClock
 from warmpool.adapters.price_file import packaged_prices

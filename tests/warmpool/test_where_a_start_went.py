@@ -19,7 +19,7 @@ from functions.settings import Settings
 from functions.stages.postprocess import build
 from knative.client.cluster import Cluster
 from knative.client.resources import POD, WARM_POOL
-from knative.local.apiserver.store import Key
+from knative.local.apiserver.records import Key
 from tests.functions.servers import serving
 from tests.warmpool.conftest import OFFICE, kubeconfig, make_controller
 from tests.warmpool.test_manifests import SCHEMA

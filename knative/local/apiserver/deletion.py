@@ -10,7 +10,7 @@ from typing import Any, Literal
 from knative.client import resources
 from knative.client.resources import Resource
 from knative.local import objects
-from knative.local.apiserver.kinds import KindInfo
+from knative.local.apiserver.kind_info import KindInfo
 from knative.local.apiserver.records import Key, Record
 from knative.local.apiserver.store import Store
 

@@ -125,6 +125,7 @@ def expired(message: str) -> ApiError:
     return ApiError(410, "Expired", message)
 
 
-def denied(webhook: str, message: str, ref: ResourceRef) -> ApiError:
+def denied(webhook: str, message: str, ref: ResourceRef, causes: Sequence[Cause] = ()) -> ApiError:
     """400 in the words of an admission webhook's denial."""
-    return bad_request(f'admission webhook "{webhook}" denied the request: {message}', ref)
+    text = f'admission webhook "{webhook}" denied the request: {message}'
+    return ApiError(400, "BadRequest", text, ref, tuple(causes))

@@ -7,7 +7,6 @@ a cluster and the local API validate with the same schema.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,46 +15,13 @@ import yaml
 from knative.client import resources
 from knative.client.resources import Resource
 from knative.local.apiserver import printer_columns
+from knative.local.apiserver.kind_info import KindInfo
 from knative.local.apiserver.printer_columns import Column
 from knative.local.apiserver.schemas import cel_rules, core_kinds, knative_kinds
 from knative.local.apiserver.schemas.object_meta import OBJECT_META
-from knative.local.apiserver.schemas.structural import Schema
 
 _MANIFESTS = Path(__file__).parents[2] / "manifests"
 _OWN_GROUPS = frozenset({resources.WARM_POOL.group})
-
-
-@dataclass(frozen=True, slots=True)
-class KindInfo:
-    """A kind that the API serves."""
-
-    resource: Resource
-    singular: str
-    schema: Schema
-    short_names: tuple[str, ...] = ()
-    categories: tuple[str, ...] = ()
-    columns: tuple[Column, ...] = ()
-    """Columns of `kubectl get`; none means the age."""
-    name_column: bool = True
-    """Whether the name stands before the other columns."""
-    has_status: bool = True
-    """Whether status is a subresource, and `metadata.generation` counts changes of everything else."""
-    custom: bool = True
-    """Whether the kind is a custom resource on a cluster, and not one of Kubernetes' own."""
-    unconditional_update: bool = False
-    """Whether a PUT without a resourceVersion is taken (`AllowUnconditionalUpdate` in Kubernetes)."""
-    has_rules: bool = False
-    """Whether its schema has CEL rules."""
-    verbs: tuple[str, ...] = (
-        "create",
-        "delete",
-        "deletecollection",
-        "get",
-        "list",
-        "patch",
-        "update",
-        "watch",
-    )
 
 
 _SERVING = ("all", "knative", "serving")

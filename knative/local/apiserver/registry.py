@@ -20,7 +20,7 @@ from knative.local import objects
 from knative.local.apiserver import errors
 from knative.local.apiserver.deletion import GRACEFUL, DeleteOptions, Deleter
 from knative.local.apiserver.errors import ResourceRef
-from knative.local.apiserver.kinds import KindInfo
+from knative.local.apiserver.kind_info import KindInfo
 from knative.local.apiserver.managed_fields import record_status_update, record_update
 from knative.local.apiserver.names import generate_name
 from knative.local.apiserver.records import Key, Record

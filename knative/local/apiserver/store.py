@@ -39,8 +39,6 @@ from knative.local.apiserver.records import (
 
 log = logging.getLogger(__name__)
 
-__all__ = ["Change", "EventType", "HistoryExpired", "Key", "Record", "Store", "StoreError", "VersionConflict"]
-
 _HISTORY = 4_000  # changes kept for watches that resume; a watch further behind must list again
 
 

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 from knative.client.resources import Object, Resource
 from knative.local.apiserver import errors, metadata
 from knative.local.apiserver.errors import ResourceRef
-from knative.local.apiserver.kinds import KindInfo
+from knative.local.apiserver.kind_info import KindInfo
 from knative.local.apiserver.records import Key
 from knative.local.apiserver.schemas import cel_rules, structural
 

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from knative.client.resources import CONFIGURATION, Object, Resource
-from knative.local.apiserver.store import Change, EventType, Key, Store
+from knative.local.apiserver.records import Change, EventType, Key
+from knative.local.apiserver.store import Store
 from knative.local.controllers.dependencies import Dependencies
 from knative.local.controllers.work_queue import WorkQueue
 

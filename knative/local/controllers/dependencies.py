@@ -17,7 +17,8 @@ from knative.client.resources import (
 )
 from knative.labels import REVISION_LABEL, SERVICE_LABEL
 from knative.local import objects
-from knative.local.apiserver.store import Change, EventType, Key, Store
+from knative.local.apiserver.records import Change, EventType, Key
+from knative.local.apiserver.store import Store
 from knative.local.controllers import settings
 from knative.local.controllers.desired_state import routes
 

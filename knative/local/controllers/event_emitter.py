@@ -14,7 +14,8 @@ from typing import Any, TypeAlias
 from knative.client import resources
 from knative.client.resources import Object, Resource
 from knative.local import objects
-from knative.local.apiserver.store import Change, EventType, Key, Store
+from knative.local.apiserver.records import Change, EventType, Key
+from knative.local.apiserver.store import Store
 from knative.local.event_recorder import EventRecorder
 
 

@@ -17,7 +17,8 @@ from knative.client.resources import CONFIG_MAP, Object
 from knative.config_maps import ConfigError
 from knative.local import objects
 from knative.local.apiserver.admission.serving_config import ServingConfig, parse_defaults, parse_flags
-from knative.local.apiserver.store import Key, Store
+from knative.local.apiserver.records import Key
+from knative.local.apiserver.store import Store
 from knative.local.controllers.desired_state.revision_gc import Retention, parse_retention
 from knative.local.controllers.desired_state.revisions import parse_progress_deadline
 

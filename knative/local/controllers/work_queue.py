@@ -6,7 +6,7 @@ import asyncio
 
 from knative.autoscaling.revision_autoscaler import ScaleDecision
 from knative.client.resources import POD_AUTOSCALER
-from knative.local.apiserver.store import Key
+from knative.local.apiserver.records import Key
 from knative.local.routing import RevisionKey
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from knative.client.resources import Object
 from knative.labels import PORT_ANNOTATION, STARTED_AT_ANNOTATION
 from knative.local import objects
-from knative.local.apiserver.store import Key
+from knative.local.apiserver.records import Key
 from knative.local.kubelet import environment, gpus, limits, probe_loop, volumes
 from knative.local.kubelet.environment import ContainerConfigError, ValueSources
 from knative.local.kubelet.limit_enforcer import EnforcedLimits

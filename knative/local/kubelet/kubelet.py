@@ -17,8 +17,8 @@ from knative.client import resources
 from knative.client.resources import Object
 from knative.labels import PILOTLIGHT, REVISION_LABEL, SERVICE_LABEL
 from knative.local import conditions, containers, objects
+from knative.local.apiserver.records import Change, EventType, Key
 from knative.local.apiserver.registry import Registry
-from knative.local.apiserver.store import Change, EventType, Key
 from knative.local.event_recorder import EventRecorder
 from knative.local.kubelet import process
 from knative.local.kubelet.gpus import GpuMeter, GpuSlots

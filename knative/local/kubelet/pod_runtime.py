@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from knative.client.resources import Object
-from knative.local.apiserver.store import Key
+from knative.local.apiserver.records import Key
 from knative.local.kubelet.gpus import GpuSlots
 from knative.local.kubelet.limit_enforcer import LimitEnforcer
 from knative.local.kubelet.logs import ContainerLogs

@@ -9,7 +9,7 @@ from typing import Any
 from knative.client.resources import Object
 from knative.labels import GPU_SLOTS_ANNOTATION, READY_AT_ANNOTATION, SCHEDULED_AT_ANNOTATION
 from knative.local import conditions, containers, objects
-from knative.local.apiserver.store import Key
+from knative.local.apiserver.records import Key
 from knative.local.kubelet import gpus, status
 from knative.local.kubelet.container_runner import ContainerRunner, PodContext
 from knative.local.kubelet.pod_runtime import PodRuntime, Termination

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from knative.client.resources import CONFIG_MAP, NAMESPACE
 from knative.local import objects
+from knative.local.apiserver.records import Key
 from knative.local.apiserver.registry import Registry
-from knative.local.apiserver.store import Key
 from knative.local.controllers import settings
 
 KNATIVE_VERSION = "1.23.0"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from knative.client.resources import Resource
+from knative.local.apiserver.admission.validating_function import ValidatingFunction
+from transport.request_head import HeadLimits
 
 LOOPBACK = "127.0.0.1"
 _ANY_ADDRESS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104  # compared with, not bound to
@@ -39,6 +43,14 @@ class PlatformConfig:
     cgroups: bool = True
     """Whether control groups enforce containers' limits where the machine permits it. Without them, memory is
     sampled once a second and CPU is not limited."""
+
+    allowed_hosts: Collection[str] = ()
+    """Host names under which the API answers, beside `localhost`, `*.localhost` and IP addresses; a name in
+    no list may be a web page's, which reaches this machine through the user's browser."""
+    api_head_limits: HeadLimits = field(default_factory=HeadLimits)
+    """Size and time of the head of one request to the API."""
+    validating: Mapping[Resource, ValidatingFunction] = field(default_factory=dict)
+    """Functions that validate objects of a kind before they are stored, as webhooks do on a cluster."""
 
     @property
     def public_host(self) -> str:

@@ -11,8 +11,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from knative.client import resources
 from knative.labels import CONFIGURATION_LABEL, REVISION_LABEL, SERVICE_LABEL
 from knative.local import objects
+from knative.local.apiserver.records import Key
 from knative.local.apiserver.registry import Registry
-from knative.local.apiserver.store import Key
 from knative.local.controllers.autoscaler import Autoscaler, AutoscalerStatus
 from knative.local.kubelet.gpus import GpuMeter, GpuSlots
 from knative.local.kubelet.limit_enforcer import LimitMechanism

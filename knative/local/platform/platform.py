@@ -25,10 +25,12 @@ from knative.local.activator import Activator
 from knative.local.apiserver import certificates, kinds
 from knative.local.apiserver.admission import admissions, unsupported
 from knative.local.apiserver.admission.config_map_webhook import ConfigMapAdmission
+from knative.local.apiserver.admission.validating_function import FunctionAdmission
 from knative.local.apiserver.api.app import Api
-from knative.local.apiserver.api.server import ApiServer
+from knative.local.apiserver.api.server import ApiProtocol, ApiServer
+from knative.local.apiserver.records import StoreError
 from knative.local.apiserver.registry import Registry
-from knative.local.apiserver.store import Store, StoreError
+from knative.local.apiserver.store import Store
 from knative.local.controllers import settings as serving_settings
 from knative.local.controllers.autoscaler import Autoscaler
 from knative.local.controllers.controller_manager import ControllerManager
@@ -50,6 +52,7 @@ from knative.local.platform.config import LOOPBACK, PlatformConfig, PlatformErro
 from knative.local.platform.listeners import LOOPBACK_IPV6, listen
 from knative.local.platform.metrics import PlatformMetrics
 from knative.local.platform.state_folder import StateFolder
+from transport.request_head import HeadLimits, with_head_limits
 
 _HOUSEKEEPING_S = 10.0
 _REVISION_GC_ROUNDS = 360
@@ -163,6 +166,7 @@ class Platform:
         checks = {
             **admissions(lambda: settings.features, limit_warnings),
             resources.CONFIG_MAP: ConfigMapAdmission(serving_settings.NAMESPACE, serving_settings.PARSERS),
+            **{kind: FunctionAdmission(kind, function) for kind, function in config.validating.items()},
         }
         registry = Registry(store, kinds.load(), checks, _utc_now)
         create_initial_objects(registry)
@@ -219,6 +223,7 @@ class Platform:
             now=_utc_now,
             log_path=kubelet.logs.path,
             address=self._authority(self._api_port),
+            hosts={config.host, *config.allowed_hosts},
         )
 
         kubelet.start()
@@ -231,7 +236,9 @@ class Platform:
         background.run(autoscaler.run(), "autoscaler", self._stack)
         background.run(_housekeeping(events, kubelet, manager), "housekeeping", self._stack)
         background.run(api.run(), "API", self._stack)
-        await background.serve(_api_server(api, certificate), api_sockets, self._stack)
+        await background.serve(
+            _api_server(api, certificate, config.api_head_limits), api_sockets, self._stack
+        )
         self._stack.callback(api.watches.end)
         server = f"https://{self._authority(self._api_port)}"
         self._stack.enter_context(
@@ -286,11 +293,11 @@ async def _housekeeping(events: EventRecorder, kubelet: Kubelet, manager: Contro
             manager.collect_revisions()
 
 
-def _api_server(api: Api, certificate: Path) -> uvicorn.Server:
+def _api_server(api: Api, certificate: Path, limits: HeadLimits) -> uvicorn.Server:
     return ApiServer(
         uvicorn.Config(
             api,
-            http="httptools",
+            http=with_head_limits(ApiProtocol, limits),
             ws="none",
             lifespan="on",
             log_level="warning",

@@ -8,7 +8,8 @@ import pytest
 from knative.autoscaling.config import Config
 from knative.client.errors import Invalid
 from knative.client.resources import CONFIG_MAP, POD_AUTOSCALER, SERVICE
-from knative.local.apiserver.store import Key, Store
+from knative.local.apiserver.records import Key
+from knative.local.apiserver.store import Store
 from knative.local.controllers.desired_state import revisions
 from knative.local.controllers.settings import KnativeSettings
 from tests.knative.platform.conftest import World, condition, service, until

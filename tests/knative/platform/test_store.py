@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from knative.client.resources import CONFIG_MAP, NAMESPACE
-from knative.local.apiserver.store import EventType, HistoryExpired, Key, Store, StoreError, VersionConflict
+from knative.local.apiserver.records import EventType, HistoryExpired, Key, StoreError, VersionConflict
+from knative.local.apiserver.store import Store
 
 
 def key(name: str = "a") -> Key:

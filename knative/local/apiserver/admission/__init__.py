@@ -1,4 +1,4 @@
-"""What is refused, filled in or warned of before an object is stored, as Knative's webhooks do it."""
+"""Admission by kind: defaults, denials and warnings before an object is stored."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from knative.local.apiserver.validation import Admission
 
 
 def admissions(
-    features: Callable[[], ServingConfig], lacking: UnsupportedWarnings
+    config: Callable[[], ServingConfig], unsupported: UnsupportedWarnings
 ) -> Mapping[Resource, Admission]:
-    """The admission of each kind.
+    """The admission of each kind that has one.
 
     Args:
-        features: asked at each check, so settings act at once.
-        lacking: what a Revision with that specification asks for and this machine can't give.
+        config: Knative's settings, asked for at each check, so that they act at once.
+        unsupported: makes warnings of what this machine can't give.
     """
     return {
-        resources.SERVICE: ServiceAdmission(features, lacking),
-        resources.CONFIGURATION: ConfigurationAdmission(features, lacking),
-        resources.REVISION: RevisionAdmission(features, lacking),
+        resources.SERVICE: ServiceAdmission(config, unsupported),
+        resources.CONFIGURATION: ConfigurationAdmission(config, unsupported),
+        resources.REVISION: RevisionAdmission(config, unsupported),
         resources.ROUTE: RouteAdmission(),
         resources.NAMESPACE: NamespaceAdmission(),
         resources.SECRET: SecretAdmission(),
-        resources.POD_AUTOSCALER: PodAutoscalerAdmission(features),
+        resources.POD_AUTOSCALER: PodAutoscalerAdmission(config),
     }

@@ -1,7 +1,7 @@
-"""ConfigMaps of the namespace `knative-serving`: what Knative's config webhook refuses.
+"""Admission of the ConfigMaps that hold Knative's settings, as Knative's config webhook makes it.
 
-After knative.dev/pkg/webhook/configmaps. On a cluster the webhook looks at those with Knative's labels only;
-here at all that have the name of one that counts.
+After knative.dev/pkg, `webhook/configmaps`. On a cluster the webhook gets the ConfigMaps with Knative's
+labels; here it gets all that have the name of one with settings.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from knative.client.resources import CONFIG_MAP, Object
 from knative.config_maps import ConfigError
 from knative.local import objects
 from knative.local.apiserver import errors
+from knative.local.apiserver.errors import ResourceRef
 
 _WEBHOOK = "config.webhook.serving.knative.dev"
 _EXAMPLE = "_example"
@@ -22,11 +23,11 @@ _CHECKSUM = "knative.dev/example-checksum"
 
 
 class ConfigMapAdmission:
-    """Refuses settings that would not be understood.
+    """Denies settings that cannot be parsed.
 
     Args:
-        namespace: where Knative's settings are.
-        parsers: by a ConfigMap's name, what raises `ConfigError` for its data.
+        namespace: the namespace of the settings.
+        parsers: by the name of a ConfigMap, a function of its data that raises `ConfigError`.
     """
 
     def __init__(self, namespace: str, parsers: Mapping[str, Callable[[Mapping[str, str]], Any]]) -> None:
@@ -34,10 +35,10 @@ class ConfigMapAdmission:
         self._parsers = parsers
 
     def default(self, obj: Object, old: Object | None) -> None:
-        """Nothing is filled in."""
+        """Fill in nothing."""
 
     def check(self, obj: Object, old: Object | None) -> list[str]:
-        """Refuse what Knative refuses."""
+        """Deny what Knative denies."""
         del old
         name = objects.name_of(obj)
         parse = self._parsers.get(name)
@@ -58,12 +59,11 @@ class ConfigMapAdmission:
         return []
 
     def _denied(self, name: str, text: str) -> errors.ApiError:
-        subject = errors.ResourceRef(CONFIG_MAP.group, CONFIG_MAP.plural, name, CONFIG_MAP.kind)
-        return errors.denied(_WEBHOOK, f"validation failed: {text}", subject)
+        return errors.denied(_WEBHOOK, f"validation failed: {text}", ResourceRef.of(CONFIG_MAP, name))
 
 
 def checksum(example: str) -> str:
-    """What Knative's own ConfigMaps carry about their example (knative.dev/pkg/configmap/example.go)."""
-    # Go replaces by a raw string: a backslash and an n.
+    """The checksum of an example, as Knative computes it (knative.dev/pkg, `configmap/example.go`)."""
+    # Knative replaces line ends by a raw string: a backslash and an n.
     joined = re.sub(r"(?:\r?\n)+", r"\\n", example.strip())
     return f"{zlib.crc32(joined.encode()):08x}"

@@ -1,4 +1,4 @@
-"""Namespace and Secret: what the API server itself fills in and refuses."""
+"""Admission of Namespaces and Secrets, as the API server itself makes it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import base64
 from knative.client.errors import Cause
 from knative.client.resources import SECRET, Object
 from knative.local.apiserver import errors
+from knative.local.apiserver.errors import ResourceRef
 
 
 class NamespaceAdmission:
-    """A Namespace is active from the start and carries its name as a label."""
+    """Admission of Namespaces: they are active from the start, and carry their name as a label."""
 
     def default(self, obj: Object, old: Object | None) -> None:
         """Fill in phase, finalizer and label."""
@@ -21,16 +22,16 @@ class NamespaceAdmission:
         obj["metadata"].setdefault("labels", {})["kubernetes.io/metadata.name"] = name
 
     def check(self, obj: Object, old: Object | None) -> list[str]:
-        """Nothing more to check."""
+        """Check nothing."""
         del obj, old
         return []
 
 
 class SecretAdmission:
-    """A Secret's values are base64; plain ones are converted."""
+    """Admission of Secrets: values are base64; those of `stringData` are encoded."""
 
     def default(self, obj: Object, old: Object | None) -> None:
-        """`stringData` goes into `data`."""
+        """Move `stringData` into `data`."""
         del old
         plain = obj.pop("stringData", None) or {}
         if plain:
@@ -40,18 +41,15 @@ class SecretAdmission:
         obj.setdefault("type", "Opaque")
 
     def check(self, obj: Object, old: Object | None) -> list[str]:
-        """Refuse values that aren't base64, and changes of what is immutable."""
+        """Refuse values that are not base64, and changes to immutable data."""
         causes = []
         for key, value in (obj.get("data") or {}).items():
             try:
                 base64.b64decode(value, validate=True)
-            except ValueError:  # of the alphabet or of ASCII
+            except ValueError:  # not in the alphabet, or not ASCII
                 causes.append(Cause("illegal base64 data", f"data.{key}", "FieldValueInvalid"))
         if old is not None and old.get("immutable") and old.get("data") != obj.get("data"):
             causes.append(Cause("field is immutable when `immutable` is set", "data", "FieldValueForbidden"))
         if causes:
-            subject = errors.ResourceRef(
-                SECRET.group, SECRET.plural, obj["metadata"].get("name", ""), SECRET.kind
-            )
-            raise errors.invalid(subject, causes)
+            raise errors.invalid(ResourceRef.of(SECRET, obj["metadata"].get("name", "")), causes)
         return []

@@ -1,4 +1,4 @@
-"""Field errors as Knative words them (knative.dev/pkg/apis/field_error.go), and paths to put before them."""
+"""Field errors in the words of knative.dev/pkg, `apis/field_error.go` (pure)."""
 
 from __future__ import annotations
 
@@ -9,39 +9,41 @@ from knative.autoscaling.annotations import FieldError
 
 Errors = Iterator[FieldError]
 
+_MAX_SHOWN = 256
+
 
 def invalid(value: Any, path: str, details: str = "") -> FieldError:
-    """The value isn't one of those allowed."""
+    """A value that is not allowed."""
     return FieldError(f"invalid value: {shown(value)}", (path,), details)
 
 
 def missing(*paths: str) -> FieldError:
-    """A field has to be there."""
+    """Fields that must be set."""
     return FieldError("missing field(s)", paths)
 
 
 def disallowed(*paths: str) -> FieldError:
-    """A field must not be there."""
+    """Fields that must not be set."""
     return FieldError("must not set the field(s)", paths)
 
 
 def out_of_bounds(value: int, low: int, high: int, path: str) -> FieldError:
-    """A number is outside of its range."""
+    """A number outside of its range."""
     return FieldError(f"expected {low} <= {value} <= {high}", (path,))
 
 
 def several_of(*paths: str) -> FieldError:
-    """Only one of these may be there."""
+    """Fields of which only one may be set."""
     return FieldError("expected exactly one, got both", paths)
 
 
 def none_of(*paths: str) -> FieldError:
-    """One of these has to be there."""
+    """Fields of which one must be set."""
     return FieldError("expected exactly one, got neither", paths)
 
 
 def via(path: str, errors: Iterable[FieldError]) -> Errors:
-    """The errors with `path` before theirs; an index such as `[0]` needs no dot."""
+    """The errors with `path` in front of their paths; an index such as `[0]` gets no dot."""
     for error in errors:
         yield FieldError(error.message, tuple(_joined(path, inner) for inner in error.paths), error.details)
 
@@ -53,14 +55,15 @@ def _joined(path: str, inner: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as Go prints it."""
+    """A value as Go prints it, cut to a length that fits into a message."""
     if isinstance(value, bool):
         return str(value).lower()
-    return str(value)
+    text = str(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 def text(errors: Iterable[FieldError]) -> str:
-    """All errors as one text: equal messages share a line, lines are sorted."""
+    """All errors as one text: errors with the same message share a line, and lines are sorted."""
     merged: dict[tuple[str, str], list[str]] = {}
     for error in errors:
         paths = merged.setdefault((error.message, error.details), [])

@@ -1,6 +1,7 @@
-"""Service, Configuration, Revision and Route: defaults, refusals with Knative's texts, and warnings.
+"""Admission of Knative's kinds: defaults and denials as Knative's webhook makes them, and warnings.
 
-The webhook's own order: the schema first, then defaults, then validation of the whole.
+After knative.dev/serving, `pkg/apis/serving/v1/*_{defaults,validation}.go`. Warnings are for what the webhook
+lets pass although nobody means it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from knative.autoscaling import annotations as vocabulary
+from knative.autoscaling import annotations as autoscaling
 from knative.autoscaling.annotations import FieldError
 from knative.autoscaling.config import Config
 from knative.client.resources import CONFIGURATION, POD_AUTOSCALER, REVISION, ROUTE, SERVICE, Object, Resource
@@ -34,24 +35,22 @@ _NOT_1035 = (
 
 
 UnsupportedWarnings = Callable[[Mapping[str, Any]], Iterable[str]]
-"""What a Revision with that specification asks for and this machine can't give."""
+"""Makes warnings of what a Revision with this spec asks for and this machine can't give."""
 
 
-def _refuse(found: Iterable[FieldError], resource: Resource, obj: Mapping[str, Any]) -> None:
+def _deny_if(found: Iterable[FieldError], resource: Resource, obj: Mapping[str, Any]) -> None:
     listed = list(found)
     if listed:
-        subject = errors.ResourceRef(
-            resource.group, resource.plural, str(obj["metadata"].get("name", "")), resource.kind
-        )
-        raise errors.denied(_WEBHOOK, f"validation failed: {field_errors.text(listed)}", subject)
+        ref = errors.ResourceRef.of(resource, str(obj["metadata"].get("name", "")))
+        raise errors.denied(_WEBHOOK, f"validation failed: {field_errors.text(listed)}", ref)
 
 
-def fill_revision_spec(spec: Object, features: ServingConfig, owner: Mapping[str, Any]) -> None:
-    """Knative's defaults for a Revision's spec, in place; `owner` is the metadata of the object it is in.
+def fill_revision_spec(spec: Object, config: ServingConfig, owner: Mapping[str, Any]) -> None:
+    """Fill in Knative's defaults of a Revision's spec; `owner` is the metadata of the object that holds it.
 
     After pkg/apis/serving/v1/revision_defaults.go.
     """
-    defaults = features.defaults
+    defaults = config.defaults
     if not spec.get("timeoutSeconds"):
         spec["timeoutSeconds"] = defaults.timeout_s
     for key, seconds in (
@@ -91,7 +90,7 @@ def _fill_container(
 
 
 def _name(containers: Sequence[Object], taken: set[str], wanted: str) -> None:
-    """Give a name to those without; a number makes it one of its own where there are several."""
+    """Name the containers without a name; numbers keep names apart where there are several."""
     numbers = itertools.count()
     for container in containers:
         if container.get("name"):
@@ -110,63 +109,63 @@ def _fill_traffic(traffic: Sequence[Object]) -> None:
 
 
 class _TemplateAdmission:
-    """What Service and Configuration share: a template for Revisions."""
+    """What Service and Configuration have in common: a template of Revisions."""
 
     resource: Resource
 
-    def __init__(self, features: Callable[[], ServingConfig], lacking: UnsupportedWarnings) -> None:
-        self._features = features
-        self._lacking = lacking
+    def __init__(self, config: Callable[[], ServingConfig], unsupported: UnsupportedWarnings) -> None:
+        self._config = config
+        self._unsupported = unsupported
 
     def default(self, obj: Object, old: Object | None) -> None:
-        """Fill in the template, and who made and changed the object."""
+        """Fill in the template, and the users who created and last changed the object."""
         template = (obj.get("spec") or {}).get("template")
         if isinstance(template, dict):
             template.setdefault("metadata", {}).pop("creationTimestamp", None)
             if isinstance(template.get("spec"), dict):
-                fill_revision_spec(template["spec"], self._features(), obj["metadata"])
+                fill_revision_spec(template["spec"], self._config(), obj["metadata"])
             if not template["metadata"]:
                 del template["metadata"]
-        marks = obj["metadata"].setdefault("annotations", {})
-        marks.setdefault(CREATOR_ANNOTATION, USER)
-        if old is None or old["spec"] != obj.get("spec"):
-            marks[LAST_MODIFIER_ANNOTATION] = USER
+        _set_user(obj, old)
 
     def check(self, obj: Object, old: Object | None) -> list[str]:
-        """Refuse what the webhook refuses; warn of what it lets pass."""
-        _refuse(self._errors(obj, old), self.resource, obj)
+        """Deny what the webhook denies; warn of what it lets pass."""
+        _deny_if(self._errors(obj, old), self.resource, obj)
         template = obj["spec"]["template"]
         spec = template["spec"]
-        marks = (template.get("metadata") or {}).get("annotations") or {}
-        found = _scaling_warnings(marks, spec, self._features().autoscaler, "spec.template.")
-        return [*found, *self._lacking(spec)]
+        annotations = (template.get("metadata") or {}).get("annotations") or {}
+        found = _scaling_warnings(annotations, spec, self._config().autoscaler, "spec.template.")
+        return [*found, *self._unsupported(spec)]
 
     def _errors(self, obj: Mapping[str, Any], old: Mapping[str, Any] | None) -> Errors:
         yield from _named(obj)
-        yield from field_errors.via("metadata.annotations", vocabulary.misplaced(objects.annotations_of(obj)))
+        yield from field_errors.via(
+            "metadata.annotations", autoscaling.misplaced(objects.annotations_of(obj))
+        )
         template = (obj.get("spec") or {}).get("template")
         if not isinstance(template, dict) or not template.get("spec"):
             yield field_errors.missing("spec.template.spec.containers")
             return
-        yield from field_errors.via("spec.template", _template(template, obj, self._features()))
+        yield from field_errors.via("spec.template", _template(template, obj, self._config()))
         if old is not None:
+            yield from field_errors.via("metadata.annotations", _user_change(obj, old))
             yield from field_errors.via(
                 "spec.template", _name_change(template, old["spec"].get("template") or {})
             )
 
 
 class ServiceAdmission(_TemplateAdmission):
-    """A Service: template and traffic."""
+    """Admission of Services: template and traffic."""
 
     resource = SERVICE
 
     def default(self, obj: Object, old: Object | None) -> None:
-        """All traffic to the newest Revision unless told otherwise."""
-        super().default(obj, old)
+        """Send all traffic to the newest Revision unless the object says otherwise."""
         spec = obj.setdefault("spec", {})
         if not spec.get("traffic"):
             spec["traffic"] = [{"latestRevision": True, "percent": 100}]
         _fill_traffic(spec["traffic"])
+        super().default(obj, old)
 
     def _errors(self, obj: Mapping[str, Any], old: Mapping[str, Any] | None) -> Errors:
         yield from super()._errors(obj, old)
@@ -174,50 +173,51 @@ class ServiceAdmission(_TemplateAdmission):
 
 
 class ConfigurationAdmission(_TemplateAdmission):
-    """A Configuration: a template."""
+    """Admission of Configurations: a template."""
 
     resource = CONFIGURATION
 
 
 class RouteAdmission:
-    """A Route: traffic."""
+    """Admission of Routes: traffic."""
 
     def default(self, obj: Object, old: Object | None) -> None:
-        """An entry without a Revision's name follows the newest."""
-        del old
+        """Let an entry without a Revision's name follow the newest Revision."""
         _fill_traffic((obj.get("spec") or {}).get("traffic") or [])
+        _set_user(obj, old)
 
     def check(self, obj: Object, old: Object | None) -> list[str]:
-        """Refuse what the webhook refuses."""
-        del old
+        """Deny what the webhook denies."""
+        changes = _user_change(obj, old) if old is not None else ()
         found = [
             *_named(obj),
+            *field_errors.via("metadata.annotations", changes),
             *field_errors.via(
                 "spec", _traffic((obj.get("spec") or {}).get("traffic") or [], of_service=False)
             ),
         ]
-        _refuse(found, ROUTE, obj)
+        _deny_if(found, ROUTE, obj)
         return []
 
 
 class RevisionAdmission:
-    """A Revision: its spec never changes, its annotations may."""
+    """Admission of Revisions: the spec is immutable, annotations are not."""
 
-    def __init__(self, features: Callable[[], ServingConfig], lacking: UnsupportedWarnings) -> None:
-        self._features = features
-        self._lacking = lacking
+    def __init__(self, config: Callable[[], ServingConfig], unsupported: UnsupportedWarnings) -> None:
+        self._config = config
+        self._unsupported = unsupported
 
     def default(self, obj: Object, old: Object | None) -> None:
-        """A Revision that someone makes by hand gets the same defaults."""
+        """Fill in a Revision that was not made from a template."""
         if old is None and isinstance(obj.get("spec"), dict):
-            fill_revision_spec(obj["spec"], self._features(), obj["metadata"])
+            fill_revision_spec(obj["spec"], self._config(), obj["metadata"])
 
     def check(self, obj: Object, old: Object | None) -> list[str]:
-        """Refuse what the webhook refuses; warn of what it lets pass."""
-        marks = objects.annotations_of(obj)
+        """Deny what the webhook denies; warn of what it lets pass."""
+        annotations = objects.annotations_of(obj)
         found = [
-            *field_errors.via("metadata.annotations", _annotations(marks, self._features())),
-            *field_errors.via("spec", pod_spec.revision_spec(obj.get("spec") or {}, self._features())),
+            *field_errors.via("metadata.annotations", _annotations(annotations, self._config())),
+            *field_errors.via("spec", pod_spec.revision_spec(obj.get("spec") or {}, self._config())),
         ]
         if old is not None and old["spec"] != obj.get("spec"):
             found.append(
@@ -227,38 +227,60 @@ class RevisionAdmission:
                     _difference(old["spec"], obj.get("spec")),
                 )
             )
-        _refuse(found, REVISION, obj)
-        warned = _scaling_warnings(marks, obj["spec"], self._features().autoscaler, "")
-        return [*warned, *self._lacking(obj["spec"])] if old is None else warned
+        _deny_if(found, REVISION, obj)
+        warned = _scaling_warnings(annotations, obj["spec"], self._config().autoscaler, "")
+        return [*warned, *self._unsupported(obj["spec"])] if old is None else warned
 
 
 class PodAutoscalerAdmission:
-    """A PodAutoscaler: what a Revision may not ask for can't be set here either."""
+    """Admission of PodAutoscalers: their annotations obey the rules of a Revision's."""
 
-    def __init__(self, features: Callable[[], ServingConfig]) -> None:
-        self._features = features
+    def __init__(self, config: Callable[[], ServingConfig]) -> None:
+        self._config = config
 
     def default(self, obj: Object, old: Object | None) -> None:
-        """Nothing is filled in; the Revision's reconciler does that."""
+        """Fill in nothing; the Revision's reconciler does."""
 
     def check(self, obj: Object, old: Object | None) -> list[str]:
-        """Refuse what the webhook refuses."""
+        """Deny what the webhook denies."""
         del old
-        found = vocabulary.validate(objects.annotations_of(obj), self._features().autoscaler)
-        _refuse(field_errors.via("metadata.annotations", found), POD_AUTOSCALER, obj)
+        found = autoscaling.validate(objects.annotations_of(obj), self._config().autoscaler)
+        _deny_if(field_errors.via("metadata.annotations", found), POD_AUTOSCALER, obj)
         return []
 
 
 def _scaling_warnings(
-    marks: Mapping[str, str], spec: Mapping[str, Any], config: Config, where: str
+    annotations: Mapping[str, str], spec: Mapping[str, Any], config: Config, where: str
 ) -> list[str]:
     """What a Revision's annotations say that nobody means; `where` is the path to its metadata."""
     return [
         f"{error.message}: {', '.join(f'{where}metadata.annotations.{path}' for path in error.paths)}"
-        for error in vocabulary.warnings(
-            marks, config, container_concurrency=spec.get("containerConcurrency") or 0
+        for error in autoscaling.warnings(
+            annotations, config, container_concurrency=spec.get("containerConcurrency") or 0
         )
     ]
+
+
+def _set_user(obj: Object, old: Object | None) -> None:
+    """Record the user, whatever the object says, as `SetUserInfo` of knative.dev/pkg/apis does."""
+    annotations = obj["metadata"].setdefault("annotations", {})
+    if old is None:
+        annotations[CREATOR_ANNOTATION] = USER
+    if old is None or old.get("spec") != obj.get("spec"):
+        annotations[LAST_MODIFIER_ANNOTATION] = USER
+    if not annotations:
+        del obj["metadata"]["annotations"]
+
+
+def _user_change(obj: Mapping[str, Any], old: Mapping[str, Any]) -> Errors:
+    """As `ValidateCreatorAndModifier` of knative.dev/pkg/apis: nobody else writes these annotations."""
+    before, after = objects.annotations_of(old), objects.annotations_of(obj)
+    if before.get(CREATOR_ANNOTATION) != after.get(CREATOR_ANNOTATION):
+        yield FieldError("annotation value is immutable", (CREATOR_ANNOTATION,))
+    if old.get("spec") == obj.get("spec"):
+        modifier = after.get(LAST_MODIFIER_ANNOTATION, "")
+        if before.get(LAST_MODIFIER_ANNOTATION, "") != modifier:
+            yield field_errors.invalid(modifier, LAST_MODIFIER_ANNOTATION)
 
 
 def _named(obj: Mapping[str, Any]) -> Errors:
@@ -267,7 +289,7 @@ def _named(obj: Mapping[str, Any]) -> Errors:
         yield FieldError(_NOT_1035, ("metadata.name",))
 
 
-def _template(template: Mapping[str, Any], owner: Mapping[str, Any], features: ServingConfig) -> Errors:
+def _template(template: Mapping[str, Any], owner: Mapping[str, Any], config: ServingConfig) -> Errors:
     meta = template.get("metadata") or {}
     name, prefix = meta.get("name"), f"{owner['metadata'].get('name')}-"
     if name:
@@ -275,13 +297,13 @@ def _template(template: Mapping[str, Any], owner: Mapping[str, Any], features: S
             yield field_errors.invalid(f'"{name}" must have prefix "{prefix}"', "metadata.name")
         elif not _LABEL_1035.fullmatch(str(name)):
             yield FieldError(_NOT_1035, ("metadata.name",))
-    yield from field_errors.via("metadata.annotations", _annotations(meta.get("annotations") or {}, features))
-    yield from field_errors.via("spec", pod_spec.revision_spec(template["spec"], features))
+    yield from field_errors.via("metadata.annotations", _annotations(meta.get("annotations") or {}, config))
+    yield from field_errors.via("spec", pod_spec.revision_spec(template["spec"], config))
 
 
-def _annotations(marks: Mapping[str, str], features: ServingConfig) -> Errors:
-    yield from vocabulary.validate(marks, features.autoscaler)
-    deadline = marks.get(PROGRESS_DEADLINE_ANNOTATION)
+def _annotations(annotations: Mapping[str, str], config: ServingConfig) -> Errors:
+    yield from autoscaling.validate(annotations, config.autoscaler)
+    deadline = annotations.get(PROGRESS_DEADLINE_ANNOTATION)
     if deadline is not None:
         seconds = parse_duration(deadline)
         if seconds is None:
@@ -303,7 +325,7 @@ def _name_change(template: Mapping[str, Any], before: Mapping[str, Any]) -> Erro
 
 
 def _difference(old: Any, new: Any, path: str = "") -> str:
-    """The changed fields, one a line: path, old value, new value."""
+    """The changed fields, one per line: path, old value, new value."""
     if isinstance(old, dict) and isinstance(new, dict):
         lines = [
             _difference(old.get(key), new.get(key), f"{path}.{key}" if path else key)

@@ -1,6 +1,6 @@
-"""What Knative lets into a Revision's pod: containers, probes, volumes, switches.
+"""Validation of the pod spec in a Revision: containers, probes, volumes and feature flags (pure).
 
-After pkg/apis/serving/k8s_validation.go and fieldmask.go of Knative Serving; the texts are its own.
+After knative.dev/serving, `pkg/apis/serving/{k8s_validation,fieldmask}.go`, in its words.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
 _NATIVE = frozenset({"cpu", "memory", "ephemeral-storage"})
 _HANDLERS = ("httpGet", "tcpSocket", "exec", "grpc")
 
-_SWITCHED_FIELDS: Mapping[str, str] = {
+_FLAGGED_FIELDS: Mapping[str, str] = {
     "affinity": "podspec-affinity",
     "dnsConfig": "podspec-dnsconfig",
     "dnsPolicy": "podspec-dnspolicy",
@@ -46,7 +46,7 @@ _SWITCHED_FIELDS: Mapping[str, str] = {
     "tolerations": "podspec-tolerations",
     "topologySpreadConstraints": "podspec-topologyspreadconstraints",
 }
-_SWITCHED_VOLUMES: Mapping[str, str] = {
+_FLAGGED_VOLUMES: Mapping[str, str] = {
     "persistentVolumeClaim": "podspec-persistent-volume-claim",
     "hostPath": "podspec-volumes-hostpath",
     "csi": "podspec-volumes-csi",
@@ -57,25 +57,25 @@ _PLAIN_VOLUMES = ("secret", "configMap", "projected", "emptyDir")
 
 
 class _Kind(Enum):
-    """What a container is for, which decides about its rules."""
+    """The role of a container, by which its rules differ."""
 
     SERVING = auto()
     SIDECAR = auto()
 
 
-def revision_spec(spec: Mapping[str, Any], features: ServingConfig) -> Errors:
-    """All that is wrong with a Revision's spec; paths begin inside of it."""
-    yield from _limits(spec, features)
-    for field, flag in _SWITCHED_FIELDS.items():
-        if field in spec and not features.enabled(flag):
+def revision_spec(spec: Mapping[str, Any], config: ServingConfig) -> Errors:
+    """All errors in the spec of a Revision; paths are relative to it."""
+    yield from _limits(spec, config)
+    for field, flag in _FLAGGED_FIELDS.items():
+        if field in spec and not config.enabled(flag):
             yield field_errors.disallowed(field)
     volumes = spec.get("volumes") or []
-    yield from _volumes(volumes, features)
+    yield from _volumes(volumes, config)
     containers = spec.get("containers") or []
     if not containers:
         yield field_errors.missing("containers")
         return
-    yield from _containers(containers, volumes, features)
+    yield from _containers(containers, volumes, config)
     if spec.get("initContainers"):
         yield FieldError(
             "must not set the field(s)", ("initContainers",), "this platform runs no init containers"
@@ -87,9 +87,9 @@ def revision_spec(spec: Mapping[str, Any], features: ServingConfig) -> Errors:
 
 
 def _containers(
-    containers: Sequence[Mapping[str, Any]], volumes: Sequence[Mapping[str, Any]], features: ServingConfig
+    containers: Sequence[Mapping[str, Any]], volumes: Sequence[Mapping[str, Any]], config: ServingConfig
 ) -> Errors:
-    """One container serves, and has the only port; others stand beside it."""
+    """One container serves requests and has the only port; the others are sidecars."""
     ports = sum(len(container.get("ports") or ()) for container in containers)
     if ports == 0 and len(containers) > 1:
         yield field_errors.missing("containers[*].ports")
@@ -99,7 +99,7 @@ def _containers(
             ("containers[*].ports",),
             "Only a single port is allowed across all containers",
         )
-    if len(containers) > 1 and features.flags.get("multi-container") in ("disabled", "allowed"):
+    if len(containers) > 1 and config.flags.get("multi-container") in ("disabled", "allowed"):
         yield FieldError(f"multi-container is off, but found {len(containers)} containers", ())
         return
     names: set[str] = set()
@@ -111,11 +111,11 @@ def _containers(
         names.add(str(container.get("name")))
         sidecar = len(containers) > 1 and not container.get("ports")
         kind = _Kind.SIDECAR if sidecar else _Kind.SERVING
-        yield from field_errors.via(f"containers[{index}]", _container(container, volumes, features, kind))
+        yield from field_errors.via(f"containers[{index}]", _container(container, volumes, config, kind))
 
 
-def _limits(spec: Mapping[str, Any], features: ServingConfig) -> Errors:
-    defaults = features.defaults
+def _limits(spec: Mapping[str, Any], config: ServingConfig) -> Errors:
+    defaults = config.defaults
     concurrency = spec.get("containerConcurrency") or 0
     least, most = 0 if defaults.allow_zero_concurrency else 1, defaults.max_concurrency
     if not least <= concurrency <= most:
@@ -130,7 +130,7 @@ def _limits(spec: Mapping[str, Any], features: ServingConfig) -> Errors:
             yield field_errors.out_of_bounds(value, 0, bound, key)
 
 
-def _volumes(volumes: Sequence[Mapping[str, Any]], features: ServingConfig) -> Errors:
+def _volumes(volumes: Sequence[Mapping[str, Any]], config: ServingConfig) -> Errors:
     seen: set[str] = set()
     for index, volume in enumerate(volumes):
         path = f"volumes[{index}]"
@@ -142,10 +142,10 @@ def _volumes(volumes: Sequence[Mapping[str, Any]], features: ServingConfig) -> E
         elif name in seen:
             yield FieldError(f'duplicate volume name "{name}"', (f"{path}.name",))
         seen.add(name)
-        sources = [key for key in (*_PLAIN_VOLUMES, *_SWITCHED_VOLUMES) if key in volume]
+        sources = [key for key in (*_PLAIN_VOLUMES, *_FLAGGED_VOLUMES) if key in volume]
         for key in sources:
-            flag = _SWITCHED_VOLUMES.get(key) or ("podspec-volumes-emptydir" if key == "emptyDir" else None)
-            if flag is not None and not features.enabled(flag):
+            flag = _FLAGGED_VOLUMES.get(key) or ("podspec-volumes-emptydir" if key == "emptyDir" else None)
+            if flag is not None and not config.enabled(flag):
                 yield field_errors.disallowed(f"{path}.{key}")
         if len(sources) > 1:
             yield field_errors.several_of(*(f"{path}.{key}" for key in sources))
@@ -163,7 +163,7 @@ def _projected(volume: Mapping[str, Any]) -> Errors:
 def _container(
     container: Mapping[str, Any],
     volumes: Sequence[Mapping[str, Any]],
-    features: ServingConfig,
+    config: ServingConfig,
     kind: _Kind,
 ) -> Errors:
     name = str(container.get("name") or "")
@@ -181,15 +181,13 @@ def _container(
     yield from _env(container, reserved)
     yield from _ports(container.get("ports") or [])
     yield from field_errors.via("resources", _resources(container.get("resources") or {}))
-    probing = kind is _Kind.SERVING or features.flags.get("multi-container-probing") == "enabled"
+    probing = kind is _Kind.SERVING or config.flags.get("multi-container-probing") == "enabled"
     for key in _PROBES:
         if container.get(key) is not None:
             found = _probe(container[key], key, kind) if probing else _unprobed(container[key])
             yield from field_errors.via(key, found)
-    yield from field_errors.via(
-        "securityContext", _security(container.get("securityContext") or {}, features)
-    )
-    yield from _mounts(container.get("volumeMounts") or [], volumes, features)
+    yield from field_errors.via("securityContext", _security(container.get("securityContext") or {}, config))
+    yield from _mounts(container.get("volumeMounts") or [], volumes, config)
 
 
 def _env(container: Mapping[str, Any], reserved: Collection[str]) -> Errors:
@@ -236,9 +234,9 @@ def _ports(ports: Sequence[Mapping[str, Any]]) -> Errors:
 
 
 def _resources(resources: Mapping[str, Any]) -> Errors:
-    """Amounts are quantities; a request is within its limit; devices such as GPUs come whole, and as limits.
+    """Amounts are quantities, requests lie within limits, and devices such as GPUs are whole and have limits.
 
-    The first two as Kubernetes checks the pods (pkg/apis/core/validation), which Knative leaves to it.
+    The first two are Kubernetes' rules for Pods (`pkg/apis/core/validation`), to which Knative leaves them.
     """
     limits, requests = resources.get("limits") or {}, resources.get("requests") or {}
     for kind, values in (("limits", limits), ("requests", requests)):
@@ -282,7 +280,7 @@ def _quantity(value: Any) -> Fraction | None:
 
 
 def _unprobed(probe: Mapping[str, Any]) -> Errors:
-    """A sidecar's probe: there must be none unless the switch is on."""
+    """A sidecar may have a probe only if the feature flag is set."""
     yield from (field_errors.disallowed(key) for key, value in probe.items() if value is not None)
 
 
@@ -303,7 +301,7 @@ def _probe(probe: Mapping[str, Any], which: str, kind: _Kind) -> Errors:  # noqa
             yield field_errors.out_of_bounds(probe[key], 0, 2**31 - 1, key)
     period = probe.get("periodSeconds") or 0
     if which == "readinessProbe" and not period:
-        # Knative's own, quicker probing, which has neither.
+        # Knative then probes by itself several times a second, without either.
         for key in ("failureThreshold", "timeoutSeconds"):
             if probe.get(key):
                 yield field_errors.disallowed(key)
@@ -318,7 +316,7 @@ def _probe(probe: Mapping[str, Any], which: str, kind: _Kind) -> Errors:  # noqa
 
 
 def _probe_ports(probe: Mapping[str, Any]) -> Errors:
-    """A sidecar has no port of its own that a probe could mean."""
+    """A sidecar has no port that a probe could default to."""
     for key in ("httpGet", "tcpSocket"):
         if probe.get(key) is not None and not probe[key].get("port"):
             yield field_errors.invalid(
@@ -326,11 +324,11 @@ def _probe_ports(probe: Mapping[str, Any]) -> Errors:
             )
 
 
-def _security(context: Mapping[str, Any], features: ServingConfig) -> Errors:
+def _security(context: Mapping[str, Any], config: ServingConfig) -> Errors:
     if context.get("privileged"):
         yield field_errors.disallowed("privileged")
     added = (context.get("capabilities") or {}).get("add") or []
-    if not features.enabled("containerspec-addcapabilities") and any(
+    if not config.enabled("containerspec-addcapabilities") and any(
         item != "NET_BIND_SERVICE" for item in added
     ):
         yield field_errors.disallowed("capabilities.add")
@@ -341,7 +339,7 @@ def _security(context: Mapping[str, Any], features: ServingConfig) -> Errors:
 
 
 def _mounts(
-    mounts: Sequence[Mapping[str, Any]], volumes: Sequence[Mapping[str, Any]], features: ServingConfig
+    mounts: Sequence[Mapping[str, Any]], volumes: Sequence[Mapping[str, Any]], config: ServingConfig
 ) -> Errors:
     by_name = {volume.get("name"): volume for volume in volumes}
     seen: set[str] = set()
@@ -368,6 +366,6 @@ def _mounts(
             "persistentVolumeClaim" in volume
             and writes
             and not (volume["persistentVolumeClaim"] or {}).get("readOnly")
-            and not features.enabled("podspec-persistent-volume-write")
+            and not config.enabled("podspec-persistent-volume-write")
         ):
             yield field_errors.disallowed(f"{where}.readOnly")

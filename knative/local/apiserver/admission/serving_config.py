@@ -1,6 +1,6 @@
-"""Knative's switches and defaults: `config-features`, `config-defaults` and `config-autoscaler`, as values.
+"""Knative's settings that admission depends on: `config-features`, `config-defaults`, `config-autoscaler`.
 
-After pkg/apis/config/{features,defaults}.go of Knative Serving.
+After knative.dev/serving, `pkg/apis/config/{features,defaults}.go`; pure.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _TEMPLATE_FIELD = re.compile(r"\{\{-?\s*\.(Name|Namespace|GenerateName)\s*-?\}\}
 
 @dataclass(frozen=True, slots=True)
 class RevisionDefaults:
-    """`config-defaults`: what a Revision gets that says nothing, and its limits."""
+    """`config-defaults`: defaults of a Revision, and the limits of its values."""
 
     timeout_s: int = 300
     max_timeout_s: int = 600
@@ -40,7 +40,7 @@ class RevisionDefaults:
     limits: Mapping[str, str] = field(default_factory=dict)
 
     def named(self, template: str, meta: Mapping[str, object]) -> str:
-        """A container's name for an object with this metadata."""
+        """The name of a container from a template, for an object with this metadata."""
         words = {"Name": "name", "Namespace": "namespace", "GenerateName": "generateName"}
         return _TEMPLATE_FIELD.sub(lambda found: str(meta.get(words[found[1]]) or ""), template)
 
@@ -52,7 +52,7 @@ def parse_defaults(data: Mapping[str, str]) -> RevisionDefaults:
     """The settings in the data of `config-defaults`.
 
     Raises:
-        ConfigError: Knative refuses them, with its text; or a template says more than a field's name.
+        ConfigError: as Knative refuses them; or a template holds more than a field's name.
     """
     read, default = ConfigMapReader(data), DEFAULT_REVISION
     timeout = read("revision-timeout-seconds", read_integer, default.timeout_s)
@@ -104,14 +104,14 @@ def _template(data: Mapping[str, str], key: str, default: str) -> str:
 
 
 def parse_flags(data: Mapping[str, str]) -> Mapping[str, str]:
-    """The switches in the data of `config-features`. None is refused; what isn't known counts as unset."""
+    """The feature flags in the data of `config-features`; an unknown value counts as unset."""
     known = ("enabled", "allowed", "disabled")
     return {key: value.lower() for key, value in data.items() if value.lower() in known}
 
 
 @dataclass(frozen=True, slots=True)
 class ServingConfig:
-    """The settings that admission depends on; what isn't set has Knative's default."""
+    """The settings; those that are not set have Knative's defaults."""
 
     flags: Mapping[str, str] = field(default_factory=dict)
     """`config-features`, as `parse_flags` gives it."""

@@ -1,4 +1,4 @@
-"""What a Revision asks for that one machine can't give: accepted, and warned of (pure)."""
+"""Warnings of what a Revision asks for and one machine cannot give (pure)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from knative.local.runnable import unrunnable
 
 
 def warnings(spec: Mapping[str, Any], *, limits_cpu: bool) -> Iterator[str]:
-    """What a Revision with this specification will lack here.
+    """What a Revision with this spec will not get.
 
     Args:
-        spec: the Revision's.
-        limits_cpu: whether something holds CPU limits on this machine.
+        spec: the spec of a Revision.
+        limits_cpu: whether CPU limits are enforced on this machine.
     """
     problem = unrunnable({"spec": spec})
     if problem is not None:

@@ -18,6 +18,7 @@ from starlette.requests import Request
 
 from knative.client.resources import Object
 from knative.local.apiserver.api import protobuf
+from knative.local.apiserver.api.bounds import MAX_DEPTH, check_bounds, too_large
 from knative.local.apiserver.errors import ApiError, bad_request
 from knative.local.apiserver.validation import FieldValidation
 
@@ -25,9 +26,6 @@ MAX_BYTES = 3 * 1024 * 1024
 """As in Kubernetes' API server."""
 MAX_YAML_BYTES = 256 * 1024
 """YAML takes some forty times as long as JSON, which is all that `kubectl` and the client libraries send."""
-MAX_VALUES = 20_000
-"""Fields and list items of one body; validation and field management take time for each of them."""
-MAX_DEPTH = 100
 READ_TIMEOUT_S = 30.0
 """Time in which a whole body has to come."""
 
@@ -68,7 +66,7 @@ async def read(request: Request) -> bytes:
     """
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and (len(declared) > len(str(MAX_BYTES)) or int(declared) > MAX_BYTES):
-        raise _too_large(f"the request body is larger than {MAX_BYTES} bytes")
+        raise too_large(f"the request body is larger than {MAX_BYTES} bytes")
     chunks: list[bytes] = []
     size = 0
     try:
@@ -76,7 +74,7 @@ async def read(request: Request) -> bytes:
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > MAX_BYTES:
-                    raise _too_large(f"the request body is larger than {MAX_BYTES} bytes")
+                    raise too_large(f"the request body is larger than {MAX_BYTES} bytes")
                 chunks.append(chunk)
     except TimeoutError as problem:
         text = f"the request body was not complete within {READ_TIMEOUT_S:.0f} s"
@@ -110,34 +108,6 @@ def mapping(value: Any) -> Object:
     return value
 
 
-def check_bounds(value: Any) -> None:
-    """Refuse a JSON value that is nested too deeply or has too many parts.
-
-    Raises:
-        ApiError: 413.
-    """
-    count = 0
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        inner: list[Any] = []
-        for item in level:
-            if isinstance(item, dict):
-                inner.extend(item.values())
-            elif isinstance(item, list):
-                inner.extend(item)
-            if count + len(inner) > MAX_VALUES:
-                raise _too_large(f"the object has more than {MAX_VALUES} fields and list items")
-        if not inner:
-            return
-        count += len(inner)
-        level = inner
-    raise _too_large(f"the object is nested more than {MAX_DEPTH} levels deep")
-
-
-def _too_large(message: str) -> ApiError:
-    return ApiError(413, "RequestEntityTooLarge", message)
-
-
 def _looks_like_json(data: bytes) -> bool:
     return data.lstrip()[:1] in (b"{", b"[")
 
@@ -159,7 +129,7 @@ def _parse(data: bytes, kind: str) -> Parsed:
             )
         check_bounds(parsed.value)
     except RecursionError as problem:
-        raise _too_large(f"the object is nested more than {MAX_DEPTH} levels deep") from problem
+        raise too_large(f"the object is nested more than {MAX_DEPTH} levels deep") from problem
     except (ValueError, yaml.YAMLError) as problem:
         raise bad_request(f"the object provided is unrecognized: {problem}") from problem
     return parsed
@@ -192,7 +162,7 @@ def _parse_yaml(data: bytes) -> Parsed:
         except ValueError:
             pass  # YAML's own flow style
     if len(data) > MAX_YAML_BYTES:
-        raise _too_large(f"a body in YAML is larger than {MAX_YAML_BYTES} bytes; send it as JSON")
+        raise too_large(f"a body in YAML is larger than {MAX_YAML_BYTES} bytes; send it as JSON")
     loader = _YAML_LOADER(data)
     try:
         node = loader.get_single_node()

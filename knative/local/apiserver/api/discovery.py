@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from knative.client.resources import POD, Object, Resource
-from knative.local.apiserver.kinds import KindInfo
+from knative.local.apiserver.kind_info import KindInfo
 
 Kinds = Mapping[Resource, KindInfo]
 

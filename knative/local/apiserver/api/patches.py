@@ -14,7 +14,7 @@ import jsonpointer
 
 from knative.client.resources import Object
 from knative.local import objects
-from knative.local.apiserver.api.bodies import check_bounds
+from knative.local.apiserver.api.bounds import check_bounds
 from knative.local.apiserver.errors import ApiError, bad_request
 
 _DELETE_FINALIZERS = "$deleteFromPrimitiveList/finalizers"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from knative.client.resources import Resource
 from knative.local.apiserver.errors import ResourceRef
-from knative.local.apiserver.kinds import KindInfo
+from knative.local.apiserver.kind_info import KindInfo
 from knative.local.apiserver.records import Key
 
 

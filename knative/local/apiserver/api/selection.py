@@ -9,7 +9,7 @@ from starlette.requests import Request
 from knative.local.apiserver.api import selectors
 from knative.local.apiserver.api.request_info import RequestInfo
 from knative.local.apiserver.api.selectors import Predicate
-from knative.local.apiserver.kinds import KindInfo
+from knative.local.apiserver.kind_info import KindInfo
 from knative.local.apiserver.records import Change, EventType, Record
 
 

@@ -9,16 +9,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import socket
 import ssl
+from http import HTTPStatus
 
 import uvicorn
+
+from knative.local.apiserver.errors import ApiError
+from transport.request_head import HeadLimitedProtocol
 
 log = logging.getLogger(__name__)
 
 _TLS_HANDSHAKE = 0x16
 _FIRST_BYTE_TIMEOUT_S = 10.0
+_REASONS = {HTTPStatus.REQUEST_TIMEOUT: "Timeout", HTTPStatus.REQUEST_URI_TOO_LONG: "RequestURITooLong"}
+
+
+class ApiProtocol(HeadLimitedProtocol):
+    """One client's connection; a head beyond the limits is answered with a Status."""
+
+    def refusal(self, status: HTTPStatus) -> tuple[bytes, bytes]:
+        """The Status as JSON."""
+        problem = ApiError(status, _REASONS.get(status, ""), status.description or status.phrase)
+        return b"application/json", json.dumps(problem.status()).encode()
 
 
 class ApiServer(uvicorn.Server):

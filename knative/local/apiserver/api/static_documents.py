@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from knative.client.resources import Object, Resource
 from knative.local.apiserver.api import discovery, openapi
-from knative.local.apiserver.kinds import KindInfo
+from knative.local.apiserver.kind_info import KindInfo
 
 GIT_VERSION = "v1.34.0+pilotlight"
 """The Kubernetes version whose API is followed; clients compare it with their own."""

@@ -10,7 +10,7 @@ from typing import Any
 from knative.client.resources import Object
 from knative.local import objects
 from knative.local.apiserver.api.jsonpath import compiled
-from knative.local.apiserver.kinds import KindInfo
+from knative.local.apiserver.kind_info import KindInfo
 from knative.local.apiserver.printer_columns import AGE, NAME, Column
 from knative.local.apiserver.records import Record
 

@@ -13,7 +13,7 @@ from knative.local.apiserver import errors
 from knative.local.apiserver.api.negotiation import Form
 from knative.local.apiserver.api.selection import Selection
 from knative.local.apiserver.api.tables import table
-from knative.local.apiserver.kinds import KindInfo
+from knative.local.apiserver.kind_info import KindInfo
 from knative.local.apiserver.records import Change, EventType, HistoryExpired, Record, StoreError
 from knative.local.apiserver.store import Store
 

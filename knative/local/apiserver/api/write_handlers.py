@@ -15,6 +15,7 @@ from knative.client.resources import Object
 from knative.local import objects
 from knative.local.apiserver import errors, server_side_apply
 from knative.local.apiserver.api import bodies, patches, query
+from knative.local.apiserver.api.bounds import check_bounds
 from knative.local.apiserver.api.read_handlers import selected
 from knative.local.apiserver.api.request_info import RequestInfo
 from knative.local.apiserver.api.responses import json_response
@@ -83,7 +84,7 @@ class WriteHandlers:
             patched = patches.merge_patch(old.obj, parsed.value)
         else:
             patched = patches.strategic_patch(old.obj, parsed.value)
-        bodies.check_bounds(patched)
+        check_bounds(patched)
         obj = objects.clone(bodies.mapping(patched))
         result = self._registry.update(target.key, obj, options, subresource=target.subresource)
         return await self._acknowledge(result, 200, warnings)

@@ -8,8 +8,8 @@ from typing import Any
 
 from knative.client.resources import Object, Resource
 from knative.local import objects
+from knative.local.apiserver.records import Key
 from knative.local.apiserver.registry import Registry
-from knative.local.apiserver.store import Key
 
 log = logging.getLogger(__name__)
 

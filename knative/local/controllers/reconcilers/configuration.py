@@ -7,8 +7,8 @@ from datetime import datetime
 
 from knative.client.resources import REVISION, Object
 from knative.local import objects
+from knative.local.apiserver.records import Key
 from knative.local.apiserver.registry import Registry
-from knative.local.apiserver.store import Key
 from knative.local.controllers.desired_state import configurations, revision_gc
 from knative.local.controllers.reconcilers.child_objects import ChildObjects
 from knative.local.controllers.settings import KnativeSettings

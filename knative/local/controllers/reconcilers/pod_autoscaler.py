@@ -12,8 +12,8 @@ from knative.client.resources import POD, POD_AUTOSCALER, REVISION, Object
 from knative.local import objects
 from knative.local.activator import Activator
 from knative.local.apiserver.names import generate_name
+from knative.local.apiserver.records import Key
 from knative.local.apiserver.registry import Registry
-from knative.local.apiserver.store import Key
 from knative.local.controllers.autoscaler import Autoscaler
 from knative.local.controllers.desired_state import pod_autoscalers, revisions
 from knative.local.controllers.reconcilers.child_objects import ChildObjects

@@ -8,8 +8,8 @@ from datetime import datetime
 from knative.client.resources import POD, POD_AUTOSCALER, Object
 from knative.local import conditions, objects, runnable
 from knative.local.activator import Activator
+from knative.local.apiserver.records import Key
 from knative.local.apiserver.registry import Registry
-from knative.local.apiserver.store import Key
 from knative.local.controllers.desired_state import revision_status
 from knative.local.controllers.reconcilers.child_objects import ChildObjects
 from knative.local.controllers.reconcilers.pod_autoscaler import PodAutoscalerReconciler

@@ -8,8 +8,8 @@ from datetime import datetime
 from knative.client.resources import CONFIGURATION, REVISION, Object, Resource
 from knative.local import objects
 from knative.local.activator import Activator
+from knative.local.apiserver.records import Key
 from knative.local.apiserver.registry import Registry
-from knative.local.apiserver.store import Key
 from knative.local.controllers.dependencies import Dependencies
 from knative.local.controllers.desired_state import routes
 from knative.local.controllers.reconcilers.child_objects import ChildObjects

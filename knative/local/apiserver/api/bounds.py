@@ -1,0 +1,41 @@
+"""Limits on the number and the depth of an object's parts, applied before anything is done with it (pure)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from knative.local.apiserver.errors import ApiError
+
+MAX_VALUES = 20_000
+"""Fields and list items of one object; validation and field management take time for each of them."""
+MAX_DEPTH = 100
+"""Levels of nesting."""
+
+
+def check_bounds(value: Any) -> None:
+    """Refuse a JSON value that is nested too deeply or has too many parts.
+
+    Raises:
+        ApiError: 413.
+    """
+    count = 0
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        inner: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                inner.extend(item.values())
+            elif isinstance(item, list):
+                inner.extend(item)
+            if count + len(inner) > MAX_VALUES:
+                raise too_large(f"the object has more than {MAX_VALUES} fields and list items")
+        if not inner:
+            return
+        count += len(inner)
+        level = inner
+    raise too_large(f"the object is nested more than {MAX_DEPTH} levels deep")
+
+
+def too_large(message: str) -> ApiError:
+    """413 for a body or an object beyond a limit."""
+    return ApiError(413, "RequestEntityTooLarge", message)
