@@ -9,6 +9,7 @@ import aiohttp
 import openai
 import pytest
 
+from functions.engines.vllm.option_schema import installed_version
 from tests.functions.servers import stage_environment
 from tests.functions.vllm_replica import NAME, PATIENCE, VllmReplica
 
@@ -77,6 +78,17 @@ async def test_the_openai_client_chats_and_streams_the_same_text(client):
     assert streamed == whole.choices[0].message.content
     assert chunks[-1].usage.completion_tokens == 12
     assert len(chunks) > 3
+
+
+@pytest.mark.parametrize("path", ["/health", "/ping"])
+async def test_a_hot_replica_is_healthy(hot, http, path):
+    async with http.get(hot.url + path) as response:
+        assert (response.status, await response.read()) == (200, b"")
+
+
+async def test_the_version_is_that_of_vllm(hot, http):
+    async with http.get(f"{hot.url}/version") as response:
+        assert await response.json() == {"version": installed_version()}
 
 
 async def test_the_openai_client_lists_the_model(client):

@@ -31,6 +31,9 @@ async def test_the_port_answers_while_the_engine_is_still_being_imported(made_mo
         assert "import" not in view["phases"]
         async with http.get(f"{stage.url}/healthz/ready") as response:
             assert response.status == 503
+        for path in ("/health", "/ping"):
+            async with http.get(stage.url + path) as response:
+                assert (response.status, await response.read()) == (503, b"")
         # Processor time of its own, which other load on the machine does not change.
         spent = psutil.Process(stage.process.pid).cpu_times()
         assert spent.user + spent.system < 5

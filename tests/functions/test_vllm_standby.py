@@ -52,6 +52,14 @@ async def test_it_starts_without_an_engine_and_is_ready(standby, http):
     assert "init" not in view["phases"]
 
 
+@pytest.mark.parametrize("path", ["/health", "/ping"])
+async def test_health_checks_are_answered_and_do_not_wake_it(standby, http, path):
+    async with http.get(standby.url + path) as response:
+        assert (response.status, await response.read()) == (200, b"")
+    assert (await standby.view(http))["state"] == "standby"
+    assert standby.template.children() == []
+
+
 async def test_the_first_request_makes_it_hot_and_later_it_returns_to_standby(standby, http):
     template = standby.template.pid
     status, answer, _ = await standby.complete(http)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import aiohttp
 
-from functions.engines.vllm import proxy, warmth_endpoint
+from functions.engines.vllm import health_routes, proxy, warmth_endpoint
 from functions.engines.vllm.client import BASE_URL, VllmEngine
 from functions.engines.vllm.device_lock import DeviceLock
 from functions.engines.vllm.engine_slot import EngineSlot
@@ -69,8 +69,10 @@ class VllmHost:
         metrics = runtime.metrics
         metrics.extra.append(self._metrics)
         self._controller.requests.on_use = metrics.batch
+        router = warmth_endpoint.router(self._controller, runtime.replica, self._admin_token)
+        router.include_router(health_routes.router(runtime.replica))
         return StageRoutes(
-            warmth_endpoint.router(self._controller, runtime.replica, self._admin_token),
+            router,
             (proxy.direct_route(proxy.VllmProxy(self._controller, metrics), self._name),),
         )
 

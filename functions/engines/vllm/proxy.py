@@ -30,7 +30,6 @@ PATHS = frozenset(
         "/score",
         "/tokenize",
         "/tokenizer_info",
-        "/version",
     }
 )
 """Paths of vLLM's server for clients. Its control paths (sleep, collective_rpc, ...) are not passed on."""
