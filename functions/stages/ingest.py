@@ -1,15 +1,14 @@
-"""The first stage: what reaches the model is valid, normal, bounded, and fits.
+"""The first stage before the model: what reaches the model is valid, normalised, bounded, and fits.
 
-Normalising: Unicode NFC, line ends to line feeds, control and other invisible characters that no text needs
-removed. Counting uses the model's own tokenizer, without importing an engine. A request whose prompt and
-answer together do not fit the model is refused here, with the number of tokens that are too many, before it
-costs a GPU anything.
+Tokens are counted with the model's own tokenizer, without importing an engine. A request whose prompt and
+answer together do not fit the model is refused here, with the number of tokens over, before it costs a GPU
+anything. A model without a `tokenizer.json` is served as well; then only characters are counted.
 """
 
 import asyncio
 import json
+import logging
 import re
-import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,29 +20,32 @@ from functions.problems import ProblemError
 from functions.replica import Replica
 from functions.settings import Settings
 from functions.stage import RequestContext, StageConfig, StageRoutes, StageRuntime, StartError, parse_config
+from functions.text.normalisation import normalise
 from functions.timing import Phase
 from knative import env_vars
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+log = logging.getLogger(__name__)
+
 TOKENIZER_FILES = ("tokenizer*", "config.json")
-"""What of a model this stage needs: no weights."""
+"""The files of a model that this stage needs: no weights."""
 
 _THREAD_CHARS = 20_000
-"""Texts longer than this are tokenized in a thread, so that the event loop keeps answering."""
+"""Texts longer than this are worked on in a thread, so that the event loop keeps answering."""
 
-_LINE_ENDS = re.compile(r"\r\n?|\u2028|\u2029|\x85")
-# C0 and C1 controls but tab and line feed, delete, the byte order mark; bidirectional overrides and tag
-# characters, which make a text read differently from what the model sees.
-_UNWANTED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f]")
+MAX_SHRINKAGE = 4
+"""How many times longer than `maxCharacters` an input may be before it is normalised.
+
+No canonical composition makes one character of more than four."""
 
 
 class IngestConfig(StageConfig):
     """`PILOTLIGHT_STAGE_CONFIG` of an ingest stage."""
 
     max_characters: Annotated[int, Field(ge=1)] = 100_000
-    """Characters of one request, all messages together, after normalising."""
+    """Characters of one request, all messages together, after normalising; four times as many before."""
     max_model_len: Annotated[int, Field(ge=1)] | None = None
     """Tokens of prompt and answer together; by default what the engine or the model's config.json says."""
     default_max_tokens: Annotated[int, Field(ge=1)] = 16
@@ -56,11 +58,6 @@ class IngestConfig(StageConfig):
     """
     message_overhead: Annotated[int, Field(ge=0)] = 8
     """Tokens added per message for the chat template, an upper bound for common templates."""
-
-
-def normalise(text: str) -> str:
-    """The text in its normal form; idempotent."""
-    return unicodedata.normalize("NFC", _UNWANTED.sub("", _LINE_ENDS.sub("\n", text)))
 
 
 def normalise_input(value: Input) -> Input:
@@ -76,7 +73,12 @@ def texts(value: Input) -> tuple[str, ...]:
 
 
 class Ingest:
-    """The stage."""
+    """The stage.
+
+    Args:
+        settings: names, and where the model is.
+        config: of the stage.
+    """
 
     kind = "ingest"
 
@@ -97,23 +99,27 @@ class Ingest:
                 model = await fetch_tokenizer(self._settings)
             with replica.measure(Phase.INIT):
                 self._tokenizer = await asyncio.to_thread(load_tokenizer, model)
-                self._special = special_tokens(self._tokenizer)
+                if self._tokenizer is None:
+                    log.warning(
+                        "the model has no tokenizer.json: only characters are counted",
+                        extra={"model": self._settings.model_uri},
+                    )
+                else:
+                    self._special = special_tokens(self._tokenizer)
                 if self._max_model_len is None:
                     self._max_model_len = self._served_length() or read_model_length(model)
         replica.to(State.HOT)
 
     async def invoke(self, request: StageRequest, context: RequestContext) -> StageReply:  # noqa: ARG002 - the protocol
         """The normalised input, with its token count in `data` and `usage`."""
-        value = normalise_input(request.input)
+        given = sum(map(len, texts(request.input)))
+        self._check_characters(given, MAX_SHRINKAGE, "before normalising")
+        if given > _THREAD_CHARS:
+            value = await asyncio.to_thread(normalise_input, request.input)
+        else:
+            value = normalise_input(request.input)
         chars = sum(map(len, texts(value)))
-        if chars > self._config.max_characters:
-            raise ProblemError(
-                413,
-                f"input has {chars} characters, at most {self._config.max_characters} are allowed: "
-                f"{chars - self._config.max_characters} over",
-                title="Input too long",
-                extra={"over": chars - self._config.max_characters, "unit": "characters"},
-            )
+        self._check_characters(chars)
         if not any(text.strip() for text in texts(value)):
             raise ProblemError(422, "input is empty after normalising, must hold a text", title="Empty input")
         if not isinstance(value, str):
@@ -125,7 +131,12 @@ class Ingest:
             id=request.id,
             stage=self.name,
             output=value,
-            data={"characters": chars, "prompt_tokens": tokens, "changed": value != request.input},
+            data={
+                "characters": chars,
+                "prompt_tokens": tokens,
+                "counted": "characters" if tokens is None else "tokens",
+                "changed": value != request.input,
+            },
             usage=Usage(prompt_tokens=tokens),
             metadata=request.metadata,
         )
@@ -136,6 +147,16 @@ class Ingest:
     def routes(self, runtime: StageRuntime) -> StageRoutes:  # noqa: ARG002 - the protocol
         """No routes of its own."""
         return StageRoutes()
+
+    def _check_characters(self, chars: int, factor: int = 1, when: str = "after normalising") -> None:
+        limit = factor * self._config.max_characters
+        if chars > limit:
+            raise ProblemError(
+                413,
+                f"input has {chars} characters {when}, at most {limit} are allowed: {chars - limit} over",
+                title="Input too long",
+                extra={"over": chars - limit, "unit": "characters"},
+            )
 
     async def _count(self, value: Input) -> int | None:
         if self._tokenizer is None:
@@ -187,7 +208,7 @@ async def fetch_tokenizer(settings: Settings) -> Path:
     """The directory with the model's tokenizer and config.
 
     Raises:
-        StartError: the model is not there or has no tokenizer.
+        StartError: the model cannot be read.
     """
     from weights import WeightsError, pull  # noqa: PLC0415 - after the port is open
 
@@ -199,17 +220,17 @@ async def fetch_tokenizer(settings: Settings) -> Path:
     return pulled.path
 
 
-def load_tokenizer(model: Path) -> "Tokenizer":
-    """The model's own tokenizer.
+def load_tokenizer(model: Path) -> "Tokenizer | None":
+    """The model's own tokenizer; None without a tokenizer.json.
 
     Raises:
-        StartError: no tokenizer.json, or one that does not load.
+        StartError: a tokenizer.json that does not load.
     """
     from tokenizers import Tokenizer  # noqa: PLC0415 - after the port is open
 
     path = model / "tokenizer.json"
     if not path.is_file():
-        raise StartError(f"model has no tokenizer.json: {path}")
+        return None
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception for a bad file

@@ -1,26 +1,25 @@
 """The stage behind the model: stop sequences, redaction, whitespace, and a check of JSON output.
 
-Works on a whole text, and on a stream segment by segment: what it holds back travels in the reply's `carry`
-to the next segment's request, so the stage itself keeps nothing. The carry holds unredacted text and is
-meant for the caller that posts the segments, not for the end user.
+It works on a whole text, and on a stream segment by segment: the text that it holds back travels in the
+reply's `carry` to the next segment's request, so the stage itself keeps nothing. The carry has text that is
+not redacted and is meant for the caller that posts the segments, not for the end user.
 """
 
 import asyncio
-import json
-import re
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, JsonValue, ValidationError, field_validator
 
-from functions.contract import FinishReason, StageReply, StageRequest, StopSequence
+from functions.contract import MAX_INPUT_CHARS, FinishReason, StageReply, StageRequest, StopSequence
 from functions.lifecycle import State
 from functions.problems import ProblemError, field_errors
 from functions.replica import Replica
 from functions.settings import Settings
 from functions.stage import RequestContext, StageConfig, StageRoutes, StageRuntime, parse_config
 from functions.text.filters import FilterState, Whitespace, step
+from functions.text.json_answer import parse_answer
 from functions.timing import Phase
 
 if TYPE_CHECKING:
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 
 _THREAD_CHARS = 50_000
 """Texts longer than this are filtered in a thread, so that the event loop keeps answering."""
-
-_FENCE = re.compile(r"^```[A-Za-z0-9]*[ \t]*\n(?P<body>.*)\n```$", re.DOTALL)
 
 
 class PostprocessConfig(StageConfig):
@@ -42,12 +39,13 @@ class PostprocessConfig(StageConfig):
     collapse_whitespace: bool = False
     """Remove it at both ends and at the ends of lines, and keep at most one empty line in a row."""
     redact: tuple[Literal["email", "card", "key"], ...] = ("email", "card", "key")
-    """What is replaced."""
+    """Kinds of secrets that are replaced."""
     replacement: Annotated[str, Field(max_length=200)] = "[redacted {kind}]"
     json_output: Literal["off", "flag", "refuse"] = "off"
-    """Whether the output must be JSON (a Markdown fence around it is allowed): `flag` says in `data` if it
-    is not,
-    `refuse` makes it an error."""
+    """Whether the answer must be JSON: `flag` says in `data` if it is not, `refuse` makes it an error.
+
+    A reasoning block before the answer is no part of it. One code fence is the answer, with or without
+    sentences around it."""
     json_schema: dict[str, JsonValue] | None = None
     """JSON Schema that the output must meet; draft by `$schema`, else 2020-12."""
 
@@ -86,6 +84,14 @@ class Postprocess:
         config, segment = self._config, request.segment
         final = segment is None or segment.final
         state = _state(segment.carry if segment else None, keep_text=config.json_output != "off")
+        characters = len(request.text) + state.characters
+        if characters > MAX_INPUT_CHARS:
+            raise ProblemError(
+                413,
+                f"input and segment.carry have {characters} characters, must be at most {MAX_INPUT_CHARS}",
+                title="Text too long",
+                extra={"over": characters - MAX_INPUT_CHARS, "unit": "characters"},
+            )
         filtered = partial(
             step,
             state,
@@ -96,10 +102,13 @@ class Postprocess:
             replacement=config.replacement,
             whitespace=config.whitespace,
         )
-        state, out = await asyncio.to_thread(filtered) if len(request.text) > _THREAD_CHARS else filtered()
+        state, out = await asyncio.to_thread(filtered) if characters > _THREAD_CHARS else filtered()
         data: dict[str, JsonValue] = {"redactions": dict(state.redactions), "stopped": state.stopped}
         if final and state.text is not None:
-            data |= self._check_json(state.text)
+            if len(state.text) > _THREAD_CHARS:
+                data |= await asyncio.to_thread(self._check_json, state.text)
+            else:
+                data |= self._check_json(state.text)
         return StageReply(
             id=request.id,
             stage=self.name,
@@ -121,13 +130,7 @@ class Postprocess:
             return {"json_error": str(error)}
 
     def _parse(self, text: str) -> JsonValue:
-        fenced = _FENCE.match(text.strip())
-        try:
-            value: JsonValue = json.loads(fenced["body"] if fenced else text, parse_constant=_no_constant)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{error.msg} at line {error.lineno}, column {error.colno}") from None
-        except RecursionError:
-            raise ValueError("nested too deeply") from None
+        value = parse_answer(text)
         if self._schema is not None:
             # The message names the place and the rule; jsonschema's own would quote the whole output.
             broken = next(self._schema.iter_errors(value), None)
@@ -161,15 +164,11 @@ def _state(carry: dict[str, JsonValue] | None, *, keep_text: bool) -> FilterStat
         ) from None
 
 
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
 def _validator(schema: dict[str, JsonValue]) -> "Validator":
     """The schema's validator.
 
     Raises:
-        ValueError: it is no JSON Schema, or refers to another document (nothing is ever fetched).
+        ValueError: it is not a JSON Schema, or refers to another document (nothing is ever fetched).
     """
     import jsonschema  # noqa: PLC0415 - only where a schema is configured
     import referencing  # noqa: PLC0415

@@ -1,40 +1,48 @@
 """What postprocess does to a text, as a pure step that works on the whole and on pieces of it alike.
 
-`step(config, state, piece, final)` gives the text that may go out now and the state for the next piece. The
-whole text is one final piece, so both ways run the same code and give the same output.
+`step` gives the text that may go out now and the state for the next piece. A whole text is one final piece,
+so both ways run the same code and give the same output.
 
 Order: stop sequences (on what the model wrote), redaction, whitespace.
 """
 
 import re
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
-from functions.contract import Wire
+from functions.contract import MAX_INPUT_CHARS, Wire
 from functions.text.redaction import DETECTORS, redact
 
-Whitespace = Literal["keep", "strip", "tidy"]
+Whitespace: TypeAlias = Literal["keep", "strip", "tidy"]
+Kind: TypeAlias = Annotated[str, Field(max_length=32)]
+Count: TypeAlias = Annotated[int, Field(ge=0)]
 
 
 class FilterState(Wire):
-    """What is known about a text so far; travels as the `carry` of a segment. Holds back unredacted text."""
+    """What is known of a text so far; travels as the `carry` of a segment. It holds text not yet redacted."""
 
-    stop_held: str = ""
+    stop_held: Annotated[str, Field(max_length=256)] = ""
     """The end of the text, which may be the beginning of a stop sequence."""
     stopped: bool = False
-    before: str = ""
+    before: Annotated[str, Field(max_length=1)] = ""
     """The last character that went through redaction, as context."""
-    redact_held: str = ""
+    redact_held: Annotated[str, Field(max_length=MAX_INPUT_CHARS)] = ""
     """The end of the text, which may be the beginning of a secret."""
-    redactions: dict[str, int] = Field(default_factory=dict)
-    space_held: str = ""
+    redactions: Annotated[dict[Kind, Count], Field(max_length=len(DETECTORS))] = Field(default_factory=dict)
+    """How many secrets of each kind were replaced."""
+    space_held: Annotated[str, Field(max_length=MAX_INPUT_CHARS)] = ""
     """Whitespace that goes out only if something follows."""
     begun: bool = False
-    """Something else than whitespace went out."""
-    text: str | None = None
+    """Something other than whitespace went out."""
+    text: Annotated[str, Field(max_length=MAX_INPUT_CHARS)] | None = None
     """All that went out, where it is needed at the end."""
+
+    @property
+    def characters(self) -> int:
+        """Characters of the text that it holds."""
+        return len(self.stop_held) + len(self.redact_held) + len(self.space_held) + len(self.text or "")
 
 
 def step(
@@ -51,12 +59,15 @@ def step(
 
     Args:
         state: after the pieces before.
-        piece: may be empty.
+        piece: the next part of the text; may be empty.
         final: nothing follows; what is held comes out.
         stop: the text ends before the first of these.
         kinds: secrets to replace, names from `functions.text.redaction.DETECTORS`.
         replacement: for a secret, with `{kind}`.
         whitespace: `keep`, `strip` both ends, or `tidy`: also the ends of lines and more than one empty line.
+
+    Returns:
+        The state behind the piece, and the text that may go out.
     """
     if state.stopped:
         return state, ""
@@ -90,9 +101,9 @@ def step(
 
 
 def _until_stop(text: str, stop: Sequence[str], *, final: bool) -> tuple[str, str, bool]:
-    """What may go on, what is held, and whether a stop sequence was there.
+    """The text that passes, the text that is held, and whether a stop sequence was there.
 
-    Of several the one that is complete first counts, as it does for an engine that sees token after token.
+    Of several, the one that is complete first counts, as it does for an engine that sees token after token.
     """
     found = [(at + len(sequence), at) for sequence in stop if (at := text.find(sequence)) >= 0]
     if found:
@@ -104,14 +115,15 @@ def _until_stop(text: str, stop: Sequence[str], *, final: bool) -> tuple[str, st
 
 
 def _overlap(text: str, sequence: str) -> int:
-    """Length of the longest end of the text that begins the sequence."""
+    """Length of the longest end of the text with which the sequence begins."""
     for length in range(min(len(sequence) - 1, len(text)), 0, -1):
         if text.endswith(sequence[:length]):
             return length
     return 0
 
 
-_LINE_END = re.compile(r"[^\S\n]+\n")
+# Anchored to the beginning of a run of spaces and without backtracking: linear for a run that no line ends.
+_LINE_END = re.compile(r"(?<![^\S\n])[^\S\n]++\n")
 _EMPTY_LINES = re.compile(r"\n{3,}")
 
 

@@ -1,12 +1,12 @@
-"""Finding what must not leave: e-mail addresses, payment cards, keys. Pure, and exact on streams.
+"""Finding secrets: e-mail addresses, payment cards, keys. Pure, and exact on streams.
 
 Each detector answers two questions about a text: which spans are secrets, and from which index on a secret
-could still be completed by text that has not arrived. What lies before that index is settled and may go out;
-what lies behind it is held back. So a stream, cut anywhere, redacts to the same text as the whole (a
-property test holds this), and no more than a word is held where nothing is suspicious.
+could still be completed by text that has not arrived. The text before that index may go out, the text behind
+it is held back. So a stream, cut anywhere, is redacted to the same text as the whole (a property test holds
+this), and of ordinary text no more than a word is held.
 
-The second question is answered by partial matching (`regex`'s `partial=True`): the earliest start from which
-the pattern is still alive at the end of the text.
+The second question is answered by partial matching (`regex`'s `partial=True`): the earliest start of a match
+that the end of the text leaves unfinished.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,8 +15,7 @@ from typing import Protocol
 
 import regex
 
-# Never part of a text that arrives (it is a noncharacter), so a pattern that asks for it can only match
-# partially.
+# A noncharacter, which no text contains: a pattern that asks for it can only match partially.
 _NEVER = "\U0010ffff"
 
 _EMAIL = (
@@ -38,7 +37,7 @@ KEY_SHAPES = (
     r"npm_[A-Za-z0-9]{36}",
     r"pypi-[A-Za-z0-9_\-]{50,1024}",
     r"SG\.[A-Za-z0-9_\-]{16,64}\.[A-Za-z0-9_\-]{16,64}",  # SendGrid
-    # JSON Web Token. Not after what it may contain itself, else a text of beginnings takes quadratic time.
+    # JSON Web Token. Not after a character that it may contain itself: a text of beginnings stays linear.
     r"(?<![_\-])eyJ[A-Za-z0-9_\-]{8,4096}\.eyJ[A-Za-z0-9_\-]{8,4096}\.[A-Za-z0-9_\-]{8,4096}",
 )
 _PEM = "(?:[A-Z0-9]{1,16} ){0,3}PRIVATE KEY-----"
@@ -80,14 +79,14 @@ class Detector(Protocol):
 
 
 class Pattern:
-    """Secrets of one regular expression.
+    """Secrets that a regular expression describes.
 
-    It must not look ahead, so that a match does not depend on what follows but by its own greed.
+    The expression has no lookahead, so that a match depends on the text behind it by its greed alone.
 
     Args:
         kind: name.
         pattern: the expression.
-        longest: characters of its longest match: how far back a match that is still alive can have begun.
+        longest: characters of its longest match, so how far back an unfinished match can begin.
     """
 
     def __init__(self, kind: str, pattern: str, *, longest: int) -> None:
@@ -110,9 +109,9 @@ class Pattern:
 class Cards:
     """Payment card numbers: 13 to 19 digits of an issuer's range that pass the Luhn check (ISO/IEC 7812-1).
 
-    Written in one piece, or in groups of at least three with one space or hyphen between, the first of four.
-    Every such stretch of a run of digits is tried, so that a security code or a date behind the number does
-    not hide it.
+    Written in one piece, or in groups of at least three digits (the first of four) with one space or hyphen
+    between. Every such stretch of a run of digits is tried, so that a security code or a date behind the
+    number does not hide it.
     """
 
     kind = "card"
@@ -150,7 +149,11 @@ def _stretches(
 ) -> Iterator[tuple[str, int]]:
     """The digits and the last group of each stretch from `first` that is laid out like a card number.
 
-    `growing`: the last group may still get longer.
+    Args:
+        text: has the digits.
+        groups: where its groups of digits begin and end.
+        first: the group to begin with.
+        growing: the last group may still get longer.
     """
     digits = ""
     if text[groups[first][0]] not in "23456":
@@ -182,12 +185,12 @@ DETECTORS: dict[str, Detector] = {
     "card": Cards(),
     "key": Pattern("key", _KEY, longest=17_000),
 }
-"""By the name that the configuration uses. Stateless, so one of each serves all requests."""
+"""By their names in the configuration. Stateless, so one of each serves all requests."""
 
 
 @dataclass(frozen=True, slots=True)
 class Redacted:
-    """What may go out now, and from where on the text is held back."""
+    """The text that may go out, and from where on the text is held back."""
 
     text: str
     held_from: int
@@ -198,14 +201,14 @@ class Redacted:
 def redact(
     text: str, detectors: Sequence[Detector], *, start: int = 0, final: bool = True, replacement: str
 ) -> Redacted:
-    """Replace the settled secrets in `text[start:]`.
+    """Replace the complete secrets in `text[start:]`.
 
     Args:
         text: with the character before `start` as context, if there is any.
         detectors: what to look for; overlapping finds become one, named after the first.
-        start: what lies before has gone out.
-        final: no more text will come, so all is settled.
-        replacement: with `{kind}` where the kind goes.
+        start: the text before it has gone out.
+        final: no more text will come, so nothing is held back.
+        replacement: of a secret, with `{kind}` where the kind goes.
     """
     spans = merged(span for detector in detectors for span in detector.spans(text, start))
     held = len(text) if final else min((d.pending(text, start) for d in detectors), default=len(text))

@@ -10,7 +10,8 @@ from tokenizers import Tokenizer
 
 from functions.http.app import create_app
 from functions.settings import Settings
-from functions.stages.ingest import build, normalise
+from functions.stages.ingest import build
+from functions.text.normalisation import MAX_MARKS, normalise
 from tests.functions.servers import serving, stage_process, wait_ready
 
 
@@ -32,13 +33,18 @@ async def ingest(http, made_model):
         ("\ufeffbom", "bom"),
         ("ab\u202ec\u2066d", "abcd"),
         ("see \U000e0069\U000e0067\U000e006e", "see "),
+        ("x" + "\u0301" * 100 + "y", "x" + "\u0301" * MAX_MARKS + "y"),
+        ("q" + "\u0344" * 100, "q" + "\u0308\u0301" * (MAX_MARKS // 2)),
     ],
 )
 def test_a_text_is_brought_to_its_normal_form(given_text, normal):
     assert normalise(given_text) == normal
 
 
-@given(st.text())
+marks = st.text(st.characters(categories=["Mn"]), max_size=80)
+
+
+@given(st.one_of(st.text(), st.builds("".join, st.lists(st.one_of(st.text(max_size=3), marks), max_size=4))))
 def test_normalising_twice_changes_nothing_more(text):
     once = normalise(text)
     assert normalise(once) == once
@@ -55,7 +61,7 @@ async def test_the_reply_has_the_normal_text_and_the_models_own_token_count(http
     assert reply["output"] == "Where is\nmy order?"
     count = len(tokenizer.encode("Where is\nmy order?").ids)
     assert reply["usage"] == {"prompt_tokens": count}
-    assert reply["data"] == {"characters": 18, "prompt_tokens": count, "changed": True}
+    assert reply["data"] == {"characters": 18, "prompt_tokens": count, "counted": "tokens", "changed": True}
     assert reply["stage"] == "ingest-support"
     assert reply["metadata"] == {"a": 1}
 
@@ -135,7 +141,12 @@ async def test_without_a_model_only_characters_are_counted(http):
         await wait_ready(http, url)
         async with http.post(f"{url}/invoke", json={"input": "hello"}) as response:
             reply = await response.json()
-            assert reply["data"] == {"characters": 5, "prompt_tokens": None, "changed": False}
+            assert reply["data"] == {
+                "characters": 5,
+                "prompt_tokens": None,
+                "counted": "characters",
+                "changed": False,
+            }
             assert reply["usage"] == {}
 
 
@@ -169,24 +180,62 @@ async def test_the_tokenizer_comes_from_s3_without_the_weights(http, tmp_path, m
     assert sum(path.stat().st_size for path in cached) < weights
 
 
-@pytest.mark.parametrize(
-    ("prepare", "said"),
-    [
-        (lambda _: None, "tokenizer.json"),
-        (lambda folder: (folder / "tokenizer.json").write_text("{}"), "tokenizer.json"),
-    ],
-)
-async def test_a_model_without_a_good_tokenizer_fails_the_start_with_the_cause(tmp_path, prepare, said):
+async def test_a_tokenizer_that_does_not_load_fails_the_start_with_the_cause(tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
-    prepare(folder)
+    (folder / "tokenizer.json").write_text("{}")
     with stage_process(
         "ingest", tmp_path, PILOTLIGHT_MODEL_URI=str(folder), PILOTLIGHT_FAILURE_SECONDS="0"
     ) as process:
         assert process.wait() == 1
         (failed,) = [line for line in process.lines() if line["message"] == "replica failed"]
-        assert said in failed["cause"]
+        assert "tokenizer.json" in failed["cause"]
+
+
+@pytest.mark.parametrize("other", ["tokenizer.model", "tekken.json", None])
+async def test_a_model_without_a_fast_tokenizer_is_served_and_only_characters_are_counted(
+    http, tmp_path, other
+):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"max_position_embeddings": 4}')
+    if other is not None:
+        (folder / other).write_bytes(b"\x0a\x0e")
+    with stage_process(
+        "ingest", tmp_path, PILOTLIGHT_MODEL_URI=str(folder), PILOTLIGHT_STAGE_CONFIG='{"maxCharacters": 20}'
+    ) as process:
+        await wait_ready(http, process.url)
+        async with http.post(f"{process.url}/invoke", json={"input": "one two three four"}) as response:
+            reply = await response.json()
+        assert response.status == 200
+        assert reply["data"]["counted"] == "characters"
+        assert reply["data"]["prompt_tokens"] is None
+        assert reply["usage"] == {}
+        async with http.post(f"{process.url}/invoke", json={"input": "x" * 21}) as response:
+            assert response.status == 413
+        assert any("only characters are counted" in line["message"] for line in process.lines())
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "said"),
+    [
+        ("e\u0301" * 10, 200, None),  # ten characters after normalising
+        ("\r\n" * 9 + "x", 200, None),
+        ("x" * 41, 413, "41 characters before normalising, at most 40 are allowed"),
+        ("a" + "\u0301" * 20 + "\u0316" * 20, 413, "41 characters before normalising"),
+        ("x" * 11, 413, "11 characters after normalising, at most 10 are allowed: 1 over"),
+    ],
+)
+async def test_an_input_is_bounded_before_the_work_of_normalising_it(http, text, status, said):
+    settings = Settings(stage_config={"maxCharacters": 10})
+    async with serving(create_app(build(settings), settings)) as url:
+        await wait_ready(http, url)
+        async with http.post(f"{url}/invoke", json={"input": text}) as response:
+            body = await response.json(content_type=None)
+    assert response.status == status
+    if said is not None:
+        assert said in body["detail"]
 
 
 async def test_a_message_cannot_pretend_to_be_another_roles(http, made_model):

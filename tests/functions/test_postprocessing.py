@@ -1,7 +1,9 @@
 """Postprocess over real HTTP: whole texts and segments, whitespace, stop sequences, JSON."""
 
+import asyncio
 import contextlib
 import json
+import time
 
 import pytest
 
@@ -96,15 +98,52 @@ async def test_a_malformed_carry_is_refused_without_quoting_it(http):
     assert "hunter2" not in json.dumps(problem)
 
 
+LIMA = {"city": "Lima"}
+
+
 @pytest.mark.parametrize(
-    ("text", "value"),
-    [('{"a": 1}', {"a": 1}), (' ```json\n{"a": 2}\n``` ', {"a": 2}), ('```\n{"a": 3}\n```', {"a": 3})],
+    "text",
+    [
+        '{"city": "Lima"}',
+        ' ```json\n{"city": "Lima"}\n``` ',
+        '```\n{"city": "Lima"}\n```',
+        '<think>A {city}.</think>\n{"city": "Lima"}',
+        '<think>{"city": "Rome"}?</think>\n```json\n{"city": "Lima"}\n```',
+        'Here:\n```json\n{"city": "Lima"}\n```\nMore?',
+        'the prompt has opened the block</think>{"city": "Lima"}',
+        '[THINK]```json\n{}\n```[/THINK] {"city": "Lima"}',
+        '\n<seed:think></seed:think>\n\nThe answer is\n  ```JSON\n{"city": "Lima"}\n  ```',
+    ],
 )
-async def test_json_output_is_parsed_fenced_or_not(http, text, value):
-    async with postprocess(jsonOutput="refuse") as url:
+async def test_the_json_of_an_answer_is_found_behind_reasoning_and_within_a_fence(http, text):
+    async with postprocess(jsonOutput="refuse", jsonSchema={"required": ["city"]}) as url:
         status, reply = await post(http, url, input=text)
-    assert status == 200
-    assert reply["data"]["json"] == value
+    assert status == 200, reply
+    assert reply["data"]["json"] == LIMA
+
+
+async def test_a_closing_tag_within_a_json_string_is_part_of_the_answer(http):
+    value = {"note": "ends in </think> {}"}
+    async with postprocess(jsonOutput="refuse") as url:
+        status, reply = await post(http, url, input=json.dumps(value))
+    assert (status, reply["data"]["json"]) == (200, value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("```json\n{}\n```\nor\n```json\n[]\n```", "2 code blocks, must be one"),
+        ("<think>{}", "line 1, column 1"),
+        ("<think>x</think>", "line 1, column 1"),
+        ("```json\n{\n```", "line 2"),
+        ("1" * 5000, "digits"),
+    ],
+)
+async def test_an_answer_without_one_json_value_says_what_is_wrong(http, text, said):
+    async with postprocess(jsonOutput="refuse") as url:
+        status, problem = await post(http, url, input=text)
+    assert status == 422
+    assert said in problem["detail"]
 
 
 @pytest.mark.parametrize(
@@ -148,6 +187,42 @@ async def test_the_json_of_a_stream_is_checked_at_its_end(http):
         status, problem = await post(http, url, input=": ", segment={"carry": first["carry"], "final": True})
         assert status == 422
         assert problem["title"] == "Output is not JSON"
+
+
+@pytest.mark.parametrize(
+    ("carry", "status", "said"),
+    [
+        ({"redact_held": "x" * 999_999}, 200, None),
+        ({"redact_held": "x" * 1_000_000}, 413, "1000001 characters"),
+        ({"redact_held": "x" * 600_000, "space_held": " " * 600_000}, 413, "1200001 characters"),
+        ({"redact_held": "x" * 1_000_001}, 422, "segment.carry"),
+        ({"stop_held": "x" * 257}, 422, "segment.carry"),
+        ({"before": "xy"}, 422, "segment.carry"),
+        ({"redactions": {"email": -1}}, 422, "segment.carry"),
+        ({"redactions": {str(n): n for n in range(9)}}, 422, "segment.carry"),
+    ],
+)
+async def test_a_carry_is_bounded_as_the_input_is(http, carry, status, said):
+    async with postprocess() as url:
+        answered, body = await post(http, url, input="a", segment={"carry": carry, "final": False})
+    assert answered == status
+    if said is not None:
+        assert said in body["detail"]
+
+
+async def test_a_long_carry_does_not_keep_the_probes_waiting(http):
+    """In a thread, so that the event loop answers meanwhile."""
+    carry = {"redact_held": "4111 " * 190_000}
+    async with postprocess() as url:
+        work = asyncio.create_task(post(http, url, input="a", segment={"carry": carry, "final": False}))
+        longest = 0.0
+        while not work.done():
+            began = time.monotonic()
+            async with http.get(f"{url}/healthz/live") as response:
+                assert response.status == 200
+            longest = max(longest, time.monotonic() - began)
+        assert (await work)[0] == 200
+    assert longest < 1.0
 
 
 async def test_a_conversation_is_filtered_by_its_last_message(http):
