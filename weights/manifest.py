@@ -5,31 +5,47 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from weights.checksums import Checksum
 from weights.errors import RefusedError
 
+_MODULE = re.compile(r"\d+_\w+/")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclasses.dataclass(frozen=True)
 class FileEntry:
-    """One file of a model as its source lists it.
-
-    `path` is relative to the model, with forward slashes. `etag` names the version: equal ETags of one object
-    mean equal bytes. `sha256` is None until the source declares it or the bytes have been read once.
-    """
+    """One file of a model at one version."""
 
     path: str
+    """Relative to the model, with forward slashes."""
     size: int
+    """In bytes."""
     etag: str
+    """The version: equal ETags of one object mean equal bytes."""
     sha256: str | None = None
+    """Of the content; None until it has been read once."""
+    checksum: Checksum | None = None
+    """What the source declares for the content; None before it was asked, and where it declares nothing."""
+    checked_by: str | None = None
+    """The declared checksum that the bytes were compared with, in words; None if there was none."""
+    unchecked_because: str | None = None
+    """Why there was none."""
 
     @property
     def is_weights(self) -> bool:
-        """Whether the file holds tensors."""
-        return self.path.endswith(".safetensors")
+        """Whether the file holds tensors of the model; those of a Sentence Transformers module are not."""
+        return self.path.endswith(".safetensors") and _MODULE.match(self.path) is None
+
+
+@dataclasses.dataclass(frozen=True)
+class SkippedFile:
+    """A file of the source that is not fetched, and why."""
+
+    path: str
+    reason: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +76,13 @@ class SafetensorsHeader:
     file: str
     data_start: int
     tensors: tuple[TensorEntry, ...]
+    ignored: frozenset[str] = frozenset()
+    """Names of tensors that do not count here: the index does not name them, or names another file."""
+
+    @property
+    def counted(self) -> Iterator[TensorEntry]:
+        """The tensors that an engine gets."""
+        return (tensor for tensor in self.tensors if tensor.name not in self.ignored)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +92,7 @@ class Manifest:
     uri: str
     files: tuple[FileEntry, ...]
     headers: tuple[SafetensorsHeader, ...] = ()
-    skipped: tuple[str, ...] = ()
+    skipped: tuple[SkippedFile, ...] = ()
 
     @property
     def total_bytes(self) -> int:
@@ -79,16 +102,21 @@ class Manifest:
     @property
     def parameters(self) -> int:
         """Values in all tensors."""
-        return sum(tensor.parameters for header in self.headers for tensor in header.tensors)
+        return sum(tensor.parameters for header in self.headers for tensor in header.counted)
 
     @property
     def dtypes(self) -> dict[str, int]:
         """Values by data type."""
         counts: dict[str, int] = {}
         for header in self.headers:
-            for tensor in header.tensors:
+            for tensor in header.counted:
                 counts[tensor.dtype] = counts.get(tensor.dtype, 0) + tensor.parameters
         return counts
+
+    @property
+    def ignored_tensors(self) -> tuple[str, ...]:
+        """`FILE: TENSOR` of every tensor that does not count where it is."""
+        return tuple(f"{header.file}: {name}" for header in self.headers for name in sorted(header.ignored))
 
 
 def check_path(path: str, *, file: str | None = None) -> None:
@@ -104,12 +132,24 @@ def check_path(path: str, *, file: str | None = None) -> None:
         raise RefusedError(file or path, f"{named}must be a plain path inside the model's folder")
 
 
+def file_to_json(file: FileEntry) -> dict[str, Any]:
+    """A file of a manifest as it is kept and printed; what its source declared is left out."""
+    return {
+        "path": file.path,
+        "size": file.size,
+        "etag": file.etag,
+        "sha256": file.sha256,
+        "checked_by": file.checked_by,
+        "unchecked_because": file.unchecked_because,
+    }
+
+
 def to_json(manifest: Manifest) -> dict[str, Any]:
     """The manifest as it is kept beside a cached model. Headers are left out: the files carry them."""
     return {
         "uri": manifest.uri,
-        "files": [dataclasses.asdict(file) for file in manifest.files],
-        "skipped": list(manifest.skipped),
+        "files": [file_to_json(file) for file in manifest.files],
+        "skipped": [dataclasses.asdict(skipped) for skipped in manifest.skipped],
     }
 
 
@@ -121,10 +161,18 @@ def from_json(content: Mapping[str, Any]) -> Manifest:
     """
     try:
         files = tuple(
-            FileEntry(str(file["path"]), int(file["size"]), str(file["etag"]), file["sha256"])
+            FileEntry(
+                str(file["path"]),
+                int(file["size"]),
+                str(file["etag"]),
+                file["sha256"],
+                checked_by=file["checked_by"],
+                unchecked_because=file["unchecked_because"],
+            )
             for file in content["files"]
         )
-        uri, skipped = str(content["uri"]), tuple(str(path) for path in content["skipped"])
+        uri = str(content["uri"])
+        skipped = tuple(SkippedFile(str(one["path"]), str(one["reason"])) for one in content["skipped"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a manifest: {error!r}") from None
     for file in files:

@@ -124,7 +124,11 @@ def extents(
         held.clear()
 
     for unit, tensors in _units(header, parts[1:]):  # part 0 is the header
-        kept = [tensor for tensor in tensors if wanted is None or wanted(tensor.name)]
+        kept = [
+            tensor
+            for tensor in tensors
+            if tensor.name not in header.ignored and (wanted is None or wanted(tensor.name))
+        ]
         if not kept:
             flush()
             continue

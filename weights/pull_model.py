@@ -149,6 +149,7 @@ def pull_blocking(
         try:
             if isinstance(source, LocalSource):
                 manifest = inspect(source, patterns)
+                manifest = dataclasses.replace(manifest, files=source.declare_checksums(manifest.files))
                 return PulledModel(source.path, manifest, 0, from_cache=False, seconds=control.seconds)
             cache = Cache(cache_dir, quota_bytes=quota_bytes)
             try:
@@ -211,17 +212,24 @@ class _Pull:
         )
 
     def _publish(self, listing: Listing, headers: tuple[SafetensorsHeader, ...]) -> tuple[Path, Manifest]:
-        sha256s = self._downloader.sha256s
-        files = tuple(
-            dataclasses.replace(entry, sha256=sha256s.get(entry.path, entry.sha256))
-            for entry in listing.files
-        )
+        files = tuple(self._with_content(entry) for entry in listing.files)
         manifest = Manifest(self._source.uri, files, headers, listing.skipped)
         path = self._cache.publish_model(
             self._source.identity, listing.files, manifest, with_weights=self._with_weights
         )
         return path, manifest
 
-    def _cached(self, entry: FileEntry) -> Source | None:
+    def _with_content(self, entry: FileEntry) -> FileEntry:
+        blob = self._downloader.blobs.get(entry.path)
+        if blob is None:  # weights that are left to the engine
+            return entry
+        return dataclasses.replace(
+            entry,
+            sha256=blob.sha256,
+            checked_by=blob.checked_by,
+            unchecked_because=blob.unchecked_because,
+        )
+
+    def _cached(self, entry: FileEntry) -> tuple[Source, FileEntry] | None:
         blob = self._cache.blob(self._source.identity, entry)
         return None if blob is None else blob.as_source()

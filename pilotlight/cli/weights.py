@@ -1,8 +1,10 @@
 """`pilotlight weights ...`: models in S3, in the cache, and made on this machine."""
 
 import dataclasses
+import itertools
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +20,7 @@ from weights import plan
 from weights.cache import inventory, verification
 from weights.cache.cache import Cache
 from weights.cache.location import CACHE_DIR_VARIABLE, default_cache_dir
+from weights.manifest import Manifest, file_to_json
 from weights.sizes import format_size, parse_size
 from weights.sources import listing
 from weights.sources.factory import open_source
@@ -82,18 +85,40 @@ def pull(
         answer = {
             "path": str(pulled.path),
             "uri": manifest.uri,
-            "files": [dataclasses.asdict(file) for file in manifest.files],
+            "files": [file_to_json(file) for file in manifest.files],
             "parameters": manifest.parameters,
             "dtypes": manifest.dtypes,
             "bytes_read": pulled.bytes_read,
             "from_cache": pulled.from_cache,
             "seconds": round(pulled.seconds, 3),
+            "skipped": [dataclasses.asdict(skipped) for skipped in manifest.skipped],
         }
         typer.echo(json.dumps(answer, indent=2))
         return
     typer.echo(pulled.path)
     fetched = format_size(pulled.bytes_read)
     console.print(f"{manifest.parameters:,} parameters, {fetched} fetched in {pulled.seconds:.1f} s")
+    _tell_skipped(console, manifest)
+    if pulled.cache is not None:
+        _tell_unchecked(console, [(file.path, file.unchecked_because) for file in manifest.files])
+
+
+def _tell_skipped(console: Console, manifest: Manifest) -> None:
+    for reason, paths in itertools.groupby(
+        sorted(manifest.skipped, key=lambda skipped: (skipped.reason, skipped.path)), lambda one: one.reason
+    ):
+        console.print(f"skipped ({reason}): {', '.join(skipped.path for skipped in paths)}", soft_wrap=True)
+    if manifest.ignored_tensors:
+        named = ", ".join(manifest.ignored_tensors)
+        console.print(f"tensors ignored (the index does not put them there): {named}", soft_wrap=True)
+
+
+def _tell_unchecked(console: Console, files: Sequence[tuple[str, str | None]]) -> None:
+    """Say which files were not compared with a checksum of their source, by reason."""
+    unchecked = sorted((reason, name) for name, reason in files if reason is not None)
+    for reason, named in itertools.groupby(unchecked, lambda pair: pair[0]):
+        names = [name for _, name in named]
+        console.print(f"not compared with a checksum ({reason}): {', '.join(names)}", soft_wrap=True)
 
 
 @app.command("ls")
@@ -145,7 +170,8 @@ def plan_(uri: URI, *, as_json: AsJson = False) -> None:
             "parameters": manifest.parameters,
             "dtypes": manifest.dtypes,
             "bytes": manifest.total_bytes,
-            "skipped": list(manifest.skipped),
+            "skipped": [dataclasses.asdict(skipped) for skipped in manifest.skipped],
+            "ignored_tensors": list(manifest.ignored_tensors),
             "extents": rows,
         }
         typer.echo(json.dumps(answer, indent=2))
@@ -161,6 +187,7 @@ def plan_(uri: URI, *, as_json: AsJson = False) -> None:
     terminal.console().print(table)
     kinds = ", ".join(f"{count:,} {dtype}" for dtype, count in sorted(manifest.dtypes.items()))
     typer.echo(f"{manifest.uri}: {manifest.parameters:,} parameters ({kinds})")
+    _tell_skipped(Console(stderr=True), manifest)
 
 
 @app.command()
@@ -179,7 +206,8 @@ def verify(*, cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
     else:
         for check in damaged:
             typer.echo(f"{check.sha256}: {check.problem}")
-        typer.echo(f"{len(checks) - len(damaged)} of {len(checks)} files are right")
+        typer.echo(f"{len(checks) - len(damaged)} of {len(checks)} files are as they were fetched")
+        _tell_unchecked(console, [(check.sha256, check.unchecked_because) for check in checks])
     if damaged:
         raise typer.Exit(1)
 

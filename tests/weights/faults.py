@@ -21,6 +21,7 @@ class Request:
 
     method: str
     path: str
+    query: str
     number: int
     first: int | None
     last: int | None
@@ -44,6 +45,12 @@ class Fault:
 
     status: int | None = None
     code: str = ""
+    xml: str = ""
+    """Of the response in place of the server's; with a status alone it is an error."""
+    rewrite: Callable[[bytes], bytes] = bytes
+    """Changes the body."""
+    headers: tuple[tuple[str, str], ...] = ()
+    """Replace those of the server; an empty value removes a header."""
     after: int | None = None
     ending: str = "close"
     flip: int | None = None
@@ -110,15 +117,25 @@ class FaultProxy:
 
     def _handle(self, handler: http.server.BaseHTTPRequestHandler) -> None:
         match = _RANGE.fullmatch(handler.headers.get("Range", ""))
-        path = urllib.parse.unquote(urllib.parse.urlsplit(handler.path).path)
+        url = urllib.parse.urlsplit(handler.path)
+        path, query = urllib.parse.unquote(url.path), url.query
         first, last = (int(match[1]), int(match[2])) if match else (None, None)
         with self._lock:
             number = sum(request.is_weights for request in self.requests) + 1
-            request = Request(handler.command, path, number, first, last)
+            request = Request(handler.command, path, query, number, first, last)
             self.requests.append(request)
         fault = self.decide(request)
         if fault.pause:
             self.released.wait(fault.pause)
+        if fault.xml:
+            handler.send_response(200)
+            handler.send_header("Content-Type", "application/xml")
+            handler.send_header("Content-Length", str(len(fault.xml.encode())))
+            for name, value in fault.headers:
+                handler.send_header(name, value)
+            handler.end_headers()
+            handler.wfile.write(fault.xml.encode())
+            return
         if fault.status is not None:
             body = f"<Error><Code>{fault.code}</Code><Message>as told</Message></Error>".encode()
             handler.send_response(fault.status)
@@ -131,6 +148,14 @@ class FaultProxy:
             changed = bytearray(body)
             changed[fault.flip - first] ^= 0xFF
             body = bytes(changed)
+        body = fault.rewrite(body)
+        replaced = {name.lower() for name, _ in fault.headers}
+        if fault.rewrite is not bytes:
+            replaced.add("content-length")
+        headers = [(name, value) for name, value in headers if name.lower() not in replaced]
+        headers += [(name, value) for name, value in fault.headers if value]
+        if "content-length" in replaced:
+            headers.append(("Content-Length", str(len(body))))
         handler.send_response_only(status)
         for name, value in headers:
             handler.send_header(name, value)

@@ -1,6 +1,7 @@
 """A model's tensors are the same from every place that they can be loaded from."""
 
 import hashlib
+import json
 
 import pytest
 
@@ -67,3 +68,70 @@ def test_only_wanted_tensors_are_read(aws, model_uri):
         names = [entry.name for entry, _ in model]
     assert len(names) == 9
     assert all(".layers.3." in name for name in names)
+
+
+def shards_of(made: MadeModel) -> dict[str, dict]:
+    """The made model's tensors, in two halves."""
+    from safetensors.torch import load_file
+
+    tensors = load_file(made.path / "model.safetensors")
+    names = sorted(tensors)
+    middle = len(names) // 2
+    return {
+        "model-1.safetensors": {name: tensors[name] for name in names[:middle]},
+        "model-2.safetensors": {name: tensors[name] for name in names[middle:]},
+    }
+
+
+@pytest.fixture
+def with_strangers(made_model, tmp_path):
+    """A model whose first shard also has a tensor that no line of the index names, and other bytes of one that
+    the index puts into the second shard; beside them a file that the index does not name, and pickles.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    folder = tmp_path / "with-strangers"
+    folder.mkdir()
+    shards = shards_of(made_model)
+    index = {name: file for file, tensors in shards.items() for name in tensors}
+    last = max(shards["model-2.safetensors"])
+    strangers = {
+        last: shards["model-2.safetensors"][last] * 0,
+        "model.stale.weight": shards["model-2.safetensors"][last],
+    }
+    for file, tensors in (shards | {"stray.safetensors": strangers}).items():
+        save_file(tensors | (strangers if file == "model-1.safetensors" else {}), folder / file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    for name in ("training_args.bin", "optimizer.pt", "pytorch_model.bin"):
+        (folder / name).write_bytes(b"not even a pickle")
+    (folder / "config.json").write_text("{}")
+    expected = {
+        name: hashlib.sha256(data.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
+        for tensors in shards.values()
+        for name, data in tensors.items()
+    }
+    return folder, expected, last
+
+
+def test_the_index_decides_which_tensors_are_loaded_from_everywhere(aws, with_strangers, tmp_path):
+    folder, expected, last = with_strangers
+    uri = aws.upload(folder, "strangers", "m")
+    pulled = weights.pull_blocking(uri, cache_dir=tmp_path / "cache", with_weights=False)
+    for model in (folder, uri, pulled.path, pulled.path):
+        with open_model(model) as opened:
+            delivered = [(entry, bytes(data)) for entry, data in opened]
+        assert digests_of(delivered) == expected
+        assert len(delivered) == len(expected)
+    manifest = pulled.manifest
+    assert manifest.ignored_tensors == (
+        f"model-1.safetensors: {last}",
+        "model-1.safetensors: model.stale.weight",
+    )
+    assert [skipped.path for skipped in manifest.skipped] == [
+        "optimizer.pt",
+        "pytorch_model.bin",
+        "stray.safetensors",
+        "training_args.bin",
+    ]
+    pulled.release()

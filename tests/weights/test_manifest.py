@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weights.errors import NotFoundError, RefusedError
-from weights.manifest import FileEntry, Manifest, from_json, to_json
+from weights.errors import RefusedError
+from weights.index import parse_index
+from weights.manifest import FileEntry, Manifest, SkippedFile, from_json, to_json
 from weights.safetensors_header import DTYPE_BITS, MAX_HEADER_BYTES, header_length, parse_header
-from weights.selection import check_duplicates, check_index, parse_index, select
 
 
 def encoded(content: object, data: int = 0) -> tuple[bytes, int]:
@@ -102,47 +102,6 @@ def test_every_layout_without_gaps_is_accepted(kinds):
     assert len(parse_header("m", head, size).tensors) == len(kinds)
 
 
-def entries(*paths: str) -> list[FileEntry]:
-    return [FileEntry(path, 1, "e") for path in paths]
-
-
-@pytest.mark.parametrize(
-    "name", ["pytorch_model.bin", "a.pt", "b.ckpt", "c.pth", "d.pkl", "E.BIN", "f.pickle"]
-)
-def test_pickles_are_refused_by_name(name):
-    with pytest.raises(RefusedError, match=rf"{name}: a pickle runs code"):
-        select(entries("config.json", name), None, uri="u", index=None)
-    with pytest.raises(RefusedError, match=name):
-        select(entries("config.json", f"x/{name}"), ["*"], uri="u", index=None)
-
-
-def test_patterns_leave_a_pickle_out():
-    chosen = select(entries("m.safetensors", "m.bin"), ["*.safetensors"], uri="u", index=None)
-    assert [entry.path for entry in chosen.files] == ["m.safetensors"]
-    assert chosen.skipped == ("m.bin",)
-
-
-def test_without_patterns_only_what_serving_needs_is_chosen():
-    listed = entries(
-        "config.json", "m.safetensors", "README.md", ".gitattributes", "original/consolidated.pth", "m.gguf"
-    )
-    chosen = select(listed, None, uri="u", index=None)
-    assert [entry.path for entry in chosen.files] == ["config.json", "m.safetensors"]
-
-
-def test_an_index_decides_which_weights_belong():
-    listed = entries("a.safetensors", "consolidated.safetensors", "model.safetensors.index.json")
-    chosen = select(listed, None, uri="u", index={"t": "a.safetensors"})
-    assert "consolidated.safetensors" in chosen.skipped
-    with pytest.raises(RefusedError, match=r"names the shard 'b\.safetensors', which is missing"):
-        select(listed, None, uri="u", index={"t": "a.safetensors", "s": "b.safetensors"})
-
-
-def test_nothing_to_load_is_an_error_that_names_the_patterns():
-    with pytest.raises(NotFoundError, match=r"any of \*\.xyz"):
-        select(entries("a.json"), ["*.xyz"], uri="u", index=None)
-
-
 @pytest.mark.parametrize(
     "path",
     ["../a.safetensors", "/a.safetensors", "a/../../b.safetensors", "a\\b.safetensors", "./a.safetensors"],
@@ -167,20 +126,10 @@ def test_a_wrong_index_is_refused(content, words):
         parse_index(content)
 
 
-def test_index_and_headers_agree_or_are_refused():
-    first = parse_header("a.safetensors", *encoded({"t": tensor(0, 1)}, 1))
-    second = parse_header("b.safetensors", *encoded({"t": tensor(0, 1)}, 1))
-    check_index({"t": "a.safetensors"}, [first])
-    with pytest.raises(RefusedError, match="puts tensor 'x' into"):
-        check_index({"x": "a.safetensors"}, [first])
-    with pytest.raises(RefusedError, match="which is missing"):
-        check_index({"t": "c.safetensors"}, [first])
-    with pytest.raises(RefusedError, match=r"b\.safetensors: tensor 't' is also in a\.safetensors"):
-        check_duplicates([first, second])
-
-
 def test_a_manifest_survives_json_and_nothing_else_does():
-    manifest = Manifest("s3://b/p", (FileEntry("a.json", 3, "e", "0" * 64),), (), ("x.md",))
+    manifest = Manifest(
+        "s3://b/p", (FileEntry("a.json", 3, "e", "0" * 64),), (), (SkippedFile("x.md", "documentation"),)
+    )
     assert from_json(json.loads(json.dumps(to_json(manifest)))) == manifest
     for wrong in ({}, {"files": 1}, {"uri": "u", "skipped": [], "files": [{"path": "a"}]}):
         with pytest.raises(ValueError, match="not a manifest"):

@@ -24,10 +24,14 @@ class Blob:
     sha256: str
     parts: tuple[Part, ...]
     digests: tuple[bytes, ...]
+    checked_by: str | None = None
+    """As in `FileEntry`, of the object that it was asked for by."""
+    unchecked_because: str | None = None
 
-    def as_source(self) -> Source:
-        """A source that reads this blob in place of the object that it came from."""
-        return _BlobSource(self)
+    def as_source(self) -> tuple[Source, FileEntry]:
+        """A source and a file of it that stand for the object that the blob came from."""
+        source = LocalSource(self.path.parent)
+        return source, source.entry(self.path.name)
 
 
 def parts_path(blob: Path) -> Path:
@@ -52,12 +56,3 @@ def read_blob(path: Path, size: int) -> Blob | None:
     begins = [0, *ends[:-1]] if ends else []
     parts = tuple(Part(index, *bounds) for index, bounds in enumerate(zip(begins, ends, strict=True)))
     return Blob(path, path.name, parts, digests) if complete else None
-
-
-class _BlobSource(LocalSource):
-    def __init__(self, blob: Blob) -> None:
-        super().__init__(blob.path.parent)
-        self._blob = blob
-
-    def head(self, entry: FileEntry) -> FileEntry:
-        return super().head(dataclasses.replace(entry, path=self._blob.path.name))

@@ -15,6 +15,7 @@ exclusive create and rename, as NFS does; no locks are taken.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import hashlib
 import json
@@ -98,7 +99,12 @@ class Cache:
         """The blob that holds this version of an object; None if it is not cached at its full size."""
         try:
             record = json.loads(self._object_path(identity, entry).read_text())
-            return self.blob_named(str(record["sha256"]), entry.size)
+            blob = self.blob_named(str(record["sha256"]), entry.size)
+            if blob is None:
+                return None
+            return dataclasses.replace(
+                blob, checked_by=record["checked_by"], unchecked_because=record["unchecked_because"]
+            )
         except (OSError, ValueError, KeyError, TypeError):
             return None  # never fetched, or evicted
 
@@ -145,22 +151,30 @@ class Cache:
         """
         entry = partial.entry
         digests = partial.digests()
-        sha256 = None if digests is None else partial.sha256(stop)
-        if digests is None or sha256 is None:
+        content = None if digests is None else partial.hash(stop)
+        if digests is None or content is None:
             return None
-        if entry.sha256 is not None and sha256 != entry.sha256:
+        try:
+            content.check()
+        except IntegrityError:
             partial.discard_parts()
-            raise IntegrityError(
-                f"{entry.path}: the bytes that arrived have SHA-256 {sha256}, must be {entry.sha256}"
-            )
-        blob = self._blob_path(sha256)
+            raise
+        blob = self._blob_path(content.sha256)
         with self.writing():
             self.write_json(parts_path(blob), parts_record(partial.parts, digests))
             with contextlib.suppress(FileNotFoundError):  # another process published it a moment ago
                 (partial.folder / "data").replace(blob)
-            self.write_json(self._object_path(identity, entry), {"sha256": sha256, "size": entry.size})
+            self.write_json(
+                self._object_path(identity, entry),
+                {
+                    "sha256": content.sha256,
+                    "size": entry.size,
+                    "checked_by": None if entry.checksum is None else entry.checksum.label,
+                    "unchecked_because": entry.unchecked_because,
+                },
+            )
             partial.remove()
-        return sha256
+        return content.sha256
 
     def repair(self, blob: Blob, part: Part, view: memoryview) -> None:
         """Overwrite a damaged part with the right bytes, in place: processes that map the blob see them."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import errno
-import hashlib
 import threading
 from collections.abc import Sequence
 
+from weights.cache.blob import Blob
 from weights.cache.cache import Cache
 from weights.cache.file_readers import ByteCounter
 from weights.cache.part_writers import PartWriter
 from weights.cache.partial_file import PartialFile, new_part_digest
+from weights.content_hash import ContentHash
 from weights.errors import CacheError, IntegrityError
 from weights.plan import Part
 from weights.sources.ranged_reader import ReaderClosedError
@@ -50,9 +52,9 @@ class CachingReader:
         """
         self.parts = partial.parts
         self.entry = partial.entry
-        self.must_verify = partial.entry.sha256 is not None
-        self.published: str | None = None
-        """The file's SHA-256 once it is in the cache."""
+        self.must_verify = partial.entry.checksum is not None
+        self.published: Blob | None = None
+        """The file in the cache, once it is there."""
         self._source = source
         self._cache = cache
         self._partial = partial
@@ -86,22 +88,45 @@ class CachingReader:
         """Return: the whole file is verified in the cache."""
 
     def verify(self) -> None:
+        """Wait until all bytes of the file are here and are those that the source declared.
+
+        A checksum that is quick to compute is compared by itself; the SHA-256 by which the file is published
+        then need not be waited for (`publish`).
+
+        Raises:
+            IntegrityError: they are not; all parts are forgotten, and `read` fetches them again.
+            CacheError: the cache failed, and the source declares nothing to compare with.
+        """
+        checksum = self.entry.checksum
+        if checksum is None or not checksum.algorithm.is_quick:
+            self.publish()
+            return
+        with contextlib.suppress(OSError):  # the cache has failed: `publish` then checks without it
+            if self._acquired():
+                self._writer.drain()
+                self._fetch_missing()
+                if self._matches_declared():
+                    return
+        self.publish()
+
+    def publish(self) -> None:
         """Wait until the file is complete and published, by this process or by another.
 
         Raises:
-            IntegrityError: the bytes are not those that the source declared.
+            IntegrityError: the bytes are not those that the source declared; as for `verify`.
             CacheError: the cache failed, and the bytes that were read are right as far as that is known.
         """
         while not self._stop.is_set():
             blob = self._cache.blob(self._source.identity, self.entry)
             if blob is not None:
                 self._compare(blob.digests)
-                self.published = blob.sha256
+                self.published = blob
                 return
             try:
                 if self._acquired():
                     self._writer.drain()
-                    self._complete()
+                    self._fetch_missing()
+                    self._cache.publish(self._source.identity, self._partial, self._stop)
                 elif self._partial.gone and self._cache.blob(self._source.identity, self.entry) is None:
                     raise FileNotFoundError(
                         errno.ENOENT, "was removed while the file was fetched", self._partial.folder
@@ -160,8 +185,8 @@ class CachingReader:
         self._counter.add(source=part.nbytes)
         return digest.digest()
 
-    def _complete(self) -> None:
-        """Fetch the parts that nobody asked for or that were dropped unwritten, then publish the file."""
+    def _fetch_missing(self) -> None:
+        """Fetch the parts that nobody asked for or that were dropped unwritten."""
 
         def fetch(part: Part) -> None:
             if self._stop.is_set():
@@ -176,7 +201,22 @@ class CachingReader:
             ) as pool:
                 for _ in pool.map(fetch, missing):
                     pass
-        self._cache.publish(self._source.identity, self._partial, self._stop)
+
+    def _matches_declared(self) -> bool:
+        """Compare the file with its declared checksum only; False if it cannot be told now."""
+        digests = self._partial.digests()
+        content = None if digests is None else self._partial.hash(self._stop, need_sha256=False)
+        if digests is None or content is None:
+            return False
+        try:
+            content.check()
+            self._compare(digests)
+        except IntegrityError:
+            self._partial.discard_parts()
+            self._given.clear()
+            raise
+        self._verified = True
+        return True
 
     def _compare(self, digests: Sequence[bytes]) -> None:
         """Check that callers got what was found right in the end: another process may have refetched it."""
@@ -187,16 +227,15 @@ class CachingReader:
 
     def _verify_without_cache(self) -> None:
         """Read the file once more, for its checksum and the digests of its parts: the cache has failed."""
-        sha256 = hashlib.sha256()
+        content = ContentHash(self.entry.path, self.entry.checksum, need_sha256=False)
         digests = []
         for part in self.parts:
             buffer = memoryview(bytearray(part.nbytes))
             digests.append(self._read_source(part, buffer))
-            sha256.update(buffer)
-        if sha256.hexdigest() != self.entry.sha256:
+            content.update(buffer)
+        try:
+            content.check()
+        except IntegrityError:
             self._given.clear()
-            raise IntegrityError(
-                f"{self.entry.path}: the bytes that arrived have SHA-256 {sha256.hexdigest()}, "
-                f"must be {self.entry.sha256}"
-            )
+            raise
         self._compare(digests)

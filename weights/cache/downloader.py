@@ -9,6 +9,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from weights.cache.blob import Blob
 from weights.cache.cache import Cache
 from weights.cache.caching_reader import CachingReader
 from weights.cache.file_readers import ByteCounter
@@ -51,8 +52,8 @@ class Downloader:
         self._counter = ByteCounter()
         self._stop = threading.Event()  # ends this attempt; `control.stop` ends all attempts
         self._total = 0
-        self.sha256s: dict[str, str] = {}
-        """SHA-256 of the files that are in the cache, by path."""
+        self.blobs: dict[str, Blob] = {}
+        """The files that are in the cache, by path."""
         self._buffers: queue.LifoQueue[memoryview] = queue.LifoQueue()
 
     @property
@@ -78,8 +79,8 @@ class Downloader:
                 missing.append(entry)
             else:
                 cached.append((entry, blob))
-                self.sha256s[entry.path] = blob.sha256
-        self._cache.pin(list(self.sha256s.values()))
+                self.blobs[entry.path] = blob
+        self._cache.pin([blob.sha256 for blob in self.blobs.values()])
         jobs = []
         files = []
         for entry, blob in cached:
@@ -108,7 +109,7 @@ class Downloader:
         """
         downloads: list[_Download] = []
         try:
-            for entry in missing:
+            for entry in self._source.declare_checksums(missing):
                 header = headers.get(entry.path)
                 parts = parts_of_file(entry.size) if header is None else parts_of_weights(header)
                 reader = CachingReader(
@@ -131,11 +132,11 @@ class Downloader:
             self._run([(self._verify, download) for download in wrong])
             for download in downloads:
                 assert download.reader.published is not None
-                self.sha256s[download.reader.entry.path] = download.reader.published
+                self.blobs[download.reader.entry.path] = download.reader.published
         finally:
             for download in downloads:
                 download.reader.close()
-        self._cache.pin(list(self.sha256s.values()))
+        self._cache.pin([blob.sha256 for blob in self.blobs.values()])
 
     def report(self) -> None:
         """Report progress."""
@@ -164,7 +165,7 @@ class Downloader:
 
     def _verify(self, download: _Download) -> None:
         try:
-            download.reader.verify()
+            download.reader.publish()
         except IntegrityError:
             if download.wrong:
                 raise

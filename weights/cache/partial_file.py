@@ -12,7 +12,6 @@ like a part that is missing, and it is fetched. Two processes that fetch the sam
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import threading
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from pathlib import Path
 import xxhash
 
 from weights.cache.leases import LeaseManager
+from weights.content_hash import ContentHash
 from weights.errors import IntegrityError
 from weights.manifest import FileEntry
 from weights.plan import Part
@@ -125,9 +125,14 @@ class PartialFile:
             os.fdatasync(self._data)
         os.pwrite(self._digests, digest, DIGEST_BYTES * part.index)
 
-    def sha256(self, stop: threading.Event) -> str | None:
-        """The SHA-256 of the whole file in hexadecimal; None if `stop` was set meanwhile."""
-        digest = hashlib.sha256()
+    def hash(self, stop: threading.Event, *, need_sha256: bool = True) -> ContentHash | None:
+        """The hash of the whole file, with the checksum that the source declares; None if `stop` was set.
+
+        Args:
+            stop: gives up when set.
+            need_sha256: False computes only what the declared checksum needs.
+        """
+        content = ContentHash(self.entry.path, self.entry.checksum, need_sha256=need_sha256)
         buffer = bytearray(_HASH_STEP)
         view = memoryview(buffer)
         offset = 0
@@ -137,9 +142,9 @@ class PartialFile:
             count = os.preadv(self._data, [view], offset)
             if count == 0:
                 raise IntegrityError(f"{self.folder / 'data'}: ends at byte {offset} of {self.entry.size}")
-            digest.update(view[:count])
+            content.update(view[:count])
             offset += count
-        return digest.hexdigest()
+        return content
 
     def discard_parts(self) -> None:
         """Forget all parts: what arrived is not what the source declared."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,10 +22,16 @@ class BlobCheck:
     sha256: str
     size: int
     problem: str | None
+    checked_by: str | None
+    """The checksum of its source that it was compared with when it was fetched; None if with none."""
+    unchecked_because: str | None
 
 
 def verify(folder: Path, *, progress: Callable[[int], None] = lambda _: None) -> Iterator[BlobCheck]:
     """Read every cached file and compare it with its name and with the digests of its parts.
+
+    That finds what changed after the file was fetched. Whether it was right then, only a checksum of its
+    source can tell: `checked_by` names it.
 
     Args:
         folder: the cache.
@@ -34,10 +42,27 @@ def verify(folder: Path, *, progress: Callable[[int], None] = lambda _: None) ->
     """
     if not (folder / "blobs").is_dir():
         raise CacheError(f"cache folder = {folder}, must be a folder that a pull has filled")
+    records = _object_records(folder)
     for path in sorted(entries(folder / "blobs")):
         if path.suffix != PARTS_SUFFIX:
             size = path.stat().st_size
-            yield BlobCheck(path.name, size, _problem(path, read_blob(path, size), progress))
+            problem = _problem(path, read_blob(path, size), progress)
+            checked_by, unchecked_because = records.get(
+                path.name, (None, "no object that it came from is known")
+            )
+            yield BlobCheck(path.name, size, problem, checked_by, unchecked_because)
+
+
+def _object_records(folder: Path) -> dict[str, tuple[str | None, str | None]]:
+    """By SHA-256: the checksum that a file was compared with when it was fetched, or why with none."""
+    found: dict[str, tuple[str | None, str | None]] = {}
+    for path in sorted(entries(folder / "objects")):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # being pruned at this moment
+            record = json.loads(path.read_text())
+            sha256 = str(record["sha256"])
+            if sha256 not in found or record["checked_by"] is not None:  # equal content: one check is enough
+                found[sha256] = (record["checked_by"], record["unchecked_because"])
+    return found
 
 
 def _problem(path: Path, blob: Blob | None, progress: Callable[[int], None]) -> str | None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import concurrent.futures
-import hashlib
 from collections.abc import Sequence
 
 from weights.cache.file_readers import ByteCounter
-from weights.errors import IntegrityError
+from weights.content_hash import ContentHash
 from weights.manifest import FileEntry
 from weights.plan import Part
 from weights.sources.source import Source
@@ -16,9 +15,20 @@ from weights.sources.source import Source
 class DirectReader:
     """Reads one file from its source. A declared checksum is computed over the parts in the file's order."""
 
-    def __init__(self, source: Source, entry: FileEntry, parts: Sequence[Part], counter: ByteCounter) -> None:
+    def __init__(
+        self, source: Source, entry: FileEntry, parts: Sequence[Part], counter: ByteCounter, *, verify: bool
+    ) -> None:
+        """Prepare; nothing is read yet.
+
+        Args:
+            source: of the file.
+            entry: the file.
+            parts: of the file.
+            counter: of bytes.
+            verify: compare the file with its declared checksum, for which all of it must be read.
+        """
         self.parts = tuple(parts)
-        self.must_verify = entry.sha256 is not None
+        self.must_verify = verify and entry.checksum is not None
         self._source = source
         self._entry = entry
         self._counter = counter
@@ -44,13 +54,9 @@ class DirectReader:
         for future in self._hashed:
             future.result()
         self._hash_up_to(len(self.parts))
-        sha256 = self._digest.hexdigest()
+        content = self._content
         self._begin_again()
-        if sha256 != self._entry.sha256:
-            raise IntegrityError(
-                f"{self._entry.path}: the bytes that arrived have SHA-256 {sha256}, "
-                f"must be {self._entry.sha256}"
-            )
+        content.check()
 
     def pending(self) -> int:
         """Views that are yet to be hashed."""
@@ -61,13 +67,13 @@ class DirectReader:
         self._hasher.shutdown(cancel_futures=True)
 
     def _begin_again(self) -> None:
-        self._digest = hashlib.sha256()
+        self._content = ContentHash(self._entry.path, self._entry.checksum, need_sha256=False)
         self._next = 0
         self._hashed: list[concurrent.futures.Future[None]] = []
 
     def _hash(self, parts: Sequence[Part], view: memoryview) -> None:
         self._hash_up_to(parts[0].index)
-        self._digest.update(view)
+        self._content.update(view)
         self._next = parts[-1].index + 1
 
     def _hash_up_to(self, index: int) -> None:
@@ -75,5 +81,5 @@ class DirectReader:
         for part in self.parts[self._next : index]:
             buffer = bytearray(part.nbytes)
             self.read(part, memoryview(buffer))
-            self._digest.update(buffer)
+            self._content.update(memoryview(buffer))
         self._next = max(self._next, index)

@@ -42,7 +42,7 @@ from weights.plan import (
 )
 from weights.sources.factory import open_source
 from weights.sources.lazy import LazySource
-from weights.sources.listing import Listing, list_model, read_headers
+from weights.sources.listing import Listing, list_model, read_headers, read_index
 from weights.sources.local import LocalSource
 from weights.sources.retry_policy import RetryPolicy
 from weights.sources.source import Source
@@ -62,6 +62,8 @@ class LoadReport:
     repaired_parts: int
     seconds: float
     cache_error: str | None
+    unchecked: tuple[str, ...]
+    """Files that were not compared with a checksum of their source, now or when they were cached."""
 
 
 class OpenModel:
@@ -87,7 +89,10 @@ class OpenModel:
         self._writer: WriteBehind | None = None
         self._stop = threading.Event()
         self._cache_error: str | None = None if cache is None or not cache.read_only else str(cache.read_only)
+        self._all_wanted = wanted is None
         self._readers: dict[str, FileReader] = {}
+        self._unchecked: dict[str, str] = {}
+        """Why a file is not compared with a checksum, by path."""
         self._blobs: dict[str, Blob] = {}
         self._stream: TensorStream | None = None
         try:
@@ -97,14 +102,15 @@ class OpenModel:
             self._empty = [
                 tensor
                 for header in headers
-                for tensor in header.tensors
+                for tensor in header.counted
                 if not tensor.nbytes and (wanted is None or wanted(tensor.name))
             ]
-            self._all_wanted = wanted is None
             self._stream = TensorStream(plan, self._readers, limit_bytes=limit_bytes, concurrency=concurrency)
         except BaseException:
             self.close()
             raise
+        for path, reason in sorted(self._unchecked.items()):
+            _log.info("%s/%s: not compared with a checksum: %s", source.uri, path, reason)
         if self._cache_error is not None:
             _log.warning("%s: streaming without caching: %s", source.uri, self._cache_error)
 
@@ -125,12 +131,12 @@ class OpenModel:
             # Others may have fetched the tensors that were left out here; if not, the next load goes on.
             if isinstance(reader, CachingReader) and (self._all_wanted or reader.complete()):
                 try:
-                    reader.verify()
+                    reader.publish()
                 except CacheError as error:
                     self._cache_error = str(error)
                     _log.warning("%s: not cached: %s", self._source.uri, error)
                 else:
-                    published += [reader.published] if reader.published else []
+                    published += [reader.published.sha256] if reader.published else []
         if published and self._cache is not None:
             self._cache.pin(published)
 
@@ -145,6 +151,7 @@ class OpenModel:
             repaired_parts=repaired,
             seconds=time.monotonic() - self._started,
             cache_error=self._cache_error or (str(writing_error) if writing_error else None),
+            unchecked=tuple(sorted(self._unchecked)),
         )
 
     def close(self) -> None:
@@ -170,7 +177,7 @@ class OpenModel:
         finally:
             self.close()
 
-    def _cached(self, entry: FileEntry) -> Source | None:
+    def _cached(self, entry: FileEntry) -> tuple[Source, FileEntry] | None:
         blob = self._blob(entry)
         return None if blob is None else blob.as_source()
 
@@ -190,6 +197,8 @@ class OpenModel:
         wanted: Callable[[str], bool] | None,
     ) -> tuple[Extent, ...]:
         entries = {entry.path: entry for entry in listing.weights}
+        missing = [entry for entry in listing.weights if self._blob(entry) is None]
+        entries |= {entry.path: entry for entry in self._source.declare_checksums(missing)}
         found: list[Extent] = []
         used: list[str] = []
         in_file_order = False
@@ -197,6 +206,8 @@ class OpenModel:
             entry = entries[header.file]
             reader = self._reader(entry, header, used)
             self._readers[header.file] = reader
+            if (reason := self._unchecked_because(entry, reader)) is not None:
+                self._unchecked[entry.path] = reason
             # Where nothing is kept, the checksum of the whole file can only be computed from front to back.
             in_file_order |= isinstance(reader, DirectReader) and reader.must_verify
             size = MAPPED_EXTENT_BYTES if isinstance(reader, MappedFile) else EXTENT_BYTES
@@ -221,7 +232,17 @@ class OpenModel:
                     return self._caching_reader(entry, header, self._cache)
                 except CacheError as error:
                     self._cache_error = str(error)
-        return DirectReader(self._source, entry, parts_of_weights(header), self._counter)
+        return DirectReader(
+            self._source, entry, parts_of_weights(header), self._counter, verify=self._all_wanted
+        )
+
+    def _unchecked_because(self, entry: FileEntry, reader: FileReader) -> str | None:
+        if isinstance(reader, MappedFile):
+            blob = self._blob(entry)
+            return None if blob is None else blob.unchecked_because
+        if entry.checksum is not None and not reader.must_verify:
+            return "only some of its tensors are read, and nothing is kept"
+        return entry.unchecked_because
 
     def _caching_reader(self, entry: FileEntry, header: SafetensorsHeader, cache: Cache) -> CachingReader:
         partial = cache.open_partial(self._identity, entry, parts_of_weights(header))
@@ -267,7 +288,7 @@ def open_model(
             cache_dir = own
         cache = None if cache_dir is None else Cache(cache_dir, allow_read_only=True, quota_bytes=quota_bytes)
         source: Source = LazySource(manifest.uri, identity, retry)
-        listing = Listing(manifest.files, manifest.skipped, None)
+        listing = Listing(manifest.files, manifest.skipped, *read_index(LocalSource(folder), manifest.files))
     else:
         source = open_source(model, retry=retry)
         listing = list_model(source)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 from weights.manifest import FileEntry
 from weights.sources.factory import open_source
@@ -31,9 +32,9 @@ class LazySource:
         """As the source."""
         return self._opened().list()
 
-    def head(self, entry: FileEntry) -> FileEntry:
+    def declare_checksums(self, entries: Sequence[FileEntry]) -> tuple[FileEntry, ...]:
         """As the source."""
-        return self._opened().head(entry)
+        return self._opened().declare_checksums(entries) if entries else ()
 
     def read_into(
         self, entry: FileEntry, offset: int, view: memoryview, arrived: Arrived | None = None

@@ -9,8 +9,9 @@ import concurrent.futures
 import dataclasses
 from collections.abc import Callable, Sequence
 
+from weights import index as indexes
 from weights import safetensors_header, selection
-from weights.manifest import FileEntry, Manifest, SafetensorsHeader
+from weights.manifest import FileEntry, Manifest, SafetensorsHeader, SkippedFile
 from weights.sources.local import LocalSource
 from weights.sources.source import Source
 
@@ -25,8 +26,10 @@ class Listing:
     """The selected files of a model and the index of its weights, if it has one."""
 
     files: tuple[FileEntry, ...]
-    skipped: tuple[str, ...]
+    skipped: tuple[SkippedFile, ...]
     index: dict[str, str] | None
+    """From tensor to file."""
+    index_file: str = ""
 
     @property
     def weights(self) -> tuple[FileEntry, ...]:
@@ -42,32 +45,51 @@ def list_model(source: Source, patterns: Sequence[str] | None = None) -> Listing
         RefusedError: a file must not be loaded, or the index is wrong.
     """
     listed = source.list()
-    index = None
-    for entry in listed:
-        if entry.path == selection.INDEX:
-            index = selection.parse_index(read(source, entry))
-    selected = selection.select(listed, patterns, uri=source.uri, index=index)
-    return Listing(selected.files, selected.skipped, index)
+    index, index_file = read_index(source, listed)
+    selected = selection.select(listed, patterns, uri=source.uri, index=index, index_file=index_file)
+    return Listing(selected.files, selected.skipped, index, index_file)
+
+
+def read_index(source: Source, listed: Sequence[FileEntry]) -> tuple[dict[str, str] | None, str]:
+    """The index of a model's weights and its name; None where there is no index.
+
+    Args:
+        source: of the index; it may be at another version there than in the list.
+        listed: the model's files.
+
+    Raises:
+        SourceError: it cannot be read.
+        RefusedError: it is no index.
+    """
+    name = indexes.find_index(entry.path for entry in listed)
+    if name is None:
+        return None, ""
+    entry = next(entry for entry in listed if entry.path == name)
+    if isinstance(source, LocalSource):
+        entry = source.entry(name)
+    return indexes.parse_index(read(source, entry), name), name
 
 
 def read_headers(
-    source: Source, listing: Listing, *, cached: Callable[[FileEntry], Source | None] = lambda _: None
+    source: Source,
+    listing: Listing,
+    *,
+    cached: Callable[[FileEntry], tuple[Source, FileEntry] | None] = lambda _: None,
 ) -> tuple[SafetensorsHeader, ...]:
     """The headers of all weights files, checked one by one and against each other.
 
     Args:
         source: of the files.
         listing: of the source.
-        cached: a nearer source of a file; None where there is none.
+        cached: a nearer source and the file there; None where there is none.
 
     Raises:
         SourceError: a header cannot be read.
         RefusedError: a file must not be loaded.
     """
 
-    def header(entry: FileEntry, other: Source | None) -> SafetensorsHeader:
-        nearest = source if other is None else other
-        found = entry if other is None else other.head(entry)
+    def header(entry: FileEntry, other: tuple[Source, FileEntry] | None) -> SafetensorsHeader:
+        nearest, found = other or (source, entry)
         # A second request costs a round trip to a store, and next to nothing on a disk.
         head = read(nearest, found, _HEADER_GUESS if nearest is source and not local else 8)
         length = safetensors_header.header_length(entry.path, head, found.size)
@@ -84,10 +106,7 @@ def read_headers(
     else:
         with concurrent.futures.ThreadPoolExecutor(min(_CONCURRENCY, len(listing.weights))) as pool:
             headers = tuple(pool.map(header, listing.weights, others))
-    selection.check_duplicates(headers)
-    if listing.index is not None:
-        selection.check_index(listing.index, headers)
-    return headers
+    return indexes.settle(headers, listing.index, listing.index_file)
 
 
 def inspect(source: Source, patterns: Sequence[str] | None = None) -> Manifest:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from weights.errors import AccessDeniedError, NotFoundError, ObjectChangedError, TransferError
 from weights.manifest import FileEntry
 from weights.sources.source import Arrived
+
+_IN_PLACE = "it is used in place, on a file system, which declares no checksums"
 
 
 class LocalSource:
@@ -49,13 +53,16 @@ class LocalSource:
             ) from None
         return tuple(sorted(found, key=lambda entry: entry.path))
 
-    def head(self, entry: FileEntry) -> FileEntry:
-        """The file as it is now."""
-        path = self._path / entry.path
+    def entry(self, path: str) -> FileEntry:
+        """A file as it is now. Raises NotFoundError."""
         try:
-            return self._entry(entry.path, path.stat())
+            return self._entry(path, (self._path / path).stat())
         except FileNotFoundError:
-            raise NotFoundError(f"{path}: no such file", uri=str(path)) from None
+            raise NotFoundError(f"{self._path / path}: no such file", uri=str(self._path / path)) from None
+
+    def declare_checksums(self, entries: Sequence[FileEntry]) -> tuple[FileEntry, ...]:
+        """The entries: a file system declares no checksums."""
+        return tuple(dataclasses.replace(entry, unchecked_because=_IN_PLACE) for entry in entries)
 
     def read_into(
         self, entry: FileEntry, offset: int, view: memoryview, arrived: Arrived | None = None

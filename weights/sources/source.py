@@ -5,7 +5,7 @@ All methods block and may be called from many threads at once; callers with an e
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias
 
 from weights.manifest import FileEntry
@@ -28,11 +28,16 @@ class Source(Protocol):
         ...
 
     def list(self) -> tuple[FileEntry, ...]:
-        """Every object below the folder. Raises SourceError."""
+        """Every object below the folder, without checksums. Raises SourceError."""
         ...
 
-    def head(self, entry: FileEntry) -> FileEntry:
-        """The entry at its present version, with the checksum that the source knows. Raises SourceError."""
+    def declare_checksums(self, entries: Sequence[FileEntry]) -> tuple[FileEntry, ...]:
+        """The entries with the checksums that the source declares, or why it declares none that helps.
+
+        Raises:
+            ObjectChangedError: an object is another version now.
+            SourceError: it cannot be asked.
+        """
         ...
 
     def read_into(
