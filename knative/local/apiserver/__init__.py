@@ -1,1 +1,1 @@
-"""The Kubernetes API of the local platform: HTTP API, registry, validation, store."""
+"""The Kubernetes API of the local platform: HTTP API, admission, registry and store."""

@@ -1,4 +1,4 @@
-"""The API's certificate: made on the machine, kept in the state folder, known to its kubeconfig only."""
+"""The certificate of the API: made on this machine, kept in the state folder, trusted by its kubeconfig."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _RENEW_BEFORE = timedelta(days=30)
 
 
 def ensure(folder: Path, hosts: Sequence[str]) -> Path:
-    """The certificate's file in `folder`, its key beside it; made anew when missing or old."""
+    """The certificate in `folder`, with its key beside it; made if missing, old or for other hosts."""
     certificate, key = folder / "api.crt", folder / "api.key"
     if not (key.exists() and _is_good(certificate, hosts)):
         _make(certificate, key, hosts)
@@ -27,7 +27,7 @@ def ensure(folder: Path, hosts: Sequence[str]) -> Path:
 
 
 def context(certificate: Path) -> ssl.SSLContext:
-    """What a server needs to speak TLS with it."""
+    """The TLS context of a server with this certificate."""
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     made.minimum_version = ssl.TLSVersion.TLSv1_2
     made.load_cert_chain(certificate, certificate.with_suffix(".key"))
@@ -56,7 +56,7 @@ def _names(hosts: Sequence[str]) -> list[x509.GeneralName]:
 
 
 def _make(certificate: Path, key: Path, hosts: Sequence[str]) -> None:
-    """A certificate that signs itself: whoever trusts it trusts this one server and nothing else."""
+    """Make a self-signed certificate: a client that trusts it trusts this server and no other."""
     private = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "pilotlight local platform")])
     now = datetime.now(UTC)
@@ -83,5 +83,6 @@ def _make(certificate: Path, key: Path, hosts: Sequence[str]) -> None:
 def _write(path: Path, data: bytes) -> None:
     fresh = path.with_name(f"{path.name}.new")
     with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        os.fchmod(file.fileno(), 0o600)  # whatever the mode of a file that an earlier run has left
         file.write(data)
     fresh.replace(path)

@@ -1,9 +1,10 @@
-"""The store's file: one SQLite database, read once at the start and written in few statements."""
+"""The SQLite file of the store: read once at the start, written in few statements."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,22 +32,25 @@ DELETE FROM objects WHERE (grp, plural, namespace, name) IN
   (SELECT value ->> '$[0]', value ->> '$[2]', value ->> '$[5]', value ->> '$[6]' FROM json_each(?))
 """
 _FORMAT = 1
+_OWNER_ONLY = 0o600
 
 
 class Database:
-    """The file. A connection may go from one thread to another, but is used by one at a time."""
+    """The file. A connection may move to another thread, but only one thread may use it at a time."""
 
     def __init__(self, path: Path, *, busy_s: float) -> None:
         self.path = path
         self._busy_ms = round(busy_s * 1000)
 
     def connect(self) -> sqlite3.Connection:
-        """Open the file, making it if it isn't there.
+        """Open the file; if there is none, make one.
 
         Raises:
-            sqlite3.Error: it can't be opened or is damaged.
+            OSError: its mode can't be set.
+            sqlite3.Error: it can't be opened, or is damaged.
             ValueError: it is of another format.
         """
+        _make_private(self.path)
         connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
@@ -60,7 +64,7 @@ class Database:
         return connection
 
     def load(self, connection: sqlite3.Connection) -> tuple[list[Record], int]:
-        """All objects, and the newest version that was ever written."""
+        """All objects, and the newest resourceVersion that was ever written."""
         records = []
         rows = connection.execute(
             "SELECT grp, version, plural, kind, namespaced, namespace, name, body FROM objects"
@@ -74,7 +78,10 @@ class Database:
         return records, max(newest, int(row[0]) if row else 0)
 
     def write(self, connection: sqlite3.Connection, changes: Sequence[Change]) -> None:
-        """One transaction of few statements: each hands the interpreter's lock over and waits for it."""
+        """Write changes in one transaction.
+
+        It has few statements, because each of them gives up the interpreter lock and has to get it back.
+        """
         newest = {change.record.key: change for change in changes}
         kept = [change.record for change in newest.values() if change.type is not EventType.DELETED]
         gone = [change.record.key for change in newest.values() if change.type is EventType.DELETED]
@@ -110,8 +117,19 @@ class Database:
         return value
 
 
+def _make_private(path: Path) -> None:
+    """Make the file if there is none, and let only its owner read it: it holds Secrets and the API's token.
+
+    SQLite gives the files of its write-ahead log the mode of the database.
+    """
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _OWNER_ONLY))
+    for file in (path, *(path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))):
+        with contextlib.suppress(FileNotFoundError):
+            file.chmod(_OWNER_ONLY)
+
+
 def _columns(key: Key) -> list[str | int]:
-    """A key as the table has it."""
+    """A key as columns of the table."""
     res = key.resource
     return [
         res.group,

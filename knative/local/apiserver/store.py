@@ -1,13 +1,12 @@
-"""Where the local platform keeps its objects: memory to read from, SQLite to survive.
+"""The objects of the local platform: read from memory, kept in SQLite.
 
-The whole state is small (a few kilobytes for each object) and one process owns it, so every read comes from
-memory and every change is made there first, under the next resourceVersion. A thread writes the changes
-behind, many in one transaction (WAL, `synchronous=FULL`), so that the disk's latency never stops the event
-loop that also carries requests. `durable()` is how the API waits before it acknowledges: what was
-acknowledged is on disk.
+The state is small (a few kilobytes per object) and one process owns it. Every read comes from memory, and
+every change is made there first, under the next resourceVersion. A thread writes the changes to disk, many in
+one transaction (WAL, `synchronous=FULL`), so that the disk never delays the event loop, which also carries
+requests. The API waits for `durable()` before it acknowledges a change: what was acknowledged is on disk.
 
-If the disk refuses (full, read-only), memory is taken back to what the disk holds, whoever waits gets a
-`StoreError`, and watchers are told to start again; the next write tries again.
+If the disk refuses a change (full, read-only, locked), memory returns to what the disk holds, everybody who
+waits gets a `StoreError`, and watches end so that their clients list again. The next change tries again.
 """
 
 from __future__ import annotations
@@ -39,36 +38,35 @@ from knative.local.apiserver.records import (
 
 log = logging.getLogger(__name__)
 
-_HISTORY = 4_000  # changes kept for watches that resume; a watch further behind must list again
+_HISTORY = 4_000
+"""Changes kept for watches that resume; a watch further behind must list again."""
 
 
 class Store:
-    """All objects. Every method but `close` belongs to the event loop that `open` was called on."""
+    """All objects. Every method but `close` is for the event loop that `open` was called with."""
 
     def __init__(self, path: Path, *, busy_s: float = 5.0) -> None:
-        """`busy_s`: how long a write waits for another program that has the file open for writing."""
+        """`busy_s`: seconds that a write waits for another program that has locked the file."""
         self._database = Database(path, busy_s=busy_s)
         self._by_resource: dict[Resource, dict[tuple[str, str], Record]] = {}
         self._by_owner: dict[str, dict[Key, None]] = {}
         self._version = 0
-        self._oldest = 0  # changes up to here are forgotten
+        self._oldest = 0  # the history begins after this version
         self._history: deque[Change] = deque()
         self._listeners: list[Callable[[Change], None]] = []
         self._reset_listeners: list[Callable[[], None]] = []
         self._durable = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
-        self._epoch = 0  # grows when memory was taken back to the disk's state
+        self._epoch = 0  # counts how often memory returned to what the disk holds
         self._writes: queue.SimpleQueue[tuple[int, Change] | None] = queue.SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
-    # life
-
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Read everything and start the writer.
+        """Read all objects and start the thread that writes.
 
         Raises:
-            StoreError: the file can't be opened, isn't ours, or is damaged.
+            StoreError: the file can't be opened, is of another format, or is damaged.
         """
         try:
             connection = self._database.connect()
@@ -82,13 +80,11 @@ class Store:
         self._thread.start()
 
     def close(self) -> None:
-        """Write what is still to be written and close the file."""
+        """Write what is still in the queue and close the file. Blocking."""
         if self._thread is not None:
             self._writes.put(None)
             self._thread.join()
             self._thread = None
-
-    # reading
 
     @property
     def version(self) -> int:
@@ -100,13 +96,13 @@ class Store:
         return self._by_resource.get(key.resource, {}).get((key.namespace, key.name))
 
     def list(self, resource: Resource, namespace: str | None = None) -> Sequence[Record]:
-        """All objects of a kind in the order of namespace and name."""
+        """All objects of a kind (in one namespace, if given) in the order of namespace and name."""
         found = self._by_resource.get(resource, {})
         keys = sorted(found) if namespace is None else sorted(key for key in found if key[0] == namespace)
         return [found[key] for key in keys]
 
     def owned(self, uid: str) -> Iterator[Record]:
-        """All objects that name `uid` as an owner."""
+        """All objects with an owner reference to `uid`."""
         for key in tuple(self._by_owner.get(uid, ())):
             record = self.get(key)
             if record is not None:
@@ -123,7 +119,7 @@ class Store:
         """All changes after `version`, oldest first.
 
         Raises:
-            HistoryExpired: they are no longer known (or the version lies in the future).
+            HistoryExpired: they are no longer kept, or the version lies in the future.
         """
         if version < self._oldest or version > self._version:
             raise HistoryExpired(f"too old resource version: {version} ({self._oldest})")
@@ -135,13 +131,11 @@ class Store:
         changes.reverse()
         return changes
 
-    # changing
-
     def put(self, key: Key, obj: Object, *, expect: int | None = None) -> Record:
-        """Store `obj` (which becomes the store's own) under the next resourceVersion.
+        """Store `obj` (which the store takes over) under the next resourceVersion.
 
         Raises:
-            VersionConflict: `expect` is given and isn't the object's version now (0: there must be none).
+            VersionConflict: the object's version is not `expect` (0: there must be no object).
         """
         before = self.get(key)
         if expect is not None and expect != (before.version if before else 0):
@@ -154,10 +148,10 @@ class Store:
         return record
 
     def remove(self, key: Key) -> Record:
-        """Remove an object; the returned record is its last state, under the deletion's own version.
+        """Remove an object; returns its last state under the resourceVersion of the deletion.
 
         Raises:
-            KeyError: there is none.
+            KeyError: there is no such object.
         """
         before = self._by_resource.get(key.resource, {}).get((key.namespace, key.name))
         if before is None:
@@ -170,10 +164,10 @@ class Store:
         return record
 
     async def durable(self, version: int | None = None) -> None:
-        """Wait until everything up to `version` (default: all) is on disk.
+        """Wait until all changes up to `version` (None: all) are on disk.
 
         Raises:
-            StoreError: the disk refused; the change is undone.
+            StoreError: the disk refused, and the changes are undone.
         """
         wanted = self._version if version is None else version
         if wanted <= self._durable:
@@ -185,28 +179,28 @@ class Store:
         await future
 
     def subscribe(self, listener: Callable[[Change], None]) -> Callable[[], None]:
-        """Call `listener` at once for each change; the returned function ends that."""
+        """Call `listener` for each change, as soon as it is made; returns what ends that."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
     def on_reset(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Call `listener` when memory was taken back to the disk's state: derive everything again."""
+        """Call `listener` after memory has returned to what the disk holds; returns what ends that."""
         self._reset_listeners.append(listener)
         return lambda: self._reset_listeners.remove(listener)
 
     def read_meta(self, key: str) -> str | None:
-        """A value of the platform's own that lies beside the objects, or None."""
+        """A value that the platform keeps beside the objects, or None."""
         return self._database.read_meta(key)
 
     def write_meta(self, key: str, value: str) -> str:
-        """Keep such a value; blocks until it is on disk, so only before requests are served."""
+        """Keep a value beside the objects and return it. Blocking, so only before requests are served."""
         return self._database.write_meta(key, value)
-
-    # inside
 
     def _load(self, connection: sqlite3.Connection) -> None:
         self._by_resource, self._by_owner = {}, {}
-        with _uncollected():  # looking for garbage in objects that all stay takes as long as reading them
+        with (
+            _without_collector()
+        ):  # a collection while objects are read finds nothing and takes as long as reading them
             records, newest = self._database.load(connection)
             for record in records:
                 self._index(record, None)
@@ -239,11 +233,11 @@ class Store:
         for listener in tuple(self._listeners):
             try:
                 listener(change)
-            except Exception:  # it has happened: who cannot hear of it must not keep it from the others
+            except Exception:  # one listener must not keep the change from the others
                 log.exception("a listener failed at a change of %s", change.record.key)
 
     def _write_behind(self, connection: sqlite3.Connection) -> None:
-        """The writer thread: everything that is waiting goes into one transaction."""
+        """The thread that writes: each transaction takes all changes in the queue."""
         failed_epoch = -1
         closing = False
         while not closing:
@@ -262,14 +256,14 @@ class Store:
                 continue
             try:
                 self._database.write(connection, changes)
-            except Exception as problem:  # noqa: BLE001  # whatever it is, whoever waits must be told
+            except Exception as problem:  # noqa: BLE001  # whatever it is, those who wait must get an answer
                 failed_epoch = max(item[0] for item in batch if item is not None)
-                self._tell(self._failed, connection, problem)
+                self._call_on_loop(self._failed, connection, problem)
             else:
-                self._tell(self._written, changes[-1].version)
+                self._call_on_loop(self._written, changes[-1].version)
         connection.close()
 
-    def _tell(self, function: Callable[..., None], *values: object) -> None:
+    def _call_on_loop(self, function: Callable[..., None], *values: object) -> None:
         assert self._loop is not None
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(function, *values)
@@ -285,7 +279,7 @@ class Store:
         self._waiting = still
 
     def _failed(self, connection: sqlite3.Connection, problem: Exception) -> None:
-        """Back to what the disk holds; versions that were handed out are never used again."""
+        """Return memory to what the disk holds; no resourceVersion is ever given out twice."""
         self._epoch += 1
         self._load(connection)
         waiting, self._waiting = self._waiting, deque()
@@ -299,8 +293,8 @@ class Store:
 
 
 @contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without the collector of reference cycles."""
+def _without_collector() -> Iterator[None]:
+    """Pause the collector of reference cycles."""
     enabled = gc.isenabled()
     gc.disable()
     try:

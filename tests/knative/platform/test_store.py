@@ -117,3 +117,18 @@ async def test_when_the_disk_refuses_nothing_is_kept_and_whoever_waits_is_told(t
         await store.durable()
     async with opened(tmp_path / "db") as store:
         assert [record.key.name for record in store.list(CONFIG_MAP)] == ["again", "kept"]
+
+
+async def test_the_database_is_its_owners_alone_whatever_was_there(tmp_path: Path):
+    path = tmp_path / "db"
+    for file in (path, tmp_path / "db-wal", tmp_path / "db-shm"):
+        file.touch()
+        file.chmod(0o644)
+    async with opened(path) as store:
+        store.put(key(), obj())
+        await store.durable()
+        assert {file.name: oct(file.stat().st_mode & 0o777) for file in tmp_path.iterdir()} == {
+            "db": "0o600",
+            "db-wal": "0o600",
+            "db-shm": "0o600",
+        }

@@ -1,1 +1,1 @@
-"""The shapes of the kinds that the local API serves: they validate, prune, apply and explain."""
+"""Schemas of the kinds that the local API serves: for validation, pruning, field ownership and `explain`."""

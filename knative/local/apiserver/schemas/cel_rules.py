@@ -1,8 +1,8 @@
-"""The CEL rules of a schema (`x-kubernetes-validations`), evaluated and worded as an API server does.
+"""CEL rules of a schema (`x-kubernetes-validations`), evaluated and worded as in Kubernetes' API server.
 
-What an API server knows beyond our CustomResourceDefinitions' needs is left out: `oldSelf`, `fieldPath`,
-`messageExpression`, and its own function libraries. The evaluator takes a fifth of a second to import, so
-that happens with the first object that has rules.
+Not supported, because no CustomResourceDefinition of this project uses them: `oldSelf`, `fieldPath`,
+`messageExpression` and Kubernetes' own function libraries. The evaluator takes 0.2 s to import, which
+happens with the first object of a kind that has rules.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _BLOCKING = frozenset(
         "FieldValueTypeInvalid",
     }
 )
-"""Reasons with which the rules are not even tried, for they may count on the fields' types."""
+"""Reasons of violations that keep rules from being evaluated, for rules may rely on types."""
 UNCHECKED = Cause(
     "Invalid value: null: some validation rules were not checked because the object was invalid; "
     "correct the existing errors to complete validation",
@@ -33,7 +33,7 @@ UNCHECKED = Cause(
 
 
 def blocked(causes: list[Cause]) -> bool:
-    """Whether these faults keep the rules from being checked."""
+    """Whether these violations keep the rules from being evaluated."""
     return any(cause.reason in _BLOCKING for cause in causes)
 
 
@@ -52,7 +52,7 @@ def ready() -> bool:
 
 
 def load() -> None:
-    """Import the evaluator; for a thread, before the first rule is checked on the event loop."""
+    """Import the evaluator; to be called on a thread before a rule is evaluated on the event loop."""
     _program("true")
 
 
@@ -69,7 +69,7 @@ def has_rules(schema: Schema) -> bool:
 
 
 def violations(schema: Schema, value: Any, path: str = "") -> Iterator[Cause]:
-    """The rules that `value`, which fits the schema otherwise, breaks."""
+    """The rules that `value`, which otherwise satisfies the schema, violates."""
     for rule in schema.get("x-kubernetes-validations") or ():
         problem = _broken(rule, _typed(schema, value))
         if problem is not None:
@@ -87,7 +87,7 @@ def violations(schema: Schema, value: Any, path: str = "") -> Iterator[Cause]:
 
 
 def _broken(rule: Mapping[str, str], value: Any) -> str | None:
-    """What to say of a rule that does not hold; None if it holds."""
+    """The message of a rule that does not hold; None if it holds."""
     try:
         held = _program(rule["rule"])(value)
     except (ValueError, TypeError, KeyError, ArithmeticError, RuntimeError) as problem:
@@ -96,7 +96,7 @@ def _broken(rule: Mapping[str, str], value: Any) -> str | None:
 
 
 def _typed(schema: Schema, value: Any) -> Any:
-    """`value` with numbers of the type that the schema gives them; CEL does not mix them."""
+    """`value` with each number of the schema's type, since CEL does not convert between types."""
     if isinstance(value, dict):
         properties: Mapping[str, Schema] = schema.get("properties") or {}
         extra: Schema = schema.get("additionalProperties") or {}

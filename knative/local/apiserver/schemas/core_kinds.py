@@ -1,4 +1,4 @@
-"""Namespace, Pod, Event, ConfigMap, Secret and Lease, as far as one machine needs them."""
+"""Schemas of Namespace, Pod, Event, ConfigMap, Secret and Lease, as far as one machine needs them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _kind(fields: dict[str, Schema], about: str) -> Schema:
 
 NAMESPACE_SCHEMA = _kind(
     {"spec": struct({"finalizers": set_list(STRING)}), "status": FREE},
-    "A space for names.",
+    "A scope for names.",
 )
 POD_SCHEMA = _kind(
     {
@@ -38,11 +38,11 @@ CONFIG_MAP_SCHEMA = _kind(
 SECRET_SCHEMA = _kind(
     {
         "data": described(mapping(STRING), "Values in base64."),
-        "stringData": described(mapping(STRING), "Values as they are; written into data."),
+        "stringData": described(mapping(STRING), "Values as plain text; written into data in base64."),
         "type": STRING,
         "immutable": BOOLEAN,
     },
-    "Settings that are nobody else's business.",
+    "Confidential settings for containers.",
 )
 _OBJECT_REFERENCE = struct(
     {
@@ -88,5 +88,5 @@ LEASE_SCHEMA = _kind(
             }
         )
     },
-    "Who leads.",
+    "A lock with an expiry, such as that of a leader.",
 )

@@ -1,4 +1,4 @@
-"""Service, Configuration, Revision, Route and PodAutoscaler."""
+"""Schemas of Service, Configuration, Revision, Route and PodAutoscaler."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ _TRAFFIC = described(
         "items": struct(
             {
                 "configurationName": STRING,
-                "latestRevision": described(BOOLEAN, "Follow the newest ready Revision."),
+                "latestRevision": described(BOOLEAN, "Whether it follows the newest ready Revision."),
                 "percent": described(INT64, "Share of the requests."),
                 "revisionName": STRING,
-                "tag": described(STRING, "Gives this entry a URL of its own."),
+                "tag": described(STRING, "Gives this target a URL of its own."),
                 "url": STRING,
             }
         ),
@@ -48,8 +48,8 @@ _TRAFFIC = described(
 _ADDRESS = struct({"url": STRING, "name": STRING, "audience": STRING, "CACerts": STRING})
 _COMMON = {"annotations": mapping(STRING), "conditions": CONDITIONS, "observedGeneration": INT64}
 _LATEST = {
-    "latestCreatedRevisionName": described(STRING, "The last Revision that was made."),
-    "latestReadyRevisionName": described(STRING, "The newest Revision that can serve."),
+    "latestCreatedRevisionName": described(STRING, "The newest Revision."),
+    "latestReadyRevisionName": described(STRING, "The newest Revision that is ready."),
 }
 
 
@@ -69,12 +69,12 @@ def _kind(spec: Schema, status: Schema, about: str) -> Schema:
 SERVICE_SCHEMA = _kind(
     struct({"template": _TEMPLATE, "traffic": _TRAFFIC}),
     struct({**_COMMON, **_LATEST, "address": _ADDRESS, "traffic": _TRAFFIC, "url": STRING}),
-    "A function with its URL: keeps a Configuration and a Route.",
+    "A function with its URL; owns a Configuration and a Route.",
 )
 CONFIGURATION_SCHEMA = _kind(
     struct({"template": _TEMPLATE}),
     struct({**_COMMON, **_LATEST}),
-    "The wished state of a function; each change makes a Revision.",
+    "The desired state of a function; each change makes a Revision.",
 )
 REVISION_SCHEMA = _kind(
     REVISION_SPEC,
@@ -90,12 +90,12 @@ REVISION_SCHEMA = _kind(
             "logUrl": STRING,
         }
     ),
-    "An immutable version of a function. Its autoscaling annotations may change and act in place.",
+    "An immutable version of a function; changes of its autoscaling annotations take effect in place.",
 )
 ROUTE_SCHEMA = _kind(
     struct({"traffic": _TRAFFIC}),
     struct({**_COMMON, "address": _ADDRESS, "traffic": _TRAFFIC, "url": STRING}),
-    "The URL of a function and its split between Revisions.",
+    "The URL of a function, and how its requests are split between Revisions.",
 )
 POD_AUTOSCALER_SCHEMA = _kind(
     struct(
@@ -120,5 +120,5 @@ POD_AUTOSCALER_SCHEMA = _kind(
         },
         required=("metricsServiceName", "serviceName"),
     ),
-    "How a Revision is scaled. Follows the Revision; do not change it by hand.",
+    "How a Revision is scaled; its controller overwrites changes.",
 )

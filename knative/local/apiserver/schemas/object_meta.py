@@ -1,4 +1,4 @@
-"""ObjectMeta, conditions and other shapes that every kind shares."""
+"""Schemas of metadata and conditions, which all kinds share."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OWNER_REFERENCE = struct(
         "blockOwnerDeletion": BOOLEAN,
     },
     required=("apiVersion", "kind", "name", "uid"),
-    about="An object that this one depends on; it goes when its owners have gone.",
+    about="An object that owns this one, which is deleted when all its owners are gone.",
 )
 
 OBJECT_META = struct(
@@ -33,13 +33,13 @@ OBJECT_META = struct(
         "name": described(STRING, "Unique within the namespace; cannot change."),
         "generateName": described(STRING, "Prefix of a name that the server completes."),
         "namespace": described(STRING, "Where the object lives; cannot change."),
-        "labels": described(mapping(STRING), "Words to select objects by."),
-        "annotations": described(mapping(STRING), "Words for tools and controllers."),
+        "labels": described(mapping(STRING), "Keys and values to select objects by."),
+        "annotations": described(mapping(STRING), "Keys and values for tools and controllers."),
         "finalizers": set_list(STRING),
         "ownerReferences": map_list(OWNER_REFERENCE, "uid"),
-        "uid": described(STRING, "This incarnation's identity; read-only."),
-        "resourceVersion": described(STRING, "This version's identity; read-only."),
-        "generation": described(INT64, "Counts changes of the specification; read-only."),
+        "uid": described(STRING, "Identity of this object, never reused; read-only."),
+        "resourceVersion": described(STRING, "Identity of this version; read-only."),
+        "generation": described(INT64, "Counts changes of the spec; read-only."),
         "creationTimestamp": described({**STRING, "format": "date-time", "nullable": True}, "Read-only."),
         "deletionTimestamp": described({**STRING, "format": "date-time"}, "When deletion began; read-only."),
         "deletionGracePeriodSeconds": INT64,
@@ -55,8 +55,8 @@ CONDITION = struct(
         "status": described(STRING, "True, False or Unknown."),
         "severity": described(STRING, "Empty for an error; Warning or Info do not touch Ready."),
         "lastTransitionTime": STRING,
-        "reason": described(STRING, "One word for machines."),
-        "message": described(STRING, "A sentence for people."),
+        "reason": described(STRING, "A CamelCase word for programs."),
+        "message": described(STRING, "A text for people."),
     },
     required=("type", "status"),
 )

@@ -1,4 +1,4 @@
-"""A Revision's pod: containers, probes, volumes; the fields that Knative's own schema admits."""
+"""Schema of the pod spec in a Revision, with the fields of Knative's own schema."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _KEY_REFERENCE = {**_reference(key=STRING, optional=BOOLEAN), "required": ["key"
 _ENV = struct(
     {
         "name": STRING,
-        "value": described(STRING, "May use $(NAME) of a variable that stands before it."),
+        "value": described(STRING, "May refer to an earlier variable as $(NAME)."),
         "valueFrom": struct(
             {
                 "configMapKeyRef": _KEY_REFERENCE,
@@ -96,7 +96,9 @@ _MOUNT = struct(
 CONTAINER = struct(
     {
         "name": STRING,
-        "image": described(STRING, "Not run on one machine; there command and args say what runs."),
+        "image": described(
+            STRING, "Not pulled by the local platform, which runs command and args as a process."
+        ),
         "command": described(atomic_list(STRING), "The program, in place of the image's entry point."),
         "args": atomic_list(STRING),
         "workingDir": STRING,
@@ -107,7 +109,7 @@ CONTAINER = struct(
                     {"containerPort": INT32, "name": STRING, "protocol": {**STRING, "default": "TCP"}}
                 ),
             },
-            "At most one, the port that serves requests.",
+            "At most one: the port that serves requests.",
         ),
         "env": map_list(_ENV, "name"),
         "envFrom": atomic_list(_ENV_FROM),
@@ -115,9 +117,9 @@ CONTAINER = struct(
             {"limits": mapping(QUANTITY), "requests": mapping(QUANTITY)},
             about="What one replica may use; nvidia.com/gpu in limits takes GPUs.",
         ),
-        "readinessProbe": described(PROBE, "Requests are sent once it succeeds."),
+        "readinessProbe": described(PROBE, "Requests are sent after it has succeeded."),
         "livenessProbe": described(PROBE, "The container is restarted when it fails."),
-        "startupProbe": described(PROBE, "The other probes wait for it."),
+        "startupProbe": described(PROBE, "The other probes begin after it has succeeded."),
         "volumeMounts": map_list(_MOUNT, "mountPath"),
         "securityContext": _SECURITY,
         "imagePullPolicy": STRING,

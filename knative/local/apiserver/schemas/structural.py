@@ -1,10 +1,10 @@
-"""Structural schemas (OpenAPI v3, as in a CustomResourceDefinition): build, validate, prune, default.
+"""Structural schemas (OpenAPI v3, as in a CustomResourceDefinition): building, validating, pruning (pure).
 
-Only what Kubernetes allows in a structural schema and this project's kinds use is understood: `type`,
+Supported is what the kinds of this project use of structural schemas: `type`,
 `properties`, `required`, `items`, `additionalProperties`, `enum`, `pattern`, `minimum`, `maximum`,
 `minLength`, `maxLength`, `minItems`, `maxItems`, `format` (int32, int64), `default`, `nullable`,
 `x-kubernetes-int-or-string`, `x-kubernetes-preserve-unknown-fields`, and the list and map types that
-server-side apply needs. CEL rules are in `rules.py`.
+server-side apply needs. CEL rules are in `cel_rules.py`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import Any
 from knative.client.errors import Cause
 
 Schema = Mapping[str, Any]
+
+_MAX_SHOWN = 256
 
 STRING: Schema = {"type": "string"}
 BOOLEAN: Schema = {"type": "boolean"}
@@ -77,7 +79,7 @@ def mapping(values: Schema) -> Schema:
 
 
 def unknown_fields(schema: Schema, value: Any, path: str = "") -> Iterator[str]:
-    """Paths of the fields that the schema doesn't know, as strict field validation reports them."""
+    """Paths of the fields that are not in the schema, as field validation reports them."""
     if isinstance(value, dict):
         properties = schema.get("properties")
         extra = schema.get("additionalProperties")
@@ -96,7 +98,7 @@ def unknown_fields(schema: Schema, value: Any, path: str = "") -> Iterator[str]:
 
 
 def prune(schema: Schema, value: Any) -> None:
-    """Drop from `value`, in place, what the schema doesn't know."""
+    """Drop fields that are not in the schema, in place."""
     if isinstance(value, dict):
         properties = schema.get("properties")
         extra = schema.get("additionalProperties")
@@ -114,7 +116,7 @@ def prune(schema: Schema, value: Any) -> None:
 
 
 def fill_defaults(schema: Schema, value: Any) -> None:
-    """Put the schema's defaults where `value` has nothing, in place."""
+    """Fill in the defaults of the schema, in place."""
     if isinstance(value, dict):
         for key, field in (schema.get("properties") or {}).items():
             if key not in value and "default" in field:
@@ -131,7 +133,7 @@ def fill_defaults(schema: Schema, value: Any) -> None:
 
 
 def drop_nulls(schema: Schema, value: Any) -> None:
-    """Drop explicit nulls where the schema isn't nullable, as the API server does, in place."""
+    """Drop nulls of fields that are not nullable, as the API server does, in place."""
     if isinstance(value, dict):
         properties = schema.get("properties") or {}
         for key in list(value):
@@ -156,7 +158,7 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
 
 
 def violations(schema: Schema, value: Any, path: str = "") -> Iterator[Cause]:
-    """What is wrong with `value`, worded as the API server words it."""
+    """Violations of the schema, worded as in Kubernetes' API server."""
     if value is None and schema.get("nullable"):
         return
     if schema.get("x-kubernetes-int-or-string"):
@@ -192,7 +194,7 @@ def _wrong_type(path: str, value: Any, kind: str) -> Cause:
 
 
 def _scalar_violations(schema: Schema, value: Any, path: str) -> Iterator[Cause]:
-    shown = json.dumps(value)
+    shown = _shown(value)
     if "enum" in schema and value not in schema["enum"]:
         options = ", ".join(json.dumps(option) for option in schema["enum"])
         yield Cause(
@@ -213,6 +215,12 @@ def _scalar_violations(schema: Schema, value: Any, path: str) -> Iterator[Cause]
         bits = {"int32": 31, "int64": 63}.get(schema.get("format", ""))
         if bits is not None and not -(2**bits) <= value < 2**bits:
             yield _invalid(path, shown, f"must be of type {schema['format']}")
+
+
+def _shown(value: Any) -> str:
+    """A value as messages repeat it: as JSON, cut to a length that fits into a message."""
+    text = json.dumps(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 def _invalid(path: str, shown: str, rule: str) -> Cause:
