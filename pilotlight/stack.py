@@ -15,6 +15,9 @@ from pathlib import Path
 
 from knative import env_vars
 from knative.client.cluster import Cluster
+from knative.client.errors import Cause
+from knative.client.resources import WARM_POOL, Object
+from knative.local.apiserver.admission.validating_function import AdmissionResponse
 from knative.local.platform.config import PlatformConfig, PlatformError
 from knative.local.platform.platform import Platform
 from warmpool.adapters.clock import SystemClock
@@ -25,6 +28,7 @@ from warmpool.adapters.price_file import packaged_prices
 from warmpool.adapters.replicas import HttpWarmthClient
 from warmpool.adapters.waker import HttpWaker
 from warmpool.controller import Controller
+from warmpool.domain.admission import review_pool
 
 # What a replica inherits besides PATH and HOME: where S3 is, who we are there, and engine settings.
 _INHERITED = (
@@ -98,6 +102,7 @@ async def running(config: StackConfig) -> AsyncIterator[Stack]:
             api_port=config.api_port,
             gpus=config.gpus,
             env={**config.env, env_vars.ADMIN_TOKEN: token},
+            validating={WARM_POOL: _validate_pool},
         )
     )
     try:
@@ -112,6 +117,12 @@ async def running(config: StackConfig) -> AsyncIterator[Stack]:
             yield Stack(platform, cluster)
     finally:
         await platform.stop()
+
+
+def _validate_pool(obj: Object, old: Object | None) -> AdmissionResponse:
+    """What the controller's webhook says of a WarmPool on a cluster."""
+    review = review_pool(obj, old, SystemClock().now())
+    return AdmissionResponse([Cause(problem) for problem in review.problems], review.warnings)
 
 
 @asynccontextmanager

@@ -27,6 +27,7 @@ from warmpool.adapters.price_file import read_prices
 from warmpool.adapters.prometheus import Prometheus
 from warmpool.adapters.replicas import HttpWarmthClient
 from warmpool.adapters.waker import HttpWaker
+from warmpool.adapters.webhook import WebhookServer
 from warmpool.controller.runner import Controller
 from warmpool.controller.settings import Settings
 from warmpool.domain.spec_errors import SpecError
@@ -58,6 +59,8 @@ class Options:
     admin_token: str | None
     host: str
     port: int
+    webhook_certificate: Path | None
+    webhook_port: int
     interval_s: float
 
 
@@ -98,6 +101,13 @@ def main(
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port of health and metrics; 0 picks one.")
     ] = 9464,
+    webhook_certificate: Annotated[
+        Path | None,
+        typer.Option(help="Folder with tls.crt and tls.key of the validating webhook; default: no webhook."),
+    ] = None,
+    webhook_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of the webhook; 0 picks one.")
+    ] = 9443,
     interval: Annotated[
         float, typer.Option(min=1, max=300, help="Seconds between looks at every pool.")
     ] = 15,
@@ -118,6 +128,8 @@ def main(
         admin_token=_token(admin_token_file),
         host=host,
         port=port,
+        webhook_certificate=webhook_certificate,
+        webhook_port=webhook_port,
         interval_s=interval,
     )
     try:
@@ -165,6 +177,11 @@ async def serve(options: Options) -> None:
         )
         health = HealthServer(controller, clock, host=options.host, port=options.port)
         await stack.enter_async_context(health)
+        if options.webhook_certificate is not None:
+            webhook = WebhookServer(
+                clock, options.webhook_certificate, host=options.host, port=options.webhook_port
+            )
+            await stack.enter_async_context(webhook)
         log.info("serving %s; health and metrics on %s:%d", cluster.server, options.host, health.port)
         await controller.run(stop)
 
