@@ -11,32 +11,32 @@ import re
 from fractions import Fraction
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
-_FLOAT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-_DURATION_PART = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
+_DECIMAL = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
+_FLOAT = re.compile(rf"[+-]?{_DECIMAL}(?:[eE][+-]?[0-9]+)?")
+_DURATION_PART = re.compile(rf"({_DECIMAL})(ns|us|µs|μs|ms|s|m|h)")
 _UNIT_S = {
     "ns": Fraction(1, 10**9), "us": Fraction(1, 10**6), "µs": Fraction(1, 10**6), "μs": Fraction(1, 10**6),
     "ms": Fraction(1, 1000), "s": Fraction(1), "m": Fraction(60), "h": Fraction(3600),
 }  # fmt: skip
 
 
-_LONGEST = 1000
-"""Characters of a number that are looked at: Python converts only so many digits, and takes its time."""
+MAX_LENGTH = 1000
+"""Characters of a number that are parsed at all. Conversion takes time in the square of the digits, and
+Python refuses more than 4,300; no valid number of the settings is anywhere near as long."""
+_SHOWN = 100
+"""Characters of a longer text that an error message shows."""
 
 
 def parse_integer(text: str) -> int | None:
-    """A decimal integer; None when it is not one.
-
-    Of one that is longer than any bound the first thousand digits are read: it stays beyond all bounds.
-    """
-    if not _INTEGER.fullmatch(text):
+    """A decimal integer; None if it is not one, or longer than `MAX_LENGTH`."""
+    if len(text) > MAX_LENGTH or not _INTEGER.fullmatch(text):
         return None
-    sign = "-" if text.startswith("-") else ""
-    return int(sign + (text.lstrip("+-").lstrip("0")[:_LONGEST] or "0"))
+    return int(text)
 
 
 def parse_float(text: str) -> float | None:
-    """A finite decimal number; None when it is not one."""
-    if not _FLOAT.fullmatch(text):
+    """A finite decimal number; None if it is not one, or longer than `MAX_LENGTH`."""
+    if len(text) > MAX_LENGTH or not _FLOAT.fullmatch(text):
         return None
     value = float(text)
     return value if math.isfinite(value) else None
@@ -47,10 +47,10 @@ _LONGEST_S = Fraction(2**63 - 1, 10**9)
 
 
 def parse_duration(text: str) -> Fraction | None:
-    """Seconds of a Go duration such as `90s`, `1h30m` or `250ms`; None when it is not one."""
-    sign, rest = (-1, text[1:]) if text.startswith("-") else (1, text.removeprefix("+"))
-    if len(rest) > _LONGEST:
+    """Seconds of a Go duration such as `90s`, `1h30m` or `250ms`; None if it is not one, or too long."""
+    if len(text) > MAX_LENGTH:
         return None
+    sign, rest = (-1, text[1:]) if text.startswith("-") else (1, text.removeprefix("+"))
     if rest == "0":
         return Fraction(0)
     total, at = Fraction(0), 0
@@ -66,6 +66,11 @@ _BOOLEANS = {
 }
 
 
+def _shown(text: str) -> str:
+    """The text for an error message, cut if it is too long to be parsed."""
+    return text if len(text) <= MAX_LENGTH else f"{text[:_SHOWN]}..."
+
+
 class LiteralError(ValueError):
     """A text that Go refuses to parse; the message is Go's."""
 
@@ -73,27 +78,27 @@ class LiteralError(ValueError):
 def read_boolean(text: str) -> bool:
     """A boolean as `strconv.ParseBool` parses it."""
     if text not in _BOOLEANS:
-        raise LiteralError(f'strconv.ParseBool: parsing "{text}": invalid syntax')
+        raise LiteralError(f'strconv.ParseBool: parsing "{_shown(text)}": invalid syntax')
     return _BOOLEANS[text]
 
 
 def read_integer(text: str, bits: int = 64) -> int:
     """A signed integer of `bits` bits as `strconv.ParseInt` parses it."""
     value = parse_integer(text)
-    if value is None:
-        raise LiteralError(f'strconv.ParseInt: parsing "{text}": invalid syntax')
-    if not -(2 ** (bits - 1)) <= value < 2 ** (bits - 1):
-        raise LiteralError(f'strconv.ParseInt: parsing "{text}": value out of range')
+    if value is None and _INTEGER.fullmatch(text) is None:
+        raise LiteralError(f'strconv.ParseInt: parsing "{_shown(text)}": invalid syntax')
+    if value is None or not -(2 ** (bits - 1)) <= value < 2 ** (bits - 1):
+        raise LiteralError(f'strconv.ParseInt: parsing "{_shown(text)}": value out of range')
     return value
 
 
 def read_unsigned(text: str) -> int:
     """An unsigned integer of 64 bits as `strconv.ParseUint` parses it."""
     if not text.isascii() or not text.isdigit():
-        raise LiteralError(f'strconv.ParseUint: parsing "{text}": invalid syntax')
+        raise LiteralError(f'strconv.ParseUint: parsing "{_shown(text)}": invalid syntax')
     value = parse_integer(text)
     if value is None or value >= 2**64:
-        raise LiteralError(f'strconv.ParseUint: parsing "{text}": value out of range')
+        raise LiteralError(f'strconv.ParseUint: parsing "{_shown(text)}": value out of range')
     return value
 
 
@@ -101,7 +106,7 @@ def read_float(text: str) -> float:
     """A number as `strconv.ParseFloat` parses it, except that infinity and NaN are refused."""
     value = parse_float(text)
     if value is None:
-        raise LiteralError(f'strconv.ParseFloat: parsing "{text}": invalid syntax')
+        raise LiteralError(f'strconv.ParseFloat: parsing "{_shown(text)}": invalid syntax')
     return value
 
 
@@ -110,10 +115,12 @@ def read_duration(text: str) -> Fraction:
     value = parse_duration(text)
     if value is not None:
         return value
+    if len(text) > MAX_LENGTH:
+        raise LiteralError(f'time: invalid duration "{_shown(text)}"')
     rest = text.removeprefix("-") if text.startswith("-") else text.removeprefix("+")
     while part := _DURATION_PART.match(rest):
         rest = rest[part.end() :]
-    number = re.match(r"([0-9]+\.?[0-9]*|\.[0-9]+)([^0-9.]*)", rest)
+    number = re.match(rf"({_DECIMAL})([^0-9.]*)", rest)
     if number is None:
         raise LiteralError(f'time: invalid duration "{text}"')
     if not number[2]:
@@ -151,28 +158,29 @@ def _decimal(value: int, size: int) -> str:
     return f"{whole}.{digits}" if digits else str(whole)
 
 
-_QUANTITY = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))([eE][+-]?[0-9]+|[numkMGTPE]|[KMGTPE]i)?")
+_QUANTITY = re.compile(rf"([+-]?{_DECIMAL})([eE][+-]?[0-9]+|[numkMGTPE]|[KMGTPE]i)?")
 _POWERS = {
     "n": Fraction(1, 10**9), "u": Fraction(1, 10**6), "m": Fraction(1, 1000), "": Fraction(1),
     **{suffix: Fraction(1000) ** power for power, suffix in enumerate("kMGTPE", 1)},
     **{f"{suffix}i": Fraction(1024) ** power for power, suffix in enumerate("KMGTPE", 1)},
 }  # fmt: skip
-_MOST_QUANTITY = Fraction(2**63 - 1)
+_MAX_QUANTITY = Fraction(2**63 - 1)
 
 
 def parse_quantity(text: str) -> Fraction | None:
-    """A Kubernetes quantity such as `500m`, `1.5Gi` or `2e3`; None when it is not one, or absurdly long."""
-    found = _QUANTITY.fullmatch(text)
-    if found is None or len(text) > _LONGEST:
+    """A Kubernetes quantity such as `500m`, `1.5Gi` or `2e3`; None if it is not one, or too long."""
+    found = _QUANTITY.fullmatch(text) if len(text) <= MAX_LENGTH else None
+    if found is None:
         return None
     suffix = found[2] or ""
-    if suffix[:1] in ("e", "E") and len(suffix) > 1:
-        # Bounded before it is computed, or six characters would keep the machine busy for hours.
-        factor = Fraction(10) ** max(-_LONGEST, min(int(suffix[1:]), _LONGEST))
-    else:
+    if suffix in _POWERS:
         factor = _POWERS[suffix]
-    # Kubernetes takes what is larger for the largest that it knows.
-    return max(-_MOST_QUANTITY, min(Fraction(found[1]) * factor, _MOST_QUANTITY))
+    else:
+        # Bounded before it is computed: an exponent of six digits would take hours.
+        exponent = max(-MAX_LENGTH, min(int(suffix[1:]), MAX_LENGTH))
+        factor = Fraction(10) ** exponent
+    # Kubernetes takes a larger quantity for the largest that it can represent.
+    return max(-_MAX_QUANTITY, min(Fraction(found[1]) * factor, _MAX_QUANTITY))
 
 
 def read_quantity(text: str) -> str:

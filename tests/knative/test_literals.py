@@ -1,5 +1,6 @@
 """Numbers, durations and quantities, as Go and Kubernetes parse and print them."""
 
+import time
 from fractions import Fraction
 
 import pytest
@@ -40,7 +41,7 @@ def test_floats(text, value):
     ("text", "value"),
     [
         ("0", 0), ("500m", Fraction(1, 2)), ("1.5Gi", 3 * 2**29), ("2e3", 2000), ("1E", 10**18), ("1e-3", Fraction(1, 1000)),
-        ("-1k", -1000), ("9Ei", 2**63 - 1), ("1e999", 2**63 - 1), ("5", 5),
+        ("-1k", -1000), ("1Ei", 2**60), ("9Ei", 2**63 - 1), ("1e999", 2**63 - 1), ("5", 5),
         ("", None), ("Mi", None), ("1 Gi", None), ("1gi", None), ("1e", None), ("0x10", None),
     ],
 )  # fmt: skip
@@ -112,3 +113,34 @@ def test_unsigned_integers(text, value):
 def test_what_is_no_unsigned_integer(text):
     with pytest.raises(LiteralError):
         literals.read_unsigned(text)
+
+
+LONG = {
+    "digits and a letter": "1" * 20_000 + "x",
+    "digits": "1" * 20_000,
+    "zeros": "0" * 20_000,
+    "fractions": "1." + "0" * 20_000 + "x",
+    "many parts": "1h" * 20_000 + "x",
+    "a megabyte": "9" * 1_000_000 + "x",
+}
+
+
+@pytest.mark.parametrize("text", LONG.values(), ids=LONG)
+def test_an_absurdly_long_text_is_no_number_and_takes_no_time(text):
+    begun = time.process_time()
+    assert literals.parse_integer(text) is None
+    assert literals.parse_float(text) is None
+    assert literals.parse_duration(text) is None
+    assert literals.parse_quantity(text) is None
+    readers = (literals.read_boolean, literals.read_duration, literals.read_float, literals.read_integer,
+               literals.read_quantity, literals.read_unsigned)  # fmt: skip
+    for read in readers:
+        with pytest.raises(LiteralError) as refused:
+            read(text)
+        assert len(str(refused.value)) < 200
+    assert time.process_time() - begun < 0.5
+
+
+def test_a_long_integer_is_out_of_range():
+    with pytest.raises(LiteralError, match="value out of range"):
+        literals.read_integer("1" * 5_000)
