@@ -20,6 +20,7 @@ _SUBDOMAIN_1123 = rf"{_LABEL_1123}(\.{_LABEL_1123})*"
 _QUALIFIED = r"([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]"
 _VALUE = rf"({_QUALIFIED})?"
 _MAX_ANNOTATION_BYTES = 256 * 1024
+_MAX_NAME = 253
 _MAX_SHOWN = 256
 """Characters of a wrong value that a message repeats."""
 
@@ -60,6 +61,11 @@ _VALUE_RULE = _rule(
 )
 
 
+def is_subdomain(name: str) -> bool:
+    """Whether a text is a name that most kinds accept: an RFC 1123 subdomain of at most 253 characters."""
+    return len(name) <= _MAX_NAME and re.fullmatch(_SUBDOMAIN_1123, name) is not None
+
+
 def name_violation(resource: Resource, name: str) -> Cause | None:
     """What is wrong with an object's name, or None."""
     if not name:
@@ -68,7 +74,7 @@ def name_violation(resource: Resource, name: str) -> Cause | None:
         )
     is_label = resource == NAMESPACE
     pattern, rule = (_LABEL_1123, _LABEL_RULE) if is_label else (_SUBDOMAIN_1123, _SUBDOMAIN_RULE)
-    longest = 63 if is_label else 253
+    longest = 63 if is_label else _MAX_NAME
     if len(name) > longest:
         return _invalid("metadata.name", name, f"must be no more than {longest} bytes")
     return None if re.fullmatch(pattern, name) else _invalid("metadata.name", name, rule)

@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from knative.local.apiserver.metadata import is_subdomain
 from knative.local.kubelet.environment import ContainerConfigError, Lookup, ValueSources
 
 _MEMORY = Path("/dev/shm")  # noqa: S108  # where memory-backed files live on Linux
@@ -160,7 +161,12 @@ class Volumes:
     ) -> Path:
         name = str(volume["name"])
         if (claim := volume.get("persistentVolumeClaim")) is not None:
-            folder: Path = self._claims / namespace / str(claim.get("claimName") or name)
+            claim_name = str(claim.get("claimName") or "")
+            if not is_subdomain(
+                claim_name
+            ):  # admission refuses it; a path must not be made of it in any case
+                raise ContainerConfigError(f'volume "{name}": claimName {claim_name!r} is not a name')
+            folder: Path = self._claims / namespace / claim_name
             folder.mkdir(parents=True, exist_ok=True)
             return folder
         in_memory = (volume.get("emptyDir") or {}).get("medium") == "Memory"

@@ -8,6 +8,10 @@ from knative.local.apiserver.admission import field_errors, pod_spec
 from knative.local.apiserver.admission.serving_config import ServingConfig
 
 MAIN = {"name": "main", "image": "x", "ports": [{"containerPort": 8080}]}
+CLAIMS = {
+    "kubernetes.podspec-persistent-volume-claim": "enabled",
+    "kubernetes.podspec-persistent-volume-write": "enabled",
+}
 PROBING = {"multi-container-probing": "enabled"}
 
 
@@ -78,6 +82,34 @@ def resources(**amounts: Any) -> dict[str, Any]:
                 "must not set the field(s): volumes[0].projected.sources[0].downwardAPI\n"
                 "this platform has no downward API"
             ),
+        ),
+        *(
+            (
+                {
+                    "containers": [{**MAIN, "volumeMounts": [{"name": "v", "mountPath": "/v"}]}],
+                    "volumes": [{"name": "v", "persistentVolumeClaim": claim}],
+                },
+                CLAIMS,
+                problem,
+            )
+            for claim, problem in (
+                ({"claimName": "models"}, ""),
+                ({}, "missing field(s): volumes[0].persistentVolumeClaim.claimName"),
+                (
+                    {"claimName": "../../etc"},
+                    (
+                        "invalid value: ../../etc: volumes[0].persistentVolumeClaim.claimName\n"
+                        "must be the name of a PersistentVolumeClaim"
+                    ),
+                ),
+                (
+                    {"claimName": "/etc"},
+                    (
+                        "invalid value: /etc: volumes[0].persistentVolumeClaim.claimName\n"
+                        "must be the name of a PersistentVolumeClaim"
+                    ),
+                ),
+            )
         ),
         (resources(limits={"memory": "1Gi"}, requests={"memory": "1024Mi"}), {}, ""),
         (

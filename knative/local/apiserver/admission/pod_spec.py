@@ -16,6 +16,7 @@ from knative.literals import LiteralError, parse_quantity, read_quantity
 from knative.local.apiserver.admission import field_errors
 from knative.local.apiserver.admission.field_errors import Errors
 from knative.local.apiserver.admission.serving_config import ServingConfig
+from knative.local.apiserver.metadata import is_subdomain
 
 _RESERVED_ENV = frozenset({"PORT", "K_SERVICE", "K_CONFIGURATION", "K_REVISION"})
 _RESERVED_PORTS = frozenset({8012, 8013, 8022, 9090, 9091})
@@ -151,13 +152,20 @@ def _volumes(volumes: Sequence[Mapping[str, Any]], config: ServingConfig) -> Err
             yield field_errors.several_of(*(f"{path}.{key}" for key in sources))
         if not sources:
             yield field_errors.none_of(*(f"{path}.{key}" for key in _PLAIN_VOLUMES))
-        yield from field_errors.via(f"{path}.projected", _projected(volume.get("projected") or {}))
+        yield from field_errors.via(path, _volume_source(volume))
 
 
-def _projected(volume: Mapping[str, Any]) -> Errors:
-    for index, source in enumerate(volume.get("sources") or ()):
+def _volume_source(volume: Mapping[str, Any]) -> Errors:
+    for index, source in enumerate((volume.get("projected") or {}).get("sources") or ()):
         if "downwardAPI" in source:
-            yield _no_downward_api(f"sources[{index}].downwardAPI")
+            yield _no_downward_api(f"projected.sources[{index}].downwardAPI")
+    if (claim := volume.get("persistentVolumeClaim")) is not None:
+        where = "persistentVolumeClaim.claimName"
+        name = str(claim.get("claimName") or "")
+        if not name:
+            yield field_errors.missing(where)
+        elif not is_subdomain(name):  # the claim is a folder of that name
+            yield field_errors.invalid(name, where, "must be the name of a PersistentVolumeClaim")
 
 
 def _container(

@@ -1,0 +1,46 @@
+"""Where the folders of a pod's volumes are."""
+
+from pathlib import Path
+
+import pytest
+
+from knative.local.kubelet.environment import ContainerConfigError, ValueSources
+from knative.local.kubelet.volumes import Volumes
+
+SOURCES = ValueSources({"cm": {"data": {"a": "1"}}}.get, {}.get)
+
+
+def prepared(tmp_path: Path, volume: dict, **mount):
+    volumes = Volumes(tmp_path / "volumes", tmp_path / "claims")
+    container = {"volumeMounts": [{"name": "v", "mountPath": str(tmp_path / "seen"), **mount}]}
+    try:
+        (found,) = volumes.prepare("team", "pod", container, [{"name": "v", **volume}], SOURCES)
+    finally:
+        volumes.clear()
+    return found.source.relative_to(tmp_path)
+
+
+def test_a_claim_is_a_folder_of_its_namespace(tmp_path):
+    claim = {"persistentVolumeClaim": {"claimName": "models.v1"}}
+    assert prepared(tmp_path, claim) == Path("claims/team/models.v1")
+    assert prepared(tmp_path, claim, subPath="in/here") == Path("claims/team/models.v1/in/here")
+
+
+@pytest.mark.parametrize("name", ["../../etc", "..", ".", "/etc", "a/b", "", "A" * 300, "a\n"])
+def test_a_claim_whose_name_is_no_name_makes_no_folder(tmp_path, name):
+    with pytest.raises(ContainerConfigError, match="is not a name"):
+        prepared(tmp_path, {"persistentVolumeClaim": {"claimName": name}})
+    assert not (tmp_path / "claims").exists()
+
+
+@pytest.mark.parametrize(
+    ("volume", "mount"),
+    [
+        ({"emptyDir": {}}, {"subPath": "../other"}),
+        ({"configMap": {"name": "cm", "items": [{"key": "a", "path": "../a"}]}}, {}),
+        ({"configMap": {"name": "cm", "items": [{"key": "a", "path": "/etc/a"}]}}, {}),
+    ],
+)
+def test_a_path_that_leads_out_of_its_volume_is_refused(tmp_path, volume, mount):
+    with pytest.raises(ContainerConfigError, match="leads out of its volume"):
+        prepared(tmp_path, volume, **mount)
