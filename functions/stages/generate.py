@@ -158,4 +158,5 @@ def _vllm(settings: Settings, config: GenerateConfig) -> EngineHost:
         device=None if config.device is None else config.device_dir / config.device,
         sleep_level=config.sleep_level,
         admin_token=read_secret(env_vars.ADMIN_TOKEN),
+        artefact_key=read_secret(env_vars.ARTEFACT_KEY),
     )

@@ -1,9 +1,11 @@
 """Compiled artefacts come back for the same key, and only whole."""
 
 import dataclasses
+import os
 
 import pytest
 
+from weights.cache.artefact_trust import ArtefactTrust, UntrustedArtefactsError
 from weights.cache.cache import Cache
 from weights.cache.compiled import CompileCache, CompileKey, model_digest
 from weights.manifest import FileEntry, Manifest
@@ -75,6 +77,78 @@ def test_what_is_there_already_stays(kept, produced, tmp_path):
 def test_nothing_is_saved_of_an_empty_folder(kept, tmp_path):
     (tmp_path / "empty").mkdir()
     assert not kept.save(KEY, tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    ("writer", "reader", "says"),
+    [
+        (None, None, None),
+        (b"key", b"key", None),
+        (None, b"key", "has no signature"),
+        (b"other", b"key", "has a signature of another key"),
+    ],
+)
+def test_with_a_signing_key_only_its_signature_counts(tmp_path, produced, writer, reader, says):
+    root = tmp_path / "shared"
+    CompileCache(Cache(root), ArtefactTrust(writer)).save(KEY, produced)
+    restoring = CompileCache(Cache(root), ArtefactTrust(reader))
+    if says is None:
+        assert restoring.restore(KEY, tmp_path / "fresh") == 8
+        return
+    with pytest.raises(UntrustedArtefactsError, match=says):
+        restoring.restore(KEY, tmp_path / "fresh")
+    assert not (tmp_path / "fresh").exists()
+
+
+def test_a_signature_is_of_one_key_and_one_archive(tmp_path, produced):
+    root = tmp_path / "shared"
+    trust = ArtefactTrust(b"key")
+    other = dataclasses.replace(KEY, engine="vllm 0.33.0")
+    CompileCache(Cache(root), trust).save(KEY, produced)
+    for path in (root / "compiled").iterdir():
+        path.rename(path.with_name(other.name + path.suffix))
+    with pytest.raises(UntrustedArtefactsError, match="of another key"):
+        CompileCache(Cache(root), trust).restore(other, tmp_path / "fresh")
+
+
+def test_with_a_signing_key_it_does_not_matter_who_wrote_them(tmp_path, produced):
+    root = tmp_path / "shared"
+    CompileCache(Cache(root), ArtefactTrust(b"key")).save(KEY, produced)
+    (root / "compiled").chmod(0o777)
+    restoring = CompileCache(Cache(root), ArtefactTrust(b"key", uid=os.geteuid() + 1))
+    assert restoring.restore(KEY, tmp_path / "fresh") == 8
+
+
+def test_without_a_signing_key_another_users_artefacts_are_not_restored(tmp_path, produced):
+    root = tmp_path / "shared"
+    CompileCache(Cache(root)).save(KEY, produced)
+    stranger = CompileCache(Cache(root), ArtefactTrust(uid=os.geteuid() + 1))
+    with pytest.raises(UntrustedArtefactsError, match=f"compiled/ belongs to user {os.geteuid()}"):
+        stranger.restore(KEY, tmp_path / "fresh")
+    with pytest.raises(UntrustedArtefactsError, match="belongs to user"):
+        stranger.save(KEY, produced)
+
+
+@pytest.mark.parametrize("which", ["", "*.tar", "*.json"])
+@pytest.mark.parametrize("mode", [0o020, 0o002])
+def test_what_others_can_write_to_is_not_restored_and_is_replaced(kept, produced, tmp_path, which, mode):
+    kept.save(KEY, produced)
+    folder = tmp_path / "cache/compiled"
+    (path,) = folder.glob(which) if which else (folder,)
+    path.chmod(path.stat().st_mode | mode)
+    with pytest.raises(UntrustedArtefactsError, match="must not be writable by others"):
+        kept.restore(KEY, tmp_path / "fresh")
+    assert not (tmp_path / "fresh").exists()
+    assert kept.save(KEY, produced)
+    assert kept.restore(KEY, tmp_path / "fresh") == 8
+
+
+def test_a_link_is_not_followed(kept, produced, tmp_path):
+    kept.save(KEY, produced)
+    (archive,) = (tmp_path / "cache/compiled").glob("*.tar")
+    archive.rename(tmp_path / "elsewhere.tar")
+    archive.symlink_to(tmp_path / "elsewhere.tar")
+    assert kept.restore(KEY, tmp_path / "fresh") is None
 
 
 def test_a_models_digest_follows_its_content():

@@ -3,7 +3,8 @@
 torch.compile takes a minute on a CPU and minutes on a GPU. vLLM keeps its output in a cache folder, which is
 lost with the container. So an engine gets a cache folder of its own, always under the same path: it is filled
 before the first start from what `weights.cache.compiled` keeps beside the weights, and saved there
-afterwards. With `enforce-eager` nothing is compiled and nothing is kept.
+afterwards. With `enforce-eager` nothing is compiled and nothing is kept. Artefacts are code: without a
+signing key only what this user wrote is restored, with one only what bears its signature.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from weights import CacheError, Manifest
+from weights.cache.artefact_trust import ArtefactTrust, UntrustedArtefactsError
 from weights.cache.cache import Cache
 from weights.cache.compiled import CompileCache, CompileKey, model_digest
 
@@ -31,6 +33,7 @@ class CompiledArtefacts:
     Args:
         cache_dir: the node's weights cache.
         engine_args: the user's options.
+        signing_key: of the deployment; None to trust this user's own artefacts.
         environment: may name another place for vLLM's cache folders (`VLLM_CACHE_ROOT`).
     """
 
@@ -38,9 +41,11 @@ class CompiledArtefacts:
         self,
         cache_dir: Path,
         engine_args: Mapping[str, Any],
+        signing_key: str | None = None,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
         self._cache_dir = cache_dir
+        self._trust = ArtefactTrust(None if signing_key is None else signing_key.encode())
         self._eager = any(
             key.replace("_", "-") == "enforce-eager" and value for key, value in engine_args.items()
         )
@@ -73,6 +78,9 @@ class CompiledArtefacts:
         self._key = CompileKey(model_digest(manifest), engine, device, kept)
         try:
             found = await asyncio.to_thread(self._restore, self._key)
+        except UntrustedArtefactsError as error:
+            # The engine compiles again, and what it makes takes the place of these.
+            log.warning("compiled artefacts are not restored", extra={"cause": str(error)})
         except (OSError, CacheError) as error:
             # The engine compiles again.
             log.warning("compiled artefacts cannot be restored", extra={"cause": str(error)})
@@ -92,10 +100,15 @@ class CompiledArtefacts:
 
     def _restore(self, key: CompileKey) -> int | None:
         folder = self._base / key.name[:16]
-        folder.mkdir(parents=True, exist_ok=True)
+        self._base.mkdir(parents=True, exist_ok=True)
+        try:
+            # The engine runs what it finds in it, so no other user may write to it.
+            ArtefactTrust().prepare(folder)
+        except UntrustedArtefactsError as error:
+            raise CacheError(str(error)) from None
         cache = Cache(self._cache_dir, allow_read_only=True)
         try:
-            return CompileCache(cache).restore(key, folder)
+            return CompileCache(cache, self._trust).restore(key, folder)
         finally:
             cache.close()
 
@@ -103,7 +116,7 @@ class CompiledArtefacts:
         def save() -> bool:
             cache = Cache(self._cache_dir)
             try:
-                return CompileCache(cache).save(key, self._base / key.name[:16])
+                return CompileCache(cache, self._trust).save(key, self._base / key.name[:16])
             finally:
                 cache.close()
 

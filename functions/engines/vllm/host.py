@@ -33,6 +33,7 @@ class VllmHost:
             the replica's own.
         sleep_level: vLLM's sleep level for `asleep`.
         admin_token: bearer token of the admin endpoint; None to have no endpoint.
+        artefact_key: signs compiled artefacts; None to restore only those of this user.
     """
 
     def __init__(
@@ -43,12 +44,13 @@ class VllmHost:
         device: Path | None = None,
         sleep_level: int = 1,
         admin_token: str | None = None,
+        artefact_key: str | None = None,
     ) -> None:
         self._name = settings.stage_name or "generate"
         self._admin_token = admin_token
         assert settings.model_uri is not None
         files = ModelFiles(settings.model_uri, settings.cache_dir, settings.engine_args)
-        launcher = Launcher(settings, files)
+        launcher = Launcher(settings, files, artefact_key=artefact_key)
         slot = EngineSlot(launcher, None if device is None else DeviceLock(device), sleep_level)
         self._controller = WarmthController(launcher, slot, settings.warmth, limits)
 

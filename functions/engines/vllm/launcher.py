@@ -41,15 +41,21 @@ class Launcher:
     Args:
         settings: the replica's settings: model, options, cache folder.
         files: the model's files, which are fetched while vLLM is imported.
+        artefact_key: signs compiled artefacts; None to restore only those of this user.
         clock: monotonic seconds.
     """
 
     def __init__(
-        self, settings: Settings, files: ModelFiles, *, clock: Callable[[], float] = time.monotonic
+        self,
+        settings: Settings,
+        files: ModelFiles,
+        *,
+        artefact_key: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._files = files
-        self._compiled = CompiledArtefacts(settings.cache_dir, settings.engine_args)
+        self._compiled = CompiledArtefacts(settings.cache_dir, settings.engine_args, artefact_key)
         self._clock = clock
         self._template: TemplateProcess | None = None
         self._model: Path | None = None
