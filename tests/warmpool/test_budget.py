@@ -1,12 +1,13 @@
 """A budget degrades the floor, cheapest loss first, and is never overspent."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
 
 from warmpool.adapters.price_file import packaged_prices
-from warmpool.domain.account import Account, Reading
+from warmpool.domain.account import Account, Reading, RevisionReading
 from warmpool.domain.budget_period import budget_period
 from warmpool.domain.cost import PriceList
 from warmpool.domain.floor import NOTHING, Floor
@@ -32,7 +33,7 @@ def month(spec, price=L4, demand=None):
     since, ends = budget_period(FIRST, spec.limits.budget.period, spec.zone)
     account, memory, now, decisions = Account(since), compose.initial(), since, []
     while now < ends:
-        account = account.until(now)
+        account = account.read(replace(account.last, at=now)) if account.last else account
         observed = Observation(
             spec,
             lead=timedelta(0),
@@ -42,8 +43,8 @@ def month(spec, price=L4, demand=None):
         )
         memory, decision = compose.decide(memory, observed, now)
         decisions.append((now, decision))
-        reading = Reading(now, decision.floor, decision.reason, decision.floor.replicas, 0.0, 1, price)
-        account = account.read(reading)
+        revision = RevisionReading(decision.floor, decision.floor.replicas)
+        account = replace(account, last=Reading(now, {"r": revision}, decision.reason, gpus=1, price=price))
         now += STEP
         if demand is None and decision.floor == NOTHING and decision.until:
             now = max(now, min(decision.until, ends))  # nothing happens until then

@@ -298,8 +298,10 @@ class Controller:
         return self.cache.versions[pool.key], self._demand.of(pool.target), cold_starts, errors
 
     def _snapshot(self, pool: PoolView) -> Snapshot:
-        target = pool.target
         revisions = self.cache.revisions_for(pool)
+        target = pool.target
+        if target is None:  # an invalid spec: what its floor costs depends on the Service that it is held on
+            target = next((revision.service for revision in revisions), None)
         return Snapshot(
             pool=pool,
             service=self.cache.services.get(target) if target else None,
@@ -309,7 +311,7 @@ class Controller:
                 for revision in revisions
                 if revision.key in self.cache.autoscalers
             },
-            effective_pool=self.cache.effective_pool(target) if target else None,
+            effective_pool=self.cache.effective_pool(target) if pool.target and target else None,
             demand=self._demand.of(target),
             demand_error=self._demand.error,
             cold_starts=self._history.cold_starts(target) if target else None,
@@ -318,14 +320,18 @@ class Controller:
         )
 
     def _known_account(self, pool: PoolView, now: datetime) -> Account | None:
-        """The account of the current period as the history has it, or else as the pool's status shows it."""
-        if pool.spec is None:
+        """The account as the history has it, or as the pool's status shows it: the one that was kept last."""
+        shown = status.account(pool.status)
+        if pool.spec is not None:
+            limit = pool.spec.limits.budget
+            since, _ = budget_period(now, limit.period if limit else "month", pool.spec.zone)
+        elif shown is not None:
+            since = shown.since  # an invalid spec names no period, and the pool may hold a floor all the same
+        else:
             return None
-        limit = pool.spec.limits.budget
-        since, _ = budget_period(now, limit.period if limit else "month", pool.spec.zone)
         kept = self._history.account(pool.key, since)
-        shown = status.account(pool.status, since)
-        return max((known for known in (kept, shown) if known), key=lambda known: known.spent, default=None)
+        found = [account for account in (kept, shown) if account and account.since == since]
+        return max(found, key=lambda account: account.spent, default=None)
 
     def _replan(self, key: ObjectKey, write: FloorWrite) -> FloorWrite | None:
         """The write for the same Revision, planned on what the cache knows by now."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
+from warmpool.domain.counts import parse_count
 from warmpool.domain.field_types import Warmth
 
 
@@ -46,6 +47,12 @@ class Floor:
         """The same floor with at most `replicas` replicas; the least warm are dropped first."""
         return Floor(min(self.hot, replicas), min(self.asleep, replicas), min(self.standby, replicas))
 
+    def without(self, replicas: int) -> Floor:
+        """The same without so many hot replicas, which somebody else holds."""
+        return Floor(
+            max(0, self.hot - replicas), max(0, self.asleep - replicas), max(0, self.standby - replicas)
+        )
+
     def no_warmer_than(self, warmth: Warmth) -> Floor:
         """The same number of replicas, none warmer than `warmth`."""
         if warmth == "hot":
@@ -60,6 +67,19 @@ class Floor:
             "standby": self.standby - self.asleep,
         }
         return {warmth: count for warmth, count in counts.items() if count}
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """Read what `str` writes, e.g. `1 hot + 2 standby`; None when the text is not a floor."""
+        counts = {"hot": 0, "asleep": 0, "standby": 0}
+        for part in text.split(" + "):
+            number, _, warmth = part.partition(" ")
+            count = parse_count(number)
+            if count is None or warmth not in counts:
+                return None
+            counts[warmth] += count
+        asleep = counts["hot"] + counts["asleep"]
+        return cls(counts["hot"], asleep, asleep + counts["standby"])
 
     def __str__(self) -> str:
         return " + ".join(f"{count} {warmth}" for warmth, count in self.by_warmth().items()) or "0"

@@ -7,10 +7,15 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from warmpool.domain.cost import ReplicaPrice
+from warmpool.domain.floor import NOTHING, Floor
 from warmpool.domain.pool import WarmPoolTemplate
 
 DEFAULT_LEAD = timedelta(seconds=90)
 """Lead time while no cold start of the Service has been measured: longer than a small model's start."""
+
+
+DEFAULT_DRAIN = timedelta(seconds=90)
+"""How long Knative keeps a replica after its floor fell, by default: stable window and grace period."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,3 +66,7 @@ class Observation:
     spent: Decimal | None = Decimal(0)
     """What the pool has cost in the current budget period; None: the account is lost."""
     hold: Hold | None = None
+    charged: Floor = NOTHING
+    """What is charged to the pool at present: the floors of all its Revisions, those that drain included."""
+    drain: timedelta = DEFAULT_DRAIN
+    """How long Knative may keep a replica after its floor fell."""

@@ -29,8 +29,6 @@ from warmpool.domain.pool import Budget, WarmPoolTemplate
 from warmpool.domain.timeline import Segment, timeline
 from warmpool.policy.formatting import format_instant
 
-DRAIN: Final = timedelta(seconds=90)
-"""How long Knative keeps a replica after its floor fell (stable window and grace period), which costs too."""
 NEAR: Final = timedelta(hours=36)
 """How far ahead the schedule is kept segment by segment."""
 RECHECK: Final = timedelta(minutes=10)
@@ -102,7 +100,9 @@ def step(
     if price is None or observation.spent is None or price.currency != budget.currency:
         return state, _uncountable(observation, budget, wanted)
     left = budget.amount - observation.spent
-    if left <= price.rate(wanted) * _seconds(DRAIN):
+    # What is held in all Revisions at present is paid for until Knative has stopped it.
+    rate = price.rate(wanted | observation.charged)
+    if left <= rate * _seconds(observation.drain):
         text = (
             f"{_money(observation.spent, budget)} of {_money(budget.amount, budget)} are spent; no floor "
             f"until {format_instant(ends, now, observation.pool.zone)}. Requests still start replicas."
@@ -110,7 +110,7 @@ def step(
         adjustment = Adjustment(AdjustmentRule.EXHAUSTED, wanted, NOTHING, text, ends)
         return replace(state, exhausted_at=None), (adjustment,) if wanted != NOTHING else ()
     state = _planned(state, observation, price=price, left=left, ends=ends, now=now)
-    state = replace(state, exhausted_at=_exhausted_at(left, price.rate(wanted), now))
+    state = replace(state, exhausted_at=_exhausted_at(left, rate, observation.drain, now))
     assert state.plan is not None
     return state, _apply(
         state.plan, price=price, budget=budget, left=left, scheduled=scheduled, wanted=wanted, now=now
@@ -131,11 +131,11 @@ def projected(state: BudgetState, observation: Observation, now: datetime) -> De
     )
 
 
-def _exhausted_at(left: Decimal, rate: Decimal, now: datetime) -> datetime | None:
+def _exhausted_at(left: Decimal, rate: Decimal, drain: timedelta, now: datetime) -> datetime | None:
     """When `left` is spent at that rate, less the time replicas take to stop; None: not within a year."""
     if not rate:
         return None
-    seconds = float(left / rate) - DRAIN.total_seconds()
+    seconds = float(left / rate) - drain.total_seconds()
     return now + timedelta(seconds=max(1.0, seconds)) if seconds < 366 * 86_400 else None
 
 

@@ -5,10 +5,22 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from typing import Any, Final
 
-from knative.autoscaling.annotations import ACTIVATION_SCALE, CLASS, HPA, MAX_SCALE, lookup
+from knative.autoscaling.annotations import (
+    ACTIVATION_SCALE,
+    CLASS,
+    HPA,
+    MAX_SCALE,
+    POD_RETENTION,
+    SCALE_DOWN_DELAY,
+    WINDOW,
+    lookup,
+)
 from knative.labels import PROGRESS_DEADLINE_ANNOTATION, SERVICE_LABEL
+from knative.literals import parse_duration as parse_go_duration
+from warmpool.domain.account import SCALE_TO_ZERO_GRACE
 from warmpool.domain.counts import parse_count
 from warmpool.domain.duration import parse_duration
 from warmpool.domain.object_key import ObjectKey
@@ -28,7 +40,12 @@ from warmpool.reconcile.views import (
 
 _GPU_RESOURCES: Final = re.compile(r"(nvidia\.com/(gpu(\.shared)?|mig-[0-9a-z.+-]+)|amd\.com/gpu)")
 """Extended resources that occupy a GPU or a part of one, by their device plugins' names."""
+_WHOLE_GPU: Final = "nvidia.com/gpu"
 _GPU_NODE_LABEL: Final = "nvidia.com/gpu.product"
+_STABLE_WINDOW: Final = timedelta(seconds=60)
+"""Knative's default."""
+_LONGEST_DRAIN_S: Final = 3600.0
+"""The longest period that Knative's annotations allow."""
 _LONGEST_PROBLEM: Final = 500
 """Characters of an unexpected error that the status shows."""
 
@@ -100,6 +117,7 @@ def parse_service(obj: Mapping[str, Any]) -> ServiceView:
         for entry in status.get("traffic") or ()
         if entry.get("revisionName")
     )
+    gpus = _gpus(pod.get("containers") or ())
     return ServiceView(
         key=object_key(obj),
         uid=meta.get("uid", ""),
@@ -110,16 +128,41 @@ def parse_service(obj: Mapping[str, Any]) -> ServiceView:
         latest_ready=status.get("latestReadyRevisionName"),
         deleting="deletionTimestamp" in meta,
         gpu=annotations.get(ownership.GPU) or (pod.get("nodeSelector") or {}).get(_GPU_NODE_LABEL),
-        gpus=sum(_gpus(container) for container in pod.get("containers") or ()),
+        gpus=sum(gpus.values()),
+        gpu_resource=next((name for name in gpus if name != _WHOLE_GPU), None),
         container_concurrency=pod.get("containerConcurrency") or 0,
         timeout_s=float(pod.get("timeoutSeconds") or 300),
         progress_deadline_s=_seconds(annotations.get(PROGRESS_DEADLINE_ANNOTATION)) or 600.0,
     )
 
 
-def _gpus(container: Mapping[str, Any]) -> int:
-    limits = (container.get("resources") or {}).get("limits") or {}
-    return sum(parse_count(amount) or 0 for name, amount in limits.items() if _GPU_RESOURCES.fullmatch(name))
+def _gpus(containers: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """How many GPUs a pod asks for, by the name of the resource."""
+    found: dict[str, int] = {}
+    for container in containers:
+        limits = (container.get("resources") or {}).get("limits") or {}
+        for name, amount in limits.items():
+            if _GPU_RESOURCES.fullmatch(name):
+                found[name] = found.get(name, 0) + (parse_count(amount) or 0)
+    return found
+
+
+def _drain(annotations: Mapping[str, str]) -> timedelta:
+    """How long Knative may keep a replica that nobody needs (pkg/autoscaler/scaling/autoscaler.go).
+
+    First its average over the stable window has to fall, then scale-down-delay to pass, and the last replica
+    stays for the grace period or its retention period.
+    """
+    seconds = {
+        key: parse_go_duration(str(found[1])) if (found := lookup(annotations, key)) else None
+        for key in (WINDOW, SCALE_DOWN_DELAY, POD_RETENTION)
+    }
+    window, delay, retention = (
+        timedelta(seconds=min(float(value), _LONGEST_DRAIN_S)) if value is not None and value > 0 else None
+        for value in seconds.values()
+    )
+    none = timedelta(0)
+    return (window or _STABLE_WINDOW) + (delay or none) + max(SCALE_TO_ZERO_GRACE, retention or none)
 
 
 def parse_revision(obj: Mapping[str, Any]) -> RevisionView:
@@ -141,6 +184,7 @@ def parse_revision(obj: Mapping[str, Any]) -> RevisionView:
         class_hpa=annotations.get(CLASS) == HPA,
         conditions=_conditions(status),
         deleting="deletionTimestamp" in meta,
+        drain=_drain(annotations),
     )
 
 

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
-from warmpool.domain.account import Account, Reading
-from warmpool.domain.budget_period import budget_period
+from warmpool.domain.account import Account
 from warmpool.domain.cold_start import ColdStart, lead_time
 from warmpool.domain.decision import Decision
 from warmpool.domain.floor import NOTHING
-from warmpool.domain.observation import DEFAULT_LEAD, Observation
+from warmpool.domain.observation import DEFAULT_DRAIN, DEFAULT_LEAD, Observation
 from warmpool.domain.pool import WarmPoolSpec
 from warmpool.policy import budget, compose
-from warmpool.reconcile import conditions, contention, planning, rollout_check, warmth_orders
+from warmpool.reconcile import charging, conditions, contention, planning, rollout_check, warmth_orders
 from warmpool.reconcile.conditions import Findings, PoolCondition
 from warmpool.reconcile.planning import AutoscalerWrite, DesiredFloor, WritePlan
 from warmpool.reconcile.rollout_check import RolloutProgress, RolloutStatus
@@ -71,7 +70,9 @@ def reconcile(snapshot: Snapshot, state: PoolState, now: datetime) -> ReconcileR
     pool = snapshot.pool
     assert pool.spec is not None
     assert snapshot.service is not None
-    observation = _observe(snapshot, pool.spec, state, now)
+    account = charging.charge(snapshot, state.account, pool.spec, now)
+    assert account is not None
+    observation = _observe(snapshot, pool.spec, account)
     policy_states, decision = compose.decide(state.policy_states, observation, now)
     desired = DesiredFloor(
         pool.key[1], decision.floor, decision.until, decision.follows_demand, state.crowded_out
@@ -79,7 +80,8 @@ def reconcile(snapshot: Snapshot, state: PoolState, now: datetime) -> ReconcileR
     plan = planning.plan_floor(desired, snapshot.service, snapshot.revisions, now)
     plan = contention.back_off(plan, state.lowerings, now)
     rollouts = _check_rollouts(snapshot, state, plan, now)
-    account = _charge(snapshot, state, decision, observation, now)
+    if decision.floor.replicas:  # while an earlier floor drains, its own reason still counts
+        account = account.because(decision.reason)
     limit = pool.spec.limits.budget
     checks = [decision.until, decision.decide_again, *(status.check_again for status in rollouts.values())]
     return ReconcileResult(
@@ -132,6 +134,7 @@ _REASONS = {"InvalidSpec": "invalid", "TargetMissing": "target-missing", "Target
 def _refused(snapshot: Snapshot, state: PoolState, refusal: PoolCondition, now: datetime) -> ReconcileResult:
     """A pool with an invalid spec keeps its floor until that expires; any other gives it back at once."""
     pool = snapshot.pool
+    account = charging.charge(snapshot, state.account, pool.spec, now)
     released = [rev for rev in snapshot.revisions if rev.ownership and rev.ownership.pool == pool.key[1]]
     held, next_at = 0, None
     if pool.spec is None and not pool.deleting:
@@ -149,7 +152,7 @@ def _refused(snapshot: Snapshot, state: PoolState, refusal: PoolCondition, now: 
         at=now,
         decision=decision,
         policy_states=compose.initial(),
-        account=state.account,
+        account=account,
         plan=WritePlan(writes),
         report=StatusReport(
             decision=decision,
@@ -169,12 +172,10 @@ def _refused(snapshot: Snapshot, state: PoolState, refusal: PoolCondition, now: 
     )
 
 
-def _observe(snapshot: Snapshot, spec: WarmPoolSpec, state: PoolState, now: datetime) -> Observation:
+def _observe(snapshot: Snapshot, spec: WarmPoolSpec, account: Account) -> Observation:
     assert snapshot.service is not None
     service, demand = snapshot.service, snapshot.demand
     lead, _ = lead_time(spec.lead_time, snapshot.cold_starts)
-    since, _ = budget_period(now, spec.limits.budget.period if spec.limits.budget else "month", spec.zone)
-    account = state.account.until(now).period(since) if state.account else None
     return Observation(
         pool=spec,
         lead=lead,
@@ -182,9 +183,11 @@ def _observe(snapshot: Snapshot, spec: WarmPoolSpec, state: PoolState, now: date
         demand=demand,
         backlog_expected=demand is not None and demand.backlog is not None,
         requests_per_replica=float(service.container_concurrency or 100),
-        price=snapshot.prices.replica(service.gpu, service.gpus),
-        spent=account.spent if account else Decimal(0),
+        price=charging.replica_price(snapshot),
+        spent=account.spent,
         hold=snapshot.pool.hold,
+        charged=account.last.charged if account.last else NOTHING,
+        drain=max((rev.drain for rev in snapshot.target_revisions), default=DEFAULT_DRAIN),
     )
 
 
@@ -205,34 +208,6 @@ def _check_rollouts(
         )
         for revision in snapshot.target_revisions
     }
-
-
-def _charge(
-    snapshot: Snapshot, state: PoolState, decision: Decision, observation: Observation, now: datetime
-) -> Account:
-    assert snapshot.service is not None
-    limit = observation.pool.limits.budget
-    since, _ = budget_period(now, limit.period if limit else "month", observation.pool.zone)
-    account = (state.account or Account(since)).until(now).period(since)
-    autoscalers = [
-        autoscaler
-        for revision in snapshot.target_revisions
-        if (autoscaler := snapshot.autoscalers.get(revision.name))
-    ]
-    actual = sum(autoscaler.actual or 0 for autoscaler in autoscalers)
-    starting = sum(max(0, (scale.desired or 0) - (scale.actual or 0)) for scale in autoscalers)
-    short = any(progress.short_since and not progress.start_since for progress in state.rollouts.values())
-    held = sum(owner.written or 0 for rev in snapshot.revisions if (owner := rev.ownership))
-    reading = Reading(
-        at=now,
-        floor=decision.floor.at_most(held),
-        reason=decision.reason,
-        replicas=actual + (0 if short else starting),
-        busy=min(float(actual), snapshot.demand.concurrency or 0.0) if snapshot.demand else 0.0,
-        gpus=snapshot.service.gpus,
-        price=observation.price,
-    )
-    return account.read(reading)
 
 
 def _warmth(decision: Decision, observation: Observation, ready: int) -> WarmthTarget | None:
@@ -267,8 +242,8 @@ def _report(  # noqa: PLR0917  one value of each step
         revisions=_revisions(snapshot, plan),
         account=account,
         projected=projected,
-        gpu=service.gpu or snapshot.prices.default if service.gpus else None,
-        price=snapshot.prices.of(service.gpu) if service.gpus else None,
+        gpu=charging.gpu_name(snapshot) or snapshot.prices.default if service.gpus else None,
+        price=snapshot.prices.of(charging.gpu_name(snapshot)) if service.gpus else None,
         currency=snapshot.prices.currency,
     )
 

@@ -8,9 +8,10 @@ from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
-from warmpool.domain.account import Account
+from warmpool.domain.account import Account, Reading, RevisionReading
 from warmpool.domain.cold_start import ColdStartStats, LeadSource
 from warmpool.domain.cost import GpuPrice
+from warmpool.domain.counts import parse_count
 from warmpool.domain.decision import Decision
 from warmpool.domain.duration import format_duration
 from warmpool.domain.floor import Floor
@@ -132,10 +133,11 @@ def patch(
     return {**gone, **{key: _with_removed(before.get(key), value) for key, value in changed.items()}} or None
 
 
-def account(status: Mapping[str, Any], since: datetime) -> Account | None:
-    """The account that a status shows; None unless it is of the period that began at `since`."""
+def account(status: Mapping[str, Any]) -> Account | None:
+    """The account that a status shows, with the Revisions as they were; None if there is none."""
     shown = status.get("cost") or {}
-    if ownership.parse_instant(shown.get("periodStart")) != since:
+    since = ownership.parse_instant(shown.get("periodStart"))
+    if since is None:
         return None
     try:
         spent = Decimal(shown["toDate"])
@@ -143,7 +145,21 @@ def account(status: Mapping[str, Any], since: datetime) -> Account | None:
     except (KeyError, InvalidOperation):
         return None
     idle, busy = float(shown.get("idleGpuSeconds") or 0), float(shown.get("busyGpuSeconds") or 0)
-    return Account(since, spent, reasons, idle_gpu_s=idle, busy_gpu_s=busy)
+    last = _last_reading(status, shown)
+    return Account(since, spent, reasons, idle_gpu_s=idle, busy_gpu_s=busy, last=last)
+
+
+def _last_reading(status: Mapping[str, Any], cost: Mapping[str, Any]) -> Reading | None:
+    """The Revisions as a status shows them; price and GPUs are those of the next reading."""
+    at = ownership.parse_instant(cost.get("countedAt"))
+    if at is None:
+        return None
+    revisions = {}
+    for entry in status.get("revisions") or ():
+        floor, ready = parse_count(entry.get("floor")), parse_count(entry.get("ready"))
+        if floor is not None and ready is not None:
+            revisions[str(entry.get("name"))] = RevisionReading(Floor.of(floor), ready)
+    return Reading(at, revisions, reason=str(status.get("reason", "")))
 
 
 def _with_removed(before: object, after: object) -> object:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from warmpool.domain.object_key import ObjectKey
-from warmpool.domain.observation import Hold
+from warmpool.domain.observation import DEFAULT_DRAIN, Hold
 from warmpool.domain.pool import WarmPoolSpec
 from warmpool.reconcile import ownership
 from warmpool.reconcile.ownership import FloorOwnership
@@ -87,10 +87,12 @@ class ServiceView:
     gpu: str | None
     """The GPU's name in the price list; None: the default one."""
     gpus: int
-    """GPUs that one replica occupies."""
+    """GPUs, or parts of GPUs, that one replica occupies."""
     container_concurrency: int
     timeout_s: float = 300.0
     """How long a request may wait for its response."""
+    gpu_resource: str | None = None
+    """The resource that names its GPUs, e.g. `nvidia.com/mig-1g.10gb`; None: `nvidia.com/gpu`."""
     progress_deadline_s: float = 600.0
     """How long the first replicas of a Revision may take to become ready."""
 
@@ -122,6 +124,8 @@ class RevisionView:
     conditions: Mapping[str, KnativeCondition]
     deleting: bool
     unscheduled: Unscheduled | None = None
+    drain: timedelta = DEFAULT_DRAIN
+    """How long Knative may keep its replicas after its floor fell, without traffic."""
 
     @property
     def name(self) -> str:

@@ -191,7 +191,6 @@ def test_a_patch_names_what_is_gone_at_every_depth():
     ("cost", "spent"),
     [
         ({"periodStart": "2026-11-01T00:00:00Z", "toDate": "12.50", "byReason": {"hold": "12.50"}}, "12.50"),
-        ({"periodStart": "2026-10-01T00:00:00Z", "toDate": "12.50"}, None),
         ({"periodStart": "2026-11-01T00:00:00Z"}, None),
         ({"periodStart": "2026-11-01T00:00:00Z", "toDate": "a lot"}, None),
         ({"periodStart": "nonsense", "toDate": "1"}, None),
@@ -199,5 +198,16 @@ def test_a_patch_names_what_is_gone_at_every_depth():
     ],
 )
 def test_an_account_is_read_back_from_a_status(cost, spent):
-    account = status.account({"cost": cost}, MONTH)
+    account = status.account({"cost": cost})
     assert (str(account.spent) if account else None) == spent
+
+
+def test_an_account_is_read_back_with_the_revisions_as_they_were_counted():
+    cost = {"periodStart": "2026-11-01T00:00:00Z", "toDate": "1", "countedAt": "2026-11-23T11:00:00Z"}
+    shown = {
+        "cost": cost,
+        "reason": "hold",
+        "revisions": [{"name": "r1", "floor": 3, "ready": 2}, {"name": "r2"}],
+    }
+    last = status.account(shown).last
+    assert (last.at, last.reason, last.charged) == (NOW - timedelta(hours=1), "hold", Floor.of(2))
