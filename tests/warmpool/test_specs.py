@@ -162,3 +162,10 @@ def test_a_mistake_is_refused_with_what_would_be_right(spec, words):
 )
 def test_what_is_valid_and_probably_not_meant_is_a_warning(spec, words):
     assert spec_warnings(parse(spec), NOW) == words
+
+
+def test_many_mistakes_are_counted_rather_than_all_named():
+    with pytest.raises(SpecError) as refused:
+        parse({"windows": [{"name": f"w{n}", **HOURS, "replicas": 0} for n in range(50)]})
+    assert len(refused.value.problems) == 21
+    assert refused.value.problems[-1] == "and 30 more"

@@ -224,7 +224,7 @@ class Controller:
             if key not in self.cache.pools:
                 continue
             try:
-                entry = self._reconcile_one(key, now, report)
+                entry = await self._reconcile_one(key, now, report)
             except Exception as fault:  # a fault with one pool must not take the others' floors with it
                 log.exception("pool %s/%s: a fault in the controller", *key)
                 report.errors.append(f"{key[0]}/{key[1]}: {fault!r}")
@@ -233,12 +233,20 @@ class Controller:
                 pending.append(entry)
         return pending
 
-    def _reconcile_one(self, key: ObjectKey, now: datetime, report: TickReport) -> PendingEffects | None:
+    async def _reconcile_one(
+        self, key: ObjectKey, now: datetime, report: TickReport
+    ) -> PendingEffects | None:
         pool = self.cache.pools[key]
+        observed = self._basis(pool)
         state = self.states.get(key) or PoolState(account=self._known_account(pool, now))
         self.states[key] = state
         try:
-            result = reconciler.reconcile(self._snapshot(pool), state, now)
+            snapshot = self._snapshot(pool)
+            if pool.spec is not None and pool.spec.has_complex_schedule:
+                # In a thread, because its schedule may take tenths of a second to work out.
+                result = await asyncio.to_thread(reconciler.reconcile, snapshot, state, now)
+            else:
+                result = reconciler.reconcile(snapshot, state, now)
         except Exception as fault:  # as above, and its status says so
             log.exception("pool %s/%s cannot be reconciled", *key)
             report.errors.append(f"{key[0]}/{key[1]}: {fault!r}")
@@ -246,7 +254,7 @@ class Controller:
         spread = 1 + zlib.crc32("/".join(key).encode()) / 2**32  # pools are not all rechecked in one pass
         state = replace(
             state,
-            observed=self._basis(pool),
+            observed=observed,
             reconciled_at=now,
             stale_at=now + self._settings.recheck * spread,
         )

@@ -24,6 +24,7 @@ API_VERSION: Final = "pilotlight.dev/v1alpha1"
 KIND: Final = "WarmPool"
 MAX_CRON_OPENINGS_PER_DAY: Final = 240
 """How often all cron windows of a pool together may open on one day, which bounds the work of a decision."""
+_SIMPLE_OPENINGS: Final = 10
 MAX_DATES_PER_POOL: Final = 2_000
 """Dates and ranges of all windows and exceptions of a pool, for the same reason."""
 
@@ -110,6 +111,12 @@ class WarmPoolTemplate(StrictModel):
     def zone(self) -> ZoneInfo:
         """The zone in which windows, exceptions and budget periods are read."""
         return ZoneInfo(self.time_zone)
+
+    @property
+    def has_complex_schedule(self) -> bool:
+        """Whether its schedule opens so often that working it out may take more than some milliseconds."""
+        openings = sum(window.openings_per_day for window in self.windows)
+        return openings + len(self.exceptions) > _SIMPLE_OPENINGS
 
     def to_wire(self) -> dict[str, Any]:
         """The spec as JSON values, without fields that have their default."""

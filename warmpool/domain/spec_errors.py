@@ -36,16 +36,18 @@ _EXPECTED: Final = {
     "too_short": "must not be empty",
     "too_long": "must have at most {max_length} entries",
 }
+_MAX_LINES: Final = 20
 _LONGEST_VALUE: Final = 100
 """Characters of a value that a message repeats."""
 
 
 def describe_errors(error: ValidationError, root: str = "spec") -> list[str]:
     """One line per mistake: `spec.windows[0].from = 600, must be ...`."""
-    return [
-        f"{_path(entry['loc'], root)}{_value(entry)}{_expectation(entry)}"
-        for entry in error.errors(include_url=False)
+    entries = error.errors(include_url=False)
+    lines = [
+        f"{_path(entry['loc'], root)}{_value(entry)}{_expectation(entry)}" for entry in entries[:_MAX_LINES]
     ]
+    return lines if len(entries) <= _MAX_LINES else [*lines, f"and {len(entries) - _MAX_LINES} more"]
 
 
 def _path(location: tuple[int | str, ...], root: str) -> str:
