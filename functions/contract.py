@@ -1,7 +1,7 @@
-"""The wire between stages: what every stage accepts at `POST /invoke` and what it answers.
+"""The contract between stages: what every stage accepts at `POST /invoke` and what it answers.
 
 One shape for all stages, so that a chain is a fold: the next request's `input` is the last reply's `output`.
-Strict and bounded: unknown fields are refused, sizes have limits, and nothing is coerced silently.
+Strict and bounded: unknown members are refused, sizes have limits, and nothing is coerced.
 
 Streaming (`"stream": true`) is server-sent events, one JSON object per event:
 
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, JsonValue, Tag
 
 from transport import sse
 
@@ -41,7 +41,7 @@ StopSequence: TypeAlias = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class Wire(BaseModel):
-    """Base of everything on the wire: frozen, strict about names and types."""
+    """Base of everything in the contract: frozen, strict about names and types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -56,21 +56,42 @@ class Role(StrEnum):
 
 
 class Message(Wire):
-    """One turn of a conversation, text only."""
+    """One message of a conversation; its content is text."""
 
     # Not strict: JSON knows roles as strings.
     role: Annotated[Role, Field(strict=False)]
     content: Text
 
 
-Input: TypeAlias = (
-    Text | Annotated[tuple[Message, ...], Field(min_length=1, max_length=MAX_MESSAGES, strict=False)]
-)
-"""A text (completed as it is) or a conversation (laid out by the model's chat template)."""
+def _kind_of_input(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "<text>"
+    return "<messages>" if isinstance(value, (list, tuple)) else None
+
+
+Messages: TypeAlias = Annotated[
+    tuple[Message, ...], Field(min_length=1, max_length=MAX_MESSAGES, strict=False)
+]
+Input: TypeAlias = Annotated[
+    Annotated[Text, Tag("<text>")] | Annotated[Messages, Tag("<messages>")],
+    Discriminator(
+        _kind_of_input,
+        custom_error_type="input_type",
+        custom_error_message="must be a text or a list of messages",
+    ),
+]
+"""A text (completed as it is) or a conversation (laid out by the model's chat template).
+
+The tags stand in the path of pydantic's errors, in angle brackets so that they can be told from members.
+"""
+
+
+def _as_list(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
 
 
 class Parameters(Wire):
-    """How to generate. What is None is left to the engine's own default."""
+    """How to generate. None stands for the engine's own default."""
 
     max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Tokens to generate at most."""
@@ -80,19 +101,16 @@ class Parameters(Wire):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
-    stop: Annotated[tuple[StopSequence, ...], Field(max_length=16, strict=False)] = ()
-    """Texts that end the output; not part of it."""
+    stop: Annotated[
+        tuple[StopSequence, ...],
+        Field(max_length=16, strict=False),
+        BeforeValidator(_as_list, json_schema_input_type=StopSequence | list[StopSequence]),
+    ] = ()
+    """Texts that end the output and are not part of it; one of them may be given as a text."""
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     ignore_eos: bool = False
     """Generate exactly `max_tokens`, for measurements."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_stop_is_a_list_of_one(cls, value: Any) -> Any:
-        if isinstance(value, dict) and isinstance(value.get("stop"), str):
-            return {**value, "stop": (value["stop"],)}
-        return value
 
 
 class Segment(Wire):
@@ -181,7 +199,7 @@ class StageReply(Wire):
 
 
 class Problem(BaseModel):
-    """An error on the wire: RFC 9457 `application/problem+json` with our own members."""
+    """An error: RFC 9457 `application/problem+json` with further members."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 

@@ -1,11 +1,13 @@
 """Errors as they leave a stage: RFC 9457 `application/problem+json`, each saying whether a retry can help.
 
-One exception carries a problem through the code; one function turns anything else that may be raised into
-one. Bodies name the field and what would be right; they hold no stack traces and cut values short, because
-an input may be private.
+One exception carries a problem through the code, and one function makes a problem of any other exception.
+Problems name the field and what would be right; they have no stack traces and cut values short, because an
+input may be private.
 """
 
 import email.utils
+import json
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -17,13 +19,13 @@ from functions.engine import EngineError
 
 MEDIA_TYPE = "application/problem+json"
 RETRYABLE_STATUSES = frozenset({408, 425, 429, 502, 503, 504})
-"""What a client may send again unchanged, where the answer itself does not say (RFC 9110, RFC 6585)."""
+"""Statuses of requests that may be sent again unchanged, where no problem says so (RFC 9110, RFC 6585)."""
 
 _VALUE_CHARS = 80
 
 
 class ProblemError(Exception):
-    """A refusal with its HTTP status.
+    """An error response, as an exception.
 
     Args:
         status: 400 to 599.
@@ -62,7 +64,7 @@ class ProblemError(Exception):
 
     @classmethod
     def of(cls, problem: Problem) -> "ProblemError":
-        """The exception of a problem that came over the wire."""
+        """The exception of a problem that another stage answered with."""
         error = cls(problem.status, problem.detail)
         error.problem = problem
         return error
@@ -94,32 +96,41 @@ def seconds_of(retry_after: str | None, *, now: float) -> float | None:
 
 
 def field_errors(errors: Sequence[Any], *, skip: int = 0) -> tuple[dict[str, JsonValue], ...]:
-    """Pydantic's error list as `field`, `message`, `value`; without `skip` leading path parts."""
+    """Pydantic's list of errors as `field`, `message` and `value`.
+
+    Args:
+        errors: as `ValidationError.errors()` has them.
+        skip: so many leading parts of each path are left out.
+    """
+    paths = [tuple(part for part in error["loc"] if not _is_tag(part)) for error in errors]
     return tuple(
         {
-            "field": ".".join(str(part) for part in error["loc"][skip:]) or "body",
-            "message": str(error["msg"]),
-            "value": _short(error.get("input")),
+            "field": _field_name(path[skip:]),
+            "message": _message(error),
+            "value": None if error["type"] == "missing" else _short(error.get("input")),
         }
-        for error in errors
+        for error, path in zip(errors, paths, strict=True)
+        # Of a list whose elements are wrong pydantic also says that it is too short without them.
+        if error["type"] != "too_short" or not any(_is_below(other, path) for other in paths)
     )
 
 
 def invalid(error: ValidationError) -> ProblemError:
-    """422 for a body that does not fit the contract; all bad fields are in `errors`."""
+    """422 for a body that does not fit the contract; `errors` has all bad fields."""
     return unprocessable(field_errors(error.errors(include_url=False, include_context=False)))
 
 
 def unprocessable(errors: Sequence[Mapping[str, JsonValue]]) -> ProblemError:
-    """422 with its fields."""
+    """422 with an entry for each bad field."""
     first = errors[0]
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    detail = f"{first['field']} = {first['value']}: {first['message']}{more}"
+    shown = "" if first["value"] is None else f" = {first['value']!r}"
+    detail = f"{first['field']}{shown}: {first['message']}{more}"
     return ProblemError(422, detail, title="Invalid request", errors=errors)
 
 
 def problem_of(error: BaseException, *, stage: str) -> Problem:
-    """The problem for anything that a stage may raise; what is unforeseen is a 500 without its text."""
+    """The problem for any exception of a stage; an unexpected one is a 500 without its text."""
     if isinstance(error, ProblemError):
         problem = error.problem
     elif isinstance(error, EngineError):
@@ -138,17 +149,50 @@ def problem_of(error: BaseException, *, stage: str) -> Problem:
             retryable=True,
         )
     else:
-        # The text of an unforeseen exception may hold private input; it goes to the log only.
+        # The text of an unexpected exception may hold private input; it goes to the log only.
         problem = Problem(
             title="Internal Server Error",
             status=500,
-            detail=f"unforeseen {type(error).__name__}; the log has the details under this request id",
+            detail=f"unexpected {type(error).__name__}; the log has the details under this request id",
         )
     return problem if problem.stage else problem.model_copy(update={"stage": stage})
+
+
+_TYPE_WORDS = re.compile(r"^(?:Value error, |(?:Input|String|Tuple|List|Dictionary) should )")
+
+
+def _message(error: Mapping[str, Any]) -> str:
+    """What would be right, in this project's words where pydantic speaks of its own types."""
+    if error["type"] == "missing":
+        return "is missing"
+    if error["type"] == "extra_forbidden":
+        return "is not known here"
+    message = str(error["msg"]).removesuffix(" after validation, not 0")
+    prefix = _TYPE_WORDS.match(message)
+    if prefix is None or prefix[0].startswith("Value"):
+        return message[prefix.end() :] if prefix else message
+    return f"must {message[prefix.end() :]}".replace("valid string", "text").replace("valid array", "list")
+
+
+def _field_name(path: Sequence[Any]) -> str:
+    """`a.b[0].c` for ("a", "b", 0, "c")."""
+    name = ""
+    for part in path:
+        name += f"[{part}]" if isinstance(part, int) else f".{part}" if name else str(part)
+    return name or "body"
+
+
+def _is_tag(part: Any) -> bool:
+    """Whether a part of a path names a member of a union, as `functions.contract.Input` tags them."""
+    return isinstance(part, str) and part.startswith("<") and part.endswith(">")
+
+
+def _is_below(path: Sequence[Any], other: Sequence[Any]) -> bool:
+    return len(path) > len(other) and tuple(path[: len(other)]) == tuple(other)
 
 
 def _short(value: Any) -> JsonValue:
     if isinstance(value, (int, float, bool)) or value is None:
         return value
-    text = value if isinstance(value, str) else repr(value)
+    text = value if isinstance(value, str) else json.dumps(value, default=repr, ensure_ascii=False)
     return text if len(text) <= _VALUE_CHARS else f"{text[:_VALUE_CHARS]}... ({len(text)} characters)"

@@ -223,12 +223,14 @@ class DirectRoute:
 
 @dataclass(frozen=True, slots=True)
 class StageRoutes:
-    """Paths that a stage serves besides `/invoke` and the probes."""
+    """Paths that a stage serves besides the probes, and what its `/invoke` takes."""
 
     router: "APIRouter | None" = None
     """Paths that stand in the API's description."""
     direct: tuple[DirectRoute, ...] = ()
     """Paths on the way of every token; they take precedence."""
+    accepts_empty_input: bool = False
+    """Whether `/invoke` takes an empty text, as the last segment of a stream or a model's empty answer is."""
 
 
 class Stage(Protocol):

@@ -17,8 +17,9 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from functions.contract import Problem, StageReply, StageRequest
+from functions.contract import Problem, StageReply
 from functions.engine import EngineError
+from functions.http.api_description import INVOKE_BODY, INVOKE_RESPONSES, describe
 from functions.http.invocation import Invocation
 from functions.http.middleware import RequestMiddleware
 from functions.http.problem_response import problem_body, problem_headers
@@ -56,8 +57,9 @@ class StageApp:
         self.metrics = Metrics(stage=stage.name, kind=stage.kind)
         _observe(replica, self.metrics, stage, settings)
 
-        routes = stage.routes(StageRuntime(replica, self.metrics))
+        routes = self._routes = stage.routes(StageRuntime(replica, self.metrics))
         self.api = _StageApi(
+            accepts_empty_input=routes.accepts_empty_input,
             title=f"Pilotlight {stage.kind}: {stage.name}",
             lifespan=self._lifespan,
             docs_url=None,
@@ -134,12 +136,12 @@ class StageApp:
             await self.stage.close()
 
     def _add_probes(self) -> None:
-        @self.api.get("/healthz/live", tags=["probes"])
+        @self.api.get("/healthz/live", tags=["probes"], responses=_PROBE_RESPONSES)
         async def live() -> JSONResponse:
             """200 as soon as the port is open; 503 once the replica has failed for good."""
             return JSONResponse(self._state(), status_code=200 if self.replica.lifecycle.live else 503)
 
-        @self.api.get("/healthz/ready", tags=["probes"])
+        @self.api.get("/healthz/ready", tags=["probes"], responses=_PROBE_RESPONSES)
         async def ready() -> JSONResponse:
             """200 while a request sent now is answered here; 503 otherwise, with the cause of a failure."""
             return JSONResponse(self._state(), status_code=200 if self.replica.lifecycle.ready else 503)
@@ -164,17 +166,23 @@ class StageApp:
         }
 
     def _add_invoke(self) -> None:
-        body = {"application/json": {"schema": {"$ref": "#/components/schemas/StageRequest"}}}
-
         @self.api.post(
             "/invoke",
             response_model=StageReply,
             tags=["stage"],
-            openapi_extra={"requestBody": {"required": True, "content": body}},
+            openapi_extra=INVOKE_BODY,
+            responses=INVOKE_RESPONSES,
         )
         async def invoke(request: Request) -> Response:
             """Do the stage's work: `StageRequest` in, `StageReply` out, or events with `"stream": true`."""
-            return _AsgiResponse(Invocation(self.stage, self.metrics, context_of(request)))
+            return _AsgiResponse(
+                Invocation(
+                    self.stage,
+                    self.metrics,
+                    context_of(request),
+                    accepts_empty_input=self._routes.accepts_empty_input,
+                )
+            )
 
 
 def create_app(stage: Stage, settings: Settings, *, replica: Replica | None = None) -> StageApp:
@@ -193,17 +201,22 @@ def context_of(request: Request) -> RequestContext:
     return state_of(request.scope).context
 
 
+_PROBE_RESPONSES: dict[int | str, dict[str, Any]] = {
+    503: {"description": "No; the body is the same", "content": {"application/json": {"schema": {}}}}
+}
+
+
 class _StageApi(FastAPI):
-    """The framework's application; its description also has what is read without the framework."""
+    """The framework's application; its description also has what the framework does not see."""
+
+    def __init__(self, *, accepts_empty_input: bool, **options: Any) -> None:
+        super().__init__(**options)
+        self._accepts_empty_input = accepts_empty_input
 
     def openapi(self) -> dict[str, Any]:
         if not self.openapi_schema:
-            schema = StageRequest.model_json_schema(ref_template="#/components/schemas/{model}")
-            parts = schema.pop("$defs")
-            document = super().openapi()
-            # The framework does not know this schema: the body of `/invoke` is read by `Invocation`.
-            document["components"]["schemas"] |= {"StageRequest": schema, **parts}
-        return super().openapi()
+            self.openapi_schema = describe(super().openapi(), accepts_empty_input=self._accepts_empty_input)
+        return self.openapi_schema
 
 
 class _AsgiResponse(Response):

@@ -30,7 +30,7 @@ from functions.timing import TokenTimes
 log = logging.getLogger(__name__)
 
 
-def parse_request(body: bytes, *, request_id: str) -> StageRequest:
+def parse_request(body: bytes, *, request_id: str, accepts_empty_input: bool = True) -> StageRequest:
     """The request in a body; without an `id` it takes `X-Request-Id`.
 
     Raises:
@@ -45,6 +45,13 @@ def parse_request(body: bytes, *, request_id: str) -> StageRequest:
                 400, f"the body is not JSON: {first['msg']}", errors=field_errors([{**first, "input": None}])
             ) from None
         raise invalid(error) from None
+    if request.input == "" and not accepts_empty_input:
+        raise ProblemError(
+            422,
+            "input is empty, must be a text of at least one character",
+            title="Empty input",
+            errors=[{"field": "input", "message": "must be a text of at least one character", "value": ""}],
+        )
     if "id" not in request.model_fields_set:
         return request.model_copy(update={"id": request_id})
     return request
@@ -57,9 +64,13 @@ class Invocation:
         stage: does the work.
         metrics: where generations are counted.
         context: of the request.
+        accepts_empty_input: of the stage.
     """
 
-    def __init__(self, stage: Stage, metrics: Metrics, context: RequestContext) -> None:
+    def __init__(
+        self, stage: Stage, metrics: Metrics, context: RequestContext, *, accepts_empty_input: bool
+    ) -> None:
+        self._accepts_empty_input = accepts_empty_input
         self._stage = stage
         self._context = context
         self._metrics = metrics
@@ -71,7 +82,11 @@ class Invocation:
         """Parse, work, answer. Nothing is raised that the stage raised: it becomes the answer."""
         try:
             state = state_of(scope)
-            request = parse_request(state.body, request_id=self._context.request_id)
+            request = parse_request(
+                state.body,
+                request_id=self._context.request_id,
+                accepts_empty_input=self._accepts_empty_input,
+            )
             async with WorkScope(receive, self._context, state.active):
                 await self._work(request, send)
         except ClientDisconnectedError:

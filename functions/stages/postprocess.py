@@ -142,8 +142,8 @@ class Postprocess:
         """Nothing to give back."""
 
     def routes(self, runtime: StageRuntime) -> StageRoutes:  # noqa: ARG002 - the protocol
-        """No routes of its own."""
-        return StageRoutes()
+        """No routes of its own. A model's answer may be empty, and so may the last segment of a stream."""
+        return StageRoutes(accepts_empty_input=True)
 
 
 def _state(carry: dict[str, JsonValue] | None, *, keep_text: bool) -> FilterState:
