@@ -1,4 +1,4 @@
-"""The environment of a replica, read once: the only module of this package that knows variable names.
+"""The environment of a replica: the only module of this package that reads it.
 
 `Settings.parse` is a pure function of a mapping, and it reports every bad variable at once, each with its
 name, its value and what would be right. `docs/architecture.md` lists the variables.
@@ -162,6 +162,11 @@ def read_secret(variable: str) -> str | None:
     if not secret:
         raise SettingsError((f"{variable}_FILE = {path}: the file is empty; must hold the secret",))
     return secret
+
+
+def process_environment() -> Mapping[str, str]:
+    """This process's environment as it is: for processes that it starts, and for variables of vLLM's own."""
+    return os.environ
 
 
 class _Reader:

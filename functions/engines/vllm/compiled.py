@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from functions.settings import process_environment
 from weights import CacheError, Manifest
 from weights.cache.artefact_trust import ArtefactTrust, UntrustedArtefactsError
 from weights.cache.cache import Cache
@@ -34,7 +34,8 @@ class CompiledArtefacts:
         cache_dir: the node's weights cache.
         engine_args: the user's options.
         signing_key: of the deployment; None to trust this user's own artefacts.
-        environment: may name another place for vLLM's cache folders (`VLLM_CACHE_ROOT`).
+        environment: may name another place for vLLM's cache folders (`VLLM_CACHE_ROOT`); this process's own
+            without it.
     """
 
     def __init__(
@@ -42,13 +43,14 @@ class CompiledArtefacts:
         cache_dir: Path,
         engine_args: Mapping[str, Any],
         signing_key: str | None = None,
-        environment: Mapping[str, str] = os.environ,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._cache_dir = cache_dir
         self._trust = ArtefactTrust(None if signing_key is None else signing_key.encode())
         self._eager = any(
             key.replace("_", "-") == "enforce-eager" and value for key, value in engine_args.items()
         )
+        environment = process_environment() if environment is None else environment
         base = environment.get("VLLM_CACHE_ROOT")
         home = environment.get("XDG_CACHE_HOME") or "~/.cache"
         self._base = (Path(base) if base else Path(home, "vllm")).expanduser() / "pilotlight"

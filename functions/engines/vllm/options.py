@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from functions.engines.vllm.option_schema import schema
+from functions.settings import process_environment
 
 OWNED = frozenset(
     {
@@ -79,7 +79,11 @@ def defaults(args: Mapping[str, Any], model: Path, device: str) -> dict[str, Any
     Instead it gets room for `max-num-seqs` full sequences (64 by default), at most 4 GiB.
     """
     given = {key.replace("_", "-") for key in args}
-    if device != "cpu" or "kv-cache-memory-bytes" in given or os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
+    if (
+        device != "cpu"
+        or "kv-cache-memory-bytes" in given
+        or process_environment().get("VLLM_CPU_KVCACHE_SPACE")
+    ):
         return {}
     per_token = kv_bytes_per_token(model)
     if per_token is None:

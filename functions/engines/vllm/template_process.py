@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import os
 import shutil
 import signal
 import socket
@@ -30,6 +29,7 @@ from functions.engines.vllm.template_protocol import (
     Packet,
     StartEngine,
 )
+from functions.settings import process_environment
 
 
 class TemplateError(Exception):
@@ -61,12 +61,13 @@ class TemplateProcess:
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
+        inherited = process_environment()
         command = [sys.executable, "-m", "functions.engines.vllm.template", "--control", str(theirs.fileno())]
         with theirs:
             process = await asyncio.create_subprocess_exec(
                 *command,
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, **openmp.environment(os.environ), **(environment or {})},
+                env={**inherited, **openmp.environment(inherited), **(environment or {})},
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # Ctrl-C at a terminal is for the replica's process to handle
             )
