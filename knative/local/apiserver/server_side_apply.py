@@ -86,7 +86,7 @@ def _pruned(merged: Object, previous: Fields, applied: Fields, others: Sequence[
     """Without the fields that this manager applied before, applies no longer, and nobody else owns."""
     elsewhere = frozenset[Path]().union(*(entry.fields for entry in others))
     still_owned = with_parents(elsewhere | applied)
-    for path in sorted(previous - applied - elsewhere, key=len, reverse=True):
+    for path in sorted(previous - applied - elsewhere, key=len):  # an item of a list before the key in it
         if path not in still_owned:
             _remove(merged, path)
     return merged

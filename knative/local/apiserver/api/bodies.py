@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,7 @@ from starlette.requests import Request
 
 from knative.client.resources import Object
 from knative.local.apiserver.api import protobuf
-from knative.local.apiserver.api.bounds import MAX_DEPTH, check_bounds, too_large
+from knative.local.apiserver.api.bounds import MAX_DEPTH, MAX_VALUES, check_bounds, too_large
 from knative.local.apiserver.errors import ApiError, bad_request
 from knative.local.apiserver.validation import FieldValidation
 
@@ -30,6 +29,8 @@ READ_TIMEOUT_S = 30.0
 """Time in which a whole body has to come."""
 
 _ON_LOOP_BYTES = 16 * 1024
+_MAX_NUMBER = 1024
+"""Characters of a plain YAML scalar that begins like a number."""
 _YAML_TYPES = frozenset({"application/yaml", "application/apply-patch+yaml", "application/x-yaml"})
 _YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -163,36 +164,37 @@ def _parse_yaml(data: bytes) -> Parsed:
             pass  # YAML's own flow style
     if len(data) > MAX_YAML_BYTES:
         raise too_large(f"a body in YAML is larger than {MAX_YAML_BYTES} bytes; send it as JSON")
-    loader = _YAML_LOADER(data)
-    try:
-        node = loader.get_single_node()
-        if node is None:
-            return Parsed(None)
-        _refuse_aliases(node)
-        return Parsed(_json_value(loader.construct_document(node)))
-    finally:
-        loader.dispose()
+    _check_events(data)
+    return Parsed(_json_value(yaml.load(data, Loader=_YAML_LOADER)))  # noqa: S506  # a safe loader
 
 
-def _refuse_aliases(root: yaml.Node) -> None:
-    """Aliases and merge keys let a few bytes stand for gigabytes."""
-    seen: set[int] = set()
-    nodes = [root]
-    while nodes:
-        node = nodes.pop()
-        if id(node) in seen:
+def _check_events(data: bytes) -> None:
+    """Apply the limits to YAML before values are made of it.
+
+    Aliases and merge keys let a few bytes stand for gigabytes, and libyaml composes nested nodes by recursion
+    without a limit of its own.
+    """
+    depth = values = 0
+    for event in yaml.parse(data, Loader=_YAML_LOADER):
+        if isinstance(event, yaml.AliasEvent):
             raise bad_request("the object provided is unrecognized: YAML aliases are not accepted")
-        seen.add(id(node))
-        nodes.extend(_children(node))
+        if isinstance(event, yaml.ScalarEvent) and not event.style and _is_long_number(event.value):
+            raise bad_request("the object provided is unrecognized: a number is too long")
+        if isinstance(event, yaml.NodeEvent):
+            values += 1
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MAX_DEPTH:
+            raise too_large(f"the object is nested more than {MAX_DEPTH} levels deep")
+        if values > 2 * MAX_VALUES + 1:  # keys are nodes as well
+            raise too_large(f"the object has more than {MAX_VALUES} fields and list items")
 
 
-def _children(node: yaml.Node) -> Iterator[yaml.Node]:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            yield key
-            yield value
-    elif isinstance(node, yaml.SequenceNode):
-        yield from node.value
+def _is_long_number(text: str) -> bool:
+    """Whether text might be read as a number (YAML has them to the base of 60) in more than linear time."""
+    return len(text) > _MAX_NUMBER and text[0] in "+-.0123456789"
 
 
 def _json_value(value: Any) -> Any:

@@ -10,9 +10,9 @@ from knative.local.apiserver.errors import bad_request
 
 Predicate = Callable[[Mapping[str, Any]], bool]
 
-_SET = re.compile(r"(?P<key>[^\s!=,()]+)\s+(?P<op>in|notin)\s*\((?P<values>[^)]*)\)")
-_EQUAL = re.compile(r"(?P<key>[^\s!=,()]+)\s*(?P<op>==|!=|=)\s*(?P<value>[^\s,!=()]*)")
-_EXISTS = re.compile(r"(?P<no>!?)\s*(?P<key>[^\s!=,()]+)")
+_SET = re.compile(r"(?P<key>[^\s!=,()<>]+)\s+(?P<op>in|notin)\s*\((?P<values>[^)]*)\)")
+_EQUAL = re.compile(r"(?P<key>[^\s!=,()<>]+)\s*(?P<op>==|!=|=)\s*(?P<value>[^\s,!=()]*)")
+_EXISTS = re.compile(r"(?P<no>!?)\s*(?P<key>[^\s!=,()<>]+)")
 
 
 def labels(text: str | None) -> Predicate:

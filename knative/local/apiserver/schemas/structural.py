@@ -252,7 +252,7 @@ def _list_violations(schema: Schema, value: list[Any], path: str) -> Iterator[Ca
         return
     for index, item in enumerate(value):
         yield from violations(items, item, f"{path}[{index}]")
-    seen: list[Any] = []
+    seen: set[str] = set()
     keys = schema.get("x-kubernetes-list-map-keys")
     for index, item in enumerate(value):
         if keys and isinstance(item, dict):
@@ -261,6 +261,7 @@ def _list_violations(schema: Schema, value: list[Any], path: str) -> Iterator[Ca
             identity = item
         else:
             return
-        if identity in seen:
-            yield Cause(f"Duplicate value: {json.dumps(identity)}", f"{path}[{index}]", "FieldValueDuplicate")
-        seen.append(identity)
+        text = json.dumps(identity, sort_keys=True)
+        if text in seen:
+            yield Cause(f"Duplicate value: {_shown(identity)}", f"{path}[{index}]", "FieldValueDuplicate")
+        seen.add(text)
