@@ -11,6 +11,8 @@ from datetime import timedelta
 PATTERN = r"^(?:[0-9]+d)?(?:[0-9]+h)?(?:[0-9]+m)?(?:[0-9]+s)?$"
 """The same as in the CRD's schema; it matches the empty string too, which is refused separately."""
 
+_MAX_LENGTH = 32
+"""As in the CRD's schema."""
 _UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _PART = re.compile(r"([0-9]+)([dhms])")
 
@@ -21,7 +23,7 @@ def parse_duration(text: str) -> timedelta:
     Raises:
         ValueError: when the text is not a duration; the message says what is right.
     """
-    if not text or re.fullmatch(PATTERN, text) is None:
+    if not text or len(text) > _MAX_LENGTH or re.fullmatch(PATTERN, text) is None:
         raise ValueError('must be a duration such as "90s", "10m", "1h30m" or "7d"')
     seconds = sum(int(number) * _UNITS[unit] for number, unit in _PART.findall(text))
     if seconds > 366 * 86_400:
