@@ -25,6 +25,9 @@ class UpstreamError(ConnectionError):
 class ConnectionLostError(UpstreamError):
     """The connection ended before the response did."""
 
+    reused = False
+    """Whether the connection had served requests before, so that the server may have closed it as idle."""
+
 
 class ProtocolError(UpstreamError):
     """What the server sent is not an HTTP/1.1 response to the request."""

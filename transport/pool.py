@@ -6,7 +6,13 @@ import asyncio
 import functools
 from collections.abc import AsyncIterable, Iterable
 
-from transport.connection import Connection, UpstreamError, UpstreamResponse, request_head
+from transport.connection import (
+    Connection,
+    ConnectionLostError,
+    UpstreamError,
+    UpstreamResponse,
+    request_head,
+)
 
 Address = tuple[str, int] | str
 """Host and port, or the path of a unix socket."""
@@ -60,10 +66,12 @@ class ConnectionPool:
 
         Raises:
             ConnectError: there is no connection; nothing was sent.
-            ConnectionLostError: the connection ended without a response.
+            ConnectionLostError: the connection ended without a response; `reused` says whether it was idle
+                before.
             ProtocolError: what came is not a response.
         """
-        connection = self._take(address) or await self._connect(address)
+        kept = self._take(address)
+        connection = kept or await self._connect(address)
         response = connection.ask(
             request_head(method, target, headers),
             body,
@@ -73,7 +81,9 @@ class ConnectionPool:
         )
         try:
             await response.head()
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, ConnectionLostError):
+                error.reused = kept is not None
             response.close()
             raise
         return response

@@ -43,6 +43,19 @@ class RevisionSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class StartFailure:
+    """Why a Revision's replicas do not start, for those who ask for it."""
+
+    revision: str
+    """Its name; empty if a Route leads to none."""
+    reason: str
+    """The condition's reason, in one word."""
+    message: str
+    retryable: bool
+    """Whether the same Revision may still start; else only another one can."""
+
+
+@dataclass(frozen=True, slots=True)
 class Split:
     """One entry of a Route's traffic: `percent` of the Service's own URL, and a URL of its own if tagged."""
 

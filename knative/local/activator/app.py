@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NoReturn
 
 from knative.local.activator import metrics
+from knative.local.activator.access import AccessPolicy, origin_to_check
 from knative.local.activator.exchange import Exchange
-from knative.local.activator.problems import GatewayProblem, Send
-from knative.local.activator.protocol import EXTENSION
+from knative.local.activator.headers import Limits
+from knative.local.activator.problems import GatewayProblem, RefusedRequestError, Send, start_failure
+from knative.local.activator.protocol import EXTENSION, ActivatorProtocol
+from knative.local.activator.recent_requests import caller_of
 from knative.local.activator.request_body import Receive
 from knative.local.activator.routes import RouteMatch, RouteTable, ServiceRoute, host_of, known_services
 from knative.local.activator.throttler import QUEUE_DEPTH, PodTracker, RevisionThrottler
-from knative.local.routing import Endpoint, RevisionKey, RevisionSpec, Split
+from knative.local.routing import Endpoint, RevisionKey, RevisionSpec, Split, StartFailure
 from knative.local.stats import RevisionStat
 from transport.pool import ConnectionPool
+from transport.propagation import DEADLINE, RETRIES, parse_deadline, parse_retries
 
 REPORT_S = 1.0
 UNROUTED_TIMEOUT_S = 300.0
@@ -35,6 +39,7 @@ class Activator:
             when a Revision without traffic gets a request (which is what scales it from zero).
         clock: seconds, monotonic; the autoscaler must share it.
         queue_depth: how many requests may wait for one Revision; further ones are answered 503.
+        access: which hosts and origins are allowed.
     """
 
     def __init__(
@@ -43,8 +48,10 @@ class Activator:
         clock: Callable[[], float] = time.monotonic,
         *,
         queue_depth: int = QUEUE_DEPTH,
+        access: AccessPolicy | None = None,
     ) -> None:
         self._queue_depth = queue_depth
+        self._access = access or AccessPolicy()
         self._on_stats = on_stats
         self._clock = clock
         self._routes = RouteTable()
@@ -55,14 +62,21 @@ class Activator:
         """Revisions on which a report is due each second."""
         self._unrouted: dict[ServiceRoute, list[asyncio.Future[bool]]] = {}
         self._pool: ConnectionPool | None = None
+        self._stopping = False
         self._reporting: asyncio.Task[None] | None = None
 
     # configuration, by the controllers
 
-    def set_service(self, namespace: str, name: str, splits: Sequence[Split]) -> None:
-        """Make a Service answer at its URLs. Without `splits` its requests wait for a Revision."""
+    def set_service(
+        self, namespace: str, name: str, splits: Sequence[Split], failure: StartFailure | None = None
+    ) -> None:
+        """Make a Service answer at its URLs.
+
+        Without `splits`, its requests wait for a Revision; or are answered 503 if there is a `failure`.
+        """
         route = self._routes.set(namespace, name, splits)
-        if route.revisions:
+        route.failure = failure
+        if route.revisions or failure is not None:
             self._wake(route, routable=True)
 
     def remove_service(self, namespace: str, name: str) -> None:
@@ -76,6 +90,10 @@ class Activator:
         throttler = self._throttler(spec.key)
         throttler.spec = spec
         throttler.release_waiters()
+
+    def set_failure(self, key: RevisionKey, failure: StartFailure | None) -> None:
+        """Set why a Revision's replicas do not start; while it has none, its requests are answered 503."""
+        self._throttler(key).set_failure(failure)
 
     def remove_revision(self, key: RevisionKey) -> None:
         """Forget a Revision: waiting requests are answered 503, retryable; those in flight complete."""
@@ -106,12 +124,15 @@ class Activator:
         return 0 if found is None else found.in_flight
 
     async def drained(self, key: RevisionKey, pod: str, timeout_s: float) -> bool:
-        """Wait until a replica has no request in flight; False: not within `timeout_s`."""
+        """Wait until a replica answers no request; False: not within `timeout_s`.
+
+        Upgraded connections are not waited for.
+        """
         found = self._pod(key, pod)
-        if found is None or not found.in_flight:
+        if found is None or found.is_drained:
             return True
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        found.idle.append(waiter)
+        found.drained.append(waiter)
         done, _ = await asyncio.wait([waiter], timeout=timeout_s)
         return bool(done)
 
@@ -122,7 +143,7 @@ class Activator:
 
     def metrics(self) -> str:
         """The activator's metrics in Prometheus' text format, under Knative's names."""
-        return metrics.render(self._throttlers.values())
+        return metrics.render(self._throttlers.values(), self._clock())
 
     # ASGI
 
@@ -149,6 +170,7 @@ class Activator:
 
     def stop_holding(self) -> None:
         """Answer waiting requests with 503."""
+        self._stopping = True
         for throttler in self._throttlers.values():
             throttler.abandon()
         for route in tuple(self._unrouted):
@@ -174,20 +196,15 @@ class Activator:
 
     async def _answer(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         arrived = self._clock()
-        host = host_of(scope["headers"])
-        match = self._routes.match(host, scope["raw_path"])
-        if match is None:
-            return await self._no_service(host, scope["raw_path"], send)
-        key = match.route.choose()
-        if key is None:
-            try:
-                key = await self._first_revision(match)
-            except TimeoutError:
-                detail = f"no Revision of {match.route} became ready within {UNROUTED_TIMEOUT_S:g} s"
-                problem = GatewayProblem(HTTPStatus.GATEWAY_TIMEOUT, detail, retryable=True)
-                return await problem.send(send)
-            if key is None:
-                return await self._no_service(host, scope["raw_path"], send)
+        match = self._routes.match(host_of(scope["headers"]), scope["raw_path"])
+        if match is None and scope["raw_path"] == b"/healthz":
+            return await _healthy(send)
+        try:
+            match = self._check(scope, match)
+            limits = _limits(scope["headers"])
+            key = match.route.choose() or await self._first_revision(match.route, limits)
+        except RefusedRequestError as refused:
+            return await refused.problem.send(send)
         if self._pool is None:
             raise RuntimeError("the activator was not started")
         throttler = self._throttler(key)
@@ -195,6 +212,7 @@ class Activator:
         if stats.enter(arrived):
             self._active[key] = throttler
             self._on_stats((RevisionStat(key, arrived, 1.0, 1.0),))
+        throttler.recent.add(caller_of(scope["method"], match.raw_path, scope["headers"]), arrived)
         exchange = Exchange(
             self._pool,
             clock=self._clock,
@@ -203,6 +221,7 @@ class Activator:
             send=send,
             match=match,
             throttler=throttler,
+            limits=limits,
         )
         try:
             await exchange.run(arrived)
@@ -212,26 +231,66 @@ class Activator:
             throttler.counts.add(exchange.status, now - arrived)
             if self._removed and self._removed.get(key) is throttler and not throttler.in_flight:
                 del self._removed[key]
-        return None
 
-    async def _first_revision(self, match: RouteMatch) -> RevisionKey | None:
-        """Wait until a Service has a Revision; None: the Service was removed."""
-        waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._unrouted.setdefault(match.route, []).append(waiter)
-        async with asyncio.timeout(UNROUTED_TIMEOUT_S):
-            return match.route.choose() if await waiter else None
+    def _check(self, scope: dict[str, Any], match: RouteMatch | None) -> RouteMatch:
+        """The Service that a request is for.
 
-    async def _no_service(self, host: bytes, raw_path: bytes, send: Send) -> None:
-        if raw_path == b"/healthz":
-            headers = [(b"content-type", b"text/plain"), (b"content-length", b"2")]
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-            return await send({"type": "http.response.body", "body": b"ok"})
+        Raises:
+            RefusedRequestError: there is none, or a web page may not send this request.
+        """
+        host = host_of(scope["headers"])
+        if (match is None or match.prefix) and not self._access.allows_host(host):
+            detail = (
+                f"Host = {host[:100].decode('latin-1')!r} is not a name of this machine; use its address or "
+                "localhost, or allow the name (PILOTLIGHT_ALLOWED_HOSTS)"
+            )
+            raise RefusedRequestError(GatewayProblem(HTTPStatus.MISDIRECTED_REQUEST, detail))
+        connection: ActivatorProtocol = scope["extensions"][EXTENSION]
+        origin = origin_to_check(scope["method"], scope["headers"], upgrades=connection.upgrading)
+        if origin is not None and not self._access.allows_origin(origin, host):
+            detail = (
+                f"Origin = {origin[:100].decode('latin-1')!r}: pages of this origin may not write here; "
+                "allow it (PILOTLIGHT_ALLOWED_ORIGINS)"
+            )
+            raise RefusedRequestError(GatewayProblem(HTTPStatus.FORBIDDEN, detail))
+        return match or self._no_service(host, scope["raw_path"])
+
+    def _no_service(self, host: bytes, raw_path: bytes) -> NoReturn:
         detail = (
             f"no Service answers at host {host.decode('latin-1')!r}, path {raw_path.decode('latin-1')!r};"
             " a Service answers at http://NAME.NAMESPACE.localhost/ and at the path /NAMESPACE/NAME/"
         )
         members = known_services(self._routes.names())
-        return await GatewayProblem(HTTPStatus.NOT_FOUND, detail, members=members).send(send)
+        raise RefusedRequestError(GatewayProblem(HTTPStatus.NOT_FOUND, detail, members=members))
+
+    async def _first_revision(self, route: ServiceRoute, limits: Limits) -> RevisionKey:
+        """Wait until a Service has a Revision.
+
+        Raises:
+            RefusedRequestError: the Service was removed, no Revision of it starts, or it took too long.
+        """
+        seconds = UNROUTED_TIMEOUT_S
+        if limits.deadline_s is not None:
+            seconds = min(seconds, limits.deadline_s)
+        try:
+            async with asyncio.timeout(seconds):
+                while (key := route.choose()) is None:
+                    if route.failure is not None:
+                        raise RefusedRequestError(start_failure(route.failure, route.name))
+                    waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+                    self._unrouted.setdefault(route, []).append(waiter)
+                    if not await waiter:
+                        raise RefusedRequestError(self._gone(route))
+        except TimeoutError:
+            detail = f"no Revision of {route} became ready within {seconds:g} s"
+            problem = GatewayProblem(HTTPStatus.GATEWAY_TIMEOUT, detail, retryable=True)
+            raise RefusedRequestError(problem) from None
+        return key
+
+    def _gone(self, route: ServiceRoute) -> GatewayProblem:
+        if self._stopping:
+            return GatewayProblem(HTTPStatus.SERVICE_UNAVAILABLE, "the gateway stops", retryable=True)
+        return GatewayProblem(HTTPStatus.NOT_FOUND, f"Service {route} was removed")
 
     def _wake(self, route: ServiceRoute, *, routable: bool) -> None:
         for waiter in self._unrouted.pop(route, ()):
@@ -263,3 +322,29 @@ class Activator:
                     del self._active[key]
             if stats:
                 self._on_stats(stats)
+
+
+def _limits(headers: Iterable[tuple[bytes, bytes]]) -> Limits:
+    """What a client allows for its request.
+
+    Raises:
+        RefusedRequestError: a deadline that is none.
+    """
+    deadline_s: float | None = None
+    retries: int | None = None
+    for name, value in headers:
+        if name == DEADLINE:
+            try:
+                deadline_s = parse_deadline(value)
+            except ValueError as error:
+                detail = f"X-Pilotlight-Deadline = {value[:40].decode('latin-1')!r}, {error}"
+                raise RefusedRequestError(GatewayProblem(HTTPStatus.BAD_REQUEST, detail)) from None
+        elif name == RETRIES:
+            retries = parse_retries(value)
+    return Limits(deadline_s, retries)
+
+
+async def _healthy(send: Send) -> None:
+    headers = [(b"content-type", b"text/plain"), (b"content-length", b"2")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"ok"})

@@ -12,26 +12,28 @@ from enum import Enum
 from http import HTTPStatus
 from typing import Any, cast
 
-from knative.local.activator.headers import for_client, for_replica
-from knative.local.activator.problems import GatewayProblem, Send
+from knative.local.activator.headers import Limits, for_client, for_replica
+from knative.local.activator.problems import GatewayProblem, Send, start_failure
 from knative.local.activator.protocol import EXTENSION, ActivatorProtocol
 from knative.local.activator.request_body import Receive, RequestBody
-from knative.local.activator.routes import RouteMatch
+from knative.local.activator.routes import RouteMatch, host_of
 from knative.local.activator.throttler import (
     PodTracker,
     QueueFullError,
     RevisionRemovedError,
     RevisionThrottler,
+    StartFailedError,
 )
 from knative.local.activator.timeouts import RequestTimeouts
 from knative.local.activator.tunnel import ReplicaTunnel
 from transport.connection import ConnectionLostError, ProtocolError, UpstreamError, UpstreamResponse
 from transport.headers import requested_upgrade
 from transport.pool import ConnectError, ConnectionPool
+from transport.propagation import RETRIES_USED, parse_retries
 
-MAX_RESETS = 3
-"""How many replicas may reset one request's connection before it is answered with an error, less one."""
-RESET_PAUSE_S = 0.1
+MAX_RETRIES = 3
+"""Retries of one request at most, where it does not bring a smaller budget in `X-Pilotlight-Retries`."""
+RETRY_PAUSE_S = 0.1
 CLIENT_CLOSED_REQUEST = 499
 """The status counted for a request whose client disconnected before the response (nginx's code)."""
 
@@ -40,6 +42,7 @@ class _Failure(Enum):
     """Why a replica did not begin to answer."""
 
     REFUSED = "refused the connection"
+    STALE = "closed an idle connection"
     RESET = "ended the connection without a response"
     INVALID = "sent no valid HTTP response"
 
@@ -55,11 +58,12 @@ class Exchange:
         send: ASGI's.
         match: which Service the request is for.
         throttler: of the Revision that was chosen.
+        limits: what the client allows: seconds for the response, and retries.
     """
 
     __slots__ = (
-        "_clock", "_connection", "_match", "_pool", "_receive", "_scope", "_send", "_started", "_task",
-        "_throttler", "_timeouts", "status",
+        "_clock", "_connection", "_limits", "_match", "_pool", "_receive", "_retries_used", "_scope", "_send",
+        "_started", "_task", "_throttler", "_timeouts", "status",
     )  # fmt: skip
 
     def __init__(
@@ -72,6 +76,7 @@ class Exchange:
         send: Send,
         match: RouteMatch,
         throttler: RevisionThrottler,
+        limits: Limits,
     ) -> None:
         self._pool = pool
         self._clock = clock
@@ -80,6 +85,8 @@ class Exchange:
         self._send = send
         self._match = match
         self._throttler = throttler
+        self._limits = limits
+        self._retries_used = 0
         self._connection: ActivatorProtocol = scope["extensions"][EXTENSION]
         self._task = cast("asyncio.Task[None]", asyncio.current_task())
         self._timeouts = RequestTimeouts(throttler.spec, self._task)
@@ -115,11 +122,12 @@ class Exchange:
     async def _forward(self, arrived: float) -> None:
         """Try replicas until one has begun to answer or a retry is not safe."""
         throttler = self._throttler
+        throttler.retries.add_request(arrived)
         body = RequestBody(self._scope["headers"], self._receive)
-        resets = 0
+        stale = False
         pod: PodTracker | None = None
         while True:
-            pod = throttler.acquire(avoid=pod) or await self._wait()
+            pod = throttler.acquire(avoid=pod) or await self._wait(arrived)
             if pod is None:
                 return
             held_s = self._clock() - arrived
@@ -129,25 +137,55 @@ class Exchange:
                 throttler.release(pod)
             if failure is None:
                 return
-            if failure is _Failure.RESET:
-                resets += 1
-            if failure is _Failure.INVALID or resets > MAX_RESETS or not body.replayable:
+            # Neither a refused connection nor one that was idle for too long has delivered the request.
+            free = failure is _Failure.REFUSED or (failure is _Failure.STALE and not stale)
+            stale = stale or failure is _Failure.STALE
+            if not body.replayable or failure is _Failure.INVALID or not (free or self._take_retry()):
                 detail = f"replica {pod.endpoint.pod} {failure.value}"
                 await self._answer(GatewayProblem(HTTPStatus.BAD_GATEWAY, detail, retryable=True))
                 return
-            if resets > 1:  # the first may have been a connection that the replica closed as idle
-                await asyncio.sleep(RESET_PAUSE_S * resets)
+            if not free:
+                await asyncio.sleep(RETRY_PAUSE_S * self._retries_used)
 
-    async def _wait(self) -> PodTracker | None:
+    def _take_retry(self) -> bool:
+        """Whether the request's own budget and that of its Revision allow one more retry; if so, take it."""
+        allowed = MAX_RETRIES if self._limits.retries is None else min(MAX_RETRIES, self._limits.retries)
+        if self._retries_used >= allowed or not self._throttler.retries.take_retry(self._clock()):
+            return False
+        self._retries_used += 1
+        return True
+
+    def _limits_left(self, held_s: float) -> Limits:
+        """What the request has left for the replica."""
+        deadline_s, retries = self._limits.deadline_s, self._limits.retries
+        if retries is None and self._retries_used:
+            retries = MAX_RETRIES
+        return Limits(
+            None if deadline_s is None else max(0.0, deadline_s - held_s),
+            None if retries is None else retries - self._retries_used,
+        )
+
+    async def _wait(self, arrived: float) -> PodTracker | None:
         """A slot, once one is free; None: the request has been answered with an error instead."""
         throttler = self._throttler
+        deadline_s = self._limits.deadline_s
+        status = HTTPStatus.SERVICE_UNAVAILABLE
         try:
-            return await throttler.wait()
+            if deadline_s is None:
+                return await throttler.wait()
+            async with asyncio.timeout(deadline_s - (self._clock() - arrived)):
+                return await throttler.wait()
+        except TimeoutError:
+            status = HTTPStatus.GATEWAY_TIMEOUT
+            detail = f"no replica within the {deadline_s:g} s that the request allows (X-Pilotlight-Deadline)"
         except QueueFullError:
             detail = f"{throttler.waiting} requests already wait for {throttler.spec.key}"
         except RevisionRemovedError:
             detail = f"{throttler.spec.key} was removed while the request waited for a replica"
-        await self._answer(GatewayProblem(HTTPStatus.SERVICE_UNAVAILABLE, detail, retryable=True))
+        except StartFailedError as error:
+            await self._answer(start_failure(error.failure, throttler.spec.service))
+            return None
+        await self._answer(GatewayProblem(status, detail, retryable=True))
         return None
 
     async def _attempt(self, pod: PodTracker, body: RequestBody, held_s: float) -> _Failure | None:
@@ -157,11 +195,13 @@ class Exchange:
         except ConnectError:
             self._throttler.quarantine(pod)
             return _Failure.REFUSED
-        except (ConnectionLostError, ConnectionResetError):
+        except ConnectionLostError as error:
+            return _Failure.STALE if error.reused else _Failure.RESET
+        except ConnectionResetError:
             return _Failure.RESET
         except ProtocolError:
             return _Failure.INVALID
-        await self._relay(response, held_s)
+        await self._relay(response, pod, held_s)
         return None
 
     async def _open(self, pod: PodTracker, body: RequestBody, held_s: float) -> UpstreamResponse:
@@ -174,8 +214,10 @@ class Exchange:
             scope["headers"],
             client=client[0] if client else "",
             scheme=scope["scheme"],
+            host=host_of(scope["headers"]),
             prefix=match.prefix,
             held_s=held_s,
+            limits=self._limits_left(held_s),
         )
         upgrade = requested_upgrade(scope["headers"]) if self._connection.upgrading else None
         if upgrade:
@@ -193,7 +235,7 @@ class Exchange:
             may_switch=upgrade is not None,
         )
 
-    async def _relay(self, response: UpstreamResponse, held_s: float) -> None:
+    async def _relay(self, response: UpstreamResponse, pod: PodTracker, held_s: float) -> None:
         """Pass a response to the client, piece by piece as it arrives."""
         self._started = True
         timeouts = self._timeouts
@@ -202,9 +244,11 @@ class Exchange:
         try:
             timing = (b"server-timing", b"queue;dur=%.2f" % (held_s * 1000.0))
             if status == HTTPStatus.SWITCHING_PROTOCOLS:
-                timeouts.connection_upgraded()
-                return await ReplicaTunnel(self._connection, response).run(_upgrade_head(response, timing))
-            headers = for_client(response.headers, status=status)
+                return await self._tunnel(response, pod, _upgrade_head(response, timing))
+            used = self._retries_used
+            if used:
+                used += parse_retries(response.header(RETRIES_USED)) or 0
+            headers = for_client(response.headers, status=status, retries_used=used)
             headers.append(timing)
             send, connection = self._send, self._connection
             until_close = self._scope["http_version"] == "1.0" and response.header(b"content-length") is None
@@ -224,6 +268,16 @@ class Exchange:
             self._connection.abort()
         finally:
             response.close()
+
+    async def _tunnel(self, response: UpstreamResponse, pod: PodTracker, head: bytes) -> None:
+        """Pass the bytes of an upgraded connection until one side closes it."""
+        self._timeouts.connection_upgraded()
+        pod.upgraded += 1
+        pod.tell_drained()
+        try:
+            await ReplicaTunnel(self._connection, response).run(head)
+        finally:
+            pod.upgraded -= 1
 
 
 def _upgrade_head(response: UpstreamResponse, timing: tuple[bytes, bytes]) -> bytes:

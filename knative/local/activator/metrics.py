@@ -1,4 +1,4 @@
-"""The activator's Prometheus metrics, under Knative's names."""
+"""The activator's Prometheus metrics, under Knative's names where Knative has them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from knative.local.activator.response_counts import BUCKETS_MS
 from knative.local.activator.throttler import RevisionThrottler
 
 LABELS = ("namespace_name", "service_name", "revision_name")
+CALLERS_SHOWN = 5
 
 
 class _Collector:
-    def __init__(self, throttlers: Iterable[RevisionThrottler]) -> None:
+    def __init__(self, throttlers: Iterable[RevisionThrottler], now: float) -> None:
         self._throttlers = throttlers
+        self._now = now
 
     def collect(self) -> Iterator[Metric]:
         answered = (*LABELS, "response_code", "response_code_class")
@@ -36,11 +38,18 @@ class _Collector:
         queued = GaugeMetricFamily(
             "activator_request_queued", "Requests that wait in Activator for a replica", labels=LABELS
         )
+        recent = GaugeMetricFamily(
+            "pilotlight_recent_requests",
+            "Requests of the last five minutes by what was called and by whom, the most frequent ones",
+            labels=("namespace", "service", "revision", "method", "path", "user_agent"),
+        )
         for throttler in self._throttlers:
             key = throttler.spec.key
             labels = [key.namespace, throttler.spec.service, key.name]
             concurrency.add_metric(labels, throttler.stats.concurrency)
             queued.add_metric(labels, throttler.waiting)
+            for caller, number in throttler.recent.counts(self._now).most_common(CALLERS_SHOWN):
+                recent.add_metric([*labels, *caller], number)
             for status, counts, total_ms in throttler.counts.items():
                 with_code = [*labels, str(status), f"{status // 100}xx"]
                 count.add_metric(with_code, sum(counts))
@@ -49,11 +58,11 @@ class _Collector:
                     cumulative += number
                     buckets.append((bound, cumulative))
                 latency.add_metric(with_code, buckets, total_ms)
-        yield from (count, latency, concurrency, queued)
+        yield from (count, latency, concurrency, queued, recent)
 
 
-def render(throttlers: Iterable[RevisionThrottler]) -> str:
-    """The metrics of these Revisions in Prometheus' text format."""
+def render(throttlers: Iterable[RevisionThrottler], now: float) -> str:
+    """The metrics of these Revisions in Prometheus' text format; `now` in seconds, monotonic."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(throttlers))
+    registry.register(_Collector(throttlers, now))
     return generate_latest(registry).decode()

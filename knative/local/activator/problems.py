@@ -8,7 +8,11 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
+from knative.local.routing import StartFailure
+
 RETRY_AFTER_S = 1
+
+PROBLEM_JSON = b"application/problem+json"
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 """ASGI's `send`."""
@@ -40,7 +44,7 @@ class GatewayProblem:
     def headers(self, length: int) -> list[tuple[bytes, bytes]]:
         """The header fields for a body of `length` bytes."""
         headers = [
-            (b"content-type", b"application/problem+json"),
+            (b"content-type", PROBLEM_JSON),
             (b"content-length", str(length).encode()),
         ]
         if self.retryable and self.status != HTTPStatus.GATEWAY_TIMEOUT:
@@ -53,3 +57,27 @@ class GatewayProblem:
         headers = self.headers(len(body))
         await send({"type": "http.response.start", "status": int(self.status), "headers": headers})
         await send({"type": "http.response.body", "body": body})
+
+
+class RefusedRequestError(Exception):
+    """A request that is answered with a problem before it reaches a Revision."""
+
+    def __init__(self, problem: GatewayProblem) -> None:
+        super().__init__(problem.detail)
+        self.problem = problem
+
+
+def start_failure(failure: StartFailure, service: str) -> GatewayProblem:
+    """The response to a request for a Service whose replicas do not start: 503 with the cause."""
+    what = f"Revision {failure.revision} of Service {service}" if failure.revision else f"Service {service}"
+    return GatewayProblem(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        f"{what} cannot start ({failure.reason}): {failure.message}",
+        retryable=failure.retryable,
+        members={
+            "service": service,
+            "revision": failure.revision,
+            "reason": failure.reason,
+            "cause": failure.message,
+        },
+    )

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from http import HTTPStatus
 from typing import Any, Protocol, cast
 
 import httptools
 from uvicorn._types import ASGI3Application
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from knative.local.activator.problems import PROBLEM_JSON, GatewayProblem
 from transport.headers import requested_upgrade
 from transport.one_write import in_one_write
+from transport.request_head import HeadLimitedProtocol
 
 _UPGRADE_FIELDS = (b"connection", b"upgrade", b"http2-settings")
 EXTENSION = "pilotlight.connection"
@@ -40,8 +43,8 @@ class Tunnel(Protocol):
         """The client takes bytes again."""
 
 
-class ActivatorProtocol(HttpToolsProtocol):
-    """One client's connection."""
+class ActivatorProtocol(HeadLimitedProtocol):
+    """One client's connection, with limits on each request's head."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -93,7 +96,8 @@ class ActivatorProtocol(HttpToolsProtocol):
         elif self.upgrading:
             self.early += data
             self.transport.pause_reading()
-        else:
+        elif not self.refused:
+            self.before_parsing(data)
             self._unset_keepalive_if_required()
             try:
                 self.parser.feed_data(data)
@@ -108,6 +112,11 @@ class ActivatorProtocol(HttpToolsProtocol):
                     self.cycle.keep_alive = False
             except httptools.HttpParserError:
                 self.send_400_response("Invalid HTTP request received.")
+            self.after_parsing()
+
+    def refusal(self, status: HTTPStatus) -> tuple[bytes, bytes]:
+        """Media type and body of the answer to a head that is beyond the limits."""
+        return PROBLEM_JSON, GatewayProblem(status, status.description).body()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has disconnected."""

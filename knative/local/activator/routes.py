@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from knative.local.routing import RevisionKey, Split
+from knative.local.routing import RevisionKey, Split, StartFailure
 
 SUFFIXES = ("", ".svc", ".svc.cluster.local", ".localhost")
 
@@ -26,7 +26,9 @@ class ServiceRoute:
     namespace: str
     name: str
     revisions: tuple[RevisionKey, ...] = ()
-    weights: tuple[int, ...] = field(default=())
+    weights: tuple[int, ...] = ()
+    failure: StartFailure | None = None
+    """Why it has no Revisions, if they will not come by waiting."""
 
     def __str__(self) -> str:
         return f"{self.name}.{self.namespace}"

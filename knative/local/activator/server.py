@@ -9,6 +9,7 @@ import uvicorn
 
 from knative.local.activator.app import Activator
 from knative.local.activator.protocol import ActivatorProtocol
+from transport.request_head import HeadLimits, with_head_limits
 
 BACKLOG = 4096
 GRACE_S = 5
@@ -36,7 +37,12 @@ def raise_file_limit() -> None:
 
 
 def server(
-    activator: Activator, *, host: str = "127.0.0.1", port: int = 8080, keep_alive_s: int = 60
+    activator: Activator,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    keep_alive_s: int = 60,
+    limits: HeadLimits | None = None,
 ) -> uvicorn.Server:
     """A server, run by `serve()` or `serve(sockets=[...])` and stopped by `should_exit = True`."""
     raise_file_limit()
@@ -45,7 +51,7 @@ def server(
         host=host,
         port=port,
         loop="uvloop",
-        http=ActivatorProtocol,
+        http=with_head_limits(ActivatorProtocol, limits or HeadLimits()),
         ws="none",
         lifespan="on",
         log_level="warning",

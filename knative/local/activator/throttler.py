@@ -14,9 +14,11 @@ import random
 from collections import deque
 from collections.abc import Callable
 
+from knative.local.activator.recent_requests import RecentRequests
 from knative.local.activator.request_stats import RequestStats
 from knative.local.activator.response_counts import ResponseCounts
-from knative.local.routing import Endpoint, RevisionSpec
+from knative.local.routing import Endpoint, RevisionSpec, StartFailure
+from transport.retry_budget import RetryBudget
 
 QUEUE_DEPTH = 10_000
 FIRST_AVAILABLE_UP_TO = 3
@@ -34,10 +36,18 @@ class RevisionRemovedError(Exception):
     """The Revision was removed, or the activator stops: no replica will come."""
 
 
+class StartFailedError(Exception):
+    """The Revision's replicas do not start."""
+
+    def __init__(self, failure: StartFailure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
 class PodTracker:
     """One replica: its requests in flight, and how long it has been busy."""
 
-    __slots__ = ("address", "busy_s", "busy_since", "endpoint", "idle", "in_flight", "leaving")
+    __slots__ = ("address", "busy_s", "busy_since", "drained", "endpoint", "in_flight", "leaving", "upgraded")
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
@@ -48,8 +58,27 @@ class PodTracker:
         """Seconds with at least one request in flight, up to the last time that there was none."""
         self.leaving = False
         """It gets no new requests."""
-        self.idle: list[asyncio.Future[None]] = []
-        """Resolved when no request is in flight."""
+        self.upgraded = 0
+        """Those requests in flight whose connections have switched protocols (WebSockets)."""
+        self.drained: list[asyncio.Future[None]] = []
+        """Resolved when no ordinary request is in flight."""
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether no ordinary request is in flight.
+
+        Upgraded connections do not end by themselves. As on a cluster, where the queue-proxy does not see
+        them, the replica is asked to stop while they are open and can close them properly.
+        """
+        return self.in_flight == self.upgraded
+
+    def tell_drained(self) -> None:
+        """Resolve the futures of `drained` if it is."""
+        if self.drained and self.is_drained:
+            for waiter in self.drained:
+                if not waiter.done():
+                    waiter.set_result(None)
+            self.drained.clear()
 
 
 class RevisionThrottler:
@@ -68,6 +97,8 @@ class RevisionThrottler:
         self.spec = spec
         self.stats = RequestStats()
         self.counts = ResponseCounts()
+        self.retries = RetryBudget()
+        self.recent = RecentRequests(clock())
         self.waiting = 0
         self._clock = clock
         self._pods: list[PodTracker] = []
@@ -78,6 +109,7 @@ class RevisionThrottler:
         self._next = 0
         self._releasing = False
         self._removed = False
+        self._failure: StartFailure | None = None
 
     # replicas
 
@@ -96,6 +128,7 @@ class RevisionThrottler:
                 self._gone_busy_s += pod.busy_s
         self._pods = fresh
         self._usable = [pod for pod in fresh if pod not in quarantined]
+        self.set_failure(self._failure)
         self.release_waiters()
 
     def _returning(self, endpoint: Endpoint) -> PodTracker:
@@ -155,9 +188,12 @@ class RevisionThrottler:
         Raises:
             QueueFullError: too many requests wait already.
             RevisionRemovedError: the Revision was removed.
+            StartFailedError: its replicas do not start.
         """
         if self._removed:
             raise RevisionRemovedError
+        if self._failure is not None and not self._pods:
+            raise StartFailedError(self._failure)
         if self.waiting >= self._queue_depth:
             raise QueueFullError
         waiter: asyncio.Future[PodTracker] = asyncio.get_running_loop().create_future()
@@ -177,13 +213,9 @@ class RevisionThrottler:
     def release(self, pod: PodTracker) -> None:
         """Give a slot back."""
         pod.in_flight -= 1
+        pod.tell_drained()
         if not pod.in_flight:
             pod.busy_s += self._clock() - pod.busy_since
-            if pod.idle:
-                for waiter in pod.idle:
-                    if not waiter.done():
-                        waiter.set_result(None)
-                pod.idle.clear()
             if pod.leaving and self._leaving.pop(pod.endpoint.pod, None) is not None:
                 self._gone_busy_s += pod.busy_s
         if self._waiters:
@@ -209,10 +241,19 @@ class RevisionThrottler:
     def abandon(self) -> None:
         """Fail all waiting requests, and those that would wait from now on, with `RevisionRemovedError`."""
         self._removed = True
+        self._fail_waiters(RevisionRemovedError)
+
+    def set_failure(self, failure: StartFailure | None) -> None:
+        """Set why replicas do not start: without any, requests fail with `StartFailedError` at once."""
+        self._failure = failure
+        if failure is not None and not self._pods:
+            self._fail_waiters(lambda: StartFailedError(failure))
+
+    def _fail_waiters(self, error: Callable[[], Exception]) -> None:
         while self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.done():
-                waiter.set_exception(RevisionRemovedError())
+                waiter.set_exception(error())
 
     def _occupy(self, pod: PodTracker) -> None:
         if not pod.in_flight:

@@ -67,6 +67,8 @@ class Dependencies:
                 name = objects.labels_of(obj).get(REVISION_LABEL, "")
                 yield Key(POD_AUTOSCALER, key.namespace, name)
                 yield Key(REVISION, key.namespace, name)
+                if _restarts(obj) != _restarts(None if change.before is None else change.before.obj):
+                    yield from self._routes(key, obj)  # its Service may have failed for good
 
     def _index(self, key: Key, before: Object | None, obj: Object | None) -> None:
         if key.resource == ROUTE:
@@ -99,6 +101,11 @@ class Dependencies:
             yield from (record.key for record in self._store.list(REVISION))
         elif key.name == settings.GC:
             yield from (record.key for record in self._store.list(CONFIGURATION))
+
+
+def _restarts(pod: Object | None) -> list[object]:
+    statuses = ((pod or {}).get("status") or {}).get("containerStatuses") or ()
+    return [item.get("restartCount") for item in statuses]
 
 
 def _owners(key: Key, obj: Object) -> Iterator[Key]:

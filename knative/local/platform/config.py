@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from knative.local.apiserver.admission.validating_function import ValidatingFunc
 from transport.request_head import HeadLimits
 
 LOOPBACK = "127.0.0.1"
+_LOOPBACK_HOSTS = frozenset({LOOPBACK, "::1", "localhost"})
 _ANY_ADDRESS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104  # compared with, not bound to
 
 
@@ -45,12 +47,22 @@ class PlatformConfig:
     sampled once a second and CPU is not limited."""
 
     allowed_hosts: Collection[str] = ()
-    """Host names under which the API answers, beside `localhost`, `*.localhost` and IP addresses; a name in
-    no list may be a web page's, which reaches this machine through the user's browser."""
-    api_head_limits: HeadLimits = field(default_factory=HeadLimits)
-    """Size and time of the head of one request to the API."""
+    """Host names under which the API and path URLs of functions may be called, besides IP addresses,
+    `localhost` and names below it, and the machine's own name where `host` is not a loopback address; `*` for
+    any. Any other name may be that of a web page that reaches this machine through the user's browser."""
+    allowed_origins: Collection[str] = ()
+    """Origins such as `https://app.example` whose pages may write to functions and open WebSockets, besides
+    those of this machine; `*` for any."""
+    head_limits: HeadLimits = field(default_factory=HeadLimits)
+    """Size and time of a request's head, at the gateway and at the API."""
     validating: Mapping[Resource, ValidatingFunction] = field(default_factory=dict)
     """Functions that validate objects of a kind before they are stored, as webhooks do on a cluster."""
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """The host names that are allowed, in lower case: `allowed_hosts` and the platform's own."""
+        own = {self.host} if self.host in _LOOPBACK_HOSTS else {self.host, socket.gethostname()}
+        return frozenset(name.lower() for name in (*self.allowed_hosts, *own) if name)
 
     @property
     def public_host(self) -> str:

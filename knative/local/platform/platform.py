@@ -22,6 +22,7 @@ import uvicorn
 from knative.client import resources
 from knative.local import activator as gateway
 from knative.local.activator import Activator
+from knative.local.activator.access import AccessPolicy
 from knative.local.apiserver import certificates, kinds
 from knative.local.apiserver.admission import admissions, unsupported
 from knative.local.apiserver.admission.config_map_webhook import ConfigMapAdmission
@@ -174,7 +175,7 @@ class Platform:
 
         queue = WorkQueue()
         autoscaler = Autoscaler(time.monotonic, queue.add_scaled)
-        activator = Activator(autoscaler.record, time.monotonic)
+        activator = Activator(autoscaler.record, time.monotonic, access=_access_policy(config))
         slots = GpuSlots(config.gpus)
         meter = GpuMeter(time.monotonic, activator.busy_seconds)
         kubelet = Kubelet(
@@ -223,7 +224,7 @@ class Platform:
             now=_utc_now,
             log_path=kubelet.logs.path,
             address=self._authority(self._api_port),
-            hosts={config.host, *config.allowed_hosts},
+            hosts=config.hosts,
         )
 
         kubelet.start()
@@ -231,14 +232,16 @@ class Platform:
         self._stack.push_async_callback(kubelet.stop)
         manager.start()
         await manager.settle()  # before the first request, for which an existing Service must not be unknown
-        await background.serve(gateway.server(activator, host=config.host), gateway_sockets, self._stack)
+        await background.serve(
+            gateway.server(activator, host=config.host, limits=config.head_limits),
+            gateway_sockets,
+            self._stack,
+        )
         background.run(manager.run(), "controller manager", self._stack)
         background.run(autoscaler.run(), "autoscaler", self._stack)
         background.run(_housekeeping(events, kubelet, manager), "housekeeping", self._stack)
         background.run(api.run(), "API", self._stack)
-        await background.serve(
-            _api_server(api, certificate, config.api_head_limits), api_sockets, self._stack
-        )
+        await background.serve(_api_server(api, certificate, config.head_limits), api_sockets, self._stack)
         self._stack.callback(api.watches.end)
         server = f"https://{self._authority(self._api_port)}"
         self._stack.enter_context(
@@ -278,6 +281,10 @@ class Platform:
 
     def _url_of(self, name: str, namespace: str) -> str:
         return f"http://{name}.{namespace}.localhost:{self._gateway_port}"
+
+
+def _access_policy(config: PlatformConfig) -> AccessPolicy:
+    return AccessPolicy(config.hosts, frozenset(origin.lower() for origin in config.allowed_origins))
 
 
 def _utc_now() -> datetime:

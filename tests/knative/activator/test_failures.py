@@ -223,3 +223,54 @@ async def test_nothing_hangs_when_a_replica_is_killed(gateway):
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
         await process.wait()
+
+
+@contextlib.asynccontextmanager
+async def resetting():
+    """A replica that resets every connection after the request's head."""
+    async with raw(reset) as (endpoint, seen):
+        yield endpoint, seen
+
+
+@pytest.mark.parametrize(("retries", "posts"), [(None, 4), ("1", 2), ("0", 1), ("90", 4)])
+async def test_a_request_is_retried_as_often_as_its_own_budget_allows(gateway, retries, posts):
+    gateway.deploy()
+    headers = {} if retries is None else {"X-Pilotlight-Retries": retries}
+    async with resetting() as (bad, seen):
+        gateway.activator.set_endpoints(KEY, (bad,))
+        async with gateway.request("POST", "/", data=b"x", headers=headers) as response:
+            assert response.status == 502
+    assert len(seen) == posts
+
+
+async def test_the_replica_gets_what_is_left_of_the_budget_and_the_client_learns_what_was_used(gateway):
+    gateway.deploy()
+    good = await gateway.replica()
+    async with resetting() as (bad, seen):
+        gateway.activator.set_endpoints(KEY, (bad,))
+        asking = gateway.request("POST", "/", data=b"x", headers={"X-Pilotlight-Retries": "5"})
+
+        async def ask():
+            async with asking as response:
+                return response.headers, await response.json()
+
+        task = asyncio.create_task(ask())
+        await gateway.until(lambda: seen)
+        gateway.activator.set_endpoints(KEY, (good.endpoint,))
+        headers, answer = await task
+    left = int(dict(answer["headers"])["x-pilotlight-retries"])
+    assert left + int(headers["x-pilotlight-retries-used"]) == 5
+    assert left < 5
+
+
+async def test_retries_to_a_revision_are_at_most_a_fifth_of_its_requests_and_a_reserve(gateway):
+    gateway.deploy()
+    async with resetting() as (bad, seen):
+        gateway.activator.set_endpoints(KEY, (bad,))
+
+        async def ask():
+            async with gateway.request("POST", "/", data=b"x") as response:
+                assert response.status == 502
+
+        await asyncio.gather(*(ask() for _ in range(50)))
+    assert len(seen) <= 50 + 50 / 5 + 10

@@ -7,9 +7,10 @@ import re
 import aiohttp
 import pytest
 
-from knative.local.routing import RevisionKey, RevisionSpec, Split
+from knative.local.routing import RevisionKey, RevisionSpec, Split, StartFailure
 
 KEY = RevisionKey("default", "a-00001")
+FAILURE = StartFailure("a-00001", "ExitCode1", "no such model", retryable=False)
 
 
 async def test_a_request_at_zero_is_held_until_a_replica_is_ready(gateway):
@@ -202,3 +203,63 @@ async def test_the_answer_says_how_long_it_was_held(gateway):
     held = float(re.fullmatch(r"queue;dur=([0-9.]+)", timings[1])[1])
     assert held >= 200
     assert float((await ask())[1].partition("=")[2]) < 100
+
+
+def is_failure(problem):
+    """Whether a problem document tells `FAILURE`."""
+    return (
+        problem["reason"] == "ExitCode1"
+        and problem["cause"] == "no such model"
+        and problem["revision"] == "a-00001"
+        and problem["service"] == "a"
+        and problem["retryable"] is False
+        and "a-00001" in problem["detail"]
+        and "no such model" in problem["detail"]
+    )
+
+
+async def test_a_revision_that_cannot_start_answers_at_once_with_the_cause(gateway):
+    gateway.deploy()
+    waiting = asyncio.create_task(gateway.get())
+    await gateway.until(lambda: gateway.activator.waiting(KEY) == 1)
+    gateway.activator.set_failure(KEY, FAILURE)
+    for status, problem in (await waiting, await gateway.get()):
+        assert status == 503
+        assert is_failure(problem)
+
+
+async def test_a_service_whose_first_revision_cannot_start_answers_at_once(gateway):
+    gateway.activator.set_service("default", "a", [])
+    waiting = asyncio.create_task(gateway.get())
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    gateway.activator.set_service("default", "a", [], FAILURE)
+    for status, problem in (await waiting, await gateway.get()):
+        assert status == 503
+        assert is_failure(problem)
+
+
+async def test_a_revision_that_recovers_is_waited_for_again(gateway):
+    gateway.deploy()
+    gateway.activator.set_failure(KEY, FAILURE)
+    assert (await gateway.get())[0] == 503
+    gateway.activator.set_failure(KEY, None)
+    waiting = asyncio.create_task(gateway.get())
+    await gateway.until(lambda: gateway.activator.waiting(KEY) == 1)
+    await gateway.ready(await gateway.replica())
+    assert (await waiting)[0] == 200
+
+
+async def test_a_failure_is_not_told_while_a_replica_is_ready(gateway):
+    await gateway.running()
+    gateway.activator.set_failure(KEY, FAILURE)
+    assert (await gateway.get())[0] == 200
+
+
+async def test_stopping_answers_who_waits_for_a_first_revision(gateway):
+    gateway.activator.set_service("default", "a", [])
+    asking = asyncio.create_task(gateway.get())
+    await asyncio.sleep(0.1)
+    await gateway.serving.stop()
+    status, problem = await asking
+    assert (status, problem["retryable"]) == (503, True)

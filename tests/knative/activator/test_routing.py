@@ -156,5 +156,30 @@ async def test_the_replica_learns_who_asked(gateway):
     headers = dict(seen["headers"])
     assert headers["x-forwarded-for"] == "10.0.0.1, 127.0.0.1"
     assert headers["x-forwarded-proto"] == "http"
+    assert headers["forwarded"] == "for=127.0.0.1;host=a.default.localhost;proto=http"
     assert "x-secret" not in headers
     assert "accept-encoding" in headers
+
+
+@pytest.mark.parametrize(
+    ("host", "sent", "expected"),
+    [
+        ("a.default", None, "for=127.0.0.1;host=a.default;proto=http"),
+        ("a.default:8080", None, 'for=127.0.0.1;host="a.default:8080";proto=http'),
+        (
+            "a.default",
+            'for="[2001:db8::1]";proto=https',
+            'for="[2001:db8::1]";proto=https, for=127.0.0.1;host=a.default;proto=http',
+        ),
+    ],
+)
+async def test_each_hop_adds_its_element_to_forwarded(gateway, host, sent, expected):
+    await gateway.running()
+    _, seen = await gateway.get(host=host, headers={"Forwarded": sent} if sent else {})
+    assert dict(seen["headers"])["forwarded"] == expected
+
+
+async def test_a_client_cannot_pretend_that_it_was_held(gateway):
+    await gateway.running()
+    _, seen = await gateway.get(headers={"X-Pilotlight-Held": "100"})
+    assert [float(value) < 10 for name, value in seen["headers"] if name == "x-pilotlight-held"] == [True]

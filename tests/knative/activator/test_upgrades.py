@@ -64,6 +64,31 @@ async def test_a_websocket_ends_with_the_services_timeout(gateway):
     await gateway.until(lambda: gateway.activator.in_flight(KEY, "pod-1") == 0)
 
 
+async def test_a_websocket_is_not_subject_to_the_idle_timeout(gateway):
+    await gateway.running(idle_timeout_s=0.2)
+    async with connect(gateway) as socket:
+        for number in range(4):  # each pause is as long as the timeout, all together are four times as long
+            await asyncio.sleep(0.2)
+            await socket.send(str(number))
+            assert await socket.recv() == str(number)
+
+
+async def test_a_replica_is_drained_while_a_websocket_is_open_but_not_while_a_request_is(gateway):
+    replica = await gateway.running()
+    async with connect(gateway) as socket:
+        await socket.send("x")
+        await socket.recv()
+        assert await gateway.activator.drained(KEY, "pod-1", timeout_s=0)
+        asking = asyncio.create_task(gateway.get("/hold"))
+        await gateway.until(lambda: gateway.activator.in_flight(KEY, "pod-1") == 2)
+        assert not await gateway.activator.drained(KEY, "pod-1", timeout_s=0.05)
+        draining = asyncio.create_task(gateway.activator.drained(KEY, "pod-1", timeout_s=5))
+        replica.release.set()
+        assert await draining
+        await asking
+        assert gateway.activator.in_flight(KEY, "pod-1") == 1
+
+
 async def test_a_refused_upgrade_is_an_ordinary_answer(gateway):
     await gateway.running()
     with pytest.raises(websockets.InvalidStatus) as refused:

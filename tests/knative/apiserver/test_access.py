@@ -2,8 +2,9 @@
 
 import pytest
 
-from knative.local.apiserver.api.access import AccessRules, is_loopback
+from knative.local.apiserver.api.access import AccessRules
 from knative.local.apiserver.errors import ApiError
+from transport.authority import is_loopback
 
 RULES = AccessRules("secret", hosts=["Box.example", "0.0.0.0"])
 

@@ -8,10 +8,13 @@ needs no token.
 from __future__ import annotations
 
 import hmac
-import ipaddress
 from collections.abc import Collection
 
 from knative.local.apiserver.errors import ApiError
+from transport.authority import host_name, is_address, is_local_name
+
+ANY = "*"
+"""Among the allowed hosts: every name is allowed."""
 
 
 class AccessRules:
@@ -52,30 +55,5 @@ class AccessRules:
             raise ApiError(401, "Unauthorized", "Unauthorized")
 
     def _is_allowed(self, authority: str) -> bool:
-        name = _host_name(authority)
-        return (
-            name == "localhost" or name.endswith(".localhost") or name in self._hosts or _is_ip_address(name)
-        )
-
-
-def is_loopback(address: str) -> bool:
-    """Whether an IP address is one of the loopback interface."""
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False
-
-
-def _host_name(authority: str) -> str:
-    """The host of `host`, `host:port`, `[address]` or `[address]:port`, in lower case."""
-    if authority.startswith("["):
-        return authority[1:].partition("]")[0]
-    return authority.partition(":")[0].lower().removesuffix(".")
-
-
-def _is_ip_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
+        name = host_name(authority)
+        return is_local_name(name) or is_address(name) or bool({name, ANY} & self._hosts)

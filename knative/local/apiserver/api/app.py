@@ -14,7 +14,7 @@ from knative.client import resources
 from knative.labels import PORT_ANNOTATION
 from knative.local import objects
 from knative.local.apiserver import errors
-from knative.local.apiserver.api.access import AccessRules, is_loopback
+from knative.local.apiserver.api.access import AccessRules
 from knative.local.apiserver.api.log_index import LogPath
 from knative.local.apiserver.api.pod_logs import PodLogs
 from knative.local.apiserver.api.read_handlers import ReadHandlers
@@ -25,6 +25,7 @@ from knative.local.apiserver.api.watches import WatchBroadcaster
 from knative.local.apiserver.api.write_handlers import WriteHandlers
 from knative.local.apiserver.records import StoreError
 from knative.local.apiserver.registry import Registry
+from transport.authority import is_loopback
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from knative.local import conditions, objects, runnable
 from knative.local.activator import Activator
 from knative.local.apiserver.records import Key
 from knative.local.apiserver.registry import Registry
-from knative.local.controllers.desired_state import revision_status
+from knative.local.controllers.desired_state import revision_status, start_failures
 from knative.local.controllers.reconcilers.child_objects import ChildObjects
 from knative.local.controllers.reconcilers.pod_autoscaler import PodAutoscalerReconciler
 from knative.local.event_recorder import EventRecorder
@@ -22,7 +22,7 @@ class RevisionReconciler:
 
     Args:
         registry: reads and writes objects.
-        activator: forgets Revisions that are gone.
+        activator: learns whose replicas do not start, and which Revisions are gone.
         pod_autoscalers: makes a Revision's PodAutoscaler.
         recorder: takes Events.
         before_removal: called when a Revision is gone, while the activator still knows what it served.
@@ -52,16 +52,17 @@ class RevisionReconciler:
         problem = runnable.unrunnable(obj)
         if problem is None:
             self._pod_autoscalers.adopt(obj)
-        status = revision_status.status(
-            obj,
-            self._objects.get(Key(POD_AUTOSCALER, key.namespace, key.name)),
-            self._objects.owned(obj, POD),
-            objects.timestamp(self._clock()),
-            problem=problem,
-        )
+        autoscaler = self._objects.get(Key(POD_AUTOSCALER, key.namespace, key.name))
+        pods = self._objects.owned(obj, POD)
+        now = objects.timestamp(self._clock())
+        status = revision_status.status(obj, autoscaler, pods, now, problem=problem)
         before = objects.condition_status(obj)
         if self._registry.set_status(key, status):
             self._record_readiness(key, before)
+        revision = self._objects.get(key)
+        if revision is not None:
+            failure = start_failures.of_revision(revision, autoscaler, pods)
+            self._activator.set_failure(RevisionKey(key.namespace, key.name), failure)
 
     def forget(self, key: Key) -> None:
         """The Revision is gone: nothing scales it and no request goes to it any more."""

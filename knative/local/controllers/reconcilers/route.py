@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from knative.client.resources import CONFIGURATION, REVISION, Object, Resource
+from knative.client.resources import CONFIGURATION, POD, POD_AUTOSCALER, REVISION, Object, Resource
 from knative.local import objects
 from knative.local.activator import Activator
 from knative.local.apiserver.records import Key
 from knative.local.apiserver.registry import Registry
 from knative.local.controllers.dependencies import Dependencies
-from knative.local.controllers.desired_state import routes
+from knative.local.controllers.desired_state import routes, start_failures
 from knative.local.controllers.reconcilers.child_objects import ChildObjects
+from knative.local.routing import StartFailure
 
 
 class RouteReconciler:
@@ -54,7 +55,10 @@ class RouteReconciler:
         resolved = routes.resolve(obj, configuration, revision, self._url_of)
         self._registry.set_status(key, routes.status(obj, resolved, self._url_of, self._now()))
         route = self._objects.get(key) or obj
-        self._activator.set_service(key.namespace, key.name, routes.splits(route))
+        failure = start_failures.of_route(
+            route, configuration, lambda name: self._start_failure(Key(REVISION, key.namespace, name))
+        )
+        self._activator.set_service(key.namespace, key.name, routes.splits(route), failure)
         targets = routes.targets(route, configuration, revision)
         self._annotate(key, CONFIGURATION, targets.configurations)
         self._annotate(key, REVISION, targets.revisions)
@@ -64,6 +68,13 @@ class RouteReconciler:
         self._activator.remove_service(key.namespace, key.name)
         for resource in (CONFIGURATION, REVISION):
             self._annotate(key, resource, frozenset())
+
+    def _start_failure(self, key: Key) -> StartFailure | None:
+        revision = self._objects.get(key)
+        if revision is None:
+            return None
+        autoscaler = self._objects.get(key._replace(resource=POD_AUTOSCALER))
+        return start_failures.of_revision(revision, autoscaler, self._objects.owned(revision, POD))
 
     def _annotate(self, route: Key, resource: Resource, named: frozenset[str]) -> None:
         """Note the Route on its targets of one kind, and take it from those that no longer are."""
