@@ -80,7 +80,7 @@ class StageClient:
             default_ttl=policy.breaker_seconds,
             exclude=[asyncio.CancelledError, (ProblemError, is_no_failure_of_the_stage)],
         )
-        self._budget = RetryBudget()
+        self._budget = RetryBudget(reserve=policy.retry_reserve)
         self._answered: float | None = None
         self._waking: asyncio.Task[None] | None = None
 

@@ -24,6 +24,8 @@ class CallPolicy(StageConfig):
 
     attempts: Annotated[int, Field(ge=1, le=100)] = 4
     """Posts to one stage for one request at most, the first one included."""
+    retry_reserve: Annotated[int, Field(ge=0, le=1000)] = 10
+    """Retries to one stage beyond a fifth of its requests; one comes back in ten seconds."""
     wait_initial: Annotated[float, Field(gt=0)] = 0.1
     """Seconds before the second post; doubled each time, with jitter of the same size."""
     wait_max: Annotated[float, Field(gt=0)] = 5.0

@@ -93,6 +93,18 @@ async def test_many_requests_to_an_overloaded_stage_do_not_multiply(http, status
         assert len(model.seen) <= 120 + 24 + 10
 
 
+async def test_the_reserve_of_retries_can_be_raised(http):
+    def refuse(request, context):
+        raise ProblemError(503, "engine died")
+
+    async with (
+        scripted(refuse) as (model, url),
+        orchestrate(url, retryReserve=100, breaker_failures=1000) as front,
+    ):
+        await asyncio.gather(*(invoke(http, front) for _ in range(20)))
+        assert len(model.seen) == 20 * 4
+
+
 @pytest.mark.parametrize("status", [429, 503])
 async def test_an_overloaded_stage_opens_its_circuit(http, status):
     def refuse(request, context):

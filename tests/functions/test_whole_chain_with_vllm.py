@@ -146,8 +146,9 @@ async def test_engines_that_are_killed_under_load_cost_no_whole_request_and_leav
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120)) as http:
         replica = warm_replica
         await replica.order(http, "hot")
-        # The stage is one replica: its circuit must not refuse what a retry can still answer.
-        async with chain(http, tmp_path, replica, made_model, attempts=30, breakerFailures=10_000) as front:
+        # The stage is one replica: neither its circuit nor its retry budget must refuse what a retry can answer.
+        patient = {"attempts": 30, "retries": 30, "retryReserve": 1000, "breakerFailures": 10_000}
+        async with chain(http, tmp_path, replica, made_model, **patient) as front:
 
             async def one(number, *, stream):
                 asked = body(f"{PROMPT} {number}", stream=stream, max_tokens=64, ignore_eos=True)
