@@ -1,7 +1,7 @@
 """`python -m functions STAGE`: one replica of one stage.
 
 The port is bound before anything large is imported, so that a platform sees the process within milliseconds;
-connections wait in the listen queue until the app answers. No engine is ever imported in this process.
+connections wait in the listen queue until the application answers. No engine is imported in this process.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 from functions.settings import KINDS, Settings, SettingsError, read_settings
 
 EXIT_USAGE = 2
-"""Bad arguments or environment: a restart will not help."""
+"""Exit code for bad arguments or environment, which a restart does not help."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         reason = "is in use" if error.errno == errno.EADDRINUSE else (error.strerror or str(error))
         return _complain(f"PORT = {settings.port}: {settings.host}:{settings.port} {reason}", 1)
-    # Until the server has its own handlers there is nothing to drain: being told to stop is no failure.
+    # Until the server has handlers of its own there is nothing to drain, and SIGTERM is not a failure.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with listening:
         return _serve(kind, settings, listening, began)
@@ -70,7 +70,7 @@ def _listen(settings: Settings) -> socket.socket:
 
 
 def _process_started() -> float:
-    """Seconds since the epoch at which this process began; now, where the system does not say."""
+    """Instant at which this process began, in seconds since the epoch; now, where the system does not say."""
     try:
         uptime = float(Path("/proc/uptime").read_text(encoding="ascii").split()[0])
         # Field 22 of proc_pid_stat(5), counted after the command's closing parenthesis.

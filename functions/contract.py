@@ -114,27 +114,27 @@ class Parameters(Wire):
 
 
 class Segment(Wire):
-    """This request is one segment of a longer text that is still arriving."""
+    """The request has one segment of a longer text that is still arriving."""
 
     carry: dict[str, JsonValue] | None = None
     """The `carry` of the previous segment's reply; None for the first segment. Opaque to the caller."""
     final: bool
-    """Nothing follows: whatever is held back comes out now."""
+    """No segment follows, so all text that is held back comes out."""
 
 
 class StageRequest(Wire):
-    """What a stage is asked to do."""
+    """A request to a stage."""
 
     id: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+$")] = Field(
         default_factory=lambda: uuid.uuid4().hex
     )
-    """Chosen by the client or made here; the same through the whole chain."""
+    """Chosen by the client, or made from `X-Request-Id`; the same for the whole chain."""
     input: Input
     parameters: Parameters = Parameters()
     stream: bool = False
     segment: Segment | None = None
     metadata: Annotated[dict[str, JsonValue], Field(max_length=64)] = Field(default_factory=dict)
-    """The caller's own; travels unchanged into the reply."""
+    """The client's own data, which the reply repeats."""
 
     @property
     def text(self) -> str:
@@ -160,31 +160,31 @@ class Usage(Wire):
 
 
 class StageTiming(Wire):
-    """How long one stage took for one request."""
+    """The time that one stage took for one request."""
 
     stage: str
     seconds: float
-    """From arrival at the stage to its reply, as the stage's caller or the stage itself saw it."""
+    """From the request's arrival to the reply, as the stage or its caller measured it."""
     phases: dict[str, float] = Field(default_factory=dict)
-    """Seconds by name (`functions.timing.Phase` and the stage's own): shares of `seconds`, and of the cold
-    start that this request paid for before it arrived."""
+    """Seconds by name (`functions.timing.Phase` and the stage's own): parts of `seconds`, and of the cold
+    start that the request waited for before it arrived."""
     ttft: float | None = None
     """Seconds to the first token, for a stage that generates."""
     warmth: str | None = None
     """How the request found the replica: cold, standby, asleep, hot."""
     attempts: int = 1
-    """Calls that the caller needed."""
+    """Calls that were needed."""
 
 
 class StageReply(Wire):
-    """What a stage answers."""
+    """The reply of a stage."""
 
     id: str
     stage: str
     """Name of the stage that answers."""
     output: Input
     data: JsonValue = None
-    """Structured output: parsed JSON, token counts, vectors; as the stage documents it."""
+    """Structured output, as each stage documents it."""
     finish_reason: Annotated[FinishReason, Field(strict=False)] | None = None
     usage: Usage = Usage()
     timings: Annotated[tuple[StageTiming, ...], Field(strict=False)] = ()

@@ -1,7 +1,7 @@
-"""What a model engine is, whatever runs behind it: vLLM, an OpenAI-compatible URL, onnxruntime.
+"""The interface of a model engine, whatever runs behind it: vLLM, an OpenAI-compatible URL, onnxruntime.
 
-The consumer (`functions.stages.generate`) cannot tell which. Values are frozen; an engine owns its own clock,
-threads and processes and gives back only these.
+`functions.stages.generate` works with any of them. Values are frozen; an engine's clock, threads and
+processes are its own.
 """
 
 from collections.abc import AsyncIterator
@@ -39,11 +39,11 @@ class EmbedRequest:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of output. The last chunk has a finish reason and the usage; its text may be empty."""
+    """A piece of output. The last one has the finish reason and the usage; its text may be empty."""
 
     text: str
     tokens: int | None = None
-    """Tokens that this chunk stands for; None where the engine does not say."""
+    """Tokens in this piece; None where the engine does not say."""
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
 
@@ -58,7 +58,7 @@ class Embeddings:
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What runs: for readiness bodies and reports."""
+    """Which engine runs which model."""
 
     engine: str
     """`vllm`, `openai`, `onnx`."""
@@ -68,14 +68,14 @@ class EngineInfo:
 
 
 class EngineError(Exception):
-    """The engine could not do it. `functions.problems` turns it into problem+json.
+    """The engine did not answer a request. `functions.problems` makes a problem of it.
 
     Args:
         message: for the user; never holds a secret.
         retryable: the same request may succeed later.
-        status: HTTP status; 503 for an engine that is gone, 4xx for a request that it refused, 502 for a bad
-        answer.
-        retry_after: seconds, where known.
+        status: HTTP status; 503 for an engine that is gone, 4xx for a request that it refused, 502 for a
+            response outside its protocol.
+        retry_after: seconds until a retry makes sense, where known.
     """
 
     def __init__(
@@ -88,21 +88,21 @@ class EngineError(Exception):
 
 
 class UnsupportedError(EngineError):
-    """This engine does not do that at all (embeddings of a generator, chat of an embedder)."""
+    """The engine does not offer an operation: embeddings of a generator, chat of an embedder."""
 
     def __init__(self, engine: str, operation: str) -> None:
         super().__init__(f"engine {engine} does not offer {operation}", retryable=False, status=501)
 
 
 class Engine(Protocol):
-    """A model that can answer now. Made hot by its stage; every method may be called concurrently.
+    """A model that can answer now. Every method may be called concurrently.
 
     Closing the iterator of `generate` or `chat` (or cancelling its consumer) aborts the generation.
     """
 
     @property
     def info(self) -> EngineInfo:
-        """What runs."""
+        """Which engine runs which model."""
         ...
 
     def generate(self, request: GenerateRequest) -> AsyncIterator[Chunk]:
@@ -126,5 +126,5 @@ class Engine(Protocol):
         ...
 
     async def close(self) -> None:
-        """Give everything back: processes, memory, connections. May be called twice."""
+        """Release processes, memory and connections. May be called twice."""
         ...

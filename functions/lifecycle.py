@@ -1,9 +1,8 @@
-"""The states of a replica and the only moves between them. Pure: no clock, no I/O.
+"""The states of a replica and the transitions between them. Pure: no clock, no I/O.
 
-Everything that asks "may it serve?" asks here: liveness, readiness, metrics and the warmth that a request
-found.
+Liveness, readiness, metrics and the warmth that a request found all follow from the state.
 
-    STARTING -> STANDBY | LOADING | HOT      the process is up: nothing, or all of it, is there
+    STARTING -> STANDBY | LOADING | HOT      the process is up, without a model or with everything
     STANDBY  -> LOADING                      a request or an order makes it load
     LOADING  -> HOT | STANDBY                loaded, or ordered back
     HOT      -> ASLEEP | STANDBY | LOADING   idle, ordered down, or the engine died and is loaded again
@@ -58,12 +57,12 @@ _RESTING = frozenset({_S.STANDBY, _S.ASLEEP})
 
 
 class TransitionError(ValueError):
-    """A move that the table does not have; a bug in the caller."""
+    """A transition that the table does not have; a bug in the caller."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lifecycle:
-    """Where a replica is, and what it was before."""
+    """The state of a replica, and the one before."""
 
     state: State = State.STARTING
     previous: State | None = None
@@ -71,10 +70,10 @@ class Lifecycle:
     """Why it failed; None unless FAILED, or DRAINING after it."""
 
     def to(self, state: State, *, cause: str | None = None) -> "Lifecycle":
-        """The lifecycle after a move.
+        """The lifecycle after a transition.
 
         Raises:
-            TransitionError: the table has no such move, or FAILED without a cause.
+            TransitionError: the table has no such transition, or FAILED without a cause.
         """
         if state not in TRANSITIONS[self.state]:
             allowed = ", ".join(sorted(TRANSITIONS[self.state])) or "none"
@@ -85,16 +84,16 @@ class Lifecycle:
 
     @property
     def live(self) -> bool:
-        """The process is worth keeping: all but FAILED."""
+        """Whether the process is worth keeping: in all states but FAILED."""
         return self.state is not State.FAILED and self.cause is None
 
     @property
     def ready(self) -> bool:
-        """A request sent now gets its answer from this replica.
+        """Whether a request sent now is answered by this replica.
 
         STANDBY and ASLEEP are ready: the replica holds the request while it loads. LOADING is ready only on
-        the way up from one of them; a first load, or one after a crash, is not, so that others take the
-        traffic.
+        the way from one of them; a first load, or one after a crash, is not, so that other replicas take the
+        requests.
         """
         if self.state is State.LOADING:
             return self.previous in _RESTING
@@ -102,7 +101,7 @@ class Lifecycle:
 
     @property
     def warmth(self) -> Warmth:
-        """What a request that arrives now finds."""
+        """The warmth that a request finds now."""
         at = self.previous if self.state is State.LOADING and self.previous in _RESTING else self.state
         return {State.HOT: Warmth.HOT, State.STANDBY: Warmth.STANDBY, State.ASLEEP: Warmth.ASLEEP}.get(
             at or State.STARTING, Warmth.COLD

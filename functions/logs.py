@@ -23,6 +23,6 @@ def configure(settings: Settings) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(handlers=[handler], level=settings.log_level.upper(), force=True)
-    # Their own lines at every start and stop say nothing that ours do not.
+    # uvicorn's lines at start and stop repeat what this package logs.
     for name in ("uvicorn.error", "uvicorn.access"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.root.level))

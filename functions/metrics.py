@@ -1,4 +1,4 @@
-"""The Prometheus metrics of a stage: one registry per app, so that two apps in one process never mix.
+"""The Prometheus metrics of a stage: one registry for each application, so that two in one process never mix.
 
 Names carry their unit; the cold-start phases have the same labels as `Server-Timing`.
 """
@@ -20,11 +20,11 @@ _BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 _TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2)
 
 ExtraMetrics = Callable[[], Awaitable[bytes]]
-"""More text in the exposition format (vLLM's own metrics); raises OSError or TimeoutError when it cannot."""
+"""Gives more text in the exposition format, such as vLLM's metrics; raises OSError or TimeoutError."""
 
 
 class Metrics:
-    """What a stage counts. Methods take values that are already measured.
+    """The metrics of one stage. Methods take measured values.
 
     Args:
         stage: the stage's name, a label of every metric.
@@ -92,10 +92,10 @@ class Metrics:
             registry=self.registry,
         ).labels(**where)
         self.extra: list[ExtraMetrics] = []
-        """Sources of more metrics for the same page, added by the stage."""
+        """More metrics for the same page, added by the stage."""
 
     def changed(self, lifecycle: Lifecycle) -> None:
-        """The replica moved."""
+        """The replica's state has changed."""
         self._state.state(lifecycle.state.value)
 
     def cold_start(self, cold_start: ColdStart) -> None:

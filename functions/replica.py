@@ -1,7 +1,7 @@
 """One running replica: its state, the phases of its cold starts, and the cause of a failure.
 
-The mutable heart of a stage's process, owned by the app and handed to the stage. All calls come from the
-event loop's thread.
+The mutable state of a stage's process, made by the application and given to the stage. All calls come from
+the event loop's thread.
 """
 
 import asyncio
@@ -14,10 +14,10 @@ from functions.timing import ColdStart, Phase
 
 
 class Replica:
-    """What the stage reports to and what probes, metrics and `Server-Timing` read.
+    """The stage reports to it; probes, metrics and `Server-Timing` read it.
 
-    A stage's `start` moves it from STARTING to HOT (or STANDBY). An exception out of `start` fails it with
-    the exception's message as the cause; `fail` does the same from anywhere.
+    A stage's `start` takes it from STARTING to HOT (or STANDBY). An exception of `start` fails it, with the
+    exception's message as the cause; `fail` does the same from anywhere.
 
     Args:
         process_started: wall instant (seconds since the epoch) at which the process began.
@@ -47,12 +47,12 @@ class Replica:
 
     @property
     def lifecycle(self) -> Lifecycle:
-        """Where the replica is now."""
+        """The state, and the one before."""
         return self._lifecycle
 
     @property
     def state(self) -> State:
-        """The lifecycle's state."""
+        """The state."""
         return self._lifecycle.state
 
     @property
@@ -62,14 +62,14 @@ class Replica:
 
     @property
     def climb(self) -> ColdStart:
-        """The way up to HOT that is under way, or the last one."""
+        """The cold start that is under way, or the last one."""
         return self._last if self._last is not None and self.state is State.HOT else self._climb
 
     def to(self, state: State, *, cause: str | None = None) -> None:
-        """Move. Going LOADING from STANDBY, ASLEEP or HOT begins a new cold start; HOT completes it.
+        """Change the state. LOADING after STANDBY, ASLEEP or HOT begins a new cold start; HOT completes it.
 
         Raises:
-            functions.lifecycle.TransitionError: no such move.
+            functions.lifecycle.TransitionError: there is no such transition.
         """
         before = self._lifecycle
         self._lifecycle = before.to(state, cause=cause)
@@ -89,7 +89,7 @@ class Replica:
         changed.set()
 
     def fail(self, cause: str) -> None:
-        """Move to FAILED unless already FAILED or DRAINING; the app logs the cause and ends the process."""
+        """Change to FAILED, except from FAILED and DRAINING. The application then ends the process."""
         if self.state not in {State.FAILED, State.DRAINING}:
             self.to(State.FAILED, cause=cause)
 
@@ -99,7 +99,7 @@ class Replica:
 
     @contextmanager
     def measure(self, phase: Phase) -> Iterator[None]:
-        """Record how long the block takes as `phase`, also when it raises."""
+        """Record the duration of the block as `phase`, also if it raises."""
         began = self._clock()
         try:
             yield
@@ -107,14 +107,14 @@ class Replica:
             self.record(phase, self._clock() - began)
 
     async def wait_for(self, *states: State) -> State:
-        """Wait until the replica is in one of the states (or FAILED or DRAINING) and return it."""
+        """Wait for one of the states, or for FAILED or DRAINING, and return it."""
         awaited = {*states, State.FAILED, State.DRAINING}
         while self.state not in awaited:
             await self._changed.wait()
         return self.state
 
     def claim_cold_start(self) -> ColdStart | None:
-        """The cold start that the caller's request paid for: only the first to ask after HOT gets it."""
+        """The last cold start, for the first caller after HOT only; None for all others."""
         claimed, self._unclaimed = self._unclaimed, None
         return claimed
 
@@ -123,7 +123,7 @@ class Replica:
         return self._last if self._hot_since is not None and since < self._hot_since else None
 
     def on_change(self, observer: Callable[[Lifecycle], None]) -> None:
-        """Call `observer` after each move."""
+        """Call `observer` after each transition."""
         self._observers.append(observer)
 
     def on_cold_start(self, observer: Callable[[ColdStart], None]) -> None:

@@ -34,7 +34,7 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class StageAddress:
-    """One stage of the chain, as orchestrate calls it."""
+    """Where orchestrate finds one stage of the chain."""
 
     name: str
     kind: str
@@ -59,37 +59,37 @@ class Settings:
     """The name it is served under."""
     engine: Literal["vllm", "openai", "onnx"] = "vllm"
     engine_args: Mapping[str, Any] = field(default_factory=dict)
-    """The engine's own options, as on vLLM's command line without the dashes in front."""
+    """The engine's own options; for vLLM as on its command line, without the dashes in front."""
     stages: tuple[StageAddress, ...] = ()
     """The chain, in order, for orchestrate."""
     stage_config: Mapping[str, Any] = field(default_factory=dict)
     """The stage kind's own settings, checked by the stage."""
     gateway: str | None = None
-    """Connect here for stage calls, with the stage's host in `Host`."""
+    """URL that stage calls connect to, with the stage's host in `Host`; None to connect to the stages."""
     cache_dir: Path = field(default_factory=lambda: default_cache_dir({}))
     warmth: Warmth = Warmth.HOT
     """The resting warmth: hot, asleep or standby."""
     drain_seconds: float = 30.0
-    """How long requests in flight may take after SIGTERM."""
+    """Seconds that requests in flight may take after SIGTERM."""
     failure_seconds: float = 3.0
-    """How long a failed replica still shows its cause before it exits."""
+    """Seconds for which a failed replica shows its cause before it exits."""
     deadline_seconds: float = 300.0
-    """The deadline of a request that brings none."""
+    """Deadline in seconds of a request that brings none."""
     queue_limit: int = 1024
     """Requests in the replica, running and waiting, above which it answers 429."""
     head_bytes: int = 64 * 1024
     """Bytes of a request's header fields at most."""
     head_seconds: float = 10.0
-    """How long a request's head may take to arrive."""
+    """Seconds that a request's head may take to arrive."""
     body_seconds: float = 60.0
-    """How long a request's body may take to arrive; its deadline may be earlier."""
+    """Seconds that a request's body may take to arrive; its deadline may be earlier."""
     allowed_origins: tuple[str, ...] = ()
     """Origins of other sites' pages that may call the stage, such as `https://app.example`; `*` for all."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @property
     def stage_name(self) -> str | None:
-        """The Service's name, as the stage's own name where the chain does not give one."""
+        """The stage's name: that of its Service. None outside of Knative."""
         return self.service
 
     @classmethod
@@ -170,7 +170,7 @@ def process_environment() -> Mapping[str, str]:
 
 
 class _Reader:
-    """Reads variables one by one and remembers what was wrong with each."""
+    """Reads variables one by one and collects what is wrong with each."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ

@@ -48,7 +48,7 @@ ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 
 class StartError(Exception):
-    """A start that failed for a reason the user can act on; the message is the cause, without a trace."""
+    """A start that failed for a reason that the user can act on; the message is the cause."""
 
 
 def parse_config(model: type[ConfigT], settings: Settings) -> ConfigT:
@@ -115,16 +115,16 @@ class RequestContext:
         self.deadline_given = deadline_given
         """The request brought it, rather than taking the replica's default."""
         self.warmth = warmth
-        """How the request found the replica."""
+        """Warmth of the replica when the request arrived."""
         self.cold_start = cold_start
-        """The cold start that this request paid for."""
+        """The cold start that this request waited for."""
         self.retries_left = retries_left
         """How often calls on behalf of this request may be made again, in all; None for no limit."""
         self.retries_used = 0
         """How often they were made again, by this stage and by those behind it."""
         self._rescheduled: Callable[[float], None] | None = None
         self.ttft: float | None = None
-        """Seconds to the first token, where the stage knows better than the app, which sees its events."""
+        """Seconds to the first token, where the stage knows it more exactly than its events tell."""
         self._clock = clock
         self._timings: list[ServerTiming] = []
 
@@ -137,7 +137,7 @@ class RequestContext:
         return None if self.deadline is None else max(0.0, self.deadline - self._clock())
 
     def default_deadline(self, seconds: float) -> None:
-        """A stage's own default, from arrival, for a request that brought no deadline."""
+        """Set the deadline of a request that brought none, in seconds from its arrival."""
         if not self.deadline_given:
             self.deadline = self.arrived + seconds
             if self._rescheduled is not None:
@@ -165,11 +165,11 @@ class RequestContext:
             self.retries_left = max(0, self.retries_left - retries)
 
     def record(self, name: str | Phase, seconds: float) -> None:
-        """Add an entry to this response's `Server-Timing`; effective until the response's head is sent."""
+        """Add an entry to the response's `Server-Timing`; without effect once the response's head is sent."""
         self._timings.append(ServerTiming(str(name), seconds))
 
     def paid(self, cold_start: ColdStart | None) -> None:
-        """The request waited for this cold start: held in STANDBY or ASLEEP, or first after a start."""
+        """The request waited for this cold start, by an activator or by the replica."""
         if cold_start is not None:
             self.cold_start = cold_start
             self.warmth = cold_start.warmth
@@ -234,7 +234,7 @@ class StageRoutes:
 
 
 class Stage(Protocol):
-    """One step of an agent."""
+    """One stage of an agent."""
 
     @property
     def name(self) -> str:
@@ -249,12 +249,11 @@ class Stage(Protocol):
     async def start(self, replica: "Replica") -> None:
         """Become able to answer; runs in the background once the port is open.
 
-        Moves `replica` (STARTING -> LOADING -> HOT, or STANDBY) and records phases. Returning while still
-        STARTING or LOADING is a bug and fails the replica. May keep `replica` for later moves.
+        Changes the state of `replica` (STARTING -> LOADING -> HOT, or STANDBY) and records phases. Returning
+        in STARTING or LOADING is a bug and fails the replica. May keep `replica` for later transitions.
 
         Raises:
-            Exception: whatever went wrong; its message becomes the cause of FAILED and the process ends
-            non-zero.
+            Exception: of any kind; its message becomes the cause of FAILED, and the process exits with 1.
         """
         ...
 
@@ -266,13 +265,13 @@ class Stage(Protocol):
         Cancelled when the client goes away or the deadline passes; an event iterator is closed (`aclose`).
 
         Raises:
-            functions.problems.ProblemError: a refusal with its HTTP status.
-            functions.engine.EngineError: the engine's own.
+            functions.problems.ProblemError: an error with its HTTP status.
+            functions.engine.EngineError: of the engine.
         """
         ...
 
     async def close(self) -> None:
-        """Give everything back; no request is in flight any more. May be called before `start` has ended."""
+        """Release everything; no request is in flight any more. May be called before `start` has ended."""
         ...
 
     def routes(self, runtime: StageRuntime) -> StageRoutes:

@@ -1,4 +1,4 @@
-"""What a request waited for, as values: cold-start phases, token latencies, the `Server-Timing` header. Pure.
+"""What a request waited for: cold-start phases, token latencies, the `Server-Timing` header. Pure.
 
 All instants and durations are seconds of one clock, given by the caller.
 `Server-Timing` is W3C's (https://www.w3.org/TR/server-timing/), whose durations are milliseconds.
@@ -12,35 +12,35 @@ from enum import StrEnum
 
 
 class Phase(StrEnum):
-    """Where the time of a cold start goes, in the order it usually happens. Phases may overlap."""
+    """Parts of a cold start, in their usual order. Phases may overlap."""
 
     QUEUE = "queue"
     """Held by the activator or in the replica's queue."""
     SCHEDULE = "schedule"
-    """From the order for a replica to its process."""
+    """From the decision for a replica to the start of its process."""
     IMPORT = "import"
     """Process start to the code being imported."""
     DEVICE = "device"
     """Waiting for the accelerator's memory to become free."""
     WEIGHTS = "weights"
-    """From object store or cache to the device."""
+    """Reading the weights from object store or cache to the device."""
     INIT = "init"
     """The engine's own start without the weights."""
     WARMUP = "warmup"
-    """Profiling, graph capture, first throw-away request."""
+    """Profiling, graph capture, a first request that is thrown away."""
     PREFILL = "prefill"
-    """The request's own time to first token on a hot engine."""
+    """The time of the request itself to its first token on a hot engine."""
 
 
 @dataclass(frozen=True, slots=True)
 class ColdStart:
-    """One way up to HOT: where it began, and how long each phase took, in seconds."""
+    """One cold start: the warmth at which it began, and the seconds of each phase."""
 
     warmth: str
     """The warmth it started from: cold, standby, asleep."""
     phases: Mapping[Phase, float] = field(default_factory=dict)
     total: float | None = None
-    """Wall seconds from the order to HOT; less than the sum where phases overlap. None until it is known."""
+    """Seconds from the decision to HOT; less than the sum where phases overlap. None until it is known."""
 
     def with_phase(self, phase: Phase, seconds: float) -> "ColdStart":
         """The same with a phase's seconds added."""
@@ -53,7 +53,7 @@ class ColdStart:
 
 @dataclass(frozen=True, slots=True)
 class TokenTimes:
-    """Instants of one generation at one measuring point: its arrival and that of each token."""
+    """Instants of one generation: the arrival of its request and of each token."""
 
     arrived: float
     tokens: tuple[float, ...] = ()
@@ -102,7 +102,7 @@ def format_server_timing(metrics: Iterable[ServerTiming]) -> str:
     """The header's value, durations in milliseconds with three decimals.
 
     Raises:
-        ValueError: a name that is no HTTP token.
+        ValueError: a name that is not an HTTP token.
     """
     return ", ".join(
         _label(metric.name, metric.description)

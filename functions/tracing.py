@@ -1,7 +1,7 @@
-"""W3C trace context (https://www.w3.org/TR/trace-context/): the identity of a request across stages.
+"""The identity of a request across stages: `X-Request-Id` and W3C trace context.
 
-A stage keeps the trace id that it received, and makes one where there is none. Pure but for the random ids,
-which the caller hands in.
+A stage keeps the trace id that it receives, and makes one where there is none
+(https://www.w3.org/TR/trace-context/). Random ids come from an argument, so that tests can choose them.
 """
 
 import re
@@ -31,5 +31,5 @@ def continue_trace(received: str | None, *, new_id: Callable[[int], str] = secre
 
 
 def request_id(received: str | None, *, new_id: Callable[[int], str] = secrets.token_hex) -> str:
-    """The `X-Request-Id` as it came, or a new one for a missing one or not 1 to 128 printable characters."""
+    """The `X-Request-Id` as it came; a new one unless it has 1 to 128 printable ASCII characters."""
     return received if received and _REQUEST_ID.match(received) else new_id(16)

@@ -1,6 +1,7 @@
-"""Generate: the model behind HTTP, whatever runs it.
+"""The stage that runs the model, with any engine.
 
-`POST /invoke` speaks the contract between stages; with vLLM the function URL is vLLM's OpenAI server, too.
+`POST /invoke` follows the contract between stages. The engine adds paths of its own, with vLLM those of its
+OpenAI server.
 """
 
 from __future__ import annotations
@@ -32,26 +33,26 @@ class GenerateConfig(StageConfig):
     device: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] | None = None
     """Name of a device that several replicas of this host share; they take turns on it."""
     device_dir: Path = Path(tempfile.gettempdir()) / "pilotlight-devices"
-    """Where those replicas keep their queues; the same for all of them."""
+    """Folder of the queues for those devices; the same for all replicas of a host."""
     turn_seconds: Annotated[float, Field(gt=0)] = 30.0
-    """How long a busy replica may keep a device that others wait for."""
+    """Seconds for which a busy replica may keep a device that others wait for."""
     sleep_level: Literal[1, 2] = 1
     """vLLM's sleep level for `asleep`: 1 keeps the weights in host memory, 2 drops them."""
 
 
 class EngineHost(Protocol):
-    """How an engine is had and given back; differs by engine, the rest of the stage does not."""
+    """Starts an engine, lends it to requests and closes it; the part of the stage that differs by engine."""
 
     async def start(self, replica: Replica) -> None:
         """Become able to answer, or reach the resting warmth. Raises StartError."""
         ...
 
     def hot(self, context: RequestContext) -> AbstractAsyncContextManager[Engine]:
-        """The engine for one request, which waits for it if need be. Raises EngineError."""
+        """The engine for one request, which waits until it is hot. Raises EngineError."""
         ...
 
     async def close(self) -> None:
-        """Give everything back."""
+        """Release everything."""
         ...
 
     def routes(self, runtime: StageRuntime) -> StageRoutes:
@@ -63,8 +64,8 @@ class Generate:
     """The stage.
 
     Args:
-        settings: names.
-        host: the engine's.
+        settings: has the stage's name.
+        host: of the engine.
     """
 
     kind = "generate"
@@ -78,7 +79,7 @@ class Generate:
         await self._host.start(replica)
 
     async def invoke(self, request: StageRequest, context: RequestContext) -> AsyncIterator[StageEvent]:
-        """Generate; a text is completed as it is, a conversation answered."""
+        """Generate: a text is completed as it is, a conversation is answered."""
         return self._events(request, context)
 
     async def close(self) -> None:
