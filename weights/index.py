@@ -69,14 +69,14 @@ def check_shards(index: Mapping[str, str], present: Iterable[str], file: str = I
     found = f"; of its shards there {_are(sorted(named & there))}" if named & there else ""
     others = sorted(there - named)
     strangers = (
-        f"; the index does not name {_listed(others)}, which {_is(others)} there: is it an old index?"
+        f"; the index does not name {listed(others)}, which {_is(others)} there: is it an old index?"
         if others
         else ""
     )
     raise RefusedError(
         file,
         f"names {len(named)} shards, of which {len(missing)} {_is(missing)} missing: "
-        f"{_listed(missing)}{found}{strangers}",
+        f"{listed(missing)}{found}{strangers}",
     )
 
 
@@ -145,7 +145,8 @@ def settle(
     )
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The first names of a list, and how many more there are."""
     more = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
@@ -155,4 +156,4 @@ def _is(names: Sequence[str]) -> str:
 
 
 def _are(names: Sequence[str]) -> str:
-    return f"{_is(names)} {_listed(names)}"
+    return f"{_is(names)} {listed(names)}"

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from weights.errors import NotFoundError, RefusedError
-from weights.index import check_numbers, check_shards
+from weights.index import check_numbers, check_shards, listed
 from weights.manifest import FileEntry, SkippedFile, check_path
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".th", ".distcp")
@@ -38,6 +38,8 @@ _DOCUMENTATION = (
     "*.md", "*.png", "*.jpg", "*.jpeg", "*.gif", "*.webp", "*.svg", "*.pdf", "*.mp4", "*.ipynb",
     "license*", "licence*", "notice*", "use_policy*",
 )  # fmt: skip
+_CONFIGURATIONS = ("config.json", "params.json")
+"""Files that say that a folder is a model, even without weights."""
 _NEEDED_BELOW = re.compile(
     r"\d+_\w+/[^/]+"  # the modules of Sentence Transformers, such as 1_Pooling/config.json
     r"|additional_chat_templates/[^/]+\.jinja"
@@ -112,6 +114,8 @@ def select(
             skipped.append(SkippedFile(entry.path, reason.value))
     _check_complete(chosen, skipped, patterns, index, index_file)
     if not any(entry.is_weights for entry in chosen):
+        if patterns is None:
+            _point_to_models_below(chosen, skipped, uri)
         _refuse_other_formats(skipped, patterns)
     if not chosen:
         wanted = "any file of a model" if patterns is None else f"any of {', '.join(patterns)}"
@@ -185,6 +189,27 @@ def _check_complete(
         and (one.path in index.values() or (patterns is None and "/" not in one.path))
     ]
     check_shards(index, there, index_file)
+
+
+def _point_to_models_below(chosen: Sequence[FileEntry], skipped: Sequence[SkippedFile], uri: str) -> None:
+    """Refuse a folder that is no model, but holds models in folders below it, and name them."""
+    if any(entry.path in _CONFIGURATIONS for entry in chosen):
+        return
+    below = sorted(
+        {
+            one.path.rpartition("/")[0]
+            for one in skipped
+            if "/" in one.path and one.path.endswith(".safetensors")
+        }
+    )
+    if below:
+        folders = "folder" if len(below) == 1 else "folders"
+        hold = "holds a model" if len(below) == 1 else "hold models"
+        raise NotFoundError(
+            f"{uri}: is no model itself; the {folders} {listed(below)} below it {hold}; must name "
+            f"{'it' if len(below) == 1 else 'one of them'}, such as {uri}/{below[0]}",
+            uri=uri,
+        )
 
 
 def _refuse_other_formats(skipped: Sequence[SkippedFile], patterns: Sequence[str] | None) -> None:

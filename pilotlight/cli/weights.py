@@ -138,7 +138,11 @@ def ls(*, cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
     if found.models:
         terminal.console().print(table)
     unfinished = format_size(found.partial_bytes)
-    typer.echo(f"{found.folder}: {format_size(found.blob_bytes)} cached, {unfinished} unfinished")
+    compiled = format_size(found.archive_bytes)
+    typer.echo(
+        f"{found.folder}: {format_size(found.blob_bytes)} cached, {unfinished} unfinished, "
+        f"{compiled} of compiled artefacts"
+    )
 
 
 @app.command("plan")

@@ -41,7 +41,7 @@ class S3Server:
         client.create_bucket(Bucket=bucket)
         for path in sorted(folder.rglob("*")):
             if path.is_file():
-                key = f"{prefix}/{path.relative_to(folder).as_posix()}"
+                key = f"{prefix}/{path.relative_to(folder).as_posix()}".lstrip("/")
                 with path.open("rb") as body:
                     client.put_object(Bucket=bucket, Key=key, Body=body, ChecksumAlgorithm="SHA256")
         return f"s3://{bucket}/{prefix}"

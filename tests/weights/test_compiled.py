@@ -2,12 +2,16 @@
 
 import dataclasses
 import os
+import shutil
+import time
 
 import pytest
 
+from weights.cache.artefact_archives import ArtefactArchives
 from weights.cache.artefact_trust import ArtefactTrust, UntrustedArtefactsError
 from weights.cache.cache import Cache
 from weights.cache.compiled import CompileCache, CompileKey, model_digest
+from weights.cache.inventory import take_inventory
 from weights.manifest import FileEntry, Manifest
 
 KEY = CompileKey("m", "vllm 0.32.0", "cpu", {"max-model-len": 1024})
@@ -156,3 +160,50 @@ def test_a_models_digest_follows_its_content():
     moved = Manifest("s3://c/d", (FileEntry("m", 1, "e2", "0" * 64),))
     changed = Manifest("s3://a/b", (FileEntry("m", 1, "e1", "1" * 64),))
     assert model_digest(one) == model_digest(moved) != model_digest(changed)
+
+
+def test_without_a_key_nothing_is_kept_or_restored_where_other_nodes_may_write(produced, tmp_path):
+    cache = Cache(tmp_path / "cache")
+    assert CompileCache(cache).save(KEY, produced)
+    cache.shared = True  # as if it were mounted from a file server
+    with pytest.raises(UntrustedArtefactsError, match="file system that other nodes may write"):
+        CompileCache(cache).restore(KEY, tmp_path / "fresh")
+    (produced / "more").write_text("new")
+    with pytest.raises(UntrustedArtefactsError, match="file system that other nodes may write"):
+        CompileCache(cache).save(KEY, produced)
+    signing = CompileCache(cache, ArtefactTrust(b"key"))
+    assert signing.save(KEY, produced)
+    assert signing.restore(KEY, tmp_path / "fresh") == 11
+    cache.close()
+
+
+def test_an_archive_of_one_kind_is_never_restored_as_another(produced, tmp_path):
+    cache = Cache(tmp_path / "cache")
+    trust = ArtefactTrust(b"key")
+    ArtefactArchives(cache, "snapshots", trust).save("n", produced, made_of={})
+    shutil.copytree(tmp_path / "cache/snapshots", tmp_path / "cache/compiled")
+    with pytest.raises(UntrustedArtefactsError, match=r"compiled/n\.tar has a signature of another key"):
+        ArtefactArchives(cache, "compiled", trust).restore("n", tmp_path / "fresh")
+    cache.close()
+
+
+def test_archives_count_in_the_quota_and_the_least_recently_used_goes_first(tmp_path):
+    produced = tmp_path / "vllm"
+    produced.mkdir()
+    (produced / "graph.so").write_bytes(bytes(100_000))
+    keys = [dataclasses.replace(KEY, model=model) for model in ("a", "b", "c")]
+    cache = Cache(tmp_path / "cache", quota_bytes=250_000)
+    kept = CompileCache(cache)
+    for age, key in zip((30, 20), keys[:2], strict=True):
+        kept.save(key, produced)
+        (archive,) = (tmp_path / "cache/compiled").glob(f"{key.name}.tar")
+        os.utime(archive, (time.time() - age, time.time() - age))
+    assert kept.restore(keys[0], tmp_path / "used") == 100_000
+    assert kept.save(keys[2], produced)
+    assert kept.restore(keys[1], tmp_path / "evicted") is None
+    assert kept.restore(keys[0], tmp_path / "kept") == 100_000
+    assert take_inventory(tmp_path / "cache").archive_bytes > 200_000
+    pruned = cache.prune(0)
+    assert sorted(pruned.removed) == sorted(f"compiled/{key.name}.tar" for key in (keys[0], keys[2]))
+    assert list((tmp_path / "cache/compiled").iterdir()) == []
+    cache.close()

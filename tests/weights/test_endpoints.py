@@ -15,6 +15,7 @@ from tests.weights.conftest import QUICK, digests_of
 from tests.weights.faults import fault_proxy
 from tests.weights.s3 import environment_for
 from weights.loading.model import open_model
+from weights.sources.http_pool import is_loopback
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,49 @@ def test_tls_with_the_authority_that_aws_ca_bundle_names(
 def test_tls_with_an_unknown_authority_is_refused(tls_endpoint, parted_uri, tmp_path):
     with pytest.raises(weights.UnreachableError, match="certificate"):
         weights.pull_blocking(parted_uri, cache_dir=tmp_path, retry=QUICK)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(None, "No such file or directory"), ("no certificate\n", "NO_CERTIFICATE")]
+)
+@pytest.mark.usefixtures("aws")
+def test_a_wrong_aws_ca_bundle_is_named(parted_uri, tmp_path, monkeypatch, content, words):
+    if content:
+        (tmp_path / "ca.pem").write_text(content)
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    with pytest.raises(weights.SourceError, match=rf"AWS_CA_BUNDLE = .*/ca\.pem, cannot be read \(.*{words}"):
+        weights.pull_blocking(parted_uri, cache_dir=tmp_path, retry=QUICK)
+
+
+def test_a_proxy_is_not_asked_for_what_is_on_this_machine(aws, made_model, tmp_path, monkeypatch):
+    uri = aws.upload(made_model.path, "behind-no-proxy", "m")
+    for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    assert (
+        weights.pull_blocking(uri, cache_dir=tmp_path, retry=QUICK).manifest.parameters
+        == made_model.parameters
+    )
+
+
+def test_elsewhere_the_proxy_is_used(aws, tmp_path, monkeypatch):
+    """The fault proxy answers for the store, to requests that name the store by its whole URL."""
+    with fault_proxy(aws.endpoint) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.endpoint)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://store.example")
+        with pytest.raises(weights.NotFoundError):
+            weights.pull_blocking("s3://not-there-at-all/m", cache_dir=tmp_path, retry=QUICK)
+        assert proxy.requests
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [("localhost", True), ("a.localhost", True), ("127.0.0.1", True), ("127.8.8.8", True), ("::1", True),
+     ("[::1]", True), ("10.0.0.1", False), ("localhost.example", False), ("s3.amazonaws.com", False)],
+)  # fmt: skip
+def test_which_hosts_are_this_machine(host, loopback):
+    assert is_loopback(host) == loopback
 
 
 def test_keys_with_odd_characters_are_read(aws, made_model, tmp_path):

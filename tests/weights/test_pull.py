@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import shutil
 import threading
 from pathlib import Path
 
@@ -48,7 +49,7 @@ async def test_patterns_choose_the_files(aws, model_uri, tmp_path):
     assert {path.name for path in pulled.path.iterdir()} == {
         ".pilotlight.json", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
     }  # fmt: skip
-    assert pulled.manifest.skipped == ("model.safetensors",)
+    assert [skipped.path for skipped in pulled.manifest.skipped] == ["model.safetensors"]
 
 
 async def test_progress_ends_with_every_byte(aws, model_uri, tmp_path):
@@ -112,12 +113,44 @@ async def test_an_endpoint_that_is_not_there_is_named(aws, tmp_path, monkeypatch
         await weights.pull("s3://pulling/m", cache_dir=tmp_path)
 
 
-async def test_pickles_are_refused_before_anything_is_fetched(aws, made_model, tmp_path):
-    uri = aws.upload(made_model.path, "pulling-pickle", "m")
-    aws.client().put_object(Bucket="pulling-pickle", Key="m/pytorch_model.bin", Body=b"\x80\x04.")
+async def test_a_pickle_beside_safetensors_is_skipped_and_never_read(bucketed, tmp_path):
+    uri = bucketed.server.upload(bucketed.made.path, "pulling-pickle", "m")
+    put = bucketed.server.client().put_object
+    put(Bucket="pulling-pickle", Key="m/training_args.bin", Body=b"\x80\x04.")
+    pulled = await weights.pull(uri, cache_dir=tmp_path)
+    assert [skipped.path for skipped in pulled.manifest.skipped] == ["training_args.bin"]
+    assert not (pulled.path / "training_args.bin").exists()
+    assert not any("training_args" in request.path for request in bucketed.proxy.requests)
+
+
+async def test_weights_only_in_pickles_are_refused_before_anything_is_fetched(aws, made_model, tmp_path):
+    client = aws.client()
+    client.create_bucket(Bucket="pulling-pickles")
+    for name in ("config.json", "pytorch_model.bin"):
+        client.put_object(Bucket="pulling-pickles", Key=f"m/{name}", Body=b"{}")
     with pytest.raises(weights.RefusedError, match=r"pytorch_model\.bin: a pickle runs code"):
-        await weights.pull(uri, cache_dir=tmp_path)
+        await weights.pull("s3://pulling-pickles/m", cache_dir=tmp_path)
     assert not list((tmp_path / "blobs").iterdir())
+
+
+@pytest.mark.parametrize("form", ["s3", "folder"])
+async def test_an_address_above_the_models_names_the_folders_that_hold_models(
+    aws, made_model, tmp_path, form
+):
+    for name in ("chat/llama", "chat/qwen", "embed"):
+        shutil.copytree(made_model.path, tmp_path / "models" / name)
+    (tmp_path / "models" / "notes.txt").write_text("ours")
+    uri = (
+        aws.upload(tmp_path / "models", "above-models", "").rstrip("/")
+        if form == "s3"
+        else str(tmp_path / "models")
+    )
+    with pytest.raises(weights.NotFoundError) as caught:
+        await weights.pull(uri, cache_dir=tmp_path / "cache")
+    assert str(caught.value) == (
+        f"{uri}: is no model itself; the folders chat/llama, chat/qwen, embed below it hold models; must name one "
+        f"of them, such as {uri}/chat/llama"
+    )
 
 
 async def test_an_index_that_climbs_out_is_refused(aws, tmp_path):

@@ -1,7 +1,8 @@
-"""Which compiled artefacts may be restored: they are code, and run with the engine's rights.
+"""Which archives of artefacts may be restored: they are code, and run with the engine's rights.
 
-Without a signing key, only what this user wrote into a folder that no other user can write to. With a key,
-only what bears the key's signature, whoever wrote it: for a cache that several users or nodes share.
+Without a signing key, only what this user wrote on a file system of this node alone, into a folder that no
+other user can write to. With a key, only what bears the key's signature, an HMAC-SHA256 (RFC 2104) over the
+archive's kind, name and SHA-256, whoever wrote it and wherever: for a cache that users or nodes share.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 from weights.errors import CacheError
 
 SIGNATURE = "signature"
-"""Member of an archive's note."""
+"""Member of an archive's record."""
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -60,26 +61,46 @@ class ArtefactTrust:
         if status.st_mode & _WRITABLE_BY_OTHERS:
             folder.chmod(stat.S_IMODE(status.st_mode) & ~_WRITABLE_BY_OTHERS)
 
-    def sign(self, name: str, sha256: str) -> dict[str, str]:
-        """The members to add to the note of the archive with this key name and digest."""
-        return {} if self._key is None else {SIGNATURE: self._signature(name, sha256)}
+    def check_place(self, root: Path, *, shared: bool) -> None:
+        """Check that owner and mode of files mean something where they lie.
 
-    def check(self, name: str, note: Mapping[str, Any], statuses: Mapping[str, os.stat_result]) -> None:
+        Args:
+            root: of the cache, for the message.
+            shared: whether other nodes may write the same file system, whose users are not this node's.
+
+        Raises:
+            UntrustedArtefactsError: they do not, and there is no key.
+        """
+        if shared and self._key is None:
+            raise UntrustedArtefactsError(
+                f"{root} is on a file system that other nodes may write; must be on this node's own file "
+                "system, or there must be a signing key"
+            )
+
+    def sign(self, kind: str, name: str, sha256: str) -> dict[str, str]:
+        """The members to add to the record of an archive with this digest."""
+        return {} if self._key is None else {SIGNATURE: self._signature(kind, name, sha256)}
+
+    def check(
+        self, kind: str, name: str, record: Mapping[str, Any], statuses: Mapping[str, os.stat_result]
+    ) -> None:
         """Check an archive.
 
         Args:
-            name: the key's name, which is the archive's.
-            note: of the archive; its `sha256` is that of the archive's bytes.
-            statuses: of the open folder, note and archive, by what they are called in messages.
+            kind: of the archive.
+            name: of the archive.
+            record: of the archive; its `sha256` is that of the archive's bytes.
+            statuses: of the open folder, record and archive, by what they are called in messages.
 
         Raises:
             UntrustedArtefactsError: it may not be restored.
         """
         if self._key is not None:
-            given = str(note.get(SIGNATURE, ""))
-            if not hmac.compare_digest(given.encode(), self._signature(name, str(note["sha256"])).encode()):
+            given = str(record.get(SIGNATURE, ""))
+            expected = self._signature(kind, name, str(record["sha256"]))
+            if not hmac.compare_digest(given.encode(), expected.encode()):
                 problem = "has a signature of another key" if given else "has no signature"
-                raise UntrustedArtefactsError(f"compiled/{name}.tar {problem}")
+                raise UntrustedArtefactsError(f"{kind}/{name}.tar {problem}")
             return
         for called, status in statuses.items():
             if status.st_uid != self._uid:
@@ -92,8 +113,8 @@ class ArtefactTrust:
                     f"{called} has mode {mode:04o}, must not be writable by others, or be signed"
                 )
 
-    def _signature(self, name: str, sha256: str) -> str:
+    def _signature(self, kind: str, name: str, sha256: str) -> str:
         assert self._key is not None
         return hmac.new(
-            self._key, f"pilotlight-compiled-1 {name} {sha256}".encode(), hashlib.sha256
+            self._key, f"pilotlight-{kind}-1 {name} {sha256}".encode(), hashlib.sha256
         ).hexdigest()

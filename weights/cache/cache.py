@@ -5,7 +5,8 @@
     objects/HEX.json     which blob a version of an object is (endpoint, bucket, key, ETag, size)
     models/HEX/          a model at a version: one symbolic link per file, and its manifest
     partial/HEX/         a file while it arrives (`weights.cache.partial_file`)
-    leases/HEX           which blobs a living process uses (`weights.cache.leases`)
+    leases/HEX           which blobs a running process uses (`weights.cache.leases`)
+    compiled/            what engines compiled (`weights.cache.artefact_archives`)
     tmp/                 scratch files that nobody misses
 
 Every name appears complete, by rename, so a process may die at any point. The file system must offer
@@ -120,8 +121,7 @@ class Cache:
         """
         if self.read_only is not None:
             raise self.read_only
-        if self._quota is not None:
-            self.prune(max(0, self._quota - entry.size))
+        self.make_room(entry.size)
         name = self._object_path(identity, entry).stem
         with self.writing(entry.size):
             partial = self._join(self.root / "partial" / name, entry, parts)
@@ -260,6 +260,11 @@ class Cache:
                     "must be a writable folder"
                 ) from None
             raise CacheError(f"cache folder = {self.root}: {error}") from error
+
+    def make_room(self, size: int) -> None:
+        """Evict what was used longest ago, so that `size` more bytes stay within the quota, if any."""
+        if self._quota is not None:
+            self.prune(max(0, self._quota - size))
 
     def write_json(self, path: Path, content: object) -> None:
         """Write a small file that appears complete, by rename. OSErrors pass through."""

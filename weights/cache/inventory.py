@@ -9,6 +9,7 @@ from pathlib import Path
 
 from weights.cache.blob import PARTS_SUFFIX
 from weights.cache.model_folder import read_manifest
+from weights.cache.pruning import ARCHIVE_KINDS, ARCHIVE_SUFFIX
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Inventory:
     models: tuple[CachedModel, ...]
     blob_bytes: int
     partial_bytes: int
+    archive_bytes: int
+    """Of archives that engines made, such as compiled kernels."""
 
 
 def take_inventory(folder: Path) -> Inventory:
@@ -56,6 +59,9 @@ def take_inventory(folder: Path) -> Inventory:
         tuple(models),
         sum(path.stat().st_size for path in entries(folder / "blobs") if path.suffix != PARTS_SUFFIX),
         sum(path.stat().st_blocks * 512 for path in folder.glob("partial/*/data")),
+        sum(
+            path.stat().st_size for kind in ARCHIVE_KINDS for path in folder.glob(f"{kind}/*{ARCHIVE_SUFFIX}")
+        ),
     )
 
 

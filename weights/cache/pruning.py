@@ -13,6 +13,10 @@ from weights.cache.blob import PARTS_SUFFIX, parts_path
 from weights.cache.eviction import Candidate, least_recently_used
 from weights.cache.leases import LeaseManager
 
+ARCHIVE_KINDS = ("compiled", "snapshots")
+"""Folders of `weights.cache.artefact_archives`."""
+ARCHIVE_SUFFIX = ".tar"
+
 _ABANDONED_SECONDS = 24 * 3600.0
 """Age at which the process of a scratch file has certainly ended."""
 
@@ -76,11 +80,17 @@ def _candidates(root: Path, leases: LeaseManager) -> Iterator[Candidate]:
             touched = (folder / "digests").stat().st_mtime
             held = leases.is_held(folder / "lease")
             yield Candidate(f"partial/{folder.name}", status.st_blocks * 512, touched, held)
+    for archive in (path for kind in ARCHIVE_KINDS for path in root.glob(f"{kind}/*{ARCHIVE_SUFFIX}")):
+        with contextlib.suppress(OSError):  # another process prunes too, or another user's
+            status = archive.stat()
+            yield Candidate(str(archive.relative_to(root)), status.st_size, status.st_atime, in_use=False)
 
 
 def _remove(root: Path, leases: LeaseManager, candidate: Candidate) -> bool:
     """Evict one candidate; False if a process began to use it in the meantime."""
     path = root / candidate.name
+    if path.suffix == ARCHIVE_SUFFIX:
+        return _remove_archive(path)
     if path.parent.name == "partial":
         if leases.is_held(path / "lease"):
             return False
@@ -97,6 +107,15 @@ def _remove(root: Path, leases: LeaseManager, candidate: Candidate) -> bool:
         return False
     aside.unlink(missing_ok=True)
     parts_path(path).unlink(missing_ok=True)
+    return True
+
+
+def _remove_archive(path: Path) -> bool:
+    try:
+        path.with_suffix(".json").unlink(missing_ok=True)
+        path.unlink()
+    except OSError:  # of another user, or another process was faster
+        return False
     return True
 
 

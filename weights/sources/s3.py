@@ -10,11 +10,11 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 import re
+import ssl
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -195,12 +195,16 @@ class S3Source:
 
     def _check_ca_file(self) -> None:
         """Fail early where botocore and the standard library would not name the path."""
-        if self._ca_file and not Path(self._ca_file).is_file():
+        if not self._ca_file:
+            return
+        try:
+            ssl.create_default_context(cafile=self._ca_file)
+        except (OSError, ssl.SSLError) as error:
             raise SourceError(
-                f"{self.uri}: AWS_CA_BUNDLE = {self._ca_file}, no such file (ca_bundle in the AWS "
-                "configuration file means the same); must be a file of certificates in PEM form",
+                f"{self.uri}: AWS_CA_BUNDLE = {self._ca_file}, cannot be read ({error.strerror or error}); "
+                "must be a file of certificates in PEM form (or ca_bundle in the AWS configuration file)",
                 uri=self.uri,
-            )
+            ) from None
 
     def _translated(self, uri: str) -> AbstractContextManager[None]:
         return translated(uri, self.bucket, self.describe)
