@@ -152,6 +152,16 @@ def test_a_mistake_is_refused_with_what_would_be_right(spec, words):
             ],
         ),
         (exception(dates=["12-24"], replicas=1, **HOURS), []),
+        ({**window(**HOURS), **exception(dates=["12-24"], replicas=1, **HOURS)}, []),
+        (
+            {**window(**HOURS), **exception(dates=["12-24"], replicas=6, **HOURS)},
+            [
+                (
+                    "spec.exceptions[0] (e): closes the windows for the rest of its days; to hold more replicas "
+                    "for some hours in addition to them, use a window with dates"
+                )
+            ],
+        ),
         (exception(dates=["2020-12-24"]), ["spec.exceptions[0] (e): all its dates have passed"]),
         (
             exception(start="2026-11-01T00:00", end="2026-11-02T00:00"),

@@ -66,9 +66,9 @@ class DayException(_Exception):
         return self.to < self.from_
 
     @property
-    def hours_without_effect(self) -> bool:
-        """Whether `from` or `to` is given though nothing is held between them."""
-        return not self.replicas and bool({"from_", "to"} & self.model_fields_set)
+    def has_hours(self) -> bool:
+        """Whether `from` or `to` is given."""
+        return bool({"from_", "to"} & self.model_fields_set)
 
     def days(self, first: date, last: date) -> list[DateRange]:
         """The days from `first` to `last` that it names, in order."""

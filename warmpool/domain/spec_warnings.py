@@ -10,7 +10,7 @@ from warmpool.domain.local_time import closing, local_date
 from warmpool.domain.pool import WarmPoolTemplate
 from warmpool.domain.schedule_exceptions import SpanException
 from warmpool.domain.time_zones import zone_warning
-from warmpool.domain.windows import CronWindow, DatedWindow, SpanWindow
+from warmpool.domain.windows import CronWindow, DatedWindow, SpanWindow, WeeklyWindow
 
 _DAY_MINUTES = 24 * 60
 
@@ -65,13 +65,24 @@ def _exceptions(spec: WarmPoolTemplate, now: datetime) -> Iterator[str]:
             if closing(exception.end, spec.zone) <= now:
                 yield f"{field}: ended at {exception.end:%Y-%m-%dT%H:%M}"
             continue
-        if exception.hours_without_effect:
+        if exception.has_hours and not exception.replicas:
             yield (
                 f"{field}: from and to have no effect without replicas: the whole day is closed; give "
                 "replicas for the hours that stay open, or start and end for a part of a day"
             )
+        if exception.has_hours and exception.replicas > _usual_replicas(spec) > 0:
+            yield (
+                f"{field}: closes the windows for the rest of its days; to hold more replicas for some hours "
+                "in addition to them, use a window with dates"
+            )
         if exception.holidays is None:
             yield from _dates(spec, exception.dates, now, field)
+
+
+def _usual_replicas(spec: WarmPoolTemplate) -> int:
+    """The most replicas of a window that an exception closes."""
+    usual = (window for window in spec.windows if isinstance(window, WeeklyWindow | CronWindow))
+    return max((window.replicas for window in usual), default=0)
 
 
 def _dates(spec: WarmPoolTemplate, dates: Dates, now: datetime, field: str) -> Iterator[str]:
