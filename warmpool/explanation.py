@@ -73,7 +73,7 @@ def explanation(obj: Mapping[str, Any], now: datetime, days: int = 7) -> list[st
         *_rules(status),
         *_measured(status),
         *(f"Warning: {warning}" for warning in spec_warnings(spec, now)),
-        f"Schedule of the next {days} days (a budget, a hold or requests may change it):",
+        f"Schedule of the next {_days(days)} (a budget, a hold or requests may change it):",
         *_schedule(spec, status, lead_of(obj), now, days),
     ]
 
@@ -157,7 +157,7 @@ def _schedule(
             yield _line(_local(change.at, zone), str(change.floor), _reason(change, zone))
     later = later_change(spec, lead, now, days)
     if later is not None:
-        reason = f"{_reason(later, zone)} (the first change after these {days} days)"
+        reason = f"{_reason(later, zone)} (the first change after these {_days(days)})"
         yield _line(_local(later.at, zone), str(later.floor), reason)
 
 
@@ -190,6 +190,10 @@ def _asked(change: Change) -> str:
 
 def _reason(change: Change, zone: ZoneInfo) -> str:
     return change.reason + (f", ready by {change.opens.astimezone(zone):%H:%M}" if change.opens else "")
+
+
+def _days(count: int) -> str:
+    return "24 hours" if count == 1 else f"{count} days"
 
 
 def _line(when: str, floor: str, reason: str) -> str:

@@ -4,8 +4,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from tests.warmpool.conftest import make_controller
 from warmpool.domain.cold_start import ColdStart, ColdStartSamples, ColdStartStats, lead_time, split_outliers
 from warmpool.domain.observation import DEFAULT_LEAD
+from warmpool.ports import InMemoryHistory
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 OUTAGE = 3 * 3600.0
@@ -78,3 +80,15 @@ def test_the_lead_time_is_the_p95_between_its_bounds(wanted, measured, lead):
 def test_only_the_latest_two_hundred_starts_count():
     stats = samples(*[500.0] * 200, *[10.0] * 200).stats()
     assert (stats.p95, stats.samples) == (timedelta(seconds=10), 200)
+
+
+async def test_the_status_has_the_lead_time_without_the_outlier_and_names_it(knative, cluster, clock):
+    knative.service("generate")
+    await knative.pool()
+    history = InMemoryHistory()
+    for seconds in (*[30.0] * 15, OUTAGE):
+        history.add_cold_start(("default", "generate"), ColdStart(NOW, seconds))
+    await make_controller(cluster, clock=clock, history=history).tick()
+    status = await knative.status()
+    assert status["leadTime"] == "30s"
+    assert status["coldStart"] == {"p50": "30.0s", "p95": "30.0s", "samples": 16, "outliers": ["3h"]}

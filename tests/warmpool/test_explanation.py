@@ -61,6 +61,10 @@ def test_a_schedule_that_changes_late_or_never(windows, shown):
     assert schedule({"windows": windows}) == shown
 
 
+def test_one_day_is_listed_as_24_hours():
+    assert "Schedule of the next 24 hours (a budget, a hold or requests may change it):" in lines({}, days=1)
+
+
 def test_an_exhausted_budget_shows_what_is_held_until_the_next_period():
     spec = {"windows": [OFFICE], "limits": {"budget": {"amount": 10, "period": "week"}}}
     status = {"held": "0", "floor": 0, "reason": "budget/exhausted"}

@@ -1,5 +1,6 @@
 """Durations, floors, prices, dates and cron expressions: the values that decisions are made of."""
 
+import math
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
@@ -122,6 +123,8 @@ def test_a_gpu_that_is_not_in_the_list_has_no_price():
         ),
         ({"gpus": {"a": {"hourly": -1, "date": date(2026, 1, 1), "source": "t"}}}, "hourly"),
         ({"gpus": {"a": {"hourly": 1, "date": date(2026, 1, 1), "source": ""}}}, "source"),
+        ({"gpus": {"a": {"hourly": math.inf, "date": date(2026, 1, 1), "source": "t"}}}, "a finite number"),
+        ({"coldStartPenalty": math.nan}, "prices.coldStartPenalty = nan, must be a finite number"),
         ({"currency": "dollars"}, "prices.currency = 'dollars', must match"),
         ({"unknown": 1}, "prices.unknown is not a field"),
     ],

@@ -5,6 +5,7 @@ Each validator's message says what would be right; the caller puts the field and
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import datetime, time, timedelta
 from decimal import Decimal
@@ -106,6 +107,8 @@ def _parse_money(value: object) -> object:
         return value
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError("must be a number such as 400 or 99.5")  # noqa: TRY004
+    if not math.isfinite(value):
+        raise ValueError("must be a finite number such as 400 or 99.5")
     return Decimal(str(value))
 
 
