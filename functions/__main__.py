@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from functions import termination_message
 from functions.settings import KINDS, Settings, SettingsError, read_settings
 
 EXIT_USAGE = 2
@@ -84,6 +85,7 @@ def _process_started() -> float:
 
 
 def _complain(message: str, code: int) -> int:
+    termination_message.write(message)
     print(f"functions: {message}", file=sys.stderr)  # noqa: T201 - the command's own error line
     return code
 

@@ -21,6 +21,7 @@ KINDS = ("ingest", "generate", "postprocess", "orchestrate")
 ENGINES = ("vllm", "openai", "onnx")
 
 _VALUE_CHARS = 120
+_KUBERNETES_TERMINATION_LOG = Path("/dev/termination-log")
 _SECRET_HINTS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 
 
@@ -167,6 +168,17 @@ def read_secret(variable: str) -> str | None:
 def process_environment() -> Mapping[str, str]:
     """This process's environment as it is: for processes that it starts, and for variables of vLLM's own."""
     return os.environ
+
+
+def termination_log() -> Path | None:
+    """The file for this container's termination message; None where the platform has none.
+
+    Kubernetes mounts `/dev/termination-log` into every container and shows what it holds when the container
+    has exited (`terminationMessagePath`).
+    """
+    if path := os.environ.get(env_vars.TERMINATION_LOG):
+        return Path(path)
+    return _KUBERNETES_TERMINATION_LOG if _KUBERNETES_TERMINATION_LOG.exists() else None
 
 
 class _Reader:

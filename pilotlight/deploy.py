@@ -126,7 +126,10 @@ async def watch_until_ready(
                 seen[name] = now
                 yield now
             if now.failed:
-                raise DeployError(f"{namespace}/{name} is not ready: {now.reason}: {now.message}")
+                raise DeployError(
+                    f"{namespace}/{name} is not ready: {now.reason}: {now.message}\n"
+                    f"  the log: pilotlight logs {namespace}/{name}"
+                )
         if all(seen[name].status == "True" for name in names):
             return
         if asyncio.get_running_loop().time() > deadline:

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from functions import termination_message
 from functions.contract import Problem, StageReply
 from functions.engine import EngineError
 from functions.http.api_description import INVOKE_BODY, INVOKE_RESPONSES, describe
@@ -255,6 +256,7 @@ async def _start(stage: Stage, replica: Replica) -> None:
 def _log_failure(lifecycle: Lifecycle) -> None:
     if lifecycle.state is State.FAILED:
         log.error("replica failed", extra={"cause": lifecycle.cause})
+        termination_message.write(lifecycle.cause or "")
 
 
 def _log_cold_start(stage: Stage, settings: Settings, cold_start: ColdStart) -> None:

@@ -95,6 +95,8 @@ async def _wait(cluster: Cluster, agents: list[Agent], timeout_s: float) -> None
         names = [agent.service_name(stage) for stage in agent.spec.stages]
         namespace = agent.metadata.namespace
         async for now in deploying.watch_until_ready(cluster, names, namespace, timeout_s=timeout_s):
+            if now.failed:
+                continue  # the error says so
             detail = f" {now.reason} {now.message}".rstrip()
             typer.echo(f"  {now.name}: {'ready' if now.status == 'True' else 'waiting'}{detail}", err=True)
 

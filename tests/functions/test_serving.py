@@ -82,6 +82,12 @@ def test_every_bad_variable_is_reported_at_once():
     assert all(name in result.stderr for name in ("PORT", "PILOTLIGHT_DRAIN_SECONDS", "PILOTLIGHT_ENGINE"))
 
 
+def test_a_bad_variable_is_the_termination_message(tmp_path):
+    message = tmp_path / "termination-log"
+    result = run("ingest", PORT="x", PILOTLIGHT_TERMINATION_LOG=str(message))
+    assert result.stderr == f"functions: {message.read_text()}\n"
+
+
 def test_a_port_in_use_is_one_line():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
@@ -122,7 +128,11 @@ def test_no_engine_is_imported_into_the_process_of_a_stage():
 
 async def test_a_start_that_fails_shows_its_cause_logs_it_and_exits_non_zero(http, tmp_path):
     with stage_process(
-        "ingest", tmp_path, PILOTLIGHT_MODEL_URI=str(tmp_path / "nothing"), PILOTLIGHT_FAILURE_SECONDS="1.5"
+        "ingest",
+        tmp_path,
+        PILOTLIGHT_MODEL_URI=str(tmp_path / "nothing"),
+        PILOTLIGHT_FAILURE_SECONDS="1.5",
+        PILOTLIGHT_TERMINATION_LOG=str(tmp_path / "termination-log"),
     ) as process:
         body = {}
 
@@ -144,6 +154,7 @@ async def test_a_start_that_fails_shows_its_cause_logs_it_and_exits_non_zero(htt
         assert process.wait() == 1
         causes = [line["cause"] for line in process.lines() if line["message"] == "replica failed"]
         assert causes == [body["cause"]]
+        assert (tmp_path / "termination-log").read_text() == body["cause"]
         assert "Traceback" not in process.log.read_text()
 
 

@@ -96,7 +96,12 @@ async def test_wrong_bucket_is_named_and_the_platform_goes_on(cli):
         "up", "-f", str(EXAMPLE), "--model", "s3://no-such-bucket-here/llama", "--port", "0", "--api-port", "0",
         "--state", str(cli.state),
     )  # fmt: skip
-    output = running.until(lambda text: "error:" in text, timeout=120)
-    assert "no-such-bucket-here" in output
+    output = running.until(lambda text: "the log: pilotlight logs" in text, timeout=120)
+    # The cause alone, once: no lines of the log.
+    assert (
+        output.count("failed with message: Container failed with: PILOTLIGHT_MODEL_URI = s3://no-such-") == 1
+    )
+    assert output.count("failed with message") == 1
+    assert '{"' not in output
     assert running.process.poll() is None
     assert running.interrupt() == 0

@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from knative import env_vars
 from knative.client.resources import Object
 from knative.labels import PORT_ANNOTATION, STARTED_AT_ANNOTATION
 from knative.local import objects
@@ -152,6 +153,7 @@ class ContainerRunner:
         base = {**runtime.base_env, **port_env, **gpus.device_environment(self._slots)}
         env = environment.build(self._spec, base, self._sources)
         env |= {**port_env, "HOSTNAME": key.name, **runtime.identity_env}
+        env.setdefault(env_vars.TERMINATION_LOG, str(runtime.logs.termination_path(*self._log)))
         return env, environment.command(self._spec, env)
 
     @property
@@ -198,6 +200,7 @@ class ContainerRunner:
         runtime, state = self._pod.runtime, self._state
         folder = Path(runtime.workdir, self._spec.get("workingDir") or ".")
         try:
+            runtime.logs.take_termination_message(*self._log)  # of an earlier run
             offset = runtime.logs.size(*self._log)
             output = runtime.logs.open(*self._log)
         except OSError as problem:  # a full disk, say
@@ -248,8 +251,11 @@ class ContainerRunner:
 
     def _set_exited(self, code: int, killed_for: str | None, offset: int, begun: datetime) -> None:
         runtime, state, pod = self._pod.runtime, self._state, self._pod
-        # Knative sets terminationMessagePolicy FallbackToLogsOnError: the log's end is a failure's message.
-        message = runtime.logs.tail(*self._log, since=offset) if code else ""
+        # Knative sets terminationMessagePolicy FallbackToLogsOnError: the end of the log is the message of a
+        # failure that left none.
+        message = runtime.logs.take_termination_message(*self._log)
+        if code and not message:
+            message = runtime.logs.tail(*self._log, since=offset)
         reason = "Completed" if code == 0 else "Error"
         if killed_for is not None:
             reason = "OOMKilled"

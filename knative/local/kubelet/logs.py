@@ -12,6 +12,8 @@ KEPT_FILES = 200
 """Files kept of pods that are gone; the oldest are deleted first."""
 _TAIL_BYTES = 2048
 _TAIL_LINES = 20
+_MESSAGE_BYTES = 4096
+"""Of a termination message, as Kubernetes limits it."""
 
 
 class ContainerLogs:
@@ -45,6 +47,21 @@ class ContainerLogs:
         except FileNotFoundError:
             return ""
         return "\n".join(text.strip().splitlines()[-_TAIL_LINES:])
+
+    def termination_path(self, namespace: str, pod: str, container: str | None = None) -> Path:
+        """The file in which a running container may leave its termination message."""
+        return self.path(namespace, pod, container).with_suffix(".termination")
+
+    def take_termination_message(self, namespace: str, pod: str, container: str | None = None) -> str:
+        """The message that a container has left, if any; it is deleted."""
+        path = self.termination_path(namespace, pod, container)
+        try:
+            with path.open("rb") as file:
+                message = file.read(_MESSAGE_BYTES)
+            path.unlink(missing_ok=True)
+        except OSError:
+            return ""
+        return message.decode(errors="replace").strip()
 
     def size(self, namespace: str, pod: str, container: str | None = None) -> int:
         """The file's length: bytes written since the last rotation."""

@@ -104,6 +104,29 @@ async def test_a_container_that_exits_shows_its_last_words_and_the_old_revision_
     assert (status, body["revision"]) == (200, "a-00001")
 
 
+async def test_a_termination_message_stands_for_the_log_of_one_run(world: World):
+    code = (
+        "import os, sys\n"
+        'print(\'{"a line": "of the log"}\', flush=True)\n'
+        "path = os.environ['PILOTLIGHT_TERMINATION_LOG']\n"
+        "assert not os.path.exists(path)\n"
+        "open(path, 'w').write('no such model')\n"
+        "sys.exit(3)\n"
+    )
+    await world.cluster.create(SERVICE, service("a", container={"command": ["python", "-c", code]}))
+    found = await world.revision_condition("a-00001", "False", "ContainerHealthy")
+    assert (found["reason"], found["message"]) == ("ExitCode3", "Container failed with: no such model")
+
+    async def restarted():
+        for pod in await world.pods():
+            status = pod["status"]["containerStatuses"][0]
+            if status["restartCount"] >= 1:
+                return status["lastState"]["terminated"]["message"]
+        return None
+
+    assert await until(restarted) == "no such model"
+
+
 async def test_a_crashing_container_is_restarted_with_growing_pauses(world: World):
     await world.cluster.create(SERVICE, service("a", env={"EXIT_CODE": "1"}))
 
