@@ -26,7 +26,8 @@ sys.path[0] = str(Path(__file__).parents[1])
 import numpy as np  # noqa: E402
 
 from warmpool.experiments import bound, levels, policies  # noqa: E402
-from warmpool.experiments.formats import TraceError, read_trace  # noqa: E402
+from warmpool.experiments.errors import TraceError  # noqa: E402
+from warmpool.experiments.formats import read_trace  # noqa: E402
 from warmpool.experiments.trace import ServiceModel  # noqa: E402
 
 RATES = (0.005, 0.01, 0.02, 0.05)

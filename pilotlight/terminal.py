@@ -12,3 +12,8 @@ def console() -> Console:
     """
     made = Console(highlight=False)
     return made if made.is_terminal else Console(highlight=False, width=_PIPE_COLUMNS)
+
+
+def stderr_console() -> Console:
+    """The console for what is shown while a command works, so that its output can be redirected."""
+    return Console(stderr=True, highlight=False)

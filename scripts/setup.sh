@@ -46,7 +46,7 @@ pip install -q --no-compile --no-deps "$torch" 2>"$venv/torch.log" ||
     die "there is no CPU build of torch ($torch) in the configured package indexes or PyTorch's own"
   }
 say "installing pilotlight, vLLM for CPUs and the development tools"
-uv pip install -q -c constraints.txt -e '.[cpu,dev]' 2>"$venv/uv.log" || {
+uv pip install -q -c constraints.txt -e '.[cpu,dev,experiments]' 2>"$venv/uv.log" || {
   cat "$venv/uv.log" >&2
   die "the packages cannot be installed"
 }

@@ -43,6 +43,9 @@ COMMANDS: dict[str, Lazy] = {
     "demo": Lazy("Serve real vLLM tokens from zero, then again with a warm pool, and compare.", "demo"),
     "controller": Lazy("Run the warm-pool controller alone, against any kubeconfig.", "controller"),
     "pool": Lazy("Warm pools: what they hold, why, and what it costs.", "pool"),
+    "experiment": Lazy(
+        "Experiments: what warm pools would cost on a trace, and what users would feel.", "experiment"
+    ),
     "weights": Lazy("Model weights: pull, ls, plan, verify, prune, make-model.", "weights"),
 }
 

@@ -7,9 +7,10 @@ from pilotlight.deploy import DeployError
 from pilotlight.invoke import InvokeError
 from pilotlight.stack import StackError
 from warmpool.domain.spec_errors import SpecError
+from warmpool.experiments.errors import ExperimentError, TraceError
 from weights import WeightsError
 
-_GIVEN = (AgentFileError, SpecError)
+_GIVEN = (AgentFileError, SpecError, ExperimentError, TraceError)
 _HAPPENED = (DemoError, DeployError, InvokeError, StackError, ClusterError, WeightsError)
 
 

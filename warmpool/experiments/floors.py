@@ -36,9 +36,12 @@ class Second:
     peak: int
     """The most requests inside at once."""
     arrivals: int
+    cold: int = 0
+    """Requests that got a slot in it after they had waited for a replica to start."""
 
 
-IDLE: Final = Second(0.0, 0, 0, 0)
+_EVIDENCE: Final = 5.0
+"""Cold starts that stand for the shadows being right, until there are others."""
 
 
 class FloorPolicy(Protocol):
@@ -51,8 +54,8 @@ class FloorPolicy(Protocol):
     def observe(self, second: Second, now: float) -> None:
         """Take in the second that ends at `now` (seconds since the trace began)."""
 
-    def idle(self, seconds: int, now: float) -> None:
-        """Take in so many seconds without any request, the last of which ends at `now`."""
+    def idle(self, seconds: int) -> int:
+        """Take in up to so many seconds without any request; returns after how many it must be asked."""
 
     def decide(self, now: float) -> tuple[int, float]:
         """The floor at `now` and the instant at which it may be another without any demand."""
@@ -68,8 +71,9 @@ class Fixed:
     def observe(self, second: Second, now: float) -> None:
         """Nothing is learned."""
 
-    def idle(self, seconds: int, now: float) -> None:
+    def idle(self, seconds: int) -> int:
         """Nothing is learned."""
+        return seconds
 
     def decide(self, now: float) -> tuple[int, float]:  # noqa: ARG002 - the same at every instant
         """The floor; it is the same for ever."""
@@ -110,9 +114,10 @@ class Pool:
             self._last_active = now
             self._again = min(self._again, now + _LOOK_S)
 
-    def idle(self, seconds: int, now: float) -> None:  # noqa: ARG002 - idle time needs no counting
+    def idle(self, seconds: int) -> int:
         """No demand."""
         self._concurrency = 0.0
+        return seconds
 
     def decide(self, now: float) -> tuple[int, float]:
         """The controller's decision, as often as it would be made."""
@@ -180,32 +185,69 @@ class Forecast:
         self._running = 0
         self._floor = 0
         self._move_at = 0.0
+        self._price_in_force = hazard.PRIOR_PRICE if price is None else price
+        self._seen = self._expected = 0.0
 
     def observe(self, second: Second, now: float) -> None:  # noqa: ARG002 - a tick is a second
         """One tick of demand, in replicas."""
+        before = self._shadow_cold_starts()
         self._running = -(-second.running // self._concurrency)
         self._peak = -(-second.peak // self._concurrency)
         known = int(self._scalars[hazard.HIGHEST])
         kernels.count_shadows(self._shadows, self._peak, second.arrivals, known)
         kernels.tick(self._scalars, self._levels, self._spells, self._running, self._peak, second.arrivals)
+        decay = 0.5 ** (hazard.TICK_S / hazard.HALF_LIFE_S)
+        self._seen = self._seen * decay + second.cold
+        self._expected = self._expected * decay + max(0.0, self._shadow_cold_starts() - before * decay)
 
-    def idle(self, seconds: int, now: float) -> None:  # noqa: ARG002 - only how long counts
-        """So many ticks without demand."""
+    def _shadow_cold_starts(self) -> float:
+        """The cold starts that the shadow pool with the price in force has counted."""
+        index = int(np.searchsorted(self._prices, self._price_in_force))
+        return float(self._shadows[hazard.COLD_STARTS, min(index, len(self._prices) - 1)])
+
+    def _choose_price(self) -> float:
+        """The price for the target, corrected by the cold starts that there really were.
+
+        The shadows suppose that a request without a free replica starts one. Where it waits for a busy
+        replica instead, fewer requests are cold than they count, and a lower price keeps the target.
+        """
+        assert self._target is not None
+        share = (self._seen + _EVIDENCE) / (self._expected + _EVIDENCE)
+        target = min(1.0, self._target / min(1.0, max(0.02, share)))
+        return float(kernels.price_for(self._shadows, self._prices, target))
+
+    def idle(self, seconds: int) -> int:
+        """Ticks without demand, until the floor is worth less."""
         self._running = self._peak = 0
-        kernels.idle_ticks(self._scalars, self._levels, self._spells, self._shadows, seconds)
+        passed = int(
+            kernels.idle_ticks(
+                self._scalars,
+                self._levels,
+                self._spells,
+                self._shadows,
+                self._hazards,
+                self._load_s,
+                self._price_in_force,
+                self._floor,
+                seconds,
+            )
+        )
+        decay = 0.5 ** (passed * hazard.TICK_S / hazard.HALF_LIFE_S)
+        self._seen *= decay
+        self._expected *= decay
+        return passed
 
     def decide(self, now: float) -> tuple[int, float]:
         """The floor; it moves every `MOVE_TICKS` seconds."""
         if now >= self._move_at:
             self._move_at = now + hazard.MOVE_TICKS
             top = kernels.scores(self._scalars, self._levels, self._spells, self._hazards)
-            price = self._price
-            if price is None:
+            if self._price is None:
                 kernels.move_shadows(
                     self._shadows, self._hazards, top, self._running, self._peak, self._load_s, self._prices
                 )
-                price = kernels.price_for(self._shadows, self._prices, self._target)
-            wanted = int(kernels.floor_at(self._hazards, top, self._peak, self._load_s, price))
+                self._price_in_force = self._choose_price()
+            wanted = int(kernels.floor_at(self._hazards, top, self._peak, self._load_s, self._price_in_force))
             # A level that demand has not brought cannot be held: it would be a start ahead.
             self._floor = min(wanted, max(self._floor, self._peak))
         return self._floor, (self._move_at if self._floor else NEVER)

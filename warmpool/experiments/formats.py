@@ -30,15 +30,12 @@ from typing import Final
 
 import numpy as np
 
+from warmpool.experiments.errors import TraceError
 from warmpool.experiments.trace import BadRow, Floats, Trace, trace_of
 
 _MINUTE_S: Final = 60.0
 _GZIP: Final = b"\x1f\x8b"
 _MOST_ROWS_NAMED: Final = 1000
-
-
-class TraceError(ValueError):
-    """A trace file cannot be used; the text names the file, the line, the value, and what would be right."""
 
 
 @dataclass(slots=True)

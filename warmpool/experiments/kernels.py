@@ -314,21 +314,38 @@ POD_ROWS: Final = 7
 ABSENT, STARTING, READY, TERMINATING, DRAINED = 0.0, 1.0, 2.0, 3.0, 4.0
 
 # Entries of `counters`.
-NEXT_ARRIVAL, QUEUE_HEAD, QUEUE_TAIL, HEAP_SIZE, ROUND_ROBIN, POD_COUNT, OLDEST_POD, IN_FLIGHT, COLD = (
-    0, 1, 2, 3, 4, 5, 6, 7, 8,
-)  # fmt: skip
-COUNTERS: Final = 9
+NEXT_ARRIVAL, QUEUE_HEAD, QUEUE_TAIL, HEAP_SIZE, ROUND_ROBIN, POD_COUNT, OLDEST_POD = 0, 1, 2, 3, 4, 5, 6
+IN_FLIGHT, COLD, STARTING_PODS, READY_PODS, DRAINED_PODS = 7, 8, 9, 10, 11
+COUNTERS: Final = 12
 FIRST_AVAILABLE_UP_TO: Final = 3
 """Up to this container concurrency the first replica with a free slot is taken, above it the next in turn."""
 
 
 @_jit
-def idle_ticks(scalars: Floats, levels: Floats, spells: Floats, shadows: Floats, seconds: int) -> None:
-    """So many seconds without a request, in place."""
+def idle_ticks(
+    scalars: Floats,
+    levels: Floats,
+    spells: Floats,
+    shadows: Floats,
+    hazards: Floats,
+    load_s: float,
+    price: float,
+    floor: int,
+    seconds: int,
+) -> int:
+    """Seconds without a request, in place: so many, or until `floor` is not worth holding at `price`.
+
+    Returns how many passed.
+    """
     known = int(scalars[hazard.HIGHEST])
-    for _ in range(seconds):
+    for passed in range(1, seconds + 1):
         count_shadows(shadows, 0, 0, known)
         tick(scalars, levels, spells, 0, 0, 0)
+        if floor and passed % MOVE_TICKS == 0:
+            top = scores(scalars, levels, spells, hazards)
+            if floor_at(hazards, top, 0, load_s, price) < floor:
+                return passed
+    return seconds
 
 
 @_jit
@@ -459,9 +476,10 @@ def advance(
         kind = 0
         if counters[HEAP_SIZE] and heap[0, 0] < then:
             then, kind = heap[0, 0], 1
-        for pod in range(counters[OLDEST_POD], counters[POD_COUNT]):
-            if pods[POD_STATE, pod] == STARTING and pods[POD_READY_AT, pod] < then:
-                then, kind = pods[POD_READY_AT, pod], 2
+        if counters[STARTING_PODS]:
+            for pod in range(counters[OLDEST_POD], counters[POD_COUNT]):
+                if pods[POD_STATE, pod] == STARTING and pods[POD_READY_AT, pod] < then:
+                    then, kind = pods[POD_READY_AT, pod], 2
         if counters[NEXT_ARRIVAL] < len(arrivals) and arrivals[counters[NEXT_ARRIVAL]] < then:
             then, kind = arrivals[counters[NEXT_ARRIVAL]], 3
         then = max(then, now)
@@ -480,11 +498,14 @@ def advance(
                 pods[POD_BUSY_S, pod] += now - pods[POD_BUSY_SINCE, pod]
                 if pods[POD_STATE, pod] == TERMINATING:
                     pods[POD_STATE, pod] = DRAINED
+                    counters[DRAINED_PODS] += 1
                     pods[POD_GONE, pod] = now
         elif kind == 2:
             for pod in range(counters[OLDEST_POD], counters[POD_COUNT]):
                 if pods[POD_STATE, pod] == STARTING and pods[POD_READY_AT, pod] <= now:
                     pods[POD_STATE, pod] = READY
+                    counters[STARTING_PODS] -= 1
+                    counters[READY_PODS] += 1
         else:
             queue[counters[QUEUE_TAIL]] = counters[NEXT_ARRIVAL]
             counters[QUEUE_TAIL] += 1

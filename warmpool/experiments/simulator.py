@@ -176,7 +176,7 @@ class FunctionSimulation:
         self._floor_until = 0.0
         self._now = 0.0
         self._first_report = 0.0
-        self._history: list[tuple[float, int, int]] = []
+        self._history: list[tuple[float, int, int]] = [(0.0, 0, 0)]
         self._floors: list[tuple[float, int]] = []
         self._end = (float(load.arrivals[-1]) if count else 0.0) + DRAIN_LIMIT_S
 
@@ -195,36 +195,46 @@ class FunctionSimulation:
 
     def step(self) -> float:
         """Simulate up to the next second, or over a time in which nothing can happen; the instant reached."""
-        if self._is_asleep():
+        if self._is_quiet():
             self._skip()
         else:
             self._second()
         return self._now
 
-    def _is_asleep(self) -> bool:
+    def _is_quiet(self) -> bool:
+        """Nothing but a request or the floor can change anything."""
+        if self._inside:
+            return False
+        autoscaler, present = self._autoscaler, self._present()
+        if not present:
+            return not self._floor and not autoscaler.is_awake(self._now)
         return (
-            not self._inside
-            and not self._floor
-            and not self._present()
-            and not self._autoscaler.is_awake(self._now)
+            present == self._floor == autoscaler.replicas == self._ready()
+            and not autoscaler.kpa.panicking
+            and autoscaler.recheck_at is None
+            and autoscaler.stable.average(self._now) == 0.0
         )
 
     def _skip(self) -> None:
-        """Jump to the next request, or to where the policy wants to be asked."""
+        """Jump to the next request, or to where the floor may move."""
         arrivals = self._load.arrivals
         index = int(self._counters[kernels.NEXT_ARRIVAL])
         arrival = float(arrivals[index]) if index < len(arrivals) else _NEVER
+        floor = self._floor
         self._set_floor()
-        if self._floor:
+        if self._floor != floor:
             return
-        target = math.floor(min(arrival, self._floor_until, self._end))
+        # A floor that moves by demand alone is asked by `idle`; one with an instant of its own at that.
+        until = _NEVER if self._policy.drains else self._floor_until
+        target = math.floor(min(arrival, until, self._end))
         if target > self._now:
-            self._policy.idle(target - int(self._now), float(target))
-            self._now = float(target)
+            self._now += self._policy.idle(target - int(self._now))
+            if self._ready():
+                self._refill()
             self._set_floor()
-        if self._floor or self._now >= self._end:
+        if self._floor != floor or self._now < target or self._now >= self._end:
             return
-        if arrival < self._now + 1.0:
+        if not self._floor and arrival < self._now + 1.0:
             # The activator reports the first request of a function at zero at once; the report of its second
             # leaves that one out (pkg/activator/handler/concurrency_reporter.go).
             self._first_report = 1.0
@@ -234,19 +244,31 @@ class FunctionSimulation:
             self._scale(arrival)
         self._second()
 
+    def _refill(self) -> None:
+        """The windows after a time of which every second reported nothing."""
+        window = int(self._autoscaler.stable.window_s)
+        for second in range(max(0, int(self._now) - window), int(self._now)):
+            self._autoscaler.record(float(second), concurrency=0.0, requests=0.0)
+
     def _second(self) -> None:
         begin = self._now
         end = math.floor(begin) + 1.0
         load, counters = self._load, self._counters
+        cold = int(counters[kernels.COLD])
         mean, arrived, most = kernels.advance(
             load.arrivals, load.service_s, self._replica.slowdown, self._replica.concurrency,
             self._pods, self._queue, self._heap, counters,
             self._waited, self._served, self._cold, begin, end,
         )  # fmt: skip
         self._now = end
-        self._policy.observe(Second(mean, self._inside, int(most), int(arrived)), end)
-        self._collect()
+        cold = int(counters[kernels.COLD]) - cold
+        self._policy.observe(Second(mean, self._inside, int(most), int(arrived), cold), end)
         ready, present = self._ready(), self._present()
+        if (
+            counters[kernels.DRAINED_PODS]
+            or counters[kernels.POD_COUNT] - counters[kernels.OLDEST_POD] > present
+        ):
+            self._collect()
         autoscaler = self._autoscaler
         if mean or arrived or ready:
             autoscaler.record(end - 1.0, concurrency=mean - self._first_report, requests=float(arrived))
@@ -276,17 +298,12 @@ class FunctionSimulation:
         self._autoscaler.reconcile(self._now)
         self._scale(self._now)
 
-    def _states(self) -> Floats:
-        first, count = self._counters[kernels.OLDEST_POD], self._counters[kernels.POD_COUNT]
-        states: Floats = self._pods[kernels.POD_STATE, first:count]
-        return states
-
     def _ready(self) -> int:
-        return int((self._states() == kernels.READY).sum())
+        return int(self._counters[kernels.READY_PODS])
 
     def _present(self) -> int:
-        states = self._states()
-        return int(((states == kernels.STARTING) | (states == kernels.READY)).sum())
+        """Replicas that start or are ready; those that drain are gone for the autoscaler."""
+        return int(self._counters[kernels.STARTING_PODS] + self._counters[kernels.READY_PODS])
 
     def _scale(self, now: float) -> None:
         """Create or remove replicas, as many as the autoscaler wants."""
@@ -297,10 +314,9 @@ class FunctionSimulation:
             self._create(now)
         if wanted < present:
             self._remove(present - wanted, now)
-        ready = self._ready()
-        step = (now, ready, self._present() - ready)
-        if not self._history or self._history[-1][1:] != step[1:]:
-            self._history.append(step)
+        ready, starting = self._ready(), int(self._counters[kernels.STARTING_PODS])
+        if self._history[-1][1] != ready or self._history[-1][2] != starting:
+            self._history.append((now, ready, starting))
 
     def _create(self, now: float) -> None:
         pod = int(self._counters[kernels.POD_COUNT])
@@ -315,6 +331,7 @@ class FunctionSimulation:
         self._pods[kernels.POD_GONE, pod] = _NEVER
         self._started += 1
         self._counters[kernels.POD_COUNT] += 1
+        self._counters[kernels.STARTING_PODS] += 1
 
     def _remove(self, count: int, now: float) -> None:
         """The youngest first, those that still start before those that are ready; busy ones drain."""
@@ -327,6 +344,8 @@ class FunctionSimulation:
                 if pods[kernels.POD_STATE, pod] != state:
                     continue
                 count -= 1
+                starting = state == kernels.STARTING
+                self._counters[kernels.STARTING_PODS if starting else kernels.READY_PODS] -= 1
                 if pods[kernels.POD_IN_FLIGHT, pod]:
                     pods[kernels.POD_STATE, pod] = kernels.TERMINATING
                 else:
@@ -337,6 +356,7 @@ class FunctionSimulation:
     def _collect(self) -> None:
         """Give back the GPUs of replicas that have drained, and forget the oldest that are gone."""
         pods, counters = self._pods, self._counters
+        counters[kernels.DRAINED_PODS] = 0
         first, end = int(counters[kernels.OLDEST_POD]), int(counters[kernels.POD_COUNT])
         for pod in range(first, end):
             if pods[kernels.POD_STATE, pod] == kernels.DRAINED:
@@ -373,7 +393,7 @@ class FunctionSimulation:
             starts=self._started,
             floor_changes=self._floor_changes,
             cost=total / 3600 * self._replica.hourly,
-            replicas=np.array(self._history or [(0.0, 0, 0)], dtype=np.float64),
+            replicas=np.array(self._history, dtype=np.float64),
             floor=np.array(self._floors or [(0.0, 0)], dtype=np.float64),
             lost=int((~answered).sum()),
         )

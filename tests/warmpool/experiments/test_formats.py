@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from warmpool.experiments.formats import TraceError, read_trace
+from warmpool.experiments.errors import TraceError
+from warmpool.experiments.formats import read_trace
 from warmpool.experiments.trace import ServiceModel
 
 

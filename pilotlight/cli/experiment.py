@@ -1,0 +1,175 @@
+"""`pilotlight experiment ...`: what warm pools would cost on a trace, and what users would feel."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from pilotlight import terminal
+
+try:
+    from warmpool.adapters.price_file import read_prices
+    from warmpool.experiments import describe as describing
+    from warmpool.experiments import report as reporting
+    from warmpool.experiments import run as running
+    from warmpool.experiments.errors import ExperimentError
+    from warmpool.experiments.experiment import ServiceTime, read_experiment
+    from warmpool.experiments.formats import read_trace
+except ModuleNotFoundError as error:
+    raise typer.BadParameter(
+        f"{error.name} is not installed; experiments need: pip install 'pilotlight[experiments]'"
+    ) from error
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Experiments: what warm pools would cost on a trace, and what users would feel.",
+)
+
+_INTERRUPTED = 130
+
+Prices = Annotated[
+    Path | None, typer.Option("--prices", help="Price list.", show_default="the packaged examples")
+]
+
+
+@app.command()
+def run(
+    file: Annotated[Path, typer.Argument(metavar="FILE.yaml", help="Experiment file.")],
+    *,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder of the report.", show_default="build/experiments/NAME"),
+    ] = None,
+    prices: Prices = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Run every arm on the same requests and write a report; Ctrl-C keeps the arms that are done."""
+    experiment = read_experiment(file)
+    prepared = running.prepare(experiment, read_prices(prices))
+    folder = out or Path("build/experiments") / experiment.metadata.name
+    typer.echo(f"{len(prepared.trace):,} requests, {len(experiment.spec.arms)} arms", err=True)
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeRemainingColumn(),
+        console=terminal.stderr_console(),
+        transient=True,
+    ) as bars:
+        tasks = {arm.name: bars.add_task(arm.name, total=1.0) for arm in experiment.spec.arms}
+        report = running.run(prepared, progress=lambda name, share: bars.update(tasks[name], completed=share))
+    if not report.arms:
+        typer.echo("interrupted before the first arm was finished; nothing is written", err=True)
+        raise typer.Exit(_INTERRUPTED)
+    try:
+        files = reporting.write(report, folder)
+    except OSError as error:
+        raise ExperimentError(f"{folder}: the report cannot be written: {error.strerror}") from error
+    if as_json:
+        typer.echo(json.dumps(reporting.to_json(report), indent=2))
+    else:
+        _show(report)
+        typer.echo(f"report: {files[0]}")
+    if not report.complete:
+        typer.echo("interrupted: the report has the arms that were finished", err=True)
+        raise typer.Exit(_INTERRUPTED)
+
+
+def _show(report: running.Report) -> None:
+    console = terminal.console()
+    console.print(
+        f"{report.requests:,} requests in {report.duration_s / 3600:,.1f} hours"
+        + (f", {report.skipped_rows:,} rows skipped" if report.skipped_rows else "")
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("arm")
+    for name in (
+        "cold",
+        "wait p95",
+        "TTFT p50",
+        "TTFT p95",
+        "GPU-hours",
+        "over bound",
+        f"cost {report.currency}",
+    ):
+        table.add_column(name, justify="right")
+    for row in reporting.rows(report):
+        table.add_row(
+            row.arm,
+            f"{row.cold_rate:.2%}",
+            _seconds(row.wait_p95_s),
+            _seconds(row.ttft_p50_s),
+            _seconds(row.ttft_p95_s),
+            f"{row.gpu_s / 3600:,.2f}",
+            "-" if row.over_bound is None else f"{row.over_bound:.2f}",
+            f"{row.cost:,.2f}",
+        )
+    console.print(table)
+    best = reporting.best(report)
+    goal = f"at most {report.objective:.2%} cold"
+    console.print(f"cheapest with {goal}: {best}" if best else f"no arm keeps {goal}")
+
+
+@app.command()
+def describe(
+    trace: Annotated[Path, typer.Argument(metavar="TRACE", help="Trace file, CSV or JSON lines.")],
+    *,
+    service_s: Annotated[
+        float | None, typer.Option("--service-s", min=0.001, help="Seconds of every request.")
+    ] = None,
+    skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Go on after a bad row.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="For arrivals that the trace does not hold.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Print a trace's rate, bursts, rhythm and concurrency."""
+    read = read_trace(trace, seed=seed, skip_bad_rows=skip_bad_rows)
+    model = running.service_model(ServiceTime(fixed_seconds=service_s))
+    found = describing.describe(read, model.times(read))
+    if as_json:
+        typer.echo(json.dumps({name: getattr(found, name) for name in type(found).__slots__}, indent=2))
+        return
+    p50, p90, p99, most = found.concurrency
+    lines = [
+        ("requests", f"{found.requests:,} of {found.functions:,} functions"),
+        ("duration", f"{found.duration_s / 3600:,.2f} hours"),
+        ("rate", "-" if found.rate is None else f"{found.rate:.3g} requests/s"),
+        ("gaps", _figure(found.gap_variation, "coefficient of variation {:.2f} (1: independent)")),
+        ("bursts", _figure(found.dispersion, "variance over mean per minute {:.1f} (1: independent)")),
+        *(
+            ("rhythm", f"autocorrelation {value:.2f} after {_span(lag)}")
+            for lag, value in found.autocorrelation.items()
+            if value is not None
+        ),
+        ("service", f"{found.service_mean_s:.3g} s in the mean"),
+        (
+            "at once",
+            f"p50 {p50}, p90 {p90}, p99 {p99}, most {most}; nothing {found.idle_share:.0%} of the time",
+        ),
+    ]
+    for name, text in lines:
+        typer.echo(f"{name:<10}{text}")
+    for row in read.bad_rows[:10]:
+        typer.echo(f"skipped line {row.line}: {row.reason}", err=True)
+    if len(read.bad_rows) > 10:
+        typer.echo(f"and {len(read.bad_rows) - 10} more rows", err=True)
+
+
+def _figure(value: float | None, pattern: str) -> str:
+    return "-" if value is None else pattern.format(value)
+
+
+def _span(seconds: int) -> str:
+    for size, name in ((604_800, "week"), (86_400, "day"), (3600, "hour")):
+        if seconds % size == 0:
+            count = seconds // size
+            return f"{count} {name}{'s' if count > 1 else ''}"
+    return f"{seconds // 60} minutes"
+
+
+def _seconds(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.1f} s" if value >= 1 else f"{value * 1000:.0f} ms"

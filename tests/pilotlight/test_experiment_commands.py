@@ -1,0 +1,68 @@
+"""`pilotlight experiment ...` as a user runs it."""
+
+import json
+
+import yaml
+
+from tests.pilotlight.conftest import Cli
+from tests.warmpool.experiments.test_experiment import document
+
+
+def test_an_experiment_is_run_and_its_report_is_written(cli: Cli, tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(document()))
+
+    ran = cli.run("experiment", "run", str(path), "-o", str(tmp_path / "out"))
+
+    assert ran.returncode == 0, ran.stderr
+    assert "pool off" in ran.stdout
+    assert "cheapest with at most 5.00% cold: " in ran.stdout
+    assert (tmp_path / "out" / "report.html").stat().st_size > 10_000
+
+
+def test_figures_are_printed_as_json(cli: Cli, tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(document()))
+
+    ran = cli.run("experiment", "run", str(path), "-o", str(tmp_path / "out"), "--json")
+
+    assert json.loads(ran.stdout)["complete"] is True
+
+
+def test_a_mistake_is_one_line_and_exit_code_2(cli: Cli, tmp_path):
+    path = tmp_path / "wrong.yaml"
+    path.write_text(yaml.safe_dump(document(objective="0%")))
+
+    ran = cli.run("experiment", "run", str(path))
+
+    assert ran.returncode == 2
+    assert ran.stderr.startswith(f"error: {path}: spec.objective = ")
+    assert len(ran.stderr.splitlines()) == 1
+
+
+def test_ctrl_c_ends_a_long_run_and_says_what_is_written(cli: Cli, tmp_path):
+    (tmp_path / "trace.csv").write_text("timestamp\n" + "\n".join(str(i * 30) for i in range(400_000)) + "\n")
+    path = tmp_path / "long.yaml"
+    path.write_text(yaml.safe_dump(document(trace={"file": "trace.csv"})))
+    running = cli.start("experiment", "run", str(path), "-o", str(tmp_path / "out"))
+
+    running.until(lambda output: "400,000 requests, 3 arms" in output)
+    code = running.interrupt()
+
+    assert code == 130
+    assert "interrupted before the first arm was finished; nothing is written" in running.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_trace_is_described(cli: Cli, tmp_path):
+    trace = tmp_path / "trace.csv"
+    trace.write_text("timestamp\n" + "\n".join(str(i * 7) for i in range(200)) + "\nbad\n")
+
+    refused = cli.run("experiment", "describe", str(trace))
+    described = cli.run("experiment", "describe", str(trace), "--skip-bad-rows", "--service-s", "3")
+
+    assert refused.returncode == 2
+    assert f"{trace}:202: timestamp = 'bad'" in refused.stderr
+    assert described.returncode == 0
+    assert "200 of 1 functions" in described.stdout
+    assert "skipped line 202" in described.stderr
