@@ -55,6 +55,8 @@ class PlatformConfig:
     those of this machine; `*` for any."""
     head_limits: HeadLimits = field(default_factory=HeadLimits)
     """Size and time of a request's head, at the gateway and at the API."""
+    api_body_timeout_s: float = 30.0
+    """Seconds in which the body of a request to the API has to come."""
     validating: Mapping[Resource, ValidatingFunction] = field(default_factory=dict)
     """Functions that validate objects of a kind before they are stored, as webhooks do on a cluster."""
 

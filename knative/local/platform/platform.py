@@ -225,6 +225,7 @@ class Platform:
             log_path=kubelet.logs.path,
             address=self._authority(self._api_port),
             hosts=config.hosts,
+            body_timeout_s=config.api_body_timeout_s,
         )
 
         kubelet.start()

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from knative.client.cluster import Cluster
-from knative.client.errors import Invalid
-from knative.client.resources import CONFIG_MAP, REVISION, SERVICE
+from knative.client.errors import Cause, Invalid
+from knative.client.resources import CONFIG_MAP, CONFIGURATION, REVISION, ROUTE, SERVICE, WARM_POOL
 from tests.knative.platform.conftest import World, service
 
 ANNOTATION = "spec.template.metadata.annotations.autoscaling.knative.dev"
@@ -190,3 +190,68 @@ async def test_defaults_are_knatives(world: World):
     assert spec["containers"][0]["readinessProbe"] == {"successThreshold": 1, "tcpSocket": {"port": 0}}
     assert made["spec"]["traffic"] == [{"latestRevision": True, "percent": 100}]
     assert made["metadata"]["annotations"]["serving.knative.dev/creator"] == "kubernetes-admin"
+
+
+CREATOR, MODIFIER = "serving.knative.dev/creator", "serving.knative.dev/lastModifier"
+
+
+@pytest.mark.parametrize("resource", [SERVICE, CONFIGURATION, ROUTE], ids=lambda resource: resource.kind)
+async def test_creator_and_modifier_are_the_users_whatever_the_object_says(world: World, resource):
+    await world.cluster.create(SERVICE, service("other"))
+    body = service("a") if resource is SERVICE else service("b")
+    if resource is ROUTE:
+        body["spec"] = {"traffic": [{"configurationName": "other", "percent": 100}]}
+    name = body["metadata"]["name"]
+    body["metadata"]["annotations"] = {CREATOR: "someone-else", MODIFIER: "someone-else"}
+    made = await world.cluster.create(resource, body)
+    marks = made["metadata"]["annotations"]
+    assert (marks[CREATOR], marks[MODIFIER]) == ("kubernetes-admin", "kubernetes-admin")
+    for annotation, text in (
+        (CREATOR, f"annotation value is immutable: metadata.annotations.{CREATOR}"),
+        (MODIFIER, f"invalid value: me: metadata.annotations.{MODIFIER}"),
+    ):
+        with pytest.raises(Invalid) as refused:
+            await world.cluster.patch(
+                resource, name, "default", {"metadata": {"annotations": {annotation: "me"}}}
+            )
+        assert refused.value.message == (
+            'admission webhook "validation.webhook.serving.knative.dev" denied the request: '
+            f"validation failed: {text}"
+        )
+    with pytest.raises(Invalid, match="annotation value is immutable"):
+        await world.cluster.patch(resource, name, "default", {"metadata": {"annotations": {CREATOR: None}}})
+    await world.cluster.patch(resource, name, "default", {"metadata": {"annotations": {"note": "fine"}}})
+    if resource is not SERVICE:
+        await world.cluster.delete(resource, name, "default")
+
+
+async def test_a_function_can_validate_what_is_stored(tmp_path):
+    from knative.local.apiserver.admission.validating_function import AdmissionResponse
+    from knative.local.platform.platform import Platform
+    from tests.knative.platform.conftest import platform_config
+
+    def validate(obj: dict[str, Any], old: dict[str, Any] | None) -> AdmissionResponse:
+        if obj["spec"]["target"] == "bad":
+            return AdmissionResponse([Cause("must be good", "spec.target", "FieldValueInvalid")])
+        return AdmissionResponse(warnings=() if old is None else [f"was {old['spec']['target']}"])
+
+    warnings: list[str] = []
+    config = platform_config(tmp_path, validating={WARM_POOL: validate})
+    async with (
+        Platform(config) as platform,
+        Cluster.from_kubeconfig(platform.kubeconfig, on_warning=warnings.append) as cluster,
+    ):
+        pool = {"metadata": {"name": "p", "namespace": "default"}, "spec": {"target": "bad"}}
+        with pytest.raises(Invalid) as refused:
+            await cluster.apply(WARM_POOL, pool)
+        assert refused.value.message == (
+            'admission webhook "validation.webhook.pilotlight.dev" denied the request: '
+            "validation failed: spec.target: must be good"
+        )
+        assert [cause.field for cause in refused.value.causes] == ["spec.target"]
+        await cluster.apply(WARM_POOL, pool | {"spec": {"target": "a"}})
+        await cluster.apply(WARM_POOL, pool | {"spec": {"target": "b"}})
+        assert warnings == ["was a"]
+        with pytest.raises(Invalid):  # and nothing of it is kept
+            await cluster.patch(WARM_POOL, "p", "default", {"spec": {"target": "bad"}})
+        assert (await cluster.get(WARM_POOL, "p", "default"))["spec"]["target"] == "b"

@@ -15,6 +15,7 @@ from knative.labels import PORT_ANNOTATION
 from knative.local import objects
 from knative.local.apiserver import errors
 from knative.local.apiserver.api.access import AccessRules
+from knative.local.apiserver.api.bodies import READ_TIMEOUT_S
 from knative.local.apiserver.api.log_index import LogPath
 from knative.local.apiserver.api.pod_logs import PodLogs
 from knative.local.apiserver.api.read_handlers import ReadHandlers
@@ -48,6 +49,7 @@ class Api:
         log_path: where a container's log is.
         address: the host and port that the API is reached at, for discovery.
         hosts: host names, beside `localhost` and IP addresses, under which requests are answered.
+        body_timeout_s: seconds in which the body of a request has to come.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Api:
         log_path: LogPath,
         address: str,
         hosts: Collection[str] = (),
+        body_timeout_s: float = READ_TIMEOUT_S,
     ) -> None:
         self._registry = registry
         self._access = AccessRules(token, hosts)
@@ -67,7 +70,7 @@ class Api:
         self._documents = StaticDocuments(registry.kinds, address)
         self.watches = WatchBroadcaster(registry.store)
         self._reads = ReadHandlers(registry, self.watches, now)
-        self._writes = WriteHandlers(registry, now)
+        self._writes = WriteHandlers(registry, now, body_timeout_s=body_timeout_s)
         self._logs = PodLogs(registry.store, log_path, now)
 
     async def run(self) -> None:

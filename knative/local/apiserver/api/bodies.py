@@ -26,7 +26,7 @@ MAX_BYTES = 3 * 1024 * 1024
 MAX_YAML_BYTES = 256 * 1024
 """YAML takes some forty times as long as JSON, which is all that `kubectl` and the client libraries send."""
 READ_TIMEOUT_S = 30.0
-"""Time in which a whole body has to come."""
+"""Default of the time in which a whole body has to come."""
 
 _ON_LOOP_BYTES = 16 * 1024
 _MAX_NUMBER = 1024
@@ -59,11 +59,11 @@ def media_type(request: Request) -> str:
     return request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
 
 
-async def read(request: Request) -> bytes:
+async def read(request: Request, timeout_s: float = READ_TIMEOUT_S) -> bytes:
     """The body.
 
     Raises:
-        ApiError: 413, it is larger than `MAX_BYTES`; 408, it did not come within `READ_TIMEOUT_S`.
+        ApiError: 413, it is larger than `MAX_BYTES`; 408, it did not come in time.
     """
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and (len(declared) > len(str(MAX_BYTES)) or int(declared) > MAX_BYTES):
@@ -71,14 +71,14 @@ async def read(request: Request) -> bytes:
     chunks: list[bytes] = []
     size = 0
     try:
-        async with asyncio.timeout(READ_TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > MAX_BYTES:
                     raise too_large(f"the request body is larger than {MAX_BYTES} bytes")
                 chunks.append(chunk)
     except TimeoutError as problem:
-        text = f"the request body was not complete within {READ_TIMEOUT_S:.0f} s"
+        text = f"the request body was not complete within {timeout_s:g} s"
         raise ApiError(408, "Timeout", text) from problem
     return b"".join(chunks)
 

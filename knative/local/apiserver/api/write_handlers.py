@@ -33,10 +33,11 @@ _STRATEGIC = "application/strategic-merge-patch+json"
 class WriteHandlers:
     """Answers requests that change objects; each answer waits until the change is on disk."""
 
-    def __init__(self, registry: Registry, now: Callable[[], datetime]) -> None:
+    def __init__(self, registry: Registry, now: Callable[[], datetime], *, body_timeout_s: float) -> None:
         self._registry = registry
         self._store = registry.store
         self._now = now
+        self._body_timeout_s = body_timeout_s
 
     async def create(self, request: Request, target: RequestInfo) -> Response:
         """A new object."""
@@ -113,6 +114,7 @@ class WriteHandlers:
             ref=target.ref,
             subresource=target.subresource,
         )
+        check_bounds(merged)
         obj = objects.clone(merged)
         if live is None:
             result = self._registry.create(target.info.resource, target.key.namespace, obj, options)
@@ -122,7 +124,7 @@ class WriteHandlers:
 
     async def delete(self, request: Request, target: RequestInfo) -> Response:
         """The end of one object, at once or when what holds it lets go."""
-        result = self._registry.delete(target.key, await _delete_options(request))
+        result = self._registry.delete(target.key, await self._delete_options(request))
         if result.version is not None:
             await self._store.durable(result.version)
         if result.obj["metadata"].get("deletionTimestamp"):
@@ -139,7 +141,7 @@ class WriteHandlers:
 
     async def delete_collection(self, request: Request, target: RequestInfo) -> Response:
         """The end of all objects that the selectors choose."""
-        options = await _delete_options(request)
+        options = await self._delete_options(request)
         found = selected(self._registry, Selection.of(request, target))
         for record in found:
             if self._store.get(record.key) is not None:
@@ -158,7 +160,13 @@ class WriteHandlers:
     async def _parsed(self, request: Request, target: RequestInfo) -> bodies.Parsed:
         if target.info.has_rules and not cel_rules.ready():
             await asyncio.to_thread(cel_rules.load)
-        return await bodies.parse(await bodies.read(request), bodies.media_type(request))
+        data = await bodies.read(request, self._body_timeout_s)
+        return await bodies.parse(data, bodies.media_type(request))
+
+    async def _delete_options(self, request: Request) -> DeleteOptions:
+        data = await bodies.read(request, self._body_timeout_s)
+        given = (await bodies.parse(data, bodies.media_type(request))).value if data else {}
+        return _read_delete_options(request, given)
 
     async def _object(
         self, request: Request, target: RequestInfo, options: WriteOptions
@@ -203,14 +211,12 @@ def _complete(config: Object, target: RequestInfo) -> None:
         )
 
 
-async def _delete_options(request: Request) -> DeleteOptions:
-    """The DeleteOptions in a request's body and query.
+def _read_delete_options(request: Request, given: Any) -> DeleteOptions:
+    """The DeleteOptions in the body and the query of a request.
 
     Raises:
         ApiError: 400, they can't be read.
     """
-    data = await bodies.read(request)
-    given: Any = (await bodies.parse(data, bodies.media_type(request))).value if data else {}
     if not isinstance(given, dict):
         raise errors.bad_request("the body of a deletion is a DeleteOptions object")
     params = request.query_params

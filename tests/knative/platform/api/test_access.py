@@ -69,3 +69,26 @@ async def test_a_missing_kind_is_told_from_a_missing_object(raw: Raw):
     # By the body: clients look for a Status, and say "no such API" where there is none.
     assert (await raw("GET", "/apis/eventing.knative.dev/v1/brokers"))[1] == "404 page not found\n"
     assert (await raw("GET", f"{CMS}/nope"))[1]["reason"] == "NotFound"
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/api/v1/pods", "/version"])
+async def test_requests_of_web_pages_are_forbidden(raw: Raw, path: str):
+    # A name that somebody else's DNS resolves to this machine, and a page of another site.
+    for headers in ({"host": "evil.example:8081"}, {"origin": "https://evil.example"}, {"origin": "null"}):
+        status, refused, _ = await raw("GET", path, **headers)
+        assert (status, refused["reason"]) == (403, "Forbidden"), headers
+    for headers in ({"host": "localhost:1"}, {"origin": "http://127.0.0.1:3000"}, {"host": "[::1]:8081"}):
+        assert (await raw("GET", path, **headers))[0] == 200, headers
+
+
+async def test_a_host_can_be_allowed(tmp_path):
+    from knative.local.platform.platform import Platform
+    from tests.knative.platform.conftest import platform_config
+
+    async with (
+        Platform(platform_config(tmp_path, allowed_hosts=["box.example"])) as platform,
+        aiohttp.ClientSession() as http,
+    ):
+        for host, status in (("box.example:8081", 200), ("evil.example", 403)):
+            async with http.get(f"{platform.api_url}/metrics", headers={"host": host}) as answer:
+                assert answer.status == status

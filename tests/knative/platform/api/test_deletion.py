@@ -6,7 +6,7 @@ import pytest
 
 from knative.client.errors import Conflict, NotFound
 from knative.client.resources import CONFIG_MAP, CONFIGURATION, NAMESPACE, SECRET, SERVICE
-from tests.knative.platform.api.raw import config_map
+from tests.knative.platform.api.raw import CMS, Raw, config_map
 from tests.knative.platform.conftest import World, service, until
 
 
@@ -77,3 +77,31 @@ async def test_a_namespace_takes_everything_in_it_along(world: World):
 
     await until(gone)
     assert await world.cluster.list(CONFIGURATION) == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        {"preconditions": "u"},
+        {"gracePeriodSeconds": "soon"},
+        {"gracePeriodSeconds": -1},
+        {"propagationPolicy": "Sideways"},
+        {"propagationPolicy": ["Orphan"]},
+    ],
+)
+async def test_options_that_cannot_be_read_delete_nothing(world: World, raw: Raw, options: Any):
+    await world.cluster.create(CONFIG_MAP, config_map())
+    status, refused, _ = await raw("DELETE", f"{CMS}/cm", options, content_type="application/json")
+    assert (status, refused["reason"]) == (400, "BadRequest")
+    await world.cluster.get(CONFIG_MAP, "cm", "default")
+
+
+async def test_go_clients_delete_with_options_in_protobuf(world: World, raw: Raw):
+    # DeleteOptions{Preconditions: {UID: "other"}} as client-go sends it for core kinds.
+    envelope = b"k8s\x00" + b"\n\x13\n\x02v1\x12\rDeleteOptions" + b"\x12\x09\x12\x07\n\x05other"
+    kind = "application/vnd.kubernetes.protobuf"
+    await world.cluster.create(CONFIG_MAP, config_map())
+    status, refused, _ = await raw("DELETE", f"{CMS}/cm", envelope, content_type=kind)
+    assert (status, refused["reason"]) == (409, "Conflict")
+    assert "Precondition failed: UID in precondition: other" in refused["message"]

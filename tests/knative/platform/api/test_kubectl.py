@@ -79,6 +79,31 @@ async def test_kubectl_server_side_apply_meets_conflicts(kubectl: Program):
     await kubectl.run(*words, stdin=changed)
 
 
+async def test_kubectl_says_of_an_unknown_kind_that_there_is_none(kubectl: Program):
+    meta = {"name": "a"}
+    for api_version, kind in (
+        ("apps/v1", "Deployment"),
+        ("v1", "ReplicationController"),
+        ("x.example/v1", "Thing"),
+    ):
+        body = yaml.safe_dump({"apiVersion": api_version, "kind": kind, "metadata": meta})
+        text = await kubectl.run("apply", "-f", "-", stdin=body, status=1)
+        assert f'no matches for kind "{kind}" in version "{api_version}"' in text
+
+
+async def test_kubectl_lists_several_conflicts_as_kubernetes_does(kubectl: Program):
+    def config_map(value: str) -> str:
+        meta = {"name": "cm", "namespace": "default"}
+        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {"a": value, "b": value}}
+        return yaml.safe_dump(body)
+
+    words = ("apply", "--server-side", "-f", "-")
+    await kubectl.run(*words, "--field-manager=one", stdin=config_map("1"))
+    text = await kubectl.run(*words, "--field-manager=two", stdin=config_map("2"), status=1)
+    assert 'error: Apply failed with 2 conflicts: conflicts with "one":\n- .data.a\n- .data.b\n' in text
+    assert "Please review the fields above--they currently have other managers." in text
+
+
 async def test_kubectl_watch_shows_changes(kubectl: Program):
     process = await kubectl.start("get", "ksvc", "-w", "--no-headers")
     try:

@@ -1,4 +1,4 @@
-"""Identity, concurrency and the doors that an object is written through."""
+"""Identity and concurrency of objects, and their subresources."""
 
 import pytest
 
@@ -56,12 +56,12 @@ async def test_a_write_that_changes_nothing_makes_no_new_version(world: World):
     assert len(versions) == 1
 
 
-async def test_status_and_the_rest_are_written_through_their_own_doors(world: World):
+async def test_status_is_written_by_its_subresource_and_everything_else_is_not(world: World):
     pool = {"metadata": {"name": "p", "namespace": "default"}, "spec": {"target": "a"}}
     made = await world.cluster.create(WARM_POOL, pool | {"status": {"floor": 9}})
     assert "status" not in made
-    through = {"status": {"floor": 2}, "spec": {"target": "b"}}
-    patched = await world.cluster.patch(WARM_POOL, "p", "default", through, subresource="status")
+    change = {"status": {"floor": 2}, "spec": {"target": "b"}}
+    patched = await world.cluster.patch(WARM_POOL, "p", "default", change, subresource="status")
     assert (patched["status"], patched["spec"]) == ({"floor": 2}, made["spec"])
     assert patched["metadata"]["generation"] == 1
     changed = await world.cluster.patch(
@@ -102,3 +102,50 @@ async def test_a_secret_is_stored_in_base64_and_checked(world: World):
         await world.cluster.create(
             SECRET, {"metadata": {"name": "t", "namespace": "default"}, "data": {"a": "%"}}
         )
+
+
+POOLS = "/apis/pilotlight.dev/v1alpha1/namespaces/default/warmpools"
+
+
+async def test_a_put_without_a_resource_version_is_refused_for_the_kinds_that_need_one(
+    world: World, raw: Raw
+):
+    pool = {"metadata": {"name": "p", "namespace": "default"}, "spec": {"target": "a"}}
+    await world.cluster.create(WARM_POOL, pool)
+    for path in (f"{POOLS}/p", f"{POOLS}/p/status"):
+        status, refused, _ = await raw(
+            "PUT", path, pool | {"status": {"floor": 1}}, content_type="application/json"
+        )
+        assert (status, refused["reason"]) == (422, "Invalid")
+        assert refused["message"] == (
+            'warmpools.pilotlight.dev "p" is invalid: metadata.resourceVersion: Invalid value: 0x0: '
+            "must be specified for an update"
+        )
+    now = await world.cluster.get(WARM_POOL, "p", "default")
+    version = now["metadata"]["resourceVersion"]
+    # A patch is unconditional unless it names a version.
+    patched = await world.cluster.patch(WARM_POOL, "p", "default", {"spec": {"target": "b"}})
+    stale = {"metadata": {"resourceVersion": version}, "status": {"floor": 1}}
+    with pytest.raises(Conflict):
+        await world.cluster.patch(WARM_POOL, "p", "default", stale, subresource="status")
+    good = pool | {
+        "metadata": {**pool["metadata"], "resourceVersion": patched["metadata"]["resourceVersion"]}
+    }
+    status, replaced, _ = await raw("PUT", f"{POOLS}/p", good, content_type="application/json")
+    assert (status, replaced["spec"]["target"]) == (200, "a")
+
+
+async def test_kubernetes_own_kinds_are_replaced_without_a_resource_version(world: World, raw: Raw):
+    await world.cluster.create(CONFIG_MAP, config_map())
+    body = config_map(data={"b": "2"})
+    status, replaced, _ = await raw("PUT", f"{CMS}/cm", body, content_type="application/json")
+    assert (status, replaced["data"]) == (200, {"b": "2"})
+
+
+async def test_an_object_to_be_created_has_no_resource_version(raw: Raw):
+    body = config_map(resourceVersion="7")
+    status, refused, _ = await raw("POST", CMS, body, content_type="application/json")
+    assert (status, refused["message"]) == (400, "resourceVersion should not be set on objects to be created")
+    path = f"{CMS}/cm?fieldManager=m"
+    status, refused, _ = await raw("PATCH", path, body, content_type="application/apply-patch+yaml")
+    assert (status, refused["reason"]) == (409, "Conflict")
