@@ -16,6 +16,7 @@ from knative.autoscaling.config import Config
 from pilotlight import yaml_locations
 from pilotlight.agent import Agent, AgentFileError
 from pilotlight.compile import autoscaling
+from warmpool.domain.spec_errors import TEXT_NOT_BOOLEAN, without_kinds
 from weights.cache.location import default_cache_dir
 
 _LENIENT = Config(allow_zero_initial_scale=True)
@@ -85,7 +86,7 @@ def _engine_problems(
 
 
 def _problem(path: Path, document: yaml_locations.Located, detail: Mapping[str, Any]) -> str:
-    location = _without_union_tags(detail["loc"])
+    location = without_kinds(detail["loc"])
     dotted = ".".join(str(part) for part in location) or "(whole file)"
     message = detail["msg"].removeprefix("Value error, ")
     match detail["type"]:
@@ -94,6 +95,8 @@ def _problem(path: Path, document: yaml_locations.Located, detail: Mapping[str, 
         case "extra_forbidden":
             known = _known_fields(location[:-1])
             text = f"{dotted}: no such field" + (f"; known here: {', '.join(known)}" if known else "")
+        case "string_type" if isinstance(detail.get("input"), bool):
+            text = f"{dotted} = {json.dumps(detail['input'])}: {TEXT_NOT_BOOLEAN}"
         case _:
             value = detail.get("input")
             shown = (
@@ -101,15 +104,6 @@ def _problem(path: Path, document: yaml_locations.Located, detail: Mapping[str, 
             )
             text = f"{dotted}{shown}: {message}"
     return f"{path}:{document.line(location)}: {text}"
-
-
-def _without_union_tags(location: yaml_locations.Location) -> yaml_locations.Location:
-    """Pydantic names the kind of a window (`weekly`, `cron`) in a location; the file has no such key."""
-    kept: list[str | int] = []
-    for part in location:
-        if not (kept and isinstance(kept[-1], int) and part in {"weekly", "cron"}):
-            kept.append(part)
-    return tuple(kept)
 
 
 def _known_fields(location: yaml_locations.Location) -> list[str]:

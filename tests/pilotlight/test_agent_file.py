@@ -105,6 +105,9 @@ def test_defaults_leave_knatives_own_defaults_in_force(tmp_path):
     assert not [key for key in template["metadata"]["annotations"] if "autoscaling" in key]
 
 
+DAILY = {"from": "08:00", "to": "09:00", "replicas": 1}
+
+
 @pytest.mark.parametrize(
     ("stage", "line", "says"),
     [
@@ -145,6 +148,25 @@ def test_defaults_leave_knatives_own_defaults_in_force(tmp_path):
             {"warmPool": {"windows": [{"name": "w", "from": "8", "to": "9:00", "replicas": 1}]}},
             14,
             "windows.0.from",
+        ),
+        (
+            {"warmPool": {"windows": [{"days": ["Funday"], "name": "w", **DAILY}]}},
+            13,
+            "spec.stages.0.warmPool.windows.0.days",
+        ),
+        (
+            {
+                "warmPool": {
+                    "exceptions": [{"end": "2026-12-01T00:00", "start": "2026-12-02T00:00", "name": "e"}]
+                }
+            },
+            13,
+            "spec.stages.0.warmPool.exceptions.0.end",
+        ),
+        (
+            {"warmPool": {"windows": [{"name": False, **DAILY}]}},
+            13,
+            "warmPool.windows.0.name = false: must be text in quotes: YAML reads off, no, on",
         ),
         (
             {

@@ -19,6 +19,9 @@ class SpecError(ValueError):
         self.problems = problems
 
 
+TEXT_NOT_BOOLEAN: Final = (
+    "must be text in quotes: YAML reads off, no, on and yes without quotes as true or false"
+)
 _EXPECTED: Final = {
     "missing": "must be given",
     "extra_forbidden": "is not a field of a warm pool",
@@ -50,15 +53,19 @@ def describe_errors(error: ValidationError, root: str = "spec") -> list[str]:
     return lines if len(entries) <= _MAX_LINES else [*lines, f"and {len(entries) - _MAX_LINES} more"]
 
 
+def without_kinds(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """A location as a user sees it, without the kind of window that pydantic puts after its index."""
+    return tuple(
+        part
+        for before, part in zip(("", *location), location, strict=False)
+        if not (isinstance(before, int) and part in WINDOW_KINDS | EXCEPTION_KINDS)
+    )
+
+
 def _path(location: tuple[int | str, ...], root: str) -> str:
-    """The field as a user writes it, without the kind of window that pydantic puts after its index."""
-    path = root
-    before: int | str = ""
-    for part in location:
-        if not (isinstance(before, int) and part in WINDOW_KINDS | EXCEPTION_KINDS):
-            path += f"[{part}]" if isinstance(part, int) else f".{part}"
-        before = part
-    return path
+    return root + "".join(
+        f"[{part}]" if isinstance(part, int) else f".{part}" for part in without_kinds(location)
+    )
 
 
 def _value(entry: Mapping[str, Any]) -> str:
@@ -74,6 +81,6 @@ def _expectation(entry: Mapping[str, Any]) -> str:
     if entry["type"] == "value_error":
         return str(context["error"])
     if entry["type"] == "string_type" and isinstance(entry["input"], bool):
-        return "must be text in quotes: YAML reads off, no, on and yes without quotes as true or false"
+        return TEXT_NOT_BOOLEAN
     pattern = _EXPECTED.get(entry["type"])
     return pattern.format(**context) if pattern else f"must be right: {entry['msg']}"
