@@ -171,6 +171,8 @@ class PoolMetrics:
     """Name of the Service."""
     decision: Decision
     ready: int
+    requested: int
+    """Replicas that its min-scales request, after max-scale and activation-scale."""
     lead_s: float
     failures: int
     budget_left: float | None

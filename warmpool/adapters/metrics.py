@@ -14,6 +14,7 @@ _POOL: Final = ("namespace", "pool", "target")
 _GAUGES: Final = {
     "floor": "Replicas that the pool holds",
     "desired": "Replicas that its rules ask for, before limits and budget",
+    "requested": "Replicas that the pool's min-scales request, after max-scale and activation-scale",
     "ready": "Replicas of the target that are ready",
     "lead_seconds": "How much earlier than a window the floor rises",
     "budget_left": "What is left of the budget in its period, in its currency",
@@ -61,6 +62,7 @@ class MetricsCollector:
             gauges["floor"].add_metric(labels, pool.decision.floor.replicas)
             asked = max((proposal.floor.replicas for proposal in pool.decision.proposals), default=0)
             gauges["desired"].add_metric(labels, asked)
+            gauges["requested"].add_metric(labels, pool.requested)
             gauges["ready"].add_metric(labels, pool.ready)
             gauges["lead_seconds"].add_metric(labels, pool.lead_s)
             gauges["failures"].add_metric(labels, pool.failures)

@@ -142,6 +142,7 @@ class Controller:
                 target=pool.spec.target,
                 decision=state.decision,
                 ready=state.ready,
+                requested=state.requested,
                 lead_s=state.lead_s,
                 failures=state.failures,
                 budget_left=left,

@@ -62,5 +62,7 @@ class PoolState:
     observed: object = None
     """What the last reconciliation was based on; the same again gives the same result until `stale_at`."""
     ready: int = 0
+    requested: int = 0
+    """Replicas that the pool's min-scales request, after max-scale and activation-scale."""
     lead_s: float = 0.0
     budget_left: Decimal | None = None

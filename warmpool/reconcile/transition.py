@@ -163,6 +163,7 @@ def next_state(
         decision=result.decision,
         account=result.account,
         ready=result.ready,
+        requested=sum(result.plan.shares.values()),
         lead_s=result.lead_s,
         budget_left=result.budget_left,
         failures=failures,
