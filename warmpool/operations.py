@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from knative.autoscaling.annotations import MIN_SCALE
 from knative.client.cluster import Cluster
 from knative.client.errors import Conflict, NotFound
-from knative.client.resources import REVISION, WARM_POOL, Object
+from knative.client.resources import POD_AUTOSCALER, REVISION, WARM_POOL, Object
 from warmpool.domain.field_types import MAX_REPLICAS
 from warmpool.domain.spec_errors import SpecError
 from warmpool.reconcile import ownership, parsing, planning, views
 
 LONGEST_HOLD: Final = timedelta(days=7)
+DELETION_PATIENCE: Final = timedelta(minutes=5)
+"""A running controller finishes the deletion of a pool within seconds."""
 _ATTEMPTS: Final = 5
 
 
@@ -45,23 +49,34 @@ async def release(cluster: Cluster, name: str, namespace: str) -> None:
 
 
 async def release_abandoned(cluster: Cluster, namespace: str | None, now: datetime) -> list[str]:
-    """Give back every floor that is past its expiry or whose pool is gone; returns the Revisions.
+    """Give back every floor that has expired or whose pool is gone; returns what was released.
 
-    For when no controller runs: the floors that it left behind cost money.
+    For when no controller runs: the floors that it left behind cost money. A pool whose deletion has waited
+    for a controller for longer than `DELETION_PATIENCE` is gone, too, and loses the finalizer that kept it.
     """
-    pools = {
-        (pool["metadata"]["namespace"], pool["metadata"]["name"]) for pool in await _pools(cluster, namespace)
-    }
+    existing, abandoned = set(), []
+    for obj in await _pools(cluster, namespace):
+        key = (obj["metadata"]["namespace"], obj["metadata"]["name"])
+        deleted = ownership.parse_instant(obj["metadata"].get("deletionTimestamp"))
+        if deleted is None or now - deleted < DELETION_PATIENCE:
+            existing.add(key)
+        elif ownership.FINALIZER in obj["metadata"].get("finalizers", ()):
+            abandoned.append(obj)
     released = []
     for obj in await cluster.list(REVISION, namespace):
         revision = parsing.parse_revision(obj)
         found = revision.ownership
         if found is None:
             continue
-        orphaned = (revision.key[0], found.pool) not in pools
+        orphaned = (revision.key[0], found.pool) not in existing
         expired = found.expires is not None and found.expires <= now
-        if (orphaned or expired) and await _give_back(cluster, revision):
-            released.append(f"{revision.key[0]}/{revision.key[1]}")
+        if orphaned or expired:
+            await _give_back_autoscaler(cluster, revision)
+            if await _give_back(cluster, revision):
+                released.append(f"{revision.key[0]}/{revision.key[1]}")
+    for obj in abandoned:
+        await _remove_finalizer(cluster, obj)
+        released.append(f"{obj['metadata']['namespace']}/{obj['metadata']['name']} (WarmPool)")
     return released
 
 
@@ -82,6 +97,30 @@ async def _pools(cluster: Cluster, namespace: str | None) -> list[Object]:
 
 async def _annotate(cluster: Cluster, name: str, namespace: str, annotations: dict[str, Any]) -> None:
     await cluster.patch(WARM_POOL, name, namespace, {"metadata": {"annotations": annotations}})
+
+
+async def _give_back_autoscaler(cluster: Cluster, revision: views.RevisionView) -> None:
+    """Restore min-scale on the PodAutoscaler, where a pool wrote it for a Knative before 1.21.
+
+    It comes before the Revision, whose annotations say what to restore.
+    """
+    namespace, name = revision.key
+    try:
+        found = parsing.parse_autoscaler(await cluster.get(POD_AUTOSCALER, name, namespace))
+        if found.written_by is not None:
+            user = revision.user_min_scale
+            annotations = {MIN_SCALE: None if user is None else str(user), ownership.LEVER: None}
+            await cluster.patch(POD_AUTOSCALER, name, namespace, {"metadata": {"annotations": annotations}})
+    except NotFound:
+        return
+
+
+async def _remove_finalizer(cluster: Cluster, pool: Object) -> None:
+    meta = pool["metadata"]
+    kept = [name for name in meta["finalizers"] if name != ownership.FINALIZER]
+    body = {"metadata": {"resourceVersion": meta["resourceVersion"], "finalizers": kept}}
+    with suppress(NotFound, Conflict):  # somebody else is at it
+        await cluster.patch(WARM_POOL, meta["name"], meta["namespace"], body)
 
 
 async def _give_back(cluster: Cluster, revision: views.RevisionView) -> bool:
