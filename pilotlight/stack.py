@@ -81,6 +81,11 @@ class Stack:
         return self.platform.gateway_url
 
 
+def _listed(value: str | None) -> tuple[str, ...]:
+    """The items of a list that is separated by commas."""
+    return tuple(item.strip() for item in (value or "").split(",") if item.strip())
+
+
 def inherited_env() -> dict[str, str]:
     """The part of this process's environment that replicas get."""
     return {key: value for key, value in os.environ.items() if key.startswith(_INHERITED)}
@@ -102,6 +107,8 @@ async def running(config: StackConfig) -> AsyncIterator[Stack]:
             api_port=config.api_port,
             gpus=config.gpus,
             env={**config.env, env_vars.ADMIN_TOKEN: token},
+            allowed_hosts=_listed(config.env.get(env_vars.ALLOWED_HOSTS)),
+            allowed_origins=_listed(config.env.get(env_vars.ALLOWED_ORIGINS)),
             validating={WARM_POOL: _validate_pool},
         )
     )

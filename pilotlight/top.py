@@ -5,8 +5,6 @@ between them and nothing else. Unknown values are shown as `-`.
 """
 
 import asyncio
-import base64
-import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +12,6 @@ from time import monotonic
 from typing import Any
 
 import aiohttp
-import yaml
-from prometheus_client.parser import text_string_to_metric_families
 from rich.live import Live
 from rich.table import Table
 
@@ -23,7 +19,7 @@ from knative.autoscaling.annotations import MIN_SCALE
 from knative.client.cluster import Cluster
 from knative.client.resources import POD, REVISION, SERVICE
 from knative.labels import PORT_ANNOTATION, SERVICE_LABEL
-from pilotlight import deploy, kubeconfig, terminal
+from pilotlight import deploy, kubeconfig, metrics_page, terminal
 from warmpool.adapters.price_file import packaged_prices
 
 _STATE = "pilotlight_replica_state"
@@ -115,9 +111,11 @@ class Reader:
             self._cluster.list(SERVICE),
             self._cluster.list(REVISION),
             self._cluster.list(POD),
-            self._metrics(f"{self._server}/metrics"),
+            metrics_page.read(self._http, f"{self._server}/metrics"),
         )
-        own = await asyncio.gather(*(self._metrics(url) for url in map(_address, pods) if url))
+        own = await asyncio.gather(
+            *(metrics_page.read(self._http, url) for url in map(_address, pods) if url)
+        )
         by_url = dict(zip([url for url in map(_address, pods) if url], own, strict=True))
         return Reading(
             monotonic(),
@@ -128,21 +126,6 @@ class Reader:
                 for s in services
             },
         )
-
-    async def _metrics(self, url: str) -> list[tuple[str, Mapping[str, str], float]]:
-        """The samples at a URL; none where nobody answers in time."""
-        try:
-            async with self._http.get(url, timeout=aiohttp.ClientTimeout(total=1)) as response:
-                if response.status != 200:
-                    return []
-                text = await response.text()
-        except (aiohttp.ClientError, TimeoutError):
-            return []
-        try:
-            families = list(text_string_to_metric_families(text))
-        except ValueError:  # a container's /metrics may be anything
-            return []
-        return [(s.name, s.labels, s.value) for family in families for s in family.samples]
 
 
 def _address(pod: dict[str, Any]) -> str | None:
@@ -155,8 +138,8 @@ def _service(
     service: dict[str, Any],
     revisions: Iterable[dict[str, Any]],
     pods: Iterable[dict[str, Any]],
-    platform: Iterable[tuple[str, Mapping[str, str], float]],
-    replicas: Mapping[str, list[tuple[str, Mapping[str, str], float]]],
+    platform: Iterable[metrics_page.Sample],
+    replicas: Mapping[str, list[metrics_page.Sample]],
 ) -> ServiceReading:
     meta = service["metadata"]
     namespace, name = meta["namespace"], meta["name"]
@@ -212,7 +195,7 @@ def _belongs(labels: Mapping[str, str], namespace: str, service: str) -> bool:
     ) == service
 
 
-def _sum(samples: Iterable[tuple[str, Mapping[str, str], float]], name: str) -> float | None:
+def _sum(samples: Iterable[metrics_page.Sample], name: str) -> float | None:
     values = [value for key, _, value in samples if key == name]
     return sum(values) if values else None
 
@@ -222,21 +205,10 @@ def _is_ready(pod: dict[str, Any]) -> bool:
     return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
 
-def _server(path: Path) -> tuple[str, ssl.SSLContext]:
-    """The API's address in a kubeconfig, and what its certificate is checked against."""
-    cluster = yaml.safe_load(path.read_text())["clusters"][0]["cluster"]
-    authority = cluster.get("certificate-authority-data")
-    trust = ssl.create_default_context(
-        cafile=cluster.get("certificate-authority"),
-        cadata=base64.b64decode(authority).decode() if authority else None,
-    )
-    return str(cluster["server"]).rstrip("/"), trust
-
-
 async def top(named: Path | None, state: Path | None, *, interval_s: float, once: bool) -> None:
     """Show the table until Ctrl-C, or two readings' worth of it once."""
     path = kubeconfig.find(named, state)
-    server, trust = _server(path)
+    server, trust = metrics_page.api_server(path)
     console = terminal.console()
     async with (
         kubeconfig.connect(path) as cluster,

@@ -1,4 +1,4 @@
-"""What `pilotlight up`, `down`, `status` and `logs` do."""
+"""What `pilotlight up`, `down` and `logs` do."""
 
 import asyncio
 import gc
@@ -10,21 +10,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import psutil
 from rich.console import Console
-from rich.table import Table
 
-from knative.autoscaling.annotations import MIN_SCALE
-from knative.client.cluster import Cluster
-from knative.client.errors import NotFound
-from knative.client.resources import POD, POD_AUTOSCALER, REVISION, SERVICE, WARM_POOL
-from knative.labels import SERVICE_LABEL
 from pilotlight import deploy, stack, terminal
 from pilotlight.agent import Agent, Kind
 from pilotlight.compile import compile_agent
-from pilotlight.kubeconfig import connect
 
 PROCESS_FILE = "up.json"
 PROMPT = "How do I reset my password?"
@@ -140,52 +132,6 @@ def down(state_dir: Path, *, timeout_s: float) -> int | None:
             raise stack.StackError(f"process {process.pid} still runs after {timeout_s:g} s")
         time.sleep(0.05)
     return process.pid
-
-
-async def status(kubeconfig: Path | None, state: Path | None, console: Console | None = None) -> None:
-    """Print one line a Service."""
-    console = console or terminal.console()
-    async with connect(kubeconfig, state) as cluster:
-        rows = [await _status_row(cluster, service) for service in await cluster.list(SERVICE)]
-    if not rows:
-        console.print("no Services; deploy an agent with: pilotlight deploy -f agent.yaml")
-        return
-    table = Table("service", "ready", "replicas", "desired", "floor", "why", box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
-
-
-async def _status_row(cluster: Cluster, service: dict[str, Any]) -> tuple[str, ...]:
-    meta = service["metadata"]
-    namespace, name = meta["namespace"], meta["name"]
-    ready = deploy.ready_condition(service)
-    revision = service.get("status", {}).get("latestReadyRevisionName")
-    pods = await cluster.list(POD, namespace, label_selector=f"{SERVICE_LABEL}={name}")
-    hot = sum(_is_ready(pod) for pod in pods)
-    desired = floor = "-"
-    if revision:
-        try:
-            scaler = await cluster.get(POD_AUTOSCALER, revision, namespace)
-            desired = str(scaler.get("status", {}).get("desiredScale", "-"))
-            annotations = (await cluster.get(REVISION, revision, namespace))["metadata"].get(
-                "annotations", {}
-            )
-            floor = annotations.get(MIN_SCALE, "0")
-        except NotFound:
-            pass
-    try:
-        pool = (await cluster.get(WARM_POOL, name, namespace)).get("status", {})
-    except NotFound:
-        pool = {}
-    why = str(pool.get("reason", "")) if ready.status == "True" else f"{ready.reason} {ready.message}".strip()
-    state = {"True": "yes", "False": "no"}.get(ready.status, "not yet")
-    return f"{namespace}/{name}", state, f"{hot}/{len(pods)}", desired, floor, why
-
-
-def _is_ready(pod: dict[str, Any]) -> bool:
-    conditions = pod.get("status", {}).get("conditions", ())
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
 
 async def logs(state_dir: Path, service: str, *, follow: bool, lines: int) -> None:

@@ -10,12 +10,14 @@ import typer
 import yaml
 
 from knative.client.cluster import Cluster
+from knative.client.resources import SERVICE
 from pilotlight import deploy as deploying
 from pilotlight import invoke as invoking
-from pilotlight.agent import Agent
+from pilotlight.agent import Agent, Kind
 from pilotlight.agent_reader import load_agent
 from pilotlight.compile import compile_agent
 from pilotlight.kubeconfig import connect
+from pilotlight.service_urls import reachable_url
 
 app = typer.Typer()
 
@@ -99,6 +101,10 @@ async def _wait(cluster: Cluster, agents: list[Agent], timeout_s: float) -> None
                 continue  # the error says so
             detail = f" {now.reason} {now.message}".rstrip()
             typer.echo(f"  {now.name}: {'ready' if now.status == 'True' else 'waiting'}{detail}", err=True)
+        entry = await cluster.get(SERVICE, agent.service_name(agent.entry()), namespace)
+        if url := reachable_url(entry):
+            path = "" if agent.entry().kind is Kind.CONTAINER else "invoke"
+            typer.echo(f"{agent.metadata.name} answers at {url.rstrip('/')}/{path}")
 
 
 @app.command()

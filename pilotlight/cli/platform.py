@@ -8,6 +8,7 @@ import typer
 import uvloop
 
 from pilotlight import paths
+from pilotlight import status as showing
 from pilotlight import top as live
 from pilotlight import up as running
 from pilotlight.cli import agents
@@ -62,7 +63,7 @@ def down(
 @app.command()
 def status(*, state: StateDir = None, kubeconfig: agents.Kubeconfig = None) -> None:
     """Show Services, replicas and warm pools."""
-    asyncio.run(running.status(kubeconfig, state))
+    asyncio.run(showing.status(kubeconfig, state))
 
 
 @app.command()

@@ -51,6 +51,9 @@ def test_status_logs_and_pool_tell_what_runs(cli, echo_agent):
     kubeconfig = str(cli.state / "kubeconfig")
     status = cli.run("status", "--kubeconfig", kubeconfig).stdout
     assert re.search(r"default/echo-demo\s+yes\s+1/1", status)
+    assert "requests: GET /seen-in-the-log by Python-urllib/" in " ".join(status.split())
+    (address,) = re.findall(r"http://localhost:\d+/default/echo-demo/", status)
+    assert get(address + "x")["path"] == "/x"
     logs = cli.run("logs", "echo-demo", "--state", str(cli.state)).stdout
     assert "seen-in-the-log" in logs
     pools = cli.run("pool", "ls", "--kubeconfig", kubeconfig)
@@ -77,7 +80,12 @@ def test_deploy_twice_is_unchanged_and_delete_removes(cli, echo_agent):
     first = cli.run("deploy", "-f", str(echo_agent), "--kubeconfig", kubeconfig)
     assert "service/echo-demo created" in first.stdout
     again = cli.run("deploy", "-f", str(echo_agent), "--kubeconfig", kubeconfig)
-    assert again.stdout.splitlines() == ["service/echo-demo unchanged", "warmpool/echo-demo unchanged"]
+    answers = f"echo-demo answers at http://localhost:{url.rpartition(':')[2]}/default/echo-demo/"
+    assert again.stdout.splitlines() == [
+        "service/echo-demo unchanged",
+        "warmpool/echo-demo unchanged",
+        answers.replace("echo-demo answers", "demo answers"),
+    ]
     assert get(f"{url}/default/echo-demo/")["service"] == "echo-demo"
     gone = cli.run("delete", "-f", str(echo_agent), "--kubeconfig", kubeconfig)
     assert "service/echo-demo deleted" in gone.stdout
