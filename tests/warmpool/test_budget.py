@@ -1,4 +1,4 @@
-"""A budget degrades the floor, cheapest loss first, and is never overspent."""
+"""A budget lowers the floor, the least valuable part first, and is never overspent."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -61,7 +61,7 @@ def test_no_budget_is_ever_overspent(amount):
     assert account.spent == min(account.spent, Decimal(amount))
 
 
-def test_enough_money_changes_nothing():
+def test_a_sufficient_budget_changes_nothing():
     account, decisions = month(pool(400))
     assert float(account.spent) == pytest.approx(371.82, abs=0.01)
     assert not any(decision.budget_adjustment for _, decision in decisions)
@@ -110,7 +110,7 @@ def test_warmth_goes_before_replicas_where_less_warm_is_cheaper():
     assert "2 standby" in floors
 
 
-def test_money_that_is_spent_is_said_until_the_next_period():
+def test_an_exhausted_budget_says_that_requests_still_start_replicas():
     observed = Observation(pool(100), price=L4, spent=Decimal(100), demand=Demand(0.0))
     now = datetime(2026, 11, 24, 12, tzinfo=UTC)
     _, decision = compose.decide(compose.initial(), observed, now)
@@ -128,7 +128,7 @@ def test_money_that_is_spent_is_said_until_the_next_period():
         ({"price": packaged_prices().model_copy(update={"currency": "EUR"}).replica(None, 1)}, "in EUR"),
     ],
 )
-def test_a_budget_that_cannot_be_counted_is_kept_by_holding_nothing(change, words):
+def test_without_a_known_cost_a_pool_with_a_budget_holds_nothing(change, words):
     observed = Observation(**({"pool": pool(400), "price": L4, "demand": Demand(0.0)} | change))
     _, decision = compose.decide(compose.initial(), observed, datetime(2026, 11, 24, 12, tzinfo=UTC))
     assert decision.floor == NOTHING
@@ -158,7 +158,7 @@ def test_a_replica_without_a_gpu_is_free():
         ("month", "2026-11-01T00:00:00+01:00", "2026-12-01T00:00:00+01:00"),
     ],
 )
-def test_periods_are_of_the_pools_own_calendar(period, start, end):
+def test_a_budget_period_is_one_of_the_pools_time_zone(period, start, end):
     spec = pool(1, timeZone="Europe/Berlin")
     now = datetime(2026, 11, 24, 12, tzinfo=UTC)
     expected = (datetime.fromisoformat(start), datetime.fromisoformat(end))

@@ -18,13 +18,13 @@ OLD = '{namespace_name="default",service_name="generate",revision_name="generate
 
 
 class Page:
-    """A server whose answer a test writes."""
+    """A server whose responses a test decides."""
 
     def __init__(self) -> None:
         self.status = 200
         self.text = ""
         self.raw: bytes | None = None
-        """The whole body, whatever is asked for."""
+        """The body of every response, if set."""
         self.series: list[tuple[dict, float]] = []
         self.past: list[tuple[dict, list]] = []
         self.url = ""
@@ -64,7 +64,7 @@ async def test_requests_in_flight_are_read_from_a_page(page):
     assert demand[SERVICE].last_active == NOW
 
 
-async def test_requests_that_came_and_went_between_two_readings_are_seen_by_the_counter(page):
+async def test_requests_between_two_readings_are_found_in_the_growth_of_the_counter(page):
     source = MetricsPage(page.url + "/metrics")
     count = "activator_request_count_total" + OLD[:-1] + ',response_code="200"}'
     page.text = f"{count} 10\n"
@@ -120,7 +120,7 @@ async def test_a_queues_backlog_is_demand(page):
 @pytest.mark.parametrize(
     ("status", "series", "words"), [(422, [], "too many samples"), (200, [], "is Knative scraped?")]
 )
-async def test_a_prometheus_that_does_not_help_says_why(page, status, series, words):
+async def test_an_error_of_prometheus_is_passed_on(page, status, series, words):
     page.status, page.series = status, series
     with pytest.raises(DemandUnavailableError, match=words.replace("?", r"\?")):
         await Prometheus(page.url).read(NOW)

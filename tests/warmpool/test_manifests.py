@@ -1,4 +1,4 @@
-"""What `kubectl apply -k` would give a cluster fits what the controller does and what the pool's spec means."""
+"""The manifests fit what the controller does and what the model of a pool's spec accepts."""
 
 import asyncio
 from datetime import timedelta
@@ -45,7 +45,7 @@ def permitted() -> set[tuple[str, str, str]]:
 
 
 def asked(method: str, path: str, *, watch: bool) -> tuple[str, str, str]:
-    """What a request asks for, as RBAC sees it."""
+    """Group, resource and verb of a request, as RBAC sees it."""
     parts = path.strip("/").split("/")
     group, rest = ("", parts[2:]) if parts[0] == "api" else (parts[1], parts[3:])
     if rest[0] == "namespaces" and len(rest) > 2:

@@ -1,4 +1,4 @@
-"""Ten years of every IANA zone: at each change of an offset, windows open and close as the wall says."""
+"""Ten years of every IANA zone: at each change of an offset, windows open and close as the clock of the zone shows."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ FROM, YEARS = datetime(2024, 1, 1, tzinfo=UTC), 10
 STEP = timedelta(days=5)
 """No zone changes its offset and back within so short a time."""
 AROUND = 6 * HOUR
-"""How much of the wall is looked at on either side of a change."""
+"""How much time is examined on either side of a change."""
 
 
 @cache
 def changes() -> list[tuple[str, datetime]]:
-    """Every zone (one of those that are alike for ten years) with each instant at which its offset changes."""
+    """Every zone (one of those that agree for ten years) with each instant at which its offset changes."""
     seen: dict[tuple[object, ...], str] = {}
     looks = [FROM + number * STEP for number in range(YEARS * 365 // STEP.days)]
     instants = [look.timestamp() for look in looks]
@@ -49,8 +49,8 @@ def _first_after(zone: ZoneInfo, day: datetime) -> datetime:
     return day + high * MINUTE
 
 
-class Wall:
-    """What the clock reads, minute by minute; it knows of no offsets."""
+class LocalClock:
+    """What the clock of a zone shows, minute by minute, without any knowledge of offsets."""
 
     def __init__(self, zone: ZoneInfo, change: datetime) -> None:
         self.start = change - AROUND
@@ -62,11 +62,11 @@ class Wall:
         self._lowest = list(accumulate(reversed(self.readings), min))[::-1]
 
     def first_at(self, wall: datetime) -> datetime:
-        """The first minute that reads this or later."""
+        """The first minute at which the clock shows this time or a later one."""
         return self.start + bisect_left(self._highest, wall) * MINUTE
 
     def after_last_before(self, wall: datetime) -> datetime:
-        """The minute after the last one that reads less."""
+        """The minute after the last one at which it shows an earlier time."""
         return self.start + bisect_left(self._lowest, wall) * MINUTE
 
 
@@ -76,28 +76,28 @@ def test_there_are_changes_in_many_zones():
     assert len(changes()) > 20 * len(zones) / 2
 
 
-def test_every_time_of_day_around_every_change_is_passed_when_the_wall_says_so():
+def test_every_time_of_day_around_every_change_is_reached_when_the_clock_shows_it():
     for name, change in changes():
         zone = ZoneInfo(name)
-        wall = Wall(zone, change)
-        middle = wall.readings[len(wall.readings) // 2]
+        clock = LocalClock(zone, change)
+        middle = clock.readings[len(clock.readings) // 2]
         for quarter in range(-10, 11):
             reading = middle + quarter * timedelta(minutes=15)
-            assert opening(reading, zone) == wall.first_at(reading), (name, change, reading)
-            assert closing(reading, zone) == wall.after_last_before(reading), (name, change, reading)
+            assert opening(reading, zone) == clock.first_at(reading), (name, change, reading)
+            assert closing(reading, zone) == clock.after_last_before(reading), (name, change, reading)
 
 
-def test_windows_around_every_change_hold_what_the_wall_says():
+def test_windows_around_every_change_hold_what_the_clock_shows():
     spans = ((-150, 0, 1), (-15, 20, 2), (-60, 75, 3), (45, 200, 1))  # minutes from the change, replicas
     for name, change in changes():
-        wall = Wall(ZoneInfo(name), change)
-        middle = wall.readings[len(wall.readings) // 2]
+        clock = LocalClock(ZoneInfo(name), change)
+        middle = clock.readings[len(clock.readings) // 2]
         windows, expected = [], []
         for number, (low, high, replicas) in enumerate(spans):
             opens, closes = middle + low * MINUTE, middle + high * MINUTE
             times = {"from": f"{opens:%H:%M}", "to": f"{closes:%H:%M}"}
             windows.append({"name": f"w{number}", "replicas": replicas, **times})
-            expected.append((wall.first_at(opens), wall.after_last_before(closes), replicas))
+            expected.append((clock.first_at(opens), clock.after_last_before(closes), replicas))
         pool = WarmPoolSpec.parse({"target": "generate", "timeZone": name, "windows": windows})
         start, end = change - 5 * HOUR, change + 5 * HOUR
         edges = sorted({start, *(edge for span in expected for edge in span[:2])})

@@ -1,4 +1,4 @@
-"""Each policy says what it wants and why; together the highest counts, then limits."""
+"""What each policy proposes and why; together the highest floor counts, within the limits."""
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -28,7 +28,7 @@ def decide(observation, now=NOON, memory=None):
     return compose.decide(memory or compose.initial(), observation, now)[1]
 
 
-def test_the_highest_of_what_the_rules_ask_is_the_floor():
+def test_the_highest_proposal_is_the_floor():
     spec = pool(windows=[OFFICE], keepAlive="10m")
     decision = decide(Observation(spec, demand=Demand(3.0, backlog=0), hold=Hold(5, NOON + MINUTE)))
     assert decision.floor == Floor.of(5)
@@ -89,7 +89,7 @@ def test_holidays_of_bavaria(day, open_):
     assert bool(decide(Observation(spec), now).floor.replicas) is open_
 
 
-def test_a_disabled_pool_asks_for_nothing_and_forgets():
+def test_a_disabled_pool_holds_nothing_and_forgets_its_state():
     memory, _ = compose.decide(compose.initial(), Observation(pool(windows=[OFFICE])), NOON)
     memory, decision = compose.decide(memory, Observation(pool(windows=[OFFICE], enabled=False)), NOON)
     assert decision.floor == NOTHING
@@ -109,7 +109,7 @@ def test_keep_alive_counts_from_now_while_requests_are_in_flight():
     assert decision.until == NOON + 10 * MINUTE
 
 
-def test_break_even_is_the_cold_start_plus_what_a_cold_start_is_worth_at_the_gpus_price():
+def test_the_break_even_time_is_the_cold_start_plus_its_penalty_divided_by_the_gpus_price():
     price = ReplicaPrice(Decimal("0.001"), cold_start_penalty=Decimal("0.05"))
     observed = Observation(pool(keepAlive="auto"), cold_start=timedelta(seconds=30), price=price)
     assert keep_alive.break_even(observed) == timedelta(seconds=80)
@@ -124,7 +124,7 @@ def test_without_demand_the_last_replica_is_held_for_an_hour_at_most_and_the_rea
         assert decision.missing == ("demand",)
 
 
-def test_without_demand_nothing_is_kept_alive_that_was_not():
+def test_without_demand_no_replica_is_kept_alive_that_was_not_held_before():
     decision = decide(Observation(pool(keepAlive="10m"), demand=None))
     assert decision.floor == NOTHING
     assert decision.missing == ("demand",)
@@ -168,7 +168,7 @@ def test_a_hold_ends_by_itself():
     assert decide(observed, NOON).floor == NOTHING
 
 
-def test_until_is_when_the_floor_changes_not_when_a_rule_that_does_not_count_does():
+def test_until_is_when_the_floor_changes_and_not_the_end_of_a_lower_proposal():
     observed = Observation(pool(windows=[OFFICE], keepAlive="10m"), demand=Demand(0.0, NOON - 9 * MINUTE))
     assert decide(observed).until == datetime(2026, 11, 24, 19, tzinfo=UTC)
 
@@ -181,7 +181,7 @@ def test_until_is_when_the_floor_changes_not_when_a_rule_that_does_not_count_doe
     st.booleans(),
 )
 def test_a_decision_does_not_depend_on_how_often_it_was_asked_for(steps, keep_alive, maximum, read):
-    """Memory only speeds things up: whoever starts afresh with the same knowledge decides the same."""
+    """The state only saves work: without it the decision is the same."""
     limits = {"max": maximum} if maximum else {}
     spec = pool(windows=[OFFICE], keepAlive=keep_alive or "1s", limits=limits)
     now, memory, last = NOON, compose.initial(), NOON
