@@ -18,6 +18,7 @@ from pilotlight.agent import Agent, AgentFileError
 from pilotlight.compile import autoscaling
 from warmpool.domain.spec_errors import TEXT_NOT_BOOLEAN, without_kinds
 from weights.cache.location import default_cache_dir
+from weights.sources.address import absolute_uri
 
 _LENIENT = Config(allow_zero_initial_scale=True)
 """What a cluster may be set to; the cluster itself says so where it isn't."""
@@ -28,7 +29,7 @@ def _on_stderr(line: str) -> None:
 
 
 def load_agent(path: Path, *, tell: Callable[[str], None] = _on_stderr) -> Agent:
-    """Read and check an agent file.
+    """Read and check an agent file. A relative path of a model is relative to the file.
 
     Args:
         path: of the file.
@@ -57,7 +58,10 @@ def load_agent(path: Path, *, tell: Callable[[str], None] = _on_stderr) -> Agent
     problems += _engine_problems(path, document, agent, tell)
     if problems:
         raise AgentFileError("\n".join(problems))
-    return agent
+    if agent.spec.model is None or agent.spec.model.uri is None:
+        return agent
+    # Replicas run in other folders than this command, and may be started much later.
+    return agent.with_model(absolute_uri(agent.spec.model.uri, path.absolute().parent))
 
 
 def _engine_problems(

@@ -18,6 +18,7 @@ from pilotlight.agent_reader import load_agent
 from pilotlight.compile import compile_agent
 from pilotlight.kubeconfig import connect
 from pilotlight.service_urls import reachable_url
+from weights.sources.address import absolute_uri
 
 app = typer.Typer()
 
@@ -38,8 +39,16 @@ Kubeconfig = Annotated[
 
 
 def load(paths: list[Path], model: str | None = None) -> list[Agent]:
-    """Read the agent files, with the model replaced where one is named."""
-    return [agent if model is None else agent.with_model(model) for agent in map(load_agent, paths)]
+    """Read the agent files, with the model replaced where one is named.
+
+    A relative path of a model is relative to its agent file; that of `--model`, to the folder in which the
+    command runs.
+    """
+    agents = [load_agent(path) for path in paths]
+    if model is None:
+        return agents
+    checked = [agent.with_model(model) for agent in agents]  # names what was given if it is no address
+    return [agent.with_model(absolute_uri(model, Path.cwd())) for agent in checked]
 
 
 def compile_all(agents: list[Agent]) -> list[dict[str, Any]]:

@@ -26,6 +26,7 @@ from warmpool.adapters.price_file import packaged_prices
 from weights.cache.location import CACHE_DIR_VARIABLE
 from weights.make_model import make_model
 from weights.manifest import Manifest
+from weights.sources.address import absolute_uri
 from weights.sources.factory import open_source
 from weights.sources.listing import inspect
 
@@ -82,11 +83,19 @@ async def run(config: DemoConfig, console: Console) -> Report:
 
 
 async def _run(config: DemoConfig, console: Console) -> Report:
+    # Everything that can be checked is, before an earlier demo's model and report are touched.
     agent = load_agent(config.agent)
     prompts = read_prompts(config.prompts)
-    _fresh(config.build)
+    if agent.spec.model is None:
+        raise AgentFileError(f"{config.agent}: spec.model: is missing; the demo runs a model")
+    demo_objects(agent)
+    price()
+    given = None if config.model is None else await _inspect_given(config.model, console)
+    if given is None:
+        s3.check_installed()
+    _clear(config.build)
     async with AsyncExitStack() as exits:
-        model = await exits.enter_async_context(_model(config, console))
+        model = await exits.enter_async_context(_make(config, console)) if given is None else given
         kept = write_kept_agent(config, model.kept_uri)
         agent = agent.with_model(model.uri)
         with _step(console, "a Knative for this machine, with the warm-pool controller") as done:
@@ -113,15 +122,16 @@ async def _run(config: DemoConfig, console: Console) -> Report:
     return report
 
 
+async def _inspect_given(model: str, console: Console) -> _Model:
+    uri = _given(model)
+    with _step(console, f"the model at {uri}") as done:
+        manifest = await asyncio.to_thread(_inspect, uri)
+        done(f"{manifest.parameters:,} parameters")
+    return _Model(uri, uri, {}, manifest.parameters)
+
+
 @asynccontextmanager
-async def _model(config: DemoConfig, console: Console) -> AsyncIterator[_Model]:
-    if config.model is not None:
-        uri = _given(config.model)
-        with _step(console, f"the model at {uri}") as done:
-            manifest = await asyncio.to_thread(_inspect, uri)
-            done(f"{manifest.parameters:,} parameters")
-        yield _Model(uri, uri, {}, manifest.parameters)
-        return
+async def _make(config: DemoConfig, console: Console) -> AsyncIterator[_Model]:
     folder = (config.build / "model").absolute()
     with _step(console, "a small real Llama with its tokenizer") as done:
         made = await asyncio.to_thread(make_model, folder, name=PREFIX)
@@ -143,14 +153,12 @@ def _inspect(uri: str) -> Manifest:
 
 def _given(model: str) -> str:
     """`--model` as a URI: a folder's absolute path, or the S3 URI as it is."""
-    if model.startswith("s3://"):
-        return model
-    folder = Path(model).expanduser().absolute()
-    if not (folder / "config.json").is_file():
+    uri = absolute_uri(model, Path.cwd())
+    if "://" not in uri and not (Path(uri) / "config.json").is_file():
         raise DemoError(
             f"--model {model}: no config.json in there; give a folder with a checkpoint, or s3://..."
         )
-    return str(folder)
+    return uri
 
 
 def _stack_config(config: DemoConfig, model: _Model) -> stack.StackConfig:
@@ -243,8 +251,6 @@ def read_prompts(path: Path) -> list[Prompt]:
 def write_kept_agent(config: DemoConfig, model_uri: str) -> Path:
     """A copy of the agent file that needs no S3 endpoint, for `pilotlight up -f`."""
     document = yaml.safe_load(config.agent.read_text(encoding="utf-8"))
-    if "model" not in document["spec"]:
-        raise AgentFileError(f"{config.agent}: spec.model: is missing; the demo runs a model")
     document["spec"]["model"]["uri"] = model_uri
     path = config.build / "agent.yaml"
     path.write_text(yaml.safe_dump(document, sort_keys=False))
@@ -260,8 +266,8 @@ def price() -> Price:
     return Price(GPU, float(found.hourly), prices.currency, f"{found.source}, {found.date}")
 
 
-def _fresh(build: Path) -> None:
-    """Empty what an earlier demo left, so that every cold start is cold; keep nothing half-made."""
+def _clear(build: Path) -> None:
+    """Remove what an earlier demo left, so that every cold start is cold."""
     for name in ("state", "cache", "model"):
         shutil.rmtree(build / name, ignore_errors=True)
     try:

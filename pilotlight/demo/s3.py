@@ -34,6 +34,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def check_installed() -> None:
+    """Raises StackError: moto is not installed."""
+    if importlib.util.find_spec("moto") is None:
+        raise StackError("the demo's S3 endpoint is moto's server: pip install 'pilotlight[demo]'")
+
+
 @asynccontextmanager
 async def serving(log: Path) -> AsyncIterator[Endpoint]:
     """Run the endpoint for as long as the context lasts.
@@ -41,8 +47,7 @@ async def serving(log: Path) -> AsyncIterator[Endpoint]:
     Raises:
         StackError: moto is not installed, or does not come up.
     """
-    if importlib.util.find_spec("moto") is None:
-        raise StackError("the demo's S3 endpoint is moto's server: pip install 'pilotlight[demo]'")
+    check_installed()
     port = free_port()
     with log.open("wb") as out:
         # A session of its own: Ctrl-C reaches the demo alone, which then ends things in order.

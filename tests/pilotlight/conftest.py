@@ -13,8 +13,6 @@ import psutil
 import pytest
 import yaml
 
-from weights.cache.location import default_cache_dir
-
 # A function of the user's own: answers at once, says which replica it is.
 ECHO = """
 import http.server, json, os
@@ -37,13 +35,11 @@ def _listen_to_ctrl_c() -> None:
 
 
 class Cli:
-    """Runs `pilotlight` with a home of its own."""
+    """Runs `pilotlight` in a home of its own, which is also where it runs."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, shared: Path) -> None:
         self.home = home
         self.state = home / "state"
-        # What vLLM says of its options is the same for all: asking it takes a quarter of a minute.
-        shared = default_cache_dir(os.environ) / "vllm-options"
         shared.mkdir(parents=True, exist_ok=True)
         (home / ".cache" / "pilotlight").mkdir(parents=True)
         (home / ".cache" / "pilotlight" / "vllm-options").symlink_to(shared)
@@ -62,8 +58,9 @@ class Cli:
     def run(self, *args: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """Run to the end."""
         return subprocess.run(
-            self._command(args), env=self._env, capture_output=True, text=True, timeout=timeout, check=False
-        )
+            self._command(args), env=self._env, cwd=self.home,
+            capture_output=True, text=True, timeout=timeout, check=False,
+        )  # fmt: skip
 
     def start(self, *args: str) -> "Running":
         """Start and leave running; ended by the fixture if the test does not."""
@@ -71,6 +68,7 @@ class Cli:
         process = subprocess.Popen(
             self._command(args),
             env=self._env,
+            cwd=self.home,
             stdout=log,
             stderr=subprocess.STDOUT,
             text=True,
@@ -126,9 +124,16 @@ class Running:
         return self.process.wait(timeout)
 
 
+@pytest.fixture(scope="session")
+def vllm_options(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What vLLM says of its options, which takes a quarter of a minute, for all tests and their processes."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "vllm-options"
+
+
 @pytest.fixture
-def cli(tmp_path: Path) -> Iterator[Cli]:
-    made = Cli(tmp_path)
+def cli(tmp_path: Path, vllm_options: Path) -> Iterator[Cli]:
+    made = Cli(tmp_path, vllm_options)
     yield made
     made.end()
 

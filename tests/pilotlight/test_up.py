@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
 
 def gateway(output: str) -> str:
@@ -135,6 +136,53 @@ def test_bad_agent_file_stops_up_before_anything_starts(cli, tmp_path):
     assert result.returncode == 2
     assert result.stderr.startswith(f"error: {path}:3: metadata.name")
     assert not cli.state.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--model", "nowhere"), "--model nowhere: no config.json in there"),
+        (("--model", "s3://no-such-bucket-here/m"), "no AWS credentials"),
+        (("--agent", "none.yaml"), "none.yaml: cannot be read"),
+        (("--prompts", "none.jsonl"), "none.jsonl: No such file"),
+    ],
+)
+def test_a_demo_that_cannot_begin_leaves_the_earlier_one_alone(cli, options, says):
+    earlier = {
+        cli.home / "build/demo" / name for name in ("model/config.json", "report.json", "state/db", "cache/x")
+    }
+    for path in earlier:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("of the earlier demo")
+    result = cli.run("demo", *options)
+    assert result.returncode != 0
+    assert says in result.stderr
+    assert {path for path in (cli.home / "build").rglob("*") if path.is_file()} == earlier
+
+
+def test_a_relative_model_is_relative_to_its_file_or_to_where_the_command_runs(cli, echo_agent):
+    folder = cli.home / "agents"
+    folder.mkdir()
+    agent = yaml.safe_load(echo_agent.read_text())
+    agent["spec"] |= {"model": {"uri": "./near"}, "stages": [{"name": "ingest", "kind": "ingest"}]}
+    agent["spec"].pop("warmPool", None)
+    (folder / "agent.yaml").write_text(yaml.safe_dump(agent))
+
+    def model_uri(*options: str) -> str:
+        result = cli.run("render", "-f", "agents/agent.yaml", "-o", "json", *options)
+        assert result.returncode == 0, result.stderr
+        (item,) = json.loads(result.stdout)["items"]
+        (container,) = item["spec"]["template"]["spec"]["containers"]
+        return {variable["name"]: variable.get("value") for variable in container["env"]}[
+            "PILOTLIGHT_MODEL_URI"
+        ]
+
+    assert model_uri() == str(folder / "near")
+    assert model_uri("--model", "./near") == str(cli.home / "near")
+    assert model_uri("--model", "../other") == str(cli.home.parent / "other")
+    assert model_uri("--model", "~/near") == str(cli.home / "near")
+    assert model_uri("--model", "/models/near") == "/models/near"
+    assert model_uri("--model", "s3://models/near") == "s3://models/near"
 
 
 def test_render_prints_what_deploy_would_apply(cli, echo_agent):

@@ -1,4 +1,4 @@
-"""A model's address: `s3://bucket/prefix`, `file:///folder` or a path. Pure but for `~`."""
+"""A model's address: `s3://bucket/prefix`, `file:///folder` or a path."""
 
 from __future__ import annotations
 
@@ -18,6 +18,21 @@ class S3Location:
 
     bucket: str
     prefix: str
+
+
+def absolute_uri(uri: str, base: Path) -> str:
+    """A model's address that means the same from every folder.
+
+    Args:
+        uri: an address.
+        base: absolute; what a relative path is relative to.
+
+    Returns:
+        A path with neither `~` nor `..`, or the URI as it is.
+    """
+    if "://" in uri:
+        return uri
+    return os.path.normpath(base / Path(uri).expanduser())
 
 
 def parse_uri(uri: str | os.PathLike[str]) -> S3Location | Path:
