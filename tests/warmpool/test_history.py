@@ -251,3 +251,13 @@ async def test_an_error_of_the_history_is_in_the_status_and_the_floor_holds(
     degraded = await knative.condition("Degraded")
     assert degraded["status"] == "True"
     assert "history cannot be opened" in degraded["message"]
+
+
+def test_the_file_is_its_owners_alone_whatever_was_there(path):
+    path.parent.mkdir()
+    path.touch()
+    path.chmod(0o644)
+    history = SqliteHistory(path)
+    history.add_cold_start(SERVICE, ColdStart(NOW, 10.0))
+    assert history.flush()
+    assert {file.stat().st_mode & 0o777 for file in path.parent.iterdir()} == {0o600}

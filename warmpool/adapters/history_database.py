@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -142,6 +143,7 @@ class HistoryDatabase:
         for _ in range(2):  # a damaged file is set aside, and the second attempt begins a new one
             try:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
+                _make_private(self._path)
                 connection = sqlite3.connect(self._path, timeout=_BUSY_TIMEOUT_S, check_same_thread=False)
                 try:
                     connection.execute("PRAGMA journal_mode = WAL")
@@ -320,3 +322,11 @@ def _phases(stored: str | None) -> Mapping[str, float]:
     if not isinstance(phases, dict):
         return {}
     return {phase: seconds for phase, seconds in phases.items() if is_duration(seconds, MAX_PHASE_SECONDS)}
+
+
+def _make_private(path: Path) -> None:
+    """Make the file if there is none, and let only its owner read it; SQLite's log files get its mode."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    for file in (path, *(path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))):
+        with contextlib.suppress(FileNotFoundError):
+            file.chmod(0o600)
