@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from functions import termination_message
-from functions.settings import KINDS, Settings, SettingsError, read_settings
+from functions.settings import KINDS, FunctionSettings, SettingsError, read_settings
 
 EXIT_USAGE = 2
 """Exit code for bad arguments or environment, which a restart does not help."""
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began = _process_started()
     parser = argparse.ArgumentParser(
         prog="python -m functions",
-        description="Run one stage of an agent behind HTTP. Settings come from the environment.",
+        description="Run one stage of an agent behind HTTP. FunctionSettings come from the environment.",
         epilog="The variables are listed in docs/functions.md.",
     )
     parser.add_argument("stage", metavar="STAGE", help=f"one of {', '.join(KINDS)}")
@@ -51,21 +51,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _serve(kind, settings, listening, began)
 
 
-def _serve(kind: str, settings: Settings, listening: socket.socket, began: float) -> int:
+def _serve(kind: str, settings: FunctionSettings, listening: socket.socket, began: float) -> int:
     from functions import logs  # noqa: PLC0415 - after the port is open, see the module's docstring
     from functions.http.app import create_app  # noqa: PLC0415
     from functions.http.server import serve  # noqa: PLC0415
-    from functions.replica import Replica  # noqa: PLC0415
+    from functions.replica import ReplicaTracker  # noqa: PLC0415
 
     logs.configure(settings)
     try:
         stage = importlib.import_module(f"functions.stages.{kind}").build(settings)
     except SettingsError as error:
         return _complain("; ".join(error.problems), EXIT_USAGE)
-    return serve(create_app(stage, settings, replica=Replica(process_started=began)), listening)
+    return serve(create_app(stage, settings, replica=ReplicaTracker(process_started=began)), listening)
 
 
-def _listen(settings: Settings) -> socket.socket:
+def _listen(settings: FunctionSettings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
 

@@ -113,7 +113,7 @@ class Parameters(Wire):
     """Generate exactly `max_tokens`, for measurements."""
 
 
-class Segment(Wire):
+class StreamSegment(Wire):
     """The request has one segment of a longer text that is still arriving."""
 
     carry: dict[str, JsonValue] | None = None
@@ -132,7 +132,7 @@ class StageRequest(Wire):
     input: Input
     parameters: Parameters = Parameters()
     stream: bool = False
-    segment: Segment | None = None
+    segment: StreamSegment | None = None
     metadata: Annotated[dict[str, JsonValue], Field(max_length=64)] = Field(default_factory=dict)
     """The client's own data, which the reply repeats."""
 

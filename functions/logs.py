@@ -5,10 +5,10 @@ import sys
 
 from pythonjsonlogger.json import JsonFormatter
 
-from functions.settings import Settings
+from functions.settings import FunctionSettings
 
 
-def configure(settings: Settings) -> None:
+def configure(settings: FunctionSettings) -> None:
     """Send all logging of the process to standard error as JSON."""
     formatter = JsonFormatter(
         ["levelname", "name", "message"],

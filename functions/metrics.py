@@ -10,7 +10,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from functions.contract import Usage
 from functions.lifecycle import Lifecycle, State
-from functions.timing import ColdStart, TokenTimes
+from functions.timing import ColdStartTiming, TokenTimes
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -98,7 +98,7 @@ class Metrics:
         """The replica's state has changed."""
         self._state.state(lifecycle.state.value)
 
-    def cold_start(self, cold_start: ColdStart) -> None:
+    def cold_start(self, cold_start: ColdStartTiming) -> None:
         """A cold start is complete."""
         for phase, seconds in cold_start.phases.items():
             self._cold_start.labels(**self._where, warmth=cold_start.warmth, phase=str(phase)).observe(

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from functions.lifecycle import Lifecycle, State, Warmth
-from functions.timing import ColdStart, Phase
+from functions.timing import ColdStartTiming, Phase
 
 
-class Replica:
+class ReplicaTracker:
     """The stage reports to it; probes, metrics and `Server-Timing` read it.
 
     A stage's `start` takes it from STARTING to HOT (or STANDBY). An exception of `start` fails it, with the
@@ -37,13 +37,12 @@ class Replica:
         self._changed = asyncio.Event()
         age = 0.0 if process_started is None else max(0.0, wall() - process_started)
         self._began = clock() - age
-        self._began_climb = self._began
-        self._climb = ColdStart(Warmth.COLD)
+        self._current_began = self._began
+        self._current = ColdStartTiming(Warmth.COLD)
         self._hot_since: float | None = None
-        self._unclaimed: ColdStart | None = None
-        self._last: ColdStart | None = None
+        self._last: ColdStartTiming | None = None
         self._observers: list[Callable[[Lifecycle], None]] = []
-        self._cold_start_observers: list[Callable[[ColdStart], None]] = []
+        self._cold_start_observers: list[Callable[[ColdStartTiming], None]] = []
 
     @property
     def lifecycle(self) -> Lifecycle:
@@ -61,9 +60,14 @@ class Replica:
         return self._clock() - self._began
 
     @property
-    def climb(self) -> ColdStart:
+    def cold_start(self) -> ColdStartTiming:
         """The cold start that is under way, or the last one."""
-        return self._last if self._last is not None and self.state is State.HOT else self._climb
+        return self._last if self._last is not None and self.state is State.HOT else self._current
+
+    @property
+    def last_cold_start(self) -> ColdStartTiming | None:
+        """The last complete cold start; None before it."""
+        return self._last
 
     def to(self, state: State, *, cause: str | None = None) -> None:
         """Change the state. LOADING after STANDBY, ASLEEP or HOT begins a new cold start; HOT completes it.
@@ -76,11 +80,13 @@ class Replica:
         if state is State.LOADING and before.state is not State.STARTING:
             # After a crash (HOT -> LOADING) the engine's code is still imported, as in standby.
             warmth = Warmth.STANDBY if before.state is State.HOT else before.warmth
-            self._climb, self._began_climb = ColdStart(warmth), self._clock()
+            self._current, self._current_began = ColdStartTiming(warmth), self._clock()
         if state is State.HOT:
             self._hot_since = self._clock()
-            done = ColdStart(self._climb.warmth, self._climb.phases, self._hot_since - self._began_climb)
-            self._last = self._unclaimed = done
+            done = ColdStartTiming(
+                self._current.warmth, self._current.phases, self._hot_since - self._current_began
+            )
+            self._last = done
             for completed in self._cold_start_observers:
                 completed(done)
         for observer in self._observers:
@@ -95,7 +101,7 @@ class Replica:
 
     def record(self, phase: Phase, seconds: float) -> None:
         """Add a phase's seconds to the cold start under way."""
-        self._climb = self._climb.with_phase(phase, seconds)
+        self._current = self._current.with_phase(phase, seconds)
 
     @contextmanager
     def measure(self, phase: Phase) -> Iterator[None]:
@@ -113,12 +119,7 @@ class Replica:
             await self._changed.wait()
         return self.state
 
-    def claim_cold_start(self) -> ColdStart | None:
-        """The last cold start, for the first caller after HOT only; None for all others."""
-        claimed, self._unclaimed = self._unclaimed, None
-        return claimed
-
-    def cold_start_for(self, since: float) -> ColdStart | None:
+    def cold_start_for(self, since: float) -> ColdStartTiming | None:
         """The last cold start, if a request that waits since the instant `since` waited for it; else None."""
         return self._last if self._hot_since is not None and since < self._hot_since else None
 
@@ -126,6 +127,6 @@ class Replica:
         """Call `observer` after each transition."""
         self._observers.append(observer)
 
-    def on_cold_start(self, observer: Callable[[ColdStart], None]) -> None:
+    def on_cold_start(self, observer: Callable[[ColdStartTiming], None]) -> None:
         """Call `observer` once per completed cold start, when HOT."""
         self._cold_start_observers.append(observer)

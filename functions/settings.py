@@ -1,6 +1,6 @@
 """The environment of a replica: the only module of this package that reads it.
 
-`Settings.parse` is a pure function of a mapping, and it reports every bad variable at once, each with its
+`FunctionSettings.parse` is a pure function of a mapping. It reports every bad variable at once, each with its
 name, its value and what would be right. `docs/architecture.md` lists the variables.
 """
 
@@ -43,7 +43,7 @@ class StageAddress:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class FunctionSettings:
     """Everything that a replica is told by its environment."""
 
     port: int = 8080
@@ -94,7 +94,7 @@ class Settings:
         return self.service
 
     @classmethod
-    def parse(cls, environ: Mapping[str, str]) -> "Settings":
+    def parse(cls, environ: Mapping[str, str]) -> "FunctionSettings":
         """The settings of an environment; an empty variable counts as unset.
 
         Raises:
@@ -137,13 +137,13 @@ class Settings:
         return settings
 
 
-def read_settings() -> Settings:
+def read_settings() -> FunctionSettings:
     """The settings of this process's environment.
 
     Raises:
-        SettingsError: as `Settings.parse`.
+        SettingsError: as `FunctionSettings.parse`.
     """
-    return Settings.parse(os.environ)
+    return FunctionSettings.parse(os.environ)
 
 
 def read_secret(variable: str) -> str | None:

@@ -1,7 +1,7 @@
 """What a stage is: the interface between the HTTP application (`functions.http.app`) and the stages.
 
-A stage module `functions/stages/KIND.py` has one function `build(settings: Settings) -> Stage`, cheap and
-without I/O: the port is already open, and `start` runs in the background.
+A stage module `functions/stages/KIND.py` has a function `build(settings: FunctionSettings) -> Stage`. It is
+cheap and does no I/O: the port is already open, and `start` runs in the background.
 """
 
 import json
@@ -16,8 +16,8 @@ from starlette.types import ASGIApp
 
 from functions.contract import StageEvent, StageReply, StageRequest
 from functions.problems import field_errors
-from functions.settings import Settings, SettingsError
-from functions.timing import ColdStart, Phase, ServerTiming
+from functions.settings import FunctionSettings, SettingsError
+from functions.timing import ColdStartTiming, Phase, ServerTiming
 from knative import env_vars
 from transport.propagation import DEADLINE, RETRIES
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fastapi import APIRouter
 
     from functions.metrics import Metrics
-    from functions.replica import Replica
+    from functions.replica import ReplicaTracker
 
 
 class StageConfig(BaseModel):
@@ -51,7 +51,7 @@ class StartError(Exception):
     """A start that failed for a reason that the user can act on; the message is the cause."""
 
 
-def parse_config(model: type[ConfigT], settings: Settings) -> ConfigT:
+def parse_config(model: type[ConfigT], settings: FunctionSettings) -> ConfigT:
     """`PILOTLIGHT_STAGE_CONFIG` as the stage kind's own model.
 
     Raises:
@@ -100,7 +100,7 @@ class RequestContext:
         deadline: float | None,
         deadline_given: bool = False,
         warmth: str,
-        cold_start: ColdStart | None = None,
+        cold_start: ColdStartTiming | None = None,
         retries_left: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -168,7 +168,7 @@ class RequestContext:
         """Add an entry to the response's `Server-Timing`; without effect once the response's head is sent."""
         self._timings.append(ServerTiming(str(name), seconds))
 
-    def paid(self, cold_start: ColdStart | None) -> None:
+    def paid(self, cold_start: ColdStartTiming | None) -> None:
         """The request waited for this cold start, by an activator or by the replica."""
         if cold_start is not None:
             self.cold_start = cold_start
@@ -199,7 +199,7 @@ class RequestContext:
 class StageRuntime:
     """What the application of a stage offers to the stage's own routes."""
 
-    replica: "Replica"
+    replica: "ReplicaTracker"
     metrics: "Metrics"
 
 
@@ -246,7 +246,7 @@ class Stage(Protocol):
         """ingest, generate, postprocess, orchestrate."""
         ...
 
-    async def start(self, replica: "Replica") -> None:
+    async def start(self, replica: "ReplicaTracker") -> None:
         """Become able to answer; runs in the background once the port is open.
 
         Changes the state of `replica` (STARTING -> LOADING -> HOT, or STANDBY) and records phases. Returning

@@ -33,7 +33,7 @@ class Phase(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class ColdStart:
+class ColdStartTiming:
     """One cold start: the warmth at which it began, and the seconds of each phase."""
 
     warmth: str
@@ -42,11 +42,11 @@ class ColdStart:
     total: float | None = None
     """Seconds from the decision to HOT; less than the sum where phases overlap. None until it is known."""
 
-    def with_phase(self, phase: Phase, seconds: float) -> "ColdStart":
+    def with_phase(self, phase: Phase, seconds: float) -> "ColdStartTiming":
         """The same with a phase's seconds added."""
         if seconds < 0:
             raise ValueError(f"{phase} = {seconds} s, must be at least 0")
-        return ColdStart(
+        return ColdStartTiming(
             self.warmth, {**self.phases, phase: self.phases.get(phase, 0.0) + seconds}, self.total
         )
 

@@ -62,7 +62,7 @@ class UpstreamResponse:
 
     @property
     def has_head(self) -> bool:
-        """Whether the head has arrived; so once `ConnectionPool.request` has returned the response."""
+        """Whether the head has arrived; so once `UpstreamPool.request` has returned the response."""
         return self._status is not None
 
     @property

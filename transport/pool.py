@@ -22,7 +22,7 @@ class ConnectError(UpstreamError):
     """No connection could be opened, so nothing was sent."""
 
 
-class ConnectionPool:
+class UpstreamPool:
     """A client of any number of servers, without a limit on connections; needs a running loop.
 
     Args:

@@ -20,7 +20,7 @@ from purgatory.domain.model import OpenedState
 from functions.calls.failures import (
     CircuitOpenError,
     Outcome,
-    UnreachableError,
+    StageUnreachableError,
     is_no_failure_of_the_stage,
     outcome_of,
 )
@@ -101,7 +101,7 @@ class StageClient:
                     try:
                         body = await response.read()
                     except (aiohttp.ClientError, OSError) as error:
-                        raise UnreachableError(self.name, self._url, error) from error
+                        raise StageUnreachableError(self.name, self._url, error) from error
                     finally:
                         response.close() if not response.content.at_eof() else response.release()
         seconds = context.now() - began
@@ -213,7 +213,7 @@ class StageClient:
                 headers={"Content-Type": "application/json", **context.headers(), **self._host},
             )
         except (aiohttp.ClientError, OSError) as error:
-            raise UnreachableError(self.name, self._url, error) from error
+            raise StageUnreachableError(self.name, self._url, error) from error
         context.count_retries(
             parse_retries(response.headers.get(_RETRIES_USED, "").encode(errors="replace")) or 0
         )
@@ -223,7 +223,7 @@ class StageClient:
         try:
             body = await response.read()
         except (aiohttp.ClientError, OSError) as error:
-            raise UnreachableError(self.name, self._url, error) from error
+            raise StageUnreachableError(self.name, self._url, error) from error
         finally:
             response.release()
         problem = read_problem(

@@ -32,7 +32,7 @@ class CircuitOpenError(ProblemError):
         )
 
 
-class UnreachableError(ProblemError):
+class StageUnreachableError(ProblemError):
     """The stage sent no response, or not all of it.
 
     Args:
@@ -56,7 +56,7 @@ def outcome_of(error: ProblemError) -> Outcome:
     """How an attempt that raised this ended."""
     if isinstance(error, CircuitOpenError):
         return "circuit_open"
-    if isinstance(error, UnreachableError):
+    if isinstance(error, StageUnreachableError):
         return "unreachable"
     return "refused" if error.problem.status < 500 else "failed"
 

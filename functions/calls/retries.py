@@ -13,7 +13,7 @@ from typing import Annotated
 import stamina
 from pydantic import Field
 
-from functions.calls.failures import CircuitOpenError, UnreachableError
+from functions.calls.failures import CircuitOpenError, StageUnreachableError
 from functions.problems import ProblemError
 from functions.stage import RequestContext, StageConfig
 from transport.retry_budget import RetryBudget
@@ -85,7 +85,7 @@ class CallRetries:
         if isinstance(error, CircuitOpenError):
             # A new request is refused at once; one that is being retried waits until the circuit closes.
             return self._posts > 0
-        if isinstance(error, UnreachableError) and error.before_connection:
+        if isinstance(error, StageUnreachableError) and error.before_connection:
             return True
         self._posts += 1
         return (

@@ -22,11 +22,11 @@ from functions.contract import (
     Final,
     FinishReason,
     Input,
-    Segment,
     StageEvent,
     StageReply,
     StageRequest,
     StageTiming,
+    StreamSegment,
 )
 from functions.stage import RequestContext
 
@@ -34,7 +34,7 @@ Events: TypeAlias = AsyncGenerator[StageEvent, None]
 
 
 def next_request(
-    request: StageRequest, value: Input, *, stream: bool = False, segment: Segment | None = None
+    request: StageRequest, value: Input, *, stream: bool = False, segment: StreamSegment | None = None
 ) -> StageRequest:
     """The client's request for the next stage, whose input is the last stage's output."""
     return request.model_copy(update={"input": value, "stream": stream, "segment": segment})
@@ -120,7 +120,7 @@ async def by_segments(
                 yield end
                 return
             final = isinstance(end, Final)
-            segment = Segment(carry=carry, final=final)
+            segment = StreamSegment(carry=carry, final=final)
             called = await client.call(next_request(request, text, segment=segment), context)
             seconds += called.timing.seconds
             attempts += called.timing.attempts

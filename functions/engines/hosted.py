@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from functions.engine import Engine, EngineError
 from functions.lifecycle import State, Warmth
 from functions.problems import field_errors
-from functions.replica import Replica
-from functions.settings import Settings, SettingsError
+from functions.replica import ReplicaTracker
+from functions.settings import FunctionSettings, SettingsError
 from functions.stage import RequestContext, StageRoutes, StageRuntime
 from functions.timing import Phase
 from knative import env_vars
@@ -67,8 +67,8 @@ class AlwaysHotHost:
 
     def __init__(
         self,
-        settings: Settings,
-        open_engine: Callable[[Replica], Awaitable[Engine]],
+        settings: FunctionSettings,
+        open_engine: Callable[[ReplicaTracker], Awaitable[Engine]],
         routes: Callable[[StageRuntime, Callable[[], Engine]], StageRoutes],
     ) -> None:
         if settings.warmth is not Warmth.HOT:
@@ -79,7 +79,7 @@ class AlwaysHotHost:
         self._routes = routes
         self._engine: Engine | None = None
 
-    async def start(self, replica: Replica) -> None:
+    async def start(self, replica: ReplicaTracker) -> None:
         """Open the engine. Raises StartError."""
         replica.to(State.LOADING)
         replica.record(Phase.IMPORT, replica.age)

@@ -30,8 +30,8 @@ from functions.engine import (
 )
 from functions.engines.embeddings_api import embeddings_router
 from functions.engines.hosted import AlwaysHotHost, EngineArgs, parse_args
-from functions.replica import Replica
-from functions.settings import Settings, SettingsError
+from functions.replica import ReplicaTracker
+from functions.settings import FunctionSettings, SettingsError
 from functions.stage import StageRoutes, StageRuntime, StartError
 from functions.timing import Phase
 from knative import env_vars
@@ -262,7 +262,7 @@ def _json_of(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def build_host(settings: Settings) -> AlwaysHotHost:
+def build_host(settings: FunctionSettings) -> AlwaysHotHost:
     """The host of these settings.
 
     Raises:
@@ -276,7 +276,7 @@ def build_host(settings: Settings) -> AlwaysHotHost:
         )
     model = settings.model_name or uri.rstrip("/").rpartition("/")[2]
 
-    async def open_engine(replica: Replica) -> Engine:
+    async def open_engine(replica: ReplicaTracker) -> Engine:
         from weights import WeightsError, pull  # noqa: PLC0415 - after the port is open
 
         try:

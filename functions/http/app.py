@@ -28,10 +28,10 @@ from functions.http.request_state import state_of
 from functions.lifecycle import Lifecycle, State
 from functions.metrics import CONTENT_TYPE, Metrics
 from functions.problems import ProblemError, field_errors, phrase, problem_of, unprocessable
-from functions.replica import Replica
-from functions.settings import Settings
+from functions.replica import ReplicaTracker
+from functions.settings import FunctionSettings
 from functions.stage import RequestContext, Stage, StageRuntime, StartError
-from functions.timing import ColdStart
+from functions.timing import ColdStartTiming
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class StageApp:
         replica: the one that runs the stage.
     """
 
-    def __init__(self, stage: Stage, settings: Settings, replica: Replica) -> None:
+    def __init__(self, stage: Stage, settings: FunctionSettings, replica: ReplicaTracker) -> None:
         self.stage = stage
         self.settings = settings
         self.replica = replica
@@ -153,15 +153,15 @@ class StageApp:
             return Response(await self.metrics.page(), media_type=CONTENT_TYPE)
 
     def _state(self) -> dict[str, object]:
-        lifecycle, climb = self.replica.lifecycle, self.replica.climb
+        lifecycle, cold_start = self.replica.lifecycle, self.replica.cold_start
         return {
             "stage": self.stage.name,
             "kind": self.stage.kind,
             "state": lifecycle.state,
             "warmth": lifecycle.warmth,
             "cause": lifecycle.cause,
-            "phases": {str(phase): seconds for phase, seconds in climb.phases.items()},
-            "cold_start_seconds": climb.total,
+            "phases": {str(phase): seconds for phase, seconds in cold_start.phases.items()},
+            "cold_start_seconds": cold_start.total,
             "age_seconds": self.replica.age,
             "in_flight": self.in_flight,
         }
@@ -186,7 +186,9 @@ class StageApp:
             )
 
 
-def create_app(stage: Stage, settings: Settings, *, replica: Replica | None = None) -> StageApp:
+def create_app(
+    stage: Stage, settings: FunctionSettings, *, replica: ReplicaTracker | None = None
+) -> StageApp:
     """The application of one stage.
 
     Args:
@@ -194,7 +196,7 @@ def create_app(stage: Stage, settings: Settings, *, replica: Replica | None = No
         settings: limits and names.
         replica: given by `functions.__main__`, which knows when the process began.
     """
-    return StageApp(stage, settings, replica or Replica())
+    return StageApp(stage, settings, replica or ReplicaTracker())
 
 
 def context_of(request: Request) -> RequestContext:
@@ -231,7 +233,7 @@ class _AsgiResponse(Response):
         await self._app(scope, receive, send)
 
 
-def _observe(replica: Replica, metrics: Metrics, stage: Stage, settings: Settings) -> None:
+def _observe(replica: ReplicaTracker, metrics: Metrics, stage: Stage, settings: FunctionSettings) -> None:
     """Count and log what happens to the replica."""
     replica.on_change(metrics.changed)
     replica.on_change(_log_failure)
@@ -240,7 +242,7 @@ def _observe(replica: Replica, metrics: Metrics, stage: Stage, settings: Setting
     metrics.changed(replica.lifecycle)
 
 
-async def _start(stage: Stage, replica: Replica) -> None:
+async def _start(stage: Stage, replica: ReplicaTracker) -> None:
     try:
         await stage.start(replica)
     except StartError as error:
@@ -259,7 +261,7 @@ def _log_failure(lifecycle: Lifecycle) -> None:
         termination_message.write(lifecycle.cause or "")
 
 
-def _log_cold_start(stage: Stage, settings: Settings, cold_start: ColdStart) -> None:
+def _log_cold_start(stage: Stage, settings: FunctionSettings, cold_start: ColdStartTiming) -> None:
     log.info(
         "cold start",
         extra={

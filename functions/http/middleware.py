@@ -22,8 +22,8 @@ from functions.http.work_scope import ActiveWork
 from functions.lifecycle import State
 from functions.metrics import Metrics
 from functions.problems import ProblemError, problem_of
-from functions.replica import Replica
-from functions.settings import Settings
+from functions.replica import ReplicaTracker
+from functions.settings import FunctionSettings
 from functions.stage import DirectRoute, RequestContext
 from functions.timing import format_server_timing
 from knative import env_vars
@@ -64,9 +64,9 @@ class RequestMiddleware:
         app: ASGIApp,
         *,
         stage: str,
-        replica: Replica,
+        replica: ReplicaTracker,
         metrics: Metrics,
-        settings: Settings,
+        settings: FunctionSettings,
         direct_routes: Sequence[DirectRoute] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -248,7 +248,7 @@ class _Response:
 
     __slots__ = ("_replica", "_send", "complete", "context", "status")
 
-    def __init__(self, send: Send, context: RequestContext, replica: Replica) -> None:
+    def __init__(self, send: Send, context: RequestContext, replica: ReplicaTracker) -> None:
         self._send = send
         self._replica = replica
         self.context = context

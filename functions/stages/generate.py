@@ -16,8 +16,8 @@ from pydantic import Field
 
 from functions.contract import Delta, Final, FinishReason, StageEvent, StageReply, StageRequest, Usage
 from functions.engine import ChatRequest, Engine, GenerateRequest
-from functions.replica import Replica
-from functions.settings import Settings, SettingsError, read_secret
+from functions.replica import ReplicaTracker
+from functions.settings import FunctionSettings, SettingsError, read_secret
 from functions.stage import RequestContext, StageConfig, StageRoutes, StageRuntime, parse_config
 from functions.timing import Phase
 from knative import env_vars
@@ -43,7 +43,7 @@ class GenerateConfig(StageConfig):
 class EngineHost(Protocol):
     """Starts an engine, lends it to requests and closes it; the part of the stage that differs by engine."""
 
-    async def start(self, replica: Replica) -> None:
+    async def start(self, replica: ReplicaTracker) -> None:
         """Become able to answer, or reach the resting warmth. Raises StartError."""
         ...
 
@@ -70,11 +70,11 @@ class Generate:
 
     kind = "generate"
 
-    def __init__(self, settings: Settings, host: EngineHost) -> None:
+    def __init__(self, settings: FunctionSettings, host: EngineHost) -> None:
         self.name = settings.stage_name or self.kind
         self._host = host
 
-    async def start(self, replica: Replica) -> None:
+    async def start(self, replica: ReplicaTracker) -> None:
         """See `Stage.start`."""
         await self._host.start(replica)
 
@@ -122,7 +122,7 @@ class Generate:
         yield Final(reply)
 
 
-def build(settings: Settings) -> Generate:
+def build(settings: FunctionSettings) -> Generate:
     """The stage of these settings.
 
     Raises:
@@ -140,7 +140,7 @@ def build(settings: Settings) -> Generate:
     return Generate(settings, onnx.build_host(settings))
 
 
-def _vllm(settings: Settings, config: GenerateConfig) -> EngineHost:
+def _vllm(settings: FunctionSettings, config: GenerateConfig) -> EngineHost:
     from functions.engines.vllm.host import VllmHost  # noqa: PLC0415 - other engines need none of it
     from functions.engines.vllm.supervision import SupervisionLimits  # noqa: PLC0415
 

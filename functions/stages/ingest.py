@@ -17,8 +17,8 @@ from pydantic import Field
 from functions.contract import Input, Message, StageReply, StageRequest, Usage
 from functions.lifecycle import State
 from functions.problems import ProblemError
-from functions.replica import Replica
-from functions.settings import Settings
+from functions.replica import ReplicaTracker
+from functions.settings import FunctionSettings
 from functions.stage import RequestContext, StageConfig, StageRoutes, StageRuntime, StartError, parse_config
 from functions.text.normalisation import normalise
 from functions.timing import Phase
@@ -82,7 +82,7 @@ class Ingest:
 
     kind = "ingest"
 
-    def __init__(self, settings: Settings, config: IngestConfig) -> None:
+    def __init__(self, settings: FunctionSettings, config: IngestConfig) -> None:
         self.name = settings.stage_name or self.kind
         self._settings = settings
         self._config = config
@@ -90,7 +90,7 @@ class Ingest:
         self._special: re.Pattern[str] | None = None
         self._max_model_len = config.max_model_len
 
-    async def start(self, replica: Replica) -> None:
+    async def start(self, replica: ReplicaTracker) -> None:
         """Fetch and load the tokenizer; without a model, only characters are counted."""
         replica.to(State.LOADING)
         replica.record(Phase.IMPORT, replica.age)
@@ -204,7 +204,7 @@ class Ingest:
         return value if isinstance(value, int) and value > 0 else None
 
 
-async def fetch_tokenizer(settings: Settings) -> Path:
+async def fetch_tokenizer(settings: FunctionSettings) -> Path:
     """The directory with the model's tokenizer and config.
 
     Raises:
@@ -255,7 +255,7 @@ def read_model_length(model: Path) -> int | None:
     return value if isinstance(value, int) and value > 0 else None
 
 
-def build(settings: Settings) -> Ingest:
+def build(settings: FunctionSettings) -> Ingest:
     """The stage of these settings.
 
     Raises:

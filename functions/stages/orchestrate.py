@@ -33,8 +33,8 @@ from functions.contract import (
 from functions.lifecycle import State
 from functions.metrics import REQUEST_BUCKETS
 from functions.problems import ProblemError
-from functions.replica import Replica
-from functions.settings import Settings, SettingsError
+from functions.replica import ReplicaTracker
+from functions.settings import FunctionSettings, SettingsError
 from functions.stage import RequestContext, StageRoutes, StageRuntime, parse_config
 from functions.timing import Phase
 from knative import env_vars
@@ -87,7 +87,7 @@ class Orchestrate:
 
     kind = "orchestrate"
 
-    def __init__(self, settings: Settings, config: OrchestrateConfig) -> None:
+    def __init__(self, settings: FunctionSettings, config: OrchestrateConfig) -> None:
         self.name = settings.stage_name or self.kind
         self._settings = settings
         self._config = config
@@ -95,7 +95,7 @@ class Orchestrate:
         self._chain: tuple[StageClient, ...] = ()
         self._observe: ObserveCall = lambda _target, _outcome, _seconds: None
 
-    async def start(self, replica: Replica) -> None:
+    async def start(self, replica: ReplicaTracker) -> None:
         """Open the session. No stage is called, so a cold one may stay cold."""
         replica.record(Phase.IMPORT, replica.age)
         self._session = open_session()
@@ -216,7 +216,7 @@ class Orchestrate:
         )
 
 
-def build(settings: Settings) -> Orchestrate:
+def build(settings: FunctionSettings) -> Orchestrate:
     """The stage of these settings.
 
     Raises:

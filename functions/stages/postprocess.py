@@ -15,8 +15,8 @@ from pydantic import Field, JsonValue, ValidationError, field_validator
 from functions.contract import MAX_INPUT_CHARS, FinishReason, StageReply, StageRequest, StopSequence
 from functions.lifecycle import State
 from functions.problems import ProblemError, field_errors
-from functions.replica import Replica
-from functions.settings import Settings
+from functions.replica import ReplicaTracker
+from functions.settings import FunctionSettings
 from functions.stage import RequestContext, StageConfig, StageRoutes, StageRuntime, parse_config
 from functions.text.filters import FilterState, Whitespace, step
 from functions.text.json_answer import parse_answer
@@ -69,12 +69,12 @@ class Postprocess:
 
     kind = "postprocess"
 
-    def __init__(self, settings: Settings, config: PostprocessConfig) -> None:
+    def __init__(self, settings: FunctionSettings, config: PostprocessConfig) -> None:
         self.name = settings.stage_name or self.kind
         self._config = config
         self._schema = _validator(config.json_schema) if config.json_schema is not None else None
 
-    async def start(self, replica: Replica) -> None:
+    async def start(self, replica: ReplicaTracker) -> None:
         """Nothing to load."""
         replica.record(Phase.IMPORT, replica.age)
         replica.to(State.HOT)
@@ -197,7 +197,7 @@ def _references(value: JsonValue) -> Iterator[str]:
             yield from _references(item)
 
 
-def build(settings: Settings) -> Postprocess:
+def build(settings: FunctionSettings) -> Postprocess:
     """The stage of these settings.
 
     Raises:

@@ -20,7 +20,7 @@ import uvicorn
 from functions.contract import StageReply, StageRequest
 from functions.http.app import create_app
 from functions.lifecycle import State
-from functions.settings import Settings
+from functions.settings import FunctionSettings
 from functions.stage import RequestContext, StageRoutes, StageRuntime
 
 PATIENCE = 20.0
@@ -224,11 +224,11 @@ async def scripted(
     *,
     name: str = "model",
     kind: str = "generate",
-    settings: Settings | None = None,
+    settings: FunctionSettings | None = None,
     port: int = 0,
 ) -> AsyncIterator[tuple[ScriptedStage, str]]:
     stage = ScriptedStage(name, kind, behave)
-    async with serving(create_app(stage, settings or Settings()), port) as url:
+    async with serving(create_app(stage, settings or FunctionSettings()), port) as url:
         yield stage, url
 
 

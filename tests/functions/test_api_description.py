@@ -7,11 +7,11 @@ import pytest
 
 from functions.http.app import create_app
 from functions.problems import ProblemError
-from functions.settings import Settings, StageAddress
+from functions.settings import FunctionSettings, StageAddress
 from functions.stages import ingest, orchestrate, postprocess
 from tests.functions.servers import echo, scripted, serving, wait_ready
 
-SETTINGS = Settings(stages=(StageAddress("m", "generate", "http://m"),))
+SETTINGS = FunctionSettings(stages=(StageAddress("m", "generate", "http://m"),))
 STAGES = {"ingest": ingest.build, "postprocess": postprocess.build, "orchestrate": orchestrate.build}
 
 

@@ -8,7 +8,7 @@ from functions.engines.onnx import OnnxArgs
 from functions.engines.openai.options import OpenAIArgs
 from functions.http.app import create_app
 from functions.lifecycle import State
-from functions.settings import Settings, StageAddress
+from functions.settings import FunctionSettings, StageAddress
 from functions.stages.ingest import IngestConfig
 from functions.stages.orchestrate import OrchestrateConfig, build
 from functions.stages.postprocess import PostprocessConfig
@@ -26,7 +26,7 @@ def test_every_variable_of_a_replica_is_described():
             return default
 
     variables = set()
-    Settings.parse(Environment())
+    FunctionSettings.parse(Environment())
     assert len(variables) > 15
     missing = sorted(name for name in variables if name not in ARCHITECTURE)
     assert missing == []
@@ -39,7 +39,7 @@ def test_every_option_is_described(config):
 
 
 def test_every_metric_is_described():
-    settings = Settings(stages=(StageAddress("m", "generate", "http://m"),))
+    settings = FunctionSettings(stages=(StageAddress("m", "generate", "http://m"),))
     registry = create_app(build(settings), settings).metrics.registry
     names = {
         f"{metric.name}_total" if metric.type == "counter" else metric.name for metric in registry.collect()

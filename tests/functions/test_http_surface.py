@@ -10,7 +10,7 @@ from functions.contract import MAX_BODY_BYTES, Delta, Failure, Final, Problem, S
 from functions.engine import EngineError
 from functions.http.app import context_of, create_app
 from functions.problems import ProblemError
-from functions.settings import Settings
+from functions.settings import FunctionSettings
 from functions.stage import StageRoutes
 from functions.timing import parse_server_timing
 from tests.functions.servers import ScriptedStage, echo, read_events, scripted, serving, wait_until
@@ -199,7 +199,7 @@ async def test_past_the_queue_limit_it_is_429_with_retry_after(http):
         await gate.wait()
         return StageReply(id=request.id, stage="s", output="ok")
 
-    async with scripted(held, settings=Settings(queue_limit=2)) as (stage, url):
+    async with scripted(held, settings=FunctionSettings(queue_limit=2)) as (stage, url):
         running = [asyncio.create_task(http.post(f"{url}/invoke", json={"input": "x"})) for _ in range(2)]
         await wait_until(lambda: len(stage.seen) == 2)
         async with http.post(f"{url}/invoke", json={"input": "x"}) as response:
@@ -347,7 +347,7 @@ async def test_a_stages_own_routes_have_context_server_timing_and_problems_too(h
             return StageRoutes(router)
 
     stage = WithRoutes("m", "generate", echo("m"))
-    async with serving(create_app(stage, Settings())) as url:
+    async with serving(create_app(stage, FunctionSettings())) as url:
         async with http.get(f"{url}/v1/models", headers={"X-Request-Id": "r"}) as response:
             assert (await response.json()) == {"id": "r"}
             assert "lookup;dur=250.000" in response.headers["Server-Timing"]
@@ -365,7 +365,7 @@ async def test_a_stages_own_routes_have_context_server_timing_and_problems_too(h
 async def test_readiness_follows_the_start_and_liveness_does_not_wait_for_it(http):
     stage = ScriptedStage("m", "generate", echo("m"))
     stage.starts.clear()
-    async with serving(create_app(stage, Settings())) as url:
+    async with serving(create_app(stage, FunctionSettings())) as url:
         async with http.get(f"{url}/healthz/ready") as response:
             assert response.status == 503
             assert (await response.json())["state"] in {"starting", "loading"}
@@ -382,7 +382,7 @@ async def test_readiness_follows_the_start_and_liveness_does_not_wait_for_it(htt
 
 async def test_a_thousand_small_requests_at_once_are_all_answered(http):
     async with (
-        scripted(echo("s"), settings=Settings(queue_limit=10_000)) as (_, url),
+        scripted(echo("s"), settings=FunctionSettings(queue_limit=10_000)) as (_, url),
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=200)) as many,
     ):
 

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from functions.http.reverse_proxy import tokens_in
 from functions.lifecycle import TRANSITIONS, Lifecycle, State, TransitionError, Warmth
-from functions.replica import Replica
+from functions.replica import ReplicaTracker
 from functions.timing import (
-    ColdStart,
+    ColdStartTiming,
     Phase,
     ServerTiming,
     TokenTimes,
@@ -74,7 +74,7 @@ class Clock:
 
 def test_a_replicas_cold_starts_are_measured_from_the_process_and_then_from_each_order():
     clock = Clock()
-    replica = Replica(process_started=50.0, clock=clock, wall=lambda: 52.0)
+    replica = ReplicaTracker(process_started=50.0, clock=clock, wall=lambda: 52.0)
     done = []
     replica.on_cold_start(done.append)
     replica.record(Phase.IMPORT, 2.0)
@@ -84,22 +84,21 @@ def test_a_replicas_cold_starts_are_measured_from_the_process_and_then_from_each
     with replica.measure(Phase.WEIGHTS):
         clock.now += 3
     replica.to(State.HOT)
-    assert done == [ColdStart("standby", {Phase.WEIGHTS: 3.0}, 3.0)]
-    assert replica.claim_cold_start() == done[0]
-    assert replica.claim_cold_start() is None
+    assert done == [ColdStartTiming("standby", {Phase.WEIGHTS: 3.0}, 3.0)]
+    assert replica.last_cold_start == replica.cold_start == done[0]
     clock.now += 5
     replica.to(State.LOADING)
     clock.now += 1
     replica.to(State.HOT)
-    assert done[1] == ColdStart("standby", {}, 1.0), "after a crash the code is still there"
+    assert done[1] == ColdStartTiming("standby", {}, 1.0), "after a crash the code is still there"
 
-    cold = Replica(process_started=50.0, clock=clock, wall=lambda: 52.0)
+    cold = ReplicaTracker(process_started=50.0, clock=clock, wall=lambda: 52.0)
     cold.on_cold_start(done.append)
     cold.record(Phase.IMPORT, 2.0)
     cold.to(State.LOADING)
     clock.now += 1
     cold.to(State.HOT)
-    assert done[2] == ColdStart("cold", {Phase.IMPORT: 2.0}, 3.0)
+    assert done[2] == ColdStartTiming("cold", {Phase.IMPORT: 2.0}, 3.0)
 
 
 def test_latencies_of_a_generation():
@@ -131,11 +130,11 @@ def test_tokens_of_a_stream_are_counted_by_its_events_not_by_its_pieces():
 
 
 def test_a_phase_is_never_negative_and_adds_up():
-    assert ColdStart("cold").with_phase(Phase.WEIGHTS, 1.0).with_phase(Phase.WEIGHTS, 0.5).phases == {
+    assert ColdStartTiming("cold").with_phase(Phase.WEIGHTS, 1.0).with_phase(Phase.WEIGHTS, 0.5).phases == {
         Phase.WEIGHTS: 1.5
     }
     with pytest.raises(ValueError, match="weights = -1"):
-        ColdStart("cold").with_phase(Phase.WEIGHTS, -1)
+        ColdStartTiming("cold").with_phase(Phase.WEIGHTS, -1)
 
 
 tokens = st.from_regex(r"\A[a-z][a-z0-9_-]{0,9}\Z")

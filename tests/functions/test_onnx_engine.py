@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from functions.http.app import create_app
 from functions.lifecycle import Warmth
-from functions.settings import Settings, SettingsError
+from functions.settings import FunctionSettings, SettingsError
 from functions.stages.generate import build
 from tests.functions.servers import serving, stage_process, wait_ready
 
@@ -75,7 +75,7 @@ def embedder(tmp_path_factory, made_model):
 
 @contextlib.asynccontextmanager
 async def stage(http, folder, **args):
-    settings = Settings(
+    settings = FunctionSettings(
         engine="onnx", model_uri=str(folder), model_name="tiny", engine_args=args, service="embed"
     )
     async with serving(create_app(build(settings), settings)) as url:
@@ -245,4 +245,4 @@ async def test_a_model_that_does_not_load_fails_the_start_with_the_cause(tmp_pat
 )
 def test_bad_settings_say_what_would_be_right(settings, said):
     with pytest.raises(SettingsError, match=said):
-        build(Settings(engine="onnx", **settings))
+        build(FunctionSettings(engine="onnx", **settings))

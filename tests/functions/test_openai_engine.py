@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from functions.http.app import create_app
-from functions.settings import Settings, SettingsError
+from functions.settings import FunctionSettings, SettingsError
 from functions.stages.generate import build
 from tests.functions.servers import free_port, read_events, serving, stage_process, wait_ready, wait_until
 
@@ -112,7 +112,7 @@ async def openai_api():
 
 @contextlib.asynccontextmanager
 async def stage(http, api, **args):
-    settings = Settings(
+    settings = FunctionSettings(
         engine="openai", engine_args={"base-url": api.url, "model": "far", **args}, service="gen"
     )
     async with serving(create_app(build(settings), settings)) as url:
@@ -399,4 +399,4 @@ def test_bad_settings_say_what_would_be_right(settings, said):
     if "warmth" in settings:
         settings = {**settings, "warmth": Warmth(settings["warmth"])}
     with pytest.raises(SettingsError, match=said):
-        build(Settings(engine="openai", **settings))
+        build(FunctionSettings(engine="openai", **settings))

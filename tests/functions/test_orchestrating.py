@@ -11,7 +11,7 @@ import pytest
 from functions.contract import Delta, Failure, Final, Problem, StageReply, Usage
 from functions.http.app import create_app
 from functions.problems import ProblemError
-from functions.settings import Settings, StageAddress
+from functions.settings import FunctionSettings, StageAddress
 from functions.stages.orchestrate import build as build_orchestrate
 from functions.stages.postprocess import build as build_postprocess
 from tests.functions.servers import (
@@ -60,7 +60,7 @@ class Here(SimpleNamespace):
 
 @contextlib.asynccontextmanager
 async def orchestrate(stages, *, config=None, gateway=None):
-    settings = Settings(
+    settings = FunctionSettings(
         service="front",
         stages=tuple(StageAddress(*stage) for stage in stages),
         stage_config={**QUICK, **(config or {})},
@@ -72,7 +72,9 @@ async def orchestrate(stages, *, config=None, gateway=None):
 
 @contextlib.asynccontextmanager
 async def postprocess(**config):
-    async with serving(create_app(build_postprocess(Settings(stage_config=config)), Settings())) as url:
+    async with serving(
+        create_app(build_postprocess(FunctionSettings(stage_config=config)), FunctionSettings())
+    ) as url:
         yield url
 
 
@@ -357,8 +359,8 @@ async def test_all_stages_behind_the_first_are_woken_at_once(http):
     last = ScriptedStage("last", "custom", echo("last"))
     async with (
         scripted(held, name="first", kind="ingest") as (_, first_url),
-        serving(watched(create_app(model, Settings()))) as model_url,
-        serving(watched(create_app(last, Settings()))) as last_url,
+        serving(watched(create_app(model, FunctionSettings()))) as model_url,
+        serving(watched(create_app(last, FunctionSettings()))) as last_url,
         orchestrate(
             [("first", "ingest", first_url), ("model", "generate", model_url), ("last", "custom", last_url)],
         ) as process,
@@ -378,7 +380,7 @@ async def test_stage_calls_go_to_the_gateway_with_the_stages_host(http):
     hosts = []
     stage_app = create_app(
         ScriptedStage("m", "generate", whole("via")),
-        Settings(),
+        FunctionSettings(),
     )
 
     async def gateway(scope, receive, send):
@@ -558,7 +560,7 @@ def test_orchestrate_without_stages_says_what_is_missing(tmp_path):
 
 
 async def test_server_timing_of_proxies_on_the_way_is_in_the_stages_phases(http):
-    stage = create_app(ScriptedStage("model", "generate", whole("x")), Settings())
+    stage = create_app(ScriptedStage("model", "generate", whole("x")), FunctionSettings())
 
     async def held_by_an_activator(scope, receive, send):
         async def stamped(message):

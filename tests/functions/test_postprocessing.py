@@ -8,14 +8,14 @@ import time
 import pytest
 
 from functions.http.app import create_app
-from functions.settings import Settings
+from functions.settings import FunctionSettings
 from functions.stages.postprocess import build
 from tests.functions.servers import serving, stage_process, wait_ready
 
 
 @contextlib.asynccontextmanager
 async def postprocess(**config):
-    settings = Settings(service="post", stage_config=config)
+    settings = FunctionSettings(service="post", stage_config=config)
     async with serving(create_app(build(settings), settings)) as url:
         yield url
 

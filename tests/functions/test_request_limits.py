@@ -8,7 +8,7 @@ from aiohttp import web
 
 from functions.contract import MAX_BODY_BYTES
 from functions.http.app import create_app
-from functions.settings import Settings, SettingsError
+from functions.settings import FunctionSettings, SettingsError
 from functions.stages.generate import build
 from tests.functions.servers import echo, scripted, serving, stage_process, wait_ready
 
@@ -153,7 +153,7 @@ async def test_only_json_is_json(http, content_type, status):
     ],
 )
 async def test_pages_of_other_origins_are_refused_unless_allowed(http, allowed, origin, status):
-    async with scripted(echo("s"), settings=Settings(allowed_origins=allowed)) as (stage, url):
+    async with scripted(echo("s"), settings=FunctionSettings(allowed_origins=allowed)) as (stage, url):
         headers = {} if origin is None else {"Origin": url if origin == "same" else origin}
         async with http.post(f"{url}/invoke", json={"input": "x"}, headers=headers) as response:
             assert response.status == status
@@ -171,7 +171,7 @@ async def test_a_page_of_an_allowed_origin_gets_what_its_browser_asks_for(http):
         "Access-Control-Request-Method": "POST",
         "Access-Control-Request-Headers": "content-type",
     }
-    async with scripted(echo("s"), settings=Settings(allowed_origins=(origin,))) as (stage, url):
+    async with scripted(echo("s"), settings=FunctionSettings(allowed_origins=(origin,))) as (stage, url):
         for path in ("/invoke", "/v1/chat/completions"):
             async with http.options(f"{url}{path}", headers=preflight) as response:
                 assert response.status == 200
@@ -209,7 +209,7 @@ async def test_a_page_cannot_spend_the_stages_api_key(http, monkeypatch, headers
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     base_url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-    settings = Settings(engine="openai", engine_args={"base-url": base_url}, model_name="m")
+    settings = FunctionSettings(engine="openai", engine_args={"base-url": base_url}, model_name="m")
     try:
         async with serving(create_app(build(settings), settings)) as url:
             await wait_ready(http, url)
@@ -223,7 +223,7 @@ async def test_a_page_cannot_spend_the_stages_api_key(http, monkeypatch, headers
 
 
 async def test_a_route_of_the_framework_has_the_same_limits(http):
-    settings = Settings(body_seconds=0.3)
+    settings = FunctionSettings(body_seconds=0.3)
     async with scripted(echo("s"), settings=settings) as (_, url):
         port = int(url.rpartition(":")[2])
         start = b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -243,11 +243,11 @@ async def test_a_route_of_the_framework_has_the_same_limits(http):
 )
 def test_a_bad_limit_says_what_would_be_right(variable, value, words):
     with pytest.raises(SettingsError) as caught:
-        Settings.parse({variable: value})
+        FunctionSettings.parse({variable: value})
     assert variable in str(caught.value)
     assert words in str(caught.value)
 
 
 def test_allowed_origins_are_a_list():
     given = {"PILOTLIGHT_ALLOWED_ORIGINS": "https://a.example, http://localhost:3000/"}
-    assert Settings.parse(given).allowed_origins == ("https://a.example", "http://localhost:3000")
+    assert FunctionSettings.parse(given).allowed_origins == ("https://a.example", "http://localhost:3000")

@@ -10,8 +10,8 @@ import pytest
 from functions.contract import Delta, StageReply
 from functions.http.app import create_app
 from functions.problems import ProblemError
-from functions.replica import Replica
-from functions.settings import Settings, StageAddress
+from functions.replica import ReplicaTracker
+from functions.settings import FunctionSettings, StageAddress
 from functions.stages.orchestrate import build
 from tests.functions.servers import ScriptedStage, echo, scripted, serving
 
@@ -22,7 +22,7 @@ QUICK = {"wait_initial": 0.01, "wait_max": 0.05, "wake": False}
 async def orchestrate(*urls, **config):
     """The URL of an orchestrate stage in front of model stages at these URLs."""
     names = ["model", "second"]
-    settings = Settings(
+    settings = FunctionSettings(
         service="front",
         stages=tuple(StageAddress(name, "custom", url) for name, url in zip(names, urls, strict=False)),
         stage_config={**QUICK, **config},
@@ -204,8 +204,8 @@ async def test_a_stage_that_can_never_answer_is_named_with_the_cause_at_once(htt
 
 
 async def test_a_failed_replica_says_why(http):
-    replica = Replica()
-    app = create_app(ScriptedStage("model", "generate", echo("model")), Settings(), replica=replica)
+    replica = ReplicaTracker()
+    app = create_app(ScriptedStage("model", "generate", echo("model")), FunctionSettings(), replica=replica)
     async with serving(app) as url, orchestrate(url, attempts=1) as front:
         replica.fail("the model has no config.json")
         status, body, _ = await invoke(http, front)
@@ -229,7 +229,7 @@ async def test_a_deadline_names_the_stage_that_was_waited_for_and_its_last_probl
 
 async def test_a_stream_that_cannot_begin_is_an_ordinary_problem_with_the_cause(http):
     async with answering(problem(503, retryable=False, detail=CAUSE)) as (url, _):
-        settings = Settings(
+        settings = FunctionSettings(
             stages=(StageAddress("generate", "generate", url),), stage_config={**QUICK}, service="front"
         )
         async with (
@@ -249,7 +249,7 @@ async def test_a_stream_in_progress_is_bounded_by_the_deadline_alone(http):
         await asyncio.sleep(60)
 
     async with scripted(slow) as (_, url):
-        settings = Settings(stages=(StageAddress("g", "generate", url),), stage_config={**QUICK})
+        settings = FunctionSettings(stages=(StageAddress("g", "generate", url),), stage_config={**QUICK})
         async with (
             serving(create_app(build(settings), settings)) as front,
             http.post(

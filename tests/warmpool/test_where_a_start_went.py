@@ -14,8 +14,8 @@ from aiohttp import web
 
 from functions.http.app import create_app
 from functions.lifecycle import State
-from functions.replica import Replica
-from functions.settings import Settings
+from functions.replica import ReplicaTracker
+from functions.settings import FunctionSettings
 from functions.stages.postprocess import build
 from knative.client.cluster import Cluster
 from knative.client.resources import POD, WARM_POOL
@@ -102,8 +102,8 @@ async def test_the_phases_of_the_replica_that_came_up_last_are_read_without_a_to
 
 
 async def test_a_stage_of_ours_answers_what_is_read_here(replicas, cluster):
-    settings = Settings()
-    replica = Replica(process_started=time.time() - 2.0)
+    settings = FunctionSettings()
+    replica = ReplicaTracker(process_started=time.time() - 2.0)
     async with serving(create_app(build(settings), settings, replica=replica)) as url:
         await replica.wait_for(State.HOT)
         replicas.pod("real", int(url.rpartition(":")[2]))

@@ -11,8 +11,8 @@ from functions.engines.hosted import AlwaysHotHost, parse_args
 from functions.engines.openai import completions_proxy
 from functions.engines.openai.client import OpenAIEngine
 from functions.engines.openai.options import OpenAIArgs
-from functions.replica import Replica
-from functions.settings import Settings, SettingsError, read_secret
+from functions.replica import ReplicaTracker
+from functions.settings import FunctionSettings, SettingsError, read_secret
 from functions.stage import StageRoutes, StageRuntime, StartError
 from functions.timing import Phase
 from knative import env_vars
@@ -20,7 +20,7 @@ from knative import env_vars
 CONNECT_SECONDS = 10.0
 
 
-def build_host(settings: Settings) -> AlwaysHotHost:
+def build_host(settings: FunctionSettings) -> AlwaysHotHost:
     """The host for these settings.
 
     Raises:
@@ -34,7 +34,7 @@ def build_host(settings: Settings) -> AlwaysHotHost:
     if key is not None and not (key.isascii() and key.isprintable()):
         raise SettingsError(("OPENAI_API_KEY = (hidden): must be printable ASCII",))
 
-    async def open_engine(replica: Replica) -> Engine:
+    async def open_engine(replica: ReplicaTracker) -> Engine:
         session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),

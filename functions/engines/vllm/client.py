@@ -24,7 +24,7 @@ from functions.engine import (
     UnsupportedError,
 )
 from functions.engines import openai_dialect as dialect
-from transport.pool import ConnectionPool
+from transport.pool import UpstreamPool
 
 BASE_URL = "http://vllm"
 """The host name means nothing on a unix socket."""
@@ -59,7 +59,7 @@ class VllmEngine:
         self.address = str(path)
         self.session = open_session(path)
         """For requests that this class makes."""
-        self.pool = ConnectionPool()
+        self.pool = UpstreamPool()
         """For requests that the proxy passes on as they are."""
         self.last_output = time.monotonic()
         """Instant (monotonic) at which the engine last sent anything; set by the reader of each response."""

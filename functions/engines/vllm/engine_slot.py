@@ -15,7 +15,7 @@ from functions.engines.vllm.client import VllmEngine
 from functions.engines.vllm.device_lock import DeviceLock
 from functions.engines.vllm.engine_process import EngineProcess
 from functions.engines.vllm.launcher import Launcher
-from functions.replica import Replica
+from functions.replica import ReplicaTracker
 from functions.stage import StartError
 from functions.timing import Phase
 
@@ -53,7 +53,7 @@ class EngineSlot:
         """Whether another replica waits for the device."""
         return self._device is not None and self._device.others_waiting()
 
-    async def load(self, replica: Replica, *, sleep_mode: bool) -> VllmEngine:
+    async def load(self, replica: ReplicaTracker, *, sleep_mode: bool) -> VllmEngine:
         """Take the device, fork an engine and wait until it answers.
 
         Args:
@@ -85,7 +85,7 @@ class EngineSlot:
         if self.engine is not None:
             await self.engine.sleep(self._sleep_level)
 
-    async def wake(self, replica: Replica) -> VllmEngine:
+    async def wake(self, replica: ReplicaTracker) -> VllmEngine:
         """Take the device and undo `sleep`; load another engine if this one has died.
 
         Raises:
@@ -128,7 +128,7 @@ class EngineSlot:
         if self._device is not None:
             self._device.release()
 
-    async def _acquire_device(self, replica: Replica) -> None:
+    async def _acquire_device(self, replica: ReplicaTracker) -> None:
         if self._device is not None:
             with replica.measure(Phase.DEVICE):
                 await self._device.acquire()

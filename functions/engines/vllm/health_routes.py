@@ -9,10 +9,10 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 
 from functions.engines.vllm.option_schema import installed_version
-from functions.replica import Replica
+from functions.replica import ReplicaTracker
 
 
-def router(replica: Replica) -> APIRouter:
+def router(replica: ReplicaTracker) -> APIRouter:
     """The three routes."""
     routes = APIRouter(tags=["vllm"])
 

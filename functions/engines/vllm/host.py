@@ -15,8 +15,8 @@ from functions.engines.vllm.launcher import Launcher
 from functions.engines.vllm.model_files import ModelFiles
 from functions.engines.vllm.supervision import SupervisionLimits
 from functions.engines.vllm.warmth_controller import WarmthController
-from functions.replica import Replica
-from functions.settings import Settings
+from functions.replica import ReplicaTracker
+from functions.settings import FunctionSettings
 from functions.stage import RequestContext, StageRoutes, StageRuntime
 
 _METRICS_SECONDS = 2.0
@@ -38,7 +38,7 @@ class VllmHost:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: FunctionSettings,
         *,
         limits: SupervisionLimits,
         device: Path | None = None,
@@ -54,7 +54,7 @@ class VllmHost:
         slot = EngineSlot(launcher, None if device is None else DeviceLock(device), sleep_level)
         self._controller = WarmthController(launcher, slot, settings.warmth, limits)
 
-    async def start(self, replica: Replica) -> None:
+    async def start(self, replica: ReplicaTracker) -> None:
         """See `EngineHost.start`."""
         await self._controller.start(replica)
 

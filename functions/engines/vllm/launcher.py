@@ -24,8 +24,8 @@ from functions.engines.vllm.openmp import is_cpu_build
 from functions.engines.vllm.option_schema import installed_release
 from functions.engines.vllm.template_process import TemplateError, TemplateProcess
 from functions.lifecycle import Warmth
-from functions.replica import Replica
-from functions.settings import Settings
+from functions.replica import ReplicaTracker
+from functions.settings import FunctionSettings
 from functions.stage import StartError
 from functions.timing import Phase
 from knative import env_vars
@@ -47,7 +47,7 @@ class Launcher:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: FunctionSettings,
         files: ModelFiles,
         *,
         artefact_key: str | None = None,
@@ -88,7 +88,7 @@ class Launcher:
         except ValueError as error:
             raise StartError(f"{env_vars.ENGINE_ARGS}: {error}") from None
 
-    async def prepare(self, replica: Replica, *, complete: bool) -> None:
+    async def prepare(self, replica: ReplicaTracker, *, complete: bool) -> None:
         """Fetch the model and import vLLM side by side; the first failure ends both.
 
         Args:
@@ -132,7 +132,7 @@ class Launcher:
         process.loading.add_done_callback(lambda _: self._files.engine_loads())
         return process
 
-    async def connect(self, replica: Replica, process: EngineProcess) -> VllmEngine:
+    async def connect(self, replica: ReplicaTracker, process: EngineProcess) -> VllmEngine:
         """Wait until the engine has answered its first request.
 
         Raises:
@@ -158,7 +158,7 @@ class Launcher:
         self._compiled.save()
         return engine
 
-    async def ensure_template(self, replica: Replica) -> None:
+    async def ensure_template(self, replica: ReplicaTracker) -> None:
         """Start another template process if the last one has died.
 
         Raises:
@@ -191,7 +191,7 @@ class Launcher:
         return self._settings.model_name or self._model.name
 
     async def _fetch(
-        self, replica: Replica, template: TemplateProcess, until: set[asyncio.Task[None]]
+        self, replica: ReplicaTracker, template: TemplateProcess, until: set[asyncio.Task[None]]
     ) -> None:
         """Fetch the model; of its weights, as much as arrives until one of these tasks is done."""
 
@@ -210,7 +210,7 @@ class Launcher:
             if prefetch.done():
                 await prefetch
 
-    async def _import(self, replica: Replica, template: TemplateProcess) -> None:
+    async def _import(self, replica: ReplicaTracker, template: TemplateProcess) -> None:
         imported = await template.imported()
         replica.record(Phase.IMPORT, imported.seconds)
         self._version, self.device = imported.version, imported.device

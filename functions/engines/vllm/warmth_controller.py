@@ -28,7 +28,7 @@ from functions.engines.vllm.request_gate import RequestGate
 from functions.engines.vllm.supervision import HotStatus, SupervisionLimits
 from functions.engines.vllm.supervisor import Supervisor
 from functions.lifecycle import State, Warmth
-from functions.replica import Replica
+from functions.replica import ReplicaTracker
 from functions.stage import RequestContext, StartError
 from knative import env_vars
 
@@ -86,7 +86,7 @@ class WarmthController:
         self._clock = clock
         self.resting_warmth = resting_warmth
         self.requests = RequestGate(clock)
-        self._replica: Replica | None = None
+        self._replica: ReplicaTracker | None = None
         self._move_lock = asyncio.Lock()
         self._tasks = BackgroundTasks(self._move_failed)
         self._hot_since = clock()
@@ -112,7 +112,7 @@ class WarmthController:
         engine, process = self._slot.engine, self._slot.process
         return (engine, process) if hot and engine and process else None
 
-    async def start(self, replica: Replica) -> None:
+    async def start(self, replica: ReplicaTracker) -> None:
         """Move from cold to the resting warmth.
 
         Raises:
@@ -208,7 +208,7 @@ class WarmthController:
             await engine.close()
         await self._launcher.close()
 
-    async def _load(self, replica: Replica) -> None:
+    async def _load(self, replica: ReplicaTracker) -> None:
         """Load an engine; ends HOT. The lock is held.
 
         Raises:
@@ -217,7 +217,7 @@ class WarmthController:
         await self._slot.load(replica, sleep_mode=self.resting_warmth is Warmth.ASLEEP)
         self._become_hot(replica)
 
-    async def _wake(self, replica: Replica) -> None:
+    async def _wake(self, replica: ReplicaTracker) -> None:
         """Wake the engine; ends HOT. The lock is held.
 
         Raises:
@@ -226,7 +226,7 @@ class WarmthController:
         await self._slot.wake(replica)
         self._become_hot(replica)
 
-    def _become_hot(self, replica: Replica) -> None:
+    def _become_hot(self, replica: ReplicaTracker) -> None:
         self._hot_since = self.requests.last_used = self._clock()
         self._yielding = False
         if replica.state is State.LOADING:
@@ -248,10 +248,10 @@ class WarmthController:
                 retry_after=1.0,
             ) from None
         # The requests that waited for this cold start report it; later ones do not.
-        context.paid(replica.claim_cold_start() or replica.climb)
+        context.paid(replica.last_cold_start)
         return engine
 
-    def _engine_or_raise(self, replica: Replica) -> VllmEngine | None:
+    def _engine_or_raise(self, replica: ReplicaTracker) -> VllmEngine | None:
         """The engine, if it can take a request; else None, and the replica is on its way to be hot.
 
         Raises:

@@ -20,7 +20,7 @@ from functions.engines.vllm.warmth_controller import WarmthController
 from functions.http.app import context_of
 from functions.lifecycle import State, Warmth
 from functions.problems import ProblemError
-from functions.replica import Replica
+from functions.replica import ReplicaTracker
 from knative import env_vars
 
 PATH = "/admin/warmth"
@@ -46,7 +46,7 @@ class WarmthEndpoint:
         token: the bearer token that requests need; None to refuse all.
     """
 
-    def __init__(self, controller: WarmthController, replica: Replica, token: str | None) -> None:
+    def __init__(self, controller: WarmthController, replica: ReplicaTracker, token: str | None) -> None:
         self._controller = controller
         self._replica = replica
         self._token = token
@@ -95,7 +95,7 @@ class WarmthEndpoint:
         return {"rest": self._controller.resting_warmth, "state": lifecycle.state, "warmth": lifecycle.warmth}
 
 
-def router(controller: WarmthController, replica: Replica, token: str | None) -> APIRouter:
+def router(controller: WarmthController, replica: ReplicaTracker, token: str | None) -> APIRouter:
     """Both routes; see `WarmthEndpoint`."""
     endpoint = WarmthEndpoint(controller, replica, token)
     routes = APIRouter()

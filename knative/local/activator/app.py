@@ -20,7 +20,7 @@ from knative.local.activator.routes import RouteMatch, RouteTable, ServiceRoute,
 from knative.local.activator.throttler import QUEUE_DEPTH, PodTracker, RevisionThrottler
 from knative.local.routing import Endpoint, RevisionKey, RevisionSpec, Split, StartFailure
 from knative.local.stats import RevisionStat
-from transport.pool import ConnectionPool
+from transport.pool import UpstreamPool
 from transport.propagation import DEADLINE, RETRIES, parse_deadline, parse_retries
 
 REPORT_S = 1.0
@@ -61,7 +61,7 @@ class Activator:
         self._active: dict[RevisionKey, RevisionThrottler] = {}
         """Revisions on which a report is due each second."""
         self._unrouted: dict[ServiceRoute, list[asyncio.Future[bool]]] = {}
-        self._pool: ConnectionPool | None = None
+        self._pool: UpstreamPool | None = None
         self._stopping = False
         self._reporting: asyncio.Task[None] | None = None
 
@@ -165,7 +165,7 @@ class Activator:
 
     async def start(self) -> None:
         """Open the connection pool and start reporting each second (ASGI's lifespan does this)."""
-        self._pool = ConnectionPool()
+        self._pool = UpstreamPool()
         self._reporting = asyncio.create_task(self._report())
 
     def stop_holding(self) -> None:

@@ -28,7 +28,7 @@ from knative.local.activator.timeouts import RequestTimeouts
 from knative.local.activator.tunnel import ReplicaTunnel
 from transport.connection import ConnectionLostError, ProtocolError, UpstreamError, UpstreamResponse
 from transport.headers import requested_upgrade
-from transport.pool import ConnectError, ConnectionPool
+from transport.pool import ConnectError, UpstreamPool
 from transport.propagation import RETRIES_USED, parse_retries
 
 MAX_RETRIES = 3
@@ -68,7 +68,7 @@ class Exchange:
 
     def __init__(
         self,
-        pool: ConnectionPool,
+        pool: UpstreamPool,
         *,
         clock: Callable[[], float],
         scope: dict[str, Any],

@@ -11,7 +11,7 @@ import pytest
 import uvicorn
 
 from transport.connection import ConnectionLostError, ProtocolError, UpstreamResponse
-from transport.pool import ConnectError, ConnectionPool
+from transport.pool import ConnectError, UpstreamPool
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 HOST = [(b"host", b"server")]
@@ -66,19 +66,17 @@ async def script() -> AsyncIterator[Script]:
 
 
 @pytest.fixture
-async def pool() -> AsyncIterator[ConnectionPool]:
-    made = ConnectionPool(idle_s=1.0)
+async def pool() -> AsyncIterator[UpstreamPool]:
+    made = UpstreamPool(idle_s=1.0)
     yield made
     made.close()
 
 
-async def get(
-    pool: ConnectionPool, script: Script, method: bytes = b"GET", **options: Any
-) -> UpstreamResponse:
+async def get(pool: UpstreamPool, script: Script, method: bytes = b"GET", **options: Any) -> UpstreamResponse:
     return await pool.request(("127.0.0.1", script.port), method, b"/", HOST, **options)
 
 
-async def whole(pool: ConnectionPool, script: Script, method: bytes = b"GET") -> tuple[int | None, bytes]:
+async def whole(pool: UpstreamPool, script: Script, method: bytes = b"GET") -> tuple[int | None, bytes]:
     response = await get(pool, script, method)
     return response.status, await response.read_all()
 
@@ -100,7 +98,7 @@ OK = b"HTTP/1.1 200 OK\r\n"
 )
 @pytest.mark.parametrize("pause", [0.0, 0.01])
 async def test_a_response_arrives_whole_and_leaves_its_connection_to_the_next_request(
-    pool: ConnectionPool, script: Script, pieces: tuple[bytes, ...], expected: bytes, pause: float
+    pool: UpstreamPool, script: Script, pieces: tuple[bytes, ...], expected: bytes, pause: float
 ):
     await script.answers(*pieces, pause=pause)
     for _ in range(3):
@@ -112,7 +110,7 @@ async def test_a_response_arrives_whole_and_leaves_its_connection_to_the_next_re
     "head", [OK, b"HTTP/1.0 200 OK\r\n", OK + b"Transfer-Encoding: gzip\r\n"], ids=["1.1", "1.0", "gzip"]
 )
 async def test_a_body_without_a_length_ends_with_its_connection(
-    pool: ConnectionPool, script: Script, head: bytes
+    pool: UpstreamPool, script: Script, head: bytes
 ):
     await script.answers(head + b"\r\n", b"hel", b"lo", then_close=True, pause=0.01)
     for _ in range(2):
@@ -121,7 +119,7 @@ async def test_a_body_without_a_length_ends_with_its_connection(
 
 
 @pytest.mark.parametrize("status", [b"204 No Content", b"304 Not Modified"])
-async def test_a_status_without_body_ends_with_its_head(pool: ConnectionPool, script: Script, status: bytes):
+async def test_a_status_without_body_ends_with_its_head(pool: UpstreamPool, script: Script, status: bytes):
     await script.answers(b"HTTP/1.1 " + status + b"\r\nContent-Length: 5\r\n\r\n")
     for _ in range(2):
         response = await get(pool, script)
@@ -129,7 +127,7 @@ async def test_a_status_without_body_ends_with_its_head(pool: ConnectionPool, sc
         assert response.header(b"content-length") == b"5"
 
 
-async def test_the_response_to_a_head_request_ends_with_its_head(pool: ConnectionPool, script: Script):
+async def test_the_response_to_a_head_request_ends_with_its_head(pool: UpstreamPool, script: Script):
     await script.answers(OK + b"Content-Length: 5\r\n\r\n")
     for _ in range(3):
         assert await whole(pool, script, b"HEAD") == (200, b"")
@@ -147,14 +145,14 @@ async def test_the_response_to_a_head_request_ends_with_its_head(pool: Connectio
     ids=["nonsense", "length", "two framings", "long head", "unasked switch"],
 )
 async def test_a_malformed_response_raises_a_protocol_error(
-    pool: ConnectionPool, script: Script, answer: bytes
+    pool: UpstreamPool, script: Script, answer: bytes
 ):
     await script.answers(answer)
     with pytest.raises(ProtocolError):
         await asyncio.wait_for(whole(pool, script), 5)
 
 
-async def test_a_malformed_chunk_raises_after_the_good_part_of_the_body(pool: ConnectionPool, script: Script):
+async def test_a_malformed_chunk_raises_after_the_good_part_of_the_body(pool: UpstreamPool, script: Script):
     await script.answers(OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n", b"x\r\n", pause=0.05)
     response = await get(pool, script)
     assert await response.read() == b"he"
@@ -174,7 +172,7 @@ async def test_a_malformed_chunk_raises_after_the_good_part_of_the_body(pool: Co
     ids=["nothing", "half a head", "length", "chunked"],
 )
 async def test_a_response_that_is_cut_off_never_looks_complete(
-    pool: ConnectionPool, script: Script, sent: bytes, good: bytes | type[Exception]
+    pool: UpstreamPool, script: Script, sent: bytes, good: bytes | type[Exception]
 ):
     await script.answers(sent, then_close=True)
     if not isinstance(good, bytes):
@@ -187,7 +185,7 @@ async def test_a_response_that_is_cut_off_never_looks_complete(
         await response.read()
 
 
-async def test_bytes_without_a_request_close_the_connection(pool: ConnectionPool, script: Script):
+async def test_bytes_without_a_request_close_the_connection(pool: UpstreamPool, script: Script):
     answer = OK + b"Content-Length: 2\r\n\r\nhi"
     await script.answers(answer + answer)
     for _ in range(3):
@@ -196,7 +194,7 @@ async def test_bytes_without_a_request_close_the_connection(pool: ConnectionPool
     assert script.connections == 3
 
 
-async def test_connection_close_is_obeyed(pool: ConnectionPool, script: Script):
+async def test_connection_close_is_obeyed(pool: UpstreamPool, script: Script):
     await script.answers(OK + b"Connection: close\r\nContent-Length: 2\r\n\r\nhi")
     for _ in range(2):
         assert await whole(pool, script) == (200, b"hi")
@@ -204,7 +202,7 @@ async def test_connection_close_is_obeyed(pool: ConnectionPool, script: Script):
 
 
 async def test_a_server_that_is_not_there_raises_a_connect_error(
-    pool: ConnectionPool, script: Script, tmp_path: Path
+    pool: UpstreamPool, script: Script, tmp_path: Path
 ):
     await script.answers(OK)
     await script.stop()
@@ -215,7 +213,7 @@ async def test_a_server_that_is_not_there_raises_a_connect_error(
 
 
 async def test_a_server_that_accepts_no_connection_raises_in_time(full_address: tuple[str, int]):
-    pool = ConnectionPool(connect_s=0.2)
+    pool = UpstreamPool(connect_s=0.2)
     with pytest.raises(ConnectError, match=r"no connection within 0\.2 s"):
         await pool.request(full_address, b"GET", b"/", HOST)
     pool.close()
@@ -238,7 +236,7 @@ async def full_address() -> AsyncIterator[tuple[str, int]]:
                 result[1].close()
 
 
-async def test_many_requests_at_once_do_not_mix(pool: ConnectionPool, script: Script):
+async def test_many_requests_at_once_do_not_mix(pool: UpstreamPool, script: Script):
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = script.heads[-1]
         length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
@@ -263,7 +261,7 @@ async def test_many_requests_at_once_do_not_mix(pool: ConnectionPool, script: Sc
     assert script.connections <= 60
 
 
-async def test_a_slow_reader_holds_the_server_back(pool: ConnectionPool, script: Script):
+async def test_a_slow_reader_holds_the_server_back(pool: UpstreamPool, script: Script):
     sent = 0
 
     async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -282,7 +280,7 @@ async def test_a_slow_reader_holds_the_server_back(pool: ConnectionPool, script:
     assert sent == 64 << 20
 
 
-async def test_a_server_that_does_not_read_holds_the_body_back(pool: ConnectionPool, script: Script):
+async def test_a_server_that_does_not_read_holds_the_body_back(pool: UpstreamPool, script: Script):
     taken = 0
     go_on = asyncio.Event()
 
@@ -310,7 +308,7 @@ async def test_a_server_that_does_not_read_holds_the_body_back(pool: ConnectionP
     assert (await asyncio.wait_for(asking, 60)).status == 200
 
 
-async def test_a_response_before_the_end_of_the_requests_body_is_read(pool: ConnectionPool, script: Script):
+async def test_a_response_before_the_end_of_the_requests_body_is_read(pool: UpstreamPool, script: Script):
     async def body() -> AsyncIterator[bytes]:
         yield b"a"
         await asyncio.sleep(60)
@@ -323,7 +321,7 @@ async def test_a_response_before_the_end_of_the_requests_body_is_read(pool: Conn
     assert script.connections == 2  # the first one still waits for a body
 
 
-async def test_a_body_that_cannot_be_read_ends_the_request(pool: ConnectionPool, script: Script):
+async def test_a_body_that_cannot_be_read_ends_the_request(pool: UpstreamPool, script: Script):
     async def body() -> AsyncIterator[bytes]:
         yield b"a"
         raise OSError("the disk is gone")
@@ -337,7 +335,7 @@ async def test_a_body_that_cannot_be_read_ends_the_request(pool: ConnectionPool,
         await pool.request(("127.0.0.1", script.port), b"POST", b"/", headers, body())
 
 
-async def test_a_closed_response_is_seen_by_the_server(pool: ConnectionPool, script: Script):
+async def test_a_closed_response_is_seen_by_the_server(pool: UpstreamPool, script: Script):
     ended = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -351,7 +349,7 @@ async def test_a_closed_response_is_seen_by_the_server(pool: ConnectionPool, scr
     await asyncio.wait_for(ended.wait(), 5)
 
 
-async def test_a_request_that_is_cancelled_takes_its_connection_with_it(pool: ConnectionPool, script: Script):
+async def test_a_request_that_is_cancelled_takes_its_connection_with_it(pool: UpstreamPool, script: Script):
     ended = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
@@ -366,7 +364,7 @@ async def test_a_request_that_is_cancelled_takes_its_connection_with_it(pool: Co
 
 async def test_an_idle_connection_is_closed_and_one_that_the_server_closed_is_not_used(script: Script):
     await script.answers(OK + b"Content-Length: 0\r\n\r\n")
-    pool = ConnectionPool(idle_s=0.1)
+    pool = UpstreamPool(idle_s=0.1)
     await whole(pool, script)
     await asyncio.sleep(0.3)
     await whole(pool, script)
@@ -378,7 +376,7 @@ async def test_an_idle_connection_is_closed_and_one_that_the_server_closed_is_no
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 5\r\n", b""], ids=["length", "until its end"])
 async def test_closing_the_pool_cuts_off_the_responses_that_are_being_read(
-    pool: ConnectionPool, script: Script, framing: bytes
+    pool: UpstreamPool, script: Script, framing: bytes
 ):
     await script.answers(OK + framing + b"\r\nhe")
     response = await get(pool, script)
@@ -388,15 +386,13 @@ async def test_closing_the_pool_cuts_off_the_responses_that_are_being_read(
         await asyncio.wait_for(response.read(), 5)
 
 
-async def test_trailer_fields_are_not_merged_into_the_head(pool: ConnectionPool, script: Script):
+async def test_trailer_fields_are_not_merged_into_the_head(pool: UpstreamPool, script: Script):
     await script.answers(OK + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX-Late: 1\r\n\r\n")
     response = await get(pool, script)
     assert (await response.read_all(), response.header(b"x-late")) == (b"a", None)
 
 
-async def test_chunks_announced_in_a_second_field_end_with_the_last_chunk(
-    pool: ConnectionPool, script: Script
-):
+async def test_chunks_announced_in_a_second_field_end_with_the_last_chunk(pool: UpstreamPool, script: Script):
     fields = b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n"
     await script.answers(OK + fields + b"1\r\na\r\n", then_close=True)
     response = await get(pool, script)
@@ -406,7 +402,7 @@ async def test_chunks_announced_in_a_second_field_end_with_the_last_chunk(
 
 
 async def test_a_switched_connection_is_handed_over_with_all_bytes_received(
-    pool: ConnectionPool, script: Script
+    pool: UpstreamPool, script: Script
 ):
     switch = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"
 
@@ -432,7 +428,7 @@ async def test_a_switched_connection_is_handed_over_with_all_bytes_received(
     transport.close()
 
 
-async def test_a_real_server_on_a_unix_socket(pool: ConnectionPool, tmp_path: Path):
+async def test_a_real_server_on_a_unix_socket(pool: UpstreamPool, tmp_path: Path):
     async def app(scope: Any, receive: Any, send: Any) -> None:
         body = (await receive()).get("body", b"")
         headers = [(b"x-got", dict(scope["headers"])[b"x-sent"])]
