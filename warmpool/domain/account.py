@@ -32,6 +32,8 @@ class RevisionReading:
     """What the pool's floor adds to the Revision's own min-scale."""
     replicas: int
     """Replicas beyond its own min-scale that occupy GPUs: ready or starting, not waiting for a GPU."""
+    starting: int = 0
+    """Of these, how many are not ready yet."""
     drain: timedelta = timedelta(0)
     """How long Knative may keep a replica after its floor fell, without traffic."""
     draining: Floor = NOTHING
@@ -95,9 +97,11 @@ class Account:
     def read(self, reading: Reading) -> Account:
         """The account after another reading: the time since the last one is charged."""
         last = self.last
-        if last is None or reading.at <= last.at:
+        if last is None:
             return replace(self, last=reading)
         reading = _with_draining(last, reading)
+        if reading.at <= last.at:
+            return replace(self, last=reading)
         price = last.price or reading.price
         gpus = last.gpus or reading.gpus
         amount, floor_s = Decimal(0), 0.0
@@ -140,11 +144,21 @@ def _with_draining(last: Reading, reading: Reading) -> Reading:
             fell = before.floor | revision.floor != revision.floor
             until = reading.at + revision.drain if fell else before.drained_by
             if until is not None and reading.at < until:
-                left = before.charged.at_most(revision.replicas)
-                revisions[name] = replace(revision, draining=left, drained_by=until)
+                present = _with_unseen(before, revision)
+                left = before.charged.at_most(present.replicas)
+                revisions[name] = replace(present, draining=left, drained_by=until)
                 continue
         revisions[name] = revision
     return replace(reading, revisions=revisions)
+
+
+def _with_unseen(before: RevisionReading, revision: RevisionReading) -> RevisionReading:
+    """The reading with replicas that were starting when their floor fell: no status counts them any more."""
+    if revision.inactive_since is not None:
+        return revision
+    became_ready = (revision.replicas - revision.starting) - (before.replicas - before.starting)
+    unseen = max(0, before.starting - revision.starting - max(0, became_ready))
+    return replace(revision, replicas=revision.replicas + unseen, starting=revision.starting + unseen)
 
 
 def _charges(last: Reading, reading: Reading) -> list[tuple[Floor, float]]:

@@ -85,6 +85,7 @@ def _read_revision(
     return RevisionReading(
         floor=floor,
         replicas=max(0, present - own),
+        starting=present - (autoscaler.actual or 0) if autoscaler else 0,
         drain=revision.drain,
         inactive_since=active.since if active and inactive else None,
     )

@@ -22,6 +22,9 @@ LONGEST_EXPIRY: Final = timedelta(hours=24)
 SLACK: Final = timedelta(hours=1)
 """How far ahead the expiry is written of a floor whose end moves with every request."""
 
+TOLERANCE: Final = timedelta(minutes=1)
+"""How far a written expiry may be from the right one: the end of a budget moves with every cent."""
+
 
 @dataclass(frozen=True, slots=True)
 class DesiredFloor:
@@ -208,9 +211,10 @@ def _expiry_is_good(written: datetime | None, desired: DesiredFloor, now: dateti
     if written is None:
         return False
     needed = _expiry(desired, now)
-    follows = desired.follows_demand
-    least = desired.until if desired.until is not None and follows else min(needed, now + SLACK)
-    return least <= written <= needed + (SLACK if follows else timedelta(0))
+    if desired.follows_demand:
+        return (desired.until or needed) <= written <= needed + SLACK
+    least = max(min(needed, now + SLACK) - TOLERANCE, now)
+    return least <= written <= needed + TOLERANCE
 
 
 def _release(pool: str, revision: RevisionView) -> FloorWrite | None:

@@ -169,6 +169,30 @@ def test_a_keep_alive_that_moves_with_every_request_is_renewed_about_once_an_hou
     assert 4 <= writes <= 6
 
 
+@pytest.mark.parametrize(
+    ("written", "renewed"),
+    [
+        (END, False),
+        (END - timedelta(seconds=30), False),
+        (END + timedelta(seconds=30), False),
+        (END + timedelta(minutes=2), True),
+        (END - timedelta(minutes=2), False),  # it covers the next hour, and is renewed within it
+        (NOW + timedelta(minutes=58), True),
+        (NOW, True),
+    ],
+)
+def test_an_expiry_that_moves_by_seconds_is_not_written_again(written, renewed):
+    plan = plan_floor(desired(), service(), [revision(annotations=held(expires=written))], NOW)
+    assert bool(plan.writes) == renewed
+
+
+def test_an_expiry_with_a_fraction_of_a_second_is_written_once():
+    end = NOW + timedelta(minutes=30, milliseconds=500)
+    (write,) = plan_floor(desired(until=end), service(), [revision()], NOW).writes
+    kept = {key: value for key, value in write.annotations.items() if value is not None}
+    assert plan_floor(desired(until=end), service(), [revision(annotations=kept)], NOW).writes == ()
+
+
 def test_a_pod_autoscaler_is_given_back_by_the_pool_that_wrote_it():
     views = [revision("r1", {MIN: "1"}), revision("r2")]
     scales = {"r1": autoscaler("r1", written_by="p"), "r2": autoscaler("r2", written_by="other")}
