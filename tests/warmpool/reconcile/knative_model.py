@@ -206,7 +206,7 @@ class Model:
     def account(self):
         """What the account says at this instant, once the controller is there."""
         self.reconcile()
-        return float(self.state.account.spent)
+        return float(self.state.account.spent) if self.state.account else 0.0
 
 
 def run(model, actions, seconds):
