@@ -1,4 +1,4 @@
-"""What Knative's webhook refuses is refused here with its words; what it lets pass silently is warned of."""
+"""Admission of Knative's kinds: denials in the words of its webhook, warnings, defaults."""
 
 from typing import Any
 
@@ -110,7 +110,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("body", "text"), REFUSED, ids=[text[:60] for _, text in REFUSED])
-async def test_the_webhook_refuses_in_knatives_words(world: World, body, text):
+async def test_services_are_denied_in_knatives_words(world: World, body, text):
     with pytest.raises(Invalid) as refused:
         await world.cluster.create(SERVICE, body)
     message = refused.value.message
@@ -127,7 +127,7 @@ async def test_autoscaling_annotations_on_the_service_itself_are_refused(world: 
         await world.cluster.create(SERVICE, body)
 
 
-async def test_min_scale_as_a_number_is_a_wrong_type(world: World):
+async def test_min_scale_as_a_number_has_a_wrong_type(world: World):
     with pytest.raises(Invalid, match="must be of type string"):
         await world.cluster.create(SERVICE, service("a", scale={"min-scale": 1}))
 
@@ -138,7 +138,7 @@ async def test_fields_that_are_not_in_the_schema_are_unknown(world: World, field
         await world.cluster.create(SERVICE, service("a", spec={field: "x"}))
 
 
-async def test_a_template_with_a_fixed_name_cannot_change_under_it(world: World):
+async def test_a_template_with_a_name_cannot_change_without_another_name(world: World):
     await world.cluster.apply(SERVICE, service("a", revision="a-one"))
     with pytest.raises(Invalid, match="Saw the following changes without a name change"):
         await world.cluster.apply(SERVICE, service("a", revision="a-one", env={"A": "b"}))
@@ -160,7 +160,7 @@ async def test_a_revisions_spec_is_immutable(world: World):
         (service("a", container={"command": []}), "set command"),
     ],
 )
-async def test_what_knative_lets_pass_in_silence_is_warned_of(world: World, body, text):
+async def test_mistakes_that_knative_accepts_are_warned_of(world: World, body, text):
     warnings: list[str] = []
     async with Cluster.from_kubeconfig(world.platform.kubeconfig, on_warning=warnings.append) as cluster:
         await cluster.create(SERVICE, body)
@@ -168,7 +168,7 @@ async def test_what_knative_lets_pass_in_silence_is_warned_of(world: World, body
     assert text in warnings[0]
 
 
-async def test_the_switches_of_config_features_act_at_once(world: World):
+async def test_feature_flags_act_at_once(world: World):
     body = service("a", spec={"nodeSelector": {"gpu": "h100"}})
     with pytest.raises(Invalid):
         await world.cluster.create(SERVICE, body)
@@ -178,7 +178,7 @@ async def test_the_switches_of_config_features_act_at_once(world: World):
     await world.cluster.create(SERVICE, body)
 
 
-async def test_defaults_are_knatives(world: World):
+async def test_defaults_are_those_of_knative(world: World):
     made = await world.cluster.create(SERVICE, service("a"))
     spec = made["spec"]["template"]["spec"]
     assert (spec["containerConcurrency"], spec["timeoutSeconds"], spec["enableServiceLinks"]) == (

@@ -1,4 +1,4 @@
-"""What is refused of a pod's containers, their resources and their probes, in Knative's and Kubernetes' words."""
+"""Validation of containers, their resources and their probes, in the words of Knative and Kubernetes."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The official Python client and lightkube cannot tell the platform from a cluster."""
+"""The official Python client and lightkube, used as against a cluster."""
 
 import asyncio
 
@@ -62,7 +62,7 @@ async def test_the_official_python_client_creates_watches_patches_and_deletes(wo
     assert set(seen) == {"ADDED", "MODIFIED"} or seen == ["ADDED"]
 
 
-async def test_lightkubes_own_verbs_work(world: World):
+async def test_lightkube_creates_watches_patches_applies_and_deletes(world: World):
     config = KubeConfig.from_file(world.platform.kubeconfig)
     client = AsyncClient(config=config.get(), field_manager="lightkube")
     try:

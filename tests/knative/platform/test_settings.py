@@ -1,4 +1,4 @@
-"""Knative's ConfigMaps: refused when they are bad, in force at once when they are good."""
+"""Knative's ConfigMaps: invalid ones are denied, valid ones act at once."""
 
 import asyncio
 from pathlib import Path
@@ -65,7 +65,7 @@ async def configure(world: World, which: str, **settings: str) -> None:
         ),
     ],
 )
-async def test_a_bad_setting_is_refused_in_knatives_words_and_changes_nothing(
+async def test_an_invalid_setting_is_denied_in_knatives_words_and_changes_nothing(
     world: World, which, settings, text
 ):
     await configure(world, which)
@@ -79,7 +79,7 @@ async def test_a_bad_setting_is_refused_in_knatives_words_and_changes_nothing(
     assert not kept.get("data")
 
 
-async def test_a_changed_example_is_refused_for_the_mistake_that_it_is(world: World):
+async def test_a_changed_example_is_denied(world: World):
     meta = {
         "name": "config-gc",
         "namespace": NAMESPACE,
@@ -90,12 +90,12 @@ async def test_a_changed_example_is_refused_for_the_mistake_that_it_is(world: Wo
         await world.cluster.apply(CONFIG_MAP, body)
 
 
-async def test_a_config_map_of_that_name_elsewhere_is_nobodys_business(world: World):
+async def test_a_config_map_of_that_name_in_another_namespace_is_not_validated(world: World):
     meta = {"name": "config-autoscaler", "namespace": "default"}
     await world.cluster.create(CONFIG_MAP, {"metadata": meta, "data": {"stable-window": "1s"}})
 
 
-async def test_the_default_floor_moves_replicas_at_once_and_an_annotation_wins(world: World):
+async def test_the_default_min_scale_acts_at_once_and_an_annotation_overrides_it(world: World):
     await world.cluster.create(SERVICE, service("a"))
     await world.cluster.create(SERVICE, service("b", scale={"min-scale": "1"}))
     await world.ready("a")
@@ -105,7 +105,7 @@ async def test_the_default_floor_moves_replicas_at_once_and_an_annotation_wins(w
     assert len(await world.pods("b-00001")) == 1
 
 
-async def test_a_limit_of_max_scale_refuses_services_and_the_default_bounds_them(world: World):
+async def test_max_scale_limit_denies_services_and_the_default_max_scale_bounds_them(world: World):
     await configure(world, "autoscaler", max_scale="1", max_scale_limit="3")
     for given, text in (
         ("0", "max-scale=0 (unlimited), must be less than 3"),
@@ -121,7 +121,7 @@ async def test_a_limit_of_max_scale_refuses_services_and_the_default_bounds_them
     assert autoscaler["status"]["desiredScale"] == found["status"]["desiredScale"] == 1
 
 
-async def test_without_scale_to_zero_what_is_at_zero_comes_back(world: World):
+async def test_disabling_scale_to_zero_starts_what_is_at_zero(world: World):
     await configure(world, "autoscaler", allow_zero_initial_scale="true", initial_scale="0")
     await world.cluster.create(SERVICE, service("a"))
     await world.ready("a")
@@ -130,7 +130,7 @@ async def test_without_scale_to_zero_what_is_at_zero_comes_back(world: World):
     await world.ready_pods(1)
 
 
-async def test_class_and_metric_are_written_down_when_the_pod_autoscaler_is_made(world: World):
+async def test_class_and_metric_are_recorded_when_the_pod_autoscaler_is_made(world: World):
     await world.cluster.create(SERVICE, service("a"))
     await world.ready("a")
     await configure(world, "autoscaler", pod_autoscaler_class="other.example.com")
@@ -148,7 +148,7 @@ async def test_class_and_metric_are_written_down_when_the_pod_autoscaler_is_made
     ]
 
 
-async def test_defaults_fill_in_what_a_service_leaves_out(world: World):
+async def test_config_defaults_fill_in_a_service(world: World):
     await configure(
         world,
         "defaults",
@@ -177,12 +177,12 @@ async def test_defaults_fill_in_what_a_service_leaves_out(world: World):
         await world.cluster.create(SERVICE, service("b", spec={"containerConcurrency": 0}))
 
 
-async def test_a_longer_timeout_leaves_the_first_byte_its_default(world: World):
+async def test_a_longer_timeout_keeps_the_default_response_start_timeout(world: World):
     made = await world.cluster.create(SERVICE, service("a", spec={"timeoutSeconds": 600}))
     assert made["spec"]["template"]["spec"]["responseStartTimeoutSeconds"] == 300
 
 
-async def test_revisions_out_of_use_go_as_soon_as_the_setting_says_so(world: World):
+async def test_unused_revisions_are_deleted_as_soon_as_config_gc_says_so(world: World):
     for number in ("1", "2", "3"):
         await world.cluster.apply(SERVICE, service("a", env={"N": number}))
         await world.ready("a")
@@ -208,7 +208,7 @@ async def test_revisions_out_of_use_go_as_soon_as_the_setting_says_so(world: Wor
     assert condition(await world.cluster.get(SERVICE, "a", "default"))["status"] == "True"
 
 
-async def test_a_bad_setting_of_an_earlier_version_leaves_in_force_what_was(tmp_path: Path):
+async def test_an_invalid_setting_of_an_earlier_version_keeps_the_last_valid_one(tmp_path: Path):
     store = Store(tmp_path / "db")
     store.open(asyncio.get_running_loop())
     try:
@@ -239,7 +239,7 @@ async def test_a_bad_setting_of_an_earlier_version_leaves_in_force_what_was(tmp_
         ({"progress-deadline": "20m"}, {"serving.knative.dev/progress-deadline": "30s"}, 30),
     ],
 )
-def test_the_progress_deadline_is_the_revisions_or_the_configurations(given, marks, seconds):
+def test_the_progress_deadline_is_that_of_the_annotation_or_of_the_setting(given, marks, seconds):
     revision = {
         "metadata": {"name": "a-00001", "namespace": "default", "annotations": marks},
         "spec": {"containers": [{"image": "x"}]},

@@ -1,4 +1,4 @@
-"""The store: memory to read from, a file that holds what was acknowledged."""
+"""The store: reads from memory, durable writes, history."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ async def opened(path: Path, **options) -> AsyncIterator[Store]:
         await asyncio.to_thread(store.close)
 
 
-async def test_what_was_durable_is_there_after_a_restart_under_the_same_version(tmp_path: Path):
+async def test_durable_objects_survive_a_restart_with_their_versions(tmp_path: Path):
     async with opened(tmp_path / "db") as store:
         store.put(key("a"), obj("a", labels={"ü": "\u2028 \" ' \\"}))
         store.put(key("b"), obj("b"))
@@ -68,7 +68,7 @@ async def test_a_change_based_on_an_older_version_is_refused(tmp_path: Path):
             store.put(key(), obj(), expect=first.version)
 
 
-async def test_history_goes_on_from_any_version_it_still_knows(tmp_path: Path):
+async def test_changes_can_be_read_from_any_version_in_the_history(tmp_path: Path):
     async with opened(tmp_path / "db") as store:
         store.put(key("a"), obj("a"))
         position = store.version
@@ -96,7 +96,7 @@ async def test_owners_and_namespaces_are_found(tmp_path: Path):
         assert list(store.list(NAMESPACE)) == []
 
 
-async def test_when_the_disk_refuses_nothing_is_kept_and_whoever_waits_is_told(tmp_path: Path):
+async def test_a_refusal_of_the_disk_undoes_changes_and_fails_who_waits(tmp_path: Path):
     async with opened(tmp_path / "db", busy_s=0.1) as store:
         kept = store.put(key("kept"), obj("kept"))
         await store.durable()

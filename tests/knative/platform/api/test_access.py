@@ -1,4 +1,4 @@
-"""Who may enter the API, and where paths lead."""
+"""Access to the API, and its paths."""
 
 import asyncio
 import ssl
@@ -14,7 +14,7 @@ from tests.knative.platform.api.raw import CMS, Raw
 from tests.knative.platform.conftest import World
 
 
-async def test_without_the_token_nothing_is_answered_but_health_and_metrics(world: World):
+async def test_only_health_and_metrics_are_answered_without_the_token(world: World):
     base = world.platform.api_url
     for path, status in (("/api/v1/pods", 401), ("/version", 401), ("/healthz", 200), ("/metrics", 200)):
         async with world.http.get(f"{base}{path}") as answer:
@@ -23,7 +23,7 @@ async def test_without_the_token_nothing_is_answered_but_health_and_metrics(worl
         assert (await answer.json())["reason"] == "Unauthorized"
 
 
-async def test_the_kubeconfig_is_private_and_its_certificate_is_the_servers(world: World):
+async def test_the_kubeconfig_is_private_and_trusts_the_servers_certificate(world: World):
     path = world.platform.kubeconfig
     assert path.stat().st_mode & 0o077 == 0
     assert world.platform.config.state_dir.stat().st_mode & 0o077 == 0
@@ -45,7 +45,7 @@ async def test_a_silent_connection_does_not_block_others(world: World):
         writer.close()
 
 
-async def test_a_client_with_a_wrong_token_is_told(world: World, tmp_path):
+async def test_a_wrong_token_is_forbidden(world: World, tmp_path):
     config = yaml.safe_load(world.platform.kubeconfig.read_text())
     config["users"][0]["user"]["token"] = "wrong"
     path = tmp_path / "other"
@@ -55,7 +55,7 @@ async def test_a_client_with_a_wrong_token_is_told(world: World, tmp_path):
             await other.list(EVENT)
 
 
-async def test_methods_and_paths_that_do_not_exist_are_404_and_405(raw: Raw):
+async def test_unknown_paths_are_404_and_other_methods_405(raw: Raw):
     for method, path, status in (
         ("GET", "/apis/nope/v1/things", 404),
         ("GET", f"{CMS}/cm/scale", 404),
@@ -65,7 +65,7 @@ async def test_methods_and_paths_that_do_not_exist_are_404_and_405(raw: Raw):
         assert (await raw(method, path))[0] == status, path
 
 
-async def test_a_missing_kind_is_told_from_a_missing_object(raw: Raw):
+async def test_an_unknown_kind_and_a_missing_object_get_different_answers(raw: Raw):
     # By the body: clients look for a Status, and say "no such API" where there is none.
     assert (await raw("GET", "/apis/eventing.knative.dev/v1/brokers"))[1] == "404 page not found\n"
     assert (await raw("GET", f"{CMS}/nope"))[1]["reason"] == "NotFound"

@@ -1,4 +1,4 @@
-"""Server-side apply: who owns which field."""
+"""Server-side apply and field ownership over HTTP."""
 
 import json
 from typing import Any
@@ -13,7 +13,7 @@ from tests.knative.platform.conftest import World, service, until
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
-async def test_apply_owns_fields_prunes_what_it_no_longer_says_and_meets_conflicts(world: World):
+async def test_apply_owns_and_prunes_fields_and_conflicts_with_other_managers(world: World):
     cluster = world.cluster
     await cluster.apply(CONFIG_MAP, config_map(data={"a": "1", "b": "2"}), field_manager="one")
     await cluster.apply(CONFIG_MAP, config_map(data={"c": "3"}), field_manager="two")
@@ -34,7 +34,7 @@ async def test_apply_owns_fields_prunes_what_it_no_longer_says_and_meets_conflic
     assert managers == {"one": {"f:x": {}}, "two": {"f:a": {}, "f:c": {}}}
 
 
-async def test_apply_keeps_what_another_manager_also_says(world: World):
+async def test_apply_keeps_fields_that_another_manager_also_applies(world: World):
     cluster = world.cluster
     await cluster.apply(CONFIG_MAP, config_map(data={"a": "1"}), field_manager="one")
     await cluster.apply(CONFIG_MAP, config_map(data={"a": "1"}), field_manager="two")
@@ -70,7 +70,7 @@ def owners(obj: dict[str, Any], field: str) -> set[tuple[str, str]]:
     }
 
 
-async def test_what_the_platform_reports_is_owned_by_who_reports_it(world: World):
+async def test_status_is_owned_by_the_part_of_the_platform_that_writes_it(world: World):
     await world.cluster.apply(SERVICE, service("a"), field_manager="me")
     await world.ready("a")
     await world.ready_pods(1)
@@ -96,7 +96,7 @@ async def test_what_the_platform_reports_is_owned_by_who_reports_it(world: World
     assert owners(obj, "spec") == {("kube-controller-manager", "")}
 
 
-async def test_a_status_that_another_one_writes_is_a_conflict_until_it_is_forced(world: World):
+async def test_applying_a_status_of_another_manager_is_a_conflict_unless_forced(world: World):
     await world.cluster.create(SERVICE, service("a"))
     await world.ready("a")
     path = "/apis/serving.knative.dev/v1/namespaces/default/services/a/status?fieldManager=me"
@@ -125,7 +125,7 @@ async def test_a_status_that_another_one_writes_is_a_conflict_until_it_is_forced
     await until(taken_back)
 
 
-async def test_a_webhooks_defaults_belong_to_nobody(world: World):
+async def test_defaults_of_a_webhook_are_owned_by_no_manager(world: World):
     await world.cluster.create(SERVICE, service("a"))
     body = {
         "metadata": {"name": "a", "namespace": "default"},
@@ -150,7 +150,7 @@ async def test_kubectl_goes_from_client_side_to_server_side_apply_without_a_conf
         await cluster.apply(CONFIG_MAP, config_map(data={"a": "9", "b": "3"}), field_manager="kubectl")
 
 
-async def test_the_notes_of_who_owns_what_can_be_rewritten(world: World, raw: Raw):
+async def test_managed_fields_can_be_rewritten_by_a_client(world: World, raw: Raw):
     made = await world.cluster.create(CONFIG_MAP, config_map())
     (entry,) = made["metadata"]["managedFields"]
     change = [
@@ -166,7 +166,7 @@ async def test_the_notes_of_who_owns_what_can_be_rewritten(world: World, raw: Ra
     assert kept["metadata"]["managedFields"] == applied["metadata"]["managedFields"]
 
 
-async def test_who_adds_a_struct_owns_it_and_who_applies_one_does_not(world: World):
+async def test_a_struct_is_owned_by_who_adds_it_but_not_by_who_applies_it(world: World):
     made = await world.cluster.create(CONFIG_MAP, config_map(labels={"x": "y"}))
     (entry,) = made["metadata"]["managedFields"]
     assert entry["fieldsV1"] == {

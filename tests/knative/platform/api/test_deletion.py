@@ -10,7 +10,7 @@ from tests.knative.platform.api.raw import CMS, Raw, config_map
 from tests.knative.platform.conftest import World, service, until
 
 
-async def test_finalizers_hold_an_object_until_they_are_taken_away(world: World):
+async def test_finalizers_keep_an_object_until_they_are_removed(world: World):
     await world.cluster.create(CONFIG_MAP, config_map(finalizers=["example.com/hold"]))
     await world.cluster.delete(CONFIG_MAP, "cm", "default")
     held = await world.cluster.get(CONFIG_MAP, "cm", "default")
@@ -32,14 +32,14 @@ def owned_by(owner: dict[str, Any], name: str, *, block: bool = False) -> dict[s
 
 
 @pytest.mark.parametrize(("policy", "left"), [("Background", []), ("Foreground", []), ("Orphan", ["child"])])
-async def test_owners_take_their_dependents_along_unless_told_not_to(world: World, policy, left):
+async def test_dependents_are_deleted_with_their_owner_or_orphaned(world: World, policy, left):
     owner = await world.cluster.create(CONFIG_MAP, config_map("owner"))
     await world.cluster.create(CONFIG_MAP, owned_by(owner, "child", block=True))
     await world.cluster.delete(CONFIG_MAP, "owner", "default", propagation=policy)
     assert [item["metadata"]["name"] for item in await world.cluster.list(CONFIG_MAP, "default")] == left
 
 
-async def test_foreground_deletion_waits_for_dependents_that_are_held(world: World):
+async def test_foreground_deletion_waits_for_dependents_with_finalizers(world: World):
     owner = await world.cluster.create(CONFIG_MAP, config_map("owner"))
     child = owned_by(owner, "child", block=True)
     child["metadata"]["finalizers"] = ["example.com/hold"]
@@ -52,14 +52,14 @@ async def test_foreground_deletion_waits_for_dependents_that_are_held(world: Wor
     assert await world.cluster.list(CONFIG_MAP, "default") == []
 
 
-async def test_a_deletion_may_insist_on_one_incarnation(world: World):
+async def test_a_deletion_may_require_a_uid(world: World):
     made = await world.cluster.create(CONFIG_MAP, config_map())
     with pytest.raises(Conflict, match="Precondition failed: UID"):
         await world.cluster.delete(CONFIG_MAP, "cm", "default", uid="other")
     await world.cluster.delete(CONFIG_MAP, "cm", "default", uid=made["metadata"]["uid"])
 
 
-async def test_a_namespace_takes_everything_in_it_along(world: World):
+async def test_a_namespace_is_deleted_with_its_objects(world: World):
     await world.cluster.create(NAMESPACE, {"metadata": {"name": "team"}})
     await world.cluster.create(SERVICE, service("a", namespace="team"))
     await world.cluster.create(

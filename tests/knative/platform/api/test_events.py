@@ -1,4 +1,4 @@
-"""Events: what `kubectl describe` ends with, in the words of who would say it on a cluster."""
+"""Events of Services, Revisions and Pods, with the reasons and sources of a cluster."""
 
 from knative.client.resources import EVENT, SERVICE
 from tests.knative.platform.api.raw import Raw
@@ -14,7 +14,7 @@ async def told(world: World) -> set[tuple[str, str, str]]:
     }
 
 
-async def test_a_service_that_starts_and_ends_tells_each_step(world: World):
+async def test_events_record_how_a_service_starts_and_ends(world: World):
     await world.cluster.create(SERVICE, service("told"))
     await world.ready("told")
     (pod,) = await world.ready_pods(1)
@@ -44,7 +44,7 @@ async def test_a_service_that_starts_and_ends_tells_each_step(world: World):
     await until(killing)
 
 
-async def test_a_failure_is_told_as_a_warning(world: World):
+async def test_a_failure_is_a_warning_event(world: World):
     await world.cluster.create(SERVICE, service("told-bad", env={"EXIT_CODE": "3"}))
 
     async def warned():
@@ -58,7 +58,7 @@ async def test_a_failure_is_told_as_a_warning(world: World):
     )
 
 
-async def test_events_are_listed_with_their_object_instead_of_their_name(world: World, raw: Raw):
+async def test_the_table_of_events_shows_objects_instead_of_names(world: World, raw: Raw):
     await world.cluster.create(SERVICE, service("told"))
     await world.ready("told")
     accept = "application/json;as=Table;v=v1;g=meta.k8s.io"

@@ -1,4 +1,4 @@
-"""kn, Knative's own client, cannot tell the platform from a cluster."""
+"""kn, Knative's own client, used as against a cluster."""
 
 from knative.client.resources import SERVICE
 from tests.knative.platform.api.programs import Program
@@ -43,7 +43,7 @@ async def test_a_kn_session_from_create_to_delete(kn: Program):
     assert "No services found." in await kn.run("service", "list")
 
 
-async def test_kn_hears_of_a_failure_that_comes_at_once(kn: Program, world: World):
+async def test_kn_reports_an_immediate_failure(kn: Program, world: World):
     text = await kn.run("service", "create", "bad", "--image", "x", "--wait-timeout", "20", status=1)
     assert 'Error: RevisionFailed: Revision "bad-00001" failed with message:' in text
     await world.cluster.apply(SERVICE, service("a"))

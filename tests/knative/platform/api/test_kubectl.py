@@ -1,4 +1,4 @@
-"""kubectl cannot tell the platform from a cluster."""
+"""kubectl, used as against a cluster."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ async def test_a_kubectl_session_from_apply_to_delete(kubectl: Program):
     assert "No resources found" in await kubectl.run("get", "ksvc,rev,cfg,rt,pa")
 
 
-async def test_kubectl_hears_of_mistakes(kubectl: Program):
+async def test_kubectl_prints_what_is_wrong(kubectl: Program):
     wrong = manifest().replace("containers:", "contaners:")
     text = await kubectl.run("apply", "-f", "-", stdin=wrong, status=1)
     assert 'unknown field "spec.template.spec.contaners"' in text
@@ -67,7 +67,7 @@ async def test_kubectl_apply_of_a_built_in_kind_merges_and_prunes(kubectl: Progr
     assert data == {"a": "9", "c": "3"}
 
 
-async def test_kubectl_server_side_apply_meets_conflicts(kubectl: Program):
+async def test_kubectl_server_side_apply_reports_conflicts(kubectl: Program):
     await kubectl.run("apply", "--server-side", "--field-manager=one", "-f", "-", stdin=manifest())
     changed = manifest(env={"A": "b"})
     text = await kubectl.run(
@@ -79,7 +79,7 @@ async def test_kubectl_server_side_apply_meets_conflicts(kubectl: Program):
     await kubectl.run(*words, stdin=changed)
 
 
-async def test_kubectl_says_of_an_unknown_kind_that_there_is_none(kubectl: Program):
+async def test_kubectl_apply_of_an_unknown_kind_finds_no_match(kubectl: Program):
     meta = {"name": "a"}
     for api_version, kind in (
         ("apps/v1", "Deployment"),

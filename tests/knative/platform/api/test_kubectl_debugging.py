@@ -1,4 +1,4 @@
-"""kubectl as someone uses it who looks for what is wrong, or changes a thing by hand."""
+"""kubectl, used to find out what is wrong and to change objects by hand."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from tests.knative.platform.conftest import World, service, until
 LABEL = "serving.knative.dev/service=a"
 
 
-async def test_kubectl_shows_what_happened_and_what_was_printed(kubectl: Program, world: World):
+async def test_kubectl_shows_events_and_logs(kubectl: Program, world: World):
     await kubectl.run("apply", "-f", "-", stdin=manifest())
     await world.ready("a")
     (pod,) = await world.ready_pods(1)
@@ -52,7 +52,7 @@ async def test_kubectl_shows_what_happened_and_what_was_printed(kubectl: Program
     }
 
 
-async def test_kubectl_changes_things_by_hand(kubectl: Program, world: World, tmp_path: Path):
+async def test_kubectl_edits_patches_and_labels(kubectl: Program, world: World, tmp_path: Path):
     await kubectl.run("apply", "-f", "-", stdin=manifest())
     await world.ready("a")
     different = await kubectl.run("diff", "-f", "-", stdin=manifest(spec={"timeoutSeconds": 9}), status=1)
@@ -95,7 +95,7 @@ async def test_kubectl_goes_from_client_side_to_server_side_apply_and_back(kubec
     assert await kubectl.run("get", "cm", "cm", "-o", "jsonpath={.data}") == '{"a":"four"}'
 
 
-async def test_kubectl_hears_what_there_is_not_and_what_to_do_instead(kubectl: Program, world: World):
+async def test_kubectl_is_told_what_to_do_instead_of_exec_and_port_forward(kubectl: Program, world: World):
     await world.cluster.create(SERVICE, service("a"))
     await world.ready("a")
     (pod,) = await world.ready_pods(1)

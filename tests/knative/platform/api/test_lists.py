@@ -32,7 +32,7 @@ async def test_lists_are_selected_by_labels_and_fields_and_come_whole(world: Wor
     assert "continue" not in whole["metadata"]
 
 
-async def test_a_table_has_the_kinds_own_columns(world: World, raw: Raw):
+async def test_a_table_has_the_columns_of_its_kind(world: World, raw: Raw):
     await world.cluster.create(SERVICE, service("a"))
     await world.ready("a")
     accept = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
@@ -51,7 +51,7 @@ async def test_a_table_has_the_kinds_own_columns(world: World, raw: Raw):
     assert table["rows"][0]["object"]["kind"] == "PartialObjectMetadata"
 
 
-async def test_delete_collection_takes_what_the_selector_chooses(world: World, raw: Raw):
+async def test_delete_collection_deletes_what_the_selector_matches(world: World, raw: Raw):
     for number in range(3):
         await world.cluster.create(CONFIG_MAP, config_map(f"cm{number}", labels={"n": str(number)}))
     status, _, _ = await raw("DELETE", f"{CMS}?labelSelector=n!=1")

@@ -1,4 +1,4 @@
-"""A replica's output, as `kubectl logs` asks for it."""
+"""Logs of replicas, as `kubectl logs` asks for them."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ async def log(raw: Raw, pod: Any, query: str = "") -> tuple[int, Any]:
     return status, body
 
 
-async def test_a_log_is_that_of_one_run_of_the_container(world: World, raw: Raw):
+async def test_a_log_covers_one_run_of_a_container(world: World, raw: Raw):
     await world.cluster.create(SERVICE, service("a"))
     await world.ready("a")
     pod = await only_pod(world)
@@ -52,7 +52,7 @@ async def test_a_log_is_that_of_one_run_of_the_container(world: World, raw: Raw)
     ]
 
 
-async def test_lines_have_times_and_can_be_chosen_by_them(world: World, raw: Raw):
+async def test_lines_have_timestamps_and_are_selected_by_time(world: World, raw: Raw):
     await world.cluster.create(SERVICE, service("a"))
     await world.ready("a")
     pod = await only_pod(world)
@@ -131,7 +131,7 @@ async def test_each_container_of_a_pod_has_a_log_of_its_own(world: World, raw: R
         ("tailLines=-1", 400, "tailLines"),
     ],
 )
-async def test_what_cannot_be_shown_is_explained(world: World, raw: Raw, query, code, text):
+async def test_options_that_cannot_be_used_are_explained(world: World, raw: Raw, query, code, text):
     await world.cluster.create(SERVICE, service("a"))
     await world.ready("a")
     status, refused = await log(raw, await only_pod(world), query)
@@ -157,7 +157,7 @@ async def test_a_container_that_waits_to_start_has_no_log_yet(world: World, raw:
     assert refused["message"].endswith("is waiting to start: CreateContainerConfigError")
 
 
-async def test_a_span_longer_than_all_time_shows_everything(world: World, raw: Raw):
+async def test_since_before_the_first_year_shows_everything(world: World, raw: Raw):
     await world.cluster.create(SERVICE, service("a"))
     await world.ready("a")
     status, text = await log(raw, await only_pod(world), "sinceSeconds=99999999999")

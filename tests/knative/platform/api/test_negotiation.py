@@ -18,16 +18,16 @@ from tests.knative.platform.conftest import World
         ("application/json;as=Nothing;v=v1;g=meta.k8s.io,application/json", "ConfigMapList"),
     ],
 )
-async def test_the_first_form_that_there_is_is_given(raw: Raw, accept, kind):
+async def test_the_first_acceptable_form_is_given(raw: Raw, accept, kind):
     assert (await raw("GET", CMS, accept=accept))[1]["kind"] == kind
 
 
-async def test_a_form_that_there_is_not_is_406(raw: Raw):
+async def test_no_acceptable_form_is_406(raw: Raw):
     status, refused, _ = await raw("GET", CMS, accept="application/vnd.kubernetes.protobuf")
     assert (status, refused["reason"]) == (406, "NotAcceptable")
 
 
-async def test_what_a_table_counts(world: World, raw: Raw):
+async def test_the_table_counts_entries_of_config_maps_and_secrets(world: World, raw: Raw):
     await world.cluster.create(CONFIG_MAP, config_map(data={"a": "1", "b": "2"}))
     body = {"metadata": {"name": "s", "namespace": "default"}, "stringData": {"a": "b"}}
     await world.cluster.create(SECRET, body)

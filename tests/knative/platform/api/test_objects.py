@@ -8,7 +8,7 @@ from tests.knative.platform.api.raw import CMS, Raw, config_map
 from tests.knative.platform.conftest import World, service
 
 
-async def test_creating_gives_identity_and_a_second_time_is_refused(world: World):
+async def test_creation_gives_an_identity_and_a_taken_name_is_refused(world: World):
     made = await world.cluster.create(CONFIG_MAP, config_map())
     assert {"uid", "resourceVersion", "creationTimestamp"} <= set(made["metadata"])
     with pytest.raises(AlreadyExists, match='configmaps "cm" already exists'):
@@ -20,21 +20,21 @@ async def test_creating_gives_identity_and_a_second_time_is_refused(world: World
     assert len(named["metadata"]["name"]) == 8
 
 
-async def test_what_is_missing_is_named(world: World):
+async def test_an_error_names_what_is_missing(world: World):
     with pytest.raises(NotFound, match=r'services\.serving\.knative\.dev "nope" not found'):
         await world.cluster.get(SERVICE, "nope", "default")
     with pytest.raises(NotFound, match='namespaces "nope" not found'):
         await world.cluster.create(CONFIG_MAP, {"metadata": {"name": "a", "namespace": "nope"}})
 
 
-async def test_errors_of_the_client_carry_what_the_server_said(world: World):
+async def test_errors_of_the_client_hold_status_and_reason(world: World):
     with pytest.raises(NotFound) as missing:
         await world.cluster.get(CONFIG_MAP, "x", "default")
     assert (missing.value.status, missing.value.reason) == (404, "NotFound")
     assert not issubclass(Expired, NotFound)
 
 
-async def test_a_replace_from_an_old_version_is_a_conflict(world: World):
+async def test_an_update_of_an_old_version_is_a_conflict(world: World):
     made = await world.cluster.create(CONFIG_MAP, config_map())
     await world.cluster.patch(CONFIG_MAP, "cm", "default", {"data": {"b": "2"}})
     with pytest.raises(Conflict, match=r"the object has been modified"):

@@ -1,4 +1,4 @@
-"""CEL rules of a CustomResourceDefinition, checked and worded as an API server does."""
+"""CEL rules of a CustomResourceDefinition, with the messages of Kubernetes' API server."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ def window(**fields: Any) -> dict[str, Any]:
         ({"limits": {"max": 0, "min": 1}}, "spec.limits", "max must be at or above min"),
     ],
 )
-async def test_a_broken_rule_is_told_with_its_field(world: World, spec, field, text):
+async def test_a_violated_rule_is_reported_with_its_field(world: World, spec, field, text):
     with pytest.raises(Invalid) as refused:
         await world.cluster.create(WARM_POOL, pool(**spec))
     assert refused.value.status == 422
@@ -51,7 +51,7 @@ async def test_a_broken_rule_is_told_with_its_field(world: World, spec, field, t
     ]
 
 
-async def test_rules_hold_for_changes_too_and_nothing_of_a_bad_one_is_kept(world: World):
+async def test_rules_hold_for_updates_and_a_refused_one_changes_nothing(world: World):
     good = pool(**window(**{"from": "08:00", "to": "19:00"}), limits={"max": 4, "budget": {"amount": 1}})
     made = await world.cluster.create(WARM_POOL, good)
     change = {"spec": {"limits": {"min": 5}}}
@@ -60,7 +60,7 @@ async def test_rules_hold_for_changes_too_and_nothing_of_a_bad_one_is_kept(world
     assert await world.cluster.get(WARM_POOL, "p", "default") == made
 
 
-async def test_rules_are_not_tried_on_what_does_not_fit_the_schema(world: World):
+async def test_rules_are_not_evaluated_on_what_violates_the_schema(world: World):
     with pytest.raises(Invalid) as refused:
         await world.cluster.create(WARM_POOL, pool(**window(replicas="two")))
     assert [(cause.field, cause.message) for cause in refused.value.causes] == [

@@ -1,4 +1,4 @@
-"""What is wrong with an object is told with its field, its value and what would be right."""
+"""Validation names the field, the value and what would be right."""
 
 import pytest
 
@@ -25,7 +25,7 @@ async def test_strict_validation_names_unknown_fields(world: World, change, text
         await world.cluster.patch(SERVICE, "a", "default", change)
 
 
-async def test_without_strict_validation_unknown_fields_are_warned_of_and_dropped(raw: Raw):
+async def test_without_strict_validation_unknown_fields_are_dropped_with_a_warning(raw: Raw):
     body = {"apiVersion": "serving.knative.dev/v1", "kind": "Service", **service("a")}
     body["spec"]["nonsense"] = 1
     status, made, headers = await raw("POST", KSVCS, body, content_type="application/json")
@@ -46,7 +46,7 @@ async def test_a_duplicate_key_is_refused_when_strict(raw: Raw):
     assert (status, body["message"]) == (400, 'strict decoding error: duplicate field "a"')
 
 
-async def test_a_patch_of_a_kind_that_is_not_known_is_415(world: World, raw: Raw):
+async def test_an_unknown_patch_type_is_415(world: World, raw: Raw):
     await world.cluster.create(SERVICE, service("a"))
     for kind in ("application/strategic-merge-patch+json", "application/apply-patch+cbor", "text/plain"):
         status, refused, _ = await raw("PATCH", f"{KSVCS}/a?fieldManager=m", "{}", content_type=kind)
@@ -104,7 +104,7 @@ VALUE_RULE = (
         ({"name": "a" * 254}, "metadata.name", "must be no more than 253 bytes"),
     ],
 )
-async def test_metadata_that_cannot_be_is_named(world: World, meta, field, text):
+async def test_invalid_metadata_is_named(world: World, meta, field, text):
     with pytest.raises(Invalid) as refused:
         await world.cluster.create(
             CONFIG_MAP, config_map() | {"metadata": {**config_map()["metadata"], **meta}}
@@ -113,7 +113,7 @@ async def test_metadata_that_cannot_be_is_named(world: World, meta, field, text)
     assert any(text in cause.message for cause in refused.value.causes)
 
 
-async def test_metadata_as_kubernetes_allows_it_is_taken(world: World):
+async def test_metadata_that_kubernetes_allows_is_accepted(world: World):
     meta = {
         "labels": {"app.kubernetes.io/name": "", "X": "My_Value.1"},
         "annotations": {"Example.com/Anything": "any text at all: é\n"},

@@ -1,4 +1,4 @@
-"""Watches: what exists, what changes, what goes, and where one can go on."""
+"""Watches: events, bookmarks, and resuming."""
 
 import asyncio
 import json
@@ -9,7 +9,7 @@ from tests.knative.platform.api.raw import CMS, KSVCS, Raw, config_map
 from tests.knative.platform.conftest import World, condition, service, until
 
 
-async def test_a_watch_tells_what_exists_what_changes_and_what_goes(world: World):
+async def test_a_watch_reports_existing_changed_and_deleted_objects(world: World):
     await world.cluster.create(CONFIG_MAP, config_map("first"))
     seen: list[tuple[str, str]] = []
 
@@ -31,7 +31,7 @@ async def test_a_watch_tells_what_exists_what_changes_and_what_goes(world: World
     assert seen == [("ADDED", "first"), ("ADDED", "second"), ("MODIFIED", "second"), ("DELETED", "first")]
 
 
-async def test_a_watch_with_a_selector_sees_objects_come_into_and_go_out_of_it(world: World):
+async def test_a_watch_with_a_selector_reports_objects_that_begin_and_cease_to_match(world: World):
     seen: list[str] = []
 
     async def watch() -> None:
@@ -60,7 +60,7 @@ async def test_a_watch_from_a_version_that_is_not_known_is_one_error_event(raw: 
     assert (body["object"]["code"], body["object"]["reason"]) == (410, "Expired")
 
 
-async def test_a_watch_list_ends_its_first_part_with_a_bookmark(world: World, raw: Raw):
+async def test_a_bookmark_ends_the_initial_events_of_a_watch(world: World, raw: Raw):
     await world.cluster.create(CONFIG_MAP, config_map())
     path = (
         f"{CMS}?watch=true&sendInitialEvents=true&allowWatchBookmarks=true&resourceVersionMatch=NotOlderThan"
@@ -71,9 +71,7 @@ async def test_a_watch_list_ends_its_first_part_with_a_bookmark(world: World, ra
     assert lines[1]["object"]["metadata"]["annotations"] == {"k8s.io/initial-events-end": "true"}
 
 
-async def test_who_writes_reads_and_then_watches_hears_of_a_failure_that_comes_at_once(
-    world: World, raw: Raw
-):
+async def test_a_client_that_writes_reads_and_watches_sees_an_immediate_failure(world: World, raw: Raw):
     body = service("a")
     del body["spec"]["template"]["spec"]["containers"][0]["command"]  # fails before anything is started
     await world.cluster.create(SERVICE, body)
@@ -88,7 +86,7 @@ async def test_who_writes_reads_and_then_watches_hears_of_a_failure_that_comes_a
     assert ready["reason"] == "RevisionFailed"
 
 
-async def test_the_client_finds_out_what_was_deleted_while_its_watch_was_away(config):
+async def test_the_client_reports_objects_deleted_while_its_watch_was_down(config):
     from knative.local.platform.platform import Platform
 
     seen: list[tuple[str, str]] = []

@@ -1,4 +1,4 @@
-"""Whatever a body holds, the answer is a clear one: accepted, or refused with what is wrong."""
+"""Malformed bodies and queries: accepted, or refused with what is wrong, but never a server error."""
 
 import asyncio
 import copy
@@ -58,7 +58,7 @@ BODIES: dict[Resource, dict[str, Any]] = {
     CONFIG_MAP: {"data": {"a": "b"}, "binaryData": {"x": "YQ=="}},
     SECRET: {"data": {"a": "YQ=="}, "stringData": {"b": "c"}},
 }
-ODD = [
+MALFORMED = [
     None,
     0,
     -1,
@@ -76,7 +76,7 @@ ODD = [
     {"a": None},
     {"a": {"b": []}},
 ]
-WAYS = [
+REQUESTS = [
     ("POST", "", "application/json"),
     ("PUT", "/f", "application/json"),
     ("PATCH", "/f", "application/merge-patch+json"),
@@ -84,40 +84,40 @@ WAYS = [
 ]
 
 
-def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+def paths_in(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     if path:
         yield path
     entries = (
         value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     )
     for key, item in entries:
-        yield from places(item, (*path, key))
+        yield from paths_in(item, (*path, key))
 
 
-def spoiled(body: dict[str, Any], chance: random.Random) -> dict[str, Any]:
-    """The body with something odd, or nothing, in one or two places."""
+def corrupted(body: dict[str, Any], chance: random.Random) -> dict[str, Any]:
+    """The body with a malformed value, or none, at one or two paths."""
     body = copy.deepcopy(body)
     for _ in range(chance.choice((1, 1, 2))):
-        *way, last = chance.choice(list(places(body)))
+        *way, last = chance.choice(list(paths_in(body)))
         holder: Any = body
         for key in way:
             holder = holder[key]
         if chance.random() < 0.2:
             del holder[last]
         else:
-            holder[last] = copy.deepcopy(chance.choice(ODD))
+            holder[last] = copy.deepcopy(chance.choice(MALFORMED))
     return body
 
 
 @pytest.mark.parametrize("resource", BODIES, ids=lambda resource: resource.kind)
-async def test_an_odd_body_is_taken_or_refused_and_never_an_error_of_the_server(
+async def test_malformed_bodies_are_accepted_or_refused_but_never_a_server_error(
     world: World, raw: Raw, resource: Resource
 ):
     chance = random.Random(resource.kind)
     base = {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": META, **BODIES[resource]}
     for _ in range(40):
-        body = spoiled(base, chance)
-        method, name, kind = chance.choice(WAYS)
+        body = corrupted(base, chance)
+        method, name, kind = chance.choice(REQUESTS)
         path = f"/{resource.path('default')}{name}?fieldManager=m&force=true&fieldValidation=Warn"
         status, answer, _ = await raw(method, path, body, content_type=kind)
         assert status < 500, (method, kind, body, answer)
@@ -126,7 +126,7 @@ async def test_an_odd_body_is_taken_or_refused_and_never_an_error_of_the_server(
         await raw("DELETE", f"/{made.path('default', 'f')}")
 
 
-async def test_what_cannot_be_applied_because_of_its_type_is_named(raw: Raw):
+async def test_a_field_of_a_wrong_type_is_named_on_apply(raw: Raw):
     body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "f"}, "data": [1]}
     path = f"/{CONFIG_MAP.path('default', 'f')}?fieldManager=m"
     status, refused, _ = await raw("PATCH", path, body, content_type="application/apply-patch+yaml")
@@ -138,7 +138,7 @@ async def test_what_cannot_be_applied_because_of_its_type_is_named(raw: Raw):
 
 
 @pytest.mark.parametrize("span", ["100000000000h", "9999999999999999999999s", "-1h", "1", "h"])
-async def test_a_span_that_go_does_not_take_is_refused(world: World, span: str):
+async def test_an_invalid_go_duration_is_refused(world: World, span: str):
     meta = {"name": "config-gc", "namespace": "knative-serving"}
     settings = {"metadata": meta, "data": {"retain-since-create-time": span}}
     with pytest.raises(Invalid, match="failed to parse retain-since-create-time"):
@@ -148,7 +148,7 @@ async def test_a_span_that_go_does_not_take_is_refused(world: World, span: str):
 @pytest.mark.parametrize(
     "number", ["9" * 5000, "1e999999999", "-" + "9" * 5000], ids=["long", "power", "low"]
 )
-async def test_a_number_beyond_all_bounds_is_answered_at_once(raw: Raw, number: str):
+async def test_an_enormous_number_is_answered_at_once(raw: Raw, number: str):
     for annotations, limits in ({"autoscaling.knative.dev/min-scale": number}, {}), ({}, {"memory": number}):
         container = {"image": "x", "command": ["python"], "resources": {"limits": limits}}
         template = {"metadata": {"annotations": annotations}, "spec": {"containers": [container]}}
@@ -164,20 +164,20 @@ async def test_a_number_beyond_all_bounds_is_answered_at_once(raw: Raw, number: 
 @pytest.mark.parametrize(
     "query", ["watch=1&timeoutSeconds=²", f"watch=1&timeoutSeconds={'9' * 5000}", "watch=1&resourceVersion=²"]
 )
-async def test_a_query_that_is_no_number_is_named(raw: Raw, query: str):
+async def test_a_query_parameter_that_is_not_a_number_is_named(raw: Raw, query: str):
     status, refused, _ = await raw("GET", f"/{SERVICE.path('default')}?{query}")
     assert status == 400
     assert "must be a whole number" in refused["message"]
 
 
-async def test_a_limit_beyond_all_bounds_is_the_largest_there_is(world: World):
+async def test_an_enormous_limit_does_not_limit(world: World):
     limits = {"resources": {"limits": {"cpu": "1e400", "memory": "1e400"}}}
     await world.cluster.create(SERVICE, service("far", container=limits))
     await world.ready("far")
     await world.cluster.delete(SERVICE, "far", "default")
 
 
-async def test_an_odd_status_of_a_pod_keeps_nobody_from_hearing_of_it(world: World, raw: Raw):
+async def test_a_malformed_pod_status_does_not_stop_the_controllers(world: World, raw: Raw):
     await world.cluster.create(SERVICE, service("odd"))
     await world.ready("odd")
     (pod,) = await world.pods()
@@ -194,7 +194,7 @@ async def test_an_odd_status_of_a_pod_keeps_nobody_from_hearing_of_it(world: Wor
 
 
 @pytest.mark.parametrize("fields", [{"f:data": "x"}, {"k:nothing": {}}], ids=["leaf", "key"])
-async def test_notes_of_owners_that_cannot_be_read_are_ignored(raw: Raw, fields: dict[str, Any]):
+async def test_managed_fields_that_cannot_be_read_are_ignored_by_the_api(raw: Raw, fields: dict[str, Any]):
     entry = {"manager": "m", "operation": "Update", "apiVersion": "v1", "fieldsV1": fields}
     body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "notes", "managedFields": [entry]}}
     status, answer, _ = await raw("POST", CMS, body, content_type="application/json")
@@ -204,7 +204,7 @@ async def test_notes_of_owners_that_cannot_be_read_are_ignored(raw: Raw, fields:
     assert status == 200, answer
 
 
-async def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_failure(
+async def test_a_client_that_disconnects_while_it_sends_a_body_is_not_logged_as_an_error(
     raw: Raw, caplog: pytest.LogCaptureFixture
 ):
     caplog.set_level(logging.DEBUG, logger="knative.local.apiserver.api")
