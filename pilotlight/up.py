@@ -17,8 +17,8 @@ from rich.console import Console
 from pilotlight import deploy, stack, terminal
 from pilotlight.agent import Agent, Kind
 from pilotlight.compile import compile_agent
+from pilotlight.gateway import PROCESS_FILE
 
-PROCESS_FILE = "up.json"
 PROMPT = "How do I reset my password?"
 
 
@@ -46,7 +46,13 @@ async def up(config: stack.StackConfig, agents: Sequence[Agent], console: Consol
             gc.freeze()
             process_file = config.state_dir / PROCESS_FILE
             process_file.write_text(
-                json.dumps({"pid": os.getpid(), "started": psutil.Process().create_time()})
+                json.dumps(
+                    {
+                        "pid": os.getpid(),
+                        "started": psutil.Process().create_time(),
+                        "gateway": running.gateway_url,
+                    }
+                )
             )
             try:
                 console.print("[bold]pilotlight[/] runs", highlight=False)

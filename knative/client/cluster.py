@@ -22,6 +22,7 @@ import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 import httpx2
 import msgspec
@@ -32,6 +33,7 @@ from lightkube.core.exceptions import ConfigError
 
 from knative.client.errors import ClusterError, Expired, Forbidden, NotFound, Unavailable, error_of
 from knative.client.known_objects import KnownObjects, WatchEventType
+from knative.client.proxies import is_loopback, proxy_for
 from knative.client.resources import Object, Resource
 
 log = logging.getLogger(__name__)
@@ -72,7 +74,10 @@ class Cluster:
             on_warning: receives the server's warnings; without it they are logged.
         """
         timeout = httpx2.Timeout(30, connect=5)
-        self._http = AsyncClient(config, ConnectionParams(timeout=timeout))
+        # As client-go does: loopback is never reached through a proxy, whatever the environment says.
+        proxied = not is_loopback(urlsplit(config.cluster.server).hostname or "")
+        self._http = AsyncClient(config, ConnectionParams(timeout=timeout, trust_env=proxied))
+        self._proxy = proxy_for(config.cluster.server) if proxied else None
         self._on_warning = on_warning or log.warning
         self.server: str = config.cluster.server
         self.namespace: str = config.namespace
@@ -319,7 +324,9 @@ class Cluster:
             response = await self._http.request(method, path, params=params, content=content, headers=headers)
         except httpx2.HTTPError as problem:
             detail = str(problem) or type(problem).__name__
-            raise Unavailable(None, "Unreachable", f"no answer from {self.server}: {detail}") from problem
+            through = f" through the proxy {self._proxy}" if self._proxy else ""
+            text = f"no answer from {self.server}{through}: {detail}"
+            raise Unavailable(None, "Unreachable", text) from problem
         except ConfigError as problem:  # credentials that are fetched at the first request
             raise Forbidden(None, "Config", str(problem)) from problem
         for warning in response.headers.get_list("warning"):

@@ -16,6 +16,7 @@ from pilotlight import invoke as invoking
 from pilotlight.agent import Agent, Kind
 from pilotlight.agent_reader import load_agent
 from pilotlight.compile import compile_agent
+from pilotlight.gateway import default_gateway
 from pilotlight.kubeconfig import connect
 from pilotlight.service_urls import reachable_url
 from weights.sources.address import absolute_uri
@@ -139,7 +140,12 @@ def invoke(
         str | None, typer.Argument(help="The input; '-' or nothing reads standard input.")
     ] = None,
     *,
-    url: Annotated[str, typer.Option(help="The gateway.")] = "http://127.0.0.1:8080",
+    url: Annotated[
+        str | None, typer.Option(help="The gateway.", show_default="the running platform's")
+    ] = None,
+    state: Annotated[
+        Path | None, typer.Option("--state", envvar="PILOTLIGHT_STATE", help="State folder of the platform.")
+    ] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1)] = None,
     temperature: Annotated[float | None, typer.Option(min=0, max=2)] = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
@@ -152,7 +158,7 @@ def invoke(
     namespace, _, name = service.rpartition("/")
     parameters = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     call = invoking.Call(
-        url=f"{url.rstrip('/')}/{namespace or 'default'}/{name}/invoke",
+        url=f"{(url or default_gateway(state)).rstrip('/')}/{namespace or 'default'}/{name}/invoke",
         prompt=prompt or "",
         parameters={key: value for key, value in parameters.items() if value is not None},
         timeout_s=timeout,

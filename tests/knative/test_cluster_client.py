@@ -20,6 +20,7 @@ from knative.client.errors import (
     TooManyRequests,
     Unavailable,
 )
+from knative.client.proxies import is_loopback
 from knative.client.resources import SERVICE
 
 
@@ -179,3 +180,57 @@ async def test_another_context_can_be_chosen_and_a_missing_one_is_named(kubeconf
         assert cluster.context == "here"
     with pytest.raises(ClusterError, match="nowhere"):
         Cluster.from_kubeconfig(kubeconfig, "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("localhost", True),
+        ("api.localhost", True),
+        ("127.0.0.1", True),
+        ("127.8.0.3", True),
+        ("::1", True),
+        ("10.0.0.1", False),
+        ("example.com", False),
+        ("localhost.example.com", False),
+    ],
+)
+def test_what_is_loopback(host, loopback):
+    assert is_loopback(host) is loopback
+
+
+async def test_loopback_is_never_reached_through_a_proxy(scripted: Scripted, kubeconfig: Path, monkeypatch):
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    scripted.answer(200, {"gitVersion": "v1.34.0"})
+
+    async with Cluster.from_kubeconfig(kubeconfig) as cluster:
+        assert (await cluster.version())["gitVersion"] == "v1.34.0"
+
+
+async def test_a_server_that_is_not_reached_through_a_proxy_says_which_one(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", "http://someone:secret@127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    path = tmp_path / "config"
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "apiVersion": "v1",
+                "kind": "Config",
+                "current-context": "c",
+                "clusters": [{"name": "c", "cluster": {"server": "https://cluster.invalid:6443"}}],
+                "users": [{"name": "u", "user": {"token": "t"}}],
+                "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+            }
+        )
+    )
+
+    async with Cluster.from_kubeconfig(path) as cluster:
+        with pytest.raises(Unavailable) as refused:
+            await cluster.version()
+
+    assert "through the proxy http://127.0.0.1:9" in str(refused.value)
+    assert "secret" not in str(refused.value)

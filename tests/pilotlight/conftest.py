@@ -43,7 +43,7 @@ class Cli:
         shared.mkdir(parents=True, exist_ok=True)
         (home / ".cache" / "pilotlight").mkdir(parents=True)
         (home / ".cache" / "pilotlight" / "vllm-options").symlink_to(shared)
-        self._env = {
+        self.environment = {
             **{
                 key: value
                 for key, value in os.environ.items()
@@ -58,7 +58,7 @@ class Cli:
     def run(self, *args: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """Run to the end."""
         return subprocess.run(
-            self._command(args), env=self._env, cwd=self.home,
+            self._command(args), env=self.environment, cwd=self.home,
             capture_output=True, text=True, timeout=timeout, check=False,
         )  # fmt: skip
 
@@ -67,7 +67,7 @@ class Cli:
         log = (self.home / f"out-{len(self._started)}.txt").open("w+")
         process = subprocess.Popen(
             self._command(args),
-            env=self._env,
+            env=self.environment,
             cwd=self.home,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -213,3 +213,25 @@ def test_mistakes_are_answered_with_a_line_and_a_code(cli, args, code, says):
     assert result.returncode == code
     assert says in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_with_a_proxy_in_the_environment_everything_on_this_machine_still_works(cli, echo_agent):
+    cli.environment |= {"HTTP_PROXY": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}
+    running, _ = started(cli, "-f", str(echo_agent))
+    running.until(lambda text: "Ctrl-C stops" in text)
+
+    status = cli.run("status", "--kubeconfig", str(cli.state / "kubeconfig"))
+    assert re.search(r"default/echo-demo\s+yes", status.stdout), status.stderr
+    pools = cli.run("pool", "ls", "--kubeconfig", str(cli.state / "kubeconfig"))
+    assert "not looked at yet" not in pools.stdout, running.output
+
+
+def test_invoke_finds_the_platform_that_runs_whatever_its_port(cli, echo_agent):
+    running, _ = started(cli, "-f", str(echo_agent))
+    running.until(lambda text: "Ctrl-C stops" in text)
+
+    result = cli.run("invoke", "echo-demo", "hello", "--state", str(cli.state))
+
+    # The function of this test answers POST with 501: the request did reach it.
+    assert result.returncode == 1
+    assert "501" in result.stderr
