@@ -26,7 +26,7 @@ def listen(host: str, port: int, server: str) -> list[socket.socket]:
     """
     for attempt in range(1, _ATTEMPTS + 1):
         first = _bind(host, port, server)
-        if host != LOOPBACK or not _has_ipv6():
+        if host != LOOPBACK or not has_ipv6():
             return [first]
         try:
             return [first, _bind(LOOPBACK_IPV6, first.getsockname()[1], server)]
@@ -37,7 +37,7 @@ def listen(host: str, port: int, server: str) -> list[socket.socket]:
     raise AssertionError("unreachable")
 
 
-def _has_ipv6() -> bool:
+def has_ipv6() -> bool:
     """Whether the machine has an IPv6 loopback address."""
     try:
         with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:

@@ -14,7 +14,18 @@ import pytest
 
 from knative.client.cluster import Cluster
 from knative.client.errors import NotFound
-from knative.client.resources import CONFIG_MAP, NAMESPACE, POD, REVISION, SECRET, SERVICE, WARM_POOL, Object
+from knative.client.resources import (
+    CONFIG_MAP,
+    CONFIGURATION,
+    NAMESPACE,
+    POD,
+    REVISION,
+    ROUTE,
+    SECRET,
+    SERVICE,
+    WARM_POOL,
+    Object,
+)
 from knative.local.kubelet.process import PLATFORM_VARIABLE
 from knative.local.platform.config import PlatformConfig
 from knative.local.platform.platform import Platform
@@ -237,7 +248,7 @@ async def clear(cluster: Cluster) -> None:
         name = namespace["metadata"]["name"]
         if name not in ("default", "knative-serving"):
             await cluster.delete(NAMESPACE, name)
-    for resource in (SERVICE, WARM_POOL, CONFIG_MAP, SECRET):
+    for resource in (SERVICE, ROUTE, CONFIGURATION, WARM_POOL, CONFIG_MAP, SECRET):
         for obj in await cluster.list(resource):
             if obj["metadata"].get("finalizers"):
                 body = {"metadata": {"finalizers": None}}

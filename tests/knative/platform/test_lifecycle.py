@@ -16,6 +16,7 @@ from knative.client.errors import Unavailable
 from knative.client.resources import NAMESPACE, SERVICE
 from knative.local.kubelet.process import PLATFORM_VARIABLE
 from knative.local.platform.config import PlatformConfig, PlatformError
+from knative.local.platform.listeners import has_ipv6
 from knative.local.platform.platform import Platform
 from tests.knative.platform.conftest import World, condition, processes_of, service, until
 
@@ -70,6 +71,52 @@ async def test_a_folder_that_cannot_be_written_is_named(config: PlatformConfig, 
     (tmp_path / "file").write_text("")
     with pytest.raises(PlatformError, match="cannot use the state folder"):
         await Platform(replace(config, state_dir=tmp_path / "file" / "state")).start()
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o777, 0o700])
+async def test_only_the_owner_can_read_the_state_folder_whatever_its_permissions_were(config, mode):
+    config.state_dir.mkdir()
+    old = config.state_dir / "warmpool.db"
+    old.write_text("")
+    old.chmod(0o644)
+    config.state_dir.chmod(mode)
+    async with Platform(config) as platform:
+        assert {mode_of(config.state_dir), mode_of(platform.logs)} == {0o700}
+        secret = ("state.db", "state.db-wal", "warmpool.db", "kubeconfig")
+        assert {mode_of(config.state_dir / name) for name in secret} == {0o600}
+
+
+def mode_of(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+async def test_a_folder_that_all_users_share_is_refused_and_left_alone(config: PlatformConfig):
+    config.state_dir.mkdir()
+    config.state_dir.chmod(0o1777)
+    with pytest.raises(PlatformError, match="all users share it"):
+        await Platform(config).start()
+    assert config.state_dir.stat().st_mode & 0o1777 == 0o1777
+
+
+async def test_gateway_and_api_answer_on_both_loopback_addresses(config: PlatformConfig):
+    if not has_ipv6():
+        pytest.skip("this machine has no IPv6 loopback address")
+    async with Platform(config) as platform, aiohttp.ClientSession() as http:
+        for url, path in ((platform.gateway_url, "/healthz"), (platform.api_url, "/livez")):
+            for host in ("127.0.0.1", "[::1]", "localhost"):
+                async with http.get(url.replace("127.0.0.1", host) + path) as answer:
+                    assert answer.status == 200
+
+
+async def test_a_port_that_is_taken_on_one_loopback_address_is_named(config: PlatformConfig):
+    if not has_ipv6():
+        pytest.skip("this machine has no IPv6 loopback address")
+    with socket.socket(socket.AF_INET6) as taken:
+        taken.bind(("::1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(PlatformError, match=rf"\[::1\]:{port} for the gateway"):
+            await Platform(replace(config, gateway_port=port)).start()
 
 
 async def test_a_damaged_store_is_named_and_nothing_is_started(config: PlatformConfig):

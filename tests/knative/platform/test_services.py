@@ -263,3 +263,138 @@ async def test_many_services_at_once_all_get_ready(world: World):
     await asyncio.gather(*(world.cluster.create(SERVICE, service(name)) for name in names))
     for name in names:
         assert condition(await world.ready(name))["status"] == "True"
+
+
+async def test_a_named_revision_that_exists_is_gone_back_to(world: World):
+    for name, value in (("a-one", "1"), ("a-two", "2"), ("a-one", "1")):
+        await world.cluster.apply(SERVICE, service("a", revision=name, env={"V": value}))
+        status = (await world.ready("a"))["status"]
+        assert status["latestCreatedRevisionName"] == status["latestReadyRevisionName"] == name
+        assert [item["revisionName"] for item in status["traffic"]] == [name]
+    assert (await world.call("a"))[1]["revision"] == "a-one"
+    states = {item["metadata"]["name"]: routing_state(item) for item in await world.cluster.list(REVISION)}
+    assert states == {"a-one": "active", "a-two": "reserve"}
+
+
+def routing_state(obj):
+    return obj["metadata"]["labels"]["serving.knative.dev/routingState"]
+
+
+async def test_a_name_that_another_template_made_is_refused(world: World):
+    for name, value in (("a-one", "1"), ("a-two", "2")):
+        await world.cluster.apply(SERVICE, service("a", revision=name, env={"V": value}))
+        await world.ready("a")
+    await world.cluster.apply(SERVICE, service("a", revision="a-one", env={"V": "3"}))
+    failed = await world.service_condition("a", "False")
+    assert failed["reason"] == "RevisionFailed"
+    assert "already exists and was made from another template" in failed["message"]
+    assert (await world.call("a"))[1]["revision"] == "a-two"
+
+
+async def test_a_route_of_another_name_retires_revisions_and_notes_itself(world: World):
+    meta = {"name": "config", "namespace": "default"}
+    traffic = [{"configurationName": "config", "percent": 100}]
+    await world.cluster.create(
+        ROUTE, {"metadata": {"name": "route", "namespace": "default"}, "spec": {"traffic": traffic}}
+    )
+    for value in ("1", "2"):
+        template = service("x", scale={"min-scale": "1"}, env={"V": value})["spec"]["template"]
+        await world.cluster.apply(
+            CONFIGURATION, {"metadata": meta, "spec": {"template": template}}, force=True
+        )
+
+        async def routed(value=value):
+            found = await world.cluster.get(ROUTE, "route", "default")
+            listed = (found.get("status") or {}).get("traffic") or [{}]
+            return listed[0].get("revisionName") == f"config-0000{value}"
+
+        await until(routed)
+    annotation = "serving.knative.dev/routes"
+    config = await world.cluster.get(CONFIGURATION, "config", "default")
+    assert config["metadata"]["annotations"][annotation] == "route"
+
+    async def retired():
+        old = await world.cluster.get(REVISION, "config-00001", "default")
+        new = await world.cluster.get(REVISION, "config-00002", "default")
+        return (
+            (routing_state(old), routing_state(new)) == ("reserve", "active")
+            and annotation not in old["metadata"]["annotations"]
+            and new["metadata"]["annotations"][annotation] == "route"
+        )
+
+    await until(retired)
+
+    async def floor_ignored():
+        found = await world.cluster.get(POD_AUTOSCALER, "config-00001", "default")
+        return found["spec"].get("reachability") == "Unreachable"
+
+    await until(floor_ignored)
+    await world.cluster.delete(ROUTE, "route", "default")
+
+    async def unrouted():
+        new = await world.cluster.get(REVISION, "config-00002", "default")
+        left = await world.cluster.get(CONFIGURATION, "config", "default")
+        return routing_state(new) == "reserve" and annotation not in left["metadata"]["annotations"]
+
+    await until(unrouted)
+    await world.cluster.delete(CONFIGURATION, "config", "default")
+
+
+async def test_a_configuration_serves_its_service_and_another_route(world: World):
+    await world.cluster.create(SERVICE, service("a"))
+    await world.ready("a")
+    traffic = [{"configurationName": "a", "percent": 100}]
+    await world.cluster.create(
+        ROUTE, {"metadata": {"name": "other", "namespace": "default"}, "spec": {"traffic": traffic}}
+    )
+    await world.condition_of(ROUTE, "other", "True")
+    await world.cluster.patch(SERVICE, "a", "default", {"metadata": {"labels": {"x": "y"}}})
+
+    async def both():
+        found = [
+            await world.cluster.get(resource, name, "default")
+            for resource, name in ((CONFIGURATION, "a"), (REVISION, "a-00001"))
+        ]
+        named = [item["metadata"]["annotations"].get("serving.knative.dev/routes") for item in found]
+        return named == ["a,other", "a,other"] and found[0]["metadata"]["labels"].get("x") == "y"
+
+    await until(both)
+    assert (await world.call("other"))[1]["revision"] == "a-00001"
+    await world.cluster.delete(ROUTE, "other", "default")
+
+
+async def test_a_service_that_cannot_start_answers_at_once_with_the_cause(world: World):
+    await world.cluster.create(SERVICE, service("a", env={"EXIT_CODE": "3", "LAST_WORDS": "no such model"}))
+
+    async def failed_for_good():
+        status, problem = await world.call("a")
+        assert status == 503
+        return problem if not problem["retryable"] else None
+
+    problem = await until(failed_for_good)
+    assert (problem["service"], problem["revision"], problem["reason"]) == ("a", "a-00001", "ExitCode3")
+    assert "no such model" in problem["cause"]
+    fixed = service("a")
+    await world.cluster.apply(SERVICE, fixed, force=True)
+    await world.ready("a")
+    assert (await world.call("a"))[0] == 200
+
+
+async def test_a_new_revision_that_cannot_start_leaves_the_old_one_serving(world: World):
+    await world.cluster.apply(SERVICE, service("a"))
+    await world.ready("a")
+    await world.cluster.apply(SERVICE, service("a", env={"EXIT_CODE": "3"}))
+    await world.service_condition("a", "False")
+    assert (await world.call("a"))[1]["revision"] == "a-00001"
+
+
+async def test_a_service_that_waits_for_a_gpu_holds_its_requests(world: World):
+    await world.cluster.create(SERVICE, service("holder", gpus=2, scale={"min-scale": "1"}))
+    await world.ready("holder")
+    await world.cluster.create(SERVICE, service("a", gpus=1))
+    await world.revision_condition("a-00001", "False", "ResourcesAvailable")
+    asking = asyncio.create_task(world.call("a"))
+    await asyncio.sleep(0.3)
+    assert not asking.done()
+    await world.cluster.delete(SERVICE, "holder", "default")
+    assert (await asyncio.wait_for(asking, 20))[0] == 200
