@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -10,6 +11,15 @@ from knative.autoscaling.annotations import FieldError
 Errors = Iterator[FieldError]
 
 _MAX_SHOWN = 256
+LABEL_1035 = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
+"""An RFC 1035 label, as the names of Knative's objects and of tags must be."""
+NOT_LABEL_1035 = (
+    "not a DNS 1035 label: [a DNS-1035 label must consist of lower case alphanumeric characters or '-', "
+    "start with an alphabetic character, and end with an alphanumeric character "
+    "(e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')]"
+)
+LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+"""An RFC 1123 label, as names of containers and volumes must be."""
 
 
 def invalid(value: Any, path: str, details: str = "") -> FieldError:
@@ -73,3 +83,8 @@ def text(errors: Iterable[FieldError]) -> str:
         for (message, details), paths in sorted(merged.items())
     ]
     return "\n".join(lines)
+
+
+def no_downward_api(path: str) -> FieldError:
+    """A field of the downward API, which this platform does not have."""
+    return FieldError("must not set the field(s)", (path,), "this platform has no downward API")

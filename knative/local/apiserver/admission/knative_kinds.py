@@ -6,10 +6,8 @@ lets pass although nobody means it.
 
 from __future__ import annotations
 
-import itertools
 import json
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from knative.autoscaling import annotations as autoscaling
@@ -22,16 +20,12 @@ from knative.local import objects
 from knative.local.apiserver import errors
 from knative.local.apiserver.admission import field_errors, pod_spec
 from knative.local.apiserver.admission.field_errors import Errors
-from knative.local.apiserver.admission.serving_config import RevisionDefaults, ServingConfig
+from knative.local.apiserver.admission.revision_defaults import fill_revision_spec
+from knative.local.apiserver.admission.serving_config import ServingConfig
+from knative.local.apiserver.admission.traffic import fill_traffic, traffic_errors
 from knative.local.apiserver.metadata import USER
 
 _WEBHOOK = "validation.webhook.serving.knative.dev"
-_LABEL_1035 = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
-_NOT_1035 = (
-    "not a DNS 1035 label: [a DNS-1035 label must consist of lower case alphanumeric characters or '-', "
-    "start with an alphabetic character, and end with an alphanumeric character "
-    "(e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')]"
-)
 
 
 UnsupportedWarnings = Callable[[Mapping[str, Any]], Iterable[str]]
@@ -43,69 +37,6 @@ def _deny_if(found: Iterable[FieldError], resource: Resource, obj: Mapping[str, 
     if listed:
         ref = errors.ResourceRef.of(resource, str(obj["metadata"].get("name", "")))
         raise errors.denied(_WEBHOOK, f"validation failed: {field_errors.text(listed)}", ref)
-
-
-def fill_revision_spec(spec: Object, config: ServingConfig, owner: Mapping[str, Any]) -> None:
-    """Fill in Knative's defaults of a Revision's spec; `owner` is the metadata of the object that holds it.
-
-    After pkg/apis/serving/v1/revision_defaults.go.
-    """
-    defaults = config.defaults
-    if not spec.get("timeoutSeconds"):
-        spec["timeoutSeconds"] = defaults.timeout_s
-    for key, seconds in (
-        ("idleTimeoutSeconds", defaults.idle_timeout_s),
-        ("responseStartTimeoutSeconds", defaults.response_start_timeout_s),
-    ):
-        if key not in spec and 0 < seconds < spec["timeoutSeconds"]:
-            spec[key] = seconds
-    spec.setdefault("containerConcurrency", defaults.concurrency)
-    if defaults.service_links is not None:
-        spec.setdefault("enableServiceLinks", defaults.service_links)
-    containers = spec.get("containers") or []
-    taken = {item["name"] for item in containers if item.get("name")}
-    _name(containers, taken, defaults.named(defaults.container_name, owner))
-    serving = next((item for item in containers if item.get("ports")), None) or (containers or [None])[0]
-    volumes = {volume.get("name"): volume for volume in spec.get("volumes") or ()}
-    for container in containers:
-        _fill_container(container, volumes, defaults)
-        if container is serving:
-            probe: Object = container.setdefault("readinessProbe", {})
-            if not any(probe.get(key) is not None for key in ("httpGet", "tcpSocket", "exec", "grpc")):
-                probe["tcpSocket"] = {"port": 0}
-            probe.setdefault("successThreshold", 1)
-
-
-def _fill_container(
-    container: Object, volumes: Mapping[str | None, Object], defaults: RevisionDefaults
-) -> None:
-    resources = container.setdefault("resources", {})
-    for what, amounts in (("requests", defaults.requests), ("limits", defaults.limits)):
-        if amounts:
-            resources[what] = {**amounts, **(resources.get(what) or {})}
-    for mount in container.get("volumeMounts") or ():
-        volume = volumes.get(mount.get("name")) or {}
-        if any(kind in volume for kind in ("secret", "configMap", "projected")):
-            mount["readOnly"] = True
-
-
-def _name(containers: Sequence[Object], taken: set[str], wanted: str) -> None:
-    """Name the containers without a name; numbers keep names apart where there are several."""
-    numbers = itertools.count()
-    for container in containers:
-        if container.get("name"):
-            continue
-        name = wanted
-        while name in taken or (len(containers) > 1 and name == wanted):
-            name = f"{wanted}-{next(numbers)}"
-        container["name"] = name
-        taken.add(name)
-
-
-def _fill_traffic(traffic: Sequence[Object]) -> None:
-    for entry in traffic:
-        if "latestRevision" not in entry:
-            entry["latestRevision"] = not entry.get("revisionName")
 
 
 class _TemplateAdmission:
@@ -164,12 +95,12 @@ class ServiceAdmission(_TemplateAdmission):
         spec = obj.setdefault("spec", {})
         if not spec.get("traffic"):
             spec["traffic"] = [{"latestRevision": True, "percent": 100}]
-        _fill_traffic(spec["traffic"])
+        fill_traffic(spec["traffic"])
         super().default(obj, old)
 
     def _errors(self, obj: Mapping[str, Any], old: Mapping[str, Any] | None) -> Errors:
         yield from super()._errors(obj, old)
-        yield from field_errors.via("spec", _traffic(obj["spec"].get("traffic") or [], of_service=True))
+        yield from field_errors.via("spec", traffic_errors(obj["spec"].get("traffic") or [], of_service=True))
 
 
 class ConfigurationAdmission(_TemplateAdmission):
@@ -183,7 +114,7 @@ class RouteAdmission:
 
     def default(self, obj: Object, old: Object | None) -> None:
         """Let an entry without a Revision's name follow the newest Revision."""
-        _fill_traffic((obj.get("spec") or {}).get("traffic") or [])
+        fill_traffic((obj.get("spec") or {}).get("traffic") or [])
         _set_user(obj, old)
 
     def check(self, obj: Object, old: Object | None) -> list[str]:
@@ -193,7 +124,7 @@ class RouteAdmission:
             *_named(obj),
             *field_errors.via("metadata.annotations", changes),
             *field_errors.via(
-                "spec", _traffic((obj.get("spec") or {}).get("traffic") or [], of_service=False)
+                "spec", traffic_errors((obj.get("spec") or {}).get("traffic") or [], of_service=False)
             ),
         ]
         _deny_if(found, ROUTE, obj)
@@ -285,8 +216,8 @@ def _user_change(obj: Mapping[str, Any], old: Mapping[str, Any]) -> Errors:
 
 def _named(obj: Mapping[str, Any]) -> Errors:
     name = str(obj["metadata"].get("name") or "")
-    if not _LABEL_1035.fullmatch(name):
-        yield FieldError(_NOT_1035, ("metadata.name",))
+    if not field_errors.LABEL_1035.fullmatch(name):
+        yield FieldError(field_errors.NOT_LABEL_1035, ("metadata.name",))
 
 
 def _template(template: Mapping[str, Any], owner: Mapping[str, Any], config: ServingConfig) -> Errors:
@@ -295,8 +226,8 @@ def _template(template: Mapping[str, Any], owner: Mapping[str, Any], config: Ser
     if name:
         if not str(name).startswith(prefix):
             yield field_errors.invalid(f'"{name}" must have prefix "{prefix}"', "metadata.name")
-        elif not _LABEL_1035.fullmatch(str(name)):
-            yield FieldError(_NOT_1035, ("metadata.name",))
+        elif not field_errors.LABEL_1035.fullmatch(str(name)):
+            yield FieldError(field_errors.NOT_LABEL_1035, ("metadata.name",))
     yield from field_errors.via("metadata.annotations", _annotations(meta.get("annotations") or {}, config))
     yield from field_errors.via("spec", pod_spec.revision_spec(template["spec"], config))
 
@@ -334,42 +265,3 @@ def _difference(old: Any, new: Any, path: str = "") -> str:
         ]
         return "\n".join(lines)
     return f"{path}: -{json.dumps(old)} +{json.dumps(new)}"
-
-
-def _traffic(traffic: Sequence[Mapping[str, Any]], *, of_service: bool) -> Errors:
-    total = 0
-    tags: dict[str, int] = {}
-    for index, entry in enumerate(traffic):
-        yield from field_errors.via(f"traffic[{index}]", _entry(entry, of_service=of_service))
-        total += entry.get("percent") or 0
-        tag = entry.get("tag")
-        if tag:
-            if tag in tags:
-                yield FieldError(
-                    f'Multiple definitions for "{tag}"',
-                    (f"traffic[{tags[tag]}].tag", f"traffic[{index}].tag"),
-                )
-            tags.setdefault(tag, index)
-    if total != 100:
-        yield FieldError(f"Traffic targets sum to {total}, want 100", ("traffic",))
-
-
-def _entry(entry: Mapping[str, Any], *, of_service: bool) -> Errors:
-    latest, revision = entry.get("latestRevision"), entry.get("revisionName")
-    configuration = entry.get("configurationName")
-    if of_service and configuration:
-        yield field_errors.disallowed("configurationName")
-    elif not of_service:
-        if revision and configuration:
-            yield field_errors.several_of("revisionName", "configurationName")
-        elif not revision and not configuration:
-            yield field_errors.none_of("revisionName", "configurationName")
-    if latest is not None and bool(latest) is bool(revision):
-        yield field_errors.invalid(latest, "latestRevision")
-    percent = entry.get("percent")
-    if percent is not None and not 0 <= percent <= 100:
-        yield field_errors.out_of_bounds(percent, 0, 100, "percent")
-    if entry.get("url"):
-        yield field_errors.disallowed("url")
-    if entry.get("tag") and not _LABEL_1035.fullmatch(str(entry["tag"])):
-        yield FieldError(_NOT_1035, ("tag",))
