@@ -3,10 +3,12 @@
 import json
 from datetime import UTC, datetime, timedelta
 
+import aiohttp
 import pytest
 from aiohttp import web
 
 from tests.warmpool.conftest import MONDAY, make_controller
+from warmpool.adapters.bounded_body import BodyTooLargeError, read_body
 from warmpool.adapters.exposition import MetricsPage
 from warmpool.adapters.prometheus import Prometheus
 from warmpool.ports import DemandUnavailableError
@@ -161,6 +163,15 @@ async def test_the_other_queues_of_a_service_still_count(page):
     assert read.unreadable_backlog == "pilotlight_queue_backlog = inf, must be a number from 0 to 1e+12"
 
 
+async def test_a_counter_that_cannot_be_read_is_named_and_the_gauge_counts(page):
+    page.text = f"activator_request_count_total{OLD} -4\nactivator_request_concurrency{OLD} 3\n"
+    read = (await MetricsPage(page.url + "/metrics").read(NOW))[SERVICE]
+    assert (read.concurrency, read.unreadable_concurrency) == (3.0, None)
+    assert read.unreadable_arrivals == (
+        "activator_request_count_total = -4, must be a number from 0 to 1e+12"
+    )
+
+
 async def test_bytes_that_are_not_utf_8_spoil_their_own_series_alone(page):
     spoilt = b'pilotlight_queue_backlog{namespace="\xff",service="x"} 1\n\xff\xfe\n'
     page.raw = spoilt + f"activator_request_concurrency{OLD} 3\n".encode()
@@ -286,3 +297,10 @@ async def test_a_backlog_raises_the_floor_and_stands_for_ten_minutes_when_it_can
     clock.on(STEP)
     await controller.tick()
     assert (await backlog_rule())["reason"] == "backlog/empty"
+
+
+async def test_a_body_beyond_the_bound_is_refused_before_it_is_held(page):
+    page.raw = b"x" * 100_000
+    async with aiohttp.ClientSession() as session, session.get(page.url) as response:
+        with pytest.raises(BodyTooLargeError, match="more than 1000 bytes"):
+            await read_body(response, limit=1000)

@@ -162,6 +162,13 @@ def test_requests_in_flight_that_cannot_be_read_are_no_demand_reading():
     assert (decision.floor, decision.missing) == (Floor.of(1), ("demand (x = nan)",))
 
 
+def test_an_unreadable_series_beside_a_readable_one_is_named_and_the_reading_counts():
+    demand = Demand(1.0, unreadable_concurrency="x = nan", unreadable_arrivals="y = -1")
+    decision = decide(Observation(pool(keepAlive="10m"), demand=demand))
+    assert (decision.floor, decision.reason) == (Floor.of(1), "keep-alive")
+    assert decision.missing == ("demand (x = nan)", "arrivals (y = -1)")
+
+
 def test_a_hold_ends_by_itself():
     observed = Observation(pool(), hold=Hold(3, NOON))
     assert decide(observed, NOON - MINUTE).floor == Floor.of(3)

@@ -5,18 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
-from typing import Final
 
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
+from warmpool.adapters.bounded_body import BodyTooLargeError, read_body
 from warmpool.adapters.metric_names import NAMES, DemandAggregator, Sample
 from warmpool.domain.object_key import ObjectKey
 from warmpool.domain.observation import Demand
 from warmpool.ports import DemandUnavailableError
 
-_MAX_BYTES: Final = 64 * 1024 * 1024
-"""The longest page that is read: far more than ten thousand Services need."""
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _SERIES = re.compile(r"(\w+)(\{.*\})?\s*(.*)")
 
@@ -51,13 +49,11 @@ class MetricsPage:
             ):
                 if response.status != 200:
                     raise DemandUnavailableError(f"{self._url} returned HTTP {response.status}")
-                body = bytearray()
-                async for chunk in response.content.iter_any():
-                    body += chunk
-                    if len(body) > _MAX_BYTES:
-                        raise DemandUnavailableError(f"{self._url} returned more than {_MAX_BYTES} bytes")
+                body = await read_body(response)
         except (aiohttp.ClientError, TimeoutError) as problem:
             raise DemandUnavailableError(f"{self._url} does not answer: {problem!r}") from problem
+        except BodyTooLargeError as problem:
+            raise DemandUnavailableError(f"{self._url} cannot be read: {problem}") from problem
         # Bytes that are not UTF-8 spoil the one series that they stand in.
         return body.decode("utf-8", errors="replace")
 

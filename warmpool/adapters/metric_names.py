@@ -125,6 +125,7 @@ class DemandAggregator:
             arrivals,
             unreadable_backlog=unreadable.get("backlog"),
             unreadable_concurrency=unreadable.get(meaning),
+            unreadable_arrivals=unreadable.get("activator count") or unreadable.get("replica count"),
         )
 
     def _arrivals(self, key: ObjectKey, count: float) -> float:

@@ -5,12 +5,14 @@ https://prometheus.io/docs/prometheus/latest/querying/api/
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import aiohttp
 
+from warmpool.adapters.bounded_body import read_body
 from warmpool.adapters.metric_names import NAMES, DemandAggregator, Sample
 from warmpool.domain.object_key import ObjectKey
 from warmpool.domain.observation import Demand
@@ -72,8 +74,8 @@ class Prometheus:
         url = f"{self._url}/api/v1/{endpoint}"
         try:
             async with session.post(url, data=parameters) as response:
-                body = await response.json(content_type=None)
-        except (aiohttp.ClientError, TimeoutError, ValueError) as problem:
+                body = json.loads(await read_body(response))
+        except (aiohttp.ClientError, TimeoutError, ValueError, RecursionError) as problem:
             raise DemandUnavailableError(
                 f"Prometheus at {self._url} does not answer: {problem!r}"
             ) from problem

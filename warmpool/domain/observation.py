@@ -36,6 +36,8 @@ class Demand:
     """A series of the backlog that cannot be read, and what it says; `backlog` is without it."""
     unreadable_concurrency: str | None = None
     """The same for requests in flight."""
+    unreadable_arrivals: str | None = None
+    """The same for arrivals."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Final
 from warmpool.domain.decision import PolicyName, Proposal
 from warmpool.domain.duration import format_duration
 from warmpool.domain.floor import NOTHING, Floor
-from warmpool.domain.observation import DEFAULT_LEAD, Observation
+from warmpool.domain.observation import DEFAULT_LEAD, Demand, Observation
 from warmpool.policy.formatting import format_instant
 
 STALE_AFTER: Final = timedelta(hours=1)
@@ -64,25 +64,33 @@ def step(state: KeepAliveState, observation: Observation, now: datetime) -> tupl
     state = replace(state, last_active=last, read_at=now)
     span = wanted if isinstance(wanted, timedelta) else break_even(observation)
     kind = "break-even time" if wanted == "auto" else "keep-alive"
+    missing = _unreadable(demand)
     if last is None or now >= last + span:
         text = f"No request for {format_duration(span)} ({kind})." if last else "No request yet."
-        return replace(state, asked=False), Proposal(PolicyName.KEEP_ALIVE, NOTHING, "keep-alive/over", text)
+        return replace(state, asked=False), Proposal(
+            PolicyName.KEEP_ALIVE, NOTHING, "keep-alive/over", text, missing=missing
+        )
     until = last + span
     text = (
         f"Last request at {format_instant(last, now, observation.pool.zone)}; the last replica is kept for "
         f"{format_duration(span)} ({kind})."
     )
     return replace(state, asked=True), Proposal(
-        PolicyName.KEEP_ALIVE, Floor.of(1), "keep-alive", text, until, follows_demand=True
+        PolicyName.KEEP_ALIVE, Floor.of(1), "keep-alive", text, until, missing=missing, follows_demand=True
     )
+
+
+def _unreadable(demand: Demand) -> tuple[str, ...]:
+    """The series of demand that cannot be read."""
+    series = (("demand", demand.unreadable_concurrency), ("arrivals", demand.unreadable_arrivals))
+    return tuple(f"{name} ({text})" for name, text in series if text)
 
 
 def _without_reading(
     state: KeepAliveState, now: datetime, observation: Observation
 ) -> tuple[KeepAliveState, Proposal]:
     """Hold what was held at the last reading, for a limited time."""
-    unreadable = observation.demand.unreadable_concurrency if observation.demand else None
-    missing = (f"demand ({unreadable})" if unreadable else "demand",)
+    missing = (observation.demand and _unreadable(observation.demand)) or ("demand",)
     since = state.read_at
     if state.asked and since is not None and since <= now < since + STALE_AFTER:
         text = (
