@@ -191,16 +191,16 @@ def cost(
 
 
 def _cost_row(pool: dict[str, Any]) -> list[str]:
-    told = (pool.get("status") or {}).get("cost") or {}
-    reasons = ", ".join(f"{reason} {amount}" for reason, amount in (told.get("byReason") or {}).items())
+    shown = (pool.get("status") or {}).get("cost") or {}
+    reasons = ", ".join(f"{reason} {amount}" for reason, amount in (shown.get("byReason") or {}).items())
     return [
         f"{pool['metadata']['namespace']}/{pool['metadata']['name']}",
-        f"{told.get('period', '')} from {told.get('periodStart', '?')[:10]}",
-        f"{told.get('toDate', '?')} {told.get('currency', '')}",
-        told.get("projected", ""),
-        told.get("budget", "none"),
-        f"{told.get('idleGpuSeconds', 0) / 3600:.2f}",
-        f"{told.get('busyGpuSeconds', 0) / 3600:.2f}",
+        f"{shown.get('period', '')} from {shown.get('periodStart', '?')[:10]}",
+        f"{shown.get('toDate', '?')} {shown.get('currency', '')}",
+        shown.get("projected", ""),
+        shown.get("budget", "none"),
+        f"{shown.get('idleGpuSeconds', 0) / 3600:.2f}",
+        f"{shown.get('busyGpuSeconds', 0) / 3600:.2f}",
         reasons,
     ]
 
@@ -224,5 +224,5 @@ def _split(name: str, namespace: str) -> tuple[str, str]:
 def _span(text: str) -> timedelta:
     try:
         return parse_duration(text)
-    except ValueError as wrong:
-        raise typer.BadParameter(f"{text!r} {wrong}", param_hint="--for") from None
+    except ValueError as problem:
+        raise typer.BadParameter(f"{text!r} {problem}", param_hint="--for") from None

@@ -15,14 +15,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from warmpool.adapters.history_database import (
-    Batch,
-    DemandMinute,
-    HistoryDatabase,
-    MinuteTotals,
-    StoredHistory,
-    read_minutes,
-)
+from warmpool.adapters.history_database import HistoryDatabase, read_minutes
+from warmpool.adapters.history_tables import Batch, DemandMinute, MinuteTotals, StoredHistory
 from warmpool.domain.account import Account
 from warmpool.domain.cold_start import ColdStart, ColdStartSamples, ColdStartStats
 from warmpool.domain.object_key import ObjectKey

@@ -1,124 +1,28 @@
-"""The SQLite file behind the history: its tables, what is read from it at the start, and batches of writes.
+"""The SQLite file behind the history: opened, written in batches, and set aside when it is damaged.
 
-A damaged file is set aside and a new one begun. What cannot be written (a full disk, a file that another
-process has locked) stays with the caller, who tries again.
+What cannot be written (a full disk, a file that another process has locked) stays with the caller, who tries
+again.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal, InvalidOperation
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from warmpool.domain.account import Account
-from warmpool.domain.cold_start import MAX_PHASE_SECONDS, MAX_SAMPLES, ColdStart, is_duration
+from warmpool.adapters import history_tables as tables
+from warmpool.adapters.history_tables import Batch, DemandMinute, StoredHistory
 from warmpool.domain.object_key import ObjectKey
-from warmpool.domain.observation import Demand
 
 log = logging.getLogger(__name__)
 
-MINUTES_KEPT: Final = timedelta(days=35)
-"""Five weeks: enough for a forecast to see the same weekday four times."""
-ACCOUNTS_KEPT: Final = timedelta(days=400)
 _BUSY_TIMEOUT_S: Final = 1.0
 """How long SQLite waits for another process that has locked the file."""
-
-_SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS minutes (
-  namespace TEXT, service TEXT, minute INTEGER, readings INTEGER, concurrency REAL, peak REAL, arrivals REAL,
-  backlog INTEGER, PRIMARY KEY (namespace, service, minute)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS cold_starts (
-  namespace TEXT, service TEXT, started REAL, seconds REAL, phases TEXT,
-  PRIMARY KEY (namespace, service, started)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS accounts (
-  namespace TEXT, pool TEXT, since REAL, spent TEXT, reasons TEXT, idle REAL, busy REAL, held REAL,
-  PRIMARY KEY (namespace, pool, since)) WITHOUT ROWID;
-"""
-_INSERT_START: Final = "INSERT OR REPLACE INTO cold_starts VALUES (?, ?, ?, ?, ?)"
-_DELETE_OLD_STARTS: Final = """DELETE FROM cold_starts WHERE namespace = ? AND service = ? AND started NOT IN
- (SELECT started FROM cold_starts WHERE namespace = ? AND service = ? ORDER BY started DESC LIMIT ?)"""
-_ADD_MINUTE: Final = """INSERT INTO minutes VALUES (?, ?, ?, ?, ?, ?, ?, ?)
- ON CONFLICT DO UPDATE SET readings = readings + excluded.readings,
- concurrency = concurrency + excluded.concurrency, peak = max(peak, excluded.peak),
- arrivals = arrivals + excluded.arrivals,
- backlog = max(coalesce(backlog, excluded.backlog), coalesce(excluded.backlog, backlog))"""
-_INSERT_ACCOUNT: Final = "INSERT OR REPLACE INTO accounts VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-_LATEST_ACCOUNTS: Final = """SELECT namespace, pool, max(since), spent, reasons, idle, busy, held
- FROM accounts GROUP BY namespace, pool"""
-_STARTS: Final = """SELECT namespace, service, started, seconds, phases FROM cold_starts
- ORDER BY namespace, service, started"""
-_MINUTES: Final = """SELECT minute, readings, concurrency, peak, arrivals, backlog FROM minutes
- WHERE namespace = ? AND service = ? AND minute >= ? ORDER BY minute"""
-
-
-@dataclass(slots=True)
-class MinuteTotals:
-    """The readings of one Service's demand in one minute, added up."""
-
-    readings: int = 0
-    concurrency: float = 0.0
-    peak: float = 0.0
-    arrivals: float = 0.0
-    backlog: int | None = None
-
-    def add(self, demand: Demand) -> None:
-        """Add a reading."""
-        concurrency = demand.concurrency or 0.0
-        self.readings += 1
-        self.concurrency += concurrency
-        self.peak = max(self.peak, concurrency)
-        self.arrivals += demand.arrivals or 0.0
-        if demand.backlog is not None:
-            self.backlog = max(self.backlog or 0, demand.backlog)
-
-    def add_totals(self, other: MinuteTotals) -> None:
-        """Add the readings of the same minute that were added up elsewhere."""
-        self.readings += other.readings
-        self.concurrency += other.concurrency
-        self.peak = max(self.peak, other.peak)
-        self.arrivals += other.arrivals
-        if other.backlog is not None:
-            self.backlog = max(self.backlog or 0, other.backlog)
-
-
-@dataclass(frozen=True, slots=True)
-class DemandMinute:
-    """The demand of one Service in one minute."""
-
-    at: datetime
-    concurrency: float
-    """Requests in flight, the mean of the readings."""
-    peak: float
-    arrivals: float
-    backlog: int | None
-
-
-@dataclass(slots=True)
-class Batch:
-    """What is to be written."""
-
-    starts: dict[tuple[ObjectKey, datetime], ColdStart] = field(default_factory=dict)
-    minutes: dict[tuple[ObjectKey, int], MinuteTotals] = field(default_factory=dict)
-    """By Service and minute since the epoch."""
-    accounts: dict[tuple[ObjectKey, datetime], Account] = field(default_factory=dict)
-    """By pool and the beginning of its period."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredHistory:
-    """What the file held when it was opened."""
-
-    starts: Sequence[tuple[ObjectKey, ColdStart]]
-    accounts: Mapping[ObjectKey, Account]
-    """The latest account of each pool."""
 
 
 class HistoryDatabase:
@@ -148,8 +52,8 @@ class HistoryDatabase:
                 try:
                     connection.execute("PRAGMA journal_mode = WAL")
                     connection.execute("PRAGMA synchronous = NORMAL")
-                    connection.executescript(_SCHEMA)
-                    stored = StoredHistory(_read_starts(connection), _read_accounts(connection))
+                    connection.executescript(tables.SCHEMA)
+                    stored = StoredHistory(tables.read_starts(connection), tables.read_accounts(connection))
                 except sqlite3.Error:
                     connection.close()
                     raise
@@ -171,14 +75,14 @@ class HistoryDatabase:
             return batch
         left = Batch()
         self.error = None
-        if not self._transaction(lambda connection: _write_starts(connection, batch)):
+        if not self._transaction(lambda connection: tables.write_starts(connection, batch)):
             left.starts = batch.starts
-        if not self._transaction(lambda connection: _write_minutes(connection, batch)):
+        if not self._transaction(lambda connection: tables.write_minutes(connection, batch)):
             left.minutes = batch.minutes
-        if not self._transaction(lambda connection: _write_accounts(connection, batch)):
+        if not self._transaction(lambda connection: tables.write_accounts(connection, batch)):
             left.accounts = batch.accounts
         if now is not None:
-            self._transaction(lambda connection: _purge(connection, now))
+            self._transaction(lambda connection: tables.purge(connection, now))
         return left
 
     def close(self) -> None:
@@ -222,106 +126,12 @@ class HistoryDatabase:
 def read_minutes(path: Path, service: ObjectKey, since: datetime) -> list[DemandMinute]:
     """The minutes with demand since then, oldest first; empty if the file cannot be read."""
     try:
-        with contextlib.closing(
-            sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=_BUSY_TIMEOUT_S)
-        ) as connection:
-            rows = connection.execute(_MINUTES, (*service, int(since.timestamp()) // 60)).fetchall()
+        uri = f"{path.absolute().as_uri()}?mode=ro"
+        with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_TIMEOUT_S)) as connection:
+            return tables.read_minutes(connection, service, since)
     except sqlite3.Error as problem:
         log.warning("history cannot be read from %s: %s", path, problem)
         return []
-    return [
-        DemandMinute(
-            datetime.fromtimestamp(minute * 60, UTC), total / max(1, readings), peak, arrivals, backlog
-        )
-        for minute, readings, total, peak, arrivals, backlog in rows
-    ]
-
-
-def _read_starts(connection: sqlite3.Connection) -> list[tuple[ObjectKey, ColdStart]]:
-    """Every stored cold start, the oldest of each Service first."""
-    return [
-        ((namespace, service), ColdStart(datetime.fromtimestamp(started, UTC), seconds, _phases(phases)))
-        for namespace, service, started, seconds, phases in connection.execute(_STARTS)
-    ]
-
-
-def _read_accounts(connection: sqlite3.Connection) -> dict[ObjectKey, Account]:
-    found: dict[ObjectKey, Account] = {}
-    for namespace, pool, since, spent, reasons, idle, busy, held in connection.execute(_LATEST_ACCOUNTS):
-        with contextlib.suppress(ValueError, TypeError, AttributeError, InvalidOperation):
-            by_reason = {reason: Decimal(amount) for reason, amount in json.loads(reasons).items()}
-            begin = datetime.fromtimestamp(since, UTC)
-            found[namespace, pool] = Account(begin, Decimal(spent), by_reason, idle, busy, held)
-    return found
-
-
-def _write_starts(connection: sqlite3.Connection, batch: Batch) -> None:
-    _execute_rows(
-        connection,
-        _INSERT_START,
-        (
-            (*service, start.started.timestamp(), start.seconds, json.dumps(dict(start.phases)))
-            for (service, _), start in batch.starts.items()
-        ),
-    )
-    services = {service for service, _ in batch.starts}
-    connection.executemany(_DELETE_OLD_STARTS, [(*service, *service, MAX_SAMPLES) for service in services])
-
-
-def _write_minutes(connection: sqlite3.Connection, batch: Batch) -> None:
-    _execute_rows(
-        connection,
-        _ADD_MINUTE,
-        (
-            (*service, minute, total.readings, total.concurrency, total.peak, total.arrivals, total.backlog)
-            for (service, minute), total in batch.minutes.items()
-        ),
-    )
-
-
-def _write_accounts(connection: sqlite3.Connection, batch: Batch) -> None:
-    _execute_rows(
-        connection,
-        _INSERT_ACCOUNT,
-        (
-            (
-                *pool,
-                since.timestamp(),
-                str(account.spent),
-                json.dumps({reason: str(amount) for reason, amount in account.by_reason.items()}),
-                account.idle_gpu_s,
-                account.busy_gpu_s,
-                account.floor_gpu_s,
-            )
-            for (pool, since), account in batch.accounts.items()
-        ),
-    )
-
-
-def _execute_rows(connection: sqlite3.Connection, statement: str, rows: Iterable[tuple[Any, ...]]) -> None:
-    """Execute a statement for each row; a row with a value that SQLite cannot store is left out."""
-    for row in rows:
-        try:
-            connection.execute(statement, row)
-        except (OverflowError, sqlite3.InterfaceError, sqlite3.ProgrammingError, UnicodeError) as problem:
-            log.warning("a row of the history cannot be stored: %s (%s)", row, problem)
-
-
-def _purge(connection: sqlite3.Connection, now: datetime) -> None:
-    oldest = int((now - MINUTES_KEPT).timestamp()) // 60
-    connection.execute("DELETE FROM minutes WHERE minute < ?", (oldest,))
-    connection.execute("DELETE FROM accounts WHERE since < ?", ((now - ACCOUNTS_KEPT).timestamp(),))
-
-
-def _phases(stored: str | None) -> Mapping[str, float]:
-    """The phases in a row; empty if there is something else."""
-    try:
-        phases = json.loads(stored or "{}")
-    except ValueError:
-        return {}
-    if not isinstance(phases, dict):
-        return {}
-    return {phase: seconds for phase, seconds in phases.items() if is_duration(seconds, MAX_PHASE_SECONDS)}
 
 
 def _make_private(path: Path) -> None:

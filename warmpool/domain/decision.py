@@ -36,7 +36,7 @@ class AdjustmentRule(StrEnum):
     REPLICAS = "budget/replicas"
     EXHAUSTED = "budget/exhausted"
     UNCOUNTABLE = "budget/uncountable"
-    """Nobody can tell what the floor costs, so the budget allows none."""
+    """What the floor costs is not known, so the budget allows none."""
 
     @property
     def source(self) -> AdjustmentSource:
@@ -57,7 +57,7 @@ class Proposal:
     reason: str
     """A short machine-readable reason: `window/office-hours`, `keep-alive`, `hold`."""
     detail: str
-    """One sentence for a person."""
+    """The same as a sentence."""
     until: datetime | None = None
     """When this proposal changes if nothing else happens; None: not by itself."""
     opens: datetime | None = None
@@ -87,7 +87,7 @@ class Decision:
     reason: str
     """The reason of the proposal or the rule of the adjustment that decided; status and metrics show it."""
     detail: str = ""
-    """The same as one sentence for a person."""
+    """The same as a sentence."""
     until: datetime | None = None
     """When the floor may change if nothing else happens."""
     decide_again: datetime | None = None

@@ -140,15 +140,15 @@ class WarmPoolSpec(WarmPoolTemplate):
 
     @classmethod
     def parse(cls, spec: object) -> Self:
-        """Read a spec from the wire.
+        """Read a spec from JSON values.
 
         Raises:
             SpecError: with one line per problem.
         """
         try:
             return cls.model_validate(spec)
-        except ValidationError as wrong:
-            raise SpecError(describe_errors(wrong)) from None
+        except ValidationError as error:
+            raise SpecError(describe_errors(error)) from None
 
 
 @lru_cache(maxsize=4096)

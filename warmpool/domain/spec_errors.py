@@ -1,4 +1,4 @@
-"""Pydantic's errors as lines that a person can act on: the field, its value, and what would be right."""
+"""Pydantic's errors as lines that say what to change: the field, its value, and what would be right."""
 
 from __future__ import annotations
 

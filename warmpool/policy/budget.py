@@ -140,7 +140,7 @@ def _exhausted_at(left: Decimal, rate: Decimal, drain: timedelta, now: datetime)
 
 
 def _uncountable(observation: Observation, budget: Budget, wanted: Floor) -> tuple[Adjustment, ...]:
-    """No floor at all while nobody can tell what it costs."""
+    """No floor at all while it is unknown what it costs."""
     if wanted == NOTHING:
         return ()
     price = observation.price

@@ -18,7 +18,7 @@ def step(state: None, observation: Observation, now: datetime) -> tuple[None, Pr
     """Propose the replicas of the hold until it ends."""
     order = observation.hold
     if order is None or now >= order.until:
-        return state, Proposal(PolicyName.HOLD, NOTHING, "hold/none", "Nobody holds the pool.")
+        return state, Proposal(PolicyName.HOLD, NOTHING, "hold/none", "The pool has no hold.")
     text = (
         f"Held at {order.replicas} by hand until {format_instant(order.until, now, observation.pool.zone)}."
     )
