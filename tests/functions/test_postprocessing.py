@@ -210,6 +210,7 @@ async def test_a_carry_is_bounded_as_the_input_is(http, carry, status, said):
         assert said in body["detail"]
 
 
+@pytest.mark.clock
 async def test_a_long_carry_does_not_keep_the_probes_waiting(http):
     """In a thread, so that the event loop answers meanwhile."""
     carry = {"redact_held": "4111 " * 190_000}

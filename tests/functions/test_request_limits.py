@@ -67,17 +67,18 @@ async def test_a_head_or_body_beyond_the_limits_is_answered_and_the_connection_e
     assert words in problem["detail"]
 
 
-async def test_a_body_that_is_as_long_as_allowed_and_in_time_is_answered(http, limited):
-    await wait_ready(http, limited.url)
+async def test_a_long_body_in_many_pieces_is_answered(http, tmp_path):
     text = "y" * 900_000
     body = json.dumps({"input": text}).encode()
-    reader, writer = await asyncio.open_connection("127.0.0.1", limited.port)
-    writer.write(START + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body))
-    for at in range(0, len(body), 100_000):
-        writer.write(body[at : at + 100_000])
-        await writer.drain()
-    answer = await asyncio.wait_for(reader.read(-1), 20)
-    writer.close()
+    with stage_process("postprocess", tmp_path, PILOTLIGHT_HEAD_BYTES="1024") as process:
+        await wait_ready(http, process.url)
+        reader, writer = await asyncio.open_connection("127.0.0.1", process.port)
+        writer.write(START + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body))
+        for at in range(0, len(body), 100_000):
+            writer.write(body[at : at + 100_000])
+            await writer.drain()
+        answer = await asyncio.wait_for(reader.read(-1), 20)
+        writer.close()
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["output"] == text
 
 
