@@ -329,9 +329,18 @@ async def test_a_stale_write_is_refused_and_a_misspelled_field_too(target):
 
 
 CRON = {"name": "cron", "cron": "0 8 * * 1-5", "duration": "2h", "replicas": 1}
+SPAN = {"start": "2026-12-04T20:00", "end": "2026-12-08T07:00"}
 VALID = [
     {"windows": [CRON]},
     {"windows": [{**ALWAYS, "days": ["Mon-Fri", "Sun"]}]},
+    {"windows": [{**ALWAYS, "dates": ["2026-12-09", "2026-12-24/2027-01-01", "12-24", "12-31/01-01"]}]},
+    {"windows": [{"name": "x", "replicas": 1, **SPAN}]},
+    {
+        "exceptions": [
+            {"name": "x", **SPAN},
+            {"name": "y", "dates": ["12-24"], "from": "20:00", "to": "07:00"},
+        ]
+    },
     {"windows": [], "keepAlive": "auto", "leadTime": "90s"},
     {"exceptions": [{"name": "x", "dates": ["2026-12-24/2027-01-01"], "replicas": 1}]},
     {
@@ -346,6 +355,18 @@ WRONG = {
     "from without to": {"windows": [{k: v for k, v in ALWAYS.items() if k != "to"}]},
     "neither": {"windows": [{"name": "x", "replicas": 1}]},
     "both": {"windows": [{**ALWAYS, **CRON}]},
+    "dates and days": {"windows": [{**ALWAYS, "dates": ["12-24"], "days": ["Mon"]}]},
+    "a span with dates": {"windows": [{"name": "x", "replicas": 1, "dates": ["12-24"], **SPAN}]},
+    "a span without end": {"windows": [{"name": "x", "replicas": 1, "start": SPAN["start"]}]},
+    "a span that ends first": {
+        "windows": [{"name": "x", "replicas": 1, "start": SPAN["end"], "end": SPAN["start"]}]
+    },
+    "a date that is none": {"windows": [{**ALWAYS, "dates": ["13-24"]}]},
+    "an exception of days and a span": {"exceptions": [{"name": "x", "dates": ["12-24"], **SPAN}]},
+    "an exception of no time": {
+        "exceptions": [{"name": "x", "dates": ["12-24"], "from": "20:00", "to": "20:00"}]
+    },
+    "a country by another code": {"exceptions": [{"name": "x", "holidays": {"country": "UK"}}]},
     "cron with days": {"windows": [{**CRON, "days": ["Mon"]}]},
     "an empty window": {"windows": [{**ALWAYS, "to": "00:00"}]},
     "two of one name": {"windows": [ALWAYS, ALWAYS]},
