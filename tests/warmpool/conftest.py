@@ -75,6 +75,8 @@ class FakeKnative:
         """Services whose autoscaler has no data since it restarted."""
         self.old = False
         """Knative before 1.21: Revision annotations stay where they are."""
+        self.starting: dict[str, int] = {}
+        """Replicas that are not ready yet, by Revision."""
         self.demand: dict[str, int] = {}
         """Replicas that traffic wants, by Revision."""
 
@@ -199,6 +201,7 @@ class FakeKnative:
                 desired = 0
             actual = min(desired, free)
             free -= actual
+            actual -= min(actual, self.starting.get(meta["name"], 0))
             queued = {"type": "Active", "status": "Unknown", "reason": "Queued"}
             active = {"type": "Active", "status": "True"}
             self.registry.set_status(

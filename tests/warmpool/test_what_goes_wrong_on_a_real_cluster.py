@@ -351,3 +351,37 @@ async def test_a_clock_set_back_an_hour_changes_nothing_that_is_right(raised, co
     await controller.tick()
     assert raised.min_scale("generate-00001") is None
     assert raised.ownership("generate-00001") == {}
+
+
+async def test_a_changed_split_never_leaves_fewer_warm_replicas_than_the_floor(knative, controller, clock):
+    knative.service("generate", {"generate-00001": 75, "generate-00002": 25})
+    await knative.pool(windows=[{**OFFICE, "replicas": 4}])
+    for _ in range(2):
+        await controller.tick()
+        knative.settle()
+    knative.route("generate", {"generate-00001": 50, "generate-00002": 50})
+    knative.starting = {"generate-00002": 1}
+    await controller.tick()
+    knative.settle()
+    await controller.tick()
+    assert [knative.min_scale(f"generate-0000{n}") for n in (1, 2)] == ["3", "2"]
+    assert (await knative.status())["ready"] == 4
+    knative.starting = {}
+    knative.settle()
+    await controller.tick()
+    assert [knative.min_scale(f"generate-0000{n}") for n in (1, 2)] == ["2", "2"]
+
+
+async def test_a_changed_split_moves_at_once_where_no_gpu_is_free(knative, controller, clock):
+    knative.service("generate", {"generate-00001": 75, "generate-00002": 25})
+    knative.capacity = 4
+    await knative.pool(windows=[{**OFFICE, "replicas": 4}])
+    for _ in range(2):
+        await controller.tick()
+        knative.settle()
+    knative.route("generate", {"generate-00001": 50, "generate-00002": 50})
+    await controller.tick()
+    knative.settle()
+    knative.unschedulable("generate-00002")
+    await controller.tick()
+    assert [knative.min_scale(f"generate-0000{n}") for n in (1, 2)] == ["2", "2"]

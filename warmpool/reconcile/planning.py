@@ -15,6 +15,7 @@ from typing import Final
 from warmpool.domain.floor import Floor
 from warmpool.domain.object_key import ObjectKey
 from warmpool.reconcile import ownership, rollouts
+from warmpool.reconcile.rollouts import Headroom
 from warmpool.reconcile.views import AutoscalerView, RevisionView, ServiceView, TrafficShare
 
 LONGEST_EXPIRY: Final = timedelta(hours=24)
@@ -22,6 +23,7 @@ LONGEST_EXPIRY: Final = timedelta(hours=24)
 SLACK: Final = timedelta(hours=1)
 """How far ahead the expiry is written of a floor whose end moves with every request."""
 
+UNLIMITED: Final = Headroom()
 TOLERANCE: Final = timedelta(minutes=1)
 """How far a written expiry may be from the right one: the end of a budget moves with every cent."""
 
@@ -109,7 +111,11 @@ def shares_by_traffic(floor: int, traffic: Sequence[TrafficShare]) -> dict[str, 
 
 
 def plan_floor(
-    desired: DesiredFloor, service: ServiceView | None, revisions: Iterable[RevisionView], now: datetime
+    desired: DesiredFloor,
+    service: ServiceView | None,
+    revisions: Iterable[RevisionView],
+    now: datetime,
+    headroom: Headroom = UNLIMITED,
 ) -> WritePlan:
     """The writes for one pool.
 
@@ -125,7 +131,13 @@ def plan_floor(
         targets = {revision.name: revision for revision in present if revision.service == service.key}
         by_traffic = shares_by_traffic(desired.floor.replicas, service.traffic)
         shares = {name: share for name, share in by_traffic.items() if name in targets}
-        rollout = rollouts.shares_during_rollout(shares, service, targets, desired.crowded_out)
+        held = {
+            name: owner.written or 0
+            for name, revision in targets.items()
+            if (owner := revision.ownership) and owner.pool == desired.pool
+        }
+        shares = rollouts.shares_during_shift(shares, service, held, headroom)
+        rollout = rollouts.shares_during_rollout(shares, service, targets, desired.crowded_out, headroom)
         shares, crowded_out = rollout.shares, rollout.crowded_out
         notes += [rollout.note] if rollout.note else []
     writes: list[FloorWrite] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 from warmpool.domain.account import Account
@@ -18,6 +18,7 @@ from warmpool.reconcile import charging, conditions, contention, planning, rollo
 from warmpool.reconcile.conditions import Findings, PoolCondition
 from warmpool.reconcile.planning import AutoscalerWrite, DesiredFloor, WritePlan
 from warmpool.reconcile.rollout_check import RolloutProgress, RolloutStatus
+from warmpool.reconcile.rollouts import Headroom
 from warmpool.reconcile.snapshot import Snapshot
 from warmpool.reconcile.state import PoolState, WarmthTarget
 from warmpool.reconcile.status import NextChange, RevisionStatus, StatusReport
@@ -77,7 +78,8 @@ def reconcile(snapshot: Snapshot, state: PoolState, now: datetime) -> ReconcileR
     desired = DesiredFloor(
         pool.key[1], decision.floor, decision.until, decision.follows_demand, state.crowded_out
     )
-    plan = planning.plan_floor(desired, snapshot.service, snapshot.revisions, now)
+    headroom = _headroom(snapshot, state, decision, observation, now)
+    plan = planning.plan_floor(desired, snapshot.service, snapshot.revisions, now, headroom)
     plan = contention.back_off(plan, state.lowerings, now)
     rollouts = _check_rollouts(snapshot, state, plan, now)
     if decision.floor.replicas:  # while an earlier floor drains, its own reason still counts
@@ -189,6 +191,34 @@ def _observe(snapshot: Snapshot, spec: WarmPoolSpec, account: Account) -> Observ
         charged=account.last.charged if account.last else NOTHING,
         drain=max((rev.drain for rev in snapshot.target_revisions), default=DEFAULT_DRAIN),
     )
+
+
+def _headroom(
+    snapshot: Snapshot, state: PoolState, decision: Decision, observation: Observation, now: datetime
+) -> Headroom:
+    """Whether GPUs and money suffice for old and new floors at once while traffic moves."""
+    cold_start = observation.cold_start or DEFAULT_LEAD
+    deadline = rollout_check.start_deadline(cold_start)
+    late = {
+        name
+        for name, progress in state.rollouts.items()
+        if progress.short_since is not None and now >= progress.short_since + deadline
+    }
+    unschedulable = {revision.name for revision in snapshot.target_revisions if revision.unschedulable}
+    return Headroom(
+        ready={name: autoscaler.actual or 0 for name, autoscaler in snapshot.autoscalers.items()},
+        stuck=frozenset(late | unschedulable),
+        affordable=_affordable(decision, observation, deadline + observation.drain),
+    )
+
+
+def _affordable(decision: Decision, observation: Observation, span: timedelta) -> bool:
+    """Whether the budget can pay twice the floor for as long as it takes to replace it."""
+    budget, price = observation.pool.limits.budget, observation.price
+    if budget is None or price is None or observation.spent is None:
+        return True
+    left = budget.amount - observation.spent
+    return left > 2 * price.rate(decision.floor | observation.charged) * Decimal(str(span.total_seconds()))
 
 
 def _check_rollouts(

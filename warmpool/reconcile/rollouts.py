@@ -1,4 +1,4 @@
-"""What becomes of the floor while a new Revision is rolled out.
+"""What becomes of the floor while traffic moves: to a new Revision, or by a changed split.
 
 With free GPUs, make before break: the new Revision has the whole floor before it gets traffic, so that no
 request finds fewer warm replicas than before. Without, break before make: as much of the old floor is
@@ -9,9 +9,21 @@ deadline, because the old floor occupies the devices (knative/serving#15780).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from warmpool.reconcile.views import RevisionView, ServiceView
+
+
+@dataclass(frozen=True, slots=True)
+class Headroom:
+    """What is known about the replicas that a larger floor would need."""
+
+    ready: Mapping[str, int] = field(default_factory=dict)
+    """Ready replicas by Revision name."""
+    stuck: frozenset[str] = frozenset()
+    """Revisions whose replicas do not become ready, for want of GPUs or for another reason."""
+    affordable: bool = True
+    """Whether the budget can pay for old and new floors at once, as long as a rollout takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +41,7 @@ def shares_during_rollout(
     service: ServiceView,
     revisions: Mapping[str, RevisionView],
     crowded_out: str | None,
+    headroom: Headroom,
 ) -> RolloutShares:
     """The floors of a Service's Revisions, given what they are by traffic alone.
 
@@ -47,10 +60,36 @@ def shares_during_rollout(
         return RolloutShares(shares, None, note)
     crowded = any(revision.unschedulable for revision in revisions.values())
     if not crowded and crowded_out != name:
-        if before is not None and not shares.get(name):
+        if before is not None and not shares.get(name) and headroom.affordable:
             return RolloutShares({**shares, name: shares.get(before, 0)})
         return RolloutShares(shares)
     return _make_room(shares, coming)
+
+
+def shares_during_shift(
+    shares: dict[str, int], service: ServiceView, held: Mapping[str, int], headroom: Headroom
+) -> dict[str, int]:
+    """The floors while a changed split takes effect, given what they are by the new one alone.
+
+    A Revision whose share shrinks keeps its ready replicas until those whose share grows have theirs, so that
+    as many warm replicas as the floor asks for are there at any time. `held` is the pool's floor by Revision
+    name. Without free GPUs or money for both, the floors move at once.
+    """
+    if not headroom.affordable:
+        return shares
+    carrying = {share.revision for share in service.traffic if share.percent}
+    growing = [name for name, share in shares.items() if share > headroom.ready.get(name, 0)]
+    if any(name in headroom.stuck for name in growing):
+        return shares
+    missing = sum(shares[name] - headroom.ready.get(name, 0) for name in growing)
+    kept = dict(shares)
+    for name in sorted(shares, key=lambda name: (-held.get(name, 0), name)):
+        if name in carrying and name not in growing:
+            surplus = min(held.get(name, 0), headroom.ready.get(name, 0)) - shares[name]
+            more = min(max(0, surplus), missing)
+            kept[name] += more
+            missing -= more
+    return kept
 
 
 def _failed(coming: RevisionView) -> bool:

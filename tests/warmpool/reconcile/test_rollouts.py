@@ -3,16 +3,17 @@
 import pytest
 
 from tests.warmpool.reconcile.builders import NO_GPU, revision, service, traffic
-from warmpool.reconcile.rollouts import shares_during_rollout
+from warmpool.reconcile.rollouts import Headroom, shares_during_rollout, shares_during_shift
 from warmpool.reconcile.views import KnativeCondition
 
 FOLLOWS = traffic(r1=100, latest="r1")
+PLENTY = Headroom()
 FAILED = {"Ready": KnativeCondition("False", "ExitCode1", "the container exits")}
 
 
-def shares(target, revisions, before=None, crowded_out=None):
+def shares(target, revisions, before=None, crowded_out=None, headroom=PLENTY):
     by_name = {view.name: view for view in revisions}
-    return shares_during_rollout(before or {"r1": 2}, target, by_name, crowded_out)
+    return shares_during_rollout(before or {"r1": 2}, target, by_name, crowded_out, headroom)
 
 
 @pytest.mark.parametrize(
@@ -107,3 +108,36 @@ def test_when_nothing_can_be_released_the_note_gives_the_schedulers_reason():
     coming = revision("r2", unschedulable=NO_GPU)
     found = shares(service(FOLLOWS, created="r2"), [revision("r1"), coming], {"r1": 0})
     assert found.note == f"r2 cannot be scheduled: {NO_GPU}"
+
+
+def test_without_money_for_both_the_new_revision_gets_its_floor_with_its_traffic():
+    target, views = service(FOLLOWS, created="r2"), [revision("r1"), revision("r2")]
+    assert shares(target, views, headroom=Headroom(affordable=False)).shares == {"r1": 2}
+
+
+SPLIT = {"r1": 50, "r2": 50}
+
+
+@pytest.mark.parametrize(
+    ("what", "percent", "by_traffic", "held", "headroom", "expected"),
+    [
+        ("75/25 to 50/50", SPLIT, (2, 2), (3, 1), Headroom({"r1": 3, "r2": 1}), (3, 2)),
+        ("and when the other is ready", SPLIT, (2, 2), (3, 2), Headroom({"r1": 3, "r2": 2}), (2, 2)),
+        ("by two at once", SPLIT, (2, 2), (4, 0), Headroom({"r1": 4, "r2": 0}), (4, 2)),
+        ("one of two is ready", SPLIT, (2, 2), (4, 2), Headroom({"r1": 4, "r2": 1}), (3, 2)),
+        ("what shrinks is not ready either", SPLIT, (2, 2), (3, 1), Headroom({"r1": 2, "r2": 1}), (2, 2)),
+        ("no free GPU", SPLIT, (2, 2), (3, 1), Headroom({"r1": 3, "r2": 1}, frozenset({"r2"})), (2, 2)),
+        ("no money", SPLIT, (2, 2), (3, 1), Headroom({"r1": 3, "r2": 1}, affordable=False), (2, 2)),
+        ("no traffic any more", {"r1": 0, "r2": 100}, (0, 4), (1, 3), Headroom({"r1": 1, "r2": 3}), (0, 4)),
+        ("the floor falls", SPLIT, (1, 1), (2, 2), Headroom({"r1": 2, "r2": 2}), (1, 1)),
+        ("the floor rises", SPLIT, (2, 2), (1, 1), Headroom({"r1": 1, "r2": 1}), (2, 2)),
+        ("nothing is held yet", SPLIT, (2, 2), (0, 0), Headroom({"r1": 3, "r2": 0}), (2, 2)),
+    ],
+)
+def test_a_changed_split_moves_the_floor_make_before_break(
+    what, percent, by_traffic, held, headroom, expected
+):
+    target = service(traffic(**percent))
+    named = dict(zip(("r1", "r2"), by_traffic, strict=True))
+    found = shares_during_shift(named, target, dict(zip(("r1", "r2"), held, strict=True)), headroom)
+    assert tuple(found.values()) == expected, what
