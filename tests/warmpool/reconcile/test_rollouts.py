@@ -134,9 +134,7 @@ SPLIT = {"r1": 50, "r2": 50}
         ("nothing is held yet", SPLIT, (2, 2), (0, 0), Headroom({"r1": 3, "r2": 0}), (2, 2)),
     ],
 )
-def test_a_changed_split_moves_the_floor_make_before_break(
-    what, percent, by_traffic, held, headroom, expected
-):
+def test_a_changed_split_moves_make_before_break(what, percent, by_traffic, held, headroom, expected):  # noqa: PLR0917
     target = service(traffic(**percent))
     named = dict(zip(("r1", "r2"), by_traffic, strict=True))
     found = shares_during_shift(named, target, dict(zip(("r1", "r2"), held, strict=True)), headroom)
