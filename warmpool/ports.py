@@ -93,8 +93,8 @@ class History(Protocol):
         """Record the phases of a cold start that was added before they were known."""
         ...
 
-    def account(self, pool: ObjectKey, since: datetime) -> Account | None:
-        """What a pool had spent in the budget period that began at `since`."""
+    def account(self, pool: ObjectKey) -> Account | None:
+        """The latest account of a pool, with its last reading; None while none is known."""
         ...
 
     def save(self, now: datetime, accounts: Mapping[ObjectKey, Account]) -> None:
@@ -132,9 +132,9 @@ class InMemoryHistory:
         """Record the phases of a cold start that was added before they were known."""
         self._starts.setdefault(service, ColdStartSamples()).add_phases(start.phases)
 
-    def account(self, pool: ObjectKey, since: datetime) -> Account | None:
+    def account(self, pool: ObjectKey) -> Account | None:
         """None: nothing survives a restart."""
-        _ = pool, since
+        _ = pool
         return None
 
     def save(self, now: datetime, accounts: Mapping[ObjectKey, Account]) -> None:

@@ -12,8 +12,9 @@ import pytest
 
 from tests.warmpool.conftest import OFFICE, make_controller
 from warmpool.adapters.history import SqliteHistory
-from warmpool.domain.account import Account
+from warmpool.domain.account import Account, Reading, RevisionReading
 from warmpool.domain.cold_start import ColdStart
+from warmpool.domain.floor import NOTHING, Floor
 from warmpool.domain.observation import Demand
 
 NOW = datetime(2026, 11, 24, 12, 0, 30, tzinfo=UTC)
@@ -87,8 +88,17 @@ def test_an_account_survives_a_restart_to_the_cent(path):
     account = Account(MONTH, Decimal("12.3456789"), spent, idle_gpu_s=100.0, busy_gpu_s=7.0, floor_gpu_s=90.0)
     history.save(NOW, {POOL: account})
     assert history.flush()
-    assert SqliteHistory(path).account(POOL, MONTH) == account
-    assert SqliteHistory(path).account(POOL, MONTH - timedelta(days=31)) is None
+    assert SqliteHistory(path).account(POOL) == account
+
+
+def test_the_last_reading_survives_a_restart_so_that_the_time_between_is_charged(path):
+    history = SqliteHistory(path)
+    held = RevisionReading(Floor(1, 1, 3), 3)
+    reading = Reading(NOW, {"generate-00001": held, "generate-00002": RevisionReading(NOTHING, 1)}, "hold")
+    history.save(NOW, {POOL: Account(MONTH, last=reading)})
+    assert history.flush()
+    last = SqliteHistory(path).account(POOL).last
+    assert (last.at, last.reason, last.charged) == (NOW, "hold", Floor(1, 1, 3))
 
 
 def test_a_damaged_file_is_set_aside_and_a_new_one_begun(path):
@@ -119,7 +129,7 @@ def test_a_file_damaged_while_it_is_open_does_not_stop_anything(path):
     assert history.flush()
     assert "damaged" in history.problem
     again = SqliteHistory(path)
-    assert again.account(POOL, MONTH).spent == 3
+    assert again.account(POOL).spent == 3
     assert again.cold_starts(SERVICE).p50 == timedelta(seconds=20)
 
 
@@ -142,7 +152,7 @@ def test_a_locked_file_holds_up_nobody_and_is_written_when_it_is_free(path):
         history.add_demand(NOW, {SERVICE: Demand(1.0)})
         history.add_cold_start(SERVICE, ColdStart(NOW, 10.0))
         history.save(NOW, {POOL: Account(MONTH, Decimal(3))})
-        assert history.account(POOL, MONTH).spent == 3
+        assert history.account(POOL).spent == 3
         assert time.perf_counter() - started < 0.5
         assert history.flush(30)
         assert "locked" in history.problem
@@ -152,7 +162,7 @@ def test_a_locked_file_holds_up_nobody_and_is_written_when_it_is_free(path):
     assert history.flush(30)
     assert history.problem is None
     again = SqliteHistory(path)
-    assert again.account(POOL, MONTH).spent == 4
+    assert again.account(POOL).spent == 4
     assert again.cold_starts(SERVICE).samples == 1
     (minute,) = again.minutes(SERVICE, NOW - timedelta(hours=1))
     assert (minute.concurrency, minute.peak) == (2.0, 3.0)
@@ -181,7 +191,7 @@ def test_a_value_that_cannot_be_stored_costs_one_row(path):
         history.save(NOW + timedelta(minutes=minute), {POOL: Account(MONTH, Decimal(3))})
         assert history.flush()
     again = SqliteHistory(path)
-    assert again.account(POOL, MONTH).spent == 3
+    assert again.account(POOL).spent == 3
     assert len(again.minutes(SERVICE, NOW - timedelta(hours=1))) == 1
     assert again.minutes(("a", "b"), NOW - timedelta(hours=1)) == []
 
@@ -261,3 +271,31 @@ def test_the_file_is_its_owners_alone_whatever_was_there(path):
     history.add_cold_start(SERVICE, ColdStart(NOW, 10.0))
     assert history.flush()
     assert {file.stat().st_mode & 0o777 for file in path.parent.iterdir()} == {0o600}
+
+
+@pytest.mark.parametrize("keep", ["history", "status"])
+async def test_a_controller_that_was_away_charges_what_stood_there_meanwhile(
+    knative, cluster, clock, tmp_path, keep
+):
+    """An hour without a controller, with the floor of two on two GPUs, costs two GPU hours."""
+    knative.service("generate")
+    await knative.pool(limits={"budget": {"amount": 400}})
+    history = SqliteHistory(tmp_path / "a.db")
+    controller = make_controller(cluster, clock=clock, history=history)
+    for _ in range(20):
+        await controller.tick()
+        knative.settle()
+        clock.on(timedelta(minutes=1))
+    await controller.tick()
+    before = controller.states[POOL].account.spent
+    clock.on(timedelta(minutes=1))
+    await controller.tick()
+    assert history.flush()
+    history.close()
+    clock.on(timedelta(hours=1))
+    kept = SqliteHistory(tmp_path / ("a.db" if keep == "history" else "b.db"))
+    fresh = make_controller(cluster, clock=clock, history=kept)
+    await fresh.tick()
+    hourly = Decimal("0.8048")
+    away = fresh.states[POOL].account.spent - before
+    assert 2 * hourly * Decimal("0.98") <= away <= 2 * hourly * Decimal("1.05")

@@ -83,11 +83,10 @@ class SqliteHistory:
             self._put_start(service, start)
         self._wake.set()
 
-    def account(self, pool: ObjectKey, since: datetime) -> Account | None:
-        """What a pool had spent in the period that began at `since`."""
+    def account(self, pool: ObjectKey) -> Account | None:
+        """The latest account of a pool, with its last reading."""
         with self._lock:
-            known = self._accounts.get(pool)
-        return known if known is not None and known.since == since else None
+            return self._accounts.get(pool)
 
     def save(self, now: datetime, accounts: Mapping[ObjectKey, Account]) -> None:
         """Keep the accounts and have everything that is new written, at most once a minute."""

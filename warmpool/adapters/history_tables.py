@@ -7,13 +7,14 @@ import json
 import logging
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
-from warmpool.domain.account import Account
+from warmpool.domain.account import Account, Reading, RevisionReading
 from warmpool.domain.cold_start import MAX_PHASE_SECONDS, MAX_SAMPLES, ColdStart, is_duration
+from warmpool.domain.floor import Floor
 from warmpool.domain.object_key import ObjectKey
 from warmpool.domain.observation import Demand
 
@@ -33,6 +34,9 @@ CREATE TABLE IF NOT EXISTS cold_starts (
 CREATE TABLE IF NOT EXISTS accounts (
   namespace TEXT, pool TEXT, since REAL, spent TEXT, reasons TEXT, idle REAL, busy REAL, held REAL,
   PRIMARY KEY (namespace, pool, since)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS account_readings (
+  namespace TEXT, pool TEXT, at REAL, reason TEXT, revisions TEXT,
+  PRIMARY KEY (namespace, pool)) WITHOUT ROWID;
 """
 _INSERT_START: Final = "INSERT OR REPLACE INTO cold_starts VALUES (?, ?, ?, ?, ?)"
 _DELETE_OLD_STARTS: Final = """DELETE FROM cold_starts WHERE namespace = ? AND service = ? AND started NOT IN
@@ -45,6 +49,8 @@ _ADD_MINUTE: Final = """INSERT INTO minutes VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 _INSERT_ACCOUNT: Final = "INSERT OR REPLACE INTO accounts VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _LATEST_ACCOUNTS: Final = """SELECT namespace, pool, max(since), spent, reasons, idle, busy, held
  FROM accounts GROUP BY namespace, pool"""
+_INSERT_READING: Final = "INSERT OR REPLACE INTO account_readings VALUES (?, ?, ?, ?, ?)"
+_READINGS: Final = "SELECT namespace, pool, at, reason, revisions FROM account_readings"
 _STARTS: Final = """SELECT namespace, service, started, seconds, phases FROM cold_starts
  ORDER BY namespace, service, started"""
 _MINUTES: Final = """SELECT minute, readings, concurrency, peak, arrivals, backlog FROM minutes
@@ -140,7 +146,21 @@ def read_accounts(connection: sqlite3.Connection) -> dict[ObjectKey, Account]:
             by_reason = {reason: Decimal(amount) for reason, amount in json.loads(reasons).items()}
             begin = datetime.fromtimestamp(since, UTC)
             found[namespace, pool] = Account(begin, Decimal(spent), by_reason, idle, busy, held)
+    for namespace, pool, at, reason, revisions in connection.execute(_READINGS):
+        account = found.get((namespace, pool))
+        if account is not None:
+            with contextlib.suppress(ValueError, TypeError, AttributeError, OverflowError):
+                found[namespace, pool] = replace(account, last=_reading(at, reason, revisions))
     return found
+
+
+def _reading(at: float, reason: str, revisions: str) -> Reading:
+    """The last reading of an account; price and GPUs are those of the next one."""
+    found = {
+        str(name): RevisionReading(Floor(hot, asleep, standby), replicas)
+        for name, (hot, asleep, standby, replicas) in json.loads(revisions).items()
+    }
+    return Reading(datetime.fromtimestamp(at, UTC), found, str(reason))
 
 
 def write_starts(connection: sqlite3.Connection, batch: Batch) -> None:
@@ -187,6 +207,24 @@ def write_accounts(connection: sqlite3.Connection, batch: Batch) -> None:
             for (pool, since), account in batch.accounts.items()
         ),
     )
+    _execute_rows(
+        connection,
+        _INSERT_READING,
+        (
+            (*pool, last.at.timestamp(), last.reason, json.dumps(_held(last)))
+            for (pool, _), account in batch.accounts.items()
+            if (last := account.last) is not None
+        ),
+    )
+
+
+def _held(reading: Reading) -> dict[str, tuple[int, int, int, int]]:
+    """Floor (hot, asleep, standby) and replicas by Revision, of those that cost anything."""
+    return {
+        name: (held.hot, held.asleep, held.standby, revision.replicas)
+        for name, revision in reading.revisions.items()
+        if (held := revision.held).replicas
+    }
 
 
 def _execute_rows(connection: sqlite3.Connection, statement: str, rows: Iterable[tuple[Any, ...]]) -> None:
@@ -202,7 +240,9 @@ def purge(connection: sqlite3.Connection, now: datetime) -> None:
     """Delete what is older than it is kept."""
     oldest = int((now - MINUTES_KEPT).timestamp()) // 60
     connection.execute("DELETE FROM minutes WHERE minute < ?", (oldest,))
-    connection.execute("DELETE FROM accounts WHERE since < ?", ((now - ACCOUNTS_KEPT).timestamp(),))
+    oldest_account = (now - ACCOUNTS_KEPT).timestamp()
+    connection.execute("DELETE FROM accounts WHERE since < ?", (oldest_account,))
+    connection.execute("DELETE FROM account_readings WHERE at < ?", (oldest_account,))
 
 
 def _phases(stored: str | None) -> Mapping[str, float]:

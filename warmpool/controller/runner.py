@@ -26,7 +26,6 @@ from warmpool.controller.loop import Loop
 from warmpool.controller.phase_collector import PhaseCollector
 from warmpool.controller.settings import Settings
 from warmpool.domain.account import Account
-from warmpool.domain.budget_period import budget_period
 from warmpool.domain.cost import PriceList
 from warmpool.domain.object_key import ObjectKey
 from warmpool.ports import (
@@ -239,7 +238,7 @@ class Controller:
     ) -> PendingEffects | None:
         pool = self.cache.pools[key]
         observed = self._basis(pool)
-        state = self.states.get(key) or PoolState(account=self._known_account(pool, now))
+        state = self.states.get(key) or PoolState(account=self._known_account(pool))
         self.states[key] = state
         try:
             snapshot = self._snapshot(pool)
@@ -328,19 +327,14 @@ class Controller:
             prices=self._prices,
         )
 
-    def _known_account(self, pool: PoolView, now: datetime) -> Account | None:
-        """The account as the history has it, or as the pool's status shows it: the one that was kept last."""
-        shown = status.account(pool.status)
-        if pool.spec is not None:
-            limit = pool.spec.limits.budget
-            since, _ = budget_period(now, limit.period if limit else "month", pool.spec.zone)
-        elif shown is not None:
-            since = shown.since  # an invalid spec names no period, and the pool may hold a floor all the same
-        else:
-            return None
-        kept = self._history.account(pool.key, since)
-        found = [account for account in (kept, shown) if account and account.since == since]
-        return max(found, key=lambda account: account.spent, default=None)
+    def _known_account(self, pool: PoolView) -> Account | None:
+        """The account in the history or in the pool's status, whichever was counted later."""
+        found = [self._history.account(pool.key), status.account(pool.status)]
+        return max(
+            (account for account in found if account),
+            key=lambda account: (account.since, account.spent),
+            default=None,
+        )
 
     def _replan(self, key: ObjectKey, write: FloorWrite) -> FloorWrite | None:
         """The write for the same Revision, planned on what the cache knows by now."""
