@@ -1,12 +1,15 @@
 # One image for every stage of an agent, and one for the controller:
-#   docker build --target functions  -t pilotlight/functions:0.1.0 .
-#   docker build --target controller -t pilotlight/controller:0.1.0 .
+#   docker build --target functions  -t REGISTRY/pilotlight-functions:0.1.0 .
+#   docker build --target controller -t REGISTRY/pilotlight-controller:0.1.0 .
 # ENGINE=gpu (default) takes vLLM for CUDA, ENGINE=cpu the build for CPUs.
-ARG PYTHON=3.12
+# Every package is installed at the version and with the hash of locks/ (x86-64; `make lock` writes them). Pin the
+# base image as well: --build-arg BASE=python:3.12-slim@sha256:DIGEST
+ARG BASE=python:3.12-slim
 
-FROM python:${PYTHON}-slim AS source
+FROM ${BASE} AS source
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE ./
+COPY locks locks
 COPY functions functions
 COPY warmpool warmpool
 COPY knative knative
@@ -14,22 +17,29 @@ COPY transport transport
 COPY weights weights
 COPY pilotlight pilotlight
 
-FROM python:${PYTHON}-slim AS functions
+FROM ${BASE} AS functions
 ARG ENGINE=gpu
+# The CPU build of torch has an index of its own, which uv knows; its version is that of constraints.txt.
+ARG TORCH_CPU=2.13.0+cpu
 ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1
 # gcc: vLLM's Triton kernels are compiled on the machine they run on.
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 COPY --from=source /src /src
-RUN pip install "/src[${ENGINE}]" && useradd --create-home --uid 10001 pilotlight
+RUN pip install --require-hashes --no-deps -r /src/locks/functions-${ENGINE}.txt
+RUN if [ "${ENGINE}" = cpu ]; then \
+      uv pip install --system --no-cache --torch-backend cpu "torch==${TORCH_CPU}"; \
+    fi
+RUN pip install --no-deps --no-build-isolation /src && useradd --create-home --uid 10001 pilotlight
 USER 10001
 # Knative sets PORT; 8080 is its default.
 EXPOSE 8080
 ENTRYPOINT ["python", "-m", "functions"]
 CMD ["generate"]
 
-FROM python:${PYTHON}-slim AS controller
+FROM ${BASE} AS controller
 ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1
 COPY --from=source /src /src
-RUN pip install -c /src/constraints.txt /src && useradd --create-home --uid 10001 pilotlight
+RUN pip install --require-hashes --no-deps -r /src/locks/controller.txt && \
+    pip install --no-deps --no-build-isolation /src && useradd --create-home --uid 10001 pilotlight
 USER 10001
 ENTRYPOINT ["python", "-m", "warmpool.controller"]
