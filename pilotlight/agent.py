@@ -22,7 +22,6 @@ from knative.literals import parse_duration, parse_quantity
 from warmpool.domain.pool import WarmPoolTemplate
 
 API_VERSION = "pilotlight.dev/v1alpha1"
-DEFAULT_IMAGE = "pilotlight/functions:0.1.0"
 GPU = "nvidia.com/gpu"
 
 _LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
@@ -257,7 +256,8 @@ class Stage(_Model):
 class Spec(_Model):
     """What the agent consists of."""
 
-    image: str = DEFAULT_IMAGE
+    image: str | None = None
+    """The image of stages without one of their own; required on a cluster."""
     model: ModelRef | None = None
     env: dict[str, str] = Field(default_factory=dict)
     env_from: list[dict[str, Any]] = Field(default_factory=list)

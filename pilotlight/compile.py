@@ -10,6 +10,10 @@ from knative import env_vars, render
 from knative.labels import AGENT_LABEL, STAGE_LABEL
 from pilotlight.agent import Agent, Engine, Kind, Stage
 
+NO_IMAGE = "pilotlight.invalid/set-spec.image"
+"""The image of an agent that names none: the local platform runs no images, and this host cannot exist
+(RFC 2606)."""
+
 
 def compile_agent(agent: Agent) -> list[dict[str, Any]]:
     """The agent's objects: a Knative Service for each stage, then its WarmPools."""
@@ -26,7 +30,7 @@ def compile_agent(agent: Agent) -> list[dict[str, Any]]:
 def _service(agent: Agent, stage: Stage) -> dict[str, Any]:
     own = stage.kind is Kind.CONTAINER
     container = render.Container(
-        image=stage.image or agent.spec.image,
+        image=stage.image or agent.spec.image or NO_IMAGE,
         command=stage.command if own else ["python", "-m", "functions"],
         args=stage.args if own else [stage.kind.value],
         env=_environment(agent, stage),

@@ -8,6 +8,7 @@ from typing import Any
 from knative.client.cluster import Cluster
 from knative.client.errors import NotFound
 from knative.client.resources import SERVICE, WARM_POOL, Resource
+from pilotlight.compile import NO_IMAGE
 
 FIELD_MANAGER = "pilotlight-deploy"
 
@@ -50,9 +51,32 @@ def resource_of(obj: dict[str, Any]) -> Resource:
 
 
 async def check(cluster: Cluster, objects: Sequence[dict[str, Any]]) -> None:
-    """Ask the server whether it would take every object; nothing is written."""
+    """Ask the server whether it would take every object; nothing is written.
+
+    Raises:
+        DeployError: an object names no image, and the server is not the local platform, which needs none.
+        ClusterError: the server refuses an object.
+    """
+    without = [obj["metadata"]["name"] for obj in objects if names_no_image(obj)]
+    if without and not await _is_local_platform(cluster):
+        raise DeployError(
+            f"spec.image is required on a cluster, for {', '.join(without)}: "
+            "build one (docker build --target functions -t REGISTRY/NAME:TAG .), push it, and name it"
+        )
     for obj in objects:
         await cluster.apply(resource_of(obj), obj, field_manager=FIELD_MANAGER, force=True, dry_run=True)
+
+
+def names_no_image(obj: dict[str, Any]) -> bool:
+    """Whether a Service has a container without an image of its own."""
+    if obj["kind"] != SERVICE.kind:
+        return False
+    return any(item["image"] == NO_IMAGE for item in obj["spec"]["template"]["spec"]["containers"])
+
+
+async def _is_local_platform(cluster: Cluster) -> bool:
+    version = await cluster.version()
+    return "pilotlight" in str(version.get("gitVersion"))
 
 
 async def apply(cluster: Cluster, objects: Sequence[dict[str, Any]]) -> list[Applied]:

@@ -66,6 +66,8 @@ def render(
 ) -> None:
     """Print the Knative Services and WarmPools that an agent file compiles to."""
     objects = compile_all(load(file, model))
+    if any(map(deploying.names_no_image, objects)):
+        typer.echo("note: spec.image is not set, so these objects run on the local platform only", err=True)
     if output == "yaml":
         typer.echo(yaml.safe_dump_all(objects, sort_keys=False, width=110), nl=False)
     elif output == "json":

@@ -1,0 +1,73 @@
+"""The images' locks: every package with its hashes, and all that the project itself needs."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = {"controller": [], "functions-gpu": ["gpu", "onnx"], "functions-cpu": ["cpu", "onnx"]}
+PACKAGE = re.compile(
+    r"^([A-Za-z0-9._-]+)==(\S+)(?: ; .*)? \\$((?:\n    --hash=sha256:[0-9a-f]{64}(?: \\)?$)+)", re.MULTILINE
+)
+FOREIGN = re.compile(r"://|@ |--index|--find-links|--extra")
+
+
+def locked(name: str) -> dict[str, str]:
+    text = (ROOT / "locks" / f"{name}.txt").read_text()
+    rest = PACKAGE.sub("", text)
+    assert [line for line in rest.splitlines() if line and not line.startswith("#")] == []
+    assert FOREIGN.search(text) is None, "a lock names no index: it is the user's"
+    return {canonicalize_name(found[1]): found[2] for found in PACKAGE.finditer(text)}
+
+
+def needed(extras: list[str]) -> list[Requirement]:
+    listed = [*PROJECT["dependencies"]]
+    for extra in extras:
+        listed += PROJECT["optional-dependencies"][extra]
+    environment = {**default_environment(), "python_version": "3.12", "sys_platform": "linux"}
+    found = map(Requirement, listed)
+    return [one for one in found if one.marker is None or one.marker.evaluate(environment)]
+
+
+@pytest.mark.parametrize("name", EXTRAS)
+def test_a_lock_has_every_package_that_the_project_needs_in_a_version_that_it_accepts(name):
+    versions = locked(name)
+    for requirement in needed(EXTRAS[name]):
+        version = versions[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version, prereleases=True), requirement
+    assert "setuptools" in versions, "builds the project without downloading anything"
+
+
+def test_the_controller_is_locked_at_the_versions_that_the_tests_run_with():
+    pinned = dict(
+        line.split("==")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if line and not line.startswith("#")
+    )
+    known = {canonicalize_name(name): version for name, version in pinned.items()}
+    different = {
+        name: (version, known[name])
+        for name, version in locked("controller").items()
+        if name in known and version != known[name]
+    }
+    assert different == {}
+
+
+def test_the_image_installs_from_the_locks_alone():
+    steps = (ROOT / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
+    installs = [step for step in steps if "pip install" in step and "torch==" not in step]
+    assert len(installs) == 3
+    for step in installs:
+        for command in re.findall(r"pip install ([^&]+)", step):
+            assert "--require-hashes" in command or "--no-deps --no-build-isolation /src" in command
+
+
+def test_the_cpu_image_takes_the_torch_that_the_tests_run_with():
+    (torch,) = re.findall(r"^torch==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert f"ARG TORCH_CPU={torch}\n" in (ROOT / "Dockerfile").read_text()
