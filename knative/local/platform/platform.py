@@ -24,7 +24,8 @@ from knative.local import activator as gateway
 from knative.local.activator import Activator
 from knative.local.activator.access import AccessPolicy
 from knative.local.apiserver import certificates, kinds
-from knative.local.apiserver.admission import admissions, unsupported
+from knative.local.apiserver.admission import unsupported
+from knative.local.apiserver.admission.by_kind import admissions
 from knative.local.apiserver.admission.config_map_webhook import ConfigMapAdmission
 from knative.local.apiserver.admission.validating_function import FunctionAdmission
 from knative.local.apiserver.api.app import Api
