@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TOKENIZER_FILES = ("tokenizer*", "config.json")
-"""The files of a model that this stage needs: no weights."""
+TOKENIZER_FILES = ("tokenizer*", "tekken.json", "config.json", "params.json")
+"""The files of a model that this stage needs: no weights. `tekken.json` and `params.json` are Mistral's."""
 
 _THREAD_CHARS = 20_000
 """Texts longer than this are worked on in a thread, so that the event loop keeps answering."""

@@ -193,15 +193,22 @@ async def test_a_tokenizer_that_does_not_load_fails_the_start_with_the_cause(tmp
         assert "tokenizer.json" in failed["cause"]
 
 
-@pytest.mark.parametrize("other", ["tokenizer.model", "tekken.json", None])
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["config.json", "tokenizer.model"],
+        ["config.json", "tekken.json"],
+        ["params.json", "tekken.json", "consolidated.safetensors"],
+        ["config.json"],
+    ],
+)
 async def test_a_model_without_a_fast_tokenizer_is_served_and_only_characters_are_counted(
-    http, tmp_path, other
+    http, tmp_path, files
 ):
     folder = tmp_path / "model"
     folder.mkdir()
-    (folder / "config.json").write_text('{"max_position_embeddings": 4}')
-    if other is not None:
-        (folder / other).write_bytes(b"\x0a\x0e")
+    for name in files:
+        (folder / name).write_text('{"max_position_embeddings": 4}')
     with stage_process(
         "ingest", tmp_path, PILOTLIGHT_MODEL_URI=str(folder), PILOTLIGHT_STAGE_CONFIG='{"maxCharacters": 20}'
     ) as process:
