@@ -7,19 +7,19 @@ import re
 _UNITS = {"": 1, "B": 1}
 for _power, _letter in enumerate("KMGT", start=1):
     _UNITS |= {_letter: 1000**_power, f"{_letter}B": 1000**_power, f"{_letter}IB": 1024**_power}
-_FORM = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
+_FORM = re.compile(r"\s*([0-9]{1,20}(?:\.[0-9]{1,20})?)\s*([A-Za-z]{0,3})\s*")
 
 
 def parse_size(text: str) -> int:
     """Bytes of "2GB" (powers of 1000), "512MiB" (powers of 1024) or "1048576".
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: it is none of these, or has more than twenty digits.
     """
     match = _FORM.fullmatch(text)
     unit = None if match is None else _UNITS.get(match[2].upper())
     if match is None or unit is None:
-        raise ValueError(f"size = {text!r}, must be a number with a unit, such as 2GB or 512MiB")
+        raise ValueError(f"size = {text[:40]!r}, must be a number with a unit, such as 2GB or 512MiB")
     return round(float(match[1]) * unit)
 
 

@@ -14,11 +14,13 @@ processors are few, a thread that wakes takes the processor of the consumer.
 
 from __future__ import annotations
 
+import concurrent.futures
 import queue
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Self, TypeAlias
 
+from weights import processors
 from weights.cache.file_readers import BufferedReader
 from weights.cache.mapped_file import MappedFile
 from weights.errors import IntegrityError
@@ -178,17 +180,20 @@ class TensorStream:
 
     def _unverified(self, files: Mapping[str, object] | None = None) -> dict[str, IntegrityError]:
         """The files that are not what their source declared, of `files` or of all."""
-        wrong: dict[str, IntegrityError] = {}
-        for file in dict.fromkeys(extent.file for extent in self._extents):
-            reader = self._readers[file]
-            if isinstance(reader, MappedFile) or not reader.must_verify:
-                continue
-            if files is None or file in files:
-                try:
-                    reader.verify()
-                except IntegrityError as error:
-                    wrong[file] = error
-        return wrong
+        readers = {
+            file: reader
+            for file in dict.fromkeys(extent.file for extent in self._extents)
+            if not isinstance(reader := self._readers[file], MappedFile)
+            and reader.must_verify
+            and (files is None or file in files)
+        }
+        if not readers:
+            return {}
+        # The engine waits for this: hash as many files at a time as there are processors.
+        at_a_time = min(len(readers), max(1, int(processors.available())))
+        with concurrent.futures.ThreadPoolExecutor(at_a_time, "weights-verify") as pool:
+            errors = pool.map(_problem, readers.values())
+            return {file: error for file, error in zip(readers, errors, strict=True) if error is not None}
 
     def _raise_error(self) -> None:
         if self._error is not None:
@@ -284,3 +289,11 @@ class TensorStream:
                 self._waiting += extent.nbytes
         if finished:
             pending.done.set()
+
+
+def _problem(reader: BufferedReader) -> IntegrityError | None:
+    try:
+        reader.verify()
+    except IntegrityError as error:
+        return error
+    return None
