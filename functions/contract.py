@@ -61,6 +61,8 @@ class Message(Wire):
     # Not strict: JSON knows roles as strings.
     role: Annotated[Role, Field(strict=False)]
     content: Text
+    special_tokens: Literal["keep"] | None = None
+    """`keep` lets the tokenizer's special tokens in the content act; without it they are ordinary text."""
 
 
 def _kind_of_input(value: Any) -> str | None:

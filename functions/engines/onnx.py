@@ -224,6 +224,8 @@ def open_model(folder: Path, args: OnnxArgs, *, model: str) -> OnnxEngine:
         )
     tokenizer.no_padding()
     tokenizer.no_truncation()
+    # Texts to embed are ordinary text, whatever special token their words look like.
+    tokenizer.encode_special_tokens = True
     return OnnxEngine(
         session,
         tokenizer,

@@ -8,7 +8,6 @@ anything. A model without a `tokenizer.json` is served as well; then only charac
 import asyncio
 import json
 import logging
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,6 +20,7 @@ from functions.replica import ReplicaTracker
 from functions.settings import FunctionSettings
 from functions.stage import RequestContext, StageConfig, StageRoutes, StageRuntime, StartError, parse_config
 from functions.text.normalisation import normalise
+from functions.text.special_tokens import SpecialTokens
 from functions.timing import Phase
 from knative import env_vars
 
@@ -50,11 +50,11 @@ class IngestConfig(StageConfig):
     """Tokens of prompt and answer together; by default what the engine or the model's config.json says."""
     default_max_tokens: Annotated[int, Field(ge=1)] = 16
     """Tokens counted for the answer where the request names none (vLLM's own default)."""
-    special_tokens: Literal["refuse", "keep"] = "refuse"
-    """What a message of a conversation may do with the tokenizer's special tokens (`<|im_start|>`, `</s>`).
+    special_tokens: Literal["text", "refuse", "keep"] = "text"
+    """What becomes of the tokenizer's special tokens (`<|im_start|>`, `</s>`) in a message of a conversation.
 
-    The model takes them for the chat template's own, so a message can pretend to be another role's with them.
-    A plain text may always have them: it is completed as it is.
+    `text`: the model gets them as ordinary text. `keep`: they act, so that a message can pretend to be
+    another role's. `refuse`: 422. In a plain text, which is completed as it is, they always act.
     """
     message_overhead: Annotated[int, Field(ge=0)] = 8
     """Tokens added per message for the chat template, an upper bound for common templates."""
@@ -87,7 +87,9 @@ class Ingest:
         self._settings = settings
         self._config = config
         self._tokenizer: Tokenizer | None = None
-        self._special: re.Pattern[str] | None = None
+        self._special = SpecialTokens(frozenset())
+        self._text_lengths: dict[str, int] = {}
+        """Tokens of each special token where it is text."""
         self._max_model_len = config.max_model_len
 
     async def start(self, replica: ReplicaTracker) -> None:
@@ -105,7 +107,8 @@ class Ingest:
                         extra={"model": self._settings.model_uri},
                     )
                 else:
-                    self._special = special_tokens(self._tokenizer)
+                    self._text_lengths = special_token_lengths(self._tokenizer)
+                    self._special = SpecialTokens(frozenset(self._text_lengths))
                 if self._max_model_len is None:
                     self._max_model_len = self._served_length() or read_model_length(model)
         replica.to(State.HOT)
@@ -123,7 +126,7 @@ class Ingest:
         if not any(text.strip() for text in texts(value)):
             raise ProblemError(422, "input is empty after normalising, must hold a text", title="Empty input")
         if not isinstance(value, str):
-            self._check_messages(value)
+            value = self._with_special_tokens(value)
         tokens = await self._count(value)
         if tokens is not None:
             self._check_fits(tokens, request)
@@ -135,7 +138,7 @@ class Ingest:
                 "characters": chars,
                 "prompt_tokens": tokens,
                 "counted": "characters" if tokens is None else "tokens",
-                "changed": value != request.input,
+                "changed": texts(value) != texts(request.input),
             },
             usage=Usage(prompt_tokens=tokens),
             metadata=request.metadata,
@@ -166,24 +169,40 @@ class Ingest:
             counts = await asyncio.to_thread(self._lengths, parts)
         else:
             counts = self._lengths(parts)
-        overhead = 0 if isinstance(value, str) else self._config.message_overhead * len(parts)
-        return sum(counts) + overhead
+        if isinstance(value, str):
+            return sum(counts)
+        # Each counts as one token so far.
+        as_text = [
+            self._text_lengths[token] - 1
+            for message in value
+            if message.special_tokens is None
+            for token in self._special.all_in(message.content)
+        ]
+        return sum(counts) + sum(as_text) + self._config.message_overhead * len(parts)
 
     def _lengths(self, parts: tuple[str, ...]) -> list[int]:
         assert self._tokenizer is not None
         return [len(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(list(parts))]
 
-    def _check_messages(self, messages: tuple[Message, ...]) -> None:
-        if self._special is None or self._config.special_tokens == "keep":
-            return
-        for at, message in enumerate(messages):
-            if found := self._special.search(message.content):
-                raise ProblemError(
-                    422,
-                    f"input[{at}].content has the model's special token {found[0]!r}, must be without "
-                    "(the stage's specialTokens allows it)",
-                    title="Special token in a message",
-                )
+    def _with_special_tokens(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+        """The messages, marked where their special tokens act.
+
+        Raises:
+            ProblemError: a message has one, and they are refused.
+        """
+        if self._config.special_tokens == "keep":
+            return tuple(message.model_copy(update={"special_tokens": "keep"}) for message in messages)
+        if self._config.special_tokens == "refuse":
+            for at, message in enumerate(messages):
+                if (found := self._special.first_in(message.content)) is not None:
+                    raise ProblemError(
+                        422,
+                        f"input[{at}].content has the model's special token {found!r}, must be without "
+                        "(specialTokens of the stage is refuse)",
+                        title="Special token in a message",
+                    )
+        # Whether they act is for the stage to say, not for its client.
+        return tuple(message.model_copy(update={"special_tokens": None}) for message in messages)
 
     def _check_fits(self, tokens: int, request: StageRequest) -> None:
         if self._max_model_len is None:
@@ -237,12 +256,14 @@ def load_tokenizer(model: Path) -> "Tokenizer | None":
         raise StartError(f"{path} does not load: {error}") from error
 
 
-def special_tokens(tokenizer: "Tokenizer") -> re.Pattern[str] | None:
-    """A pattern of the tokenizer's special tokens, longest first; None without any."""
+def special_token_lengths(tokenizer: "Tokenizer") -> dict[str, int]:
+    """Tokens of each special token of the tokenizer where it is ordinary text."""
     contents = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
-    if not contents:
-        return None
-    return re.compile("|".join(re.escape(text) for text in sorted(contents, key=len, reverse=True)))
+    tokenizer.encode_special_tokens = True
+    try:
+        return {text: len(tokenizer.encode(text, add_special_tokens=False).ids) for text in contents}
+    finally:
+        tokenizer.encode_special_tokens = False
 
 
 def read_model_length(model: Path) -> int | None:

@@ -246,3 +246,22 @@ async def test_a_model_that_does_not_load_fails_the_start_with_the_cause(tmp_pat
 def test_bad_settings_say_what_would_be_right(settings, said):
     with pytest.raises(SettingsError, match=said):
         build(FunctionSettings(engine="onnx", **settings))
+
+
+async def test_special_tokens_in_a_text_are_text(http, embedder):
+    folder, expected, tokenizer = embedder
+    special = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
+    text = f"a page with {special[0]} and {special[-1]}"
+    tokenizer.encode_special_tokens = True
+    try:
+        as_text, count = expected(text), len(tokenizer.encode(text).ids)
+    finally:
+        tokenizer.encode_special_tokens = False
+    assert count > len(tokenizer.encode(text).ids)
+    async with (
+        stage(http, folder) as url,
+        http.post(f"{url}/v1/embeddings", json={"input": text}) as response,
+    ):
+        answer = await response.json()
+    assert answer["usage"]["prompt_tokens"] == count
+    np.testing.assert_allclose(answer["data"][0]["embedding"], as_text, atol=1e-5)

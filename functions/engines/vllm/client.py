@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import json
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
-from functions.contract import Parameters
+from functions.contract import Message, Parameters
 from functions.engine import (
     ChatRequest,
     Chunk,
@@ -24,6 +25,7 @@ from functions.engine import (
     UnsupportedError,
 )
 from functions.engines import openai_dialect as dialect
+from functions.engines.vllm.special_token_text import SpecialTokenText
 from transport.pool import UpstreamPool
 
 BASE_URL = "http://vllm"
@@ -53,9 +55,16 @@ class VllmEngine:
         path: the socket.
         info: what runs.
         dead: done when the engine cannot answer any more.
+        special_tokens: those of the model; None to let all of them act.
     """
 
-    def __init__(self, path: Path, info: EngineInfo, dead: asyncio.Future[str]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        info: EngineInfo,
+        dead: asyncio.Future[str],
+        special_tokens: SpecialTokenText | None = None,
+    ) -> None:
         self.address = str(path)
         self.session = open_session(path)
         """For requests that this class makes."""
@@ -65,6 +74,7 @@ class VllmEngine:
         """Instant (monotonic) at which the engine last sent anything; set by the reader of each response."""
         self._info = info
         self._dead = dead
+        self._special_tokens = special_tokens
         self._users = 0
         self._unused = asyncio.Event()
         self._unused.set()
@@ -81,9 +91,17 @@ class VllmEngine:
             self._unused.set()
 
     @classmethod
-    def on(cls, path: Path, dead: asyncio.Future[str], *, model: str, version: str) -> VllmEngine:
+    def on(
+        cls,
+        path: Path,
+        dead: asyncio.Future[str],
+        *,
+        model: str,
+        version: str,
+        special_tokens: SpecialTokenText | None = None,
+    ) -> VllmEngine:
         """The engine that listens on this socket."""
-        return cls(path, EngineInfo("vllm", version, model), dead)
+        return cls(path, EngineInfo("vllm", version, model), dead, special_tokens)
 
     @property
     def info(self) -> EngineInfo:
@@ -102,10 +120,50 @@ class VllmEngine:
             yield chunk
 
     async def chat(self, request: ChatRequest) -> AsyncIterator[Chunk]:
-        """Stream an answer; see `Engine.chat`."""
-        members = {"messages": dialect.message_members(request.messages)}
-        async for chunk in self._stream("/v1/chat/completions", request.id, members, request.parameters):
+        """Stream an answer; see `Engine.chat`. Special tokens in messages are text unless these keep them."""
+        path, parameters = "/v1/chat/completions", request.parameters
+        members: dict[str, Any] = {"messages": dialect.message_members(request.messages)}
+        special = self._special_tokens
+        if special is not None and special.needed_for(request.messages):
+            ids = await self.prompt_ids(request.messages)
+            if ids is None:
+                members = {"messages": dialect.message_members(special.broken(request.messages))}
+            else:
+                path, members = "/v1/completions", {"prompt": ids}
+                # The completions API would end after 16 tokens, the chat API at the model's length.
+                left = max(1, (self._info.max_model_len or 0) - len(ids))
+                parameters = parameters.model_copy(update={"max_tokens": parameters.max_tokens or left})
+        async for chunk in self._stream(path, request.id, members, parameters):
             yield chunk
+
+    async def prompt_ids(self, messages: Sequence[Message]) -> list[int] | None:
+        """The token ids of a conversation whose messages' special tokens are text.
+
+        None where the model's tokenizer cannot take them as text.
+
+        Raises:
+            EngineError: vLLM refuses the conversation, or is gone.
+        """
+        assert self._special_tokens is not None
+        try:
+            exchanged = self._special_tokens.exchanged(messages)
+        except ValueError:
+            return None
+        ids, other = await asyncio.gather(self._tokenize(messages), self._tokenize(exchanged))
+        return await self._special_tokens.as_text(ids, other)
+
+    async def _tokenize(self, messages: Sequence[Message]) -> list[int]:
+        body = {"model": self._info.model, "messages": dialect.message_members(messages)}
+        try:
+            async with self.session.post(BASE_URL + "/tokenize", json=body) as response:
+                content = await response.read()
+                if response.status != 200:
+                    raise await self._refusal(response.status, content)
+                return [int(number) for number in json.loads(content)["tokens"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise _malformed(dialect.DialectError(f"no tokens ({type(error).__name__})")) from None
+        except (aiohttp.ClientError, ConnectionError) as error:
+            raise self.died() from error
 
     async def embed(self, request: EmbedRequest) -> Embeddings:
         """Vectors of the inputs; see `Engine.embed`."""

@@ -22,6 +22,7 @@ from functions.engines.vllm.engine_process import EngineProcess, EngineStartErro
 from functions.engines.vllm.model_files import ModelFiles
 from functions.engines.vllm.openmp import is_cpu_build
 from functions.engines.vllm.option_schema import installed_release
+from functions.engines.vllm.special_token_text import SpecialTokenText
 from functions.engines.vllm.template_process import TemplateError, TemplateProcess
 from functions.lifecycle import Warmth
 from functions.replica import ReplicaTracker
@@ -59,6 +60,7 @@ class Launcher:
         self._clock = clock
         self._template: TemplateProcess | None = None
         self._model: Path | None = None
+        self._special_tokens: SpecialTokenText | None = None
         self._version = self._device_name = ""
         self.device: str | None = None
         """vLLM's name of the platform (cpu, cuda); None until vLLM is imported."""
@@ -145,7 +147,13 @@ class Launcher:
             raise StartError(self._files.failure or str(error)) from None
         replica.record(Phase.WEIGHTS, process.load_seconds)
         replica.record(Phase.INIT, max(0.0, self._clock() - began - process.load_seconds))
-        engine = VllmEngine.on(process.socket, process.dead, model=self._name, version=self._version)
+        engine = VllmEngine.on(
+            process.socket,
+            process.dead,
+            model=self._name,
+            version=self._version,
+            special_tokens=self._special_tokens,
+        )
         try:
             with replica.measure(Phase.WARMUP):
                 await engine.warm_up()
@@ -202,6 +210,7 @@ class Launcher:
         with replica.measure(Phase.WEIGHTS):
             folder = await self._files.fetch()
         use(folder)
+        self._special_tokens = await asyncio.to_thread(SpecialTokenText.load, folder)
         prefetch = self._files.start_prefetch(
             lambda seconds: replica.record(Phase.WEIGHTS, seconds), on_replaced=use
         )
