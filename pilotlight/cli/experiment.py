@@ -1,10 +1,13 @@
 """`pilotlight experiment ...`: what warm pools would cost on a trace, and what users would feel."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import typer
+import yaml
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -13,6 +16,7 @@ from pilotlight import terminal
 try:
     from warmpool.adapters.price_file import read_prices
     from warmpool.experiments import describe as describing
+    from warmpool.experiments import recommend as recommending
     from warmpool.experiments import report as reporting
     from warmpool.experiments import run as running
     from warmpool.experiments.errors import ExperimentError
@@ -155,6 +159,92 @@ def describe(
         typer.echo(f"skipped line {row.line}: {row.reason}", err=True)
     if len(read.bad_rows) > 10:
         typer.echo(f"and {len(read.bad_rows) - 10} more rows", err=True)
+
+
+@app.command()
+def recommend(
+    trace: Annotated[Path, typer.Argument(metavar="TRACE", help="Trace file, two days or longer.")],
+    *,
+    target: Annotated[str, typer.Option(help="The Service that the WarmPool is for.")] = "SERVICE",
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Its namespace.")] = "default",
+    objective: Annotated[
+        float, typer.Option(min=0.0001, max=1, help="Acceptable share of cold starts.")
+    ] = 0.01,
+    load_s: Annotated[float, typer.Option("--load-s", min=0.1, help="Seconds that a replica starts.")] = 30,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests that a replica takes at once.")] = 1,
+    service_s: Annotated[
+        float | None, typer.Option("--service-s", min=0.001, help="Seconds of every request.")
+    ] = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="GPU in the price list.", show_default="its default")
+    ] = None,
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs of one replica.")] = 1,
+    prices: Prices = None,
+    start: Annotated[
+        str | None, typer.Option(help="Instant of the first request, where the trace does not say.")
+    ] = None,
+    time_zone: Annotated[str, typer.Option("--time-zone", help="Whose clock the windows follow.")] = "UTC",
+    skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Go on after a bad row.")] = False,
+) -> None:
+    """Print the WarmPool to apply as YAML; how it compares goes to standard error."""
+    read = read_trace(trace, skip_bad_rows=skip_bad_rows)
+    listed = read_prices(prices)
+    price = listed.of(gpu)
+    if price is None:
+        raise ExperimentError(f"--gpu {gpu}: has no price; must be one of {', '.join(listed.gpus)}")
+    found = recommending.recommend(
+        read.arrivals,
+        running.service_model(ServiceTime(fixed_seconds=service_s)).times(read),
+        start=read.start or _instant(start),
+        time_zone=_zone(time_zone),
+        load_s=load_s,
+        concurrency=concurrency,
+        hourly=float(price.hourly),
+        gpus=gpus,
+        objective=objective,
+    )
+    typer.echo(
+        f"chosen by {found.trained_days:.1f} days, judged by the {found.held_back_days:.1f} days after them:",
+        err=True,
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("", "cold", "GPU-hours", f"cost {listed.currency}", "a month"):
+        table.add_column(name, justify="right" if name else "left")
+    for arm in found.arms:
+        table.add_row(
+            arm.name,
+            f"{arm.cold_rate:.2%}",
+            f"{arm.gpu_s / 3600:,.1f}",
+            f"{arm.cost:,.2f}",
+            f"{arm.monthly:,.2f}",
+        )
+    terminal.stderr_console().print(table)
+    typer.echo(found.confidence, err=True)
+    if found.spec is None:
+        typer.echo("no pool is cheapest: Knative's autoscaler alone keeps the objective", err=True)
+        return
+    pool = found.spec.to_object(name=target, namespace=namespace, target=target)
+    typer.echo(yaml.safe_dump(pool, sort_keys=False, width=110), nl=False)
+
+
+def _instant(text: str | None) -> datetime:
+    """The instant of `--start`; a Monday at midnight where neither the trace nor the user says."""
+    if text is None:
+        typer.echo("the trace has no dates: its first request is taken for Monday 00:00 (--start)", err=True)
+        return datetime(2026, 3, 2, tzinfo=UTC)
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        raise ExperimentError(f"--start {text}: must be an instant such as 2026-03-02T00:00:00Z") from None
+    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
+
+
+def _zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError):
+        raise ExperimentError(f"--time-zone {name}: must be a zone such as Europe/Berlin") from None
+    return name
 
 
 def _figure(value: float | None, pattern: str) -> str:

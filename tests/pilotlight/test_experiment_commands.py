@@ -6,6 +6,7 @@ import yaml
 
 from tests.pilotlight.conftest import Cli
 from tests.warmpool.experiments.test_experiment import document
+from warmpool.domain.pool import WarmPoolSpec
 
 
 def test_an_experiment_is_run_and_its_report_is_written(cli: Cli, tmp_path):
@@ -66,3 +67,26 @@ def test_a_trace_is_described(cli: Cli, tmp_path):
     assert described.returncode == 0
     assert "200 of 1 functions" in described.stdout
     assert "skipped line 202" in described.stderr
+
+
+def test_a_recommendation_is_a_warm_pool_that_can_be_applied(cli: Cli, tmp_path):
+    trace = tmp_path / "trace.csv"
+    rows = [
+        86_400 * day + 3600 * hour + 90 * step
+        for day in range(12)
+        if day % 7 < 5
+        for hour in range(9, 17)
+        for step in range(40)
+    ]
+    trace.write_text("timestamp,service_s\n" + "\n".join(f"{row},4" for row in rows) + "\n")
+
+    ran = cli.run("experiment", "recommend", str(trace), "--target", "generate-support", "--load-s", "60",
+                  "--start", "2026-03-02T09:00:00Z", "--concurrency", "4")  # fmt: skip
+
+    assert ran.returncode == 0, ran.stderr
+    pool = yaml.safe_load(ran.stdout)
+    assert pool["kind"] == "WarmPool"
+    assert pool["spec"]["target"] == "generate-support"
+    assert pool["spec"]["windows"][0]["days"] == ["Mon", "Tue", "Wed", "Thu", "Fri"]
+    assert WarmPoolSpec.parse(pool["spec"])
+    assert "judged by the" in ran.stderr

@@ -132,7 +132,7 @@ def target_floors(
 
 @_jit
 def simulate_levels(
-    arrivals: Floats, departures: Floats, floors: Ints, load_s: float, ahead: bool
+    arrivals: Floats, departures: Floats, floors: Ints, load_s: float, ahead: bool, limit: int
 ) -> tuple[Floats, Ints]:
     width, moves = floors.shape
     gpu_s = np.zeros(width)
@@ -167,7 +167,7 @@ def simulate_levels(
             running += 1
             index += 1
             for k in range(width):
-                if running > held[k]:
+                if running > held[k] * limit:
                     cold[k] += 1
                     held[k] += 1
                     if pending[k]:  # waits for the one that loads already
@@ -184,7 +184,7 @@ def simulate_levels(
                         loading[k, (first[k] + pending[k]) % ring] = now + load_s
                         pending[k] += 1
                         gpu_s[k] += load_s
-                held[k] = max(running, min(held[k], floor))
+                held[k] = max(-(-running // limit), min(held[k], floor))
             move += 1
             if index >= count and gone >= count and held.max() == 0 and pending.max() == 0:
                 break

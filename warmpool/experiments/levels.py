@@ -112,7 +112,13 @@ def _capacity(demand: Demand) -> int:
 
 
 def simulate(
-    arrivals: Floats, service_s: Floats, floors: Ints, load_s: float, *, ahead: bool = False
+    arrivals: Floats,
+    service_s: Floats,
+    floors: Ints,
+    load_s: float,
+    *,
+    ahead: bool = False,
+    concurrency: int = 1,
 ) -> Outcome:
     """What floors cost on a trace.
 
@@ -123,7 +129,8 @@ def simulate(
         load_s: how long a replica loads, and so how many GPU-seconds a start costs.
         ahead: whether a floor above what is there starts replicas, which are ready `load_s` later; else it
             only keeps what demand has brought.
+        concurrency: requests that one replica takes at once.
     """
     departures = np.sort(arrivals + service_s)
-    gpu_s, cold = kernels.simulate_levels(arrivals, departures, floors, load_s, ahead)
+    gpu_s, cold = kernels.simulate_levels(arrivals, departures, floors, load_s, ahead, concurrency)
     return Outcome(gpu_s, cold, len(arrivals))
