@@ -138,7 +138,7 @@ def test_processes_that_start_together_cause_one_download(bucketed, tmp_path):
     assert len(blobs(tmp_path)) == 2
 
 
-def test_another_hosts_fill_is_joined_while_it_lives_and_taken_over_when_it_is_dead(bucketed, tmp_path):
+def test_another_hosts_download_is_continued_once_its_lease_has_expired(bucketed, tmp_path):
     """The other host is a lease with another host's name: its age alone tells whether it lives."""
     # A process that fetched half of the model and vanished:
     bucketed.proxy.decide = lambda r: (
@@ -160,7 +160,7 @@ def test_another_hosts_fill_is_joined_while_it_lives_and_taken_over_when_it_is_d
     assert 0 < report.bytes_from_source < bucketed.made.weight_bytes, "what it had fetched was used"
 
 
-def test_a_damaged_cached_file_is_found_and_put_right(bucketed, tmp_path):
+def test_a_damaged_cached_file_is_detected_and_repaired(bucketed, tmp_path):
     load(bucketed, tmp_path)
     largest = blobs(tmp_path)[-1]
     times = largest.stat()
@@ -192,7 +192,7 @@ def test_tensors_of_a_damaged_part_are_delivered_once_more(bucketed, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "emptied", "removed", "digests removed", "digests damaged"])
-def test_a_cached_file_that_is_not_whole_is_fetched_again(bucketed, tmp_path, damage):
+def test_a_cached_file_that_is_incomplete_is_fetched_again(bucketed, tmp_path, damage):
     load(bucketed, tmp_path)
     largest = blobs(tmp_path)[-1]
     digests = largest.with_name(f"{largest.name}.parts")
@@ -212,7 +212,7 @@ def test_a_cached_file_that_is_not_whole_is_fetched_again(bucketed, tmp_path, da
     assert (found, report.bytes_from_source) == (bucketed.expected, 0)
 
 
-def test_a_pull_finds_damage_too(bucketed, tmp_path):
+def test_a_pull_repairs_damage_too(bucketed, tmp_path):
     pulled = weights.pull_blocking(bucketed.uri, cache_dir=tmp_path, retry=QUICK)
     pulled.release()
     largest = blobs(tmp_path)[-1]
@@ -246,7 +246,7 @@ def test_a_start_from_the_cache_needs_no_network(bucketed, tmp_path, monkeypatch
     pulled.release()
 
 
-def test_a_read_only_cache_is_streamed_past_and_it_says_so(bucketed, caplog):
+def test_a_load_beside_a_read_only_cache_succeeds_and_reports_it(bucketed, caplog):
     found, report = load(bucketed, Path("/proc/pilotlight-cache"))
     assert found == bucketed.expected
     assert "cannot be" in report.cache_error or "/proc/pilotlight-cache" in report.cache_error
@@ -265,7 +265,7 @@ def in_process_with_small_files(uri: str, folder: Path, limit: int) -> subproces
     )
 
 
-def test_a_disk_without_room_is_streamed_past_and_it_says_so(bucketed, tmp_path):
+def test_a_load_beside_a_full_disk_succeeds_and_reports_it(bucketed, tmp_path):
     ended = in_process_with_small_files(bucketed.uri, tmp_path, 1 << 20)
     assert ended.returncode == 0, ended.stderr
     answer = json.loads(ended.stdout)
@@ -331,7 +331,7 @@ def test_a_quota_makes_room_by_what_was_used_longest_ago(bucketed, made_model, t
     assert max(sizes) >= made_model.weight_bytes
 
 
-def test_a_removed_partial_does_not_stop_the_load(bucketed, tmp_path):
+def test_a_load_survives_the_removal_of_its_partial_files(bucketed, tmp_path):
     def decide(request):
         if request.is_bulk and len(bucketed.proxy.bulk) == 2:
             for folder in (tmp_path / "partial").iterdir():

@@ -23,7 +23,7 @@ def load(bucketed: Bucketed, cache_dir) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("status", "code"), [(503, "SlowDown"), (500, "InternalError"), (429, "TooMany")])
-def test_a_storm_of_errors_passes(bucketed, cache_dir, status, code):
+def test_a_load_survives_many_transient_errors(bucketed, cache_dir, status, code):
     proxy = bucketed.proxy
 
     def decide(request):
@@ -34,7 +34,7 @@ def test_a_storm_of_errors_passes(bucketed, cache_dir, status, code):
     assert load(bucketed, cache_dir) == bucketed.expected
 
 
-def test_a_storm_without_end_is_one_error_after_few_requests(bucketed, cache_dir):
+def test_errors_without_end_become_one_error_after_few_requests(bucketed, cache_dir):
     bucketed.proxy.decide = lambda r: Fault(status=503, code="SlowDown") if r.is_bulk else NOTHING
     with pytest.raises(weights.TransferError, match=r"in 8 attempts, the last: 503 SlowDown"):
         load(bucketed, cache_dir)
