@@ -204,7 +204,7 @@ class Platform:
                 resources.SERVICE: ServiceReconciler(registry, queue, _utc_now),
                 resources.CONFIGURATION: ConfigurationReconciler(registry, settings, events, _utc_now),
                 resources.ROUTE: RouteReconciler(
-                    registry, activator, dependencies, url_of=self._url_of, now=_utc_now
+                    registry, activator, dependencies, queue=queue, url_of=self._url_of, now=_utc_now
                 ),
                 resources.REVISION: RevisionReconciler(
                     registry,

@@ -22,7 +22,7 @@ from knative.local.apiserver.admission import field_errors, pod_spec
 from knative.local.apiserver.admission.field_errors import Errors
 from knative.local.apiserver.admission.revision_defaults import fill_revision_spec
 from knative.local.apiserver.admission.serving_config import ServingConfig
-from knative.local.apiserver.admission.traffic import fill_traffic, traffic_errors
+from knative.local.apiserver.admission.traffic import fill_traffic, rollout_duration_errors, traffic_errors
 from knative.local.apiserver.metadata import USER
 
 _WEBHOOK = "validation.webhook.serving.knative.dev"
@@ -100,6 +100,8 @@ class ServiceAdmission(_TemplateAdmission):
 
     def _errors(self, obj: Mapping[str, Any], old: Mapping[str, Any] | None) -> Errors:
         yield from super()._errors(obj, old)
+        rollout = rollout_duration_errors(objects.annotations_of(obj))
+        yield from field_errors.via("metadata.annotations", rollout)
         yield from field_errors.via("spec", traffic_errors(obj["spec"].get("traffic") or [], of_service=True))
 
 
@@ -123,6 +125,7 @@ class RouteAdmission:
         found = [
             *_named(obj),
             *field_errors.via("metadata.annotations", changes),
+            *field_errors.via("metadata.annotations", rollout_duration_errors(objects.annotations_of(obj))),
             *field_errors.via(
                 "spec", traffic_errors((obj.get("spec") or {}).get("traffic") or [], of_service=False)
             ),

@@ -10,6 +10,8 @@ from typing import Any
 
 from knative.autoscaling.annotations import FieldError
 from knative.client.resources import Object
+from knative.labels import ROLLOUT_DURATION_ANNOTATIONS
+from knative.literals import parse_duration
 from knative.local.apiserver.admission import field_errors
 from knative.local.apiserver.admission.field_errors import Errors
 
@@ -59,3 +61,18 @@ def _entry(entry: Mapping[str, Any], *, of_service: bool) -> Errors:
         yield field_errors.disallowed("url")
     if entry.get("tag") and not field_errors.LABEL_1035.fullmatch(str(entry["tag"])):
         yield FieldError(field_errors.NOT_LABEL_1035, ("tag",))
+
+
+def rollout_duration_errors(annotations: Mapping[str, str]) -> Errors:
+    """Errors in the annotation for gradual rollouts (`pkg/apis/serving/metadata_validation.go`)."""
+    key = next((key for key in ROLLOUT_DURATION_ANNOTATIONS if annotations.get(key)), None)
+    if key is None:
+        return
+    text = annotations[key]
+    seconds = parse_duration(text)
+    if seconds is None:
+        yield field_errors.invalid(text, key)
+    elif seconds.denominator != 1:
+        yield FieldError(f"rollout-duration={text} is not at second precision", (key,))
+    elif seconds < 0:
+        yield FieldError(f"rollout-duration={text} must be positive", (key,))

@@ -6,12 +6,13 @@ Conditions follow pkg/reconciler/route/traffic and the annotations pkg/reconcile
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from knative.client.resources import Object
 from knative.labels import (
     CONFIGURATION_LABEL,
+    ROLLOUT_STATE_ANNOTATION,
     ROUTES_ANNOTATION,
     ROUTING_STATE_LABEL,
     ROUTING_STATE_MODIFIED_ANNOTATION,
@@ -19,6 +20,8 @@ from knative.labels import (
 )
 from knative.local import conditions, objects
 from knative.local.conditions import Condition
+from knative.local.controllers.desired_state import rollout
+from knative.local.controllers.desired_state.rollout import Rollout
 from knative.local.routing import RevisionKey, Split
 
 Lookup = Callable[[str], Mapping[str, Any] | None]
@@ -33,14 +36,32 @@ class ResolvedTraffic:
 
     traffic: tuple[Object, ...]
     problem: Condition | None
+    rollouts: Mapping[str, Rollout] = field(default_factory=dict)
+    """The shares of each entry for a latest Revision, by Configuration and tag."""
+
+    @property
+    def next_step_at(self) -> float | None:
+        """When a rollout in progress takes its next step (Unix time); None without one."""
+        return min((item.next_step_at for item in self.rollouts.values() if item.in_progress), default=None)
 
 
 def resolve(
-    route: Mapping[str, Any], configurations: Lookup, revisions: Lookup, url_of: UrlOf
+    route: Mapping[str, Any], configurations: Lookup, revisions: Lookup, url_of: UrlOf, now: float = 0.0
 ) -> ResolvedTraffic:
-    """Find the Revision of each traffic entry, and check that it can serve."""
+    """Find the Revisions of each traffic entry, and check that they can serve.
+
+    Args:
+        route: the Route.
+        configurations: finds Configurations.
+        revisions: finds Revisions.
+        url_of: public URLs.
+        now: Unix time; gradual rollouts depend on it.
+    """
     meta = route["metadata"]
     traffic: list[Object] = []
+    rollouts: dict[str, Rollout] = {}
+    duration = rollout.duration_s(route)
+    before = _rollouts_before(route, revisions) if duration else {}
     for entry in route["spec"].get("traffic") or ():
         if entry.get("revisionName"):
             name, problem = _ready_revision(entry["revisionName"], revisions)
@@ -48,16 +69,37 @@ def resolve(
             name, problem = _latest_ready(entry.get("configurationName") or meta["name"], configurations)
         if problem is not None:
             return ResolvedTraffic((), problem)
-        target: Object = {
-            "latestRevision": not entry.get("revisionName"),
-            "percent": entry.get("percent") or 0,
-            "revisionName": name,
-        }
-        if entry.get("tag"):
-            target["tag"] = entry["tag"]
-            target["url"] = _url(route, f"{entry['tag']}-{meta['name']}", url_of)
-        traffic.append(target)
-    return ResolvedTraffic(tuple(traffic), None)
+        percent, is_latest = entry.get("percent") or 0, not entry.get("revisionName")
+        shares: tuple[tuple[str, int], ...] = ((str(name), percent),)
+        if is_latest:
+            key = _rollout_key(entry.get("configurationName") or meta["name"], entry.get("tag"))
+            rollouts[key] = rollout.advance(before.get(key), str(name), percent, now, duration)
+            shares = rollouts[key].revisions
+        targets: list[Object] = [
+            {"latestRevision": is_latest, "percent": share, "revisionName": revision}
+            for revision, share in shares
+        ]
+        if entry.get("tag"):  # whose own URL leads to the latest Revision at once
+            targets[-1]["tag"] = entry["tag"]
+            targets[-1]["url"] = _url(route, f"{entry['tag']}-{meta['name']}", url_of)
+        traffic += targets
+    return ResolvedTraffic(tuple(traffic), None, rollouts)
+
+
+def _rollout_key(configuration: str, tag: str | None) -> str:
+    return f"{configuration}/{tag or ''}"
+
+
+def _rollouts_before(route: Mapping[str, Any], revisions: Lookup) -> dict[str, Rollout]:
+    """Rollouts in progress from the annotation, and settled ones from the status."""
+    settled: dict[str, Rollout] = {}
+    for entry in (route.get("status") or {}).get("traffic") or ():
+        revision = revisions(entry["revisionName"])
+        if entry.get("latestRevision") and entry.get("percent") and revision is not None:
+            name = objects.labels_of(revision).get(CONFIGURATION_LABEL, "")
+            key = _rollout_key(name, entry.get("tag"))
+            settled[key] = Rollout(entry["percent"], ((entry["revisionName"], entry["percent"]),))
+    return settled | rollout.read(route)
 
 
 def _url(route: Mapping[str, Any], name: str, url_of: UrlOf) -> str:
@@ -122,13 +164,34 @@ def status(route: Mapping[str, Any], resolved: ResolvedTraffic, url_of: UrlOf, n
     if traffic:
         result["traffic"] = traffic
     assigned = resolved.problem or conditions.true("AllTrafficAssigned")
-    ingress = conditions.true("IngressReady") if traffic else conditions.unknown("IngressReady")
+    if resolved.next_step_at is not None:
+        ingress = conditions.unknown(
+            "IngressReady",
+            "RolloutInProgress",
+            "A gradual rollout of the latest revision(s) is in progress.",
+        )
+    else:
+        ingress = conditions.true("IngressReady") if traffic else conditions.unknown("IngressReady")
     certificate = Condition("CertificateProvisioned", "True", "TLSNotEnabled", "autoTLS is not enabled")
     result["conditions"] = conditions.written(
         conditions.with_ready([assigned, certificate, ingress]), conditions.before(route), now
     )
     result["observedGeneration"] = meta["generation"]
     return result
+
+
+def with_rollouts(route: Mapping[str, Any], resolved: ResolvedTraffic) -> Object | None:
+    """The Route with its rollouts in progress in the annotation; None if nothing has to change."""
+    value = rollout.written(resolved.rollouts) if resolved.problem is None else None
+    if resolved.problem is not None or objects.annotations_of(route).get(ROLLOUT_STATE_ANNOTATION) == value:
+        return None
+    changed: Object = objects.clone(dict(route))
+    annotations = changed["metadata"].setdefault("annotations", {})
+    if value is None:
+        del annotations[ROLLOUT_STATE_ANNOTATION]
+    else:
+        annotations[ROLLOUT_STATE_ANNOTATION] = value
+    return changed
 
 
 def splits(route: Mapping[str, Any]) -> tuple[Split, ...]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from knative.client.resources import CONFIGURATION, ROUTE, Object
-from knative.labels import ROUTES_ANNOTATION, SERVICE_LABEL, SERVICE_UID_LABEL
+from knative.labels import ROLLOUT_STATE_ANNOTATION, ROUTES_ANNOTATION, SERVICE_LABEL, SERVICE_UID_LABEL
 from knative.local import conditions, objects
 from knative.local.conditions import Condition
 from knative.local.controllers.desired_state import routes
@@ -47,14 +47,18 @@ def configuration(service: Mapping[str, Any], before: Mapping[str, Any] | None =
     )
 
 
-def route(service: Mapping[str, Any]) -> Object:
-    """The Route of a Service."""
+def route(service: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> Object:
+    """The Route of a Service; `before`, the present one, keeps its rollouts in progress."""
     traffic = objects.clone(service["spec"].get("traffic") or _DEFAULT_TRAFFIC)
     for entry in traffic:
         if not entry.get("revisionName"):
             entry["configurationName"] = service["metadata"]["name"]
             entry["latestRevision"] = True
-    return objects.typed(ROUTE, {"metadata": _child_meta(service), "spec": {"traffic": traffic}})
+    meta = _child_meta(service)
+    state = None if before is None else objects.annotations_of(before).get(ROLLOUT_STATE_ANNOTATION)
+    if state is not None:
+        meta["annotations"][ROLLOUT_STATE_ANNOTATION] = state
+    return objects.typed(ROUTE, {"metadata": meta, "spec": {"traffic": traffic}})
 
 
 def status(

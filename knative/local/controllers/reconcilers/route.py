@@ -13,7 +13,10 @@ from knative.local.apiserver.registry import Registry
 from knative.local.controllers.dependencies import Dependencies
 from knative.local.controllers.desired_state import routes, start_failures
 from knative.local.controllers.reconcilers.child_objects import ChildObjects
+from knative.local.controllers.work_queue import WorkQueue
 from knative.local.routing import StartFailure
+
+_SOONEST_STEP_S = 0.05
 
 
 class RouteReconciler:
@@ -23,6 +26,7 @@ class RouteReconciler:
         registry: reads and writes objects.
         activator: routes the requests.
         dependencies: which Configurations and Revisions name a Route.
+        queue: takes the Route again when its rollout takes the next step.
         url_of: the public URL of a name in a namespace.
         now: the wall clock.
     """
@@ -33,6 +37,7 @@ class RouteReconciler:
         activator: Activator,
         dependencies: Dependencies,
         *,
+        queue: WorkQueue,
         url_of: routes.UrlOf,
         now: Callable[[], datetime],
     ) -> None:
@@ -40,6 +45,7 @@ class RouteReconciler:
         self._objects = ChildObjects(registry)
         self._activator = activator
         self._dependencies = dependencies
+        self._queue = queue
         self._url_of = url_of
         self._clock = now
 
@@ -52,7 +58,13 @@ class RouteReconciler:
         def revision(name: str) -> Object | None:
             return self._objects.get(Key(REVISION, key.namespace, name))
 
-        resolved = routes.resolve(obj, configuration, revision, self._url_of)
+        now = self._clock().timestamp()
+        resolved = routes.resolve(obj, configuration, revision, self._url_of, now)
+        changed = routes.with_rollouts(obj, resolved)
+        if changed is not None:
+            self._registry.update(key, changed)
+        if resolved.next_step_at is not None:
+            self._queue.add_after(key, max(_SOONEST_STEP_S, resolved.next_step_at - now))
         self._registry.set_status(key, routes.status(obj, resolved, self._url_of, self._now()))
         route = self._objects.get(key) or obj
         failure = start_failures.of_route(

@@ -43,7 +43,7 @@ class ServiceReconciler:
         config_key = Key(CONFIGURATION, key.namespace, key.name)
         route_key = Key(ROUTE, key.namespace, key.name)
         self._objects.ensure(config_key, services.configuration(obj, self._objects.get(config_key)), obj)
-        self._objects.ensure(route_key, services.route(obj), obj)
+        self._objects.ensure(route_key, services.route(obj, self._objects.get(route_key)), obj)
         config, route = self._objects.get(config_key), self._objects.get(route_key)
         now = objects.timestamp(self._clock())
         status = services.status(obj, config, route, now)
