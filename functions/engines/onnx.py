@@ -1,9 +1,9 @@
-"""Embedding models through onnxruntime: `model.onnx` and `tokenizer.json`.
+"""The engine `onnx`: embedding models in onnxruntime, from `model.onnx` and `tokenizer.json`.
 
-No engine process, and no accelerator needed. The layout is the one of sentence-transformers' ONNX exports:
-inputs `input_ids`, `attention_mask` and, for some, `token_type_ids`; an output `sentence_embedding`, or token
-vectors that are pooled here as `1_Pooling/config.json` says (mean without it). Vectors are of length 1 unless
-`normalize` is off.
+The model runs in the stage's process and needs no accelerator. Its layout is that of sentence-transformers'
+ONNX exports: inputs `input_ids`, `attention_mask` and, for some, `token_type_ids`; an output
+`sentence_embedding`, or token vectors, which are pooled as `1_Pooling/config.json` says (mean without it).
+Vectors have length 1 unless `normalize` is off.
 """
 
 import asyncio
@@ -42,40 +42,40 @@ if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
 MODEL_FILES = ("*.onnx", "*.onnx_data", "onnx/*.onnx", "tokenizer*", "config.json", "1_Pooling/config.json")
-"""What of a model this engine needs."""
+"""The files of a model that this engine needs."""
 
 Pooling = Literal["mean", "cls"]
 
-_INSTEAD = "{}; it embeds: POST /v1/embeddings"
+_ONLY_EMBEDS = "{}; it embeds: POST /v1/embeddings"
 
 
 class OnnxArgs(EngineArgs):
-    """`PILOTLIGHT_ENGINE_ARGS` of this engine."""
+    """Options of this engine."""
 
     file: str | None = None
-    """The model's file, relative to its folder; `model.onnx` or `onnx/model.onnx` without it."""
+    """The model's file, relative to the model's folder; by default `model.onnx` or `onnx/model.onnx`."""
     pooling: Pooling | None = None
-    """How token vectors become one; by default as the model's `1_Pooling/config.json` says, else mean."""
+    """How token vectors are pooled; by default as the model's `1_Pooling/config.json` says, else mean."""
     normalize: bool = True
     """Scale vectors to length 1."""
     max_model_len: Annotated[int, Field(ge=1)] | None = None
-    """Tokens of one text, longer ones are refused; by default as the model's config.json says, else 512."""
+    """Longest text in tokens; longer ones are refused. By default from config.json, else 512."""
     max_batch: Annotated[int, Field(ge=1)] = 32
-    """Texts that run through the model at once."""
+    """Texts in one run of the model."""
     threads: Annotated[int, Field(ge=1)] | None = None
-    """Threads of onnxruntime; by default one per core."""
+    """Threads of onnxruntime; by default one for each core."""
 
 
 class OnnxEngine:
-    """The engine. Runs in a thread of its own, one batch after the other; onnxruntime uses the cores.
+    """The engine. One thread runs one batch after the other; onnxruntime computes on its own threads.
 
     Args:
         session: an `onnxruntime.InferenceSession`.
-        tokenizer: the model's own.
-        model: name.
-        max_model_len: tokens of one text.
-        pooling: for an output of token vectors.
-        args: the rest.
+        tokenizer: the model's.
+        model: the model's name.
+        max_model_len: longest text in tokens.
+        pooling: for a model whose output is token vectors.
+        args: the engine's options.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class OnnxEngine:
         Raises:
             UnsupportedError: always.
         """
-        raise UnsupportedError("onnx", _INSTEAD.format("generation"))
+        raise UnsupportedError("onnx", _ONLY_EMBEDS.format("generation"))
         yield Chunk(request.prompt)  # makes this an iterator, as the protocol has it
 
     async def chat(self, request: ChatRequest) -> AsyncIterator[Chunk]:
@@ -119,16 +119,16 @@ class OnnxEngine:
         Raises:
             UnsupportedError: always.
         """
-        raise UnsupportedError("onnx", _INSTEAD.format("chat"))
+        raise UnsupportedError("onnx", _ONLY_EMBEDS.format("chat"))
         yield Chunk(request.id)  # makes this an iterator, as the protocol has it
 
     async def embed(self, request: EmbedRequest) -> Embeddings:
-        """Vectors of the inputs; see `Engine.embed`. A text that is too long is refused, never cut."""
+        """Vectors of the inputs; see `Engine.embed`. A text that is too long is refused, not truncated."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, self._embed, request.inputs)
 
     async def close(self) -> None:
-        """Stop the thread after the batch under way."""
+        """Stop the thread after the current batch."""
         await asyncio.to_thread(self._thread.shutdown, cancel_futures=True)
 
     def _embed(self, inputs: Sequence[str]) -> Embeddings:
@@ -141,7 +141,7 @@ class OnnxEngine:
                     retryable=False,
                     status=413,
                 )
-        # Texts of like length together, so that little of a batch is padding.
+        # Batches of texts of similar length, to have little padding.
         order = sorted(range(len(encodings)), key=lambda at: len(encodings[at].ids))
         vectors: dict[int, tuple[float, ...]] = {}
         for begin in range(0, len(order), self._args.max_batch):
@@ -181,7 +181,16 @@ class OnnxEngine:
 def _pooled(
     rows: "NDArray[np.float32]", mask: "NDArray[np.int64]", pooling: Pooling
 ) -> "NDArray[np.float32]":
-    """One vector per text: `rows` is (texts, tokens, width), `mask` 1 for a token and 0 for padding."""
+    """Pool token vectors to one vector per text.
+
+    Args:
+        rows: of shape (texts, tokens, width).
+        mask: of shape (texts, tokens), 1 for a token and 0 for padding.
+        pooling: how.
+
+    Returns:
+        An array of shape (texts, width).
+    """
     if pooling == "cls":
         return rows[:, 0]
     weights = mask[:, :, None].astype(rows.dtype)
@@ -193,7 +202,7 @@ def open_model(folder: Path, args: OnnxArgs, *, model: str) -> OnnxEngine:
     """Load a model from its folder. Blocks; call it in a thread.
 
     Raises:
-        StartError: a file is missing or does not load, or the model is none for embeddings.
+        StartError: a file is missing or does not load, or the model does not embed.
     """
     try:
         import onnxruntime  # noqa: PLC0415 - an optional dependency
@@ -242,10 +251,10 @@ def _length_of(folder: Path) -> int:
 
 
 def _pooling_of(folder: Path) -> Pooling:
-    """As sentence-transformers writes it.
+    """The pooling in sentence-transformers' configuration; mean without one.
 
     Raises:
-        StartError: a way that this engine does not know.
+        StartError: pooling that this engine does not implement.
     """
     config = _json_of(folder / "1_Pooling" / "config.json")
     modes = {key for key, value in config.items() if key.startswith("pooling_mode_") and value is True}
@@ -265,7 +274,7 @@ def _json_of(path: Path) -> dict[str, Any]:
 
 
 def build_host(settings: FunctionSettings) -> AlwaysHotHost:
-    """The host of these settings.
+    """The host for these settings.
 
     Raises:
         SettingsError: a bad option, or no model.

@@ -27,7 +27,7 @@ PATH = "/admin/warmth"
 _STATE = {Warmth.HOT: State.HOT, Warmth.STANDBY: State.STANDBY, Warmth.ASLEEP: State.ASLEEP}
 
 
-class WarmthOrder(BaseModel):
+class RestingWarmthBody(BaseModel):
     """The resting warmth from now on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,7 +57,10 @@ class WarmthEndpoint:
         return JSONResponse(self._view())
 
     async def order(
-        self, request: Request, wanted: WarmthOrder, authorization: Annotated[str | None, Header()] = None
+        self,
+        request: Request,
+        wanted: RestingWarmthBody,
+        authorization: Annotated[str | None, Header()] = None,
     ) -> JSONResponse:
         """Set the resting warmth."""
         self._check(authorization)
