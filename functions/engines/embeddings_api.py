@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from functions.engine import EmbedRequest, Engine
 from functions.http.app import context_of
+from functions.http.bounded_route import BoundedRoute
 from functions.problems import ProblemError
 
 MAX_INPUTS = 2048
@@ -38,7 +39,7 @@ def embeddings_router(engine: Callable[[], Engine], model: str) -> APIRouter:
         engine: called for each request; may raise EngineError.
         model: the name that clients call the model by.
     """
-    router = APIRouter()
+    router = APIRouter(route_class=BoundedRoute)
     created = int(time.time())
 
     @router.get("/v1/models", tags=["openai"])

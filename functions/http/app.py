@@ -11,23 +11,19 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from functions import termination_message
 from functions.contract import Problem, StageReply
-from functions.engine import EngineError
 from functions.http.api_description import INVOKE_BODY, INVOKE_RESPONSES, describe
+from functions.http.error_handlers import ErrorHandlers
 from functions.http.invocation import Invocation
 from functions.http.middleware import RequestMiddleware
-from functions.http.problem_response import problem_body, problem_headers
 from functions.http.request_state import state_of
 from functions.lifecycle import Lifecycle, State
 from functions.metrics import CONTENT_TYPE, Metrics
-from functions.problems import ProblemError, field_errors, phrase, problem_of, unprocessable
 from functions.replica import ReplicaTracker
 from functions.settings import FunctionSettings
 from functions.stage import RequestContext, Stage, StageRuntime, StartError
@@ -70,7 +66,7 @@ class StageApp:
         self._add_invoke()
         if routes.router is not None:
             self.api.include_router(routes.router)
-        _add_error_handlers(self.api, stage.name)
+        ErrorHandlers(stage.name).add_to(self.api)
 
         # Around the framework, so that its own responses (404, 405, a crash) pass through it too.
         self._middleware = RequestMiddleware(
@@ -274,40 +270,3 @@ def _log_cold_start(stage: Stage, settings: FunctionSettings, cold_start: ColdSt
             "phases": {str(phase): round(seconds, 4) for phase, seconds in cold_start.phases.items()},
         },
     )
-
-
-def _add_error_handlers(api: FastAPI, stage: str) -> None:
-    def respond(problem: Problem, headers: dict[str, str] | None = None) -> Response:
-        response = Response(problem_body(problem), status_code=problem.status, headers=headers)
-        response.raw_headers.extend(problem_headers(problem))
-        return response
-
-    def problem_response(error: Exception) -> Response:
-        return respond(problem_of(error, stage=stage))
-
-    @api.exception_handler(Exception)
-    async def _(_: Request, error: Exception) -> Response:
-        return problem_response(error)
-
-    @api.exception_handler(ProblemError)
-    async def _(_: Request, error: ProblemError) -> Response:
-        return problem_response(error)
-
-    @api.exception_handler(EngineError)
-    async def _(_: Request, error: EngineError) -> Response:
-        return problem_response(error)
-
-    @api.exception_handler(RequestValidationError)
-    async def _(_: Request, error: RequestValidationError) -> Response:
-        return problem_response(unprocessable(field_errors(error.errors(), skip=1)))
-
-    @api.exception_handler(HTTPException)
-    async def _(request: Request, error: HTTPException) -> Response:
-        detail = error.detail
-        if error.status_code == 404 and detail == phrase(404):
-            detail = f"no such path: {request.url.path}"
-        elif error.status_code == 405 and detail == phrase(405):
-            allowed = (error.headers or {}).get("Allow", "another method")
-            detail = f"{request.method} {request.url.path} is not offered; {allowed} is"
-        problem = Problem(title=phrase(error.status_code), status=error.status_code, detail=str(detail))
-        return respond(problem.model_copy(update={"stage": stage}), dict(error.headers or {}))

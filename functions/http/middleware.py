@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from functions import tracing
 from functions.contract import Problem
+from functions.http.error_handlers import CLIENT_CLOSED_REQUEST
 from functions.http.problem_response import send_problem
 from functions.http.request_body import ClientDisconnectedError, read_body, replay
 from functions.http.request_state import RequestState
@@ -126,7 +127,7 @@ class RequestMiddleware:
             finally:
                 self._leave()
         finally:
-            self._metrics.request(response.status or 499, self._clock() - arrived)
+            self._metrics.request(response.status or CLIENT_CLOSED_REQUEST, self._clock() - arrived)
 
     def _refusal(self, scope: Scope, headers: dict[bytes, bytes], context: RequestContext) -> Problem | None:
         """Why the request is not admitted; None if it is, with its deadline and cold start in the context."""
