@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +20,7 @@ from weights import plan
 from weights.cache import inventory, verification
 from weights.cache.cache import Cache
 from weights.cache.location import CACHE_DIR_VARIABLE, default_cache_dir
+from weights.index import listed
 from weights.manifest import Manifest, file_to_json
 from weights.sizes import format_size, parse_size
 from weights.sources import listing
@@ -98,27 +99,31 @@ def pull(
     typer.echo(pulled.path)
     fetched = format_size(pulled.bytes_read)
     console.print(f"{manifest.parameters:,} parameters, {fetched} fetched in {pulled.seconds:.1f} s")
-    _tell_skipped(console, manifest)
+    _print_skipped(console, manifest)
     if pulled.cache is not None:
-        _tell_unchecked(console, [(file.path, file.unchecked_because) for file in manifest.files])
+        _print_unchecked(console, [(file.path, file.unchecked_because) for file in manifest.files])
 
 
-def _tell_skipped(console: Console, manifest: Manifest) -> None:
-    for reason, paths in itertools.groupby(
-        sorted(manifest.skipped, key=lambda skipped: (skipped.reason, skipped.path)), lambda one: one.reason
-    ):
-        console.print(f"skipped ({reason}): {', '.join(skipped.path for skipped in paths)}", soft_wrap=True)
+def _print_skipped(console: Console, manifest: Manifest) -> None:
+    """Say which files and tensors of a repository do not count, by reason."""
+    by_reason = sorted((skipped.reason, skipped.path) for skipped in manifest.skipped)
+    _print_by_reason(console, "skipped", by_reason)
     if manifest.ignored_tensors:
-        named = ", ".join(manifest.ignored_tensors)
-        console.print(f"tensors ignored (the index does not put them there): {named}", soft_wrap=True)
+        reason = "the index does not put them there"
+        _print_by_reason(console, "tensors ignored", [(reason, name) for name in manifest.ignored_tensors])
 
 
-def _tell_unchecked(console: Console, files: Sequence[tuple[str, str | None]]) -> None:
+def _print_unchecked(console: Console, files: Iterable[tuple[str, str | None]]) -> None:
     """Say which files were not compared with a checksum of their source, by reason."""
     unchecked = sorted((reason, name) for name, reason in files if reason is not None)
-    for reason, named in itertools.groupby(unchecked, lambda pair: pair[0]):
-        names = [name for _, name in named]
-        console.print(f"not compared with a checksum ({reason}): {', '.join(names)}", soft_wrap=True)
+    _print_by_reason(console, "not compared with a checksum", unchecked)
+
+
+def _print_by_reason(console: Console, what: str, sorted_pairs: Sequence[tuple[str, str]]) -> None:
+    for reason, pairs in itertools.groupby(sorted_pairs, lambda pair: pair[0]):
+        names = listed([name for _, name in pairs])
+        # Names of files are no markup of rich's.
+        console.print(f"{what} ({reason}): {names}", soft_wrap=True, markup=False, highlight=False)
 
 
 @app.command("ls")
@@ -191,7 +196,7 @@ def plan_(uri: URI, *, as_json: AsJson = False) -> None:
     terminal.console().print(table)
     kinds = ", ".join(f"{count:,} {dtype}" for dtype, count in sorted(manifest.dtypes.items()))
     typer.echo(f"{manifest.uri}: {manifest.parameters:,} parameters ({kinds})")
-    _tell_skipped(Console(stderr=True), manifest)
+    _print_skipped(Console(stderr=True), manifest)
 
 
 @app.command()
@@ -211,7 +216,7 @@ def verify(*, cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
         for check in damaged:
             typer.echo(f"{check.sha256}: {check.problem}")
         typer.echo(f"{len(checks) - len(damaged)} of {len(checks)} files are as they were fetched")
-        _tell_unchecked(console, [(check.sha256, check.unchecked_because) for check in checks])
+        _print_unchecked(console, [(check.sha256, check.unchecked_because) for check in checks])
     if damaged:
         raise typer.Exit(1)
 
