@@ -98,7 +98,7 @@ async def running(config: StackConfig) -> AsyncIterator[Stack]:
     Raises:
         StackError: a port is taken, the state folder is in use or cannot be written.
     """
-    token = secrets.token_urlsafe(32)
+    admin_key = secrets.token_urlsafe(32)
     platform = Platform(
         PlatformConfig(
             state_dir=config.state_dir,
@@ -106,7 +106,8 @@ async def running(config: StackConfig) -> AsyncIterator[Stack]:
             gateway_port=config.gateway_port,
             api_port=config.api_port,
             gpus=config.gpus,
-            env={**config.env, env_vars.ADMIN_TOKEN: token},
+            env=config.env,
+            admin_key=admin_key,
             allowed_hosts=_listed(config.env.get(env_vars.ALLOWED_HOSTS)),
             allowed_origins=_listed(config.env.get(env_vars.ALLOWED_ORIGINS)),
             validating={WARM_POOL: _validate_pool},
@@ -119,7 +120,7 @@ async def running(config: StackConfig) -> AsyncIterator[Stack]:
     try:
         async with (
             Cluster.from_kubeconfig(platform.kubeconfig) as cluster,
-            _controlling(platform, cluster, config, token),
+            _controlling(platform, cluster, config, admin_key),
         ):
             yield Stack(platform, cluster)
     finally:
@@ -134,9 +135,9 @@ def _validate_pool(obj: Object, old: Object | None) -> AdmissionResponse:
 
 @asynccontextmanager
 async def _controlling(
-    platform: Platform, cluster: Cluster, config: StackConfig, token: str
+    platform: Platform, cluster: Cluster, config: StackConfig, admin_key: str
 ) -> AsyncIterator[None]:
-    """The warm-pool controller, with what this machine can tell it: demand, history, the replicas' door."""
+    """The warm-pool controller, with what this machine can tell it: demand, history, the replicas' warmth."""
     stop = asyncio.Event()
     with contextlib.closing(SqliteHistory(config.state_dir / "warmpool.db")) as history:
         controller = Controller(
@@ -146,7 +147,7 @@ async def _controlling(
             demand=MetricsPage(f"{platform.api_url}/metrics"),
             history=history,
             waker=HttpWaker(platform.gateway_url),
-            warmth_client=HttpWarmthClient(cluster, token),
+            warmth_client=HttpWarmthClient(cluster, admin_key),
             phases=HttpPhases(cluster),
         )
         task = asyncio.create_task(controller.run(stop), name="warm-pool controller")

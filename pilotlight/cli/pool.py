@@ -11,9 +11,11 @@ import yaml
 from rich.table import Table
 
 from knative.client.resources import WARM_POOL, Object
+from knative.service_token import service_token
 from pilotlight import terminal
 from pilotlight.kubeconfig import connect
 from warmpool import explanation, operations
+from warmpool.adapters.admin_key import read_admin_key
 from warmpool.domain.duration import parse_duration
 
 app = typer.Typer(no_args_is_help=True, help="Warm pools: what they hold, why, and what it costs.")
@@ -26,6 +28,27 @@ Kubeconfig = Annotated[
     ),
 ]
 Namespace = Annotated[str, typer.Option("--namespace", "-n", help="Namespace, if NAME has none.")]
+
+
+@app.command("token")
+def token(
+    service: Annotated[str, typer.Argument(help="NAME or NAMESPACE/NAME of a Service.")],
+    *,
+    admin_key_file: Annotated[
+        Path,
+        typer.Option(envvar="PILOTLIGHT_ADMIN_KEY_FILE", help="The controller's key."),
+    ],
+    namespace: Namespace = "default",
+) -> None:
+    """Print the ADMIN_TOKEN of a Service, with which the controller changes the warmth of its replicas."""
+    before, slash, name = service.rpartition("/")
+    try:
+        key = read_admin_key(admin_key_file)
+    except OSError as error:
+        raise typer.BadParameter(
+            f"{admin_key_file}: {error.strerror}", param_hint="--admin-key-file"
+        ) from None
+    typer.echo(service_token(key, before if slash else namespace, name))
 
 
 @app.command("ls")

@@ -13,6 +13,7 @@ from knative.client.errors import NotFound
 from knative.client.resources import POD, POD_AUTOSCALER, REVISION, SERVICE, WARM_POOL
 from knative.local.platform.config import PlatformConfig
 from knative.local.platform.platform import Platform
+from knative.service_token import service_token
 from pilotlight.cli.pool import app
 from tests.warmpool.conftest import make_controller
 from warmpool.adapters.exposition import MetricsPage
@@ -31,7 +32,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         told = {"phases": {"import": 0.75, "weights": 0.25}, "age_seconds": time.monotonic() - began}
         bodies = {"/admin/warmth": {"rest": rest}, "/healthz/ready": told}
         body = json.dumps(bodies[self.path]).encode() if self.path in bodies else b"ok"
-        allowed = self.path != "/admin/warmth" or self.headers["authorization"] == "Bearer sesame"
+        allowed = self.path != "/admin/warmth" or self.headers["authorization"] == "Bearer " + os.environ["PILOTLIGHT_ADMIN_TOKEN"]
         self.send_response(200 if allowed else 401)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
@@ -48,12 +49,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
 """
+KEY = "the key of this platform"
 ALWAYS = {"name": "always", "from": "00:00", "to": "24:00", "replicas": 2}
 
 
 @pytest.fixture
 async def platform(tmp_path):
-    config = PlatformConfig(state_dir=tmp_path / "state", gateway_port=0, api_port=0, gpus=4)
+    config = PlatformConfig(state_dir=tmp_path / "state", gateway_port=0, api_port=0, gpus=4, admin_key=KEY)
     async with Platform(config) as running:
         yield running
 
@@ -82,7 +84,7 @@ async def controller(platform, cluster, tmp_path):
         history=history,
         demand=MetricsPage(f"{platform.api_url}/metrics"),
         waker=HttpWaker(platform.gateway_url),
-        warmth_client=HttpWarmthClient(cluster, "sesame"),
+        warmth_client=HttpWarmthClient(cluster, KEY),
         phases=HttpPhases(cluster),
         settings=Settings(interval=timedelta(seconds=1), gather=timedelta(milliseconds=20)),
     )
@@ -201,7 +203,9 @@ async def test_a_request_keeps_the_last_replica_for_the_keep_alive(platform, clu
 async def resting(cluster):
     """What each ready replica rests on, in no order."""
     found = []
-    async with aiohttp.ClientSession(headers={"Authorization": "Bearer sesame"}) as session:
+    async with aiohttp.ClientSession(
+        headers={"Authorization": f"Bearer {service_token(KEY, 'default', 'generate')}"}
+    ) as session:
         for pod in await cluster.list(POD, "default"):
             port = pod["metadata"].get("annotations", {}).get("pilotlight.dev/port")
             if port and any(

@@ -18,7 +18,7 @@ from functions.replica import ReplicaTracker
 from functions.settings import FunctionSettings
 from functions.stages.postprocess import build
 from knative.client.cluster import Cluster
-from knative.client.resources import POD, WARM_POOL
+from knative.client.resources import POD, REVISION, WARM_POOL
 from knative.local.apiserver.records import Key
 from tests.functions.servers import serving
 from tests.warmpool.conftest import OFFICE, kubeconfig, make_controller
@@ -50,6 +50,16 @@ class Replicas:
         self.runners = []
         self.asked = []
 
+    def revision(self):
+        """The Revision that they are of, unless it is there already."""
+        name, labels = "generate-00000", {"serving.knative.dev/service": "generate"}
+        if self.registry.store.get(Key(REVISION, "default", name)) is None:
+            pod = {"containers": [{"name": "user-container", "image": "registry.local/x"}]}
+            revision = {"apiVersion": "serving.knative.dev/v1", "kind": "Revision", "spec": pod}
+            self.registry.create(
+                REVISION, "default", {**revision, "metadata": {"name": name, "labels": labels}}
+            )
+
     async def add(self, name, text, *, status=200, delay_s=0.0, ready=True, headers=None):
         async def answer(request):
             self.asked.append((name, request.path, request.headers.get("authorization")))
@@ -66,9 +76,13 @@ class Replicas:
         self.pod(name, runner.addresses[0][1], ready=ready)
 
     def pod(self, name, port, *, ready=True):
+        self.revision()
         meta = {
             "name": name,
-            "labels": {"serving.knative.dev/service": "generate"},
+            "labels": {
+                "serving.knative.dev/service": "generate",
+                "serving.knative.dev/revision": "generate-00000",
+            },
             "annotations": {"pilotlight.dev/port": str(port)},
         }
         spec = {"containers": [{"name": "user-container", "image": "registry.local/x"}]}

@@ -1,4 +1,4 @@
-"""How warm replicas are, over their `/admin/warmth`, with the token that they were started with."""
+"""How warm replicas are, over their `/admin/warmth`, with the secret of their own Service."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import aiohttp
 
 from knative.client.cluster import Cluster
 from knative.client.errors import ClusterError
+from knative.service_token import service_token
 from warmpool.adapters.pods import pods_of, replica_url
 from warmpool.domain.field_types import WARMTHS, Warmth
 from warmpool.domain.object_key import ObjectKey
@@ -23,10 +24,10 @@ _LONGEST_BODY: Final = 200
 class HttpWarmthClient:
     """Reads and changes the warmth of a Service's replicas."""
 
-    def __init__(self, cluster: Cluster, token: str, *, timeout_s: float = 5.0) -> None:
-        """`token` is the replicas' PILOTLIGHT_ADMIN_TOKEN."""
+    def __init__(self, cluster: Cluster, key: str, *, timeout_s: float = 5.0) -> None:
+        """`key` derives the PILOTLIGHT_ADMIN_TOKEN of each Service's replicas (`knative.service_token`)."""
         self._cluster = cluster
-        self._headers = {"Authorization": f"Bearer {token}"}
+        self._key = key
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
 
     async def replicas(self, service: ObjectKey) -> tuple[Sequence[Replica], Sequence[str]]:
@@ -36,18 +37,17 @@ class HttpWarmthClient:
         except ClusterError as error:
             return (), (f"pods cannot be listed: {error}",)
         urls = [(pod["metadata"]["name"], url) for pod in pods if (url := replica_url(pod, PATH))]
-        async with self._session() as session:
+        async with self._session(service) as session:
             found = await asyncio.gather(*(self._read(session, name, url) for name, url in urls))
         replicas = [entry for entry in found if isinstance(entry, Replica)]
         return replicas, [entry for entry in found if isinstance(entry, str)]
 
     async def set_warmth(self, service: ObjectKey, replica: Replica, warmth: Warmth) -> str | None:
         """Order one replica to a warmth; returns why it refused, None if it accepted."""
-        _ = service
         failure = f"{replica.name} does not go {warmth}"
         try:
             async with (
-                self._session() as session,
+                self._session(service) as session,
                 session.post(replica.url, json={"warmth": warmth}, allow_redirects=False) as response,
             ):
                 if 200 <= response.status < 300:
@@ -57,8 +57,9 @@ class HttpWarmthClient:
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             return f"{failure}: {error!r}"
 
-    def _session(self) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(timeout=self._timeout, headers=self._headers)
+    def _session(self, service: ObjectKey) -> aiohttp.ClientSession:
+        headers = {"Authorization": f"Bearer {service_token(self._key, *service)}"}
+        return aiohttp.ClientSession(timeout=self._timeout, headers=headers)
 
     async def _read(self, session: aiohttp.ClientSession, name: str, url: str) -> Replica | str:
         failure = f"the warmth of {name} cannot be read"

@@ -18,6 +18,7 @@ import typer
 from knative.client.cluster import Cluster
 from knative.client.errors import ClusterError
 from warmpool.adapters import logs
+from warmpool.adapters.admin_key import read_admin_key
 from warmpool.adapters.clock import SystemClock
 from warmpool.adapters.exposition import MetricsPage
 from warmpool.adapters.health import HealthServer
@@ -56,7 +57,7 @@ class Options:
     prometheus: str | None
     metrics_page: str | None
     gateway: str | None
-    admin_token: str | None
+    admin_key: str | None
     host: str
     port: int
     webhook_certificate: Path | None
@@ -91,10 +92,11 @@ def main(
     gateway: Annotated[
         str | None, typer.Option(help="Where wake-up requests go (by Host); default: each Service's address.")
     ] = None,
-    admin_token_file: Annotated[
+    admin_key_file: Annotated[
         Path | None,
         typer.Option(
-            envvar="PILOTLIGHT_ADMIN_TOKEN_FILE", help="Token for ordering replicas to their warmth."
+            envvar="PILOTLIGHT_ADMIN_KEY_FILE",
+            help="Key of which each Service's ADMIN_TOKEN is derived (see `pilotlight pool token`).",
         ),
     ] = None,
     host: Annotated[str, typer.Option(help="Address of health and metrics.")] = "127.0.0.1",
@@ -125,7 +127,7 @@ def main(
         prometheus=prometheus,
         metrics_page=metrics_page,
         gateway=gateway,
-        admin_token=_token(admin_token_file),
+        admin_key=read_admin_key(admin_key_file) if admin_key_file else None,
         host=host,
         port=port,
         webhook_certificate=webhook_certificate,
@@ -171,7 +173,7 @@ async def serve(options: Options) -> None:
             namespace=options.namespace,
             demand=_demand(options),
             waker=HttpWaker(options.gateway),
-            warmth_client=HttpWarmthClient(cluster, options.admin_token) if options.admin_token else None,
+            warmth_client=HttpWarmthClient(cluster, options.admin_key) if options.admin_key else None,
             phases=HttpPhases(cluster),
             settings=Settings(interval=timedelta(seconds=options.interval_s)),
         )
@@ -184,18 +186,6 @@ async def serve(options: Options) -> None:
             await stack.enter_async_context(webhook)
         log.info("serving %s; health and metrics on %s:%d", cluster.server, options.host, health.port)
         await controller.run(stop)
-
-
-def _token(path: Path | None) -> str | None:
-    """The first line of a secret file."""
-    if path is None:
-        return None
-    try:
-        return path.read_text().strip() or None
-    except OSError as problem:
-        raise typer.BadParameter(
-            f"cannot be read: {problem.strerror}", param_hint="--admin-token-file"
-        ) from None
 
 
 def _demand(options: Options) -> DemandSource | None:

@@ -150,7 +150,8 @@ class ContainerRunner:
         """The container's environment and command."""
         runtime, key = self._pod.runtime, self._pod.key
         port_env = {} if port is None else {"PORT": str(port)}
-        base = {**runtime.base_env, **port_env, **gpus.device_environment(self._slots)}
+        of_service = runtime.service_env(key)
+        base = {**runtime.base_env, **of_service, **port_env, **gpus.device_environment(self._slots)}
         env = environment.build(self._spec, base, self._sources)
         env |= {**port_env, "HOSTNAME": key.name, **runtime.identity_env}
         env.setdefault(env_vars.TERMINATION_LOG, str(runtime.logs.termination_path(*self._log)))

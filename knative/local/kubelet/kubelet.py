@@ -30,6 +30,7 @@ from knative.local.kubelet.ports import PortAllocator
 from knative.local.kubelet.probes import Prober
 from knative.local.kubelet.volumes import Volumes
 from knative.local.routing import RevisionKey
+from knative.service_token import service_token
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,8 @@ class KubeletConfig:
     """Where a container runs that names no workingDir."""
     env: Mapping[str, str] = field(default_factory=dict)
     """Environment of every container, below its own variables."""
+    admin_key: str | None = None
+    """Derives the ADMIN_TOKEN of every Service's containers; None: they have none but their own."""
     backoff_s: float = 10.0
     """Wait before the second restart in a row, in seconds; doubles each time."""
     stop_grace_s: float = 10.0
@@ -114,6 +117,7 @@ class Kubelet:
             host=config.host,
             workdir=config.workdir,
             base_env=self._base_env(),
+            service_env=self._service_env,
             identity_env={process.PLATFORM_VARIABLE: config.platform_id},
             backoff_s=config.backoff_s,
             ports=PortAllocator(config.host),
@@ -143,6 +147,14 @@ class Kubelet:
             env_vars.GATEWAY: self._config.gateway_url,
             "PYTHONUNBUFFERED": "1",
         }
+
+    def _service_env(self, key: Key) -> dict[str, str]:
+        """What a pod's containers have in their environment because of their Service."""
+        pod = self._object(resources.POD, key.namespace, key.name)
+        service = objects.labels_of(pod).get(SERVICE_LABEL) if pod is not None else None
+        if self._config.admin_key is None or service is None:
+            return {}
+        return {env_vars.ADMIN_TOKEN: service_token(self._config.admin_key, key.namespace, service)}
 
     # start and stop
 

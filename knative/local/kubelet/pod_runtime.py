@@ -29,6 +29,8 @@ class PodRuntime:
     """Where a container runs that names no workingDir."""
     base_env: Mapping[str, str]
     """Environment below the container's own variables."""
+    service_env: Callable[[Key], Mapping[str, str]]
+    """The part of that environment that depends on the pod's Service."""
     identity_env: Mapping[str, str]
     """Environment above the container's own variables: the platform that its processes belong to."""
     backoff_s: float

@@ -36,6 +36,9 @@ class PlatformConfig:
     """GPU slots: GPUs of the machine, or stand-ins on a machine without any."""
     env: Mapping[str, str] = field(default_factory=dict)
     """Environment of every replica, below its containers' own variables."""
+    admin_key: str | None = None
+    """Derives the secret of each Service that changes its replicas' warmth; its replicas get it in their
+    environment. None: there is none."""
     workdir: Path = field(default_factory=Path.cwd)
     """Working directory of containers that name none."""
     crash_backoff_s: float = 10.0

@@ -276,6 +276,7 @@ class Platform:
             platform_id=platform_id,
             workdir=config.workdir,
             env=config.env,
+            admin_key=config.admin_key,
             backoff_s=config.crash_backoff_s,
             stop_grace_s=config.stop_grace_s,
             cgroups=folder.cgroups if config.cgroups else None,
