@@ -12,6 +12,8 @@ from weights.manifest import SafetensorsHeader, check_path
 from weights.strict_json import DuplicateKeyError, no_duplicate_keys
 
 INDEX = "model.safetensors.index.json"
+MAX_INDEX_BYTES = 100_000_000
+"""As for headers: ten times the largest index that is known."""
 _SUFFIX = ".safetensors.index.json"
 _NUMBERED = re.compile(r"(?P<stem>.+)-(?P<number>\d{1,6})-of-(?P<count>\d{1,6})\.safetensors")
 _SHOWN = 6

@@ -147,15 +147,28 @@ def test_parts_that_may_not_be_read_are_named_with_the_right_that_is_missing(buc
     )
     reason = pull(uri, tmp_path)[WEIGHTS].unchecked_because
     assert reason.startswith(f"{COMPOSITE} and the checksums of its parts cannot be read (AccessDenied)")
-    assert "must be allowed s3:GetObjectAttributes" in reason
+    assert "allow s3:GetObjectAttributes" in reason
+
+
+def test_a_store_that_cannot_list_parts_is_named_without_advice_on_rights(bucketed, tmp_path):
+    uri = upload(bucketed, "no-such-call", "SHA256", part=PART)
+    bucketed.proxy.decide = lambda r: (
+        Fault(status=501, code="NotImplemented") if "attributes" in r.query.split("&") else NOTHING
+    )
+    reason = pull(uri, tmp_path)[WEIGHTS].unchecked_because
+    assert "cannot be read (NotImplemented); upload it with a checksum of the whole object" in reason
 
 
 def test_a_load_names_what_was_not_compared(bucketed, tmp_path, caplog):
     uri = upload(bucketed, "load-unchecked", "SHA256", part=PART)
-    with caplog.at_level("INFO", "weights"):
-        _, report = load(uri, tmp_path)
+    _, report = load(uri, tmp_path)
     assert WEIGHTS in report.unchecked
-    assert f"{WEIGHTS}: not compared with a checksum: {COMPOSITE}" in caplog.text
+    (line,) = [record.getMessage() for record in caplog.records if "not compared" in record.getMessage()]
+    assert line.startswith(f"{uri}: not compared with a checksum ({COMPOSITE}")
+    assert line.endswith("model-00001-of-00002.safetensors, model-00002-of-00002.safetensors")
+    caplog.clear()
+    assert load(uri, tmp_path)[1].unchecked == report.unchecked
+    assert "not compared" not in caplog.text, "only when it is fetched"
 
 
 def test_an_object_that_is_replaced_after_the_listing_is_another_version(bucketed, tmp_path):

@@ -162,6 +162,14 @@ async def test_an_index_that_climbs_out_is_refused(aws, tmp_path):
         await weights.pull(uri, cache_dir=tmp_path / "cache")
 
 
+async def test_an_index_that_is_too_large_is_refused_before_it_is_read(made_model, tmp_path):
+    shutil.copytree(made_model.path, tmp_path / "m")
+    with (tmp_path / "m" / "model.safetensors.index.json").open("wb") as file:
+        file.truncate(200_000_000)
+    with pytest.raises(weights.RefusedError, match="has 200000000 bytes, must have at most 100000000"):
+        await weights.pull(tmp_path / "m", cache_dir=tmp_path)
+
+
 async def test_a_cache_that_cannot_be_written_is_named(aws, model_uri, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(weights.CacheError, match=r"cache folder = .*/file/cache, cannot be written"):

@@ -29,6 +29,7 @@ from weights.cache.model_folder import MANIFEST, read_identity, read_manifest
 from weights.cache.part_writers import WriteBehind
 from weights.cache.progress import default_concurrency
 from weights.errors import CacheError
+from weights.index import listed
 from weights.loading.direct_reader import DirectReader
 from weights.loading.stream import FileReader, TensorStream
 from weights.manifest import FileEntry, Manifest, SafetensorsHeader, TensorEntry
@@ -109,8 +110,7 @@ class OpenModel:
         except BaseException:
             self.close()
             raise
-        for path, reason in sorted(self._unchecked.items()):
-            _log.info("%s/%s: not compared with a checksum: %s", source.uri, path, reason)
+        self._log_unchecked()
         if self._cache_error is not None:
             _log.warning("%s: streaming without caching: %s", source.uri, self._cache_error)
 
@@ -235,6 +235,17 @@ class OpenModel:
         return DirectReader(
             self._source, entry, parts_of_weights(header), self._counter, verify=self._all_wanted
         )
+
+    def _log_unchecked(self) -> None:
+        """Name the files that are fetched now and cannot be compared with a checksum, by reason."""
+        fetched: dict[str, list[str]] = {}
+        for path, reason in self._unchecked.items():
+            if not isinstance(self._readers[path], MappedFile):
+                fetched.setdefault(reason, []).append(path)
+        for reason, paths in fetched.items():
+            _log.warning(
+                "%s: not compared with a checksum (%s): %s", self._source.uri, reason, listed(sorted(paths))
+            )
 
     def _unchecked_because(self, entry: FileEntry, reader: FileReader) -> str | None:
         if isinstance(reader, MappedFile):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from weights import index as indexes
 from weights import safetensors_header, selection
+from weights.errors import RefusedError
 from weights.manifest import FileEntry, Manifest, SafetensorsHeader, SkippedFile
 from weights.sources.local import LocalSource
 from weights.sources.source import Source
@@ -67,6 +68,8 @@ def read_index(source: Source, listed: Sequence[FileEntry]) -> tuple[dict[str, s
     entry = next(entry for entry in listed if entry.path == name)
     if isinstance(source, LocalSource):
         entry = source.entry(name)
+    if entry.size > indexes.MAX_INDEX_BYTES:
+        raise RefusedError(name, f"has {entry.size} bytes, must have at most {indexes.MAX_INDEX_BYTES}")
     return indexes.parse_index(read(source, entry), name), name
 
 

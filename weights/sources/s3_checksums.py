@@ -11,7 +11,7 @@ import botocore.exceptions
 from weights.checksums import Checksum, Composite, declared, of_parts
 from weights.errors import ObjectChangedError
 from weights.manifest import FileEntry
-from weights.sources.s3_errors import error_code
+from weights.sources.s3_errors import DENIED, error_code
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -35,7 +35,7 @@ def declare(client: S3Client, bucket: str, key: str, entry: FileEntry, *, uri: s
         botocore.exceptions.ClientError: the object cannot be asked for.
     """
     head = client.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
-    if (head["ETag"], head["ContentLength"]) != (entry.etag, entry.size):
+    if (_bare(head["ETag"]), head["ContentLength"]) != (_bare(entry.etag), entry.size):
         raise ObjectChangedError(
             f"{uri}: was replaced after it was listed (ETag {entry.etag}, now {head['ETag']})", uri=uri
         )
@@ -48,6 +48,11 @@ def declare(client: S3Client, bucket: str, key: str, entry: FileEntry, *, uri: s
     if isinstance(found, str):
         return dataclasses.replace(entry, unchecked_because=found)
     return dataclasses.replace(entry, checksum=found)
+
+
+def _bare(etag: str) -> str:
+    """An ETag without its quotation marks, which some stores leave out in some responses."""
+    return etag.strip('"')
 
 
 def _nothing_declared(head: Mapping[str, Any]) -> str:
@@ -85,10 +90,9 @@ def _of_parts(
                 break
             marker = following
     except botocore.exceptions.ClientError as error:
-        return (
-            f"{composed} and the checksums of its parts cannot be read ({error_code(error)}); must be "
-            f"allowed s3:GetObjectAttributes, or {_ADVICE}"
-        )
-    same_version = answer.get("ETag", "").strip('"') == entry.etag.strip('"')
+        code = error_code(error)
+        allow = "allow s3:GetObjectAttributes, or " if code in DENIED else ""
+        return f"{composed} and the checksums of its parts cannot be read ({code}); {allow}{_ADVICE}"
+    same_version = _bare(answer.get("ETag", "")) == _bare(entry.etag)
     found = of_parts(composite.algorithm, parts, size=entry.size) if same_version else None
     return found or f"{composed} and the store does not list the checksums of its parts; {_ADVICE}"

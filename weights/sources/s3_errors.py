@@ -18,11 +18,12 @@ from weights.errors import (
     WeightsError,
 )
 
-_DENIED = {
+DENIED = {
     "AccessDenied", "AllAccessDisabled", "AccountProblem", "InvalidAccessKeyId", "SignatureDoesNotMatch",
     "ExpiredToken", "InvalidToken", "TokenRefreshRequired", "RequestExpired", "RequestTimeTooSkewed",
     "401", "403",
 }  # fmt: skip
+"""Codes that say that the credentials do not suffice."""
 
 
 @contextlib.contextmanager
@@ -72,7 +73,7 @@ def _refusal(error: botocore.exceptions.ClientError, uri: str, bucket: str, desc
         )
     if code in ("NoSuchKey", "404", "NotFound"):
         return NotFoundError(f"{uri}: {code}: no such object at {described}", uri=uri)
-    if code in _DENIED:
+    if code in DENIED:
         return AccessDeniedError(
             f"{uri}: {code} from {described}; must be allowed s3:ListBucket on bucket {bucket!r} and "
             "s3:GetObject on its objects",
