@@ -274,6 +274,9 @@ def misplaced(annotations: Mapping[str, str]) -> tuple[FieldError, ...]:
     )
 
 
+_MAX_SUGGESTIONS = 10
+
+
 def warnings(
     annotations: Mapping[str, str], config: Config = DEFAULT_CONFIG, *, container_concurrency: int = 0
 ) -> tuple[FieldError, ...]:
@@ -285,11 +288,13 @@ def warnings(
         container_concurrency: the Revision's; 0 is no limit.
     """
     found: list[FieldError] = []
+    known = sorted(KEYS)
     for key in sorted(annotations):
         if key.partition("/")[0].endswith(GROUP) or key.startswith("autoscaling."):
             if key in KEYS or key.startswith(f"{GROUP}."):  # the latter is a key in a subdomain
                 continue
-            near = difflib.get_close_matches(key, sorted(KEYS), n=1)
+            # Each suggestion takes a millisecond or two.
+            near = difflib.get_close_matches(key, known, n=1) if len(found) < _MAX_SUGGESTIONS else []
             hint = f", did you mean {near[0]}?" if near else ""
             found.append(FieldError(f"unknown autoscaling annotation{hint}", (key,)))
     spec = parse(annotations, config, admitted=True)

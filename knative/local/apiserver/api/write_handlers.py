@@ -28,6 +28,9 @@ from knative.local.apiserver.validation import WriteOptions
 _APPLY = "application/apply-patch+yaml"
 _PATCH_TYPES = ("application/json-patch+json", "application/merge-patch+json", _APPLY)
 _STRATEGIC = "application/strategic-merge-patch+json"
+_MAX_WARNINGS = 4096
+"""Characters of all warnings of a response; above it each is cut, and those that do not fit are left out."""
+_MAX_WARNING = 256
 
 
 class WriteHandlers:
@@ -180,7 +183,7 @@ class WriteHandlers:
         if result.version is not None:
             await self._store.durable(result.version)
         response = json_response(result.obj, status)
-        for warning in (*warnings, *result.warnings):
+        for warning in _truncated([*warnings, *result.warnings]):
             response.headers.append("warning", f'299 - "{_quoted(warning)}"')
         return response
 
@@ -254,6 +257,21 @@ def _refuse_new_pods(target: RequestInfo) -> None:
             "pods are made by Revisions on this platform: create a Service instead",
             target.ref,
         )
+
+
+def _truncated(warnings: Sequence[str]) -> Sequence[str]:
+    """Warnings that fit into the head of a response, by the rule of k8s.io/apiserver's warning filter."""
+    if sum(map(len, warnings)) <= _MAX_WARNINGS:
+        return warnings
+    kept: list[str] = []
+    left = _MAX_WARNINGS
+    for warning in warnings:
+        shortened = warning[: min(_MAX_WARNING, left)]
+        left -= len(shortened)
+        if not shortened:
+            break
+        kept.append(shortened)
+    return kept
 
 
 def _quoted(text: str) -> str:

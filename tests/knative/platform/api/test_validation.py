@@ -121,3 +121,15 @@ async def test_metadata_that_kubernetes_allows_is_accepted(world: World):
     }
     made = await world.cluster.create(CONFIG_MAP, config_map(**meta))
     assert {key: made["metadata"][key] for key in meta} == meta
+
+
+async def test_warnings_fit_into_the_head_of_a_response(raw: Raw):
+    body = {"apiVersion": "serving.knative.dev/v1", "kind": "Service", **service("a")}
+    marks = {f"autoscaling.knative.dev/unknown-{number:04}": "1" for number in range(2000)}
+    body["spec"]["template"]["metadata"]["annotations"] = marks
+    status, _, headers = await raw("POST", f"{KSVCS}?dryRun=All", body, content_type="application/json")
+    warnings = headers.getall("warning")
+    assert status == 201
+    assert 10 < len(warnings) < 100
+    assert sum(map(len, warnings)) < 8192
+    assert warnings[0].startswith('299 - "unknown autoscaling annotation')
