@@ -74,9 +74,13 @@ async def test_it_holds_a_floor_tells_of_it_and_ends_when_asked(alone, knative, 
     assert (await fetch(f"{url}/healthz/live"))[0] == 200
     status, body = await fetch(f"{url}/healthz/ready")
     assert (status, json.loads(body)) == (200, {"synced": True, "pools": 1})
-    _, metrics = await fetch(f"{url}/metrics")
     labels = '{namespace="default",pool="pool",target="generate"}'
-    assert f"pilotlight_warmpool_floor{labels} 2.0" in metrics
+
+    async def told():  # the write is there before the pass ends that the metrics tell of
+        return f"pilotlight_warmpool_floor{labels} 2.0" in (await fetch(f"{url}/metrics"))[1]
+
+    await until(told)
+    _, metrics = await fetch(f"{url}/metrics")
     assert 'pilotlight_warmpool_reason{namespace="default",pool="pool",reason="window/open"' in metrics
     process.terminate()
     _, log = await asyncio.wait_for(process.communicate(), 10)

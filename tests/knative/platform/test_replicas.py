@@ -13,11 +13,14 @@ import yaml
 
 from knative.client.resources import CONFIG_MAP, POD, SECRET, SERVICE
 from knative.local.kubelet.logs import KEPT_FILES, ROTATE_BYTES, ContainerLogs
+from knative.service_token import service_token
 from tests.knative.platform.conftest import World, condition, service, until
 
+KEY = "the key of every token"
 PLATFORM = {
     "env": {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "COLOUR": "platform"},
     "workdir": Path(__file__).parent,
+    "admin_key": KEY,
 }
 
 
@@ -68,6 +71,31 @@ async def test_the_pod_says_when_and_where_in_microseconds(world: World):
         "PodScheduled",
         "Ready",
     }
+
+
+async def test_the_port_that_a_pod_names_is_the_platforms_whatever_its_revision_says(world: World):
+    told = {"pilotlight.dev/port": "1@evil.example/path#", "example.com/own": "kept"}
+    await world.cluster.create(SERVICE, service("a", annotations=told, env={"START_DELAY_S": "0.3"}))
+
+    async def there():
+        return await world.pods()
+
+    (young,) = await until(there)
+    assert young["metadata"]["annotations"].get("pilotlight.dev/port", "0").isdecimal()
+    await world.ready("a")
+    (pod,) = await world.pods()
+    marks = pod["metadata"]["annotations"]
+    assert marks["pilotlight.dev/port"] == (await world.call("a", "/env"))[1]["PORT"]
+    assert marks["example.com/own"] == "kept"
+
+
+async def test_a_service_has_an_admin_token_of_its_own(world: World):
+    for name in ("a", "b"):
+        await world.cluster.create(SERVICE, service(name))
+        await world.ready(name)
+        _, seen = await world.call(name, "/env")
+        assert seen["PILOTLIGHT_ADMIN_TOKEN"] == service_token(KEY, "default", name)
+        assert KEY not in seen.values()
 
 
 async def test_env_comes_from_config_maps_and_secrets(world: World):

@@ -16,6 +16,7 @@ from knative.labels import (
     CONFIGURATION_LABEL,
     LAST_PINNED_ANNOTATION,
     NO_GC_ANNOTATION,
+    PILOTLIGHT,
     PROGRESS_DEADLINE_ANNOTATION,
     REVISION_LABEL,
     REVISION_UID_LABEL,
@@ -160,11 +161,15 @@ def for_autoscaler(annotations: Mapping[str, str]) -> dict[str, str]:
 
 
 def _for_pods(annotations: Mapping[str, str]) -> dict[str, str]:
-    """The annotations of a Revision that its pods have too: none that configures the autoscaler."""
+    """The annotations of a Revision that its pods have too.
+
+    None that configures the autoscaler, and none of those that the platform itself writes on pods: who reads
+    `pilotlight.dev/port` must not be led elsewhere by a Revision.
+    """
     return {
         key: value
         for key, value in for_autoscaler(annotations).items()
-        if not key.startswith(vocabulary.GROUP)
+        if not key.startswith((vocabulary.GROUP, f"{PILOTLIGHT}/"))
     }
 
 
