@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -143,7 +143,7 @@ class StageApp:
             """200 while a request sent now is answered here; 503 otherwise, with the cause of a failure."""
             return JSONResponse(self._state(), status_code=200 if self.replica.lifecycle.ready else 503)
 
-        @self.api.get("/metrics", tags=["probes"])
+        @self.api.get("/metrics", tags=["probes"], response_class=PlainTextResponse)
         async def metrics() -> Response:
             """Prometheus metrics of the stage, and of its engine where it has one."""
             return Response(await self.metrics.page(), media_type=CONTENT_TYPE)
