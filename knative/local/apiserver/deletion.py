@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -51,11 +52,58 @@ class Deleter:
         self._by_kind = {(res.group, res.version, res.kind): res for res in kinds}
         self._resources = tuple(kinds)
         self._now = now
+        self._dependents: deque[tuple[Key, Propagation | None]] = deque()
+        """Objects still to be deleted with their owners: a queue, since chains of owners may be long."""
+        self._deleting_dependents = False
 
-    def delete(  # noqa: C901  # one branch for each thing that may hold an object
+    def delete(self, old: Record, options: DeleteOptions) -> Record:
+        """Remove an object, or mark it as being deleted if something still holds it; its last state."""
+        record = self._delete(old, options)
+        self._delete_dependents()
+        return record
+
+    def remove(self, key: Key) -> Record:
+        """Remove an object and delete its dependents; returns its last state."""
+        record = self._remove(key)
+        self._delete_dependents()
+        return record
+
+    def finish(self, key: Key) -> None:
+        """Remove a gracefully deleted object whose process has ended, unless finalizers hold it."""
+        record = self._store.get(key)
+        if record is not None and not record.obj["metadata"].get("finalizers"):
+            self.remove(key)
+
+    def collect_garbage(self) -> None:
+        """Delete objects that have lost all their owners, and finish namespaces."""
+        for resource in self._resources:
+            for record in self._store.list(resource):
+                owners = _owners(record.obj)
+                if owners and not any(self._owner(owner, record) for owner in owners):
+                    self._dependents.append((record.key, None))
+        for record in self._store.list(resources.NAMESPACE):
+            if record.obj["metadata"].get("deletionTimestamp"):
+                self._namespace(record)
+        self._delete_dependents()
+
+    def _delete_dependents(self) -> None:
+        """Work off the queue, unless that is where this call comes from."""
+        if self._deleting_dependents:
+            return
+        self._deleting_dependents = True
+        try:
+            while self._dependents:
+                key, propagation = self._dependents.popleft()
+                record = self._store.get(key)
+                if record is not None:
+                    self._delete(record, DeleteOptions(propagation))
+        finally:
+            self._deleting_dependents = False
+            self._dependents.clear()  # after an error, what is left is garbage for the next start
+
+    def _delete(  # noqa: C901  # one branch for each thing that may hold an object
         self, old: Record, options: DeleteOptions
     ) -> Record:
-        """Remove an object, or mark it as being deleted if something still holds it; its last state."""
         propagation, grace_seconds = options.propagation, options.grace_seconds
         key, meta = old.key, old.obj["metadata"]
         if key.resource == resources.NAMESPACE:
@@ -71,7 +119,7 @@ class Deleter:
             finalizers.append(_FOREGROUND_FINALIZER)
         graceful = key.resource in GRACEFUL and grace_seconds != 0
         if not finalizers and not graceful:
-            return self.remove(key)
+            return self._remove(key)
         obj = objects.clone(old.obj)
         if "deletionTimestamp" not in meta:
             grace = _GRACE_SECONDS if grace_seconds is None else grace_seconds
@@ -86,44 +134,21 @@ class Deleter:
         record = self._store.put(key, obj, expect=old.version)
         if _FOREGROUND_FINALIZER in finalizers:
             for dependent in self._store.owned(meta["uid"]):
-                self._delete_dependent(dependent.key, "Foreground")
+                self._dependents.append((dependent.key, "Foreground"))
         return record
 
-    def finish(self, key: Key) -> None:
-        """Remove a gracefully deleted object whose process has ended, unless finalizers hold it."""
-        record = self._store.get(key)
-        if record is not None and not record.obj["metadata"].get("finalizers"):
-            self.remove(key)
-
-    def collect_garbage(self) -> None:
-        """Delete objects that have lost all their owners, and finish namespaces."""
-        for resource in self._resources:
-            for record in self._store.list(resource):
-                owners = _owners(record.obj)
-                if owners and not any(self._owner(owner, record) for owner in owners):
-                    self._delete_dependent(record.key)
-        for record in self._store.list(resources.NAMESPACE):
-            if record.obj["metadata"].get("deletionTimestamp"):
-                self._namespace(record)
-
-    def remove(self, key: Key) -> Record:
-        """Remove an object and delete its dependents; returns its last state."""
+    def _remove(self, key: Key) -> Record:
         record = self._store.remove(key)
         uid = record.obj["metadata"]["uid"]
         for dependent in self._store.owned(uid):
             others = (owner for owner in _owners(dependent.obj) if owner["uid"] != uid)
             if not any(self._owner(owner, dependent) for owner in others):
-                self._delete_dependent(dependent.key)
+                self._dependents.append((dependent.key, None))
         self._release_owners(record)
         namespace = self._store.get(Key(resources.NAMESPACE, "", key.namespace)) if key.namespace else None
         if namespace is not None and namespace.obj["metadata"].get("deletionTimestamp"):
             self._finish_namespace(namespace.key)
         return record
-
-    def _delete_dependent(self, key: Key, propagation: Propagation | None = None) -> None:
-        record = self._store.get(key)
-        if record is not None:
-            self.delete(record, DeleteOptions(propagation))
 
     def _owner(self, owner: Mapping[str, Any], dependent: Record) -> Record | bool:
         """The owner, if it exists; True for a kind that isn't served here: it can't be known to be gone."""
@@ -158,7 +183,7 @@ class Deleter:
                 del obj["metadata"]["finalizers"]
             self._store.put(owner.key, obj, expect=owner.version)
             if "finalizers" not in obj["metadata"] and owner.key.resource not in GRACEFUL:
-                self.remove(owner.key)
+                self._dependents.append((owner.key, None))
 
     def _orphan(self, uid: str) -> None:
         for dependent in self._store.owned(uid):
@@ -175,17 +200,13 @@ class Deleter:
             obj["metadata"]["deletionTimestamp"] = objects.timestamp(self._now())
             obj["status"] = {"phase": "Terminating"}
             old = self._store.put(old.key, obj, expect=old.version)
-        for record in self._content(old.key.name):
-            self._delete_dependent(record.key)
+        self._dependents.extend((record.key, None) for record in self._store.in_namespace(old.key.name))
         self._finish_namespace(old.key)
         return old
 
     def _finish_namespace(self, key: Key) -> None:
-        if self._store.get(key) is not None and next(self._content(key.name), None) is None:
+        if self._store.get(key) is not None and next(self._store.in_namespace(key.name), None) is None:
             self._store.remove(key)
-
-    def _content(self, namespace: str) -> Iterator[Record]:
-        return self._store.in_namespace(namespace)
 
 
 def _owners(obj: Mapping[str, Any]) -> list[Mapping[str, Any]]:
