@@ -29,6 +29,9 @@ HOP_BY_HOP = frozenset(
 NEVER_HOP_BY_HOP = frozenset({b"content-length", b"host"})
 """Fields that `Connection` cannot remove: without its length, a body would be read as another request."""
 
+_NAMES_NO_FIELD = frozenset({b"close", b"keep-alive", b"upgrade"})
+"""Values of `Connection` that most clients send, and that name no further field."""
+
 
 def connection_options(headers: Iterable[Field]) -> frozenset[bytes]:
     """The options of all `Connection` fields in lower case: field names, `close`, `keep-alive`, `upgrade`."""
@@ -54,7 +57,8 @@ def end_to_end(headers: Iterable[Field], *, without: frozenset[bytes] = frozense
     for field in headers:
         name = field[0].lower()
         if name == b"connection":
-            named |= connection_options((field,))
+            if field[1].lower() not in _NAMES_NO_FIELD:
+                named |= connection_options((field,))
         elif name not in HOP_BY_HOP and name not in without:
             passed.append(field)
     named -= NEVER_HOP_BY_HOP

@@ -5,6 +5,7 @@ Which of the client's fields are passed on at all is `transport.headers`' rule (
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -66,14 +67,17 @@ def for_replica(
         if name in _SET_HERE:
             given[name] = given[name] + b", " + value if name in given else value
     sent = end_to_end(headers, without=_SET_HERE)
-    forwarded_for = b", ".join(filter(None, (given.get(b"x-forwarded-for"), client.encode())))
-    if forwarded_for:
-        sent.append((b"x-forwarded-for", forwarded_for))
-    sent.append((b"x-forwarded-proto", given.get(b"x-forwarded-proto", scheme.encode())))
+    before = given.get(b"x-forwarded-for")
+    if client:
+        sent.append((b"x-forwarded-for", before + b", " + client.encode() if before else client.encode()))
+    elif before:
+        sent.append((b"x-forwarded-for", before))
+    sent.append((b"x-forwarded-proto", given.get(b"x-forwarded-proto") or scheme.encode()))
     if prefix:
         sent.append((b"x-forwarded-prefix", prefix))
     forwarded = _forwarded(client, host, scheme)
-    sent.append((b"forwarded", b", ".join(filter(None, (given.get(b"forwarded"), forwarded)))))
+    before = given.get(b"forwarded")
+    sent.append((b"forwarded", before + b", " + forwarded if before else forwarded))
     sent.append((HELD, b"%.4f" % held_s))
     if limits.deadline_s is not None:
         sent.append((DEADLINE, b"%.3f" % limits.deadline_s))
@@ -82,6 +86,7 @@ def for_replica(
     return sent
 
 
+@functools.lru_cache(maxsize=1024)
 def _forwarded(client: str, host: bytes, scheme: str) -> bytes:
     """This hop's element of `Forwarded` (RFC 7239, 4)."""
     node = b"unknown" if not client else (f"[{client}]" if ":" in client else client).encode()

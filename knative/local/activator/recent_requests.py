@@ -60,9 +60,11 @@ class RecentRequests:
 
 def caller_of(method: str, path: bytes, headers: Iterable[tuple[bytes, bytes]]) -> Caller:
     """The kind of a request; `path` is the one that the replica gets."""
-    agent = next((value for name, value in headers if name == b"user-agent"), b"")
-    return Caller(
-        method,
-        path[:_LONGEST].decode("latin-1"),
-        agent.partition(b" ")[0][:_LONGEST].decode("latin-1"),
-    )
+    for name, value in headers:
+        if name == b"user-agent":
+            return Caller(method, _shortened(path), _shortened(value.partition(b" ")[0]))
+    return Caller(method, _shortened(path), "")
+
+
+def _shortened(text: bytes) -> str:
+    return text[:_LONGEST].decode("latin-1")
