@@ -90,7 +90,7 @@ async def until(check: Callable[[], Awaitable[Any]], *, timeout_s: float = 20.0,
         await asyncio.sleep(0.02)
 
 
-class World:
+class LocalCluster:
     """A platform, a client for its API and a client for its functions."""
 
     def __init__(self, platform: Platform, cluster: Cluster, http: aiohttp.ClientSession) -> None:
@@ -232,13 +232,13 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture
-async def world(running: Running) -> AsyncIterator[World]:
+async def local(running: Running) -> AsyncIterator[LocalCluster]:
     """The module's platform with clients, empty before and after."""
     async with (
         Cluster.from_kubeconfig(running.platform.kubeconfig) as cluster,
         aiohttp.ClientSession() as http,
     ):
-        yield World(running.platform, cluster, http)
+        yield LocalCluster(running.platform, cluster, http)
         await clear(cluster)
 
 

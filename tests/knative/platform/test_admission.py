@@ -7,7 +7,7 @@ import pytest
 from knative.client.cluster import Cluster
 from knative.client.errors import Cause, Invalid
 from knative.client.resources import CONFIG_MAP, CONFIGURATION, REVISION, ROUTE, SERVICE, WARM_POOL
-from tests.knative.platform.conftest import World, service
+from tests.knative.platform.conftest import LocalCluster, service
 
 ANNOTATION = "spec.template.metadata.annotations.autoscaling.knative.dev"
 SPEC = "spec.template.spec"
@@ -110,9 +110,9 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("body", "text"), REFUSED, ids=[text[:60] for _, text in REFUSED])
-async def test_services_are_denied_in_knatives_words(world: World, body, text):
+async def test_services_are_denied_in_knatives_words(local: LocalCluster, body, text):
     with pytest.raises(Invalid) as refused:
-        await world.cluster.create(SERVICE, body)
+        await local.cluster.create(SERVICE, body)
     message = refused.value.message
     assert message.startswith(
         'admission webhook "validation.webhook.serving.knative.dev" denied the request: validation failed: '
@@ -120,35 +120,35 @@ async def test_services_are_denied_in_knatives_words(world: World, body, text):
     assert text in message
 
 
-async def test_autoscaling_annotations_on_the_service_itself_are_refused(world: World):
+async def test_autoscaling_annotations_on_the_service_itself_are_refused(local: LocalCluster):
     body = service("a")
     body["metadata"]["annotations"] = {"autoscaling.knative.dev/min-scale": "1"}
     with pytest.raises(Invalid, match=r"must be put under .spec\.template\.metadata\.annotations. to work"):
-        await world.cluster.create(SERVICE, body)
+        await local.cluster.create(SERVICE, body)
 
 
-async def test_min_scale_as_a_number_has_a_wrong_type(world: World):
+async def test_min_scale_as_a_number_has_a_wrong_type(local: LocalCluster):
     with pytest.raises(Invalid, match="must be of type string"):
-        await world.cluster.create(SERVICE, service("a", scale={"min-scale": 1}))
+        await local.cluster.create(SERVICE, service("a", scale={"min-scale": 1}))
 
 
 @pytest.mark.parametrize("field", ["lifecycle", "terminationGracePeriodSeconds", "restartPolicy"])
-async def test_fields_that_are_not_in_the_schema_are_unknown(world: World, field):
+async def test_fields_that_are_not_in_the_schema_are_unknown(local: LocalCluster, field):
     with pytest.raises(Invalid, match=f'unknown field "spec.template.spec.{field}"'):
-        await world.cluster.create(SERVICE, service("a", spec={field: "x"}))
+        await local.cluster.create(SERVICE, service("a", spec={field: "x"}))
 
 
-async def test_a_template_with_a_name_cannot_change_without_another_name(world: World):
-    await world.cluster.apply(SERVICE, service("a", revision="a-one"))
+async def test_a_template_with_a_name_cannot_change_without_another_name(local: LocalCluster):
+    await local.cluster.apply(SERVICE, service("a", revision="a-one"))
     with pytest.raises(Invalid, match="Saw the following changes without a name change"):
-        await world.cluster.apply(SERVICE, service("a", revision="a-one", env={"A": "b"}))
+        await local.cluster.apply(SERVICE, service("a", revision="a-one", env={"A": "b"}))
 
 
-async def test_a_revisions_spec_is_immutable(world: World):
-    await world.cluster.create(SERVICE, service("a"))
-    await world.ready("a")
+async def test_a_revisions_spec_is_immutable(local: LocalCluster):
+    await local.cluster.create(SERVICE, service("a"))
+    await local.ready("a")
     with pytest.raises(Invalid, match="Immutable fields changed"):
-        await world.cluster.patch(REVISION, "a-00001", "default", {"spec": {"containerConcurrency": 5}})
+        await local.cluster.patch(REVISION, "a-00001", "default", {"spec": {"containerConcurrency": 5}})
 
 
 @pytest.mark.parametrize(
@@ -160,26 +160,26 @@ async def test_a_revisions_spec_is_immutable(world: World):
         (service("a", container={"command": []}), "set command"),
     ],
 )
-async def test_mistakes_that_knative_accepts_are_warned_of(world: World, body, text):
+async def test_mistakes_that_knative_accepts_are_warned_of(local: LocalCluster, body, text):
     warnings: list[str] = []
-    async with Cluster.from_kubeconfig(world.platform.kubeconfig, on_warning=warnings.append) as cluster:
+    async with Cluster.from_kubeconfig(local.platform.kubeconfig, on_warning=warnings.append) as cluster:
         await cluster.create(SERVICE, body)
     assert len(warnings) == 1
     assert text in warnings[0]
 
 
-async def test_feature_flags_act_at_once(world: World):
+async def test_feature_flags_act_at_once(local: LocalCluster):
     body = service("a", spec={"nodeSelector": {"gpu": "h100"}})
     with pytest.raises(Invalid):
-        await world.cluster.create(SERVICE, body)
+        await local.cluster.create(SERVICE, body)
     meta = {"name": "config-features", "namespace": "knative-serving"}
     switches = {"kubernetes.podspec-nodeselector": "enabled"}
-    await world.cluster.apply(CONFIG_MAP, {"metadata": meta, "data": switches})
-    await world.cluster.create(SERVICE, body)
+    await local.cluster.apply(CONFIG_MAP, {"metadata": meta, "data": switches})
+    await local.cluster.create(SERVICE, body)
 
 
-async def test_defaults_are_those_of_knative(world: World):
-    made = await world.cluster.create(SERVICE, service("a"))
+async def test_defaults_are_those_of_knative(local: LocalCluster):
+    made = await local.cluster.create(SERVICE, service("a"))
     spec = made["spec"]["template"]["spec"]
     assert (spec["containerConcurrency"], spec["timeoutSeconds"], spec["enableServiceLinks"]) == (
         0,
@@ -196,14 +196,14 @@ CREATOR, MODIFIER = "serving.knative.dev/creator", "serving.knative.dev/lastModi
 
 
 @pytest.mark.parametrize("resource", [SERVICE, CONFIGURATION, ROUTE], ids=lambda resource: resource.kind)
-async def test_creator_and_modifier_are_the_users_whatever_the_object_says(world: World, resource):
-    await world.cluster.create(SERVICE, service("other"))
+async def test_creator_and_modifier_are_the_users_whatever_the_object_says(local: LocalCluster, resource):
+    await local.cluster.create(SERVICE, service("other"))
     body = service("a") if resource is SERVICE else service("b")
     if resource is ROUTE:
         body["spec"] = {"traffic": [{"configurationName": "other", "percent": 100}]}
     name = body["metadata"]["name"]
     body["metadata"]["annotations"] = {CREATOR: "someone-else", MODIFIER: "someone-else"}
-    made = await world.cluster.create(resource, body)
+    made = await local.cluster.create(resource, body)
     marks = made["metadata"]["annotations"]
     assert (marks[CREATOR], marks[MODIFIER]) == ("kubernetes-admin", "kubernetes-admin")
     for annotation, text in (
@@ -211,7 +211,7 @@ async def test_creator_and_modifier_are_the_users_whatever_the_object_says(world
         (MODIFIER, f"invalid value: me: metadata.annotations.{MODIFIER}"),
     ):
         with pytest.raises(Invalid) as refused:
-            await world.cluster.patch(
+            await local.cluster.patch(
                 resource, name, "default", {"metadata": {"annotations": {annotation: "me"}}}
             )
         assert refused.value.message == (
@@ -219,10 +219,10 @@ async def test_creator_and_modifier_are_the_users_whatever_the_object_says(world
             f"validation failed: {text}"
         )
     with pytest.raises(Invalid, match="annotation value is immutable"):
-        await world.cluster.patch(resource, name, "default", {"metadata": {"annotations": {CREATOR: None}}})
-    await world.cluster.patch(resource, name, "default", {"metadata": {"annotations": {"note": "fine"}}})
+        await local.cluster.patch(resource, name, "default", {"metadata": {"annotations": {CREATOR: None}}})
+    await local.cluster.patch(resource, name, "default", {"metadata": {"annotations": {"note": "fine"}}})
     if resource is not SERVICE:
-        await world.cluster.delete(resource, name, "default")
+        await local.cluster.delete(resource, name, "default")
 
 
 async def test_a_function_can_validate_what_is_stored(tmp_path):

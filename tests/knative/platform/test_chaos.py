@@ -21,7 +21,7 @@ from knative.client.cluster import Cluster
 from knative.client.errors import ClusterError
 from knative.client.resources import CONFIG_MAP, SERVICE
 from knative.local.apiserver.store import Store
-from tests.knative.platform.conftest import World, processes_of, service, until
+from tests.knative.platform.conftest import LocalCluster, processes_of, service, until
 
 UP = Path(__file__).with_name("up.py")
 SECONDS = float(os.environ.get("PILOTLIGHT_CHAOS_SECONDS", "8"))
@@ -114,8 +114,8 @@ async def test_kills_under_load_lose_nothing_acknowledged_and_leave_no_request_u
         async with Cluster.from_kubeconfig(chaos.state / "kubeconfig") as cluster:
             await cluster.create(SERVICE, service("warm", scale={"min-scale": "2"}))
             await cluster.create(SERVICE, service("cold"))
-            await World(None, cluster, None).ready("warm")
-            await World(None, cluster, None).ready("cold")
+            await LocalCluster(None, cluster, None).ready("warm")
+            await LocalCluster(None, cluster, None).ready("cold")
         store = Store(chaos.state / "state.db")
         mark = store.read_meta("platform")
         connector = aiohttp.TCPConnector(limit=0)
@@ -141,12 +141,12 @@ async def test_kills_under_load_lose_nothing_acknowledged_and_leave_no_request_u
             found = {item["metadata"]["name"]: item["data"]["n"] for item in made}
             lost = {name: value for name, value in chaos.acknowledged.items() if found.get(name) != value}
             assert lost == {}
-            world = World(None, cluster, None)
-            await world.ready_pods(2, "warm-00001")
-            replicas = await world.pods()
+            local = LocalCluster(None, cluster, None)
+            await local.ready_pods(2, "warm-00001")
+            replicas = await local.pods()
 
             async def no_leak():
-                return len(processes_of(mark)) == len(await world.pods())
+                return len(processes_of(mark)) == len(await local.pods())
 
             await until(no_leak, what=f"as many processes as the {len(replicas)} pods")
         sys.stdout.write(f"{SECONDS:g} s: {dict(kills)} kills, answers {dict(chaos.outcomes)}\n")

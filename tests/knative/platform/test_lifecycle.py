@@ -18,23 +18,23 @@ from knative.local.kubelet.process import PLATFORM_VARIABLE
 from knative.local.platform.config import PlatformConfig, PlatformError
 from knative.local.platform.listeners import has_ipv6
 from knative.local.platform.platform import Platform
-from tests.knative.platform.conftest import World, condition, processes_of, service, until
+from tests.knative.platform.conftest import LocalCluster, condition, processes_of, service, until
 
 UP = Path(__file__).with_name("up.py")
 
 
-async def pid_of(world: World, name: str = "a") -> int:
-    return int((await world.call(name))[1]["pid"])
+async def pid_of(local: LocalCluster, name: str = "a") -> int:
+    return int((await local.call(name))[1]["pid"])
 
 
 async def test_after_a_stop_no_process_no_port_and_no_kubeconfig_is_left(config: PlatformConfig):
     platform = Platform(config)
     await platform.start()
     async with Cluster.from_kubeconfig(platform.kubeconfig) as cluster, aiohttp.ClientSession() as http:
-        world = World(platform, cluster, http)
+        local = LocalCluster(platform, cluster, http)
         await cluster.create(SERVICE, service("a", env={"CHILD": "1", "IGNORE_TERM": "1"}))
-        await world.ready("a")
-        mark = psutil.Process(await pid_of(world)).environ()[PLATFORM_VARIABLE]
+        await local.ready("a")
+        mark = psutil.Process(await pid_of(local)).environ()[PLATFORM_VARIABLE]
         assert len(processes_of(mark)) >= 2  # the child, in a session of its own, too
     await platform.stop()
     assert processes_of(mark) == []
@@ -128,21 +128,21 @@ async def test_a_damaged_store_is_named_and_nothing_is_started(config: PlatformC
 
 async def test_services_come_back_after_a_restart_at_zero_or_at_their_floor(config: PlatformConfig):
     async with Platform(config) as platform, Cluster.from_kubeconfig(platform.kubeconfig) as cluster:
-        world = World(platform, cluster, None)
+        local = LocalCluster(platform, cluster, None)
         await cluster.create(SERVICE, service("zero"))
         await cluster.create(SERVICE, service("warm", scale={"min-scale": "2"}))
-        await world.ready("zero")
-        await world.ready_pods(2, "warm-00001")
+        await local.ready("zero")
+        await local.ready_pods(2, "warm-00001")
     async with (
         Platform(config) as platform,
         Cluster.from_kubeconfig(platform.kubeconfig) as cluster,
         aiohttp.ClientSession() as http,
     ):
-        world = World(platform, cluster, http)
-        await world.ready_pods(2, "warm-00001")
-        assert await world.pods("zero-00001") == []
-        assert (await world.ready("zero"))["status"]["latestReadyRevisionName"] == "zero-00001"
-        assert (await world.call("zero"))[0] == 200
+        local = LocalCluster(platform, cluster, http)
+        await local.ready_pods(2, "warm-00001")
+        assert await local.pods("zero-00001") == []
+        assert (await local.ready("zero"))["status"]["latestReadyRevisionName"] == "zero-00001"
+        assert (await local.call("zero"))[0] == 200
 
 
 async def start_platform(state: Path) -> tuple[asyncio.subprocess.Process, str, str]:
@@ -197,8 +197,8 @@ async def test_a_killed_platform_loses_no_acknowledged_write_and_leaks_no_proces
         async with Cluster.from_kubeconfig(state / "kubeconfig") as cluster, aiohttp.ClientSession() as http:
             names = {item["metadata"]["name"] for item in await cluster.list(NAMESPACE)}
             assert set(acknowledged) <= names
-            world = World(None, cluster, http)
-            (pod,) = await world.ready_pods(1, "a-00001")
+            local = LocalCluster(None, cluster, http)
+            (pod,) = await local.ready_pods(1, "a-00001")
             assert condition(pod)["status"] == "True"
             # Of the old replica nothing is left, its child in another session included: one replica, one child.
             assert len(processes_of(mark)) == 2

@@ -10,14 +10,14 @@ from lightkube.generic_resource import create_namespaced_resource
 from lightkube.resources.core_v1 import ConfigMap, Pod
 from lightkube.types import PatchType
 
-from tests.knative.platform.conftest import World, service, until
+from tests.knative.platform.conftest import LocalCluster, service, until
 
 KSERVICE = create_namespaced_resource("serving.knative.dev", "v1", "Service", "services")
 
 
-async def test_the_official_python_client_creates_watches_patches_and_deletes(world: World):
+async def test_the_official_python_client_creates_watches_patches_and_deletes(local: LocalCluster):
     def session() -> list[str]:
-        client = kubernetes.config.new_client_from_config(str(world.platform.kubeconfig))
+        client = kubernetes.config.new_client_from_config(str(local.platform.kubeconfig))
         custom = kubernetes.client.CustomObjectsApi(client)
         core = kubernetes.client.CoreV1Api(client)
         where = {
@@ -62,8 +62,8 @@ async def test_the_official_python_client_creates_watches_patches_and_deletes(wo
     assert set(seen) == {"ADDED", "MODIFIED"} or seen == ["ADDED"]
 
 
-async def test_lightkube_creates_watches_patches_applies_and_deletes(world: World):
-    config = KubeConfig.from_file(world.platform.kubeconfig)
+async def test_lightkube_creates_watches_patches_applies_and_deletes(local: LocalCluster):
+    config = KubeConfig.from_file(local.platform.kubeconfig)
     client = AsyncClient(config=config.get(), field_manager="lightkube")
     try:
         created = await client.create(

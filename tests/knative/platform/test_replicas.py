@@ -14,7 +14,7 @@ import yaml
 from knative.client.resources import CONFIG_MAP, POD, SECRET, SERVICE
 from knative.local.kubelet.logs import KEPT_FILES, ROTATE_BYTES, ContainerLogs
 from knative.service_token import service_token
-from tests.knative.platform.conftest import World, condition, service, until
+from tests.knative.platform.conftest import LocalCluster, condition, service, until
 
 KEY = "the key of every token"
 PLATFORM = {
@@ -24,35 +24,35 @@ PLATFORM = {
 }
 
 
-async def test_the_environment_is_knatives_the_platforms_and_the_containers(world: World):
+async def test_the_environment_is_knatives_the_platforms_and_the_containers(local: LocalCluster):
     env = {
         "COLOUR": "container",
         "WHERE": "$(PILOTLIGHT_GATEWAY)/x",
         "DOLLAR": "$$(PORT)",
         "NONE": "$(NO_SUCH)",
     }
-    await world.cluster.create(SERVICE, service("a", env=env, args=["--port=$(PORT)", "$(COLOUR)"]))
-    await world.ready("a")
-    _, seen = await world.call("a", "/env")
+    await local.cluster.create(SERVICE, service("a", env=env, args=["--port=$(PORT)", "$(COLOUR)"]))
+    await local.ready("a")
+    _, seen = await local.call("a", "/env")
     assert (seen["K_SERVICE"], seen["K_CONFIGURATION"], seen["K_REVISION"]) == ("a", "a", "a-00001")
     assert seen["PILOTLIGHT_HOST"] == "127.0.0.1"
-    assert seen["PILOTLIGHT_GATEWAY"] == world.platform.gateway_url
+    assert seen["PILOTLIGHT_GATEWAY"] == local.platform.gateway_url
     assert seen["AWS_ENDPOINT_URL"] == "http://127.0.0.1:1"
     assert seen["COLOUR"] == "container"
-    assert seen["WHERE"] == f"{world.platform.gateway_url}/x"
+    assert seen["WHERE"] == f"{local.platform.gateway_url}/x"
     assert (seen["DOLLAR"], seen["NONE"]) == ("$(PORT)", "$(NO_SUCH)")
     assert "PATH" in seen
     assert "HOME" in seen
-    _, about = await world.call("a")
+    _, about = await local.call("a")
     assert about["argv"] == [f"--port={seen['PORT']}", "container"]
     assert about["cwd"] == str(Path(__file__).parent)
     assert Path(psutil.Process(about["pid"]).exe()).resolve() == Path(sys.executable).resolve()
 
 
-async def test_the_pod_says_when_and_where_in_microseconds(world: World):
-    await world.cluster.create(SERVICE, service("a", gpus=1, env={"START_DELAY_S": "0.2"}))
-    await world.ready("a")
-    (pod,) = await world.pods()
+async def test_the_pod_says_when_and_where_in_microseconds(local: LocalCluster):
+    await local.cluster.create(SERVICE, service("a", gpus=1, env={"START_DELAY_S": "0.2"}))
+    await local.ready("a")
+    (pod,) = await local.pods()
     marks = pod["metadata"]["annotations"]
     assert (
         marks["pilotlight.dev/scheduled-at"]
@@ -63,7 +63,7 @@ async def test_the_pod_says_when_and_where_in_microseconds(world: World):
     assert marks["pilotlight.dev/gpu-slots"] == "0"
     assert pod["status"]["startTime"] == marks["pilotlight.dev/scheduled-at"][:19] + "Z"
     assert pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
-    _, env = await world.call("a", "/env")
+    _, env = await local.call("a", "/env")
     assert env["PORT"] == marks["pilotlight.dev/port"]
     assert {item["type"] for item in pod["status"]["conditions"]} == {
         "ContainersReady",
@@ -73,36 +73,36 @@ async def test_the_pod_says_when_and_where_in_microseconds(world: World):
     }
 
 
-async def test_the_port_that_a_pod_names_is_the_platforms_whatever_its_revision_says(world: World):
+async def test_the_port_that_a_pod_names_is_the_platforms_whatever_its_revision_says(local: LocalCluster):
     told = {"pilotlight.dev/port": "1@evil.example/path#", "example.com/own": "kept"}
-    await world.cluster.create(SERVICE, service("a", annotations=told, env={"START_DELAY_S": "0.3"}))
+    await local.cluster.create(SERVICE, service("a", annotations=told, env={"START_DELAY_S": "0.3"}))
 
     async def there():
-        return await world.pods()
+        return await local.pods()
 
     (young,) = await until(there)
     assert young["metadata"]["annotations"].get("pilotlight.dev/port", "0").isdecimal()
-    await world.ready("a")
-    (pod,) = await world.pods()
+    await local.ready("a")
+    (pod,) = await local.pods()
     marks = pod["metadata"]["annotations"]
-    assert marks["pilotlight.dev/port"] == (await world.call("a", "/env"))[1]["PORT"]
+    assert marks["pilotlight.dev/port"] == (await local.call("a", "/env"))[1]["PORT"]
     assert marks["example.com/own"] == "kept"
 
 
-async def test_a_service_has_an_admin_token_of_its_own(world: World):
+async def test_a_service_has_an_admin_token_of_its_own(local: LocalCluster):
     for name in ("a", "b"):
-        await world.cluster.create(SERVICE, service(name))
-        await world.ready(name)
-        _, seen = await world.call(name, "/env")
+        await local.cluster.create(SERVICE, service(name))
+        await local.ready(name)
+        _, seen = await local.call(name, "/env")
         assert seen["PILOTLIGHT_ADMIN_TOKEN"] == service_token(KEY, "default", name)
         assert KEY not in seen.values()
 
 
-async def test_env_comes_from_config_maps_and_secrets(world: World):
-    await world.cluster.create(
+async def test_env_comes_from_config_maps_and_secrets(local: LocalCluster):
+    await local.cluster.create(
         CONFIG_MAP, {"metadata": {"name": "cm", "namespace": "default"}, "data": {"A": "1", "B": "2"}}
     )
-    await world.cluster.create(
+    await local.cluster.create(
         SECRET, {"metadata": {"name": "s", "namespace": "default"}, "stringData": {"KEY": "secret words"}}
     )
     container = {
@@ -113,46 +113,46 @@ async def test_env_comes_from_config_maps_and_secrets(world: World):
             {"name": "X", "valueFrom": {"configMapKeyRef": {"name": "nope", "key": "B", "optional": True}}},
         ],
     }
-    await world.cluster.create(SERVICE, service("a", container=container))
-    await world.ready("a")
-    _, seen = await world.call("a", "/env")
+    await local.cluster.create(SERVICE, service("a", container=container))
+    await local.ready("a")
+    _, seen = await local.call("a", "/env")
     assert (seen["CM_A"], seen["KEY"], seen["B"], "X" in seen) == ("1", "secret words", "2", False)
 
 
-async def test_a_missing_config_map_is_named_and_waited_for(world: World):
+async def test_a_missing_config_map_is_named_and_waited_for(local: LocalCluster):
     container = {"env": [{"name": "B", "valueFrom": {"configMapKeyRef": {"name": "cm", "key": "B"}}}]}
-    await world.cluster.create(SERVICE, service("a", container=container))
-    found = await world.revision_condition("a-00001", "False", "ContainerHealthy")
+    await local.cluster.create(SERVICE, service("a", container=container))
+    found = await local.revision_condition("a-00001", "False", "ContainerHealthy")
     assert (found["reason"], found["message"]) == ("CreateContainerConfigError", 'configmap "cm" not found')
-    await world.cluster.create(
+    await local.cluster.create(
         CONFIG_MAP, {"metadata": {"name": "cm", "namespace": "default"}, "data": {"B": "2"}}
     )
-    await world.ready("a")
+    await local.ready("a")
 
 
-async def test_requests_wait_for_the_readiness_probe(world: World):
+async def test_requests_wait_for_the_readiness_probe(local: LocalCluster):
     probe = {"readinessProbe": {"httpGet": {"path": "/ready"}}}
-    await world.cluster.create(SERVICE, service("a", env={"READY_AFTER_S": "0.7"}, container=probe))
+    await local.cluster.create(SERVICE, service("a", env={"READY_AFTER_S": "0.7"}, container=probe))
     begun = time.monotonic()
-    assert (await world.call("a"))[0] == 200
+    assert (await local.call("a"))[0] == 200
     assert time.monotonic() - begun >= 0.7
 
 
-async def test_a_replica_that_stops_being_ready_gets_no_requests(world: World):
+async def test_a_replica_that_stops_being_ready_gets_no_requests(local: LocalCluster):
     probe = {"readinessProbe": {"httpGet": {"path": "/ready"}, "periodSeconds": 1, "failureThreshold": 1}}
-    await world.cluster.create(SERVICE, service("a", container=probe, scale={"min-scale": "2"}))
-    await world.ready_pods(2)
-    _, first = await world.call("a", "/unready")
+    await local.cluster.create(SERVICE, service("a", container=probe, scale={"min-scale": "2"}))
+    await local.ready_pods(2)
+    _, first = await local.call("a", "/unready")
     assert first == {}
 
     async def one():
-        return sum(condition(pod)["status"] == "True" for pod in await world.pods()) == 1
+        return sum(condition(pod)["status"] == "True" for pod in await local.pods()) == 1
 
     await until(one)
-    assert len({(await world.call("a"))[1]["pid"] for _ in range(10)}) == 1
+    assert len({(await local.call("a"))[1]["pid"] for _ in range(10)}) == 1
 
 
-async def test_a_failing_startup_probe_restarts_the_container(world: World):
+async def test_a_failing_startup_probe_restarts_the_container(local: LocalCluster):
     probe = {
         "startupProbe": {
             "httpGet": {"path": "/ready", "port": 8080},
@@ -160,58 +160,58 @@ async def test_a_failing_startup_probe_restarts_the_container(world: World):
             "failureThreshold": 1,
         }
     }
-    await world.cluster.create(SERVICE, service("a", env={"READY_AFTER_S": "100"}, container=probe))
+    await local.cluster.create(SERVICE, service("a", env={"READY_AFTER_S": "100"}, container=probe))
 
     async def restarted():
-        return any(pod["status"]["containerStatuses"][0]["restartCount"] for pod in await world.pods())
+        return any(pod["status"]["containerStatuses"][0]["restartCount"] for pod in await local.pods())
 
     await until(restarted)
 
 
-async def test_a_killed_replica_is_replaced_and_requests_go_on(world: World):
-    await world.cluster.create(SERVICE, service("a"))
-    await world.ready("a")
-    pid = (await world.call("a"))[1]["pid"]
+async def test_a_killed_replica_is_replaced_and_requests_go_on(local: LocalCluster):
+    await local.cluster.create(SERVICE, service("a"))
+    await local.ready("a")
+    pid = (await local.call("a"))[1]["pid"]
     os.kill(pid, signal.SIGKILL)
-    status, body = await world.call("a")
+    status, body = await local.call("a")
     assert status == 200
     assert body["pid"] != pid
 
     async def told():
-        (pod,) = await world.pods()
+        (pod,) = await local.pods()
         state = pod["status"]["containerStatuses"][0]
         return state["ready"] and state
 
     state = await until(told)
     assert state["restartCount"] == 1
     assert state["lastState"]["terminated"]["exitCode"] == 137
-    await world.ready("a")
+    await local.ready("a")
 
 
-async def test_a_request_under_way_is_finished_before_its_replica_ends(world: World):
-    await world.cluster.create(SERVICE, service("a"))
-    await world.ready("a")
-    slow = asyncio.ensure_future(world.call("a", "/slow?s=1"))
-    (pod,) = await world.pods()
+async def test_a_request_under_way_is_finished_before_its_replica_ends(local: LocalCluster):
+    await local.cluster.create(SERVICE, service("a"))
+    await local.ready("a")
+    slow = asyncio.ensure_future(local.call("a", "/slow?s=1"))
+    (pod,) = await local.pods()
 
     async def in_flight():
-        async with world.http.get(f"{world.platform.api_url}/metrics") as answer:
+        async with local.http.get(f"{local.platform.api_url}/metrics") as answer:
             return (
                 'activator_request_concurrency{namespace_name="default",revision_name="a-00001",service_name="a"} 1.0'
                 in await answer.text()
             )
 
     await until(in_flight)
-    await world.cluster.delete(POD, pod["metadata"]["name"], "default")
+    await local.cluster.delete(POD, pod["metadata"]["name"], "default")
     assert (await slow)[0] == 200
 
 
-async def test_a_replica_that_ignores_sigterm_is_killed(world: World):
+async def test_a_replica_that_ignores_sigterm_is_killed(local: LocalCluster):
     spec = {"timeoutSeconds": 1}
-    await world.cluster.create(SERVICE, service("a", env={"IGNORE_TERM": "1", "CHILD": "1"}, spec=spec))
-    await world.ready("a")
-    pid = (await world.call("a"))[1]["pid"]
-    await world.cluster.delete(SERVICE, "a", "default")
+    await local.cluster.create(SERVICE, service("a", env={"IGNORE_TERM": "1", "CHILD": "1"}, spec=spec))
+    await local.ready("a")
+    pid = (await local.call("a"))[1]["pid"]
+    await local.cluster.delete(SERVICE, "a", "default")
 
     async def gone():
         return not psutil.pid_exists(pid)
@@ -219,41 +219,41 @@ async def test_a_replica_that_ignores_sigterm_is_killed(world: World):
     await until(gone)
 
 
-async def test_output_is_kept_in_a_file_and_served_by_the_api(world: World):
-    await world.cluster.create(SERVICE, service("a"))
-    await world.ready("a")
-    (pod,) = await world.pods()
+async def test_output_is_kept_in_a_file_and_served_by_the_api(local: LocalCluster):
+    await local.cluster.create(SERVICE, service("a"))
+    await local.ready("a")
+    (pod,) = await local.pods()
     name = pod["metadata"]["name"]
-    path = world.platform.logs / "default" / f"{name}.log"
+    path = local.platform.logs / "default" / f"{name}.log"
     assert "listening" in path.read_text()
     assert path.stat().st_mode & 0o077 == 0
 
 
-async def test_pods_cannot_be_made_by_hand(world: World):
+async def test_pods_cannot_be_made_by_hand(local: LocalCluster):
     from knative.client.errors import Forbidden
 
     with pytest.raises(Forbidden, match="create a Service instead"):
-        await world.cluster.create(
+        await local.cluster.create(
             POD, {"metadata": {"name": "p", "namespace": "default"}, "spec": {"containers": []}}
         )
 
 
-async def test_volumes_are_seen_at_their_paths_and_nowhere_else(world: World, tmp_path: Path):
+async def test_volumes_are_seen_at_their_paths_and_nowhere_else(local: LocalCluster, tmp_path: Path):
     features = {"name": "config-features", "namespace": "knative-serving"}
     switches = {
         "kubernetes.podspec-persistent-volume-claim": "enabled",
         "kubernetes.podspec-persistent-volume-write": "enabled",
     }
-    await world.cluster.apply(CONFIG_MAP, {"metadata": features, "data": switches})
+    await local.cluster.apply(CONFIG_MAP, {"metadata": features, "data": switches})
     meta = {"name": "v", "namespace": "default"}
-    await world.cluster.create(CONFIG_MAP, {"metadata": meta, "data": {"greeting": "hello", "other": "x"}})
-    await world.cluster.create(SECRET, {"metadata": meta, "stringData": {"key": "secret words"}})
-    claim = world.platform.config.state_dir / "claims" / "default" / "models"
+    await local.cluster.create(CONFIG_MAP, {"metadata": meta, "data": {"greeting": "hello", "other": "x"}})
+    await local.cluster.create(SECRET, {"metadata": meta, "stringData": {"key": "secret words"}})
+    claim = local.platform.config.state_dir / "claims" / "default" / "models"
     claim.mkdir(parents=True)
     (claim / "weights").write_text("model")
     root = tmp_path / "seen"
     paths = {name: str(root / name) for name in ("config", "secret", "scratch", "models")}
-    await world.cluster.create(
+    await local.cluster.create(
         SERVICE,
         service(
             "a",
@@ -271,39 +271,39 @@ async def test_volumes_are_seen_at_their_paths_and_nowhere_else(world: World, tm
             },
         ),
     )
-    await world.ready("a")
+    await local.ready("a")
     for path, content in (
         ("config/in/it", "hello"),
         ("secret/key", "secret words"),
         ("models/weights", "model"),
     ):
-        assert await world.call("a", f"/file?={root}/{path}") == (200, {"content": content})
+        assert await local.call("a", f"/file?={root}/{path}") == (200, {"content": content})
     assert list((root / "config").iterdir()) == []  # the machine itself sees an empty folder
 
 
-async def test_a_volume_whose_secret_is_missing_says_so(world: World, tmp_path: Path):
+async def test_a_volume_whose_secret_is_missing_says_so(local: LocalCluster, tmp_path: Path):
     body = service(
         "a",
         container={"volumeMounts": [{"name": "s", "mountPath": str(tmp_path / "s")}]},
         spec={"volumes": [{"name": "s", "secret": {"secretName": "nope"}}]},
     )
-    await world.cluster.create(SERVICE, body)
-    found = await world.revision_condition("a-00001", "False", "ContainerHealthy")
+    await local.cluster.create(SERVICE, body)
+    found = await local.revision_condition("a-00001", "False", "ContainerHealthy")
     assert (found["reason"], found["message"]) == ("CreateContainerConfigError", 'secret "nope" not found')
 
 
-async def test_logs_can_be_followed_and_cut(world: World):
-    await world.cluster.create(SERVICE, service("a"))
-    await world.ready("a")
-    (pod,) = await world.pods()
-    user = yaml.safe_load(world.platform.kubeconfig.read_text())["users"][0]["user"]
+async def test_logs_can_be_followed_and_cut(local: LocalCluster):
+    await local.cluster.create(SERVICE, service("a"))
+    await local.ready("a")
+    (pod,) = await local.pods()
+    user = yaml.safe_load(local.platform.kubeconfig.read_text())["users"][0]["user"]
     headers = {"Authorization": f"Bearer {user['token']}"}
-    url = f"{world.platform.api_url}/api/v1/namespaces/default/pods/{pod['metadata']['name']}/log"
-    async with world.http.get(f"{url}?follow=true&tailLines=0", headers=headers) as answer:
-        assert (await world.call("a", "/marker-in-the-log"))[0] == 200
+    url = f"{local.platform.api_url}/api/v1/namespaces/default/pods/{pod['metadata']['name']}/log"
+    async with local.http.get(f"{url}?follow=true&tailLines=0", headers=headers) as answer:
+        assert (await local.call("a", "/marker-in-the-log"))[0] == 200
         line = await asyncio.wait_for(answer.content.readline(), 10)
     assert b"/marker-in-the-log" in line
-    async with world.http.get(f"{url}?tailLines=1", headers=headers) as answer:
+    async with local.http.get(f"{url}?tailLines=1", headers=headers) as answer:
         assert (await answer.text()).count("\n") == 1
 
 

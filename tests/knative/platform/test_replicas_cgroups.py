@@ -12,7 +12,7 @@ from knative.local.kubelet import cgroups
 from knative.local.kubelet.limit_enforcer import LimitEnforcer, LimitMechanism
 from knative.local.kubelet.limits import ResourceLimits
 from knative.local.kubelet.process import Process
-from tests.knative.platform.conftest import World, service, until
+from tests.knative.platform.conftest import LocalCluster, service, until
 
 MIB = 1 << 20
 HUNGRY = "held = b'x' * (96 << 20); import time; time.sleep(60)"
@@ -48,29 +48,29 @@ def groups_of(pid: int) -> str:
     return Path(f"/proc/{pid}/cgroup").read_text()
 
 
-async def test_the_kernel_kills_a_container_that_exceeds_its_memory_limit(world: World):
+async def test_the_kernel_kills_a_container_that_exceeds_its_memory_limit(local: LocalCluster):
     body = service(
         "a",
         container={"command": ["python", "-c", HUNGRY], "resources": {"limits": {"memory": "48Mi"}}},
     )
-    await world.cluster.create(SERVICE, body)
-    found = await world.revision_condition("a-00001", "False", "ContainerHealthy")
+    await local.cluster.create(SERVICE, body)
+    found = await local.revision_condition("a-00001", "False", "ContainerHealthy")
     assert found["reason"] == "ExitCode137"
     assert "needed more memory than its limit of 48Mi" in found["message"]
-    (pod,) = await world.pods()
+    (pod,) = await local.pods()
     last = pod["status"]["containerStatuses"][0]["lastState"]["terminated"]
     assert (last["reason"], last["exitCode"]) == ("OOMKilled", 137)
 
 
-async def test_a_container_runs_in_a_group_of_its_own_with_its_limits(world: World):
+async def test_a_container_runs_in_a_group_of_its_own_with_its_limits(local: LocalCluster):
     limits = {"memory": "256Mi", "cpu": "200m"}
-    await world.cluster.create(SERVICE, service("a", container={"resources": {"limits": limits}}))
-    await world.ready("a")
-    (pod,) = await world.pods()
-    _, about = await world.call("a")
+    await local.cluster.create(SERVICE, service("a", container={"resources": {"limits": limits}}))
+    await local.ready("a")
+    (pod,) = await local.pods()
+    _, about = await local.call("a")
     name = f"default_{pod['metadata']['name']}_user-container_0"
     assert name in groups_of(about["pid"])
-    record = world.platform.config.state_dir / "cgroups"
+    record = local.platform.config.state_dir / "cgroups"
     parent = cgroups.CgroupParent.from_json(record.read_text())
     group = parent.group(name)
     if parent.version == 2:
@@ -79,7 +79,7 @@ async def test_a_container_runs_in_a_group_of_its_own_with_its_limits(world: Wor
     else:
         assert (group.memory / "memory.limit_in_bytes").read_text().strip() == str(256 * MIB)
         assert (group.cpu / "cpu.cfs_quota_us").read_text().strip() == "20000"
-    await world.cluster.delete(SERVICE, "a", "default")
+    await local.cluster.delete(SERVICE, "a", "default")
 
     async def gone():
         return not group.memory.exists() and not group.cpu.exists()
@@ -87,13 +87,13 @@ async def test_a_container_runs_in_a_group_of_its_own_with_its_limits(world: Wor
     await until(gone, what="the group is removed")
 
 
-async def test_a_process_in_another_session_ends_with_its_container(world: World):
+async def test_a_process_in_another_session_ends_with_its_container(local: LocalCluster):
     body = service("a", env={"CHILD": "1"}, container={"resources": {"limits": {"memory": "256Mi"}}})
-    await world.cluster.create(SERVICE, body)
-    await world.ready("a")
-    _, about = await world.call("a")
+    await local.cluster.create(SERVICE, body)
+    await local.ready("a")
+    _, about = await local.call("a")
     (child,) = psutil.Process(about["pid"]).children()
-    await world.cluster.delete(SERVICE, "a", "default")
+    await local.cluster.delete(SERVICE, "a", "default")
 
     async def gone():
         return not psutil.pid_exists(child.pid) or child.status() == psutil.STATUS_ZOMBIE

@@ -10,7 +10,7 @@ from knative.client.resources import EVENT, SERVICE
 from knative.local.kubelet import limits
 from knative.local.kubelet.cgroups import Cgroup
 from knative.local.kubelet.limits import ResourceLimits
-from tests.knative.platform.conftest import World, service, until
+from tests.knative.platform.conftest import LocalCluster, service, until
 
 PLATFORM = {"cgroups": False}
 HUNGRY = "import time; held = b'x' * (96 << 20); time.sleep(60)"
@@ -21,20 +21,20 @@ def hungry(limit: str, **container) -> dict:
     return service("a", container={"command": ["python", "-c", HUNGRY], **resources, **container})
 
 
-async def mechanisms(world: World) -> dict[str, str]:
+async def mechanisms(local: LocalCluster) -> dict[str, str]:
     """What enforces the limit of each resource, from the metrics."""
-    async with world.http.get(f"{world.platform.api_url}/metrics") as answer:
+    async with local.http.get(f"{local.platform.api_url}/metrics") as answer:
         text = await answer.text()
     found = re.findall(r'pilotlight_limits\{mechanism="([\w-]+)",resource="(\w+)"\} 1.0', text)
     return {resource: mechanism for mechanism, resource in found}
 
 
-async def killed_for_memory(world: World, limit: str) -> dict:
+async def killed_for_memory(local: LocalCluster, limit: str) -> dict:
     """The container's status after it was killed for its memory."""
-    await world.cluster.create(SERVICE, hungry(limit))
+    await local.cluster.create(SERVICE, hungry(limit))
 
     async def ended():
-        for pod in await world.pods():
+        for pod in await local.pods():
             (state,) = pod["status"].get("containerStatuses") or [{}]
             last = (state.get("lastState") or {}).get("terminated") or {}
             if last.get("reason") == "OOMKilled" and state["restartCount"]:
@@ -44,34 +44,34 @@ async def killed_for_memory(world: World, limit: str) -> dict:
     return await until(ended, what="killed for its memory")
 
 
-async def test_a_container_over_its_memory_limit_is_killed_and_starts_again(world: World):
-    assert (await mechanisms(world)) == {"memory": "sampling", "cpu": "none"}
-    state = await killed_for_memory(world, "64Mi")
+async def test_a_container_over_its_memory_limit_is_killed_and_starts_again(local: LocalCluster):
+    assert (await mechanisms(local)) == {"memory": "sampling", "cpu": "none"}
+    state = await killed_for_memory(local, "64Mi")
     last = state["lastState"]["terminated"]
     assert last["exitCode"] == 137
     assert last["message"].startswith("used 1")
     assert "Mi of memory, over its limit of 64Mi" in last["message"]
-    found = await world.revision_condition("a-00001", "False", "ContainerHealthy")
+    found = await local.revision_condition("a-00001", "False", "ContainerHealthy")
     assert found["reason"] == "ExitCode137"
     assert "over its limit of 64Mi" in found["message"]
-    events = await world.cluster.list(EVENT, "default")
+    events = await local.cluster.list(EVENT, "default")
     assert any(
         event["reason"] == "OOMKilled" and "user-container used" in event["message"] for event in events
     )
 
 
-async def test_the_memory_of_child_processes_counts(world: World):
+async def test_the_memory_of_child_processes_counts(local: LocalCluster):
     command = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {HUNGRY!r}])"
     body = hungry("64Mi", command=["python", "-c", command])
-    await world.cluster.create(SERVICE, body)
-    found = await world.revision_condition("a-00001", "False", "ContainerHealthy")
+    await local.cluster.create(SERVICE, body)
+    found = await local.revision_condition("a-00001", "False", "ContainerHealthy")
     assert "over its limit of 64Mi" in found["message"]
 
 
-async def test_a_cpu_limit_that_is_not_enforced_is_warned_of(world: World):
+async def test_a_cpu_limit_that_is_not_enforced_is_warned_of(local: LocalCluster):
     warnings: list[str] = []
     body = service("a", container={"resources": {"limits": {"cpu": "500m"}}})
-    async with Cluster.from_kubeconfig(world.platform.kubeconfig, on_warning=warnings.append) as cluster:
+    async with Cluster.from_kubeconfig(local.platform.kubeconfig, on_warning=warnings.append) as cluster:
         await cluster.create(SERVICE, body)
     (text,) = warnings
     assert "limits.cpu of user-container is not enforced: this machine permits no control groups" in text

@@ -6,27 +6,27 @@ import pytest
 
 from knative.client.errors import NotFound
 from knative.client.resources import CONFIGURATION, POD_AUTOSCALER, REVISION, ROUTE, SERVICE
-from tests.knative.platform.conftest import World, condition, service, until
+from tests.knative.platform.conftest import LocalCluster, condition, service, until
 
 
-async def test_a_service_gets_ready_and_answers_at_all_three_urls(world: World):
-    await world.cluster.create(SERVICE, service("a"))
-    ready = await world.ready("a")
-    port = world.platform.gateway_url.rpartition(":")[2]
+async def test_a_service_gets_ready_and_answers_at_all_three_urls(local: LocalCluster):
+    await local.cluster.create(SERVICE, service("a"))
+    ready = await local.ready("a")
+    port = local.platform.gateway_url.rpartition(":")[2]
     assert ready["status"]["url"] == f"http://a.default.localhost:{port}"
     assert ready["status"]["address"]["url"] == "http://a.default.svc.cluster.local"
     for url, host in (
-        (f"{world.platform.gateway_url}/default/a/", None),
-        (world.platform.gateway_url, f"a.default.localhost:{port}"),
-        (world.platform.gateway_url, "a.default.svc.cluster.local"),
+        (f"{local.platform.gateway_url}/default/a/", None),
+        (local.platform.gateway_url, f"a.default.localhost:{port}"),
+        (local.platform.gateway_url, "a.default.svc.cluster.local"),
     ):
-        async with world.http.get(url, headers={"Host": host} if host else {}) as answer:
+        async with local.http.get(url, headers={"Host": host} if host else {}) as answer:
             assert (answer.status, (await answer.json())["revision"]) == (200, "a-00001")
 
 
-async def test_names_generations_and_conditions_are_those_of_knative(world: World):
-    await world.cluster.create(SERVICE, service("a"))
-    ready = await world.ready("a")
+async def test_names_generations_and_conditions_are_those_of_knative(local: LocalCluster):
+    await local.cluster.create(SERVICE, service("a"))
+    ready = await local.ready("a")
     assert (
         ready["status"]["latestCreatedRevisionName"]
         == ready["status"]["latestReadyRevisionName"]
@@ -35,7 +35,7 @@ async def test_names_generations_and_conditions_are_those_of_knative(world: Worl
     assert ready["status"]["traffic"] == [{"latestRevision": True, "percent": 100, "revisionName": "a-00001"}]
     kinds = {item["type"] for item in ready["status"]["conditions"]}
     assert kinds == {"ConfigurationsReady", "Ready", "RoutesReady"}
-    revision = await world.cluster.get(REVISION, "a-00001", "default")
+    revision = await local.cluster.get(REVISION, "a-00001", "default")
     labels = revision["metadata"]["labels"]
     assert labels["serving.knative.dev/configurationGeneration"] == "1"
     assert labels["serving.knative.dev/routingState"] == "active"
@@ -48,7 +48,7 @@ async def test_names_generations_and_conditions_are_those_of_knative(world: Worl
     }
     assert revision["spec"]["containerConcurrency"] == 0
     assert revision["spec"]["timeoutSeconds"] == 300
-    autoscaler = await world.cluster.get(POD_AUTOSCALER, "a-00001", "default")
+    autoscaler = await local.cluster.get(POD_AUTOSCALER, "a-00001", "default")
     assert autoscaler["spec"]["reachability"] == "Reachable"
     assert {item["type"] for item in autoscaler["status"]["conditions"]} == {
         "Active",
@@ -58,53 +58,53 @@ async def test_names_generations_and_conditions_are_those_of_knative(world: Worl
     }
 
 
-async def test_a_changed_template_makes_a_new_revision_and_the_old_one_goes_to_reserve(world: World):
-    await world.cluster.apply(SERVICE, service("a", env={"COLOUR": "red"}))
-    await world.ready("a")
-    await world.cluster.apply(SERVICE, service("a", env={"COLOUR": "blue"}))
-    ready = await world.ready("a")
+async def test_a_changed_template_makes_a_new_revision_and_the_old_one_goes_to_reserve(local: LocalCluster):
+    await local.cluster.apply(SERVICE, service("a", env={"COLOUR": "red"}))
+    await local.ready("a")
+    await local.cluster.apply(SERVICE, service("a", env={"COLOUR": "blue"}))
+    ready = await local.ready("a")
     assert ready["status"]["latestReadyRevisionName"] == "a-00002"
-    status, env = await world.call("a", "/env")
+    status, env = await local.call("a", "/env")
     assert (status, env["COLOUR"], env["K_REVISION"]) == (200, "blue", "a-00002")
 
     async def reserved():
-        old = await world.cluster.get(REVISION, "a-00001", "default")
+        old = await local.cluster.get(REVISION, "a-00001", "default")
         return old["metadata"]["labels"]["serving.knative.dev/routingState"] == "reserve"
 
     await until(reserved)
-    autoscaler = await world.cluster.get(POD_AUTOSCALER, "a-00001", "default")
+    autoscaler = await local.cluster.get(POD_AUTOSCALER, "a-00001", "default")
     assert autoscaler["spec"]["reachability"] == "Unreachable"
 
 
-async def test_metadata_of_the_service_alone_makes_no_new_revision(world: World):
-    await world.cluster.create(SERVICE, service("a"))
-    await world.ready("a")
-    changed = await world.cluster.patch(SERVICE, "a", "default", {"metadata": {"labels": {"team": "x"}}})
+async def test_metadata_of_the_service_alone_makes_no_new_revision(local: LocalCluster):
+    await local.cluster.create(SERVICE, service("a"))
+    await local.ready("a")
+    changed = await local.cluster.patch(SERVICE, "a", "default", {"metadata": {"labels": {"team": "x"}}})
     assert changed["metadata"]["generation"] == 1
 
     async def labelled():
-        config = await world.cluster.get(CONFIGURATION, "a", "default")
+        config = await local.cluster.get(CONFIGURATION, "a", "default")
         return config["metadata"]["labels"].get("team") == "x" and config
 
     config = await until(labelled)
     assert config["metadata"]["generation"] == 1
-    assert [item["metadata"]["name"] for item in await world.cluster.list(REVISION, "default")] == ["a-00001"]
+    assert [item["metadata"]["name"] for item in await local.cluster.list(REVISION, "default")] == ["a-00001"]
 
 
-async def test_a_container_that_exits_shows_its_last_words_and_the_old_revision_goes_on(world: World):
-    await world.cluster.apply(SERVICE, service("a"))
-    await world.ready("a")
-    await world.cluster.apply(SERVICE, service("a", env={"EXIT_CODE": "3", "LAST_WORDS": "no model here"}))
-    failed = await world.service_condition("a", "False")
+async def test_a_container_that_exits_shows_its_last_words_and_the_old_revision_goes_on(local: LocalCluster):
+    await local.cluster.apply(SERVICE, service("a"))
+    await local.ready("a")
+    await local.cluster.apply(SERVICE, service("a", env={"EXIT_CODE": "3", "LAST_WORDS": "no model here"}))
+    failed = await local.service_condition("a", "False")
     assert failed["reason"] == "RevisionFailed"
     assert 'Revision "a-00002" failed with message: Container failed with: no model here' in failed["message"]
-    healthy = await world.revision_condition("a-00002", "False", "ContainerHealthy")
+    healthy = await local.revision_condition("a-00002", "False", "ContainerHealthy")
     assert healthy["reason"] == "ExitCode3"
-    status, body = await world.call("a")
+    status, body = await local.call("a")
     assert (status, body["revision"]) == (200, "a-00001")
 
 
-async def test_a_termination_message_stands_for_the_log_of_one_run(world: World):
+async def test_a_termination_message_stands_for_the_log_of_one_run(local: LocalCluster):
     code = (
         "import os, sys\n"
         'print(\'{"a line": "of the log"}\', flush=True)\n'
@@ -113,12 +113,12 @@ async def test_a_termination_message_stands_for_the_log_of_one_run(world: World)
         "open(path, 'w').write('no such model')\n"
         "sys.exit(3)\n"
     )
-    await world.cluster.create(SERVICE, service("a", container={"command": ["python", "-c", code]}))
-    found = await world.revision_condition("a-00001", "False", "ContainerHealthy")
+    await local.cluster.create(SERVICE, service("a", container={"command": ["python", "-c", code]}))
+    found = await local.revision_condition("a-00001", "False", "ContainerHealthy")
     assert (found["reason"], found["message"]) == ("ExitCode3", "Container failed with: no such model")
 
     async def restarted():
-        for pod in await world.pods():
+        for pod in await local.pods():
             status = pod["status"]["containerStatuses"][0]
             if status["restartCount"] >= 1:
                 return status["lastState"]["terminated"]["message"]
@@ -127,11 +127,11 @@ async def test_a_termination_message_stands_for_the_log_of_one_run(world: World)
     assert await until(restarted) == "no such model"
 
 
-async def test_a_crashing_container_is_restarted_with_growing_pauses(world: World):
-    await world.cluster.create(SERVICE, service("a", env={"EXIT_CODE": "1"}))
+async def test_a_crashing_container_is_restarted_with_growing_pauses(local: LocalCluster):
+    await local.cluster.create(SERVICE, service("a", env={"EXIT_CODE": "1"}))
 
     async def backing_off():
-        for pod in await world.pods():
+        for pod in await local.pods():
             state = pod["status"]["containerStatuses"][0]
             if (
                 state["restartCount"] >= 2
@@ -145,134 +145,134 @@ async def test_a_crashing_container_is_restarted_with_growing_pauses(world: Worl
     assert "last words" in state["lastState"]["terminated"]["message"]
 
 
-async def test_a_container_without_command_is_explained_on_the_revision(world: World):
+async def test_a_container_without_command_is_explained_on_the_revision(local: LocalCluster):
     body = service("a")
     del body["spec"]["template"]["spec"]["containers"][0]["command"]
     del body["spec"]["template"]["spec"]["containers"][0]["args"]
-    await world.cluster.create(SERVICE, body)
-    found = await world.revision_condition("a-00001", "False")
+    await local.cluster.create(SERVICE, body)
+    found = await local.revision_condition("a-00001", "False")
     assert found["reason"] == "NoCommand"
     assert "set command" in found["message"]
-    assert "set command" in (await world.service_condition("a", "False"))["message"]
+    assert "set command" in (await local.service_condition("a", "False"))["message"]
 
 
-async def test_a_program_that_does_not_exist_is_named(world: World):
-    await world.cluster.create(SERVICE, service("a", container={"command": ["no-such-program"], "args": []}))
-    found = await world.revision_condition("a-00001", "False")
+async def test_a_program_that_does_not_exist_is_named(local: LocalCluster):
+    await local.cluster.create(SERVICE, service("a", container={"command": ["no-such-program"], "args": []}))
+    found = await local.revision_condition("a-00001", "False")
     assert 'exec: "no-such-program": executable file not found in $PATH' in found["message"]
 
 
-async def test_deleting_a_service_ends_its_replicas_and_its_url(world: World):
-    await world.cluster.create(SERVICE, service("a"))
-    await world.ready("a")
-    assert (await world.call("a"))[0] == 200
-    await world.cluster.delete(SERVICE, "a", "default")
+async def test_deleting_a_service_ends_its_replicas_and_its_url(local: LocalCluster):
+    await local.cluster.create(SERVICE, service("a"))
+    await local.ready("a")
+    assert (await local.call("a"))[0] == 200
+    await local.cluster.delete(SERVICE, "a", "default")
 
     async def empty():
         kinds = (CONFIGURATION, ROUTE, REVISION, POD_AUTOSCALER)
         return (
-            not any([await world.cluster.list(kind, "default") for kind in kinds]) and not await world.pods()
+            not any([await local.cluster.list(kind, "default") for kind in kinds]) and not await local.pods()
         )
 
     await until(empty)
-    status, _ = await world.call("a")
+    status, _ = await local.call("a")
     assert status == 404
     with pytest.raises(NotFound):
-        await world.cluster.get(SERVICE, "a", "default")
+        await local.cluster.get(SERVICE, "a", "default")
 
 
-async def test_traffic_is_split_and_tags_have_urls(world: World):
-    await world.cluster.apply(SERVICE, service("a", revision="a-one"))
-    await world.ready("a")
+async def test_traffic_is_split_and_tags_have_urls(local: LocalCluster):
+    await local.cluster.apply(SERVICE, service("a", revision="a-one"))
+    await local.ready("a")
     split = [
         {"revisionName": "a-one", "percent": 50, "tag": "old"},
         {"revisionName": "a-two", "percent": 50},
         {"latestRevision": True, "percent": 0, "tag": "new"},
     ]
-    await world.cluster.apply(SERVICE, service("a", revision="a-two", traffic=split))
-    ready = await world.ready("a")
+    await local.cluster.apply(SERVICE, service("a", revision="a-two", traffic=split))
+    ready = await local.ready("a")
     urls = {item.get("tag"): item.get("url") for item in ready["status"]["traffic"]}
-    port = world.platform.gateway_url.rpartition(":")[2]
+    port = local.platform.gateway_url.rpartition(":")[2]
     assert urls["old"] == f"http://old-a.default.localhost:{port}"
-    seen = {(await world.call("a"))[1]["revision"] for _ in range(60)}
+    seen = {(await local.call("a"))[1]["revision"] for _ in range(60)}
     assert seen == {"a-one", "a-two"}
-    async with world.http.get(
-        world.platform.gateway_url, headers={"Host": f"old-a.default.localhost:{port}"}
+    async with local.http.get(
+        local.platform.gateway_url, headers={"Host": f"old-a.default.localhost:{port}"}
     ) as answer:
         assert (await answer.json())["revision"] == "a-one"
 
 
-async def test_a_service_that_is_for_the_cluster_alone_has_its_url_there(world: World):
+async def test_a_service_that_is_for_the_cluster_alone_has_its_url_there(local: LocalCluster):
     body = service("a", traffic=[{"latestRevision": True, "percent": 100, "tag": "now"}])
     body["metadata"]["labels"] = {"networking.knative.dev/visibility": "cluster-local"}
-    await world.cluster.apply(SERVICE, body)
-    status = (await world.ready("a"))["status"]
+    await local.cluster.apply(SERVICE, body)
+    status = (await local.ready("a"))["status"]
     assert status["url"] == status["address"]["url"] == "http://a.default.svc.cluster.local"
     assert status["traffic"][0]["url"] == "http://now-a.default.svc.cluster.local"
-    async with world.http.get(
-        world.platform.gateway_url, headers={"Host": "a.default.svc.cluster.local"}
+    async with local.http.get(
+        local.platform.gateway_url, headers={"Host": "a.default.svc.cluster.local"}
     ) as answer:
         assert answer.status == 200
 
 
-async def test_a_service_says_what_somebody_else_has_made_under_its_name(world: World):
+async def test_a_service_says_what_somebody_else_has_made_under_its_name(local: LocalCluster):
     theirs = service("a")
-    await world.cluster.create(CONFIGURATION, {"metadata": theirs["metadata"], "spec": theirs["spec"]})
-    await world.cluster.create(SERVICE, service("a"))
-    found = await world.service_condition("a", "False", "ConfigurationsReady")
+    await local.cluster.create(CONFIGURATION, {"metadata": theirs["metadata"], "spec": theirs["spec"]})
+    await local.cluster.create(SERVICE, service("a"))
+    found = await local.service_condition("a", "False", "ConfigurationsReady")
     assert (found["reason"], found["message"]) == (
         "NotOwned",
         'There is an existing Configuration "a" that we do not own.',
     )
-    await world.cluster.delete(CONFIGURATION, "a", "default")
+    await local.cluster.delete(CONFIGURATION, "a", "default")
 
 
-async def test_a_route_that_names_a_missing_revision_says_so(world: World):
-    await world.cluster.apply(SERVICE, service("a"))
-    await world.ready("a")
-    await world.cluster.apply(SERVICE, service("a", traffic=[{"revisionName": "a-nope", "percent": 100}]))
-    failed = await world.service_condition("a", "False")
+async def test_a_route_that_names_a_missing_revision_says_so(local: LocalCluster):
+    await local.cluster.apply(SERVICE, service("a"))
+    await local.ready("a")
+    await local.cluster.apply(SERVICE, service("a", traffic=[{"revisionName": "a-nope", "percent": 100}]))
+    failed = await local.service_condition("a", "False")
     assert failed["reason"] == "RevisionMissing"
     assert 'Revision "a-nope" referenced in traffic not found.' in failed["message"]
-    assert (await world.call("a"))[0] == 200  # the traffic of before stays
+    assert (await local.call("a"))[0] == 200  # the traffic of before stays
 
 
-async def test_a_route_and_a_configuration_of_their_own_work_without_a_service(world: World):
+async def test_a_route_and_a_configuration_of_their_own_work_without_a_service(local: LocalCluster):
     template = service("own")["spec"]["template"]
     meta = {"name": "own", "namespace": "default"}
     split = [
         {"configurationName": "own", "percent": 100},
         {"revisionName": "own-two", "percent": 0, "tag": "two"},
     ]
-    await world.cluster.create(ROUTE, {"metadata": {**meta, "name": "door"}, "spec": {"traffic": split}})
-    await world.cluster.create(CONFIGURATION, {"metadata": meta, "spec": {"template": template}})
-    await world.condition_of(CONFIGURATION, "own", "True")
-    missing = await world.condition_of(ROUTE, "door", "False")
+    await local.cluster.create(ROUTE, {"metadata": {**meta, "name": "door"}, "spec": {"traffic": split}})
+    await local.cluster.create(CONFIGURATION, {"metadata": meta, "spec": {"template": template}})
+    await local.condition_of(CONFIGURATION, "own", "True")
+    missing = await local.condition_of(ROUTE, "door", "False")
     assert missing["reason"] == "RevisionMissing"
     template["metadata"]["name"] = "own-two"
-    await world.cluster.apply(CONFIGURATION, {"metadata": meta, "spec": {"template": template}}, force=True)
-    await world.condition_of(ROUTE, "door", "True")
-    assert (await world.call("door"))[1]["revision"] == "own-two"
-    await world.cluster.delete(ROUTE, "door", "default")
-    await world.cluster.delete(CONFIGURATION, "own", "default")
-    assert (await world.call("door"))[0] == 404
+    await local.cluster.apply(CONFIGURATION, {"metadata": meta, "spec": {"template": template}}, force=True)
+    await local.condition_of(ROUTE, "door", "True")
+    assert (await local.call("door"))[1]["revision"] == "own-two"
+    await local.cluster.delete(ROUTE, "door", "default")
+    await local.cluster.delete(CONFIGURATION, "own", "default")
+    assert (await local.call("door"))[0] == 404
 
 
-async def test_many_services_at_once_all_get_ready(world: World):
+async def test_many_services_at_once_all_get_ready(local: LocalCluster):
     names = [f"s{number}" for number in range(8)]
-    await asyncio.gather(*(world.cluster.create(SERVICE, service(name)) for name in names))
+    await asyncio.gather(*(local.cluster.create(SERVICE, service(name)) for name in names))
     for name in names:
-        assert condition(await world.ready(name))["status"] == "True"
+        assert condition(await local.ready(name))["status"] == "True"
 
 
-async def test_a_named_revision_that_exists_is_gone_back_to(world: World):
+async def test_a_named_revision_that_exists_is_gone_back_to(local: LocalCluster):
     for name, value in (("a-one", "1"), ("a-two", "2"), ("a-one", "1")):
-        await world.cluster.apply(SERVICE, service("a", revision=name, env={"V": value}))
-        status = (await world.ready("a"))["status"]
+        await local.cluster.apply(SERVICE, service("a", revision=name, env={"V": value}))
+        status = (await local.ready("a"))["status"]
         assert status["latestCreatedRevisionName"] == status["latestReadyRevisionName"] == name
         assert [item["revisionName"] for item in status["traffic"]] == [name]
-    assert (await world.call("a"))[1]["revision"] == "a-one"
-    states = {item["metadata"]["name"]: routing_state(item) for item in await world.cluster.list(REVISION)}
+    assert (await local.call("a"))[1]["revision"] == "a-one"
+    states = {item["metadata"]["name"]: routing_state(item) for item in await local.cluster.list(REVISION)}
     assert states == {"a-one": "active", "a-two": "reserve"}
 
 
@@ -280,42 +280,42 @@ def routing_state(obj):
     return obj["metadata"]["labels"]["serving.knative.dev/routingState"]
 
 
-async def test_a_name_that_another_template_made_is_refused(world: World):
+async def test_a_name_that_another_template_made_is_refused(local: LocalCluster):
     for name, value in (("a-one", "1"), ("a-two", "2")):
-        await world.cluster.apply(SERVICE, service("a", revision=name, env={"V": value}))
-        await world.ready("a")
-    await world.cluster.apply(SERVICE, service("a", revision="a-one", env={"V": "3"}))
-    failed = await world.service_condition("a", "False")
+        await local.cluster.apply(SERVICE, service("a", revision=name, env={"V": value}))
+        await local.ready("a")
+    await local.cluster.apply(SERVICE, service("a", revision="a-one", env={"V": "3"}))
+    failed = await local.service_condition("a", "False")
     assert failed["reason"] == "RevisionFailed"
     assert "already exists and was made from another template" in failed["message"]
-    assert (await world.call("a"))[1]["revision"] == "a-two"
+    assert (await local.call("a"))[1]["revision"] == "a-two"
 
 
-async def test_a_route_of_another_name_retires_revisions_and_notes_itself(world: World):
+async def test_a_route_of_another_name_retires_revisions_and_notes_itself(local: LocalCluster):
     meta = {"name": "config", "namespace": "default"}
     traffic = [{"configurationName": "config", "percent": 100}]
-    await world.cluster.create(
+    await local.cluster.create(
         ROUTE, {"metadata": {"name": "route", "namespace": "default"}, "spec": {"traffic": traffic}}
     )
     for value in ("1", "2"):
         template = service("x", scale={"min-scale": "1"}, env={"V": value})["spec"]["template"]
-        await world.cluster.apply(
+        await local.cluster.apply(
             CONFIGURATION, {"metadata": meta, "spec": {"template": template}}, force=True
         )
 
         async def routed(value=value):
-            found = await world.cluster.get(ROUTE, "route", "default")
+            found = await local.cluster.get(ROUTE, "route", "default")
             listed = (found.get("status") or {}).get("traffic") or [{}]
             return listed[0].get("revisionName") == f"config-0000{value}"
 
         await until(routed)
     annotation = "serving.knative.dev/routes"
-    config = await world.cluster.get(CONFIGURATION, "config", "default")
+    config = await local.cluster.get(CONFIGURATION, "config", "default")
     assert config["metadata"]["annotations"][annotation] == "route"
 
     async def retired():
-        old = await world.cluster.get(REVISION, "config-00001", "default")
-        new = await world.cluster.get(REVISION, "config-00002", "default")
+        old = await local.cluster.get(REVISION, "config-00001", "default")
+        new = await local.cluster.get(REVISION, "config-00002", "default")
         return (
             (routing_state(old), routing_state(new)) == ("reserve", "active")
             and annotation not in old["metadata"]["annotations"]
@@ -325,49 +325,49 @@ async def test_a_route_of_another_name_retires_revisions_and_notes_itself(world:
     await until(retired)
 
     async def floor_ignored():
-        found = await world.cluster.get(POD_AUTOSCALER, "config-00001", "default")
+        found = await local.cluster.get(POD_AUTOSCALER, "config-00001", "default")
         return found["spec"].get("reachability") == "Unreachable"
 
     await until(floor_ignored)
-    await world.cluster.delete(ROUTE, "route", "default")
+    await local.cluster.delete(ROUTE, "route", "default")
 
     async def unrouted():
-        new = await world.cluster.get(REVISION, "config-00002", "default")
-        left = await world.cluster.get(CONFIGURATION, "config", "default")
+        new = await local.cluster.get(REVISION, "config-00002", "default")
+        left = await local.cluster.get(CONFIGURATION, "config", "default")
         return routing_state(new) == "reserve" and annotation not in left["metadata"]["annotations"]
 
     await until(unrouted)
-    await world.cluster.delete(CONFIGURATION, "config", "default")
+    await local.cluster.delete(CONFIGURATION, "config", "default")
 
 
-async def test_a_configuration_serves_its_service_and_another_route(world: World):
-    await world.cluster.create(SERVICE, service("a"))
-    await world.ready("a")
+async def test_a_configuration_serves_its_service_and_another_route(local: LocalCluster):
+    await local.cluster.create(SERVICE, service("a"))
+    await local.ready("a")
     traffic = [{"configurationName": "a", "percent": 100}]
-    await world.cluster.create(
+    await local.cluster.create(
         ROUTE, {"metadata": {"name": "other", "namespace": "default"}, "spec": {"traffic": traffic}}
     )
-    await world.condition_of(ROUTE, "other", "True")
-    await world.cluster.patch(SERVICE, "a", "default", {"metadata": {"labels": {"x": "y"}}})
+    await local.condition_of(ROUTE, "other", "True")
+    await local.cluster.patch(SERVICE, "a", "default", {"metadata": {"labels": {"x": "y"}}})
 
     async def both():
         found = [
-            await world.cluster.get(resource, name, "default")
+            await local.cluster.get(resource, name, "default")
             for resource, name in ((CONFIGURATION, "a"), (REVISION, "a-00001"))
         ]
         named = [item["metadata"]["annotations"].get("serving.knative.dev/routes") for item in found]
         return named == ["a,other", "a,other"] and found[0]["metadata"]["labels"].get("x") == "y"
 
     await until(both)
-    assert (await world.call("other"))[1]["revision"] == "a-00001"
-    await world.cluster.delete(ROUTE, "other", "default")
+    assert (await local.call("other"))[1]["revision"] == "a-00001"
+    await local.cluster.delete(ROUTE, "other", "default")
 
 
-async def test_a_service_that_cannot_start_answers_at_once_with_the_cause(world: World):
-    await world.cluster.create(SERVICE, service("a", env={"EXIT_CODE": "3", "LAST_WORDS": "no such model"}))
+async def test_a_service_that_cannot_start_answers_at_once_with_the_cause(local: LocalCluster):
+    await local.cluster.create(SERVICE, service("a", env={"EXIT_CODE": "3", "LAST_WORDS": "no such model"}))
 
     async def failed_for_good():
-        status, problem = await world.call("a")
+        status, problem = await local.call("a")
         assert status == 503
         return problem if not problem["retryable"] else None
 
@@ -375,26 +375,26 @@ async def test_a_service_that_cannot_start_answers_at_once_with_the_cause(world:
     assert (problem["service"], problem["revision"], problem["reason"]) == ("a", "a-00001", "ExitCode3")
     assert "no such model" in problem["cause"]
     fixed = service("a")
-    await world.cluster.apply(SERVICE, fixed, force=True)
-    await world.ready("a")
-    assert (await world.call("a"))[0] == 200
+    await local.cluster.apply(SERVICE, fixed, force=True)
+    await local.ready("a")
+    assert (await local.call("a"))[0] == 200
 
 
-async def test_a_new_revision_that_cannot_start_leaves_the_old_one_serving(world: World):
-    await world.cluster.apply(SERVICE, service("a"))
-    await world.ready("a")
-    await world.cluster.apply(SERVICE, service("a", env={"EXIT_CODE": "3"}))
-    await world.service_condition("a", "False")
-    assert (await world.call("a"))[1]["revision"] == "a-00001"
+async def test_a_new_revision_that_cannot_start_leaves_the_old_one_serving(local: LocalCluster):
+    await local.cluster.apply(SERVICE, service("a"))
+    await local.ready("a")
+    await local.cluster.apply(SERVICE, service("a", env={"EXIT_CODE": "3"}))
+    await local.service_condition("a", "False")
+    assert (await local.call("a"))[1]["revision"] == "a-00001"
 
 
-async def test_a_service_that_waits_for_a_gpu_holds_its_requests(world: World):
-    await world.cluster.create(SERVICE, service("holder", gpus=2, scale={"min-scale": "1"}))
-    await world.ready("holder")
-    await world.cluster.create(SERVICE, service("a", gpus=1))
-    await world.revision_condition("a-00001", "False", "ResourcesAvailable")
-    asking = asyncio.create_task(world.call("a"))
+async def test_a_service_that_waits_for_a_gpu_holds_its_requests(local: LocalCluster):
+    await local.cluster.create(SERVICE, service("holder", gpus=2, scale={"min-scale": "1"}))
+    await local.ready("holder")
+    await local.cluster.create(SERVICE, service("a", gpus=1))
+    await local.revision_condition("a-00001", "False", "ResourcesAvailable")
+    asking = asyncio.create_task(local.call("a"))
     await asyncio.sleep(0.3)
     assert not asking.done()
-    await world.cluster.delete(SERVICE, "holder", "default")
+    await local.cluster.delete(SERVICE, "holder", "default")
     assert (await asyncio.wait_for(asking, 20))[0] == 200

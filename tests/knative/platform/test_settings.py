@@ -12,18 +12,18 @@ from knative.local.apiserver.records import Key
 from knative.local.apiserver.store import Store
 from knative.local.controllers.desired_state import revisions
 from knative.local.controllers.settings import KnativeSettings
-from tests.knative.platform.conftest import World, condition, service, until
+from tests.knative.platform.conftest import LocalCluster, condition, service, until
 
 NAMESPACE = "knative-serving"
 
 
-async def configure(world: World, which: str, **settings: str) -> None:
+async def configure(local: LocalCluster, which: str, **settings: str) -> None:
     """Apply a ConfigMap of Knative's with these keys and no others."""
     body = {
         "metadata": {"name": f"config-{which}", "namespace": NAMESPACE},
         "data": {key.replace("_", "-"): value for key, value in settings.items()},
     }
-    await world.cluster.apply(CONFIG_MAP, body)
+    await local.cluster.apply(CONFIG_MAP, body)
 
 
 @pytest.mark.parametrize(
@@ -66,20 +66,20 @@ async def configure(world: World, which: str, **settings: str) -> None:
     ],
 )
 async def test_an_invalid_setting_is_denied_in_knatives_words_and_changes_nothing(
-    world: World, which, settings, text
+    local: LocalCluster, which, settings, text
 ):
-    await configure(world, which)
+    await configure(local, which)
     with pytest.raises(Invalid) as refused:
-        await configure(world, which, **settings)
+        await configure(local, which, **settings)
     assert (
         'admission webhook "config.webhook.serving.knative.dev" denied the request: validation failed: '
         + text
     ) in str(refused.value)
-    kept = await world.cluster.get(CONFIG_MAP, f"config-{which}", NAMESPACE)
+    kept = await local.cluster.get(CONFIG_MAP, f"config-{which}", NAMESPACE)
     assert not kept.get("data")
 
 
-async def test_a_changed_example_is_denied(world: World):
+async def test_a_changed_example_is_denied(local: LocalCluster):
     meta = {
         "name": "config-gc",
         "namespace": NAMESPACE,
@@ -87,57 +87,57 @@ async def test_a_changed_example_is_denied(world: World):
     }
     body = {"metadata": meta, "data": {"_example": "min-non-active-revisions: 5"}}
     with pytest.raises(Invalid, match="copy the respective setting to the top-level of the ConfigMap"):
-        await world.cluster.apply(CONFIG_MAP, body)
+        await local.cluster.apply(CONFIG_MAP, body)
 
 
-async def test_a_config_map_of_that_name_in_another_namespace_is_not_validated(world: World):
+async def test_a_config_map_of_that_name_in_another_namespace_is_not_validated(local: LocalCluster):
     meta = {"name": "config-autoscaler", "namespace": "default"}
-    await world.cluster.create(CONFIG_MAP, {"metadata": meta, "data": {"stable-window": "1s"}})
+    await local.cluster.create(CONFIG_MAP, {"metadata": meta, "data": {"stable-window": "1s"}})
 
 
-async def test_the_default_min_scale_acts_at_once_and_an_annotation_overrides_it(world: World):
-    await world.cluster.create(SERVICE, service("a"))
-    await world.cluster.create(SERVICE, service("b", scale={"min-scale": "1"}))
-    await world.ready("a")
-    await world.ready("b")
-    await configure(world, "autoscaler", min_scale="2")
-    await world.ready_pods(2, "a-00001")
-    assert len(await world.pods("b-00001")) == 1
+async def test_the_default_min_scale_acts_at_once_and_an_annotation_overrides_it(local: LocalCluster):
+    await local.cluster.create(SERVICE, service("a"))
+    await local.cluster.create(SERVICE, service("b", scale={"min-scale": "1"}))
+    await local.ready("a")
+    await local.ready("b")
+    await configure(local, "autoscaler", min_scale="2")
+    await local.ready_pods(2, "a-00001")
+    assert len(await local.pods("b-00001")) == 1
 
 
-async def test_max_scale_limit_denies_services_and_the_default_max_scale_bounds_them(world: World):
-    await configure(world, "autoscaler", max_scale="1", max_scale_limit="3")
+async def test_max_scale_limit_denies_services_and_the_default_max_scale_bounds_them(local: LocalCluster):
+    await configure(local, "autoscaler", max_scale="1", max_scale_limit="3")
     for given, text in (
         ("0", "max-scale=0 (unlimited), must be less than 3"),
         ("4", "expected 1 <= 4 <= 3"),
     ):
         with pytest.raises(Invalid, match=text.replace("(", r"\(").replace(")", r"\)")):
-            await world.cluster.create(SERVICE, service("a", scale={"max-scale": given}))
-    await world.cluster.create(SERVICE, service("a", scale={"target": "1", "target-burst-capacity": "0"}))
-    await world.ready("a")
-    autoscaler = await world.cluster.get(POD_AUTOSCALER, "a-00001", "default")
-    await world.set_floor("a-00001", 3)  # a floor above the default limit: the limit is what counts
-    found = await until(lambda: world.cluster.get(POD_AUTOSCALER, "a-00001", "default"))
+            await local.cluster.create(SERVICE, service("a", scale={"max-scale": given}))
+    await local.cluster.create(SERVICE, service("a", scale={"target": "1", "target-burst-capacity": "0"}))
+    await local.ready("a")
+    autoscaler = await local.cluster.get(POD_AUTOSCALER, "a-00001", "default")
+    await local.set_floor("a-00001", 3)  # a floor above the default limit: the limit is what counts
+    found = await until(lambda: local.cluster.get(POD_AUTOSCALER, "a-00001", "default"))
     assert autoscaler["status"]["desiredScale"] == found["status"]["desiredScale"] == 1
 
 
-async def test_disabling_scale_to_zero_starts_what_is_at_zero(world: World):
-    await configure(world, "autoscaler", allow_zero_initial_scale="true", initial_scale="0")
-    await world.cluster.create(SERVICE, service("a"))
-    await world.ready("a")
-    assert await world.pods() == []
-    await configure(world, "autoscaler", enable_scale_to_zero="false")
-    await world.ready_pods(1)
+async def test_disabling_scale_to_zero_starts_what_is_at_zero(local: LocalCluster):
+    await configure(local, "autoscaler", allow_zero_initial_scale="true", initial_scale="0")
+    await local.cluster.create(SERVICE, service("a"))
+    await local.ready("a")
+    assert await local.pods() == []
+    await configure(local, "autoscaler", enable_scale_to_zero="false")
+    await local.ready_pods(1)
 
 
-async def test_class_and_metric_are_recorded_when_the_pod_autoscaler_is_made(world: World):
-    await world.cluster.create(SERVICE, service("a"))
-    await world.ready("a")
-    await configure(world, "autoscaler", pod_autoscaler_class="other.example.com")
-    await world.cluster.create(SERVICE, service("b"))
+async def test_class_and_metric_are_recorded_when_the_pod_autoscaler_is_made(local: LocalCluster):
+    await local.cluster.create(SERVICE, service("a"))
+    await local.ready("a")
+    await configure(local, "autoscaler", pod_autoscaler_class="other.example.com")
+    await local.cluster.create(SERVICE, service("b"))
 
     async def kinds() -> list[tuple[str, str]] | None:
-        found = await world.cluster.list(POD_AUTOSCALER, "default")
+        found = await local.cluster.list(POD_AUTOSCALER, "default")
         marks = [obj["metadata"]["annotations"] for obj in found]
         key = "autoscaling.knative.dev/"
         return [(mark[key + "class"], mark[key + "metric"]) for mark in marks] if len(marks) == 2 else None
@@ -148,9 +148,9 @@ async def test_class_and_metric_are_recorded_when_the_pod_autoscaler_is_made(wor
     ]
 
 
-async def test_config_defaults_fill_in_a_service(world: World):
+async def test_config_defaults_fill_in_a_service(local: LocalCluster):
     await configure(
-        world,
+        local,
         "defaults",
         revision_timeout_seconds="60",
         revision_idle_timeout_seconds="20",
@@ -161,7 +161,7 @@ async def test_config_defaults_fill_in_a_service(world: World):
         revision_cpu_request="250m",
         revision_memory_limit="1Gi",
     )
-    made = await world.cluster.create(SERVICE, service("a"))
+    made = await local.cluster.create(SERVICE, service("a"))
     spec = made["spec"]["template"]["spec"]
     (container,) = spec["containers"]
     assert (spec["timeoutSeconds"], spec["idleTimeoutSeconds"], spec["responseStartTimeoutSeconds"]) == (
@@ -172,28 +172,28 @@ async def test_config_defaults_fill_in_a_service(world: World):
     assert (spec["containerConcurrency"], container["name"]) == (7, "a-main")
     assert "enableServiceLinks" not in spec
     assert container["resources"] == {"requests": {"cpu": "250m"}, "limits": {"memory": "1Gi"}}
-    await configure(world, "defaults", allow_container_concurrency_zero="false")
+    await configure(local, "defaults", allow_container_concurrency_zero="false")
     with pytest.raises(Invalid, match="expected 1 <= 0 <= 1000"):
-        await world.cluster.create(SERVICE, service("b", spec={"containerConcurrency": 0}))
+        await local.cluster.create(SERVICE, service("b", spec={"containerConcurrency": 0}))
 
 
-async def test_a_longer_timeout_keeps_the_default_response_start_timeout(world: World):
-    made = await world.cluster.create(SERVICE, service("a", spec={"timeoutSeconds": 600}))
+async def test_a_longer_timeout_keeps_the_default_response_start_timeout(local: LocalCluster):
+    made = await local.cluster.create(SERVICE, service("a", spec={"timeoutSeconds": 600}))
     assert made["spec"]["template"]["spec"]["responseStartTimeoutSeconds"] == 300
 
 
-async def test_unused_revisions_are_deleted_as_soon_as_config_gc_says_so(world: World):
+async def test_unused_revisions_are_deleted_as_soon_as_config_gc_says_so(local: LocalCluster):
     for number in ("1", "2", "3"):
-        await world.cluster.apply(SERVICE, service("a", env={"N": number}))
-        await world.ready("a")
+        await local.cluster.apply(SERVICE, service("a", env={"N": number}))
+        await local.ready("a")
 
     async def names() -> list[str]:
-        found = await world.cluster.list(POD_AUTOSCALER, "default")
+        found = await local.cluster.list(POD_AUTOSCALER, "default")
         return sorted(obj["metadata"]["name"] for obj in found)
 
     assert await names() == ["a-00001", "a-00002", "a-00003"]
     await configure(
-        world,
+        local,
         "gc",
         retain_since_create_time="disabled",
         retain_since_last_active_time="disabled",
@@ -205,7 +205,7 @@ async def test_unused_revisions_are_deleted_as_soon_as_config_gc_says_so(world: 
         return await names() == ["a-00002", "a-00003"]
 
     await until(one_less)
-    assert condition(await world.cluster.get(SERVICE, "a", "default"))["status"] == "True"
+    assert condition(await local.cluster.get(SERVICE, "a", "default"))["status"] == "True"
 
 
 async def test_an_invalid_setting_of_an_earlier_version_keeps_the_last_valid_one(tmp_path: Path):

@@ -1,7 +1,7 @@
 """A replica with an open WebSocket hears that it is to end."""
 
 from knative.client.resources import SERVICE
-from tests.knative.platform.conftest import World, service, until
+from tests.knative.platform.conftest import LocalCluster, service, until
 
 SERVER = """
 import asyncio, os, signal
@@ -29,18 +29,18 @@ asyncio.run(main())
 """
 
 
-async def test_a_websocket_server_gets_sigterm_while_a_connection_is_open(world: World):
-    await world.cluster.create(
+async def test_a_websocket_server_gets_sigterm_while_a_connection_is_open(local: LocalCluster):
+    await local.cluster.create(
         SERVICE, service("a", container={"command": ["python", "-c", SERVER], "args": []})
     )
-    await world.ready("a")
-    async with world.http.ws_connect(f"{world.platform.gateway_url}/default/a/") as socket:
+    await local.ready("a")
+    async with local.http.ws_connect(f"{local.platform.gateway_url}/default/a/") as socket:
         assert await socket.receive_str() == "hello"
-        await world.cluster.delete(SERVICE, "a", "default")
+        await local.cluster.delete(SERVICE, "a", "default")
         await socket.receive(timeout=10)
         assert socket.close_code == 1001
 
     async def gone():
-        return not await world.pods()
+        return not await local.pods()
 
     await until(gone, timeout_s=10)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.knative.platform.api.programs import Program, kn_program, kubectl_program
 from tests.knative.platform.api.raw import Raw
-from tests.knative.platform.conftest import Running, World, platform_config
+from tests.knative.platform.conftest import LocalCluster, Running, platform_config
 
 
 @pytest.fixture(scope="package")
@@ -18,15 +18,15 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 @pytest.fixture
-def raw(world: World) -> Raw:
-    return Raw(world)
+def raw(local: LocalCluster) -> Raw:
+    return Raw(local)
 
 
 @pytest.fixture
-def kubectl(world: World, tmp_path: Path) -> Program:
-    return kubectl_program(world, tmp_path)
+def kubectl(local: LocalCluster, tmp_path: Path) -> Program:
+    return kubectl_program(local, tmp_path)
 
 
 @pytest.fixture
-def kn(world: World, tmp_path: Path) -> Program:
-    return kn_program(world, tmp_path)
+def kn(local: LocalCluster, tmp_path: Path) -> Program:
+    return kn_program(local, tmp_path)

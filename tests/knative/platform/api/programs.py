@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.knative.platform.conftest import World, service
+from tests.knative.platform.conftest import LocalCluster, service
 
 
 def manifest(name: str = "a", **options: Any) -> str:
@@ -21,9 +21,9 @@ def manifest(name: str = "a", **options: Any) -> str:
 class Program:
     """A client program with the platform's kubeconfig and a home of its own."""
 
-    def __init__(self, path: str, world: World, home: Path) -> None:
+    def __init__(self, path: str, local: LocalCluster, home: Path) -> None:
         self.path = path
-        self.env = {"KUBECONFIG": str(world.platform.kubeconfig), "HOME": str(home), "PATH": "/usr/bin:/bin"}
+        self.env = {"KUBECONFIG": str(local.platform.kubeconfig), "HOME": str(home), "PATH": "/usr/bin:/bin"}
 
     async def start(self, *words: str) -> asyncio.subprocess.Process:
         """One that goes on; the caller ends it."""
@@ -48,16 +48,16 @@ class Program:
         return text
 
 
-def _found(name: str, world: World, home: Path) -> Program:
+def _found(name: str, local: LocalCluster, home: Path) -> Program:
     path = shutil.which(name)
     if path is None:
         pytest.skip(f"{name} is not installed")
-    return Program(path, world, home)
+    return Program(path, local, home)
 
 
-def kubectl_program(world: World, home: Path) -> Program:
-    return _found("kubectl", world, home)
+def kubectl_program(local: LocalCluster, home: Path) -> Program:
+    return _found("kubectl", local, home)
 
 
-def kn_program(world: World, home: Path) -> Program:
-    return _found("kn", world, home)
+def kn_program(local: LocalCluster, home: Path) -> Program:
+    return _found("kn", local, home)

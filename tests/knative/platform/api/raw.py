@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from tests.knative.platform.conftest import World
+from tests.knative.platform.conftest import LocalCluster
 
 CMS = "/api/v1/namespaces/default/configmaps"
 KSVCS = "/apis/serving.knative.dev/v1/namespaces/default/services"
@@ -19,11 +19,11 @@ def config_map(name: str = "cm", data: dict[str, str] | None = None, **meta: Any
 class Raw:
     """Plain requests to the API."""
 
-    def __init__(self, world: World) -> None:
-        user = yaml.safe_load(world.platform.kubeconfig.read_text())["users"][0]["user"]
-        self.base = world.platform.api_url
+    def __init__(self, local: LocalCluster) -> None:
+        user = yaml.safe_load(local.platform.kubeconfig.read_text())["users"][0]["user"]
+        self.base = local.platform.api_url
         self.headers = {"Authorization": f"Bearer {user['token']}"}
-        self.http = world.http
+        self.http = local.http
 
     async def __call__(
         self, method: str, path: str, body: Any = None, **headers: str

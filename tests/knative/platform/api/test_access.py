@@ -11,42 +11,42 @@ from knative.client.cluster import Cluster
 from knative.client.errors import Forbidden
 from knative.client.resources import EVENT
 from tests.knative.platform.api.raw import CMS, Raw
-from tests.knative.platform.conftest import World
+from tests.knative.platform.conftest import LocalCluster
 
 
-async def test_only_health_and_metrics_are_answered_without_the_token(world: World):
-    base = world.platform.api_url
+async def test_only_health_and_metrics_are_answered_without_the_token(local: LocalCluster):
+    base = local.platform.api_url
     for path, status in (("/api/v1/pods", 401), ("/version", 401), ("/healthz", 200), ("/metrics", 200)):
-        async with world.http.get(f"{base}{path}") as answer:
+        async with local.http.get(f"{base}{path}") as answer:
             assert answer.status == status, path
-    async with world.http.get(f"{base}/api/v1/pods", headers={"Authorization": "Bearer wrong"}) as answer:
+    async with local.http.get(f"{base}/api/v1/pods", headers={"Authorization": "Bearer wrong"}) as answer:
         assert (await answer.json())["reason"] == "Unauthorized"
 
 
-async def test_the_kubeconfig_is_private_and_trusts_the_servers_certificate(world: World):
-    path = world.platform.kubeconfig
+async def test_the_kubeconfig_is_private_and_trusts_the_servers_certificate(local: LocalCluster):
+    path = local.platform.kubeconfig
     assert path.stat().st_mode & 0o077 == 0
-    assert world.platform.config.state_dir.stat().st_mode & 0o077 == 0
+    assert local.platform.config.state_dir.stat().st_mode & 0o077 == 0
     server = yaml.safe_load(path.read_text())["clusters"][0]["cluster"]["server"]
     assert server.startswith("https://")
     with pytest.raises(aiohttp.ClientConnectorCertificateError):
-        await world.http.get(f"{server}/healthz")
-    trusted = ssl.create_default_context(cafile=world.platform.config.state_dir / "api.crt")
-    async with world.http.get(f"{server}/healthz", ssl=trusted) as answer:
+        await local.http.get(f"{server}/healthz")
+    trusted = ssl.create_default_context(cafile=local.platform.config.state_dir / "api.crt")
+    async with local.http.get(f"{server}/healthz", ssl=trusted) as answer:
         assert answer.status == 200
 
 
-async def test_a_silent_connection_does_not_block_others(world: World):
-    port = int(world.platform.api_url.rpartition(":")[2])
+async def test_a_silent_connection_does_not_block_others(local: LocalCluster):
+    port = int(local.platform.api_url.rpartition(":")[2])
     _, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        assert await world.cluster.version()
+        assert await local.cluster.version()
     finally:
         writer.close()
 
 
-async def test_a_wrong_token_is_forbidden(world: World, tmp_path):
-    config = yaml.safe_load(world.platform.kubeconfig.read_text())
+async def test_a_wrong_token_is_forbidden(local: LocalCluster, tmp_path):
+    config = yaml.safe_load(local.platform.kubeconfig.read_text())
     config["users"][0]["user"]["token"] = "wrong"
     path = tmp_path / "other"
     path.write_text(yaml.safe_dump(config))

@@ -8,13 +8,13 @@ import pytest
 from knative.client.errors import Conflict
 from knative.client.resources import CONFIG_MAP, CONFIGURATION, POD, POD_AUTOSCALER, REVISION, ROUTE, SERVICE
 from tests.knative.platform.api.raw import CMS, Raw, config_map
-from tests.knative.platform.conftest import World, service, until
+from tests.knative.platform.conftest import LocalCluster, service, until
 
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
-async def test_apply_owns_and_prunes_fields_and_conflicts_with_other_managers(world: World):
-    cluster = world.cluster
+async def test_apply_owns_and_prunes_fields_and_conflicts_with_other_managers(local: LocalCluster):
+    cluster = local.cluster
     await cluster.apply(CONFIG_MAP, config_map(data={"a": "1", "b": "2"}), field_manager="one")
     await cluster.apply(CONFIG_MAP, config_map(data={"c": "3"}), field_manager="two")
     with pytest.raises(Conflict, match=r'conflict with "one": \.data\.a') as refused:
@@ -34,17 +34,17 @@ async def test_apply_owns_and_prunes_fields_and_conflicts_with_other_managers(wo
     assert managers == {"one": {"f:x": {}}, "two": {"f:a": {}, "f:c": {}}}
 
 
-async def test_apply_keeps_fields_that_another_manager_also_applies(world: World):
-    cluster = world.cluster
+async def test_apply_keeps_fields_that_another_manager_also_applies(local: LocalCluster):
+    cluster = local.cluster
     await cluster.apply(CONFIG_MAP, config_map(data={"a": "1"}), field_manager="one")
     await cluster.apply(CONFIG_MAP, config_map(data={"a": "1"}), field_manager="two")
     kept = await cluster.apply(CONFIG_MAP, config_map(data={"b": "1"}), field_manager="one")
     assert kept["data"] == {"a": "1", "b": "1"}
 
 
-async def test_apply_merges_one_annotation_into_a_revision(world: World):
-    await world.cluster.create(SERVICE, service("a", scale={"max-scale": "5"}))
-    await world.ready("a")
+async def test_apply_merges_one_annotation_into_a_revision(local: LocalCluster):
+    await local.cluster.create(SERVICE, service("a", scale={"max-scale": "5"}))
+    await local.ready("a")
     body = {
         "metadata": {
             "name": "a-00001",
@@ -52,12 +52,12 @@ async def test_apply_merges_one_annotation_into_a_revision(world: World):
             "annotations": {"autoscaling.knative.dev/min-scale": "2"},
         }
     }
-    applied = await world.cluster.apply(REVISION, body, field_manager="pilotlight")
+    applied = await local.cluster.apply(REVISION, body, field_manager="pilotlight")
     marks = applied["metadata"]["annotations"]
     assert marks["autoscaling.knative.dev/max-scale"] == "5"
-    await world.ready_pods(2)
+    await local.ready_pods(2)
     body["metadata"]["annotations"] = {}
-    released = await world.cluster.apply(REVISION, body, field_manager="pilotlight")
+    released = await local.cluster.apply(REVISION, body, field_manager="pilotlight")
     assert "autoscaling.knative.dev/min-scale" not in released["metadata"]["annotations"]
 
 
@@ -70,10 +70,10 @@ def owners(obj: dict[str, Any], field: str) -> set[tuple[str, str]]:
     }
 
 
-async def test_status_is_owned_by_the_part_of_the_platform_that_writes_it(world: World):
-    await world.cluster.apply(SERVICE, service("a"), field_manager="me")
-    await world.ready("a")
-    await world.ready_pods(1)
+async def test_status_is_owned_by_the_part_of_the_platform_that_writes_it(local: LocalCluster):
+    await local.cluster.apply(SERVICE, service("a"), field_manager="me")
+    await local.ready("a")
+    await local.ready_pods(1)
     for resource, manager in (
         (SERVICE, "controller"),
         (CONFIGURATION, "controller"),
@@ -82,7 +82,7 @@ async def test_status_is_owned_by_the_part_of_the_platform_that_writes_it(world:
         (POD_AUTOSCALER, "autoscaler"),
         (POD, "kubelet"),
     ):
-        (obj,) = await world.cluster.list(resource, "default")
+        (obj,) = await local.cluster.list(resource, "default")
         assert owners(obj, "status") == {(manager, "status")}, resource.kind
         paths = {
             key.removeprefix("f:")
@@ -90,15 +90,15 @@ async def test_status_is_owned_by_the_part_of_the_platform_that_writes_it(world:
             for key in entry["fieldsV1"].get("f:status", {})
         }
         assert paths - {"."} == set(obj["status"]), resource.kind
-    (obj,) = await world.cluster.list(SERVICE, "default")
+    (obj,) = await local.cluster.list(SERVICE, "default")
     assert owners(obj, "spec") == {("me", "")}
-    (obj,) = await world.cluster.list(POD, "default")
+    (obj,) = await local.cluster.list(POD, "default")
     assert owners(obj, "spec") == {("kube-controller-manager", "")}
 
 
-async def test_applying_a_status_of_another_manager_is_a_conflict_unless_forced(world: World):
-    await world.cluster.create(SERVICE, service("a"))
-    await world.ready("a")
+async def test_applying_a_status_of_another_manager_is_a_conflict_unless_forced(local: LocalCluster):
+    await local.cluster.create(SERVICE, service("a"))
+    await local.ready("a")
     path = "/apis/serving.knative.dev/v1/namespaces/default/services/a/status?fieldManager=me"
     body = {
         "apiVersion": "serving.knative.dev/v1",
@@ -106,7 +106,7 @@ async def test_applying_a_status_of_another_manager_is_a_conflict_unless_forced(
         "metadata": {"name": "a"},
         "status": {"url": "http://x"},
     }
-    raw = Raw(world)
+    raw = Raw(local)
     kind = "application/apply-patch+yaml"
     status, refused, _ = await raw("PATCH", path, body, content_type=kind)
     assert status == 409
@@ -119,24 +119,24 @@ async def test_applying_a_status_of_another_manager_is_a_conflict_unless_forced(
     assert ("me", "status") in owners(forced, "status")
 
     async def taken_back() -> bool:
-        now = await world.cluster.get(SERVICE, "a", "default")
+        now = await local.cluster.get(SERVICE, "a", "default")
         return now["status"]["url"] != "http://x" and owners(now, "status") == {("controller", "status")}
 
     await until(taken_back)
 
 
-async def test_defaults_of_a_webhook_are_owned_by_no_manager(world: World):
-    await world.cluster.create(SERVICE, service("a"))
+async def test_defaults_of_a_webhook_are_owned_by_no_manager(local: LocalCluster):
+    await local.cluster.create(SERVICE, service("a"))
     body = {
         "metadata": {"name": "a", "namespace": "default"},
         "spec": {"template": {"spec": {"timeoutSeconds": 30}}},
     }
-    applied = await world.cluster.apply(SERVICE, body, field_manager="other")
+    applied = await local.cluster.apply(SERVICE, body, field_manager="other")
     assert applied["spec"]["template"]["spec"]["timeoutSeconds"] == 30
 
 
-async def test_kubectl_goes_from_client_side_to_server_side_apply_without_a_conflict(world: World):
-    cluster = world.cluster
+async def test_kubectl_goes_from_client_side_to_server_side_apply_without_a_conflict(local: LocalCluster):
+    cluster = local.cluster
     mine = config_map(data={"a": "1", "b": "2"})
     last = json.dumps({"apiVersion": "v1", "kind": "ConfigMap", **mine})
     made = {**mine, "metadata": {**mine["metadata"], "annotations": {LAST_APPLIED: last}}}
@@ -150,8 +150,8 @@ async def test_kubectl_goes_from_client_side_to_server_side_apply_without_a_conf
         await cluster.apply(CONFIG_MAP, config_map(data={"a": "9", "b": "3"}), field_manager="kubectl")
 
 
-async def test_managed_fields_can_be_rewritten_by_a_client(world: World, raw: Raw):
-    made = await world.cluster.create(CONFIG_MAP, config_map())
+async def test_managed_fields_can_be_rewritten_by_a_client(local: LocalCluster, raw: Raw):
+    made = await local.cluster.create(CONFIG_MAP, config_map())
     (entry,) = made["metadata"]["managedFields"]
     change = [
         {"op": "replace", "path": "/metadata/managedFields/0/manager", "value": "renamed"},
@@ -159,20 +159,20 @@ async def test_managed_fields_can_be_rewritten_by_a_client(world: World, raw: Ra
     ]
     _, patched, _ = await raw("PATCH", f"{CMS}/cm", change, content_type="application/json-patch+json")
     assert patched["metadata"]["managedFields"] == [{**entry, "manager": "renamed", "operation": "Apply"}]
-    applied = await world.cluster.apply(CONFIG_MAP, config_map(data={"z": "1"}), field_manager="renamed")
+    applied = await local.cluster.apply(CONFIG_MAP, config_map(data={"z": "1"}), field_manager="renamed")
     assert applied["data"] == {"z": "1"}
     nonsense = [{"op": "replace", "path": "/metadata/managedFields", "value": [{"operation": "x"}]}]
     _, kept, _ = await raw("PATCH", f"{CMS}/cm", nonsense, content_type="application/json-patch+json")
     assert kept["metadata"]["managedFields"] == applied["metadata"]["managedFields"]
 
 
-async def test_a_struct_is_owned_by_who_adds_it_but_not_by_who_applies_it(world: World):
-    made = await world.cluster.create(CONFIG_MAP, config_map(labels={"x": "y"}))
+async def test_a_struct_is_owned_by_who_adds_it_but_not_by_who_applies_it(local: LocalCluster):
+    made = await local.cluster.create(CONFIG_MAP, config_map(labels={"x": "y"}))
     (entry,) = made["metadata"]["managedFields"]
     assert entry["fieldsV1"] == {
         "f:data": {".": {}, "f:a": {}},
         "f:metadata": {"f:labels": {".": {}, "f:x": {}}},
     }
-    applied = await world.cluster.apply(CONFIG_MAP, config_map("other", labels={"x": "y"}), field_manager="m")
+    applied = await local.cluster.apply(CONFIG_MAP, config_map("other", labels={"x": "y"}), field_manager="m")
     (entry,) = applied["metadata"]["managedFields"]
     assert entry["fieldsV1"] == {"f:data": {"f:a": {}}, "f:metadata": {"f:labels": {"f:x": {}}}}

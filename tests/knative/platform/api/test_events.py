@@ -2,22 +2,22 @@
 
 from knative.client.resources import EVENT, SERVICE
 from tests.knative.platform.api.raw import Raw
-from tests.knative.platform.conftest import World, service, until
+from tests.knative.platform.conftest import LocalCluster, service, until
 
 
-async def told(world: World) -> set[tuple[str, str, str]]:
+async def told(local: LocalCluster) -> set[tuple[str, str, str]]:
     """Kind, reason and source of all Events."""
     return {
         (item["involvedObject"]["kind"], item["reason"], item["source"]["component"])
-        for item in await world.cluster.list(EVENT, "default")
+        for item in await local.cluster.list(EVENT, "default")
         if item["involvedObject"]["name"].startswith("told")
     }
 
 
-async def test_events_record_how_a_service_starts_and_ends(world: World):
-    await world.cluster.create(SERVICE, service("told"))
-    await world.ready("told")
-    (pod,) = await world.ready_pods(1)
+async def test_events_record_how_a_service_starts_and_ends(local: LocalCluster):
+    await local.cluster.create(SERVICE, service("told"))
+    await local.ready("told")
+    (pod,) = await local.ready_pods(1)
     started = {
         ("Service", "Created", "service-controller"),
         ("Configuration", "Created", "configuration-controller"),
@@ -30,25 +30,25 @@ async def test_events_record_how_a_service_starts_and_ends(world: World):
     }
 
     async def complete() -> bool:
-        return started <= await told(world)
+        return started <= await told(local)
 
     await until(complete)
     about = f"involvedObject.name={pod['metadata']['name']},involvedObject.kind=Pod,reason=Scheduled"
-    (scheduled,) = await world.cluster.list(EVENT, "default", field_selector=about)
+    (scheduled,) = await local.cluster.list(EVENT, "default", field_selector=about)
     assert scheduled["message"] == f"Successfully assigned default/{pod['metadata']['name']} to localhost"
-    await world.cluster.delete(SERVICE, "told", "default")
+    await local.cluster.delete(SERVICE, "told", "default")
 
     async def killing() -> bool:
-        return ("Pod", "Killing", "kubelet") in await told(world)
+        return ("Pod", "Killing", "kubelet") in await told(local)
 
     await until(killing)
 
 
-async def test_a_failure_is_a_warning_event(world: World):
-    await world.cluster.create(SERVICE, service("told-bad", env={"EXIT_CODE": "3"}))
+async def test_a_failure_is_a_warning_event(local: LocalCluster):
+    await local.cluster.create(SERVICE, service("told-bad", env={"EXIT_CODE": "3"}))
 
     async def warned():
-        found = await world.cluster.list(EVENT, "default", field_selector="reason=LatestCreatedFailed")
+        found = await local.cluster.list(EVENT, "default", field_selector="reason=LatestCreatedFailed")
         return [item for item in found if item["involvedObject"]["name"] == "told-bad"]
 
     (warning,) = await until(warned)
@@ -58,9 +58,9 @@ async def test_a_failure_is_a_warning_event(world: World):
     )
 
 
-async def test_the_table_of_events_shows_objects_instead_of_names(world: World, raw: Raw):
-    await world.cluster.create(SERVICE, service("told"))
-    await world.ready("told")
+async def test_the_table_of_events_shows_objects_instead_of_names(local: LocalCluster, raw: Raw):
+    await local.cluster.create(SERVICE, service("told"))
+    await local.ready("told")
     accept = "application/json;as=Table;v=v1;g=meta.k8s.io"
     _, table, _ = await raw("GET", "/api/v1/namespaces/default/events", accept=accept)
     shown = [column["name"] for column in table["columnDefinitions"] if not column["priority"]]

@@ -2,7 +2,7 @@
 
 from knative.client.resources import SERVICE
 from tests.knative.platform.api.programs import Program
-from tests.knative.platform.conftest import BACKEND, World, service
+from tests.knative.platform.conftest import BACKEND, LocalCluster, service
 
 RUNS = ("--image", "example.com/backend", "--cmd", "python", "--arg", str(BACKEND))
 
@@ -43,11 +43,11 @@ async def test_a_kn_session_from_create_to_delete(kn: Program):
     assert "No services found." in await kn.run("service", "list")
 
 
-async def test_kn_reports_an_immediate_failure(kn: Program, world: World):
+async def test_kn_reports_an_immediate_failure(kn: Program, local: LocalCluster):
     text = await kn.run("service", "create", "bad", "--image", "x", "--wait-timeout", "20", status=1)
     assert 'Error: RevisionFailed: Revision "bad-00001" failed with message:' in text
-    await world.cluster.apply(SERVICE, service("a"))
-    await world.ready("a")
+    await local.cluster.apply(SERVICE, service("a"))
+    await local.ready("a")
     text = await kn.run("service", "update", "a", "--traffic", "nope=100", "--wait-timeout", "20", status=1)
     assert 'Error: RevisionMissing: Revision "nope" referenced in traffic not found.' in text
 

@@ -9,15 +9,15 @@ import yaml
 
 from knative.client.resources import SERVICE
 from tests.knative.platform.api.programs import Program, manifest
-from tests.knative.platform.conftest import World, service, until
+from tests.knative.platform.conftest import LocalCluster, service, until
 
 LABEL = "serving.knative.dev/service=a"
 
 
-async def test_kubectl_shows_events_and_logs(kubectl: Program, world: World):
+async def test_kubectl_shows_events_and_logs(kubectl: Program, local: LocalCluster):
     await kubectl.run("apply", "-f", "-", stdin=manifest())
-    await world.ready("a")
-    (pod,) = await world.ready_pods(1)
+    await local.ready("a")
+    (pod,) = await local.ready_pods(1)
     name = pod["metadata"]["name"]
     described = await kubectl.run("describe", "ksvc/a", f"pod/{name}", "cfg/a")
     for words in (
@@ -33,7 +33,7 @@ async def test_kubectl_shows_events_and_logs(kubectl: Program, world: World):
     assert stamped.startswith(f"[pod/{name}/user-container] 20")
     assert stamped.endswith("Z listening\n")
     assert "container nope is not valid for pod" in await kubectl.run("logs", name, "-c", "nope", status=1)
-    os.kill((await world.call("a"))[1]["pid"], signal.SIGKILL)
+    os.kill((await local.call("a"))[1]["pid"], signal.SIGKILL)
 
     async def again() -> bool:
         return "GET / " in await kubectl.run("logs", name, "--previous")
@@ -52,9 +52,9 @@ async def test_kubectl_shows_events_and_logs(kubectl: Program, world: World):
     }
 
 
-async def test_kubectl_edits_patches_and_labels(kubectl: Program, world: World, tmp_path: Path):
+async def test_kubectl_edits_patches_and_labels(kubectl: Program, local: LocalCluster, tmp_path: Path):
     await kubectl.run("apply", "-f", "-", stdin=manifest())
-    await world.ready("a")
+    await local.ready("a")
     different = await kubectl.run("diff", "-f", "-", stdin=manifest(spec={"timeoutSeconds": 9}), status=1)
     assert "-      timeoutSeconds: 300\n+      timeoutSeconds: 9\n" in different
     added = '[{"op":"add","path":"/metadata/labels","value":{"x":"y"}}]'
@@ -95,10 +95,12 @@ async def test_kubectl_goes_from_client_side_to_server_side_apply_and_back(kubec
     assert await kubectl.run("get", "cm", "cm", "-o", "jsonpath={.data}") == '{"a":"four"}'
 
 
-async def test_kubectl_is_told_what_to_do_instead_of_exec_and_port_forward(kubectl: Program, world: World):
-    await world.cluster.create(SERVICE, service("a"))
-    await world.ready("a")
-    (pod,) = await world.ready_pods(1)
+async def test_kubectl_is_told_what_to_do_instead_of_exec_and_port_forward(
+    kubectl: Program, local: LocalCluster
+):
+    await local.cluster.create(SERVICE, service("a"))
+    await local.ready("a")
+    (pod,) = await local.ready_pods(1)
     name, port = pod["metadata"]["name"], pod["metadata"]["annotations"]["pilotlight.dev/port"]
     for words in (("exec", name, "--", "ls"), ("attach", name), ("cp", f"{name}:/x", "y")):
         text = await kubectl.run(*words, status=1)

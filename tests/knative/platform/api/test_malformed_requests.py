@@ -24,7 +24,7 @@ from knative.client.resources import (
     Resource,
 )
 from tests.knative.platform.api.raw import CMS, MERGE, Raw
-from tests.knative.platform.conftest import World, service, until
+from tests.knative.platform.conftest import LocalCluster, service, until
 
 CONTAINER = {
     "image": "x",
@@ -111,7 +111,7 @@ def corrupted(body: dict[str, Any], chance: random.Random) -> dict[str, Any]:
 
 @pytest.mark.parametrize("resource", BODIES, ids=lambda resource: resource.kind)
 async def test_malformed_bodies_are_accepted_or_refused_but_never_a_server_error(
-    world: World, raw: Raw, resource: Resource
+    local: LocalCluster, raw: Raw, resource: Resource
 ):
     chance = random.Random(resource.kind)
     base = {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": META, **BODIES[resource]}
@@ -138,11 +138,11 @@ async def test_a_field_of_a_wrong_type_is_named_on_apply(raw: Raw):
 
 
 @pytest.mark.parametrize("span", ["100000000000h", "9999999999999999999999s", "-1h", "1", "h"])
-async def test_an_invalid_go_duration_is_refused(world: World, span: str):
+async def test_an_invalid_go_duration_is_refused(local: LocalCluster, span: str):
     meta = {"name": "config-gc", "namespace": "knative-serving"}
     settings = {"metadata": meta, "data": {"retain-since-create-time": span}}
     with pytest.raises(Invalid, match="failed to parse retain-since-create-time"):
-        await world.cluster.apply(CONFIG_MAP, settings)
+        await local.cluster.apply(CONFIG_MAP, settings)
 
 
 @pytest.mark.parametrize(
@@ -170,25 +170,25 @@ async def test_a_query_parameter_that_is_not_a_number_is_named(raw: Raw, query: 
     assert "must be a whole number" in refused["message"]
 
 
-async def test_an_enormous_limit_does_not_limit(world: World):
+async def test_an_enormous_limit_does_not_limit(local: LocalCluster):
     limits = {"resources": {"limits": {"cpu": "1e400", "memory": "1e400"}}}
-    await world.cluster.create(SERVICE, service("far", container=limits))
-    await world.ready("far")
-    await world.cluster.delete(SERVICE, "far", "default")
+    await local.cluster.create(SERVICE, service("far", container=limits))
+    await local.ready("far")
+    await local.cluster.delete(SERVICE, "far", "default")
 
 
-async def test_a_malformed_pod_status_does_not_stop_the_controllers(world: World, raw: Raw):
-    await world.cluster.create(SERVICE, service("odd"))
-    await world.ready("odd")
-    (pod,) = await world.pods()
+async def test_a_malformed_pod_status_does_not_stop_the_controllers(local: LocalCluster, raw: Raw):
+    await local.cluster.create(SERVICE, service("odd"))
+    await local.ready("odd")
+    (pod,) = await local.pods()
     path = f"/{POD.path('default', pod['metadata']['name'])}/status"
     body = {"status": {"containerStatuses": [{"state": {"running": {}}}]}}
     status, answer, _ = await raw("PATCH", path, body, content_type=MERGE)
     assert status == 200, answer
-    await world.cluster.delete(SERVICE, "odd", "default")
+    await local.cluster.delete(SERVICE, "odd", "default")
 
     async def gone():
-        return not await world.pods()
+        return not await local.pods()
 
     await until(gone)
 

@@ -4,7 +4,7 @@ import pytest
 
 from knative.client.resources import CONFIG_MAP, SECRET
 from tests.knative.platform.api.raw import CMS, Raw, config_map
-from tests.knative.platform.conftest import World
+from tests.knative.platform.conftest import LocalCluster
 
 
 @pytest.mark.parametrize(
@@ -27,10 +27,10 @@ async def test_no_acceptable_form_is_406(raw: Raw):
     assert (status, refused["reason"]) == (406, "NotAcceptable")
 
 
-async def test_the_table_counts_entries_of_config_maps_and_secrets(world: World, raw: Raw):
-    await world.cluster.create(CONFIG_MAP, config_map(data={"a": "1", "b": "2"}))
+async def test_the_table_counts_entries_of_config_maps_and_secrets(local: LocalCluster, raw: Raw):
+    await local.cluster.create(CONFIG_MAP, config_map(data={"a": "1", "b": "2"}))
     body = {"metadata": {"name": "s", "namespace": "default"}, "stringData": {"a": "b"}}
-    await world.cluster.create(SECRET, body)
+    await local.cluster.create(SECRET, body)
     accept = "application/json;as=Table;v=v1;g=meta.k8s.io"
     for path, cells in (
         (f"{CMS}/cm", ["cm", "2"]),

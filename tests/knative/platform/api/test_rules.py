@@ -6,7 +6,7 @@ import pytest
 
 from knative.client.errors import Invalid
 from knative.client.resources import WARM_POOL
-from tests.knative.platform.conftest import World
+from tests.knative.platform.conftest import LocalCluster
 
 UNCHECKED = (
     "Invalid value: null: some validation rules were not checked because the object was invalid; "
@@ -42,27 +42,27 @@ def window(**fields: Any) -> dict[str, Any]:
         ({"limits": {"max": 0, "min": 1}}, "spec.limits", "max must be at or above min"),
     ],
 )
-async def test_a_violated_rule_is_reported_with_its_field(world: World, spec, field, text):
+async def test_a_violated_rule_is_reported_with_its_field(local: LocalCluster, spec, field, text):
     with pytest.raises(Invalid) as refused:
-        await world.cluster.create(WARM_POOL, pool(**spec))
+        await local.cluster.create(WARM_POOL, pool(**spec))
     assert refused.value.status == 422
     assert [(cause.field, cause.message) for cause in refused.value.causes] == [
         (field, f"Invalid value: {text}")
     ]
 
 
-async def test_rules_hold_for_updates_and_a_refused_one_changes_nothing(world: World):
+async def test_rules_hold_for_updates_and_a_refused_one_changes_nothing(local: LocalCluster):
     good = pool(**window(**{"from": "08:00", "to": "19:00"}), limits={"max": 4, "budget": {"amount": 1}})
-    made = await world.cluster.create(WARM_POOL, good)
+    made = await local.cluster.create(WARM_POOL, good)
     change = {"spec": {"limits": {"min": 5}}}
     with pytest.raises(Invalid, match="max must be at or above min"):
-        await world.cluster.patch(WARM_POOL, "p", "default", change)
-    assert await world.cluster.get(WARM_POOL, "p", "default") == made
+        await local.cluster.patch(WARM_POOL, "p", "default", change)
+    assert await local.cluster.get(WARM_POOL, "p", "default") == made
 
 
-async def test_rules_are_not_evaluated_on_what_violates_the_schema(world: World):
+async def test_rules_are_not_evaluated_on_what_violates_the_schema(local: LocalCluster):
     with pytest.raises(Invalid) as refused:
-        await world.cluster.create(WARM_POOL, pool(**window(replicas="two")))
+        await local.cluster.create(WARM_POOL, pool(**window(replicas="two")))
     assert [(cause.field, cause.message) for cause in refused.value.causes] == [
         (
             "spec.windows[0].replicas",

@@ -5,7 +5,7 @@ import pytest
 from knative.client.errors import Invalid
 from knative.client.resources import CONFIG_MAP, SERVICE
 from tests.knative.platform.api.raw import CMS, KSVCS, MERGE, Raw, config_map
-from tests.knative.platform.conftest import World, service
+from tests.knative.platform.conftest import LocalCluster, service
 
 
 @pytest.mark.parametrize(
@@ -19,10 +19,10 @@ from tests.knative.platform.conftest import World, service
         ),
     ],
 )
-async def test_strict_validation_names_unknown_fields(world: World, change, text):
-    await world.cluster.create(SERVICE, service("a"))
+async def test_strict_validation_names_unknown_fields(local: LocalCluster, change, text):
+    await local.cluster.create(SERVICE, service("a"))
     with pytest.raises(Invalid, match=rf"strict decoding error: {text}"):
-        await world.cluster.patch(SERVICE, "a", "default", change)
+        await local.cluster.patch(SERVICE, "a", "default", change)
 
 
 async def test_without_strict_validation_unknown_fields_are_dropped_with_a_warning(raw: Raw):
@@ -46,18 +46,18 @@ async def test_a_duplicate_key_is_refused_when_strict(raw: Raw):
     assert (status, body["message"]) == (400, 'strict decoding error: duplicate field "a"')
 
 
-async def test_an_unknown_patch_type_is_415(world: World, raw: Raw):
-    await world.cluster.create(SERVICE, service("a"))
+async def test_an_unknown_patch_type_is_415(local: LocalCluster, raw: Raw):
+    await local.cluster.create(SERVICE, service("a"))
     for kind in ("application/strategic-merge-patch+json", "application/apply-patch+cbor", "text/plain"):
         status, refused, _ = await raw("PATCH", f"{KSVCS}/a?fieldManager=m", "{}", content_type=kind)
         assert (status, refused["reason"]) == (415, "UnsupportedMediaType"), kind
 
 
-async def test_a_wrong_type_is_named_with_its_field(world: World):
+async def test_a_wrong_type_is_named_with_its_field(local: LocalCluster):
     body = service("a")
     body["spec"]["template"]["spec"]["containerConcurrency"] = "ten"
     with pytest.raises(Invalid, match="must be of type integer") as refused:
-        await world.cluster.create(SERVICE, body)
+        await local.cluster.create(SERVICE, body)
     assert refused.value.causes[0].field == "spec.template.spec.containerConcurrency"
 
 
@@ -104,22 +104,22 @@ VALUE_RULE = (
         ({"name": "a" * 254}, "metadata.name", "must be no more than 253 bytes"),
     ],
 )
-async def test_invalid_metadata_is_named(world: World, meta, field, text):
+async def test_invalid_metadata_is_named(local: LocalCluster, meta, field, text):
     with pytest.raises(Invalid) as refused:
-        await world.cluster.create(
+        await local.cluster.create(
             CONFIG_MAP, config_map() | {"metadata": {**config_map()["metadata"], **meta}}
         )
     assert {cause.field for cause in refused.value.causes} == {field}
     assert any(text in cause.message for cause in refused.value.causes)
 
 
-async def test_metadata_that_kubernetes_allows_is_accepted(world: World):
+async def test_metadata_that_kubernetes_allows_is_accepted(local: LocalCluster):
     meta = {
         "labels": {"app.kubernetes.io/name": "", "X": "My_Value.1"},
         "annotations": {"Example.com/Anything": "any text at all: é\n"},
         "finalizers": ["example.com/hold"],
     }
-    made = await world.cluster.create(CONFIG_MAP, config_map(**meta))
+    made = await local.cluster.create(CONFIG_MAP, config_map(**meta))
     assert {key: made["metadata"][key] for key in meta} == meta
 
 
