@@ -38,7 +38,13 @@ def test_the_highest_proposal_is_the_floor():
 
 def test_every_rule_explains_itself():
     decision = decide(Observation(pool(windows=[OFFICE], keepAlive="auto"), demand=Demand(0.0)))
-    assert [ask.policy for ask in decision.proposals] == ["hold", "schedule", "backlog", "keep-alive"]
+    assert [ask.policy for ask in decision.proposals] == [
+        "hold",
+        "schedule",
+        "backlog",
+        "keep-alive",
+        "forecast",
+    ]
     assert all(ask.detail.endswith(".") for ask in decision.proposals)
 
 

@@ -16,6 +16,7 @@ class PolicyName(StrEnum):
     SCHEDULE = "schedule"
     BACKLOG = "backlog"
     KEEP_ALIVE = "keep-alive"
+    FORECAST = "forecast"
 
 
 class AdjustmentSource(StrEnum):

@@ -161,3 +161,21 @@ Dates = Annotated[
     Field(strict=False, max_length=MAX_DATES),
     PlainSerializer(lambda value: [str(item) for item in value], return_type=list[str]),
 ]
+
+
+def _parse_share(value: object) -> object:
+    """`1%` or 0.01."""
+    expected = 'must be a share such as "1%" or 0.01, above 0 and at most 1'
+    if isinstance(value, str):
+        try:
+            value = float(value.removesuffix("%")) / (100 if value.endswith("%") else 1)
+        except ValueError:
+            raise ValueError(expected) from None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= 1:
+        raise ValueError(expected)
+    return float(value)
+
+
+Share = Annotated[
+    float, BeforeValidator(_parse_share), PlainSerializer(lambda share: f"{share:.6g}", return_type=str)
+]

@@ -15,7 +15,16 @@ from zoneinfo import ZoneInfo
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from warmpool.domain.field_types import AutoOrDuration, Money, Name, Period, Replicas, StrictModel, ZoneName
+from warmpool.domain.field_types import (
+    AutoOrDuration,
+    Money,
+    Name,
+    Period,
+    Replicas,
+    Share,
+    StrictModel,
+    ZoneName,
+)
 from warmpool.domain.schedule_exceptions import DayException, ScheduleException
 from warmpool.domain.spec_errors import SpecError, describe_errors
 from warmpool.domain.windows import CronWindow, DatedWindow, Window
@@ -51,6 +60,21 @@ class Limits(StrictModel):
         return self
 
 
+class Forecast(StrictModel):
+    """The objective of the forecast: a rate of cold starts to keep, or what one is worth."""
+
+    cold_start_rate: Share | None = None
+    """The acceptable share of requests that wait for a start: `1%` or 0.01."""
+    cold_start_price: Annotated[float, Field(strict=False, ge=0, le=1_000_000)] | None = None
+    """GPU-seconds that sparing one user one cold start is worth, beyond those of the start itself."""
+
+    @model_validator(mode="after")
+    def _one_objective(self) -> Self:
+        if (self.cold_start_rate is None) == (self.cold_start_price is None):
+            raise ValueError("must have exactly one of coldStartRate and coldStartPrice")
+        return self
+
+
 class WarmPoolTemplate(StrictModel):
     """Everything about a pool but its target, which an agent file takes from the stage."""
 
@@ -59,6 +83,8 @@ class WarmPoolTemplate(StrictModel):
     exceptions: Annotated[tuple[ScheduleException, ...], Field(strict=False, max_length=100)] = ()
     keep_alive: AutoOrDuration | None = None
     """How long the last replica is kept after the last request; `auto` is the break-even time."""
+    forecast: Forecast | None = None
+    """Hold what demand has brought for as long as it is likely to be needed again; None: no forecast."""
     lead_time: AutoOrDuration = "auto"
     """How long before a window opens the floor rises; `auto` is the cold start's measured p95."""
     limits: Limits = Limits()

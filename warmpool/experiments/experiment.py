@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 import yaml
-from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from warmpool.domain.field_types import Name, StrictModel
-from warmpool.domain.pool import WarmPoolTemplate
+from warmpool.domain.field_types import Name, Share, StrictModel
+from warmpool.domain.pool import Forecast, WarmPoolTemplate
 from warmpool.domain.spec_errors import describe_errors
 from warmpool.experiments.errors import ExperimentError
 from warmpool.experiments.generate import Generator
@@ -26,22 +26,6 @@ _LARGEST_FILE: Final = 1 << 20
 _GENERATOR_KIND: Final = re.compile(r"(\bgenerate)\.(?:poisson|diurnal|bursts|on-off|spikes)\b")
 
 
-def _parse_share(value: object) -> object:
-    """`1%` or 0.01."""
-    expected = 'must be a share such as "1%" or 0.01, above 0 and at most 1'
-    if isinstance(value, str):
-        try:
-            value = float(value.removesuffix("%")) / (100 if value.endswith("%") else 1)
-        except ValueError:
-            raise ValueError(expected) from None
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= 1:
-        raise ValueError(expected)
-    return float(value)
-
-
-Share = Annotated[
-    float, BeforeValidator(_parse_share), PlainSerializer(lambda share: f"{share:.6g}", return_type=str)
-]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
@@ -89,20 +73,6 @@ class ReplicaSpec(StrictModel):
     """The price of one GPU for an hour; None: the price list's."""
 
 
-class ForecastSpec(StrictModel):
-    """The forecast's objective: a rate of cold starts, or what one is worth."""
-
-    cold_start_rate: Share | None = None
-    cold_start_price: Annotated[float, Field(ge=0, le=1e6)] | None = None
-    """GPU-seconds that one cold start is worth beyond its load."""
-
-    @model_validator(mode="after")
-    def _one(self) -> Self:
-        if (self.cold_start_rate is None) == (self.cold_start_price is None):
-            raise ValueError("must have exactly one of coldStartRate and coldStartPrice")
-        return self
-
-
 class Arm(StrictModel):
     """One way to run the pool: exactly one of `autoscalerOnly`, `fixed`, `pool` and `forecast`."""
 
@@ -113,7 +83,7 @@ class Arm(StrictModel):
     """A floor that never changes, as `min-scale` in the Service."""
     pool: WarmPoolTemplate | None = None
     """A WarmPool's spec without its target."""
-    forecast: ForecastSpec | None = None
+    forecast: Forecast | None = None
     replica: ReplicaSpec | None = None
     """Another shape of replica than the experiment's."""
     target_utilization_percentage: Annotated[int, Field(ge=1, le=100)] = 70

@@ -14,7 +14,7 @@ from warmpool.domain.decision import DISABLED, Adjustment, AdjustmentRule, Decis
 from warmpool.domain.floor import NOTHING, Floor
 from warmpool.domain.observation import Observation
 from warmpool.domain.pool import Limits
-from warmpool.policy import backlog, budget, hold, keep_alive, schedule
+from warmpool.policy import backlog, budget, forecast, hold, keep_alive, schedule
 
 Step = Callable[[Any, Observation, datetime], tuple[Any, Proposal]]
 
@@ -33,6 +33,7 @@ POLICIES: Final = (
     Policy(PolicyName.SCHEDULE, schedule.initial, schedule.step),
     Policy(PolicyName.BACKLOG, backlog.initial, backlog.step),
     Policy(PolicyName.KEEP_ALIVE, keep_alive.initial, keep_alive.step),
+    Policy(PolicyName.FORECAST, forecast.initial, forecast.step),
 )
 
 

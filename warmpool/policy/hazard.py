@@ -77,7 +77,7 @@ def new_state(capacity: int) -> tuple[Array, Array, Array]:
 
 
 def tick(  # noqa: PLR0917 - Numba passes positional arguments only
-    scalars: Array, levels: Array, spells: Array, running: int, peak: int, arrivals: int
+    scalars: Array, levels: Array, spells: Array, running: int, peak: int, arrivals: float
 ) -> None:
     """Take in one second of demand, in place.
 
@@ -229,7 +229,7 @@ def new_shadows(target: float) -> Array:
     return shadows
 
 
-def count_shadows(shadows: Array, peak: int, arrivals: int, known: int) -> None:
+def count_shadows(shadows: Array, peak: int, arrivals: float, known: int) -> None:
     """Count the cold starts that each shadow pool would have had in one second, in place.
 
     Args:
