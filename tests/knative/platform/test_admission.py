@@ -252,6 +252,6 @@ async def test_a_function_can_validate_what_is_stored(tmp_path):
         await cluster.apply(WARM_POOL, pool | {"spec": {"target": "a"}})
         await cluster.apply(WARM_POOL, pool | {"spec": {"target": "b"}})
         assert warnings == ["was a"]
-        with pytest.raises(Invalid):  # and nothing of it is kept
+        with pytest.raises(Invalid):  # and it changes nothing
             await cluster.patch(WARM_POOL, "p", "default", {"spec": {"target": "bad"}})
         assert (await cluster.get(WARM_POOL, "p", "default"))["spec"]["target"] == "b"

@@ -116,7 +116,7 @@ async def test_max_scale_limit_denies_services_and_the_default_max_scale_bounds_
     await local.cluster.create(SERVICE, service("a", scale={"target": "1", "target-burst-capacity": "0"}))
     await local.ready("a")
     autoscaler = await local.cluster.get(POD_AUTOSCALER, "a-00001", "default")
-    await local.set_floor("a-00001", 3)  # a floor above the default limit: the limit is what counts
+    await local.set_floor("a-00001", 3)  # a floor above max-scale is bounded by it
     found = await until(lambda: local.cluster.get(POD_AUTOSCALER, "a-00001", "default"))
     assert autoscaler["status"]["desiredScale"] == found["status"]["desiredScale"] == 1
 

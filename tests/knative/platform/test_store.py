@@ -113,7 +113,7 @@ async def test_a_refusal_of_the_disk_undoes_changes_and_fails_who_waits(tmp_path
         other.execute("ROLLBACK")
         other.close()
         again = store.put(key("again"), obj("again"))
-        assert again.version > lost.version  # a version that was handed out never means something else
+        assert again.version > lost.version  # no resourceVersion is given out twice
         await store.durable()
     async with opened(tmp_path / "db") as store:
         assert [record.key.name for record in store.list(CONFIG_MAP)] == ["again", "kept"]

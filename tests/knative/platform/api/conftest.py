@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.knative.platform.api.programs import Program, kn_program, kubectl_program
-from tests.knative.platform.api.raw import Raw
+from tests.knative.platform.api.raw_http import Raw
 from tests.knative.platform.conftest import LocalCluster, Running, platform_config
 
 

@@ -12,21 +12,21 @@ from tests.knative.platform.conftest import LocalCluster, service
 
 
 def manifest(name: str = "a", **options: Any) -> str:
-    """A Service of the test backend as a file that somebody wrote."""
+    """A Service of the test backend as YAML."""
     return yaml.safe_dump(
         {"apiVersion": "serving.knative.dev/v1", "kind": "Service", **service(name, **options)}
     )
 
 
 class Program:
-    """A client program with the platform's kubeconfig and a home of its own."""
+    """A client program with the kubeconfig of the platform and its own home directory."""
 
     def __init__(self, path: str, local: LocalCluster, home: Path) -> None:
         self.path = path
         self.env = {"KUBECONFIG": str(local.platform.kubeconfig), "HOME": str(home), "PATH": "/usr/bin:/bin"}
 
     async def start(self, *words: str) -> asyncio.subprocess.Process:
-        """One that goes on; the caller ends it."""
+        """A process that runs on; the caller terminates it."""
         return await asyncio.create_subprocess_exec(
             self.path,
             *words,
@@ -39,7 +39,7 @@ class Program:
     async def run(
         self, *words: str, stdin: str = "", status: int = 0, env: dict[str, str] | None = None
     ) -> str:
-        """Output of a command that is expected to end with `status`; both streams."""
+        """Both streams of a command, whose exit status must be `status`."""
         self.env |= env or {}
         process = await self.start(*words)
         output, _ = await asyncio.wait_for(process.communicate(stdin.encode()), 30)

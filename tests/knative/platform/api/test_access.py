@@ -10,7 +10,7 @@ import yaml
 from knative.client.cluster import Cluster
 from knative.client.errors import Forbidden
 from knative.client.resources import EVENT
-from tests.knative.platform.api.raw import CMS, Raw
+from tests.knative.platform.api.raw_http import CMS, Raw
 from tests.knative.platform.conftest import LocalCluster
 
 
@@ -66,7 +66,7 @@ async def test_unknown_paths_are_404_and_other_methods_405(raw: Raw):
 
 
 async def test_an_unknown_kind_and_a_missing_object_get_different_answers(raw: Raw):
-    # By the body: clients look for a Status, and say "no such API" where there is none.
+    # By the body: without a Status, clients conclude that the kind is not served.
     assert (await raw("GET", "/apis/eventing.knative.dev/v1/brokers"))[1] == "404 page not found\n"
     assert (await raw("GET", f"{CMS}/nope"))[1]["reason"] == "NotFound"
 

@@ -7,7 +7,7 @@ import pytest
 
 from knative.client.errors import Conflict
 from knative.client.resources import CONFIG_MAP, CONFIGURATION, POD, POD_AUTOSCALER, REVISION, ROUTE, SERVICE
-from tests.knative.platform.api.raw import CMS, Raw, config_map
+from tests.knative.platform.api.raw_http import CMS, Raw, config_map
 from tests.knative.platform.conftest import LocalCluster, service, until
 
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
@@ -144,7 +144,7 @@ async def test_kubectl_goes_from_client_side_to_server_side_apply_without_a_conf
     changed = await cluster.apply(CONFIG_MAP, config_map(data={"a": "9", "b": "2"}), field_manager="kubectl")
     assert changed["data"] == {"a": "9", "b": "2"}
     assert json.loads(changed["metadata"]["annotations"][LAST_APPLIED])["data"] == changed["data"]
-    # What somebody else has changed since is his.
+    # What another manager has changed since belongs to it.
     await cluster.patch(CONFIG_MAP, "cm", "default", {"data": {"b": "8"}})
     with pytest.raises(Conflict, match=r"\.data\.b"):
         await cluster.apply(CONFIG_MAP, config_map(data={"a": "9", "b": "3"}), field_manager="kubectl")

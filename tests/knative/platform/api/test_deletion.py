@@ -6,7 +6,7 @@ import pytest
 
 from knative.client.errors import Conflict, NotFound
 from knative.client.resources import CONFIG_MAP, CONFIGURATION, NAMESPACE, SECRET, SERVICE
-from tests.knative.platform.api.raw import CMS, Raw, config_map
+from tests.knative.platform.api.raw_http import CMS, Raw, config_map
 from tests.knative.platform.conftest import LocalCluster, service, until
 
 

@@ -1,6 +1,6 @@
 """Discovery and OpenAPI documents."""
 
-from tests.knative.platform.api.raw import Raw
+from tests.knative.platform.api.raw_http import Raw
 
 
 async def test_discovery_names_every_kind_and_openapi_describes_it(raw: Raw):

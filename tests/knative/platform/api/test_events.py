@@ -1,7 +1,7 @@
 """Events of Services, Revisions and Pods, with the reasons and sources of a cluster."""
 
 from knative.client.resources import EVENT, SERVICE
-from tests.knative.platform.api.raw import Raw
+from tests.knative.platform.api.raw_http import Raw
 from tests.knative.platform.conftest import LocalCluster, service, until
 
 

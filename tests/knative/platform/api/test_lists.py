@@ -4,7 +4,7 @@ import pytest
 
 from knative.client.errors import Invalid
 from knative.client.resources import CONFIG_MAP, SERVICE
-from tests.knative.platform.api.raw import CMS, KSVCS, Raw, config_map
+from tests.knative.platform.api.raw_http import CMS, KSVCS, Raw, config_map
 from tests.knative.platform.conftest import LocalCluster, service
 
 

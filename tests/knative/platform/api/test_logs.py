@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from knative.client.resources import POD, SERVICE
-from tests.knative.platform.api.raw import Raw
+from tests.knative.platform.api.raw_http import Raw
 from tests.knative.platform.conftest import LocalCluster, service, until
 
 

@@ -23,7 +23,7 @@ from knative.client.resources import (
     WARM_POOL,
     Resource,
 )
-from tests.knative.platform.api.raw import CMS, MERGE, Raw
+from tests.knative.platform.api.raw_http import CMS, MERGE, Raw
 from tests.knative.platform.conftest import LocalCluster, service, until
 
 CONTAINER = {

@@ -3,7 +3,7 @@
 import pytest
 
 from knative.client.resources import CONFIG_MAP, SECRET
-from tests.knative.platform.api.raw import CMS, Raw, config_map
+from tests.knative.platform.api.raw_http import CMS, Raw, config_map
 from tests.knative.platform.conftest import LocalCluster
 
 

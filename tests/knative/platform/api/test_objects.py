@@ -4,7 +4,7 @@ import pytest
 
 from knative.client.errors import AlreadyExists, Conflict, Expired, Invalid, NotFound
 from knative.client.resources import CONFIG_MAP, SECRET, SERVICE, WARM_POOL
-from tests.knative.platform.api.raw import CMS, Raw, config_map
+from tests.knative.platform.api.raw_http import CMS, Raw, config_map
 from tests.knative.platform.conftest import LocalCluster, service
 
 

@@ -10,7 +10,7 @@ import yaml
 
 from knative.local.apiserver.api import bodies
 from knative.local.platform.platform import Platform
-from tests.knative.platform.api.raw import CMS, Raw
+from tests.knative.platform.api.raw_http import CMS, Raw
 from tests.knative.platform.conftest import platform_config
 from transport.request_head import HeadLimits
 

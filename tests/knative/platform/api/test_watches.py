@@ -5,7 +5,7 @@ import json
 
 from knative.client.cluster import Cluster
 from knative.client.resources import CONFIG_MAP, SERVICE
-from tests.knative.platform.api.raw import CMS, KSVCS, Raw, config_map
+from tests.knative.platform.api.raw_http import CMS, KSVCS, Raw, config_map
 from tests.knative.platform.conftest import LocalCluster, condition, service, until
 
 
@@ -109,7 +109,7 @@ async def test_the_client_reports_objects_deleted_while_its_watch_was_down(confi
             async for kind, obj in watcher.watch(CONFIG_MAP, "default"):
                 seen.append((kind, obj["metadata"]["name"]))
 
-        task = asyncio.create_task(watch())  # the API isn't there yet: it is tried again
+        task = asyncio.create_task(watch())  # retries until the API is up
 
         async def length(number):
             return len(seen) >= number
