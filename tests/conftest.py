@@ -1,11 +1,28 @@
 """Fixtures that several packages' tests share."""
 
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 
 import pytest
 
 from tests.weights.s3 import S3Server, s3_server
 from weights.make_model import MadeModel, make_model
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the tests, and every process that they start, a home of their own.
+
+    vLLM, kubectl, onnxruntime and matplotlib write into the caches of the user who runs them.
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return  # inherited from the process that started the workers
+    home = tempfile.mkdtemp(prefix="pilotlight-tests-")
+    config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
+    for name in [name for name in os.environ if name.startswith("XDG_")]:
+        del os.environ[name]
+    os.environ["HOME"] = home
 
 
 @pytest.fixture(scope="session")

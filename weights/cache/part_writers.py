@@ -1,4 +1,4 @@
-"""How parts that have arrived get into the cache: at once, or behind the back of an engine that loads."""
+"""How parts that have arrived get into the cache: at once, or in the background of a load."""
 
 from __future__ import annotations
 
