@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from weights.manifest import FileEntry, Manifest
     from weights.prefetch_weights import Prefetched, prefetch
     from weights.pull_model import PulledModel, pull, pull_blocking
-    from weights.sources.retry_policy import RetryPolicy
+    from weights.sources.retry_policy import ReadRetryPolicy
 
 __all__ = [
     "AccessDeniedError",
@@ -43,8 +43,8 @@ __all__ = [
     "Prefetched",
     "Progress",
     "PulledModel",
+    "ReadRetryPolicy",
     "RefusedError",
-    "RetryPolicy",
     "SourceError",
     "TransferError",
     "UnreachableError",
@@ -60,7 +60,7 @@ _MODULES = {
     "Prefetched": "weights.prefetch_weights",
     "Progress": "weights.cache.progress",
     "PulledModel": "weights.pull_model",
-    "RetryPolicy": "weights.sources.retry_policy",
+    "ReadRetryPolicy": "weights.sources.retry_policy",
     "prefetch": "weights.prefetch_weights",
     "pull": "weights.pull_model",
     "pull_blocking": "weights.pull_model",

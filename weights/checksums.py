@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 
-class Algorithm(enum.StrEnum):
+class ChecksumAlgorithm(enum.StrEnum):
     """Algorithms that can be computed here, in the order of preference."""
 
     SHA256 = "SHA256"
@@ -28,18 +28,18 @@ class Algorithm(enum.StrEnum):
     @property
     def is_quick(self) -> bool:
         """Whether it is computed about as fast as memory is read."""
-        return self in {Algorithm.CRC64NVME, Algorithm.CRC32C}
+        return self in {ChecksumAlgorithm.CRC64NVME, ChecksumAlgorithm.CRC32C}
 
 
 _LENGTHS = {
-    Algorithm.SHA256: 32,
-    Algorithm.SHA1: 20,
-    Algorithm.CRC64NVME: 8,
-    Algorithm.CRC32C: 4,
-    Algorithm.CRC32: 4,
+    ChecksumAlgorithm.SHA256: 32,
+    ChecksumAlgorithm.SHA1: 20,
+    ChecksumAlgorithm.CRC64NVME: 8,
+    ChecksumAlgorithm.CRC32C: 4,
+    ChecksumAlgorithm.CRC32: 4,
 }
-_PREFERRED: tuple[Algorithm, ...] = tuple(Algorithm)
-_NEVER_COMPOSITE = Algorithm.CRC64NVME
+_PREFERRED: tuple[ChecksumAlgorithm, ...] = tuple(ChecksumAlgorithm)
+_NEVER_COMPOSITE = ChecksumAlgorithm.CRC64NVME
 """S3 computes it over the whole object, also after a multipart upload."""
 
 
@@ -55,7 +55,7 @@ class Piece:
 class Checksum:
     """What a store declares: one piece for the whole object, else one for each uploaded part."""
 
-    algorithm: Algorithm
+    algorithm: ChecksumAlgorithm
     pieces: tuple[Piece, ...]
 
     @property
@@ -69,7 +69,7 @@ class Checksum:
 class Composite:
     """A checksum of checksums: the bytes can be checked only with those of the `parts` uploaded parts."""
 
-    algorithm: Algorithm
+    algorithm: ChecksumAlgorithm
     parts: int | None
     """None where the store does not say."""
 
@@ -104,7 +104,7 @@ def declared(head: Mapping[str, Any], *, etag: str, size: int) -> Checksum | Com
     return composite
 
 
-def of_parts(algorithm: Algorithm, parts: list[Mapping[str, Any]], *, size: int) -> Checksum | None:
+def of_parts(algorithm: ChecksumAlgorithm, parts: list[Mapping[str, Any]], *, size: int) -> Checksum | None:
     """The checksum that the uploaded parts of an object declare (`ObjectParts` of GetObjectAttributes).
 
     Args:
@@ -124,7 +124,7 @@ def of_parts(algorithm: Algorithm, parts: list[Mapping[str, Any]], *, size: int)
     return Checksum(algorithm, tuple(pieces)) if sum(piece.size for piece in pieces) == size else None
 
 
-def decode(algorithm: Algorithm, text: object) -> bytes | None:
+def decode(algorithm: ChecksumAlgorithm, text: object) -> bytes | None:
     """The bytes of a checksum in base64; None if it is not one of this algorithm."""
     if not isinstance(text, str):
         return None

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable
 from typing import Protocol
 
-from weights.checksums import Algorithm, Checksum
+from weights.checksums import Checksum, ChecksumAlgorithm
 from weights.errors import IntegrityError
 
 
@@ -32,19 +32,23 @@ class _Crc:
         return self._value.to_bytes(self._length, "big")
 
 
-def new_hash(algorithm: Algorithm) -> _Hash:
+def new_hash(algorithm: ChecksumAlgorithm) -> _Hash:
     """A fresh computation of an algorithm."""
     match algorithm:
-        case Algorithm.SHA256:
+        case ChecksumAlgorithm.SHA256:
             return hashlib.sha256()
-        case Algorithm.SHA1:
+        case ChecksumAlgorithm.SHA1:
             return hashlib.sha1(usedforsecurity=False)
-        case Algorithm.CRC32:
+        case ChecksumAlgorithm.CRC32:
             return _Crc(zlib.crc32, 4)
     # Imported when needed: most of its 12 MB serve other purposes.
     from awscrt import checksums  # noqa: PLC0415
 
-    return _Crc(checksums.crc64nvme, 8) if algorithm is Algorithm.CRC64NVME else _Crc(checksums.crc32c, 4)
+    return (
+        _Crc(checksums.crc64nvme, 8)
+        if algorithm is ChecksumAlgorithm.CRC64NVME
+        else _Crc(checksums.crc32c, 4)
+    )
 
 
 class ContentHash:
@@ -61,7 +65,9 @@ class ContentHash:
         self._path = path
         self._checksum = checksum
         self._is_sha256 = (
-            checksum is not None and checksum.algorithm is Algorithm.SHA256 and len(checksum.pieces) == 1
+            checksum is not None
+            and checksum.algorithm is ChecksumAlgorithm.SHA256
+            and len(checksum.pieces) == 1
         )
         self._sha256 = hashlib.sha256() if need_sha256 or self._is_sha256 else None
         self._piece = 0
@@ -121,5 +127,5 @@ class ContentHash:
         if found == expected or self._problem is not None:
             return
         part = "" if len(pieces) == 1 else f" in the object's part {self._piece + 1} of {len(pieces)}"
-        name = "SHA-256" if algorithm is Algorithm.SHA256 else algorithm.value
+        name = "SHA-256" if algorithm is ChecksumAlgorithm.SHA256 else algorithm.value
         self._problem = f"the bytes that arrived{part} have {name} {found.hex()}, must be {expected.hex()}"

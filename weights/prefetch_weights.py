@@ -12,7 +12,7 @@ from weights.cache.downloader import Downloader
 from weights.cache.progress import Progress, TransferControl, default_concurrency
 from weights.pull_model import PulledModel
 from weights.sources.factory import open_source
-from weights.sources.retry_policy import RetryPolicy
+from weights.sources.retry_policy import ReadRetryPolicy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ async def prefetch(
     *,
     until: asyncio.Event | None = None,
     progress: Callable[[Progress], None] | None = None,
-    retry: RetryPolicy | None = None,
+    retry: ReadRetryPolicy | None = None,
     concurrency: int | None = None,
 ) -> Prefetched:
     """Bring the weights of a model that was pulled without them into its cache.
@@ -74,7 +74,7 @@ async def prefetch(
 
 
 def _prefetch(
-    model: PulledModel, cache: Cache, control: TransferControl, retry: RetryPolicy | None
+    model: PulledModel, cache: Cache, control: TransferControl, retry: ReadRetryPolicy | None
 ) -> Prefetched:
     entries = [entry for entry in model.manifest.files if entry.is_weights]
     missing = [entry for entry in entries if cache.blob(model.identity, entry) is None]

@@ -24,7 +24,7 @@ from weights.manifest import FileEntry, Manifest, SafetensorsHeader
 from weights.sources.factory import open_source
 from weights.sources.listing import Listing, inspect, list_model, read_headers
 from weights.sources.local import LocalSource
-from weights.sources.retry_policy import RetryPolicy
+from weights.sources.retry_policy import ReadRetryPolicy
 from weights.sources.source import Source
 
 _VERSIONS_TRIED = 3
@@ -81,7 +81,7 @@ async def pull(
     with_weights: bool = True,
     progress: Callable[[Progress], None] | None = None,
     quota_bytes: int | None = None,
-    retry: RetryPolicy | None = None,
+    retry: ReadRetryPolicy | None = None,
 ) -> PulledModel:
     """Bring a model to this machine, or find it here.
 
@@ -139,7 +139,7 @@ def pull_blocking(
     with_weights: bool = True,
     progress: Callable[[Progress], None] | None = None,
     quota_bytes: int | None = None,
-    retry: RetryPolicy | None = None,
+    retry: ReadRetryPolicy | None = None,
     stop: threading.Event | None = None,
 ) -> PulledModel:
     """`pull` for callers without an event loop. `progress` is called on this thread; `stop` gives up."""

@@ -65,7 +65,7 @@ class Reason(enum.StrEnum):
 
 
 @dataclasses.dataclass(frozen=True)
-class Selection:
+class FileSelection:
     """Which of a source's files belong to the model."""
 
     files: tuple[FileEntry, ...]
@@ -79,7 +79,7 @@ def select(
     uri: str,
     index: Mapping[str, str] | None,
     index_file: str = "",
-) -> Selection:
+) -> FileSelection:
     """Choose the files to fetch.
 
     Without patterns: everything in the model's own folder that serving needs. Of the weights, those that the
@@ -120,7 +120,7 @@ def select(
     if not chosen:
         wanted = "any file of a model" if patterns is None else f"any of {', '.join(patterns)}"
         raise NotFoundError(f"{uri}: does not hold {wanted}", uri=uri)
-    return Selection(tuple(chosen), tuple(skipped))
+    return FileSelection(tuple(chosen), tuple(skipped))
 
 
 def _reason(path: str, shards: frozenset[str] | None) -> Reason | None:

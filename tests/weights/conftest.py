@@ -9,9 +9,9 @@ import pytest
 from tests.weights.faults import FaultProxy, fault_proxy
 from tests.weights.s3 import S3Server, environment_for
 from weights.make_model import MadeModel, make_model
-from weights.sources.retry_policy import RetryPolicy
+from weights.sources.retry_policy import ReadRetryPolicy
 
-QUICK = RetryPolicy(attempts=8, first_wait=0.01, longest_wait=0.05, connect_timeout=2, read_timeout=1)
+QUICK = ReadRetryPolicy(attempts=8, first_wait=0.01, longest_wait=0.05, connect_timeout=2, read_timeout=1)
 """As many attempts as by default, with shorter waits."""
 
 

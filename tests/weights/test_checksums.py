@@ -9,12 +9,12 @@ from awscrt import checksums as crt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weights.checksums import Algorithm, Checksum, Composite, Piece, declared, of_parts
+from weights.checksums import Checksum, ChecksumAlgorithm, Composite, Piece, declared, of_parts
 from weights.content_hash import ContentHash, new_hash
 from weights.errors import IntegrityError
 
 SHA256, CRC64NVME, CRC32C, CRC32, SHA1 = (
-    Algorithm.SHA256, Algorithm.CRC64NVME, Algorithm.CRC32C, Algorithm.CRC32, Algorithm.SHA1,
+    ChecksumAlgorithm.SHA256, ChecksumAlgorithm.CRC64NVME, ChecksumAlgorithm.CRC32C, ChecksumAlgorithm.CRC32, ChecksumAlgorithm.SHA1,
 )  # fmt: skip
 
 

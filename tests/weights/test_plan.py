@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weights.cache.eviction import Candidate, least_recently_used
+from weights.cache.eviction import EvictionCandidate, least_recently_used
 from weights.manifest import SafetensorsHeader, TensorEntry
 from weights.plan import decoder_order, extents, in_decoder_order, parts_of_file, parts_of_weights
 
@@ -87,7 +87,7 @@ def test_a_plain_file_falls_into_equal_parts(size, part_bytes):
 
 
 CANDIDATES = st.lists(
-    st.builds(Candidate, st.uuids().map(str), st.integers(0, 100), st.floats(0, 1e9), st.booleans()),
+    st.builds(EvictionCandidate, st.uuids().map(str), st.integers(0, 100), st.floats(0, 1e9), st.booleans()),
     max_size=20,
 )
 

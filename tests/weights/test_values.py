@@ -9,7 +9,7 @@ from weights.errors import InvalidURIError
 from weights.plan import decoder_order
 from weights.sizes import format_size, parse_size
 from weights.sources.address import S3Location, absolute_uri, parse_uri
-from weights.sources.retry_policy import RetryPolicy
+from weights.sources.retry_policy import ReadRetryPolicy
 from weights.strict_json import DuplicateKeyError, no_duplicate_keys
 
 
@@ -57,7 +57,7 @@ def test_sizes_are_printed_in_the_largest_unit_that_they_reach(count, expected):
     [(1, 0.0, 0.025), (1, 1.0, 0.1), (2, 1.0, 0.2), (4, 1.0, 0.8), (20, 0.0, 1.25), (20, 1.0, 5.0)],
 )
 def test_waits_double_up_to_the_longest_and_vary_with_the_jitter(failures, jitter, seconds):
-    assert RetryPolicy(first_wait=0.1, longest_wait=5.0).wait(failures, jitter) == pytest.approx(seconds)
+    assert ReadRetryPolicy(first_wait=0.1, longest_wait=5.0).wait(failures, jitter) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 @dataclasses.dataclass(frozen=True)
-class Candidate:
+class EvictionCandidate:
     """A cached file that could be evicted. `last_used` is in seconds of the file system's clock."""
 
     name: str
@@ -17,7 +17,7 @@ class Candidate:
     """Whether a living process uses it."""
 
 
-def least_recently_used(candidates: Iterable[Candidate], quota: int) -> tuple[Candidate, ...]:
+def least_recently_used(candidates: Iterable[EvictionCandidate], quota: int) -> tuple[EvictionCandidate, ...]:
     """The candidates to evict so that the others take at most `quota` bytes, those unused for longest first.
 
     What is in use is never among them, even if the others then exceed the quota.

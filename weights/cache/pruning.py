@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from weights.cache.blob import PARTS_SUFFIX, parts_path
-from weights.cache.eviction import Candidate, least_recently_used
+from weights.cache.eviction import EvictionCandidate, least_recently_used
 from weights.cache.leases import LeaseManager
 
 ARCHIVE_KINDS = ("compiled", "snapshots")
@@ -66,27 +66,29 @@ def _in_use(root: Path, leases: LeaseManager) -> set[str]:
     return {name for names in leases.published(root / "leases") for name in names}
 
 
-def _candidates(root: Path, leases: LeaseManager) -> Iterator[Candidate]:
+def _candidates(root: Path, leases: LeaseManager) -> Iterator[EvictionCandidate]:
     used = _in_use(root, leases)
     for path in (root / "blobs").iterdir():
         if path.suffix == PARTS_SUFFIX:
             continue
         with contextlib.suppress(FileNotFoundError):  # another process prunes too
             status = path.stat()
-            yield Candidate(f"blobs/{path.name}", status.st_size, status.st_atime, path.name in used)
+            yield EvictionCandidate(f"blobs/{path.name}", status.st_size, status.st_atime, path.name in used)
     for folder in (root / "partial").iterdir():
         with contextlib.suppress(FileNotFoundError):
             status = (folder / "data").stat()
             touched = (folder / "digests").stat().st_mtime
             held = leases.is_held(folder / "lease")
-            yield Candidate(f"partial/{folder.name}", status.st_blocks * 512, touched, held)
+            yield EvictionCandidate(f"partial/{folder.name}", status.st_blocks * 512, touched, held)
     for archive in (path for kind in ARCHIVE_KINDS for path in root.glob(f"{kind}/*{ARCHIVE_SUFFIX}")):
         with contextlib.suppress(OSError):  # another process prunes too, or another user's
             status = archive.stat()
-            yield Candidate(str(archive.relative_to(root)), status.st_size, status.st_atime, in_use=False)
+            yield EvictionCandidate(
+                str(archive.relative_to(root)), status.st_size, status.st_atime, in_use=False
+            )
 
 
-def _remove(root: Path, leases: LeaseManager, candidate: Candidate) -> bool:
+def _remove(root: Path, leases: LeaseManager, candidate: EvictionCandidate) -> bool:
     """Evict one candidate; False if a process began to use it in the meantime."""
     path = root / candidate.name
     if path.suffix == ARCHIVE_SUFFIX:

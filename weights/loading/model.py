@@ -45,7 +45,7 @@ from weights.sources.factory import open_source
 from weights.sources.lazy import LazySource
 from weights.sources.listing import Listing, list_model, read_headers, read_index
 from weights.sources.local import LocalSource
-from weights.sources.retry_policy import RetryPolicy
+from weights.sources.retry_policy import ReadRetryPolicy
 from weights.sources.source import Source
 
 LIMIT_BYTES = 1 << 30
@@ -273,7 +273,7 @@ def open_model(
     limit_bytes: int = LIMIT_BYTES,
     concurrency: int | None = None,
     quota_bytes: int | None = None,
-    retry: RetryPolicy | None = None,
+    retry: ReadRetryPolicy | None = None,
 ) -> OpenModel:
     """Open a model for loading.
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from weights.sources.address import parse_uri
 from weights.sources.local import LocalSource
-from weights.sources.retry_policy import RetryPolicy
+from weights.sources.retry_policy import ReadRetryPolicy
 from weights.sources.source import Source
 
 
-def open_source(uri: str | os.PathLike[str], *, retry: RetryPolicy | None = None) -> Source:
+def open_source(uri: str | os.PathLike[str], *, retry: ReadRetryPolicy | None = None) -> Source:
     """The source that an address names. Nothing is read yet.
 
     Raises:

@@ -11,7 +11,7 @@ import threading
 import urllib.parse
 import urllib.request
 
-from weights.sources.retry_policy import RetryPolicy
+from weights.sources.retry_policy import ReadRetryPolicy
 
 
 class PoolClosedError(Exception):
@@ -41,7 +41,7 @@ class ConnectionPool:
     """Connections to one endpoint. Thread-safe."""
 
     def __init__(
-        self, scheme: str, host: str, port: int | None, *, ca_file: str | None, retry: RetryPolicy
+        self, scheme: str, host: str, port: int | None, *, ca_file: str | None, retry: ReadRetryPolicy
     ) -> None:
         """Prepare; nothing is connected yet.
 

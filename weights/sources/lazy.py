@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 from weights.manifest import FileEntry
 from weights.sources.factory import open_source
-from weights.sources.retry_policy import RetryPolicy
+from weights.sources.retry_policy import ReadRetryPolicy
 from weights.sources.source import Arrived, Source
 
 
 class LazySource:
     """Opens its source on first use: a start from the cache needs neither client nor network."""
 
-    def __init__(self, uri: str, identity: str, retry: RetryPolicy | None) -> None:
+    def __init__(self, uri: str, identity: str, retry: ReadRetryPolicy | None) -> None:
         """Remember the address; nothing is opened yet.
 
         Args:

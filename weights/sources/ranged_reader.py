@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from weights.errors import TransferError, UnreachableError
 from weights.sources.http_pool import ConnectionPool, PoolClosedError
 from weights.sources.range_response import ObjectVersion, RetryableError, check
-from weights.sources.retry_policy import RetryPolicy
+from weights.sources.retry_policy import ReadRetryPolicy
 
 _SLICE = 1 << 20
 """Bytes read at a time; what a broken read has to repeat at most."""
@@ -40,7 +40,7 @@ class RangedReader:
         sign: Callable[[str, Mapping[str, str]], Mapping[str, str]],
         describe: str,
         ca_file: str | None = None,
-        retry: RetryPolicy | None = None,
+        retry: ReadRetryPolicy | None = None,
     ) -> None:
         """Prepare a reader; nothing is connected yet.
 
@@ -57,7 +57,7 @@ class RangedReader:
         self._base_url = base_url.rstrip("/")
         self._sign = sign
         self._describe = describe
-        self._retry = retry or RetryPolicy()
+        self._retry = retry or ReadRetryPolicy()
         self._pool = ConnectionPool(
             parts.scheme, parts.hostname, parts.port, ca_file=ca_file, retry=self._retry
         )

@@ -6,7 +6,7 @@ import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
-class RetryPolicy:
+class ReadRetryPolicy:
     """Attempts, back-off and time-outs of a reader. All durations in seconds."""
 
     attempts: int = 8

@@ -31,7 +31,7 @@ from weights.manifest import FileEntry
 from weights.sources import s3_checksums
 from weights.sources.http_pool import is_loopback
 from weights.sources.ranged_reader import RangedReader
-from weights.sources.retry_policy import RetryPolicy
+from weights.sources.retry_policy import ReadRetryPolicy
 from weights.sources.s3_errors import translated
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def _service_data(search_path: str | None) -> botocore.loaders.Loader:
 class S3Source:
     """A prefix in a bucket."""
 
-    def __init__(self, location: S3Location, *, retry: RetryPolicy | None = None) -> None:
+    def __init__(self, location: S3Location, *, retry: ReadRetryPolicy | None = None) -> None:
         """Prepare a client; nothing is requested yet.
 
         Args:
@@ -77,7 +77,7 @@ class S3Source:
             SourceError: the AWS configuration is not valid.
         """
         self._location = location
-        self._retry = retry or RetryPolicy()
+        self._retry = retry or ReadRetryPolicy()
         self._reader: RangedReader | None = None
         self._list_request: tuple[str, str] | None = None
         """URL and region of the last list request."""
