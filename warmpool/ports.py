@@ -1,4 +1,4 @@
-"""What the controller needs from outside, and what it tells health checks and metrics.
+"""What the controller needs from outside, and what health checks and metrics read from it.
 
 Each protocol is as small as its use. `warmpool.adapters` implements them; tests use their own.
 """
@@ -28,7 +28,7 @@ class Clock(Protocol):
 
 
 class DemandUnavailableError(Exception):
-    """Demand could not be read; the text says from where and why."""
+    """Demand could not be read; the message names the source and the cause."""
 
 
 class DemandSource(Protocol):
@@ -164,7 +164,7 @@ class ControllerCounts:
 
 @dataclass(frozen=True, slots=True)
 class PoolMetrics:
-    """What the metrics say about one pool."""
+    """The values behind the metrics of one pool."""
 
     key: ObjectKey
     target: str

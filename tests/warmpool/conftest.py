@@ -1,4 +1,4 @@
-"""The project's own Kubernetes API on a real port, and a Knative on it whose autoscaler does what a test says."""
+"""The project's own Kubernetes API on a real port, and a fake Knative on it that reacts step by step."""
 
 import asyncio
 import copy
@@ -35,7 +35,7 @@ def make_controller(cluster, **options) -> Controller:
 
 
 class MovableClock:
-    """A clock that stands where a test puts it."""
+    """A clock that a test moves."""
 
     def __init__(self, at: datetime) -> None:
         self.at = at
@@ -49,23 +49,23 @@ class MovableClock:
 
 
 class RecordingWaker:
-    """Notes who was woken; the puppet's autoscaler hears it."""
+    """Records wake-up requests; the fake autoscaler reacts to them."""
 
-    def __init__(self, puppet) -> None:
-        self.puppet = puppet
+    def __init__(self, fake) -> None:
+        self.fake = fake
         self.woken = []
 
     async def wake(self, service, urls) -> None:
         assert all(url.startswith("http") for url in urls)
         self.woken.append(service)
-        self.puppet.deaf.discard(service[1])
+        self.fake.deaf.discard(service[1])
 
     async def close(self) -> None:
         return
 
 
 class FakeKnative:
-    """Knative's reactions, one `settle` at a time, with knobs for what can go wrong."""
+    """Knative's reactions, one `settle` at a time, with switches for what can go wrong."""
 
     def __init__(self, registry: Registry, cluster: Cluster) -> None:
         self.registry = registry
@@ -74,7 +74,7 @@ class FakeKnative:
         self.deaf: set[str] = set()
         """Services whose autoscaler has no data since it restarted."""
         self.old = False
-        """Knative before 1.21: Revision annotations stay where they are."""
+        """Knative before 1.21: Revision annotations are not copied to the PodAutoscaler."""
         self.starting: dict[str, int] = {}
         """Replicas that are not ready yet, by Revision."""
         self.demand: dict[str, int] = {}
@@ -104,7 +104,7 @@ class FakeKnative:
         self.route(name, traffic, namespace=namespace, latest=latest)
 
     def route(self, name, traffic, *, namespace="default", latest=None, ready=None) -> None:
-        """Divide the Service's traffic; with `latest`, a newer Revision is on its way and will get it."""
+        """Divide the Service's traffic; with `latest`, a newer Revision is being rolled out."""
         entries = []
         for revision, part in traffic.items():
             percent, tag = part if isinstance(part, tuple) else (part, None)
@@ -146,13 +146,13 @@ class FakeKnative:
         self.registry.create(POD_AUTOSCALER, namespace, copy.deepcopy(scale))
 
     def key(self, kind, name, namespace="default") -> Key:
-        """Where an object is kept."""
+        """The key of an object in the store."""
         return Key(
             {"Revision": REVISION, "Service": SERVICE, "PodAutoscaler": POD_AUTOSCALER}[kind], namespace, name
         )
 
     def unschedulable(self, name, message="0/1 nodes are available: 1 Insufficient nvidia.com/gpu.") -> None:
-        """Say on a Revision that its replicas find no place."""
+        """Set the condition of a Revision whose replicas cannot be scheduled."""
         condition = {
             "type": "ResourcesAvailable",
             "status": "False",
@@ -164,7 +164,7 @@ class FakeKnative:
     def waiting_pod(
         self, revision, message="0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
     ) -> None:
-        """A pod of a Revision that finds no place, of which the Revision says nothing."""
+        """A pod that cannot be scheduled while its Revision does not report it."""
         key = Key(POD, "default", f"{revision}-waiting")
         labels = {"serving.knative.dev/revision": revision}
         spec = {"containers": [{"name": "user-container", "image": "registry.local/x"}]}
@@ -175,13 +175,13 @@ class FakeKnative:
         self.registry.set_status(key, {"phase": "Pending", "conditions": [waits]})
 
     def placed(self, revision) -> None:
-        """The waiting pod has found one."""
+        """Schedule the waiting pod."""
         key = Key(POD, "default", f"{revision}-waiting")
         scheduled = {"type": "PodScheduled", "status": "True"}
         self.registry.set_status(key, {"phase": "Running", "conditions": [scheduled]})
 
     def settle(self, namespace="default") -> None:
-        """Let Knative react to what stands there."""
+        """Let Knative react to the objects as they are."""
         free = self.capacity
         for record in list(self.registry.store.list(REVISION, namespace)):
             meta = record.obj["metadata"]
@@ -219,14 +219,14 @@ class FakeKnative:
             )
 
     def min_scale(self, name, namespace="default"):
-        """What stands on a Revision; None when nothing does."""
+        """The min-scale annotation of a Revision; None if it has none."""
         annotations = (
             self.registry.store.get(Key(REVISION, namespace, name)).obj["metadata"].get("annotations", {})
         )
         return annotations.get(MIN)
 
     def ownership(self, name, namespace="default"):
-        """Our own annotations on a Revision."""
+        """The ownership annotations of a Revision."""
         annotations = (
             self.registry.store.get(Key(REVISION, namespace, name)).obj["metadata"].get("annotations", {})
         )
@@ -251,7 +251,7 @@ class FakeKnative:
 
 
 class ApiServer:
-    """The API on a free port of this loop."""
+    """The API server on a free port, in this event loop."""
 
     def __init__(self, folder: Path) -> None:
         self.store = Store(folder / "state.db")

@@ -46,18 +46,18 @@ http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler)
 
 
 async def until(check, seconds=60):
-    """Poll until `check` gives something true; what it gave last tells what was missing."""
+    """Poll until `check` returns something true; a failure shows what it returned last."""
     deadline = time.monotonic() + seconds
     while True:
         if found := await check():
             return found
         if time.monotonic() > deadline:
-            pytest.fail(f"it did not come to be within {seconds} s; last: {found!r}")
+            pytest.fail(f"not true within {seconds} s; last: {found!r}")
         await asyncio.sleep(0.02)
 
 
 class PoolOnCluster:
-    """One Service and one pool on a cluster, and words to ask about them."""
+    """One Service and one pool on a cluster, and what tests wait for."""
 
     def __init__(self, cluster: Cluster, namespace: str, *, real: bool) -> None:
         self.cluster = cluster
@@ -73,8 +73,8 @@ class PoolOnCluster:
         }
         if not self.real:
             container["command"] = ["python", "-c", REPLICA]
-        marks_ = {"autoscaling.knative.dev/window": "6s", **(annotations or {})}
-        template = {"metadata": {"annotations": marks_}, "spec": {"containers": [container]}}
+        annotations_ = {"autoscaling.knative.dev/window": "6s", **(annotations or {})}
+        template = {"metadata": {"annotations": annotations_}, "spec": {"containers": [container]}}
         meta = {"name": self.name, "namespace": self.namespace}
         return {"metadata": meta, "spec": {"template": template}}
 
@@ -147,7 +147,7 @@ class PoolOnCluster:
 
 @pytest.fixture
 async def kubeconfigs(tmp_path):
-    """Of the tester and of the controller."""
+    """Of the test and of the controller."""
     if KUBECONFIG:
         yield (
             Path(KUBECONFIG).expanduser(),
@@ -170,7 +170,7 @@ async def target(kubeconfigs):
 
 @pytest.fixture
 async def start(kubeconfigs, target):
-    """Starts controllers, with the rights that they have."""
+    """Starts controllers with their own credentials."""
     async with AsyncExitStack() as stack:
 
         async def start_one():
@@ -196,7 +196,7 @@ async def start(kubeconfigs, target):
         await target.gone(WARM_POOL, target.name)
 
 
-async def test_a_floor_moves_in_place_and_is_given_back(target, start):
+async def test_a_floor_moves_in_place_and_is_released(target, start):
     await target.service({MIN: "1"})
     await start()
     replicas = {pod["metadata"]["uid"] for pod in await target.pods()}
@@ -225,7 +225,7 @@ async def test_a_floor_moves_in_place_and_is_given_back(target, start):
     assert "FloorChanged" in [e["reason"] for e in told if e["involvedObject"]["name"] == target.name]
 
 
-async def test_deleting_the_pool_gives_the_floor_back_first(target, start):
+async def test_deleting_the_pool_releases_the_floor_first(target, start):
     await target.service()
     await start()
     await target.pool()
@@ -278,7 +278,7 @@ async def test_the_floor_follows_traffic_by_percent_and_tag(target, start):
     await target.floor_is(None, target.second)
 
 
-async def test_the_service_is_deleted_and_made_again_under_the_pool(target, start):
+async def test_a_service_that_is_deleted_and_created_again_gets_its_floor_back(target, start):
     await target.service()
     await start()
     await target.pool()
@@ -384,7 +384,7 @@ WRONG = {
 }
 
 
-async def test_every_right_spec_is_taken(target, start):
+async def test_every_valid_spec_is_accepted(target, start):
     await start()
     for spec in VALID:
         await target.pool(**spec)
@@ -393,8 +393,8 @@ async def test_every_right_spec_is_taken(target, start):
         await target.gone(WARM_POOL, target.name)
 
 
-async def test_every_wrong_spec_is_refused_or_said(target, start):
-    """The schema refuses; what a server leaves to the owner of the kind (here: CEL rules) the status says."""
+async def test_every_invalid_spec_is_refused_or_reported(target, start):
+    """The schema refuses it, or else the status reports it."""
     await start()
     for what, spec in WRONG.items():
         try:

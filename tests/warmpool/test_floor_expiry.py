@@ -13,7 +13,7 @@ import knative as package
 from knative.client.errors import NotFound
 from knative.client.resources import POD_AUTOSCALER, REVISION, WARM_POOL
 from tests.warmpool.conftest import MIN, kubeconfig, make_controller
-from tests.warmpool.faults import FaultyProxy
+from tests.warmpool.faulty_proxy import FaultyProxy
 from tests.warmpool.test_manifests import asked
 from warmpool import operations
 from warmpool.reconcile import ownership

@@ -14,7 +14,7 @@ from knative.client.cluster import Cluster
 from knative.client.errors import Invalid
 from knative.client.resources import WARM_POOL
 from tests.warmpool.conftest import MIN, MONDAY, OFFICE, kubeconfig, make_controller
-from tests.warmpool.faults import FaultyProxy
+from tests.warmpool.faulty_proxy import FaultyProxy
 from tests.warmpool.test_schedule_oracle import pools
 from warmpool.adapters.replicas import HttpWarmthClient
 from warmpool.domain.pool import WarmPoolSpec

@@ -1,4 +1,4 @@
-"""The controller, unchanged, on a platform whose replicas are real processes, ordered about by the command line."""
+"""The controller on the local platform, whose replicas are real processes, and the command line."""
 
 import asyncio
 import contextlib
@@ -97,7 +97,7 @@ async def controller(platform, cluster, tmp_path):
 
 
 async def until(check, seconds=40):
-    """Poll until `check` gives something true; what it gave last tells what was missing."""
+    """Poll until `check` returns something true; a failure shows what it returned last."""
     last = None
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
@@ -106,7 +106,7 @@ async def until(check, seconds=40):
                 if last:
                     return last
                 await asyncio.sleep(0.05)
-    pytest.fail(f"it did not come to be within {seconds} s; last: {last!r}")
+    pytest.fail(f"not true within {seconds} s; last: {last!r}")
 
 
 async def pilotlight(platform, *arguments):
@@ -131,7 +131,7 @@ async def first_start(cluster):
     await until(revision_is_ready)
 
 
-async def test_a_pool_is_raised_held_explained_and_let_go(platform, cluster, controller):
+async def test_a_pool_is_raised_held_explained_and_released(platform, cluster, controller):
     await first_start(cluster)
     meta = {"name": "pool", "namespace": "default"}
     await cluster.create(WARM_POOL, {"metadata": meta, "spec": {"target": "generate", "windows": [ALWAYS]}})
@@ -176,7 +176,7 @@ async def test_a_pool_is_raised_held_explained_and_let_go(platform, cluster, con
     assert isinstance(error, NotFound)
 
 
-async def test_a_request_keeps_the_last_replica_for_the_keep_alive(platform, cluster, controller):
+async def test_the_last_replica_is_kept_after_a_request(platform, cluster, controller):
     await first_start(cluster)
     spec = {"target": "generate", "keepAlive": "30m"}
     await cluster.create(WARM_POOL, {"metadata": {"name": "pool", "namespace": "default"}, "spec": spec})
@@ -201,7 +201,7 @@ async def test_a_request_keeps_the_last_replica_for_the_keep_alive(platform, clu
 
 
 async def resting(cluster):
-    """What each ready replica rests on, in no order."""
+    """The warmth of each ready replica, sorted."""
     found = []
     async with aiohttp.ClientSession(
         headers={"Authorization": f"Bearer {service_token(KEY, 'default', 'generate')}"}
@@ -241,7 +241,7 @@ async def test_replicas_are_ordered_to_the_warmth_of_the_window(platform, cluste
     await until(refused)
 
 
-async def test_a_floor_left_by_a_dead_controller_is_found_and_given_back(platform, cluster):
+async def test_a_floor_left_by_a_dead_controller_is_found_and_released(platform, cluster):
     await first_start(cluster)
     body = {
         "metadata": {

@@ -39,7 +39,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 class LogStyle(StrEnum):
-    """How log lines look."""
+    """Format of the log."""
 
     JSON = "json"
     TEXT = "text"
@@ -47,7 +47,7 @@ class LogStyle(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line says, read once."""
+    """The command line's options."""
 
     kubeconfig: Path | None
     context: str | None
@@ -111,7 +111,7 @@ def main(
         int, typer.Option(min=0, max=65535, help="Port of the webhook; 0 picks one.")
     ] = 9443,
     interval: Annotated[
-        float, typer.Option(min=1, max=300, help="Seconds between looks at every pool.")
+        float, typer.Option(min=1, max=300, help="Seconds between two passes over every pool.")
     ] = 15,
     log_style: Annotated[LogStyle, typer.Option("--log", help="json or text.")] = LogStyle.TEXT,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,

@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class DemandReader:
-    """Reads a source of demand and keeps what it said last."""
+    """Reads a source of demand and keeps its latest reading."""
 
     def __init__(self, source: DemandSource | None, history: History, interval: timedelta) -> None:
         """Without a source there is no demand: no request is ever seen."""

@@ -1,4 +1,4 @@
-"""Carries out what a reconciliation decided, pool by pool, and says what became of it.
+"""Carries out what a reconciliation decided, pool by pool, and returns the outcome.
 
 Whatever fails, fails for one pool alone: errors are returned as values, and the status of that pool shows
 them.
@@ -31,7 +31,7 @@ Replan = Callable[[ObjectKey, FloorWrite], FloorWrite | None]
 
 @dataclass(slots=True)
 class PendingEffects:
-    """A result that is being carried out, and what became of it so far."""
+    """A result that is being carried out, and the outcome so far."""
 
     state: PoolState
     result: ReconcileResult
@@ -100,10 +100,9 @@ class EffectRunner:
             return
         if self._warmth_client is None:
             # Nothing more can be done about it, so that it is not tried again.
-            all_hot = target.floor.hot >= target.floor.replicas
-            error = (
-                None if all_hot else f"no token to order replicas with, so they are not kept {target.floor}"
-            )
+            error = None
+            if target.floor.hot < target.floor.replicas:
+                error = f"no key to set the warmth of replicas with, so they are not kept {target.floor}"
             pending.done = replace(done, warmth_applied=target, warmth_error=error)
             return
         try:

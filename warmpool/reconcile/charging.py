@@ -59,7 +59,7 @@ def read(snapshot: Snapshot, now: datetime) -> Reading:
 def charge(
     snapshot: Snapshot, account: Account | None, spec: WarmPoolSpec | None, now: datetime
 ) -> Account | None:
-    """The account up to this instant; None without one, for a pool whose spec does not say its period."""
+    """The account up to this instant; None without one, for a pool whose spec names no period."""
     if spec is not None:
         limit = spec.limits.budget
         since, _ = budget_period(now, limit.period if limit else "month", spec.zone)

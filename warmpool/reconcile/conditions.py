@@ -35,7 +35,7 @@ class PoolCondition:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What the conditions say, as far as it is known before anything is written."""
+    """The conditions, as far as they are known before anything is written."""
 
     ready: PoolCondition
     budget: PoolCondition

@@ -1,7 +1,7 @@
 """Two controllers at once: the one that would hold less backs off, so that they do not fight forever.
 
 They agree about everything that is in the cluster, but not about what each has observed by itself (the last
-request, how long cold starts take). A floor that was lowered here and is higher again, though nobody here
+request, how long cold starts take). A floor that was lowered here and is higher again, though nothing here
 raised it, is another controller's; it is lowered again with exponential back-off.
 """
 

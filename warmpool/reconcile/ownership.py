@@ -1,4 +1,4 @@
-"""The annotations that say which WarmPool holds a Revision's floor, and how any controller gives it back.
+"""The annotations that record which WarmPool holds a Revision's floor, and how any controller gives it back.
 
 They are written in the same patch as min-scale, so that neither is ever there without the other.
 
@@ -84,7 +84,7 @@ def user_min_scale(annotations: Mapping[str, str]) -> int | None:
     current = min_scale(annotations)
     owner = read(annotations)
     if owner is None or current != owner.written:
-        return current  # no pool holds it, or somebody has set another value by hand since
+        return current  # no pool holds it, or a user has set another value since
     return owner.user
 
 

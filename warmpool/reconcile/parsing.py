@@ -148,7 +148,7 @@ def _gpus(containers: Iterable[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def _drain(annotations: Mapping[str, str]) -> timedelta:
-    """How long Knative may keep a replica that nobody needs (pkg/autoscaler/scaling/autoscaler.go).
+    """How long Knative may keep a replica without traffic (pkg/autoscaler/scaling/autoscaler.go).
 
     First its average over the stable window has to fall, then scale-down-delay to pass, and the last replica
     stays for the grace period or its retention period.

@@ -36,7 +36,7 @@ class ReconcileResult:
     account: Account | None
     plan: WritePlan
     report: StatusReport | None
-    """What the status says; None: it stays as it is, but for the condition Ready."""
+    """What the status is made from; None: it stays as it is, but for the condition Ready."""
     findings: Findings | None
     """The conditions of a pool that can hold its floor."""
     refusal: PoolCondition | None = None

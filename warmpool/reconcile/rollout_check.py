@@ -1,10 +1,10 @@
-"""Whether a floor has taken effect, by what the PodAutoscalers say, and what to do if it has not.
+"""Whether a floor has taken effect, by the PodAutoscalers, and what to do if it has not.
 
 Three things go wrong on a real cluster without any error:
 
 * the annotation does not reach the PodAutoscaler (Knative before 1.21): it is then written there as well;
 * the autoscaler has had no data since it restarted and ignores a raised floor at zero: one request wakes it;
-* there are no free GPUs: the Service stays Ready, and only the number of replicas tells.
+* there are no free GPUs: the Service stays Ready, and only the number of replicas shows it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class RolloutProgress:
     start_goal: int = 0
     """Replicas with which that cold start is over."""
     tainted: bool = False
-    """Whether this start had to wait for GPUs, so that its duration says nothing about the next one."""
+    """Whether this start had to wait for GPUs, so that its duration predicts nothing about the next one."""
 
 
 @dataclass(frozen=True, slots=True)

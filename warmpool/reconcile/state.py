@@ -25,7 +25,7 @@ class WarmthTarget:
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """What the latest events said: the floor, or why the pool holds none."""
+    """What the latest events announced: the floor, or why the pool holds none."""
 
     floor: Floor
     refusal: str = ""
@@ -52,7 +52,7 @@ class PoolState:
     failures: int = 0
     """Reconciliations in a row of which the API refused a write."""
     write_error: str | None = None
-    """The API's words about the last of them."""
+    """The API's message about the last of them."""
     status_written_at: datetime | None = None
     next_at: datetime | None = None
     """When to reconcile again without a change in the cluster."""

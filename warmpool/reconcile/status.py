@@ -1,4 +1,4 @@
-"""A WarmPool's status, built from values; written only when it says something new."""
+"""A WarmPool's status, built from values; written only when something in it is new."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What a reconciliation says once its writes are made or refused, and the state that it leaves behind.
+"""Status, events and next state of a pool, once its writes are made or refused.
 
 The order of things: `reconciler` decides, the controller carries the result out and collects `EffectResults`,
-`describe` words status and events, and `next_state` alone makes the next state of the pool.
+`describe` makes status and events, and `next_state` alone makes the next state of the pool.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ class EffectResults:
 
     floors_written: tuple[FloorWrite, ...] = ()
     write_error: str | None = None
-    """The API's words when it refused a floor, a PodAutoscaler or the finalizer."""
+    """The API's message when it refused a floor, a PodAutoscaler or the finalizer."""
     warmth_applied: WarmthTarget | None = None
-    """The warmth that every replica accepted, or that nobody can order."""
+    """The warmth that every replica accepted, or that cannot be ordered for want of a key."""
     warmth_error: str | None = None
     announced: Announcement | None = None
-    """What the events said; None: none were posted."""
+    """What the events announced; None: none were posted."""
     status_written: bool = False
     status_error: str | None = None
-    """The API's words when it refused the status."""
+    """The API's message when it refused the status."""
 
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What a reconciliation says about a pool."""
+    """Status and events of a pool."""
 
     status: dict[str, Any]
     """The whole status as it should be."""
@@ -124,8 +124,8 @@ def _occurrence(result: ReconcileResult) -> str:
 
 
 def has_effects(result: ReconcileResult, state: PoolState) -> bool:
-    """Whether there is anything to write, to order or to say."""
-    said = describe(result, state, no_effects(state))
+    """Whether there is anything to write, to order or to announce."""
+    described = describe(result, state, no_effects(state))
     return bool(
         result.plan.writes
         or result.autoscaler_writes
@@ -133,8 +133,8 @@ def has_effects(result: ReconcileResult, state: PoolState) -> bool:
         or result.add_finalizer
         or result.remove_finalizer
         or (result.warmth is not None and result.warmth != state.warmth_applied)
-        or said.events
-        or status.patch(result.pool.status, said.status, result.at, state.status_written_at) is not None
+        or described.events
+        or status.patch(result.pool.status, described.status, result.at, state.status_written_at) is not None
     )
 
 
@@ -148,7 +148,7 @@ def next_state(
     checks = [result.next_at]
     if result.report is None:  # a fault in the controller: not before everything else had its turn
         checks.append(now + retry.last)
-    if effects.floors_written:  # Knative may ignore a floor, and then no watch event says so
+    if effects.floors_written:  # Knative may ignore a floor, and then no watch event follows
         checks.append(now + rollout_check.FIRST_CHECK)
     if failed:
         checks.append(now + min(retry.first * 2 ** min(failures - 1, 10), retry.last))

@@ -148,7 +148,7 @@ class RevisionView:
         condition = self.conditions.get("ResourcesAvailable")
         if condition is not None and condition.status != "True" and condition.reason == "Unschedulable":
             return condition.message or condition.reason
-        # While one replica is ready, the Revision says nothing about the others; their pods do.
+        # While one replica is ready, the Revision does not report the others; their pods do.
         return self.unscheduled.message if self.unscheduled else None
 
 

@@ -75,7 +75,7 @@ def test_the_floors_during_a_rollout(what, target, revisions, expected):
     assert shares(target, revisions).shares == expected, what
 
 
-def test_room_once_made_stays_until_the_new_revision_is_ready():
+def test_gpus_once_released_stay_free_until_the_new_revision_is_ready():
     target = service(FOLLOWS, created="r2")
     made = shares(target, [revision("r1"), revision("r2", unschedulable=NO_GPU)])
     assert (made.shares, made.crowded_out) == ({"r1": 1}, "r2")

@@ -1,4 +1,4 @@
-"""Where the time of a cold start went: read at the replica's door, kept in the history, told in the status."""
+"""The phases of a cold start: read from the replica, kept in the history, shown in the status."""
 
 import asyncio
 import contextlib
@@ -37,13 +37,13 @@ HOUR = timedelta(hours=1)
 
 
 def body(phases=PHASES, age=5.0):
-    """What a replica of ours answers."""
+    """The readiness response of a Pilotlight stage."""
     known = {"stage": "generate", "state": "hot", "cold_start_seconds": 11.0, "in_flight": 0}
     return json.dumps({**known, "phases": phases, "age_seconds": age})
 
 
 class Replicas:
-    """Pods of a Service whose doors are real ports; each answers what a test says."""
+    """Pods of a Service with real ports; each answers what a test sets."""
 
     def __init__(self, registry) -> None:
         self.registry = registry
@@ -107,7 +107,7 @@ async def until(check):
     return found
 
 
-async def test_the_phases_of_the_replica_that_came_up_last_are_read_without_a_token(replicas, cluster):
+async def test_the_phases_of_the_newest_replica_are_read_without_a_token(replicas, cluster):
     await replicas.add("old", body({"import": 99.0}, age=500.0))
     await replicas.add("new", body())
     await replicas.add("coming", body({"import": 1.0}, age=0.1), ready=False)
@@ -115,7 +115,7 @@ async def test_the_phases_of_the_replica_that_came_up_last_are_read_without_a_to
     assert set(replicas.asked) == {("old", "/healthz/ready", None), ("new", "/healthz/ready", None)}
 
 
-async def test_a_stage_of_ours_answers_what_is_read_here(replicas, cluster):
+async def test_a_stage_reports_phases_that_can_be_read(replicas, cluster):
     settings = FunctionSettings()
     replica = ReplicaTracker(process_started=time.time() - 2.0)
     async with serving(create_app(build(settings), settings, replica=replica)) as url:
@@ -125,12 +125,12 @@ async def test_a_stage_of_ours_answers_what_is_read_here(replicas, cluster):
     assert 2.0 <= phases["import"] < 60.0
 
 
-async def test_a_replica_that_ran_before_the_start_tells_nothing_about_it(replicas, cluster):
+async def test_a_replica_older_than_the_start_is_not_asked_about_it(replicas, cluster):
     await replicas.add("old", body(age=500.0))
     assert await HttpPhases(cluster).phases(SERVICE, timedelta(seconds=60)) is None
 
 
-NONSENSE = [
+MALFORMED = [
     "ok",
     "",
     "[]",
@@ -156,15 +156,15 @@ NONSENSE = [
 ]
 
 
-async def test_an_application_that_answers_something_else_tells_no_phases(replicas, cluster):
-    texts = iter(NONSENSE)
+async def test_any_other_response_reports_no_phases(replicas, cluster):
+    texts = iter(MALFORMED)
     await replicas.add("other", lambda: next(texts))
-    for text in NONSENSE:
+    for text in MALFORMED:
         assert await HttpPhases(cluster).phases(SERVICE, HOUR) is None, text[:200]
-    assert len(replicas.asked) == len(NONSENSE)
+    assert len(replicas.asked) == len(MALFORMED)
 
 
-async def test_errors_and_silence_are_no_phases_and_no_failure(replicas, cluster, tmp_path):
+async def test_errors_and_timeouts_are_no_phases_and_no_failure(replicas, cluster, tmp_path):
     await replicas.add("broken", body(), status=500)
     await replicas.add("elsewhere", body(), status=302, headers={"location": "/healthz/ready"})
     await replicas.add("silent", body(), delay_s=5.0)
@@ -176,7 +176,7 @@ async def test_errors_and_silence_are_no_phases_and_no_failure(replicas, cluster
         assert await HttpPhases(nowhere).phases(SERVICE, HOUR) is None
 
 
-async def test_one_that_answers_nonsense_does_not_hide_one_that_tells(replicas, cluster):
+async def test_a_malformed_response_does_not_hide_a_valid_one(replicas, cluster):
     await replicas.add("sane", body())
     await replicas.add("other", "ok")
     assert await HttpPhases(cluster).phases(SERVICE, HOUR) == PHASES
@@ -199,7 +199,7 @@ def test_phases_survive_a_restart_of_the_history(tmp_path):
     assert SqliteHistory(path).cold_starts(SERVICE) == known
 
 
-def test_phases_of_starts_that_no_longer_count_are_forgotten(tmp_path):
+def test_phases_of_starts_that_no_longer_count_are_dropped(tmp_path):
     path = tmp_path / "history.db"
     history = SqliteHistory(path)
     for number in range(300):
@@ -211,7 +211,7 @@ def test_phases_of_starts_that_no_longer_count_are_forgotten(tmp_path):
 
 
 @pytest.mark.parametrize("told", ["nonsense", "[]", '{"import": "x"}', '{"import": NaN}', None])
-def test_a_row_that_somebody_edited_costs_its_phases_alone(tmp_path, told):
+def test_an_edited_row_loses_only_its_phases(tmp_path, told):
     path = tmp_path / "history.db"
     history = SqliteHistory(path)
     history.add_cold_start(SERVICE, ColdStart(NOW, 10.0, PHASES))
@@ -222,7 +222,7 @@ def test_a_row_that_somebody_edited_costs_its_phases_alone(tmp_path, told):
     assert (known.p50, known.phases) == (timedelta(seconds=10), {})
 
 
-def test_an_application_that_makes_up_names_does_not_fill_the_memory():
+def test_an_application_with_many_phase_names_does_not_fill_the_memory():
     history = InMemoryHistory()
     for number in range(100):
         history.add_cold_start(SERVICE, ColdStart(NOW, 5.0, {"import": 1.0, f"made-up-{number}": 1.0}))
@@ -243,7 +243,7 @@ async def raise_and_wait(knative, controller, clock):
     await controller.tick()
 
 
-async def test_a_start_is_told_with_its_phases(knative, cluster, clock, replicas, tmp_path):
+async def test_the_status_shows_the_phases_of_cold_starts(knative, cluster, clock, replicas, tmp_path):
     history = SqliteHistory(tmp_path / "history.db")
     await replicas.add("new", body())
     controller = make_controller(cluster, clock=clock, history=history, phases=HttpPhases(cluster))
@@ -262,7 +262,7 @@ async def test_a_start_is_told_with_its_phases(knative, cluster, clock, replicas
     assert len(replicas.asked) == 1
 
 
-async def test_a_start_counts_all_the_same_when_nobody_tells_its_phases(knative, cluster, clock, replicas):
+async def test_a_start_without_phases_counts_all_the_same(knative, cluster, clock, replicas):
     history = InMemoryHistory()
     await replicas.add("other", "ok")
     controller = make_controller(cluster, clock=clock, history=history, phases=HttpPhases(cluster))
@@ -275,7 +275,7 @@ async def test_a_start_counts_all_the_same_when_nobody_tells_its_phases(knative,
 
 
 class FaultySource:
-    """Fails on the first Service it is asked about."""
+    """Raises an exception for the first Service."""
 
     def __init__(self) -> None:
         self.asked = []
@@ -287,7 +287,7 @@ class FaultySource:
         return PHASES
 
 
-async def test_a_fault_with_one_service_is_none_of_the_next_one(clock, caplog):
+async def test_a_fault_with_one_service_does_not_affect_the_next(clock, caplog):
     history, source = InMemoryHistory(), FaultySource()
     collector = PhaseCollector(source, history, clock)
     start = ColdStart(clock.now() - timedelta(seconds=20), 14.0)

@@ -1,4 +1,4 @@
-"""`python -m warmpool.controller` against a kubeconfig: health, metrics, prices, an orderly end."""
+"""`python -m warmpool.controller` against a kubeconfig: health, metrics, prices, SIGTERM."""
 
 import asyncio
 import json
@@ -62,7 +62,7 @@ async def until(check, seconds=30):
             await asyncio.sleep(0.05)
 
 
-async def test_it_holds_a_floor_tells_of_it_and_ends_when_asked(alone, knative, tmp_path):
+async def test_it_holds_a_floor_serves_metrics_and_ends_on_sigterm(alone, knative, tmp_path):
     knative.service("generate")
     await knative.pool(windows=[OPEN])
     process, url = await alone(f"--history={tmp_path / 'history.db'}")
@@ -92,7 +92,7 @@ async def test_it_holds_a_floor_tells_of_it_and_ends_when_asked(alone, knative, 
     assert any("min-scale 2" in line["message"] for line in lines)
 
 
-async def test_a_wrong_price_file_is_one_clear_line(alone, tmp_path):
+async def test_an_invalid_price_file_is_reported_in_one_line(alone, tmp_path):
     prices = tmp_path / "prices.yaml"
     prices.write_text(
         yaml.safe_dump({"gpus": {"nvidia-l4": {"hourly": -1, "date": "2026-01-01", "source": "me"}}})
@@ -103,14 +103,14 @@ async def test_a_wrong_price_file_is_one_clear_line(alone, tmp_path):
     assert "prices.gpus.nvidia-l4.hourly = -1, must be at least 0" in errors.decode()
 
 
-async def test_a_missing_kubeconfig_is_one_clear_line(alone, tmp_path):
+async def test_a_missing_kubeconfig_is_reported_in_one_line(alone, tmp_path):
     process, _ = await alone(f"--kubeconfig={tmp_path / 'nowhere'}")
     _, errors = await asyncio.wait_for(process.communicate(), 30)
     assert process.returncode == 1
     assert "no usable kubeconfig" in errors.decode()
 
 
-async def test_alive_means_the_loop_looks_and_ready_that_it_has_seen_the_cluster(cluster, clock, knative):
+async def test_liveness_follows_the_passes_and_readiness_the_first_list(cluster, clock, knative):
     controller = make_controller(cluster, clock=clock)
     async with HealthServer(controller, clock, host="127.0.0.1", port=0) as health:
         url = f"http://127.0.0.1:{health.port}"
@@ -124,7 +124,7 @@ async def test_alive_means_the_loop_looks_and_ready_that_it_has_seen_the_cluster
         assert (await fetch(f"{url}/healthz/live"))[0] == 200
 
 
-async def test_metrics_tell_cost_budget_and_lead_time(cluster, clock, knative):
+async def test_metrics_show_cost_budget_and_lead_time(cluster, clock, knative):
     clock.at = MONDAY + timedelta(hours=12)
     knative.service("generate")
     await knative.pool(leadTime="3m", limits={"budget": {"amount": 400}})
@@ -145,7 +145,7 @@ async def test_metrics_tell_cost_budget_and_lead_time(cluster, clock, knative):
 
 
 class UnreadableCluster:
-    """A cluster whose objects a fault of the controller's keeps it from reading."""
+    """A cluster on which a fault in the controller shows."""
 
     async def pages(self, *_):
         raise RuntimeError("a fault")
@@ -161,7 +161,7 @@ class AbsentCluster:
 
 
 @pytest.mark.parametrize(("cluster", "status"), [(UnreadableCluster(), 503), (AbsentCluster(), 200)])
-async def test_a_loop_that_never_passes_is_not_alive_but_one_whose_api_is_away_is(clock, cluster, status):
+async def test_liveness_fails_without_passes_but_not_without_an_api(clock, cluster, status):
     settings = Settings(retry_first=timedelta(milliseconds=10), retry_last=timedelta(milliseconds=10))
     controller = make_controller(cluster, clock=clock, settings=settings)
     async with HealthServer(controller, clock, host="127.0.0.1", port=0) as health:

@@ -1,4 +1,4 @@
-"""A window opens and closes; the floor moves on the Revisions that carry traffic, and nowhere else."""
+"""Windows open and close: the floor moves on the Revisions that carry traffic, and nowhere else."""
 
 from datetime import timedelta
 
@@ -11,14 +11,14 @@ from warmpool.reconcile import ownership
 OLDER = "autoscaling.knative.dev/minScale"
 
 
-async def test_an_open_window_is_a_min_scale_on_the_revision(knative, controller):
+async def test_an_open_window_is_min_scale_on_the_revision(knative, controller):
     knative.service("generate")
     await knative.pool()
     await controller.tick()
     assert knative.min_scale("generate-00001") == "2"
 
 
-async def test_no_new_generation_of_the_service_is_made(knative, controller, cluster):
+async def test_the_service_gets_no_new_generation(knative, controller, cluster):
     knative.service("generate")
     before = await cluster.get(SERVICE, "generate", "default")
     await knative.pool()
@@ -26,7 +26,7 @@ async def test_no_new_generation_of_the_service_is_made(knative, controller, clu
     assert await cluster.get(SERVICE, "generate", "default") == before
 
 
-async def test_the_floor_goes_when_the_window_closes_and_leaves_no_trace(knative, controller, clock):
+async def test_the_floor_is_removed_without_a_trace_when_the_window_closes(knative, controller, clock):
     knative.service("generate")
     await knative.pool()
     await controller.tick()
@@ -58,7 +58,7 @@ async def test_nothing_is_written_when_nothing_changes(knative, controller, cloc
         assert (await controller.tick()).writes == 0
 
 
-async def test_a_fresh_controller_finds_everything_in_place(knative, controller, clock, cluster):
+async def test_a_new_controller_changes_nothing_that_is_right(knative, controller, clock, cluster):
     knative.service("generate")
     await knative.pool()
     await controller.tick()
@@ -68,7 +68,7 @@ async def test_a_fresh_controller_finds_everything_in_place(knative, controller,
     assert (await fresh.tick()).writes == 0
 
 
-async def test_nothing_is_written_that_would_replace_the_replicas(knative, controller):
+async def test_no_annotation_is_written_that_would_replace_the_replicas(knative, controller):
     """Knative copies every annotation that does not begin like this into the pods' template."""
     knative.service("generate")
     await knative.pool(windows=[{**OFFICE, "warmth": "standby"}])
@@ -88,7 +88,7 @@ async def test_a_users_higher_min_scale_is_left_alone(knative, controller, clock
     assert knative.ownership("generate-00001") == {}
 
 
-async def test_a_users_lower_min_scale_comes_back(knative, controller, clock):
+async def test_a_users_lower_min_scale_is_restored(knative, controller, clock):
     knative.service("generate", annotations={MIN: "1"})
     await knative.pool()
     await controller.tick()
@@ -99,7 +99,7 @@ async def test_a_users_lower_min_scale_comes_back(knative, controller, clock):
     assert knative.ownership("generate-00001") == {}
 
 
-async def test_a_higher_min_scale_in_the_older_spelling_is_the_users_too(knative, controller):
+async def test_a_higher_min_scale_in_the_older_spelling_is_left_alone_too(knative, controller):
     knative.service("generate", annotations={OLDER: "5"})
     await knative.pool()
     await controller.tick()
@@ -107,7 +107,7 @@ async def test_a_higher_min_scale_in_the_older_spelling_is_the_users_too(knative
     assert knative.ownership("generate-00001") == {}
 
 
-async def test_a_lower_min_scale_in_the_older_spelling_counts_again_afterwards(
+async def test_a_lower_min_scale_in_the_older_spelling_applies_again_afterwards(
     knative, controller, clock, cluster
 ):
     knative.service("generate", annotations={OLDER: "1"})
@@ -120,7 +120,7 @@ async def test_a_lower_min_scale_in_the_older_spelling_counts_again_afterwards(
     assert {key: value for key, value in found.items() if "min" in key} == {OLDER: "1"}
 
 
-async def test_a_max_scale_in_the_older_spelling_cuts_the_floor_too(knative, controller):
+async def test_a_max_scale_in_the_older_spelling_limits_the_floor_too(knative, controller):
     knative.service("generate", annotations={"autoscaling.knative.dev/maxScale": "1"})
     await knative.pool()
     await controller.tick()
@@ -128,7 +128,7 @@ async def test_a_max_scale_in_the_older_spelling_cuts_the_floor_too(knative, con
 
 
 @pytest.mark.parametrize("values", [("7", "7", "7"), ("1", "2", "1"), (None, "2", None)])
-async def test_a_min_scale_set_by_hand_meanwhile_is_the_users(knative, controller, clock, values):
+async def test_a_min_scale_set_by_hand_in_the_meantime_is_kept(knative, controller, clock, values):
     by_hand, then, afterwards = values
     knative.service("generate")
     await knative.pool()
@@ -162,7 +162,7 @@ async def test_a_new_revision_gets_the_floor_and_the_old_one_loses_it(knative, c
     assert knative.min_scale("generate-00002") == "2"
 
 
-async def test_a_max_scale_of_the_revision_cuts_the_floor_and_the_status_says_so(knative, controller):
+async def test_a_floor_above_max_scale_is_limited_and_reported(knative, controller):
     knative.service("generate", annotations={"autoscaling.knative.dev/max-scale": "1"})
     await knative.pool()
     await controller.tick()
@@ -172,9 +172,7 @@ async def test_a_max_scale_of_the_revision_cuts_the_floor_and_the_status_says_so
     assert "max-scale 1" in degraded["message"]
 
 
-async def test_a_floor_above_the_activation_scale_is_cut_to_it_because_knative_refuses_more(
-    knative, controller
-):
+async def test_a_floor_above_activation_scale_is_limited_because_knative_refuses_more(knative, controller):
     knative.service("generate", annotations={"autoscaling.knative.dev/activation-scale": "2"})
     await knative.pool(windows=[{**OFFICE, "replicas": 3}])
     report = await controller.tick()
@@ -183,7 +181,7 @@ async def test_a_floor_above_the_activation_scale_is_cut_to_it_because_knative_r
     assert "activation-scale 2" in (await knative.condition("Degraded"))["message"]
 
 
-async def test_disabling_gives_back(knative, controller, cluster):
+async def test_disabling_a_pool_releases_its_floor(knative, controller, cluster):
     knative.service("generate", annotations={MIN: "1"})
     await knative.pool()
     await controller.tick()
@@ -193,7 +191,7 @@ async def test_disabling_gives_back(knative, controller, cluster):
     assert (await knative.status())["reason"] == "disabled"
 
 
-async def test_deleting_gives_back_before_the_pool_goes(knative, controller, cluster):
+async def test_deleting_a_pool_releases_its_floor_first(knative, controller, cluster):
     knative.service("generate")
     await knative.pool()
     await controller.tick()
@@ -205,7 +203,9 @@ async def test_deleting_gives_back_before_the_pool_goes(knative, controller, clu
     assert await cluster.list(WARM_POOL) == []
 
 
-async def test_a_pool_that_vanished_without_its_finalizer_leaves_no_floor(knative, controller, cluster):
+async def test_a_pool_that_vanished_without_its_finalizer_leaves_no_floor_behind(
+    knative, controller, cluster
+):
     knative.service("generate")
     await knative.pool()
     await controller.tick()
@@ -216,7 +216,7 @@ async def test_a_pool_that_vanished_without_its_finalizer_leaves_no_floor(knativ
     assert knative.ownership("generate-00001") == {}
 
 
-async def test_another_target_moves_the_floor_there(knative, controller, cluster):
+async def test_a_pool_with_another_target_moves_its_floor_there(knative, controller, cluster):
     knative.service("generate")
     knative.service("other")
     await knative.pool()
@@ -236,7 +236,7 @@ async def test_of_two_pools_with_one_target_the_older_counts(knative, controller
     assert (await knative.condition("Ready", "b-second"))["reason"] == "TargetTaken"
 
 
-async def test_status_says_floor_reason_until_and_what_comes_next(knative, controller, clock):
+async def test_the_status_shows_floor_reason_end_and_next_change(knative, controller, clock):
     knative.service("generate")
     await knative.pool()
     await controller.tick()
@@ -256,7 +256,7 @@ async def test_status_says_floor_reason_until_and_what_comes_next(knative, contr
     assert (await knative.condition("Ready"))["reason"] == "FloorHeld"
 
 
-async def test_an_event_tells_the_change_once(knative, controller, cluster, clock):
+async def test_a_change_of_the_floor_is_one_event(knative, controller, cluster, clock):
     knative.service("generate")
     await knative.pool()
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""Things that a real Knative does in silence, each noticed and answered."""
+"""What goes wrong on a real Knative without any error, and how the controller notices and reacts."""
 
 from datetime import timedelta
 
@@ -33,10 +33,10 @@ async def test_an_autoscaler_without_data_gets_one_wake_up_request(raised, contr
     assert len(waker.woken) == 1
 
 
-async def test_a_floor_that_nobody_reacts_to_is_looked_after_at_once_and_woken_in_time(
+async def test_a_floor_that_knative_ignores_is_checked_at_once_and_woken_in_time(
     raised, controller, clock, waker
 ):
-    """Where Knative does nothing, no event comes either: the controller must think of it by itself."""
+    """Where Knative does nothing, no watch event follows: the controller has to check by itself."""
     raised.deaf.add("generate")
     raised.settle()
     key = ("default", "pool")
@@ -48,8 +48,8 @@ async def test_a_floor_that_nobody_reacts_to_is_looked_after_at_once_and_woken_i
     assert clock.at - started <= timedelta(seconds=12)
 
 
-async def test_wake_up_requests_grow_rarer_while_they_do_not_help(raised, controller, clock, waker):
-    waker.puppet = type("Nobody", (), {"deaf": set()})  # nobody hears the request
+async def test_wake_up_requests_back_off_while_they_do_not_help(raised, controller, clock, waker):
+    waker.fake = type("Nobody", (), {"deaf": set()})  # nobody hears the request
     raised.deaf.add("generate")
     raised.settle()
     await controller.tick()
@@ -59,9 +59,7 @@ async def test_wake_up_requests_grow_rarer_while_they_do_not_help(raised, contro
     assert 3 <= len(waker.woken) <= 15
 
 
-async def test_on_an_old_knative_the_pod_autoscaler_is_patched_too_and_the_status_says_so(
-    raised, controller, clock
-):
+async def test_on_an_old_knative_the_pod_autoscaler_is_patched_too_and_reported(raised, controller, clock):
     raised.old = True
     raised.settle()
     await controller.tick()
@@ -74,7 +72,7 @@ async def test_on_an_old_knative_the_pod_autoscaler_is_patched_too_and_the_statu
     assert status["revisions"][0]["via"] == "PodAutoscaler"
 
 
-async def test_on_an_old_knative_the_pod_autoscaler_is_put_back_too(raised, controller, clock, cluster):
+async def test_on_an_old_knative_the_pod_autoscaler_is_restored_too(raised, controller, clock, cluster):
     raised.old = True
     raised.settle()
     await controller.tick()
@@ -90,7 +88,9 @@ async def test_on_an_old_knative_the_pod_autoscaler_is_put_back_too(raised, cont
     assert (await raised.status())["ready"] == 0
 
 
-async def test_a_floor_above_the_capacity_is_said_though_the_service_stays_ready(raised, controller, clock):
+async def test_a_floor_above_the_capacity_is_reported_though_the_service_stays_ready(
+    raised, controller, clock
+):
     raised.capacity = 1
     raised.settle()
     await controller.tick()
@@ -108,7 +108,7 @@ async def test_a_floor_above_the_capacity_is_said_though_the_service_stays_ready
     assert (await raised.condition("Ready"))["status"] == "True"
 
 
-async def test_replicas_that_find_no_place_are_reported_at_once(raised, controller):
+async def test_replicas_that_cannot_be_scheduled_are_reported_at_once(raised, controller):
     raised.capacity = 1
     raised.settle()
     raised.unschedulable("generate-00001")
@@ -135,7 +135,7 @@ async def test_a_rollout_that_finds_no_gpu_gets_one_from_the_old_floor(raised, c
     assert raised.min_scale("generate-00002") == "2"
 
 
-async def test_room_once_made_stays_until_the_new_revision_is_ready(raised, controller):
+async def test_gpus_once_released_stay_free_until_the_new_revision_is_ready(raised, controller):
     raised.settle()
     raised.revision("generate", "generate-00002")
     raised.unschedulable("generate-00002")
@@ -148,7 +148,7 @@ async def test_room_once_made_stays_until_the_new_revision_is_ready(raised, cont
     assert raised.min_scale("generate-00002") is None
 
 
-async def test_a_rollout_with_room_has_its_floor_before_traffic_moves(raised, controller):
+async def test_a_rollout_with_free_gpus_has_its_floor_before_traffic_moves(raised, controller):
     raised.settle()
     raised.revision("generate", "generate-00002")
     raised.route("generate", {"generate-00001": 100}, latest="generate-00002")
@@ -181,7 +181,7 @@ async def test_between_ready_and_traffic_no_floor_moves(raised, controller, room
     assert [raised.min_scale("generate-00001"), raised.min_scale("generate-00002")] == [None, "2"]
 
 
-async def test_a_floor_that_was_raised_ahead_goes_when_there_turns_out_to_be_no_room(raised, controller):
+async def test_a_floor_raised_ahead_is_released_when_no_gpu_turns_out_to_be_free(raised, controller):
     raised.settle()
     raised.revision("generate", "generate-00002")
     raised.route("generate", {"generate-00001": 100}, latest="generate-00002")
@@ -224,7 +224,7 @@ async def test_cold_starts_are_measured_and_become_the_lead_time(raised, control
     assert raised.min_scale("generate-00001") == "2"
 
 
-async def test_a_start_that_had_to_wait_for_a_gpu_does_not_spoil_the_lead_time(raised, controller, clock):
+async def test_a_start_that_waited_for_a_gpu_does_not_count_for_the_lead_time(raised, controller, clock):
     raised.capacity = 0
     raised.settle()
     raised.unschedulable("generate-00001")
@@ -237,10 +237,8 @@ async def test_a_start_that_had_to_wait_for_a_gpu_does_not_spoil_the_lead_time(r
     assert "coldStart" not in await raised.status()
 
 
-async def test_a_replica_that_waits_for_a_gpu_beside_one_that_serves_is_no_slow_start(
-    raised, controller, clock
-):
-    """The Revision says nothing then: it has a replica. Its pods do."""
+async def test_a_replica_that_waits_for_a_gpu_beside_a_ready_one_is_no_slow_start(raised, controller, clock):
+    """The Revision does not report it, because it has a ready replica; its pods do."""
     raised.capacity = 1
     raised.settle()
     raised.waiting_pod("generate-00001")
@@ -259,7 +257,7 @@ async def test_a_replica_that_waits_for_a_gpu_beside_one_that_serves_is_no_slow_
     assert (await raised.condition("CapacityShort"))["status"] == "False"
 
 
-async def test_cold_starts_that_knative_would_cut_short_are_said(raised, controller, clock):
+async def test_cold_starts_close_to_knatives_deadlines_are_reported(raised, controller, clock):
     raised.capacity = 0
     raised.settle()
     await controller.tick()
@@ -273,7 +271,7 @@ async def test_cold_starts_that_knative_would_cut_short_are_said(raised, control
     assert "requests time out after 300 s" in message
 
 
-async def test_a_warmth_that_nobody_can_order_is_said_and_the_floor_held(knative, controller):
+async def test_a_warmth_that_cannot_be_ordered_is_reported_and_the_floor_held(knative, controller):
     knative.service("generate")
     await knative.pool(windows=[{**OFFICE, "warmth": "standby"}])
     for _ in range(4):
@@ -281,11 +279,11 @@ async def test_a_warmth_that_nobody_can_order_is_said_and_the_floor_held(knative
         knative.settle()
     assert knative.min_scale("generate-00001") == "2"
     assert knative.ownership("generate-00001")["floor-warmth"] == "2 standby"
-    assert "no token to order replicas with" in (await knative.condition("Degraded"))["message"]
+    assert "no key to set the warmth of replicas with" in (await knative.condition("Degraded"))["message"]
     assert (await controller.tick()).writes == 0
 
 
-async def test_a_restarted_controller_tells_nothing_twice(raised, controller, cluster, clock):
+async def test_a_restarted_controller_repeats_no_event(raised, controller, cluster, clock):
     raised.settle()
     await controller.tick()
     for _ in range(3):
@@ -294,7 +292,7 @@ async def test_a_restarted_controller_tells_nothing_twice(raised, controller, cl
     assert len(told) == 1
 
 
-async def test_a_service_that_is_missing_is_said_and_found_when_it_comes(knative, controller):
+async def test_a_missing_service_is_reported_and_found_when_it_is_created(knative, controller):
     await knative.pool()
     await controller.tick()
     assert (await knative.condition("Ready"))["reason"] == "TargetMissing"
@@ -303,7 +301,7 @@ async def test_a_service_that_is_missing_is_said_and_found_when_it_comes(knative
     assert knative.min_scale("generate-00001") == "2"
 
 
-async def test_a_broken_pool_keeps_its_floor_until_it_expires_and_harms_no_other(
+async def test_an_invalid_pool_keeps_its_floor_until_it_expires_and_affects_no_other(
     knative, controller, cluster, clock
 ):
     knative.service("generate")
@@ -324,14 +322,14 @@ async def test_a_broken_pool_keeps_its_floor_until_it_expires_and_harms_no_other
     assert (await knative.status("good"))["reason"] == "schedule/closed"
 
 
-async def test_a_hpa_revision_is_never_woken_below_its_one_replica(knative, controller, clock, waker):
+async def test_a_revision_of_class_hpa_gets_its_floor(knative, controller, clock, waker):
     knative.service("generate", annotations={"autoscaling.knative.dev/class": "hpa.autoscaling.knative.dev"})
     await knative.pool(windows=[{**OFFICE, "replicas": 1}])
     await controller.tick()
     assert knative.min_scale("generate-00001") == "1"
 
 
-async def test_warnings_reach_the_events(raised, controller, clock, cluster):
+async def test_warnings_are_events(raised, controller, clock, cluster):
     raised.capacity = 0
     raised.settle()
     raised.unschedulable("generate-00001")
@@ -341,7 +339,7 @@ async def test_warnings_reach_the_events(raised, controller, clock, cluster):
     assert told["CapacityShort"]["involvedObject"]["name"] == "pool"
 
 
-async def test_a_clock_set_back_an_hour_changes_nothing_that_is_right(raised, controller, clock):
+async def test_a_clock_set_back_by_an_hour_changes_no_right_floor(raised, controller, clock):
     raised.settle()
     await controller.tick()
     clock.on(timedelta(hours=-1))

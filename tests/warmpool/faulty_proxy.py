@@ -1,4 +1,4 @@
-"""A proxy in front of the Kubernetes API that does what networks and servers do on bad days."""
+"""A proxy in front of the Kubernetes API that delays, refuses, cuts off and loses what a test tells it to."""
 
 import asyncio
 import json
@@ -9,7 +9,7 @@ from aiohttp import web
 
 
 class FaultyProxy:
-    """Forwards everything until a test turns a knob."""
+    """Forwards everything until a test sets one of its attributes."""
 
     def __init__(self, upstream_port: int) -> None:
         self.upstream = f"http://127.0.0.1:{upstream_port}"
@@ -25,7 +25,7 @@ class FaultyProxy:
         self.watch_line: bytes | None = None
         """A line that the next watch of pools sends before anything else."""
         self.cut_after: int | None = None
-        """Change so many things, then go away: the moment at which a controller dies."""
+        """Make so many changes, then go away: the moment at which a controller dies."""
         self.lose_reply = False
         """With `cut_after`: the last change is made, but its answer is lost."""
         self.changes = 0
@@ -54,13 +54,13 @@ class FaultyProxy:
         await self._runner.cleanup()
 
     def drop_watches(self) -> None:
-        """Close every watch in the middle of a sentence."""
+        """Close every watch in the middle of a line."""
         for response in tuple(self._watches):
             if response.task is not None:
                 response.task.cancel()
 
     def go_away(self) -> None:
-        """Stop answering altogether."""
+        """Stop answering."""
         self.away = True
         self.drop_watches()
 

@@ -1,4 +1,4 @@
-"""The API goes away, refuses, stalls and forgets; controllers die and double: afterwards the floor is right."""
+"""The API is away, refuses, delays and loses requests; controllers die or run twice: the floor ends up right."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ from knative.client.cluster import Cluster
 from knative.client.errors import ClusterError
 from knative.client.resources import SERVICE, WARM_POOL
 from tests.warmpool.conftest import MONDAY, OFFICE, kubeconfig, make_controller
-from tests.warmpool.faults import FaultyProxy
+from tests.warmpool.faulty_proxy import FaultyProxy
 from warmpool.adapters.clock import SystemClock
 from warmpool.controller import Settings
 from warmpool.domain.observation import Demand
@@ -41,13 +41,13 @@ async def through(proxy, tmp_path):
 
 
 @pytest.fixture
-def shaken(through, clock, waker):
+def proxied(through, clock, waker):
     """A controller behind the proxy."""
     return make_controller(through, clock=clock, waker=waker)
 
 
 async def until(condition, *, seconds=15):
-    """Wait for something that will be true soon."""
+    """Wait for a condition."""
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.01)
@@ -55,7 +55,7 @@ async def until(condition, *, seconds=15):
 
 @contextlib.asynccontextmanager
 async def running(controller):
-    """The controller's own loop, for as long as the context lasts."""
+    """Runs the controller's loop as long as the context lasts."""
     stop = asyncio.Event()
     task = asyncio.create_task(controller.run(stop))
     try:
@@ -65,53 +65,53 @@ async def running(controller):
         await asyncio.wait_for(task, 10)
 
 
-async def test_after_ten_minutes_without_an_api_one_tick_sets_it_right(knative, shaken, proxy, clock):
+async def test_after_ten_minutes_without_an_api_one_pass_restores_the_floor(knative, proxied, proxy, clock):
     knative.service("generate")
     await knative.pool()
-    await shaken.tick()
+    await proxied.tick()
     proxy.go_away()
     clock.at = MONDAY + timedelta(hours=18, minutes=55)
     for _ in range(40):
         with pytest.raises(ClusterError):
-            await shaken.tick()
+            await proxied.tick()
         clock.on(timedelta(seconds=15))
     assert clock.at > MONDAY + timedelta(hours=19)
     proxy.away = False
-    await shaken.tick()
+    await proxied.tick()
     assert knative.min_scale("generate-00001") is None
 
 
 @pytest.mark.parametrize("status", [409, 500, 503])
-async def test_a_refused_write_is_made_at_the_next_look(knative, shaken, proxy, clock, status):
+async def test_a_refused_write_is_made_in_the_next_pass(knative, proxied, proxy, clock, status):
     knative.service("generate")
     await knative.pool()
     proxy.answers = [("PATCH", status, {})] * 6
     for _ in range(7):
-        await shaken.tick()
+        await proxied.tick()
         clock.on(timedelta(seconds=1))
     assert knative.min_scale("generate-00001") == "2"
-    await shaken.tick()
+    await proxied.tick()
     assert (await knative.condition("Ready"))["status"] != "False"
 
 
-async def test_a_server_that_asks_to_wait_is_left_alone_for_as_long(knative, shaken, proxy, clock):
+async def test_no_request_is_sent_before_retry_after_has_passed(knative, proxied, proxy, clock):
     knative.service("generate")
     await knative.pool()
     proxy.answers = [("PATCH", 429, {"Retry-After": "30"})]
-    await shaken.tick()
+    await proxied.tick()
     changed = proxy.changes
     for _ in range(5):
         clock.on(timedelta(seconds=5))
-        await shaken.tick()
+        await proxied.tick()
     assert proxy.changes == changed
     clock.on(timedelta(seconds=6))
-    await shaken.tick()
+    await proxied.tick()
     assert knative.min_scale("generate-00001") == "2"
 
 
 @pytest.mark.parametrize("lose_reply", [False, True])
 @pytest.mark.parametrize("change", range(1, 6))
-async def test_killed_after_any_change_a_fresh_controller_finishes(  # noqa: PLR0917  fixtures
+async def test_a_controller_killed_after_any_change_is_completed_by_a_new_one(  # noqa: PLR0917  fixtures
     knative, through, cluster, proxy, clock, change, lose_reply
 ):
     knative.service("generate", annotations={"autoscaling.knative.dev/min-scale": "1"})
@@ -131,7 +131,7 @@ async def test_killed_after_any_change_a_fresh_controller_finishes(  # noqa: PLR
 
 
 @pytest.mark.parametrize("change", range(1, 4))
-async def test_killed_in_the_middle_of_a_deletion_a_fresh_controller_finishes(  # noqa: PLR0917  fixtures
+async def test_a_controller_killed_during_a_deletion_is_completed_by_a_new_one(  # noqa: PLR0917  fixtures
     knative, through, cluster, proxy, clock, change
 ):
     knative.service("generate")
@@ -150,7 +150,7 @@ async def test_killed_in_the_middle_of_a_deletion_a_fresh_controller_finishes(  
     assert await cluster.list(WARM_POOL) == []
 
 
-async def test_two_controllers_at_once_agree_and_then_write_nothing(knative, cluster, through, clock):
+async def test_two_controllers_agree_and_then_write_nothing(knative, cluster, through, clock):
     for number in range(5):
         knative.service(f"s{number}")
         await knative.pool(f"p{number}", target=f"s{number}")
@@ -175,8 +175,10 @@ class Demands:
         return {("default", "generate"): Demand(0.0, self.last_active)}
 
 
-async def test_two_controllers_that_disagree_do_not_write_in_turns_for_ever(knative, through, cluster, clock):
-    """One has seen a request, the other has not: the higher floor stands, and few writes are made of it."""
+async def test_two_controllers_that_disagree_do_not_overwrite_each_other_forever(
+    knative, through, cluster, clock
+):
+    """One has seen a request, the other has not: the higher floor is held, with few writes."""
     knative.service("generate")
     await knative.pool(windows=[], keepAlive="1h")
     saw = make_controller(cluster, clock=clock, demand=Demands(clock.now()), settings=QUICK)
@@ -191,7 +193,7 @@ async def test_two_controllers_that_disagree_do_not_write_in_turns_for_ever(knat
         await until(lambda: knative.min_scale("generate-00001") == "1")
 
 
-async def test_the_service_is_deleted_and_made_again_under_the_pool(knative, controller, cluster):
+async def test_a_service_that_is_deleted_and_created_again_gets_its_floor_back(knative, controller, cluster):
     knative.service("generate")
     await knative.pool()
     await controller.tick()
@@ -208,7 +210,7 @@ async def test_the_service_is_deleted_and_made_again_under_the_pool(knative, con
     assert knative.min_scale("generate-00001") == "2"
 
 
-async def test_the_loop_survives_an_api_that_comes_and_goes(knative, through, proxy, clock):
+async def test_the_loop_survives_an_api_that_is_away_now_and_then(knative, through, proxy, clock):
     knative.service("generate")
     proxy.go_away()
     controller = make_controller(through, clock=clock, settings=QUICK)
@@ -227,7 +229,7 @@ async def test_the_loop_survives_an_api_that_comes_and_goes(knative, through, pr
         await until(lambda: knative.min_scale("generate-00001") is None)
 
 
-async def test_a_watch_that_is_cut_loses_nothing(knative, through, proxy, clock, cluster):
+async def test_a_watch_that_is_cut_off_misses_nothing(knative, through, proxy, clock, cluster):
     knative.service("generate")
     await knative.pool()
     controller = make_controller(through, clock=clock, settings=QUICK)
@@ -239,7 +241,7 @@ async def test_a_watch_that_is_cut_loses_nothing(knative, through, proxy, clock,
         await until(lambda: knative.min_scale("generate-00001") == "3")
 
 
-async def test_slow_answers_delay_and_break_nothing(knative, through, proxy, clock):
+async def test_slow_responses_only_delay_floors(knative, through, proxy, clock):
     for number in range(4):
         knative.service(f"s{number}")
         await knative.pool(f"p{number}", target=f"s{number}")
@@ -248,7 +250,7 @@ async def test_slow_answers_delay_and_break_nothing(knative, through, proxy, clo
     assert [knative.min_scale(f"s{n}-00001") for n in range(4)] == ["2"] * 4
 
 
-async def test_one_broken_pool_among_hundreds_is_alone_in_its_trouble(knative, controller, cluster):
+async def test_one_invalid_pool_among_hundreds_affects_no_other(knative, controller, cluster):
     for number in range(300):
         knative.service(f"s{number}")
         await knative.pool(f"p{number}", target=f"s{number}")
@@ -275,7 +277,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("annotations", HOSTILE.values(), ids=HOSTILE)
-async def test_no_annotation_of_one_pool_stops_another(knative, cluster, clock, annotations):
+async def test_no_annotation_of_one_pool_affects_another(knative, cluster, clock, annotations):
     knative.service("generate")
     knative.service("other")
     await knative.pool("evil", target="other")
@@ -289,7 +291,7 @@ async def test_no_annotation_of_one_pool_stops_another(knative, cluster, clock, 
         await until(lambda: knative.min_scale("generate-00001") == "3")
 
 
-async def test_annotations_that_arrive_while_it_runs_end_no_watch_and_no_resync(knative, cluster, clock):
+async def test_malformed_annotations_end_neither_watches_nor_resyncs(knative, cluster, clock):
     knative.service("generate")
     await knative.pool("evil", target="nothing")
     settings = replace(QUICK, resync=timedelta(milliseconds=300))
@@ -320,7 +322,7 @@ GARBAGE = {
 
 
 @pytest.mark.parametrize("line", GARBAGE.values(), ids=GARBAGE)
-async def test_a_watch_that_fails_for_whatever_reason_is_started_again(  # noqa: PLR0917  fixtures
+async def test_a_watch_that_fails_for_any_reason_is_restarted(  # noqa: PLR0917  fixtures
     knative, through, proxy, clock, cluster, line
 ):
     knative.service("generate")
@@ -359,8 +361,10 @@ async def test_a_fault_in_one_pools_reconciliation_is_in_its_status_and_in_no_ot
 
 
 @pytest.mark.parametrize("refused", ["revisions", "warmpools", "both"])
-async def test_a_refused_floor_is_in_the_status_with_the_apis_words(knative, through, proxy, clock, refused):
-    """Rights taken away, or a webhook that is down: the status of a new pool says so, and then that it is over."""
+async def test_a_refused_floor_is_in_the_status_with_the_apis_message(
+    knative, through, proxy, clock, refused
+):
+    """Rights taken away, or a webhook that is down: the status of a new pool shows it, until it is over."""
     knative.service("generate")
     await knative.pool()
     controller = make_controller(through, clock=clock)
@@ -378,7 +382,9 @@ async def test_a_refused_floor_is_in_the_status_with_the_apis_words(knative, thr
     assert (await knative.condition("Ready"))["reason"] == "FloorHeld"
 
 
-async def test_a_held_floor_that_can_no_longer_be_written_says_so(knative, through, proxy, clock, cluster):
+async def test_a_held_floor_that_can_no_longer_be_written_is_reported(
+    knative, through, proxy, clock, cluster
+):
     knative.service("generate")
     await knative.pool()
     controller = make_controller(through, clock=clock)
