@@ -1,4 +1,4 @@
-"""A real activator on a real port, and real replicas behind it."""
+"""An activator on a port of its own, with replicas behind it and a client in front."""
 
 import asyncio
 import hashlib
@@ -21,7 +21,7 @@ def pytest_asyncio_loop_factories(config, item):
     return {"uvloop": uvloop.new_event_loop}
 
 
-class Serving:
+class RunningServer:
     """A uvicorn server on a free port of this loop."""
 
     def __init__(self, uvicorn_server):
@@ -30,7 +30,7 @@ class Serving:
         self.server = uvicorn_server
 
     async def started(self):
-        """What `serve` does, without its pauses of a tenth of a second."""
+        """Start as `serve` does, without its polling."""
         self.server.config.load()
         self.server.lifespan = self.server.config.lifespan_class(self.server.config)
         await self.server.startup(sockets=[self.socket])
@@ -57,7 +57,7 @@ class Serving:
 
 
 class Replica:
-    """A replica that says what it saw, and counts what it is doing."""
+    """A replica that answers with the request as it arrived, and counts requests."""
 
     def __init__(self, name):
         self.name = name
@@ -195,21 +195,21 @@ class Gateway:
 
     def __init__(self):
         self.stats = []
-        self.listen = self.stats.extend
-        self.activator = Activator(on_stats=self.hear, queue_depth=20)
+        self.forward_stats = self.stats.extend
+        self.activator = Activator(on_stats=self.on_stats, queue_depth=20)
         self.replicas = []
 
-    def hear(self, stats):
-        self.listen(stats)
+    def on_stats(self, stats):
+        self.forward_stats(stats)
 
     async def start(self, client):
         self.client = client
-        self.serving = await Serving(server(self.activator)).started()
+        self.serving = await RunningServer(server(self.activator)).started()
         self.port = self.serving.port
         self.url = f"http://127.0.0.1:{self.port}"
 
     async def stop(self):
-        """Stop all servers; what a replica still answers is broken off."""
+        """Stop all servers, and abort the responses of replicas."""
         await self.serving.abort()
         for replica in self.replicas:
             replica.release.set()
@@ -224,7 +224,7 @@ class Gateway:
         config = uvicorn.Config(
             replica, lifespan="off", log_level="error", access_log=False, loop="none", timeout_keep_alive=5
         )
-        replica.serving = await Serving(uvicorn.Server(config)).started()
+        replica.serving = await RunningServer(uvicorn.Server(config)).started()
         self.replicas.append(replica)
         return replica
 
@@ -232,7 +232,7 @@ class Gateway:
         self.activator.set_endpoints(key, tuple(replica.endpoint for replica in replicas))
 
     async def running(self, names=("pod-1",), **spec):
-        """Deploy with ready replicas; the only one or all of them."""
+        """Deploy with ready replicas; returns the only one, or all of them."""
         self.deploy(**spec)
         replicas = [await self.replica(name) for name in names]
         await self.ready(*replicas)

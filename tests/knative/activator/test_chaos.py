@@ -1,4 +1,4 @@
-"""Replicas are killed at random under load: every request has an answer, and a good one unless it was begun."""
+"""Replicas are killed at random under load: every request gets a response, a complete one or an error."""
 
 import asyncio
 import contextlib
@@ -38,14 +38,14 @@ asyncio.run(main())
 """
 
 
-class Fleet:
+class ReplicaProcesses:
     """Three processes, one of which is killed now and then and started again."""
 
     def __init__(self, gateway):
         self.gateway = gateway
         self.alive = {}
         self.kills = 0
-        self.raging = True
+        self.running = True
 
     async def start(self, name):
         process = await asyncio.create_subprocess_exec(
@@ -68,8 +68,8 @@ class Fleet:
         self.publish()
         await self.start(name)
 
-    async def rage(self):
-        while self.raging:
+    async def kill_repeatedly(self):
+        while self.running:
             await asyncio.sleep(0.2)
             await self.kill(random.choice(list(self.alive)))
 
@@ -80,9 +80,9 @@ class Fleet:
             await process.wait()
 
 
-async def test_every_request_has_an_answer_while_replicas_are_killed(gateway):
+async def test_every_request_gets_a_response_while_replicas_are_killed(gateway):
     gateway.deploy(container_concurrency=4)
-    fleet, outcomes = Fleet(gateway), Counter()
+    fleet, outcomes = ReplicaProcesses(gateway), Counter()
     loop = asyncio.get_running_loop()
 
     async def ask(number):
@@ -106,10 +106,10 @@ async def test_every_request_has_an_answer_while_replicas_are_killed(gateway):
 
     try:
         await asyncio.gather(*(fleet.start(f"pod-{number}") for number in range(3)))
-        raging = asyncio.create_task(fleet.rage())
+        killing = asyncio.create_task(fleet.kill_repeatedly())
         await asyncio.gather(*(client(number) for number in range(15)))
-        fleet.raging = False
-        await raging
+        fleet.running = False
+        await killing
     finally:
         await fleet.stop()
     assert fleet.kills >= 3

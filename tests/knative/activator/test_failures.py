@@ -1,4 +1,4 @@
-"""Replicas that refuse, reset, die or talk nonsense: tried again where that is safe, answered otherwise, never a hang."""
+"""Replicas that refuse or reset connections, die, or send invalid responses: retries where safe, else errors."""
 
 import asyncio
 import contextlib
@@ -51,7 +51,7 @@ def first(gateway, *endpoints):
     gateway.activator.set_endpoints(KEY, endpoints)
 
 
-async def test_a_refused_connection_is_tried_elsewhere(gateway):
+async def test_a_request_whose_connection_is_refused_goes_to_another_replica(gateway):
     good = await gateway.running(container_concurrency=1)
     gateway.activator.set_endpoints(KEY, (refusing(), good.endpoint))
     for _ in range(5):
@@ -59,7 +59,7 @@ async def test_a_refused_connection_is_tried_elsewhere(gateway):
         assert (status, seen["replica"]) == (200, "pod-1")
 
 
-async def test_with_the_only_replica_gone_the_request_waits_for_another(gateway):
+async def test_a_request_whose_only_replica_is_gone_waits_for_another(gateway):
     gateway.deploy()
     gateway.activator.set_endpoints(KEY, (refusing(),))
     async with contextlib.AsyncExitStack():
@@ -77,7 +77,7 @@ async def read(request):
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_a_reset_before_the_answer_is_tried_elsewhere_with_the_same_body(gateway, method):
+async def test_a_request_reset_before_its_response_goes_to_another_replica_with_its_body(gateway, method):
     good = await gateway.running()
     async with raw(reset) as (bad, seen):
         gateway.activator.set_endpoints(KEY, (bad,))
@@ -88,7 +88,7 @@ async def test_a_reset_before_the_answer_is_tried_elsewhere_with_the_same_body(g
     assert (status, answer["length"]) == (200, 13)
 
 
-async def test_a_request_that_kills_every_replica_is_answered_in_the_end(gateway):
+async def test_a_request_that_crashes_every_replica_is_a_502(gateway):
     gateway.deploy()
     async with raw(reset) as (bad, seen):
         gateway.activator.set_endpoints(KEY, (bad,))
@@ -100,7 +100,7 @@ async def test_a_request_that_kills_every_replica_is_answered_in_the_end(gateway
     assert 2 <= len(seen) <= 8
 
 
-async def test_with_its_revision_removed_a_reset_request_is_answered(gateway):
+async def test_a_reset_request_whose_revision_was_removed_is_a_503(gateway):
     gateway.deploy()
     may_reset = asyncio.Event()
 
@@ -118,7 +118,7 @@ async def test_with_its_revision_removed_a_reset_request_is_answered(gateway):
     assert (status, problem["retryable"]) == (503, True)
 
 
-async def test_a_large_body_is_not_sent_twice(gateway):
+async def test_a_request_with_a_large_body_is_not_retried(gateway):
     gateway.deploy()
 
     async def take_some(reader, writer):
@@ -133,7 +133,7 @@ async def test_a_large_body_is_not_sent_twice(gateway):
     assert len(seen) == 1
 
 
-async def test_a_response_that_breaks_off_is_not_passed_as_whole(gateway):
+async def test_a_response_that_breaks_off_is_seen_to_be_incomplete(gateway):
     gateway.deploy()
 
     async def half(reader, writer):
@@ -152,20 +152,20 @@ async def test_a_response_that_breaks_off_is_not_passed_as_whole(gateway):
     await gateway.until(lambda: gateway.activator.in_flight(KEY, "raw") == 0)
 
 
-async def test_nonsense_is_a_bad_gateway(gateway):
+async def test_an_invalid_response_is_a_502(gateway):
     gateway.deploy()
 
-    async def babble(reader, writer):
+    async def answer_as_smtp(reader, writer):
         writer.write(b"220 mail.example ESMTP\r\n\r\n")
         await writer.drain()
 
-    async with raw(babble) as (bad, _):
+    async with raw(answer_as_smtp) as (bad, _):
         gateway.activator.set_endpoints(KEY, (bad,))
         status, problem = await gateway.get()
     assert (status, problem["retryable"]) == (502, True)
 
 
-async def test_an_idle_connection_that_the_replica_closed_is_no_error(gateway):
+async def test_a_kept_connection_that_the_replica_closed_is_replaced(gateway):
     gateway.deploy()
     served = 0
 
@@ -197,7 +197,7 @@ while True:
 """
 
 
-async def test_nothing_hangs_when_a_replica_is_killed(gateway):
+async def test_requests_at_a_replica_that_is_killed_go_to_another_one_or_fail(gateway):
     gateway.deploy()
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", PROCESS, stdout=asyncio.subprocess.PIPE

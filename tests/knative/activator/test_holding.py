@@ -1,4 +1,4 @@
-"""A request for a Service at zero is held, never refused, and every wait has an end."""
+"""Requests for a Service at zero are held, and every wait is bounded."""
 
 import asyncio
 import contextlib
@@ -42,7 +42,7 @@ async def test_waiting_requests_count_as_concurrency(gateway):
     await asyncio.gather(*asking)
 
 
-async def test_a_silent_revision_is_reported_no_more(gateway):
+async def test_a_revision_without_requests_is_no_longer_reported(gateway):
     await gateway.running()
     await gateway.get()
     await gateway.until(lambda: len(gateway.stats) >= 3)
@@ -52,7 +52,7 @@ async def test_a_silent_revision_is_reported_no_more(gateway):
     assert len(gateway.stats) == reported
 
 
-async def test_a_service_without_a_revision_holds_too(gateway):
+async def test_a_service_without_a_revision_holds_its_requests(gateway):
     gateway.activator.set_service("default", "a", [])
     asking = asyncio.create_task(gateway.get())
     await asyncio.sleep(0.1)
@@ -62,7 +62,7 @@ async def test_a_service_without_a_revision_holds_too(gateway):
     assert status == 200
 
 
-async def test_removing_the_service_answers_who_waits_for_a_revision(gateway):
+async def test_removing_a_service_answers_requests_that_wait_for_its_first_revision(gateway):
     gateway.activator.set_service("default", "a", [])
     asking = asyncio.create_task(gateway.get())
     await asyncio.sleep(0.1)
@@ -120,7 +120,7 @@ async def test_a_slow_replica_ends_with_the_services_timeout(gateway):
     await gateway.until(lambda: gateway.activator.in_flight(KEY, "pod-1") == 0)
 
 
-async def test_the_timeout_is_for_the_whole_answer_and_a_late_one_is_broken_off(gateway):
+async def test_the_timeout_covers_the_whole_response_and_aborts_a_late_one(gateway):
     replica = await gateway.running(timeout_s=0.3)
     async with gateway.request("GET", "/events?n=2&forever=1") as response:
         assert response.status == 200
@@ -131,7 +131,7 @@ async def test_the_timeout_is_for_the_whole_answer_and_a_late_one_is_broken_off(
     await gateway.until(lambda: gateway.activator.in_flight(KEY, "pod-1") == 0)
 
 
-async def test_the_beginning_of_the_answer_may_have_a_timeout_of_its_own(gateway):
+async def test_the_start_of_a_response_can_have_a_timeout_of_its_own(gateway):
     replica = await gateway.running(response_start_timeout_s=0.3)
     async with gateway.request("GET", "/hang") as response:
         problem = await response.json(content_type="application/problem+json")
@@ -145,7 +145,7 @@ async def test_the_beginning_of_the_answer_may_have_a_timeout_of_its_own(gateway
         replica.release.set()
 
 
-async def test_each_pause_may_have_a_timeout(gateway):
+async def test_each_pause_in_a_response_can_have_a_timeout(gateway):
     replica = await gateway.running(idle_timeout_s=0.4)
     async with gateway.request("GET", "/events?n=20&wait=1") as response:
         for _ in range(4):  # longer than the timeout in all
@@ -158,7 +158,7 @@ async def test_each_pause_may_have_a_timeout(gateway):
     assert (await gateway.get("/hang"))[0] == 504
 
 
-async def test_a_client_that_leaves_makes_room(gateway):
+async def test_a_client_that_disconnects_gives_up_its_place_in_the_queue(gateway):
     gateway.deploy()
     with contextlib.suppress(TimeoutError):
         await gateway.get(timeout=aiohttp.ClientTimeout(total=0.2))
@@ -178,7 +178,7 @@ async def test_removing_a_revision_answers_its_waiting_requests(gateway):
     assert (status, problem["retryable"]) == (503, True)
 
 
-async def test_stopping_answers_what_is_held(gateway):
+async def test_stopping_answers_held_requests(gateway):
     gateway.deploy()
     asking = asyncio.create_task(gateway.get())
     await gateway.until(lambda: gateway.activator.waiting(KEY) == 1)
@@ -187,7 +187,7 @@ async def test_stopping_answers_what_is_held(gateway):
     assert (status, problem["retryable"]) == (503, True)
 
 
-async def test_the_answer_says_how_long_it_was_held(gateway):
+async def test_the_response_says_how_long_the_request_was_held(gateway):
     gateway.deploy()
 
     async def ask():
@@ -206,7 +206,7 @@ async def test_the_answer_says_how_long_it_was_held(gateway):
 
 
 def is_failure(problem):
-    """Whether a problem document tells `FAILURE`."""
+    """Whether a problem document describes `FAILURE`."""
     return (
         problem["reason"] == "ExitCode1"
         and problem["cause"] == "no such model"
@@ -250,13 +250,13 @@ async def test_a_revision_that_recovers_is_waited_for_again(gateway):
     assert (await waiting)[0] == 200
 
 
-async def test_a_failure_is_not_told_while_a_replica_is_ready(gateway):
+async def test_a_failed_start_is_ignored_while_a_replica_is_ready(gateway):
     await gateway.running()
     gateway.activator.set_failure(KEY, FAILURE)
     assert (await gateway.get())[0] == 200
 
 
-async def test_stopping_answers_who_waits_for_a_first_revision(gateway):
+async def test_stopping_answers_requests_that_wait_for_a_first_revision(gateway):
     gateway.activator.set_service("default", "a", [])
     asking = asyncio.create_task(gateway.get())
     await asyncio.sleep(0.1)

@@ -7,7 +7,7 @@ import pytest
 
 from knative.local.activator import server
 from knative.local.routing import RevisionKey
-from tests.knative.activator.conftest import Serving
+from tests.knative.activator.conftest import RunningServer
 from transport.request_head import HeadLimits
 
 KEY = RevisionKey("default", "a-00001")
@@ -17,7 +17,7 @@ SMALL = HeadLimits(target_bytes=100, fields_bytes=1000, timeout_s=0.2)
 @pytest.fixture
 async def port(gateway):
     """The port of a gateway with small limits."""
-    serving = await Serving(server(gateway.activator, limits=SMALL)).started()
+    serving = await RunningServer(server(gateway.activator, limits=SMALL)).started()
     yield serving.port
     await serving.abort()
 
@@ -67,7 +67,7 @@ async def test_a_slow_body_is_not_a_slow_head(gateway, port):
 
 
 @pytest.mark.parametrize("value", ["1e300", "nan", "inf", "soon", "", "1" * 100])
-async def test_a_deadline_that_is_none_is_refused_without_a_cold_start(gateway, value):
+async def test_an_invalid_deadline_is_refused_without_a_cold_start(gateway, value):
     gateway.deploy()
     async with gateway.request("GET", "/", headers={"X-Pilotlight-Deadline": value}) as response:
         problem = await response.json(content_type="application/problem+json")

@@ -1,4 +1,4 @@
-"""Who has called a Service lately, for whoever wonders why it does not scale to zero."""
+"""Counts of recent requests by caller, which explain why a Service does not scale to zero."""
 
 import pytest
 

@@ -51,14 +51,14 @@ async def test_the_target_arrives_as_it_was_sent(gateway, target):
     assert (seen["path"], seen["query"]) == (path, query)
 
 
-async def test_the_host_name_goes_before_the_path(gateway):
+async def test_the_host_takes_precedence_over_the_path(gateway):
     await gateway.running()
     _, seen = await gateway.get("/default/a/x")
     assert seen["path"] == "/default/a/x"
 
 
 @pytest.mark.parametrize("host", ["b.default.localhost", "localhost", "[::1]:8080", ""])
-async def test_an_unknown_service_is_a_404_that_says_what_exists(gateway, host):
+async def test_an_unknown_service_is_a_404_that_lists_the_services(gateway, host):
     await gateway.running()
     async with gateway.request("GET", "/b/c", host=host) as response:
         problem = await response.json(content_type="application/problem+json")
@@ -89,7 +89,7 @@ async def test_a_tag_has_an_address_of_its_own(gateway):
     assert status == 404
 
 
-async def test_a_service_goes_before_a_tag_of_the_same_spelling(gateway):
+async def test_a_services_name_takes_precedence_over_a_tag_that_spells_the_same_host(gateway):
     await gateway.running()
     other = RevisionKey("default", "t-a-00001")
     gateway.activator.set_revision(RevisionSpec(other, "t-a"))
@@ -126,7 +126,7 @@ async def test_a_request_in_absolute_form_is_for_the_host_in_its_target(gateway)
 
 
 @pytest.mark.parametrize(
-    "said",
+    "sent",
     [
         b"EHLO example",
         b"GET /\xe9 HTTP/1.1\r\nHost: a.default",
@@ -135,20 +135,20 @@ async def test_a_request_in_absolute_form_is_for_the_host_in_its_target(gateway)
         b"GET / HTTP/1.1\r\nHost: a.default\r\nX : y",
     ],
 )
-async def test_what_is_not_http_is_a_400(gateway, said):
+async def test_invalid_http_is_a_400(gateway, sent):
     await gateway.running()
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-    writer.write(said + b"\r\n\r\n")
+    writer.write(sent + b"\r\n\r\n")
     assert (await reader.read()).startswith(b"HTTP/1.1 400")
     writer.close()
 
 
-async def test_it_says_that_it_lives(gateway):
+async def test_the_gateway_has_a_health_check(gateway):
     async with gateway.request("GET", "/healthz", host="localhost") as response:
         assert (response.status, await response.text()) == (200, "ok")
 
 
-async def test_the_replica_learns_who_asked(gateway):
+async def test_the_replica_gets_the_clients_address_and_no_hop_by_hop_field(gateway):
     await gateway.running()
     _, seen = await gateway.get(
         headers={"X-Forwarded-For": "10.0.0.1", "Connection": "x-secret", "X-Secret": "1"}

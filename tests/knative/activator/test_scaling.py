@@ -1,4 +1,4 @@
-"""Activator and autoscaler together: from zero, up with the load, and back, in real time."""
+"""Activator and autoscaler together, in real time: from zero up with the load, and back to zero."""
 
 import asyncio
 import dataclasses
@@ -13,7 +13,7 @@ from knative.local.routing import RevisionKey, RevisionSpec
 KEY = RevisionKey("default", "a-00001")
 
 
-class ControlPlane:
+class ReplicaController:
     """Keeps as many replicas ready as the autoscaler says."""
 
     def __init__(self, gateway, spec, grace_s):
@@ -22,7 +22,7 @@ class ControlPlane:
             time.monotonic,
             self.on_scale,
         )
-        gateway.listen = self.autoscaler.record
+        gateway.forward_stats = self.autoscaler.record
         self.wanted = asyncio.Event()
         self.replicas = []
         self.history = [0]
@@ -55,17 +55,17 @@ class ControlPlane:
 async def test_from_zero_up_with_the_load_and_back_to_zero(gateway):
     spec = RevisionSpec(KEY, "a", container_concurrency=2, autoscaling=AutoscalingSpec(window_s=2.0))
     gateway.deploy(container_concurrency=2)
-    plane = ControlPlane(gateway, spec, grace_s=1.0)
-    running = asyncio.create_task(plane.run())
+    controller = ReplicaController(gateway, spec, grace_s=1.0)
+    running = asyncio.create_task(controller.run())
     try:
         answers = await asyncio.gather(*(gateway.get("/sleep?s=1") for _ in range(12)))
         assert {status for status, _ in answers} == {200}
-        assert max(plane.history) >= 4
+        assert max(controller.history) >= 4
         assert len({seen["replica"] for _, seen in answers}) >= 4
         async with asyncio.timeout(40):
-            while plane.replicas:
+            while controller.replicas:
                 await asyncio.sleep(0.1)
-        assert plane.decision.active is ActiveStatus.FALSE
+        assert controller.decision.active is ActiveStatus.FALSE
         assert (await gateway.get())[0] == 200  # and from zero again
     finally:
         running.cancel()
@@ -75,16 +75,16 @@ async def test_from_zero_up_with_the_load_and_back_to_zero(gateway):
 async def test_a_floor_raised_on_an_idle_revision_starts_replicas_at_once(gateway):
     spec = RevisionSpec(KEY, "a")
     gateway.deploy()
-    plane = ControlPlane(gateway, spec, grace_s=30.0)
-    running = asyncio.create_task(plane.run())
+    controller = ReplicaController(gateway, spec, grace_s=30.0)
+    running = asyncio.create_task(controller.run())
     try:
         await asyncio.sleep(0)
         began = time.monotonic()
-        await gateway.until(plane.autoscaler.keys)
-        plane.autoscaler.set_revision(RevisionSpec(KEY, "a", autoscaling=AutoscalingSpec(min_scale=2)))
-        await gateway.until(lambda: len(plane.replicas) == 2)
+        await gateway.until(controller.autoscaler.keys)
+        controller.autoscaler.set_revision(RevisionSpec(KEY, "a", autoscaling=AutoscalingSpec(min_scale=2)))
+        await gateway.until(lambda: len(controller.replicas) == 2)
         assert time.monotonic() - began < 5
-        assert plane.decision.active is ActiveStatus.TRUE
+        assert controller.decision.active is ActiveStatus.TRUE
     finally:
         running.cancel()
         await asyncio.wait([running])

@@ -12,7 +12,7 @@ def hold(gateway, number):
     return [asyncio.create_task(gateway.get("/hold")) for _ in range(number)]
 
 
-async def test_a_replica_never_gets_more_than_it_may(gateway):
+async def test_a_replica_never_gets_more_requests_than_its_container_concurrency(gateway):
     replicas = await gateway.running(["pod-1", "pod-2"], container_concurrency=3)
     asking = hold(gateway, 12)
     await gateway.until(lambda: gateway.activator.waiting(KEY) == 6)
@@ -23,7 +23,7 @@ async def test_a_replica_never_gets_more_than_it_may(gateway):
     assert [replica.peak for replica in replicas] == [3, 3]
 
 
-async def test_with_a_small_limit_low_addresses_stay_busy(gateway):
+async def test_up_to_three_the_first_replica_with_a_free_slot_is_chosen(gateway):
     replicas = await gateway.running(["x", "y", "z"], container_concurrency=2)
     for _ in range(6):
         await gateway.get()
@@ -31,14 +31,14 @@ async def test_with_a_small_limit_low_addresses_stay_busy(gateway):
     assert [total for _, total in totals] == [6, 0, 0]
 
 
-async def test_with_a_larger_limit_replicas_take_turns(gateway):
+async def test_above_three_replicas_are_chosen_round_robin(gateway):
     replicas = await gateway.running(["x", "y", "z"], container_concurrency=4)
     for _ in range(6):
         await gateway.get()
     assert [replica.total for replica in replicas] == [2, 2, 2]
 
 
-async def test_without_a_limit_the_less_busy_of_two_is_chosen(gateway):
+async def test_without_a_limit_the_less_loaded_of_two_is_chosen(gateway):
     replicas = await gateway.running(["x", "y"])
     asking = hold(gateway, 20)
     await gateway.until(lambda: sum(replica.in_flight for replica in replicas) == 20)
@@ -48,7 +48,7 @@ async def test_without_a_limit_the_less_busy_of_two_is_chosen(gateway):
     await asyncio.gather(*asking)
 
 
-async def test_a_waiting_request_takes_the_first_slot_that_frees_anywhere(gateway):
+async def test_a_waiting_request_takes_the_first_slot_that_becomes_free(gateway):
     one, two = await gateway.running(["pod-1", "pod-2"], container_concurrency=1)
     asking = hold(gateway, 2)
     await gateway.until(lambda: one.in_flight == two.in_flight == 1)
@@ -74,7 +74,7 @@ async def test_a_new_replica_takes_from_the_queue(gateway):
     assert answers == {"pod-1": 1, "pod-2": 2}
 
 
-async def test_a_raised_limit_holds_at_once(gateway):
+async def test_a_raised_limit_takes_effect_at_once(gateway):
     replica = await gateway.running(container_concurrency=1)
     asking = hold(gateway, 3)
     await gateway.until(lambda: gateway.activator.waiting(KEY) == 2)
@@ -84,7 +84,7 @@ async def test_a_raised_limit_holds_at_once(gateway):
     await asyncio.gather(*asking)
 
 
-async def test_a_removed_revision_finishes_what_it_is_answering(gateway):
+async def test_a_removed_revision_completes_its_requests_in_flight(gateway):
     one = await gateway.running()
     asking = hold(gateway, 1)
     await gateway.until(lambda: one.in_flight == 1)
@@ -110,7 +110,7 @@ async def test_a_replica_that_is_ready_again_keeps_its_count(gateway):
     assert one.peak == 1
 
 
-async def test_a_replica_left_out_gets_nothing_new_and_can_finish(gateway):
+async def test_a_replica_that_is_no_longer_ready_gets_no_new_requests_and_completes_its_own(gateway):
     one = await gateway.running()
     asking = hold(gateway, 1)
     await gateway.until(lambda: one.in_flight == 1)

@@ -77,5 +77,5 @@ async def run(limit, steps):
 
 @settings(max_examples=150, deadline=None)
 @given(limit=st.sampled_from([0, 1, 2, 5]), steps=steps)
-def test_no_slot_is_lost_or_given_twice_and_the_oldest_comes_first(limit, steps):
+def test_no_slot_is_lost_or_assigned_twice_and_the_oldest_request_comes_first(limit, steps):
     asyncio.run(run(limit, steps))

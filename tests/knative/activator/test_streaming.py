@@ -1,4 +1,4 @@
-"""Bodies pass both ways as they come, unchanged, and a client that leaves is noticed."""
+"""Bodies are streamed unchanged in both directions, and a client that disconnects ends its request."""
 
 import asyncio
 import hashlib
@@ -12,7 +12,7 @@ KEY = RevisionKey("default", "a-00001")
 CHUNK = b"0123456789abcdef" * 4096
 
 
-async def test_each_event_arrives_before_the_next_one_is_made(gateway):
+async def test_each_event_arrives_before_the_next_one_is_sent(gateway):
     replica = await gateway.running()
     async with gateway.request("GET", "/events?n=3&wait=1") as response:
         assert response.headers["content-type"] == "text/event-stream"
@@ -22,7 +22,7 @@ async def test_each_event_arrives_before_the_next_one_is_made(gateway):
         assert await response.content.read() == b""
 
 
-async def test_a_client_that_leaves_a_stream_ends_it_at_the_replica(gateway):
+async def test_a_client_that_disconnects_from_a_stream_ends_it_at_the_replica(gateway):
     replica = await gateway.running()
     response = await gateway.request("GET", "/events?n=2&forever=1")
     assert await response.content.readuntil(b"\n\n") == b"data: 0\n\n"
@@ -31,7 +31,7 @@ async def test_a_client_that_leaves_a_stream_ends_it_at_the_replica(gateway):
     await gateway.until(lambda: gateway.activator.in_flight(KEY, "pod-1") == 0)
 
 
-async def test_a_client_that_leaves_before_the_answer_ends_it_at_the_replica(gateway):
+async def test_a_client_that_disconnects_before_the_response_ends_its_request_at_the_replica(gateway):
     replica = await gateway.running()
     asking = asyncio.create_task(gateway.get("/hang"))
     await asyncio.wait_for(replica.entered.wait(), 5)
@@ -52,7 +52,7 @@ async def test_a_body_with_a_length_arrives_whole(gateway, size):
     assert "transfer-encoding" not in headers
 
 
-async def test_a_body_of_unknown_length_is_passed_on_while_it_comes(gateway):
+async def test_a_body_of_unknown_length_is_passed_on_as_it_arrives(gateway):
     replica = await gateway.running()
     more = asyncio.Event()
 
@@ -84,7 +84,7 @@ async def test_a_large_download_arrives_whole(gateway):
     assert digest.hexdigest() == hashlib.sha256(b"x" * 20_000_000).hexdigest()
 
 
-async def test_a_slow_reader_holds_the_replica_back(gateway):
+async def test_a_slow_client_slows_the_replica_down(gateway):
     replica = await gateway.running()
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port, limit=1024)
     writer.write(b"GET /download?bytes=100000000 HTTP/1.1\r\nHost: a.default.localhost\r\n\r\n")
@@ -95,7 +95,7 @@ async def test_a_slow_reader_holds_the_replica_back(gateway):
     await gateway.until(lambda: gateway.activator.in_flight(KEY, "pod-1") == 0)
 
 
-async def test_a_replica_that_does_not_read_holds_the_client_back(gateway):
+async def test_a_replica_that_does_not_read_stops_the_client(gateway):
     gateway.deploy()
 
     async def stall(reader, writer):
@@ -200,7 +200,7 @@ async def test_one_connection_carries_many_requests(gateway):
 
 
 @pytest.mark.parametrize(("path", "length"), [("/", None), ("/events?n=3", 27)])
-async def test_an_old_client_gets_its_answer_and_the_end_of_the_connection(gateway, path, length):
+async def test_an_http_1_0_client_gets_its_response_and_the_end_of_the_connection(gateway, path, length):
     await gateway.running()
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(f"GET {path} HTTP/1.0\r\nHost: a.default.localhost\r\n\r\n".encode())
@@ -210,7 +210,7 @@ async def test_an_old_client_gets_its_answer_and_the_end_of_the_connection(gatew
     assert len(body) == (length or int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]))
 
 
-async def test_a_client_that_waits_for_continue_is_told_to(gateway):
+async def test_a_client_that_expects_100_continue_gets_it(gateway):
     await gateway.running()
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(
@@ -223,7 +223,7 @@ async def test_a_client_that_waits_for_continue_is_told_to(gateway):
 
 
 @pytest.mark.parametrize("named", ["content-length", "host", "close, content-length"])
-async def test_what_frames_a_body_cannot_be_taken_away(gateway, named):
+async def test_connection_cannot_remove_the_fields_that_frame_a_body(gateway, named):
     await gateway.running()
     hidden = b"GET /hidden HTTP/1.1\r\nHost: a.default.localhost\r\n\r\n"
     async with gateway.request("POST", "/", data=hidden, headers={"Connection": named}) as response:

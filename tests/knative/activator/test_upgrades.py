@@ -1,4 +1,4 @@
-"""WebSocket and any other `Upgrade` pass as bytes once the replica has agreed."""
+"""Upgraded connections, of WebSockets and of any other protocol, are passed on as bytes."""
 
 import asyncio
 
@@ -21,7 +21,7 @@ def connect(gateway, path="/", **options):
     )
 
 
-async def test_a_websocket_talks_both_ways(gateway):
+async def test_a_websocket_passes_messages_in_both_directions(gateway):
     await gateway.running()
     async with connect(gateway, subprotocols=["chat"]) as socket:
         assert socket.subprotocol == "chat"
@@ -43,7 +43,7 @@ async def test_a_websocket_is_held_at_zero(gateway):
     await socket.close()
 
 
-async def test_a_client_that_leaves_closes_the_replicas_side(gateway):
+async def test_a_client_that_disconnects_closes_the_replicas_side(gateway):
     replica = await gateway.running()
     async with connect(gateway) as socket:
         await socket.send("x")
@@ -157,7 +157,7 @@ async def test_much_data_passes_at_the_slower_sides_pace(gateway):
 
 
 async def ask_raw(gateway, request):
-    """All that comes back for these bytes, on a connection of their own that the client half-closes."""
+    """All that comes back for these bytes, on a connection of their own."""
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(request)
     answer = b""
@@ -171,7 +171,7 @@ async def ask_raw(gateway, request):
     return answer
 
 
-async def test_a_request_with_a_body_is_an_ordinary_one_whatever_it_asks_to_switch_to(gateway):
+async def test_a_request_with_a_body_is_not_upgraded(gateway):
     await gateway.running()
     answer = await ask_raw(
         gateway,
@@ -183,7 +183,7 @@ async def test_a_request_with_a_body_is_an_ordinary_one_whatever_it_asks_to_swit
     assert (await gateway.get())[1]["length"] == 0  # and left nothing behind at the replica
 
 
-async def test_a_connection_ends_with_a_refused_upgrade(gateway):
+async def test_the_connection_is_closed_after_a_refused_upgrade(gateway):
     await gateway.running()
     upgrade = b"GET /status?code=403 HTTP/1.1\r\nHost: a.default.localhost\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)

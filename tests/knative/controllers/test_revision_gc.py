@@ -1,4 +1,4 @@
-"""Which Revisions are deleted when nobody uses them any more."""
+"""Which unused Revisions are deleted."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -23,7 +23,7 @@ CONFIG = {"status": {"latestReadyRevisionName": "a-00099", "latestCreatedRevisio
 FEW = Retention(min_non_active=2)
 
 
-def test_old_revisions_go_but_the_youngest_few_stay():
+def test_old_revisions_are_deleted_except_the_newest_ones():
     made = [revision(number, age=timedelta(hours=100 - number)) for number in range(5)]
     assert collectable(CONFIG, made, NOW, FEW) == ["a-00000", "a-00001", "a-00002"]
 
@@ -39,7 +39,7 @@ def test_young_routed_latest_and_protected_revisions_stay():
     assert collectable(CONFIG, made, NOW, Retention(min_non_active=0)) == []
 
 
-def test_more_than_the_most_go_whatever_their_age():
+def test_revisions_beyond_the_maximum_are_deleted_whatever_their_age():
     made = [revision(number, age=timedelta(minutes=60 - number)) for number in range(5)]
     assert collectable(CONFIG, made, NOW, Retention(min_non_active=0, max_non_active=3)) == [
         "a-00000",
@@ -47,7 +47,7 @@ def test_more_than_the_most_go_whatever_their_age():
     ]
 
 
-def test_without_limits_of_time_only_the_number_counts():
+def test_without_time_limits_only_the_number_counts():
     made = [revision(number, age=timedelta(days=60 - number)) for number in range(5)]
     timeless = Retention(since_create=None, since_last_active=None, min_non_active=0, max_non_active=3)
     assert collectable(CONFIG, made, NOW, timeless) == ["a-00000", "a-00001"]
@@ -55,13 +55,13 @@ def test_without_limits_of_time_only_the_number_counts():
     assert collectable(CONFIG, made, NOW, endless) == []
 
 
-def test_one_limit_of_time_alone_is_enough():
+def test_one_time_limit_is_enough():
     made = [revision(number, age=timedelta(hours=20)) for number in range(3)]
     active = Retention(since_create=None, min_non_active=1)
     assert collectable(CONFIG, made, NOW, active) == ["a-00000", "a-00001"]
     assert collectable(CONFIG, made, NOW, Retention(min_non_active=1)) == []
 
 
-def test_what_no_route_has_had_yet_stays():
+def test_a_revision_that_never_had_a_route_stays():
     made = [revision(1, age=timedelta(days=30), state="pending")]
     assert collectable(CONFIG, made, NOW, Retention(min_non_active=0)) == []

@@ -1,4 +1,4 @@
-"""A container for tests: an HTTP server of the standard library with switches for every way to misbehave.
+"""A container for tests: an HTTP server of the standard library that can fail in many ways.
 
 Environment: PORT; START_DELAY_S before the port opens; READY_AFTER_S until /ready answers 200; EXIT_CODE exits
 at once with that code after printing LAST_WORDS; CHILD=1 also starts a child process in a session of its own;

@@ -1,4 +1,4 @@
-"""A running platform for each test, and words to talk about it."""
+"""A platform per module with clients, and helpers to wait for objects."""
 
 import asyncio
 import contextlib
@@ -134,7 +134,7 @@ class LocalCluster:
         return await until(check, what=f"{resource.kind} {name} {kind}={status}")
 
     async def pods(self, revision: str | None = None) -> list[Object]:
-        """All pods, or a Revision's, those that are ending left out."""
+        """All pods, or a Revision's, except those being deleted."""
         selector = f"serving.knative.dev/revision={revision}" if revision else None
         found = await self.cluster.list(POD, "default", label_selector=selector)
         return [pod for pod in found if not pod["metadata"].get("deletionTimestamp")]
@@ -162,7 +162,7 @@ class LocalCluster:
 
 
 def processes_of(platform_mark: str) -> list[psutil.Process]:
-    """Every process that carries a platform's mark."""
+    """Every process whose environment carries a platform's identity."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -243,7 +243,7 @@ async def local(running: Running) -> AsyncIterator[LocalCluster]:
 
 
 async def clear(cluster: Cluster) -> None:
-    """Delete all that tests make, and wait until the replicas are gone."""
+    """Delete the objects that tests create, and wait until no replica is left."""
     for namespace in await cluster.list(NAMESPACE):
         name = namespace["metadata"]["name"]
         if name not in ("default", "knative-serving"):

@@ -29,7 +29,7 @@ HANGS_AFTER_S = 20.0
 
 
 class Chaos:
-    """A platform that is killed again and again, and clients that note what they are told."""
+    """A platform that is killed repeatedly, and clients that record the responses."""
 
     def __init__(self, state: Path, gateway: int, api: int) -> None:
         self.state = state
@@ -52,7 +52,7 @@ class Chaos:
         await self.start()
 
     async def request(self, http: aiohttp.ClientSession) -> None:
-        """Ask again and again; every request must end in an answer or in an error, none may hang."""
+        """Send requests one after the other; each must end in a response or in an error."""
         while not self.over:
             name = random.choice(("warm", "cold"))
             try:
@@ -67,7 +67,7 @@ class Chaos:
                 self.outcomes["hung"] += 1
 
     async def write(self) -> None:
-        """Create and change objects; note what was acknowledged last."""
+        """Create and change objects, and record the last acknowledged state."""
         number = 0
         while not self.over:
             try:

@@ -18,17 +18,17 @@ async def test_raising_the_floor_on_the_revision_starts_replicas_without_a_new_r
     assert autoscaler["metadata"]["annotations"]["autoscaling.knative.dev/min-scale"] == "3"
 
 
-async def test_a_pod_has_its_revisions_annotations_but_none_that_steers_the_autoscaler(local: LocalCluster):
+async def test_a_pod_has_its_revisions_annotations_except_those_of_the_autoscaler(local: LocalCluster):
     await local.cluster.create(SERVICE, service("a", scale={"min-scale": "1"}))
     await local.ready("a")
-    steering = {"autoscaling.knative.dev/target": "7", "autoscaling.knative.dev.example.com/note": "x"}
+    of_autoscaler = {"autoscaling.knative.dev/target": "7", "autoscaling.knative.dev.example.com/note": "x"}
     others = {"example.com/note": "y"}
-    body = {"metadata": {"annotations": steering | others}}
+    body = {"metadata": {"annotations": of_autoscaler | others}}
     await local.cluster.patch(REVISION, "a-00001", "default", body)
 
     async def passed_on():
         found = await local.cluster.get(POD_AUTOSCALER, "a-00001", "default")
-        return (steering | others).items() <= found["metadata"]["annotations"].items()
+        return (of_autoscaler | others).items() <= found["metadata"]["annotations"].items()
 
     await until(passed_on)
     await local.set_floor("a-00001", 2)
@@ -59,7 +59,7 @@ async def test_a_floor_acts_on_a_revision_that_started_at_zero_and_never_had_a_r
     await local.ready_pods(2)
 
 
-async def test_what_is_set_on_the_pod_autoscaler_is_put_back(local: LocalCluster):
+async def test_a_change_of_the_pod_autoscaler_is_reverted(local: LocalCluster):
     await local.cluster.create(SERVICE, service("a", scale={"min-scale": "1"}))
     await local.ready("a")
     body = {"metadata": {"annotations": {"autoscaling.knative.dev/min-scale": "4"}}}
@@ -101,7 +101,7 @@ async def test_a_tag_with_no_share_makes_a_revision_reachable_again(local: Local
 
 
 @pytest.mark.parametrize("value", ["-1", "abc", "1.5", "2147483648"])
-async def test_a_floor_that_is_no_number_is_refused_with_knatives_text(local: LocalCluster, value):
+async def test_a_floor_that_is_not_a_number_is_refused_in_knatives_words(local: LocalCluster, value):
     await local.cluster.create(SERVICE, service("a"))
     await local.ready("a")
     with pytest.raises(Invalid, match=r"validation.webhook.serving.knative.dev.*validation failed"):

@@ -1,4 +1,4 @@
-"""Starting, stopping, dying and starting again: nothing half-started, nothing lost, nothing left behind."""
+"""Start, stop, crash and restart of the platform: nothing half-started, lost or left running."""
 
 import asyncio
 import signal

@@ -91,7 +91,9 @@ async def test_metadata_of_the_service_alone_makes_no_new_revision(local: LocalC
     assert [item["metadata"]["name"] for item in await local.cluster.list(REVISION, "default")] == ["a-00001"]
 
 
-async def test_a_container_that_exits_shows_its_last_words_and_the_old_revision_goes_on(local: LocalCluster):
+async def test_a_container_that_exits_shows_the_end_of_its_output_and_the_old_revision_serves_on(
+    local: LocalCluster,
+):
     await local.cluster.apply(SERVICE, service("a"))
     await local.ready("a")
     await local.cluster.apply(SERVICE, service("a", env={"EXIT_CODE": "3", "LAST_WORDS": "no model here"}))
@@ -127,7 +129,7 @@ async def test_a_termination_message_stands_for_the_log_of_one_run(local: LocalC
     assert await until(restarted) == "no such model"
 
 
-async def test_a_crashing_container_is_restarted_with_growing_pauses(local: LocalCluster):
+async def test_a_crashing_container_is_restarted_with_back_off(local: LocalCluster):
     await local.cluster.create(SERVICE, service("a", env={"EXIT_CODE": "1"}))
 
     async def backing_off():
@@ -202,7 +204,7 @@ async def test_traffic_is_split_and_tags_have_urls(local: LocalCluster):
         assert (await answer.json())["revision"] == "a-one"
 
 
-async def test_a_service_that_is_for_the_cluster_alone_has_its_url_there(local: LocalCluster):
+async def test_a_cluster_local_service_has_its_url_inside_of_the_cluster(local: LocalCluster):
     body = service("a", traffic=[{"latestRevision": True, "percent": 100, "tag": "now"}])
     body["metadata"]["labels"] = {"networking.knative.dev/visibility": "cluster-local"}
     await local.cluster.apply(SERVICE, body)
@@ -215,7 +217,7 @@ async def test_a_service_that_is_for_the_cluster_alone_has_its_url_there(local: 
         assert answer.status == 200
 
 
-async def test_a_service_says_what_somebody_else_has_made_under_its_name(local: LocalCluster):
+async def test_a_service_names_a_child_that_it_does_not_own(local: LocalCluster):
     theirs = service("a")
     await local.cluster.create(CONFIGURATION, {"metadata": theirs["metadata"], "spec": theirs["spec"]})
     await local.cluster.create(SERVICE, service("a"))
@@ -237,25 +239,25 @@ async def test_a_route_that_names_a_missing_revision_says_so(local: LocalCluster
     assert (await local.call("a"))[0] == 200  # the traffic of before stays
 
 
-async def test_a_route_and_a_configuration_of_their_own_work_without_a_service(local: LocalCluster):
+async def test_a_route_and_a_configuration_work_without_a_service(local: LocalCluster):
     template = service("own")["spec"]["template"]
     meta = {"name": "own", "namespace": "default"}
     split = [
         {"configurationName": "own", "percent": 100},
         {"revisionName": "own-two", "percent": 0, "tag": "two"},
     ]
-    await local.cluster.create(ROUTE, {"metadata": {**meta, "name": "door"}, "spec": {"traffic": split}})
+    await local.cluster.create(ROUTE, {"metadata": {**meta, "name": "route"}, "spec": {"traffic": split}})
     await local.cluster.create(CONFIGURATION, {"metadata": meta, "spec": {"template": template}})
     await local.condition_of(CONFIGURATION, "own", "True")
-    missing = await local.condition_of(ROUTE, "door", "False")
+    missing = await local.condition_of(ROUTE, "route", "False")
     assert missing["reason"] == "RevisionMissing"
     template["metadata"]["name"] = "own-two"
     await local.cluster.apply(CONFIGURATION, {"metadata": meta, "spec": {"template": template}}, force=True)
-    await local.condition_of(ROUTE, "door", "True")
-    assert (await local.call("door"))[1]["revision"] == "own-two"
-    await local.cluster.delete(ROUTE, "door", "default")
+    await local.condition_of(ROUTE, "route", "True")
+    assert (await local.call("route"))[1]["revision"] == "own-two"
+    await local.cluster.delete(ROUTE, "route", "default")
     await local.cluster.delete(CONFIGURATION, "own", "default")
-    assert (await local.call("door"))[0] == 404
+    assert (await local.call("route"))[0] == 404
 
 
 async def test_many_services_at_once_all_get_ready(local: LocalCluster):
@@ -265,7 +267,7 @@ async def test_many_services_at_once_all_get_ready(local: LocalCluster):
         assert condition(await local.ready(name))["status"] == "True"
 
 
-async def test_a_named_revision_that_exists_is_gone_back_to(local: LocalCluster):
+async def test_a_template_named_like_an_existing_revision_rolls_back_to_it(local: LocalCluster):
     for name, value in (("a-one", "1"), ("a-two", "2"), ("a-one", "1")):
         await local.cluster.apply(SERVICE, service("a", revision=name, env={"V": value}))
         status = (await local.ready("a"))["status"]
@@ -280,7 +282,7 @@ def routing_state(obj):
     return obj["metadata"]["labels"]["serving.knative.dev/routingState"]
 
 
-async def test_a_name_that_another_template_made_is_refused(local: LocalCluster):
+async def test_a_name_of_a_revision_with_another_specification_is_refused(local: LocalCluster):
     for name, value in (("a-one", "1"), ("a-two", "2")):
         await local.cluster.apply(SERVICE, service("a", revision=name, env={"V": value}))
         await local.ready("a")
@@ -291,7 +293,7 @@ async def test_a_name_that_another_template_made_is_refused(local: LocalCluster)
     assert (await local.call("a"))[1]["revision"] == "a-two"
 
 
-async def test_a_route_of_another_name_retires_revisions_and_notes_itself(local: LocalCluster):
+async def test_a_route_of_another_name_annotates_its_targets_and_retires_old_revisions(local: LocalCluster):
     meta = {"name": "config", "namespace": "default"}
     traffic = [{"configurationName": "config", "percent": 100}]
     await local.cluster.create(

@@ -1,4 +1,4 @@
-"""What the activator says of itself: busy time, metrics."""
+"""The activator's measurements: busy time, concurrency, metrics."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ from knative.local.routing import RevisionKey
 KEY = RevisionKey("default", "a-00001")
 
 
-async def test_busy_time_counts_each_replica_once_however_many_requests(gateway):
+async def test_busy_time_counts_a_replica_once_however_many_requests_it_serves(gateway):
     replica = await gateway.running()
     assert gateway.activator.busy_seconds(KEY) == 0
     asking = [asyncio.create_task(gateway.get("/hold")) for _ in range(5)]
@@ -25,7 +25,7 @@ async def test_busy_time_counts_each_replica_once_however_many_requests(gateway)
     assert gateway.activator.busy_seconds(KEY) == spent
 
 
-async def test_waiting_is_not_busy(gateway):
+async def test_a_waiting_request_makes_no_replica_busy(gateway):
     gateway.deploy()
     asking = asyncio.create_task(gateway.get())
     await asyncio.sleep(0.2)
@@ -34,7 +34,7 @@ async def test_waiting_is_not_busy(gateway):
     await asking
 
 
-async def test_busy_time_survives_the_replica(gateway):
+async def test_busy_time_is_kept_when_its_replica_is_gone(gateway):
     replica = await gateway.running()
     asking = asyncio.create_task(gateway.get("/sleep?s=0.3"))
     await gateway.until(lambda: replica.in_flight == 1)
