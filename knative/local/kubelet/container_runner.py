@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -32,6 +32,8 @@ _CONFIG_RETRY_S = 1.0
 _MAX_BACKOFF_S = 300.0
 _MAX_DOUBLINGS = 30
 """Bounds the exponent of the back-off, which would overflow a float after a thousand restarts."""
+_MIN_GRACE_S = 2.0
+"""Least seconds from SIGTERM to SIGKILL after a wait for requests, as in Kubernetes' kubelet."""
 _BACKOFF_RESET_S = 600.0
 """A run that lasted longer makes the next restart count as the first, as in Kubernetes' kubelet."""
 
@@ -285,17 +287,20 @@ class ContainerRunner:
         return exited.result() if exited.done() else None
 
     async def _stop_process(self) -> None:
-        """Let requests in flight end, then SIGTERM, then SIGKILL, all within the grace period."""
+        """Let requests in flight end, then SIGTERM, then SIGKILL when the pod's time is over."""
         assert self._process is not None
-        termination, loop = self._pod.termination, asyncio.get_running_loop()
-        deadline = loop.time() + termination.grace_s
+        termination, exited = self._pod.termination, self._process.exited
         self._set_ready(False)
-        if termination.drain:
-            drained = asyncio.ensure_future(self._pod.runtime.drained(self._pod.key, termination.grace_s))
-            waited: set[asyncio.Future[Any]] = {drained, self._process.exited}
-            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-            drained.cancel()
-        await self._process.stop(min(termination.grace_s, max(0.5, deadline - loop.time())))
+        drained = self._pod.runtime.drained(self._pod.key, termination.remaining_s)
+        await _first(exited, drained, termination.wait_for_undrained(), termination.wait_for_deadline())
+        if not exited.done():
+            self._process.signal(signal.SIGTERM)
+            if not termination.remaining_s:  # the requests in flight have taken all of the time
+                await asyncio.wait([exited], timeout=min(_MIN_GRACE_S, termination.grace_s))
+            await _first(exited, termination.wait_for_deadline())
+        if not exited.done():
+            self._process.signal(signal.SIGKILL)
+            await exited
 
     # probing
 
@@ -334,3 +339,13 @@ class ContainerRunner:
     def _set_ready(self, ready: bool) -> None:  # noqa: FBT001  # the value is the state
         self._state.ready = ready
         self._pod.on_change()
+
+
+async def _first(exited: asyncio.Future[int], *waiting: Awaitable[Any]) -> None:
+    """Wait for one of these; those that are not `exited` are cancelled afterwards."""
+    tasks = [asyncio.ensure_future(item) for item in waiting]
+    try:
+        await asyncio.wait([exited, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -59,14 +60,19 @@ class PodRuntime:
 
 
 class Termination:
-    """Whether a pod has been asked to terminate, and how much time it has for that."""
+    """Whether a pod has been asked to terminate, and how much time it has for that.
+
+    Args:
+        grace_s: seconds from the request to SIGKILL; the wait for requests in flight is part of them.
+    """
 
     def __init__(self, grace_s: float) -> None:
         self.grace_s = grace_s
-        """Seconds from the request to SIGKILL; the wait for requests in flight is part of them."""
-        self.drain = True
-        """Whether requests in flight are waited for."""
+        """The seconds of the latest request."""
+        self._deadline = 0.0
         self._requested = asyncio.Event()
+        self._undrained = asyncio.Event()
+        self._deadline_changed = asyncio.Event()
 
     @property
     def requested(self) -> bool:
@@ -74,11 +80,32 @@ class Termination:
         return self._requested.is_set()
 
     def request(self, *, grace_s: float | None, drain: bool) -> None:
-        """Ask the pod to terminate; a second request may change the grace period."""
+        """Ask the pod to terminate; a second request may shorten its time, and end the wait for requests."""
+        now = asyncio.get_running_loop().time()
         if grace_s is not None:
             self.grace_s = grace_s
-        self.drain = self.drain and drain
+        deadline = now + self.grace_s
+        self._deadline = min(self._deadline, deadline) if self.requested else deadline
+        self._deadline_changed.set()
+        if not drain:
+            self._undrained.set()
         self._requested.set()
+
+    @property
+    def remaining_s(self) -> float:
+        """Seconds until SIGKILL, once termination has been requested."""
+        return max(0.0, self._deadline - asyncio.get_running_loop().time())
+
+    async def wait_for_deadline(self) -> None:
+        """Return when the time is over, however often it is shortened meanwhile."""
+        while self.remaining_s > 0:
+            self._deadline_changed.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._deadline_changed.wait(), self.remaining_s)
+
+    async def wait_for_undrained(self) -> None:
+        """Return once the requests in flight are not to be waited for."""
+        await self._undrained.wait()
 
     async def wait(self) -> None:
         """Return once termination has been requested."""

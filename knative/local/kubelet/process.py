@@ -117,16 +117,6 @@ class Process:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
 
-    async def stop(self, grace_s: float) -> None:
-        """Send SIGTERM, and SIGKILL after `grace_s` seconds."""
-        if not self.exited.done():
-            self.signal(signal.SIGTERM)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(self.exited), grace_s)
-        if not self.exited.done():
-            self.signal(signal.SIGKILL)
-            await self.exited
-
     def _on_exit(self) -> None:
         """The first process has exited: kill the rest of its group, as happens in a container."""
         if self._descriptor is None:

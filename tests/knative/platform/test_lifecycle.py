@@ -27,6 +27,25 @@ async def pid_of(local: LocalCluster, name: str = "a") -> int:
     return int((await local.call(name))[1]["pid"])
 
 
+async def test_a_stop_does_not_wait_for_a_pod_that_has_long_to_terminate(config: PlatformConfig):
+    async with (
+        Platform(replace(config, stop_grace_s=0.5)) as platform,
+        Cluster.from_kubeconfig(platform.kubeconfig) as cluster,
+        aiohttp.ClientSession() as http,
+    ):
+        local = LocalCluster(platform, cluster, http)
+        await cluster.create(SERVICE, service("a", env={"IGNORE_TERM": "1"}, spec={"timeoutSeconds": 120}))
+        await local.ready("a")
+        await cluster.delete(SERVICE, "a", "default")
+
+        async def terminating():
+            return not await local.pods()
+
+        await until(terminating)
+        begun = asyncio.get_running_loop().time()
+    assert asyncio.get_running_loop().time() - begun < 30
+
+
 async def test_after_a_stop_no_process_no_port_and_no_kubeconfig_is_left(config: PlatformConfig):
     platform = Platform(config)
     await platform.start()

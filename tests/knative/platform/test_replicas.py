@@ -206,6 +206,39 @@ async def test_a_request_under_way_is_finished_before_its_replica_ends(local: Lo
     assert (await slow)[0] == 200
 
 
+async def test_sigterm_is_heard_although_requests_have_taken_all_the_time(local: LocalCluster, tmp_path: Path):
+    heard = tmp_path / "heard"
+    program = (
+        "import http.server, os, signal, sys, time\n"
+        f"def stop(*_): open({str(heard)!r}, 'w').close(); os._exit(0)\n"
+        "signal.signal(signal.SIGTERM, stop)\n"
+        "class Slow(http.server.BaseHTTPRequestHandler):\n"
+        "    def do_GET(self): time.sleep(600)\n"
+        "http.server.ThreadingHTTPServer(('127.0.0.1', int(os.environ['PORT'])), Slow).serve_forever()\n"
+    )
+    await local.cluster.create(SERVICE, service("a", container={"command": ["python", "-c", program]}))
+    await local.ready("a")
+    (pod,) = await local.pods()
+    slow = asyncio.ensure_future(local.http.get(f"{local.platform.gateway_url}/default/a/"))
+
+    async def in_flight():
+        async with local.http.get(f"{local.platform.api_url}/metrics") as answer:
+            return 'revision_name="a-00001",service_name="a"} 1.0' in await answer.text()
+
+    await until(in_flight)
+    user = yaml.safe_load(local.platform.kubeconfig.read_text())["users"][0]["user"]
+    url = f"{local.platform.api_url}/api/v1/namespaces/default/pods/{pod['metadata']['name']}"
+    headers = {"Authorization": f"Bearer {user['token']}"}
+    async with local.http.delete(f"{url}?gracePeriodSeconds=1", headers=headers) as answer:
+        assert answer.status == 200
+
+    async def told():
+        return heard.exists()
+
+    await until(told)
+    slow.cancel()
+
+
 async def test_a_replica_that_ignores_sigterm_is_killed(local: LocalCluster):
     spec = {"timeoutSeconds": 1}
     await local.cluster.create(SERVICE, service("a", env={"IGNORE_TERM": "1", "CHILD": "1"}, spec=spec))
