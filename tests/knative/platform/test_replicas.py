@@ -206,7 +206,9 @@ async def test_a_request_under_way_is_finished_before_its_replica_ends(local: Lo
     assert (await slow)[0] == 200
 
 
-async def test_sigterm_is_heard_although_requests_have_taken_all_the_time(local: LocalCluster, tmp_path: Path):
+async def test_sigterm_is_heard_although_requests_have_taken_all_the_time(
+    local: LocalCluster, tmp_path: Path
+):
     heard = tmp_path / "heard"
     program = (
         "import http.server, os, signal, sys, time\n"
