@@ -1,6 +1,8 @@
 """`pilotlight experiment ...`: what warm pools would cost on a trace, and what users would feel."""
 
 import json
+import signal
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -64,7 +66,15 @@ def run(
         transient=True,
     ) as bars:
         tasks = {arm.name: bars.add_task(arm.name, total=1.0) for arm in experiment.spec.arms}
-        report = running.run(prepared, progress=lambda name, share: bars.update(tasks[name], completed=share))
+        stop = threading.Event()
+
+        def progress(name: str, share: float) -> bool:
+            bars.update(tasks[name], completed=share)
+            return not stop.is_set()
+
+        # The first Ctrl-C ends the run in order, also while its code is being compiled; the second at once.
+        signal.signal(signal.SIGINT, lambda *_: (stop.set(), signal.signal(signal.SIGINT, signal.SIG_DFL)))
+        report = running.run(prepared, progress=progress)
     if not report.arms:
         typer.echo("interrupted before the first arm was finished; nothing is written", err=True)
         raise typer.Exit(_INTERRUPTED)

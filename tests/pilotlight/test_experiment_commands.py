@@ -48,7 +48,7 @@ def test_ctrl_c_ends_a_long_run_and_says_what_is_written(cli: Cli, tmp_path):
     running = cli.start("experiment", "run", str(path), "-o", str(tmp_path / "out"))
 
     running.until(lambda output: "400,000 requests, 3 arms" in output)
-    code = running.interrupt()
+    code = running.interrupt(timeout=120)  # the simulator may still be compiled
 
     assert code == 130
     assert "interrupted before the first arm was finished; nothing is written" in running.output

@@ -29,8 +29,13 @@ from warmpool.experiments.simulator import FunctionSimulation, Load, Replica, Re
 from warmpool.experiments.trace import ServiceModel, Trace
 
 Floats = npt.NDArray[np.float64]
-Progress = Callable[[str, float], None]
-"""Told the arm's name and the share of it that is done, several times a second at most."""
+Progress = Callable[[str, float], bool]
+"""Told the arm's name and the share of it that is done, several times a second; returns whether to go on."""
+
+
+class _StoppedError(Exception):
+    """The run was asked to stop in the middle of an arm."""
+
 
 _TELL_EVERY_S: Final = 0.1
 _HOUR_S: Final = 3600.0
@@ -123,14 +128,14 @@ def prepare(experiment: Experiment, prices: PriceList) -> Prepared:
 
 
 def run(prepared: Prepared, *, progress: Progress | None = None) -> Report:
-    """Run every arm. KeyboardInterrupt ends the run; the finished arms are in the report."""
+    """Run every arm, or until `progress` says to stop: the finished arms are in the report."""
     spec = prepared.experiment.spec
     done: list[ArmResult] = []
     complete = True
     try:
         for arm in spec.arms:
             done.append(run_arm(prepared, arm, progress))  # noqa: PERF401 - the finished ones are kept
-    except KeyboardInterrupt:
+    except _StoppedError:
         complete = False
     trace = prepared.trace
     replica = replica_of(spec.replica, prepared.prices)
@@ -173,9 +178,10 @@ def run_arm(prepared: Prepared, arm: Arm, progress: Progress | None = None) -> A
         now = from_seed.step()
         if progress is not None and time.monotonic() - told > _TELL_EVERY_S:
             told = time.monotonic()
-            progress(arm.name, min(1.0, now / end))
-    if progress is not None:
-        progress(arm.name, 1.0)
+            if not progress(arm.name, min(1.0, now / end)):
+                raise _StoppedError
+    if progress is not None and not progress(arm.name, 1.0):
+        raise _StoppedError
     gpu = shape.gpu or prepared.prices.default or "gpu"
     return ArmResult(arm.name, from_seed.result(), replica, gpu)
 
