@@ -72,8 +72,12 @@ def run(
             bars.update(tasks[name], completed=share)
             return not stop.is_set()
 
+        def interrupt(*_: object) -> None:
+            stop.set()
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+
         # The first Ctrl-C ends the run in order, also while its code is being compiled; the second at once.
-        signal.signal(signal.SIGINT, lambda *_: (stop.set(), signal.signal(signal.SIGINT, signal.SIG_DFL)))
+        signal.signal(signal.SIGINT, interrupt)
         report = running.run(prepared, progress=progress)
     if not report.arms:
         typer.echo("interrupted before the first arm was finished; nothing is written", err=True)
