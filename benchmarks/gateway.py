@@ -40,7 +40,7 @@ from benchmarks.arguments import at_least  # noqa: E402 - see above
 from knative.autoscaling.annotations import AutoscalingSpec  # noqa: E402
 from knative.local.activator import Activator, server  # noqa: E402
 from knative.local.controllers.autoscaler import Autoscaler  # noqa: E402
-from knative.local.routing import Endpoint, RevisionKey, RevisionSpec, Split  # noqa: E402
+from knative.local.routing import Endpoint, RevisionKey, RevisionSpec, TrafficTarget  # noqa: E402
 
 HOST = "a.default.localhost"
 KEY = RevisionKey("default", "a-00001")
@@ -97,7 +97,7 @@ async def serve_activator(port: int, replica: int) -> None:
     spec = RevisionSpec(KEY, "a", autoscaling=AutoscalingSpec())
     autoscaler.set_revision(spec, remembered=0)
     activator.set_revision(spec)
-    activator.set_service("default", "a", [Split(KEY, 100)])
+    activator.set_service("default", "a", [TrafficTarget(KEY, 100)])
     commands = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(commands), sys.stdin

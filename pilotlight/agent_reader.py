@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from functions.engines.vllm import options
 from functions.engines.vllm.option_schema import ValidationUnavailableError
 from knative.autoscaling import annotations as knative_annotations
-from knative.autoscaling.config import Config
+from knative.autoscaling.config import AutoscalerConfig
 from pilotlight import yaml_locations
 from pilotlight.agent import Agent, AgentFileError
 from pilotlight.compile import autoscaling
@@ -20,7 +20,7 @@ from warmpool.domain.spec_errors import TEXT_NOT_BOOLEAN, without_kinds
 from weights.cache.location import default_cache_dir
 from weights.sources.address import absolute_uri
 
-_LENIENT = Config(allow_zero_initial_scale=True)
+_LENIENT = AutoscalerConfig(allow_zero_initial_scale=True)
 """What a cluster may be set to; the cluster itself says so where it isn't."""
 
 

@@ -13,7 +13,13 @@ from enum import StrEnum
 from typing import TypeVar
 
 from knative.autoscaling import config
-from knative.autoscaling.config import DEFAULT_CONFIG, TARGET_MIN, WINDOW_MAX_S, WINDOW_MIN_S, Config
+from knative.autoscaling.config import (
+    DEFAULT_CONFIG,
+    TARGET_MIN,
+    WINDOW_MAX_S,
+    WINDOW_MIN_S,
+    AutoscalerConfig,
+)
 from knative.literals import parse_duration, parse_float, parse_integer
 
 _T = TypeVar("_T")
@@ -249,7 +255,9 @@ def _initial_scale(annotations: Mapping[str, str], *, allow_zero: bool) -> Itera
         yield _invalid(text, f"{path}=0 not allowed by cluster")
 
 
-def validate(annotations: Mapping[str, str], config: Config = DEFAULT_CONFIG) -> tuple[FieldError, ...]:
+def validate(
+    annotations: Mapping[str, str], config: AutoscalerConfig = DEFAULT_CONFIG
+) -> tuple[FieldError, ...]:
     """What Knative's webhook refuses in these annotations; empty if it accepts them."""
     return (
         *_class(annotations),
@@ -278,7 +286,10 @@ _MAX_SUGGESTIONS = 10
 
 
 def warnings(
-    annotations: Mapping[str, str], config: Config = DEFAULT_CONFIG, *, container_concurrency: int = 0
+    annotations: Mapping[str, str],
+    config: AutoscalerConfig = DEFAULT_CONFIG,
+    *,
+    container_concurrency: int = 0,
 ) -> tuple[FieldError, ...]:
     """What Knative silently accepts although nobody means it, such as unknown keys.
 
@@ -347,7 +358,7 @@ def warnings(
 
 
 def parse(
-    annotations: Mapping[str, str], config: Config = DEFAULT_CONFIG, *, admitted: bool = False
+    annotations: Mapping[str, str], config: AutoscalerConfig = DEFAULT_CONFIG, *, admitted: bool = False
 ) -> AutoscalingSpec:
     """The settings that these annotations stand for, with those of `config` for what they do not set.
 
@@ -406,7 +417,7 @@ def by_kpa(annotations: Mapping[str, str]) -> dict[str, str]:
     return {**kept, CLASS: KPA}
 
 
-def initial_scale(annotations: Mapping[str, str], config: Config = DEFAULT_CONFIG) -> int:
+def initial_scale(annotations: Mapping[str, str], config: AutoscalerConfig = DEFAULT_CONFIG) -> int:
     """The replicas that a new Revision starts with; zero counts only while `config` allows it."""
     found = lookup(annotations, INITIAL_SCALE)
     if found is None or (int(found[1]) == 0 and not config.allow_zero_initial_scale):

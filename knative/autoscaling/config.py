@@ -28,7 +28,7 @@ WINDOW_MIN_S, WINDOW_MAX_S = 6, 3600
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
+class AutoscalerConfig:
     """The settings, with Knative's defaults. Durations are in seconds; a fraction lies between 0 and 1."""
 
     container_concurrency_target_default: float = 100.0
@@ -57,10 +57,10 @@ class Config:
     pod_autoscaler_class: str = KPA
 
 
-DEFAULT_CONFIG = Config()
+DEFAULT_CONFIG = AutoscalerConfig()
 
 
-def parse(data: Mapping[str, str]) -> Config:
+def parse(data: Mapping[str, str]) -> AutoscalerConfig:
     """The settings in a ConfigMap's data.
 
     Raises:
@@ -74,11 +74,11 @@ def parse(data: Mapping[str, str]) -> Config:
     return replace(config, max_scale=config.max_scale or None, max_scale_limit=config.max_scale_limit or None)
 
 
-def _read(data: Mapping[str, str]) -> Config:
+def _read(data: Mapping[str, str]) -> AutoscalerConfig:
     """All values, parsed in Knative's order; 0 is still no limit here."""
     default = DEFAULT_CONFIG
     read = ConfigMapReader(data, "failed to parse data: ")
-    config = Config(
+    config = AutoscalerConfig(
         pod_autoscaler_class=read("pod-autoscaler-class", str.strip, default.pod_autoscaler_class),
         enable_scale_to_zero=read("enable-scale-to-zero", read_boolean, default.enable_scale_to_zero),
         allow_zero_initial_scale=read(
@@ -119,7 +119,7 @@ def _read(data: Mapping[str, str]) -> Config:
     )
 
 
-def _checks(config: Config) -> Iterator[tuple[bool, str]]:
+def _checks(config: AutoscalerConfig) -> Iterator[tuple[bool, str]]:
     """For each rule, whether it is broken and Knative's message."""
     grace, delay = config.scale_to_zero_grace_period_s, config.scale_down_delay_s
     retention, window = config.pod_retention_s, config.stable_window_s
@@ -175,7 +175,7 @@ def _checks(config: Config) -> Iterator[tuple[bool, str]]:
     yield from _scale_checks(config)
 
 
-def _scale_checks(config: Config) -> Iterator[tuple[bool, str]]:
+def _scale_checks(config: AutoscalerConfig) -> Iterator[tuple[bool, str]]:
     initial, least = config.initial_scale, config.min_scale
     most, limit = config.max_scale or 0, config.max_scale_limit or 0
     yield (

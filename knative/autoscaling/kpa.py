@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 
 from knative.autoscaling.annotations import AutoscalingSpec, Metric
-from knative.autoscaling.config import DEFAULT_CONFIG, TARGET_MIN, Config
+from knative.autoscaling.config import DEFAULT_CONFIG, TARGET_MIN, AutoscalerConfig
 from knative.autoscaling.windows import MaxWindow
 
 TICK_S = 2.0
@@ -28,7 +28,7 @@ class ScalingTarget:
 
 
 def resolve_target(
-    spec: AutoscalingSpec, container_concurrency: int, config: Config = DEFAULT_CONFIG
+    spec: AutoscalingSpec, container_concurrency: int, config: AutoscalerConfig = DEFAULT_CONFIG
 ) -> ScalingTarget:
     """The target of a Revision; a `container_concurrency` of 0 is no limit."""
     if spec.metric is Metric.RPS:
@@ -69,7 +69,11 @@ class DeciderSpec:
 
 
 def decider_spec(
-    spec: AutoscalingSpec, container_concurrency: int, *, reachable: bool, config: Config = DEFAULT_CONFIG
+    spec: AutoscalingSpec,
+    container_concurrency: int,
+    *,
+    reachable: bool,
+    config: AutoscalerConfig = DEFAULT_CONFIG,
 ) -> DeciderSpec:
     """The settings of a Revision's decisions."""
     target = resolve_target(spec, container_concurrency, config)

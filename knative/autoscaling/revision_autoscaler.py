@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from knative.autoscaling import kpa, scaler
 from knative.autoscaling.annotations import Algorithm, AutoscalingSpec, Metric
-from knative.autoscaling.config import DEFAULT_CONFIG, Config
+from knative.autoscaling.config import DEFAULT_CONFIG, AutoscalerConfig
 from knative.autoscaling.scaler import ActiveStatus, ServingMode
 from knative.autoscaling.windows import LinearWindow, WeightedWindow
 
@@ -31,7 +31,7 @@ class RevisionScaling:
     reachable: bool = True
     """Whether a Route leads to it; else its min-scale is ignored and it shrinks without a rate limit."""
     progress_deadline_s: float = 600.0
-    config: Config = DEFAULT_CONFIG
+    config: AutoscalerConfig = DEFAULT_CONFIG
 
 
 @dataclass(frozen=True, slots=True)

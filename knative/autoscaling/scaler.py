@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from knative.autoscaling.annotations import AutoscalingSpec
-from knative.autoscaling.config import DEFAULT_CONFIG, Config
+from knative.autoscaling.config import DEFAULT_CONFIG, AutoscalerConfig
 
 ACTIVATION_BUFFER_S = 30.0
 """Seconds past its progress deadline after which a Revision that is not ready is scaled to zero."""
@@ -45,7 +45,7 @@ class ScalerSpec:
     autoscaling: AutoscalingSpec
     reachable: bool = True
     progress_deadline_s: float = 600.0
-    config: Config = DEFAULT_CONFIG
+    config: AutoscalerConfig = DEFAULT_CONFIG
 
     @property
     def min_scale(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from knative.autoscaling.annotations import AutoscalingSpec
-from knative.autoscaling.config import DEFAULT_CONFIG, Config
+from knative.autoscaling.config import DEFAULT_CONFIG, AutoscalerConfig
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -34,7 +34,7 @@ class RevisionSpec:
     idle_timeout_s: float | None = None
     """Seconds between two chunks of the response (`idleTimeoutSeconds`)."""
     autoscaling: AutoscalingSpec = field(default_factory=AutoscalingSpec)
-    scaling_config: Config = DEFAULT_CONFIG
+    scaling_config: AutoscalerConfig = DEFAULT_CONFIG
     """`config-autoscaler`, for what no annotation sets."""
     reachable: bool = True
     """Whether a Route leads to it; else its min-scale is ignored and it shrinks without a rate limit."""
@@ -56,7 +56,7 @@ class StartFailure:
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
+class TrafficTarget:
     """One entry of a Route's traffic: `percent` of the Service's own URL, and a URL of its own if tagged."""
 
     revision: RevisionKey

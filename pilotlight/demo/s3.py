@@ -20,7 +20,7 @@ _MOTO = (
 
 
 @dataclass(frozen=True)
-class Endpoint:
+class S3Endpoint:
     """A running endpoint and the environment that reaches it through the usual AWS chain."""
 
     url: str
@@ -41,7 +41,7 @@ def check_installed() -> None:
 
 
 @asynccontextmanager
-async def serving(log: Path) -> AsyncIterator[Endpoint]:
+async def serving(log: Path) -> AsyncIterator[S3Endpoint]:
     """Run the endpoint for as long as the context lasts.
 
     Raises:
@@ -58,7 +58,7 @@ async def serving(log: Path) -> AsyncIterator[Endpoint]:
     try:
         await _until_open(process, port, log)
         url = f"http://127.0.0.1:{port}"
-        yield Endpoint(
+        yield S3Endpoint(
             url,
             {
                 "AWS_ENDPOINT_URL": url,
@@ -95,7 +95,9 @@ async def _until_open(
             return
 
 
-def upload(endpoint: Endpoint, folder: Path, bucket: str, prefix: str, on_file: Callable[[str], None]) -> int:
+def upload(
+    endpoint: S3Endpoint, folder: Path, bucket: str, prefix: str, on_file: Callable[[str], None]
+) -> int:
     """Put every file of `folder` into the bucket, which is made; the bytes written."""
     s3 = boto3.client(
         "s3",

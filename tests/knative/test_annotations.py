@@ -5,13 +5,13 @@ import pytest
 from knative import literals
 from knative.autoscaling import annotations
 from knative.autoscaling.annotations import Algorithm, AutoscalingSpec, Metric
-from knative.autoscaling.config import Config
+from knative.autoscaling.config import AutoscalerConfig
 
 A = "autoscaling.knative.dev/"
 
 
 def texts(given, **options):
-    found = annotations.validate({A + key: v for key, v in given.items()}, Config(**options))
+    found = annotations.validate({A + key: v for key, v in given.items()}, AutoscalerConfig(**options))
     return [str(error) for error in found]
 
 

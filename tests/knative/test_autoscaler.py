@@ -7,7 +7,7 @@ import pytest
 
 from knative.autoscaling import annotations
 from knative.autoscaling.annotations import AutoscalingSpec, Metric
-from knative.autoscaling.config import Config
+from knative.autoscaling.config import AutoscalerConfig
 from knative.autoscaling.scaler import ActiveStatus, ServingMode
 from knative.local.controllers.autoscaler import Autoscaler
 from knative.local.routing import RevisionKey, RevisionSpec
@@ -314,7 +314,7 @@ def test_a_longer_window_keeps_its_content():
 
 def configured(machine, **settings):
     """The machine's Revision under another `config-autoscaler`."""
-    config = Config(**settings)
+    config = AutoscalerConfig(**settings)
     return dataclasses.replace(machine.spec, scaling_config=config, autoscaling=annotations.parse({}, config))
 
 

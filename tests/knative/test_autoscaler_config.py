@@ -5,14 +5,14 @@ import pytest
 from knative.autoscaling import annotations
 from knative.autoscaling import config as autoscaler_config
 from knative.autoscaling.annotations import AutoscalingSpec
-from knative.autoscaling.config import Config
+from knative.autoscaling.config import AutoscalerConfig
 from knative.config_maps import ConfigError
 
 A = "autoscaling.knative.dev/"
 
 
 def test_nothing_set_means_knatives_defaults():
-    assert autoscaler_config.parse({"_example": "max-scale: 5", "tick-interval": "2s"}) == Config()
+    assert autoscaler_config.parse({"_example": "max-scale: 5", "tick-interval": "2s"}) == AutoscalerConfig()
 
 
 def test_every_key_is_read():
@@ -39,7 +39,7 @@ def test_every_key_is_read():
             "scale-to-zero-grace-period": "33s",
             "scale-to-zero-pod-retention-period": "2500ms",
         }
-    ) == Config(
+    ) == AutoscalerConfig(
         pod_autoscaler_class="some.class", enable_scale_to_zero=False, allow_zero_initial_scale=True,
         max_scale_up_rate=1.001, max_scale_down_rate=3, container_concurrency_target_fraction=0.55,
         container_concurrency_target_default=10.5, rps_target_default=10.11, target_burst_capacity=-1,
@@ -157,7 +157,7 @@ def test_a_bad_value_is_refused_in_knatives_words(data, text):
     assert str(refused.value) == text
 
 
-CONFIG = Config(
+CONFIG = AutoscalerConfig(
     target_burst_capacity=0, stable_window_s=120, panic_window_percentage=20, panic_threshold_percentage=300,
     pod_retention_s=7, scale_down_delay_s=9, min_scale=2, max_scale=8, initial_scale=3,
 )  # fmt: skip
@@ -181,8 +181,8 @@ def test_an_annotation_wins_over_the_configuration():
 
 def test_an_initial_scale_of_zero_that_is_no_longer_allowed_counts_as_the_default():
     given = {A + "initial-scale": "0"}
-    assert annotations.parse(given, Config(initial_scale=3), admitted=True).initial_scale == 3
-    allowing = Config(initial_scale=3, allow_zero_initial_scale=True)
+    assert annotations.parse(given, AutoscalerConfig(initial_scale=3), admitted=True).initial_scale == 3
+    allowing = AutoscalerConfig(initial_scale=3, allow_zero_initial_scale=True)
     assert annotations.parse(given, allowing).initial_scale == 0
 
 
@@ -194,7 +194,7 @@ def test_an_initial_scale_of_zero_that_is_no_longer_allowed_counts_as_the_defaul
     ],
 )
 def test_max_scale_stays_within_its_limit(given, text):
-    limited = Config(max_scale=10, max_scale_limit=11)
+    limited = AutoscalerConfig(max_scale=10, max_scale_limit=11)
     assert [str(error) for error in annotations.validate({A + "max-scale": given}, limited)] == [text]
     assert annotations.validate({A + "max-scale": "11"}, limited) == ()
     assert annotations.validate({}, limited) == ()
@@ -205,4 +205,4 @@ def test_max_scale_stays_within_its_limit(given, text):
 def test_the_default_class_decides_which_metrics_there_are():
     given = {A + "metric": "cpu"}
     assert annotations.validate(given)
-    assert annotations.validate(given, Config(pod_autoscaler_class=annotations.HPA)) == ()
+    assert annotations.validate(given, AutoscalerConfig(pod_autoscaler_class=annotations.HPA)) == ()

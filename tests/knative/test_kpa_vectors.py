@@ -7,7 +7,7 @@ import pytest
 
 from knative.autoscaling import kpa
 from knative.autoscaling.annotations import AutoscalingSpec, Metric
-from knative.autoscaling.config import Config
+from knative.autoscaling.config import AutoscalerConfig
 
 VECTORS = json.loads((Path(__file__).parent / "data" / "kpa_vectors.json").read_text())
 COMMON = VECTORS["common_scale"]
@@ -98,7 +98,7 @@ def test_target(case):
         target=given.get("ann"),
         target_utilization_percentage=None if percent is None else percent * 100,
     )
-    config = Config(
+    config = AutoscalerConfig(
         container_concurrency_target_fraction=given.get("cfg_tu", 0.7),
         container_concurrency_target_default=given.get("cfg_default", 100),
     )

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from knative.autoscaling.annotations import AutoscalingSpec
-from knative.autoscaling.config import Config
+from knative.autoscaling.config import AutoscalerConfig
 from knative.autoscaling.scaler import (
     ActiveStatus,
     ScalerSpec,
@@ -29,7 +29,7 @@ def scale(
         AutoscalingSpec(**({"window_s": WINDOW} | autoscaling)),
         reachable,
         deadline,
-        config or Config(scale_to_zero_grace_period_s=GRACE),
+        config or AutoscalerConfig(scale_to_zero_grace_period_s=GRACE),
     )
     state = ScalerState(active, NOW - lasted, None if proxied is None else NOW - proxied, initialized)
     return reconcile(spec, state, desired_scale=desired, excess_burst_capacity=-1, ready=ready, now=NOW)
@@ -86,7 +86,7 @@ CASES = {
     "unreachable: no initial scale": (
         {"desired": 0, "lasted": 120, "initial_scale": 2, "initialized": False, "reachable": False, "ready": 2}, 1,
     ),
-    "no scale to zero": ({"desired": 0, "lasted": 1_000, "config": Config(enable_scale_to_zero=False)}, 1),
+    "no scale to zero": ({"desired": 0, "lasted": 1_000, "config": AutoscalerConfig(enable_scale_to_zero=False)}, 1),
 }  # fmt: skip
 
 

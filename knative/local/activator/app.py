@@ -18,7 +18,7 @@ from knative.local.activator.recent_requests import caller_of
 from knative.local.activator.request_body import Receive
 from knative.local.activator.routes import RouteMatch, RouteTable, ServiceRoute, host_of, known_services
 from knative.local.activator.throttler import QUEUE_DEPTH, PodTracker, RevisionThrottler
-from knative.local.routing import Endpoint, RevisionKey, RevisionSpec, Split, StartFailure
+from knative.local.routing import Endpoint, RevisionKey, RevisionSpec, StartFailure, TrafficTarget
 from knative.local.stats import RevisionStat
 from transport.pool import UpstreamPool
 from transport.propagation import DEADLINE, RETRIES, parse_deadline, parse_retries
@@ -68,7 +68,7 @@ class Activator:
     # configuration, by the controllers
 
     def set_service(
-        self, namespace: str, name: str, splits: Sequence[Split], failure: StartFailure | None = None
+        self, namespace: str, name: str, splits: Sequence[TrafficTarget], failure: StartFailure | None = None
     ) -> None:
         """Make a Service answer at its URLs.
 

@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from knative.local.routing import RevisionKey, Split, StartFailure
+from knative.local.routing import RevisionKey, StartFailure, TrafficTarget
 
 SUFFIXES = ("", ".svc", ".svc.cluster.local", ".localhost")
 
@@ -60,7 +60,7 @@ class RouteTable:
         self._hosts: dict[bytes, ServiceRoute] = {}
         self._owned: dict[tuple[str, str], dict[bytes, ServiceRoute]] = {}
 
-    def set(self, namespace: str, name: str, splits: Sequence[Split]) -> ServiceRoute:
+    def set(self, namespace: str, name: str, splits: Sequence[TrafficTarget]) -> ServiceRoute:
         """Add or change a Service. It keeps its `ServiceRoute`, so requests that wait on it go on waiting."""
         key = (namespace, name)
         route = self._services.setdefault(key, ServiceRoute(namespace, name))

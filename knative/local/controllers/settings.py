@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from knative.autoscaling import config
-from knative.autoscaling.config import Config
+from knative.autoscaling.config import AutoscalerConfig
 from knative.client.resources import CONFIG_MAP, Object
 from knative.config_maps import ConfigError
 from knative.local import objects
@@ -53,9 +53,9 @@ class KnativeSettings:
         self._seen: dict[str, tuple[int, Any]] = {}
 
     @property
-    def autoscaler(self) -> Config:
+    def autoscaler(self) -> AutoscalerConfig:
         """`config-autoscaler`."""
-        value: Config = self._value(AUTOSCALER)
+        value: AutoscalerConfig = self._value(AUTOSCALER)
         return value
 
     @property

@@ -12,7 +12,7 @@ import uvicorn
 import uvloop
 
 from knative.local.activator import Activator, server
-from knative.local.routing import Endpoint, RevisionKey, RevisionSpec, Split
+from knative.local.routing import Endpoint, RevisionKey, RevisionSpec, TrafficTarget
 
 KEY = RevisionKey("default", "a-00001")
 
@@ -217,7 +217,7 @@ class Gateway:
 
     def deploy(self, key=KEY, service="a", *, splits=None, **spec):
         self.activator.set_revision(RevisionSpec(key, service, **spec))
-        self.activator.set_service(key.namespace, service, splits or [Split(key, 100)])
+        self.activator.set_service(key.namespace, service, splits or [TrafficTarget(key, 100)])
 
     async def replica(self, name="pod-1", *, app=None):
         replica = app or Replica(name)

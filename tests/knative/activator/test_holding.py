@@ -7,7 +7,7 @@ import re
 import aiohttp
 import pytest
 
-from knative.local.routing import RevisionKey, RevisionSpec, Split, StartFailure
+from knative.local.routing import RevisionKey, RevisionSpec, StartFailure, TrafficTarget
 
 KEY = RevisionKey("default", "a-00001")
 FAILURE = StartFailure("a-00001", "ExitCode1", "no such model", retryable=False)
@@ -72,7 +72,7 @@ async def test_removing_a_service_answers_requests_that_wait_for_its_first_revis
 
 
 async def test_a_revision_may_be_routed_to_before_it_is_known(gateway):
-    gateway.activator.set_service("default", "a", [Split(KEY, 100)])
+    gateway.activator.set_service("default", "a", [TrafficTarget(KEY, 100)])
     asking = asyncio.create_task(gateway.get())
     await gateway.until(lambda: gateway.activator.waiting(KEY) == 1)
     gateway.activator.set_revision(RevisionSpec(KEY, "a", container_concurrency=2))

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from knative.local.routing import RevisionKey, RevisionSpec, Split
+from knative.local.routing import RevisionKey, RevisionSpec, TrafficTarget
 
 OLD, NEW = RevisionKey("default", "a-00001"), RevisionKey("default", "a-00002")
 
@@ -79,12 +79,14 @@ async def test_a_tag_has_an_address_of_its_own(gateway):
     await gateway.running()
     gateway.activator.set_revision(RevisionSpec(NEW, "a"))
     gateway.activator.set_endpoints(NEW, ((await gateway.replica("new")).endpoint,))
-    gateway.activator.set_service("default", "a", [Split(OLD, 100), Split(NEW, 0, tag="next")])
+    gateway.activator.set_service(
+        "default", "a", [TrafficTarget(OLD, 100), TrafficTarget(NEW, 0, tag="next")]
+    )
     _, seen = await gateway.get(host="next-a.default.localhost")
     assert seen["replica"] == "new"
     _, seen = await gateway.get()
     assert seen["replica"] == "pod-1"
-    gateway.activator.set_service("default", "a", [Split(OLD, 100)])
+    gateway.activator.set_service("default", "a", [TrafficTarget(OLD, 100)])
     status, _ = await gateway.get(host="next-a.default.localhost")
     assert status == 404
 
@@ -94,8 +96,8 @@ async def test_a_services_name_takes_precedence_over_a_tag_that_spells_the_same_
     other = RevisionKey("default", "t-a-00001")
     gateway.activator.set_revision(RevisionSpec(other, "t-a"))
     gateway.activator.set_endpoints(other, ((await gateway.replica("service")).endpoint,))
-    gateway.activator.set_service("default", "t-a", [Split(other, 100)])
-    gateway.activator.set_service("default", "a", [Split(OLD, 100, tag="t")])
+    gateway.activator.set_service("default", "t-a", [TrafficTarget(other, 100)])
+    gateway.activator.set_service("default", "a", [TrafficTarget(OLD, 100, tag="t")])
     _, seen = await gateway.get(host="t-a.default.localhost")
     assert seen["replica"] == "service"
     gateway.activator.remove_service("default", "a")
@@ -107,7 +109,7 @@ async def test_traffic_is_split_by_percent(gateway):
     await gateway.running()
     gateway.activator.set_revision(RevisionSpec(NEW, "a"))
     gateway.activator.set_endpoints(NEW, ((await gateway.replica("new")).endpoint,))
-    gateway.activator.set_service("default", "a", [Split(OLD, 70), Split(NEW, 30)])
+    gateway.activator.set_service("default", "a", [TrafficTarget(OLD, 70), TrafficTarget(NEW, 30)])
     answers = Counter(seen["replica"] for _, seen in [await gateway.get() for _ in range(400)])
     assert 60 <= answers["new"] <= 180
 

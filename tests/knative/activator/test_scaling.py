@@ -5,7 +5,7 @@ import dataclasses
 import time
 
 from knative.autoscaling.annotations import AutoscalingSpec
-from knative.autoscaling.config import Config
+from knative.autoscaling.config import AutoscalerConfig
 from knative.autoscaling.scaler import ActiveStatus
 from knative.local.controllers.autoscaler import Autoscaler
 from knative.local.routing import RevisionKey, RevisionSpec
@@ -27,7 +27,8 @@ class ReplicaController:
         self.replicas = []
         self.history = [0]
         self.spec = dataclasses.replace(
-            spec, scaling_config=Config(scale_to_zero_grace_period_s=grace_s, max_scale_down_rate=100.0)
+            spec,
+            scaling_config=AutoscalerConfig(scale_to_zero_grace_period_s=grace_s, max_scale_down_rate=100.0),
         )
 
     def on_scale(self, _, decision):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from knative.autoscaling.config import Config
+from knative.autoscaling.config import AutoscalerConfig
 from knative.local import conditions
 from knative.local.controllers.desired_state import revision_status, revisions
 from tests.knative.controllers.objects import NOW, condition, found, pod, revision
@@ -140,7 +140,7 @@ def test_class_and_metric_stay_as_they_were_when_the_pod_autoscaler_was_made():
         "autoscaling.knative.dev/metric": "concurrency",
     }
     before = {"metadata": {"annotations": annotations}}
-    changed = Config(pod_autoscaler_class="other.example.com")
+    changed = AutoscalerConfig(pod_autoscaler_class="other.example.com")
     kept = revisions.pod_autoscaler(revision("a-00001"), before, changed)["metadata"]["annotations"]
     assert kept == annotations
 

@@ -4,7 +4,7 @@ import pytest
 
 from knative.local.controllers.desired_state import routes
 from knative.local.controllers.desired_state.routes import Targets
-from knative.local.routing import RevisionKey, Split
+from knative.local.routing import RevisionKey, TrafficTarget
 from tests.knative.controllers.objects import EARLIER, NOW, configuration, found, revision, route
 
 LATEST = {"configurationName": "a", "latestRevision": True, "percent": 100}
@@ -104,8 +104,8 @@ def test_the_activator_gets_shares_and_tags():
         {"revisionName": "a-00001", "percent": 0, "tag": "old"},
     ]
     assert routes.splits(route(status=traffic)) == (
-        Split(RevisionKey("default", "a-00002"), 100),
-        Split(RevisionKey("default", "a-00001"), 0, "old"),
+        TrafficTarget(RevisionKey("default", "a-00002"), 100),
+        TrafficTarget(RevisionKey("default", "a-00001"), 0, "old"),
     )
 
 

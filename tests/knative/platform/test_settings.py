@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from knative.autoscaling.config import Config
+from knative.autoscaling.config import AutoscalerConfig
 from knative.client.errors import Invalid
 from knative.client.resources import CONFIG_MAP, POD_AUTOSCALER, SERVICE
 from knative.local.apiserver.records import Key
@@ -219,13 +219,13 @@ async def test_an_invalid_setting_of_an_earlier_version_keeps_the_last_valid_one
             store.put(key, {"metadata": meta, "data": {k.replace("_", "-"): v for k, v in data.items()}})
 
         put(stable_window="1s")
-        assert settings.autoscaler == Config()
+        assert settings.autoscaler == AutoscalerConfig()
         put(stable_window="30s", min_scale="2")
-        assert settings.autoscaler == Config(stable_window_s=30, min_scale=2)
+        assert settings.autoscaler == AutoscalerConfig(stable_window_s=30, min_scale=2)
         put(stable_window="90s", min_scale="x")
-        assert settings.autoscaler == Config(stable_window_s=30, min_scale=2)
+        assert settings.autoscaler == AutoscalerConfig(stable_window_s=30, min_scale=2)
         store.remove(key)
-        assert settings.autoscaler == Config()
+        assert settings.autoscaler == AutoscalerConfig()
     finally:
         await asyncio.to_thread(store.close)
 

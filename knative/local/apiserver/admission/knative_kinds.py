@@ -12,7 +12,7 @@ from typing import Any
 
 from knative.autoscaling import annotations as autoscaling
 from knative.autoscaling.annotations import FieldError
-from knative.autoscaling.config import Config
+from knative.autoscaling.config import AutoscalerConfig
 from knative.client.resources import CONFIGURATION, POD_AUTOSCALER, REVISION, ROUTE, SERVICE, Object, Resource
 from knative.labels import CREATOR_ANNOTATION, LAST_MODIFIER_ANNOTATION, PROGRESS_DEADLINE_ANNOTATION
 from knative.literals import parse_duration
@@ -184,7 +184,7 @@ class PodAutoscalerAdmission:
 
 
 def _scaling_warnings(
-    annotations: Mapping[str, str], spec: Mapping[str, Any], config: Config, where: str
+    annotations: Mapping[str, str], spec: Mapping[str, Any], config: AutoscalerConfig, where: str
 ) -> list[str]:
     """What a Revision's annotations say that nobody means; `where` is the path to its metadata."""
     return [

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from knative.autoscaling.annotations import MAX_INT32
-from knative.autoscaling.config import DEFAULT_CONFIG, Config
+from knative.autoscaling.config import DEFAULT_CONFIG, AutoscalerConfig
 from knative.config_maps import ConfigError, ConfigMapReader
 from knative.literals import read_boolean, read_integer, read_quantity
 
@@ -115,7 +115,7 @@ class ServingConfig:
 
     flags: Mapping[str, str] = field(default_factory=dict)
     """`config-features`, as `parse_flags` gives it."""
-    autoscaler: Config = DEFAULT_CONFIG
+    autoscaler: AutoscalerConfig = DEFAULT_CONFIG
     """`config-autoscaler`."""
     defaults: RevisionDefaults = DEFAULT_REVISION
     """`config-defaults`."""

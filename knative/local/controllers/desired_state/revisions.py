@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 from knative.autoscaling import annotations as vocabulary
-from knative.autoscaling.config import DEFAULT_CONFIG, Config
+from knative.autoscaling.config import DEFAULT_CONFIG, AutoscalerConfig
 from knative.client.resources import POD, POD_AUTOSCALER, Object
 from knative.config_maps import ConfigError, ConfigMapReader
 from knative.labels import (
@@ -82,7 +82,7 @@ def is_reachable(revision: Mapping[str, Any]) -> bool:
 def routing_spec(
     revision: Mapping[str, Any],
     annotations: Mapping[str, str],
-    config: Config = DEFAULT_CONFIG,
+    config: AutoscalerConfig = DEFAULT_CONFIG,
     deadline_s: float = PROGRESS_DEADLINE_S,
 ) -> RevisionSpec:
     """What the activator and the autoscaler need to know.
@@ -112,7 +112,7 @@ def routing_spec(
 def pod_autoscaler(
     revision: Mapping[str, Any],
     before: Mapping[str, Any] | None = None,
-    config: Config = DEFAULT_CONFIG,
+    config: AutoscalerConfig = DEFAULT_CONFIG,
 ) -> Object:
     """The PodAutoscaler of a Revision, with the Revision's annotations.
 
@@ -173,7 +173,7 @@ def _for_pods(annotations: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def initial_replicas(annotations: Mapping[str, str], config: Config) -> int:
+def initial_replicas(annotations: Mapping[str, str], config: AutoscalerConfig) -> int:
     """The replicas that a Revision's Deployment is made with, an initial scale of zero included."""
     found = vocabulary.lookup(annotations, vocabulary.INITIAL_SCALE)
     return config.initial_scale if found is None else int(found[1])

@@ -22,7 +22,7 @@ from knative.local import conditions, objects
 from knative.local.conditions import Condition
 from knative.local.controllers.desired_state import rollout
 from knative.local.controllers.desired_state.rollout import Rollout
-from knative.local.routing import RevisionKey, Split
+from knative.local.routing import RevisionKey, TrafficTarget
 
 Lookup = Callable[[str], Mapping[str, Any] | None]
 """Finds a Configuration or a Revision of the Route's namespace by its name."""
@@ -194,11 +194,13 @@ def with_rollouts(route: Mapping[str, Any], resolved: ResolvedTraffic) -> Object
     return changed
 
 
-def splits(route: Mapping[str, Any]) -> tuple[Split, ...]:
+def splits(route: Mapping[str, Any]) -> tuple[TrafficTarget, ...]:
     """The traffic of the Route's status, for the activator."""
     namespace = objects.namespace_of(route)
     return tuple(
-        Split(RevisionKey(namespace, entry["revisionName"]), entry.get("percent") or 0, entry.get("tag"))
+        TrafficTarget(
+            RevisionKey(namespace, entry["revisionName"]), entry.get("percent") or 0, entry.get("tag")
+        )
         for entry in (route.get("status") or {}).get("traffic") or ()
     )
 
