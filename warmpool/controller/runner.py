@@ -12,20 +12,18 @@ import zlib
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import partial
 
 from knative.client.cluster import Cluster
-from knative.client.errors import ClusterError
-from knative.client.resources import POD
-from knative.labels import REVISION_LABEL
 from warmpool.controller.actuator import ClusterWriter
 from warmpool.controller.cluster_cache import WATCHED, ClusterCache
 from warmpool.controller.demand_reader import DemandReader
 from warmpool.controller.effects import EffectRunner, PendingEffects
 from warmpool.controller.loop import Loop
+from warmpool.controller.orphans import OrphanedFloors
 from warmpool.controller.phase_collector import PhaseCollector
+from warmpool.controller.scheduling import SchedulingCheck
 from warmpool.controller.settings import Settings
-from warmpool.domain.account import Account
+from warmpool.controller.snapshot_builder import SnapshotBuilder
 from warmpool.domain.cost import PriceList
 from warmpool.domain.object_key import ObjectKey
 from warmpool.ports import (
@@ -39,13 +37,11 @@ from warmpool.ports import (
     Waker,
     WarmthClient,
 )
-from warmpool.reconcile import parsing, planning, reconciler, rollout_check, status, transition
+from warmpool.reconcile import reconciler, rollout_check, transition
 from warmpool.reconcile.planning import FloorWrite
 from warmpool.reconcile.reconciler import ReconcileResult
-from warmpool.reconcile.snapshot import Snapshot
 from warmpool.reconcile.state import PoolState
 from warmpool.reconcile.transition import RetryPolicy
-from warmpool.reconcile.views import PoolView
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +97,10 @@ class Controller:
         self._phase_collector = PhaseCollector(phases, self._history, self._clock) if phases else None
         self.cache = ClusterCache()
         self._writer = ClusterWriter(cluster, self.cache, clock)
+        parallel = self._settings.parallel
+        self._scheduling = SchedulingCheck(cluster, self.cache, parallel=parallel)
+        self._orphans = OrphanedFloors(self._writer, self.cache, parallel=parallel)
+        self._snapshots = SnapshotBuilder(self.cache, self._demand, self._history, prices)
         self._effects = EffectRunner(self._writer, self.cache, waker, warmth_client, self._replan)
         self.states: dict[ObjectKey, PoolState] = {}
         """What is remembered of each pool."""
@@ -181,12 +181,14 @@ class Controller:
         if refresh:
             await self.refresh()
         await self._demand.read(now)
-        await self._check_scheduling(now)
+        await self._scheduling.check(self._slow_starts(now))
         before = self._writer.writes
         report = TickReport()
         for key in [key for key in self.states if key not in self.cache.pools]:
             del self.states[key]
-        await self._release_orphans(report)
+        released, refused = await self._orphans.release()
+        report.floors += released
+        report.errors += refused
         keys = list(self.cache.pools) if only is None else [key for key in only if key in self.cache.pools]
         if only is None:
             keys = [key for key in keys if self._is_due(key, now)]
@@ -206,6 +208,14 @@ class Controller:
         accounts = {key: state.account for key, state in self.states.items() if state.account}
         self._history.save(now, accounts)
         return report
+
+    def _slow_starts(self, now: datetime) -> Iterator[ObjectKey]:
+        """Revisions whose replicas take longer to start than to be scheduled."""
+        for (namespace, _), state in self.states.items():
+            for name, progress in state.rollouts.items():
+                since = progress.start_since
+                if since is not None and now >= since + rollout_check.SCHEDULING:
+                    yield namespace, name
 
     def _count(self, report: TickReport) -> None:
         self.counts.reconciles += report.reconciled
@@ -237,11 +247,11 @@ class Controller:
         self, key: ObjectKey, now: datetime, report: TickReport
     ) -> PendingEffects | None:
         pool = self.cache.pools[key]
-        observed = self._basis(pool)
-        state = self.states.get(key) or PoolState(account=self._known_account(pool))
+        observed = self._snapshots.basis(pool)
+        state = self.states.get(key) or PoolState(account=self._snapshots.known_account(pool))
         self.states[key] = state
         try:
-            snapshot = self._snapshot(pool)
+            snapshot = self._snapshots.build(pool)
             if pool.spec is not None and pool.spec.has_complex_schedule:
                 # In a thread, because its schedule may take tenths of a second to work out.
                 result = await asyncio.to_thread(reconciler.reconcile, snapshot, state, now)
@@ -297,51 +307,14 @@ class Controller:
             return True
         if state.next_at is not None and now >= state.next_at:
             return True
-        return state.observed != self._basis(self.cache.pools[key])
-
-    def _basis(self, pool: PoolView) -> object:
-        """Everything but the time that a reconciliation depends on."""
-        cold_starts = self._history.cold_starts(pool.target) if pool.target else None
-        errors = (self._demand.error, self._history.problem)
-        return self.cache.versions[pool.key], self._demand.of(pool.target), cold_starts, errors
-
-    def _snapshot(self, pool: PoolView) -> Snapshot:
-        revisions = self.cache.revisions_for(pool)
-        target = pool.target
-        if target is None:  # an invalid spec: what its floor costs depends on the Service that it is held on
-            target = next((revision.service for revision in revisions), None)
-        return Snapshot(
-            pool=pool,
-            service=self.cache.services.get(target) if target else None,
-            revisions=revisions,
-            autoscalers={
-                revision.name: self.cache.autoscalers[revision.key]
-                for revision in revisions
-                if revision.key in self.cache.autoscalers
-            },
-            effective_pool=self.cache.effective_pool(target) if pool.target and target else None,
-            demand=self._demand.of(target),
-            demand_error=self._demand.error,
-            cold_starts=self._history.cold_starts(target) if target else None,
-            history_error=self._history.problem,
-            prices=self._prices,
-        )
-
-    def _known_account(self, pool: PoolView) -> Account | None:
-        """The account in the history or in the pool's status, whichever was counted later."""
-        found = [self._history.account(pool.key), status.account(pool.status)]
-        return max(
-            (account for account in found if account),
-            key=lambda account: (account.since, account.spent),
-            default=None,
-        )
+        return state.observed != self._snapshots.basis(self.cache.pools[key])
 
     def _replan(self, key: ObjectKey, write: FloorWrite) -> FloorWrite | None:
         """The write for the same Revision, planned on what the cache knows by now."""
         pool, state = self.cache.pools.get(key), self.states.get(key)
         if pool is None or state is None or state.reconciled_at is None:
             return None
-        result = reconciler.reconcile(self._snapshot(pool), state, state.reconciled_at)
+        result = reconciler.reconcile(self._snapshots.build(pool), state, state.reconciled_at)
         return next((other for other in result.plan.writes if other.revision == write.revision), None)
 
     async def _each(
@@ -357,54 +330,6 @@ class Controller:
                 await effect(entry)
 
         await asyncio.gather(*(work() for _ in range(min(self._settings.parallel, len(pending)))))
-
-    # ------------------------------------------------------------------------------ beside the pools
-    async def _check_scheduling(self, now: datetime) -> None:
-        """Ask the pods of Revisions that start slowly whether the scheduler can place them.
-
-        A Revision that has one ready replica says nothing about the others that wait for a GPU, and their
-        waiting must not count as a slow cold start.
-        """
-        slow = [
-            (key[0], name)
-            for key, state in self.states.items()
-            for name, progress in state.rollouts.items()
-            if progress.start_since is not None and now >= progress.start_since + rollout_check.SCHEDULING
-        ]
-        for revision in self.cache.unscheduled - set(slow):
-            self.cache.set_unscheduled(revision, None)
-        limit = asyncio.Semaphore(self._settings.parallel)
-        await asyncio.gather(*(self._check_pods(revision, limit) for revision in slow))
-
-    async def _check_pods(self, revision: ObjectKey, limit: asyncio.Semaphore) -> None:
-        try:
-            async with limit:
-                pods = await self._cluster.list(POD, revision[0], f"{REVISION_LABEL}={revision[1]}")
-            self.cache.set_unscheduled(revision, parsing.parse_unscheduled(pods))
-        except ClusterError as error:  # what was known before still counts
-            log.debug("the pods of %s/%s cannot be listed: %s", *revision, error)
-        except Exception:  # a malformed pod concerns this Revision alone
-            log.exception("the pods of %s/%s cannot be parsed", *revision)
-
-    async def _release_orphans(self, report: TickReport) -> None:
-        """Give back floors of pools that no longer exist."""
-        limit = asyncio.Semaphore(self._settings.parallel)
-        writes = planning.release_floors(self.cache.orphaned())
-        await asyncio.gather(*(self._release_orphan(write, report, limit) for write in writes))
-
-    async def _release_orphan(self, write: FloorWrite, report: TickReport, limit: asyncio.Semaphore) -> None:
-        try:
-            async with limit:
-                made = await self._writer.set_floor(write, partial(self._replan_orphan, write))
-            report.floors += made is not None
-        except Exception as error:  # it is tried again in the next pass, and concerns this Revision alone
-            if not isinstance(error, ClusterError):
-                log.exception("the floor of %s/%s cannot be given back", *write.revision)
-            report.errors.append(f"{write.revision[0]}/{write.revision[1]}: {error}")
-
-    def _replan_orphan(self, write: FloorWrite) -> FloorWrite | None:
-        writes = planning.release_floors(self.cache.orphaned())
-        return next((other for other in writes if other.revision == write.revision), None)
 
     # ------------------------------------------------------------------------------------------ the loop
     async def run(self, stop: asyncio.Event) -> None:
