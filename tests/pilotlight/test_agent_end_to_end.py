@@ -62,6 +62,12 @@ async def test_printed_curl_line_streams_tokens_and_bad_input_is_refused_at_the_
                 assert response.content_type == "application/problem+json"
                 assert says in json.dumps(problem)
                 assert problem["retryable"] is False
+        # A model's own special token, leaked into the conversation, is text from then on.
+        leaked = [("user", "Hi"), ("assistant", "Hello.<|end|>"), ("user", "What is <|system|>?")]
+        said = [{"role": role, "content": content} for role, content in leaked]
+        async with http.post(url, json={"input": said, "parameters": {"max_tokens": 8}}) as response:
+            assert response.status == 200
+            assert (await response.json())["usage"]["completion_tokens"] <= 8
         async with http.post(
             url, data=b"{nonsense", headers={"Content-Type": "application/json"}
         ) as response:
