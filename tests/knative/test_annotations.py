@@ -183,7 +183,7 @@ def test_go_durations_are_read(text, seconds):
 
 
 @pytest.mark.parametrize("text", ["", "1", "s", "1x", "1s ", "1 s", "--1s", "1s2"])
-def test_what_is_no_duration_is_none(text):
+def test_other_texts_are_not_durations(text):
     assert literals.parse_duration(text) is None
 
 

@@ -1,4 +1,4 @@
-"""`config-autoscaler`: what is read, what is refused and with which words (cases of config_test.go)."""
+"""`config-autoscaler`: what is accepted, and what is refused with which message (cases of config_test.go)."""
 
 import pytest
 
@@ -49,7 +49,7 @@ def test_every_key_is_read():
     )  # fmt: skip
 
 
-def test_a_part_of_one_is_taken_for_the_percentage_it_once_was():
+def test_a_fraction_is_accepted_in_place_of_a_percentage():
     config = autoscaler_config.parse({"container-concurrency-target-percentage": "0.5"})
     assert config.container_concurrency_target_fraction == 0.5
 
@@ -163,14 +163,14 @@ CONFIG = AutoscalerConfig(
 )  # fmt: skip
 
 
-def test_what_no_annotation_says_comes_from_the_configuration():
+def test_settings_without_an_annotation_come_from_the_configuration():
     assert annotations.parse({}, CONFIG) == AutoscalingSpec(
         target_burst_capacity=0, window_s=120, panic_window_percentage=20, panic_threshold_percentage=300,
         pod_retention_s=7, scale_down_delay_s=9, min_scale=2, max_scale=8, initial_scale=3,
     )  # fmt: skip
 
 
-def test_an_annotation_wins_over_the_configuration():
+def test_an_annotation_takes_precedence_over_the_configuration():
     given = {
         A + "target-burst-capacity": "211", A + "window": "60s", A + "panic-window-percentage": "10",
         A + "panic-threshold-percentage": "200", A + "scale-to-zero-pod-retention-period": "0s",

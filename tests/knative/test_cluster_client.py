@@ -95,7 +95,7 @@ async def kubeconfig(scripted: Scripted, tmp_path: Path) -> AsyncIterator[Path]:
         (418, "Teapot", ClusterError),
     ],
 )
-async def test_every_answer_has_its_error(scripted: Scripted, kubeconfig: Path, code, reason, kind):
+async def test_every_status_has_its_error(scripted: Scripted, kubeconfig: Path, code, reason, kind):
     scripted.answer(code, status(code, reason, causes=[{"field": "spec.x", "message": "wrong"}]))
     async with Cluster.from_kubeconfig(kubeconfig) as cluster:
         with pytest.raises(ClusterError) as caught:
@@ -117,7 +117,7 @@ async def test_how_long_to_wait_is_read_from_header_or_body(scripted: Scripted, 
         assert caught.value.retry_after == 3
 
 
-async def test_a_body_that_is_no_status_is_quoted_briefly(scripted: Scripted, kubeconfig: Path):
+async def test_a_body_that_is_not_a_status_is_quoted_briefly(scripted: Scripted, kubeconfig: Path):
     scripted.answer(502, b"<html>" + b"x" * 10_000)
     async with Cluster.from_kubeconfig(kubeconfig) as cluster:
         with pytest.raises(Unavailable) as caught:

@@ -1,4 +1,4 @@
-"""Bounds and the way to zero: the cases of Knative's own scaler tests, and what must hold whatever comes."""
+"""Bounds and scale to zero: the cases of Knative's own scaler tests, and properties that always hold."""
 
 import pytest
 from hypothesis import given
@@ -156,7 +156,7 @@ steps = st.lists(
 
 
 @given(spec=specs, steps=steps, restored=st.booleans())
-def test_whatever_comes_the_result_is_within_bounds_and_zero_is_earned(spec, steps, restored):
+def test_the_result_stays_within_bounds_and_reaches_zero_by_the_rules(spec, steps, restored):
     now = 0.0
     state = restored_state(now, replicas=1) if restored else initial_state(now)
     for passed, desired, ready, capacity in steps:

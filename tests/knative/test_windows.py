@@ -1,4 +1,4 @@
-"""Sliding windows: Knative's numbers, and a slow obvious oracle."""
+"""Sliding windows: Knative's numbers, and agreement with a slow, obvious implementation."""
 
 import json
 import math
@@ -123,7 +123,7 @@ def test_growing_keeps_the_values_and_shrinking_keeps_the_newest(kind):
         assert window.average(6) == pytest.approx(6 * k + 5 * k * (1 - k))
 
 
-def test_resizing_a_silent_window_forgets():
+def test_resizing_a_silent_window_clears_it():
     window = LinearWindow(5)
     window.record(1, 9)
     window.resize(7, 100)

@@ -49,7 +49,7 @@ async def test_the_environment_is_knatives_the_platforms_and_the_containers(loca
     assert Path(psutil.Process(about["pid"]).exe()).resolve() == Path(sys.executable).resolve()
 
 
-async def test_the_pod_says_when_and_where_in_microseconds(local: LocalCluster):
+async def test_a_pods_annotations_tell_its_port_its_slots_and_times_in_microseconds(local: LocalCluster):
     await local.cluster.create(SERVICE, service("a", gpus=1, env={"START_DELAY_S": "0.2"}))
     await local.ready("a")
     (pod,) = await local.pods()
@@ -342,7 +342,7 @@ async def test_logs_can_be_followed_and_cut(local: LocalCluster):
         assert (await answer.text()).count("\n") == 1
 
 
-def test_logs_that_have_grown_are_rotated_and_old_ones_go(tmp_path: Path):
+def test_long_logs_are_rotated_and_old_ones_are_deleted(tmp_path: Path):
     logs = ContainerLogs(tmp_path)
     output = logs.open("default", "running")
     os.write(output, b"x" * (ROTATE_BYTES + 1))

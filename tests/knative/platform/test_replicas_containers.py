@@ -150,7 +150,7 @@ async def test_a_sidecar_that_ends_starts_again_and_leaves_the_others_alone(loca
     assert str(BACKEND) in serving.cmdline()
 
 
-async def test_a_container_that_ends_well_is_said_to(local: LocalCluster):
+async def test_a_container_that_exits_without_error_is_reported(local: LocalCluster):
     body = service("a", container={"command": ["python", "-c", "print('all done')"]})
     await local.cluster.create(SERVICE, body)
     found = await local.revision_condition("a-00001", "False", "ContainerHealthy")
