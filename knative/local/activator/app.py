@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Any, NoReturn
 
 from knative.local.activator import metrics
-from knative.local.activator.access import AccessPolicy, origin_to_check
+from knative.local.activator.access import AccessPolicy
 from knative.local.activator.exchange import Exchange
 from knative.local.activator.headers import Limits
 from knative.local.activator.problems import GatewayProblem, RefusedRequestError, Send, start_failure
-from knative.local.activator.protocol import EXTENSION, ActivatorProtocol
+from knative.local.activator.protocol import EXTENSION
 from knative.local.activator.recent_requests import caller_of
 from knative.local.activator.request_body import Receive
-from knative.local.activator.routes import RouteMatch, RouteTable, ServiceRoute, host_of, known_services
+from knative.local.activator.request_checks import check_access, request_limits
+from knative.local.activator.routes import RouteTable, ServiceRoute, host_of, known_services
 from knative.local.activator.throttler import QUEUE_DEPTH, PodTracker, RevisionThrottler
 from knative.local.routing import Endpoint, RevisionKey, RevisionSpec, StartFailure, TrafficTarget
 from knative.local.stats import RevisionStat
 from transport.pool import UpstreamPool
-from transport.propagation import DEADLINE, RETRIES, parse_deadline, parse_retries
 
 REPORT_S = 1.0
 UNROUTED_TIMEOUT_S = 300.0
@@ -200,8 +200,9 @@ class Activator:
         if match is None and scope["raw_path"] == b"/healthz":
             return await _healthy(send)
         try:
-            match = self._check(scope, match)
-            limits = _limits(scope["headers"])
+            check_access(scope, match, self._access)
+            match = match or self._no_service(scope)
+            limits = request_limits(scope["headers"])
             key = match.route.choose() or await self._first_revision(match.route, limits)
         except RefusedRequestError as refused:
             return await refused.problem.send(send)
@@ -232,30 +233,8 @@ class Activator:
             if self._removed and self._removed.get(key) is throttler and not throttler.in_flight:
                 del self._removed[key]
 
-    def _check(self, scope: dict[str, Any], match: RouteMatch | None) -> RouteMatch:
-        """The Service that a request is for.
-
-        Raises:
-            RefusedRequestError: there is none, or a web page may not send this request.
-        """
-        host = host_of(scope["headers"])
-        if (match is None or match.prefix) and not self._access.allows_host(host):
-            detail = (
-                f"Host = {host[:100].decode('latin-1')!r} is not a name of this machine; use its address or "
-                "localhost, or allow the name (PILOTLIGHT_ALLOWED_HOSTS)"
-            )
-            raise RefusedRequestError(GatewayProblem(HTTPStatus.MISDIRECTED_REQUEST, detail))
-        connection: ActivatorProtocol = scope["extensions"][EXTENSION]
-        origin = origin_to_check(scope["method"], scope["headers"], upgrades=connection.upgrading)
-        if origin is not None and not self._access.allows_origin(origin, host):
-            detail = (
-                f"Origin = {origin[:100].decode('latin-1')!r}: pages of this origin may not write here; "
-                "allow it (PILOTLIGHT_ALLOWED_ORIGINS)"
-            )
-            raise RefusedRequestError(GatewayProblem(HTTPStatus.FORBIDDEN, detail))
-        return match or self._no_service(host, scope["raw_path"])
-
-    def _no_service(self, host: bytes, raw_path: bytes) -> NoReturn:
+    def _no_service(self, scope: dict[str, Any]) -> NoReturn:
+        host, raw_path = host_of(scope["headers"]), scope["raw_path"]
         detail = (
             f"no Service answers at host {host.decode('latin-1')!r}, path {raw_path.decode('latin-1')!r};"
             " a Service answers at http://NAME.NAMESPACE.localhost/ and at the path /NAMESPACE/NAME/"
@@ -322,26 +301,6 @@ class Activator:
                     del self._active[key]
             if stats:
                 self._on_stats(stats)
-
-
-def _limits(headers: Iterable[tuple[bytes, bytes]]) -> Limits:
-    """What a client allows for its request.
-
-    Raises:
-        RefusedRequestError: a deadline that is none.
-    """
-    deadline_s: float | None = None
-    retries: int | None = None
-    for name, value in headers:
-        if name == DEADLINE:
-            try:
-                deadline_s = parse_deadline(value)
-            except ValueError as error:
-                detail = f"X-Pilotlight-Deadline = {value[:40].decode('latin-1')!r}, {error}"
-                raise RefusedRequestError(GatewayProblem(HTTPStatus.BAD_REQUEST, detail)) from None
-        elif name == RETRIES:
-            retries = parse_retries(value)
-    return Limits(deadline_s, retries)
 
 
 async def _healthy(send: Send) -> None:

@@ -36,19 +36,13 @@ from knative.local.apiserver.store import Store
 from knative.local.controllers import settings as serving_settings
 from knative.local.controllers.autoscaler import Autoscaler
 from knative.local.controllers.controller_manager import ControllerManager
-from knative.local.controllers.dependencies import Dependencies
 from knative.local.controllers.event_emitter import EventEmitter
-from knative.local.controllers.reconcilers.configuration import ConfigurationReconciler
-from knative.local.controllers.reconcilers.pod_autoscaler import PodAutoscalerReconciler
-from knative.local.controllers.reconcilers.revision import RevisionReconciler
-from knative.local.controllers.reconcilers.route import RouteReconciler
-from knative.local.controllers.reconcilers.service import ServiceReconciler
 from knative.local.controllers.settings import KnativeSettings
 from knative.local.controllers.work_queue import WorkQueue
 from knative.local.event_recorder import EventRecorder
 from knative.local.kubelet import Kubelet, KubeletConfig
 from knative.local.kubelet.gpus import GpuMeter, GpuSlots
-from knative.local.platform import background, kubeconfig
+from knative.local.platform import background, controllers, kubeconfig
 from knative.local.platform.bootstrap import create_initial_objects
 from knative.local.platform.config import LOOPBACK, PlatformConfig, PlatformError
 from knative.local.platform.listeners import LOOPBACK_IPV6, listen
@@ -192,30 +186,16 @@ class Platform:
         limit_warnings.cpu_is_limited = kubelet.limit_mechanism.limits_cpu
         events = EventRecorder(registry, _utc_now)
         EventEmitter(store, events)
-        dependencies = Dependencies(store)
-        pod_autoscalers = PodAutoscalerReconciler(
-            registry, activator, autoscaler, settings=settings, now=_utc_now
-        )
-        manager = ControllerManager(
-            store,
+        manager = controllers.assemble(
+            registry,
             queue,
-            dependencies,
-            {
-                resources.SERVICE: ServiceReconciler(registry, queue, _utc_now),
-                resources.CONFIGURATION: ConfigurationReconciler(registry, settings, events, _utc_now),
-                resources.ROUTE: RouteReconciler(
-                    registry, activator, dependencies, queue=queue, url_of=self._url_of, now=_utc_now
-                ),
-                resources.REVISION: RevisionReconciler(
-                    registry,
-                    activator,
-                    pod_autoscalers,
-                    recorder=events,
-                    before_removal=meter.settle,
-                    now=_utc_now,
-                ),
-                resources.POD_AUTOSCALER: pod_autoscalers,
-            },
+            activator,
+            autoscaler,
+            settings=settings,
+            recorder=events,
+            url_of=self._url_of,
+            before_removal=meter.settle,
+            now=_utc_now,
         )
         metrics = PlatformMetrics(registry, autoscaler, slots, meter, kubelet.limit_mechanism)
         api = Api(
