@@ -1,4 +1,4 @@
-"""Which Knative a command talks to: the kubeconfig that was named, else the platform on this machine."""
+"""Which Knative a command talks to: a named kubeconfig, the platform on this machine, or that of its pod."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -7,6 +7,8 @@ from pathlib import Path
 from knative.client.cluster import Cluster
 from pilotlight import paths
 from pilotlight.stack import StackError
+
+_SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
 
 def find(named: Path | None, state: Path | None = None) -> Path:
@@ -28,10 +30,25 @@ def find(named: Path | None, state: Path | None = None) -> Path:
     return local
 
 
+def _find_or_account(named: Path | None, state: Path | None) -> Path | None:
+    """As `find`; None in a pod where it finds nothing: the pod's service account."""
+    try:
+        return find(named, state)
+    except StackError:
+        if named is None and _SERVICE_ACCOUNT.is_file():
+            return None
+        raise
+
+
 @asynccontextmanager
 async def connect(named: Path | None, state: Path | None = None) -> AsyncIterator[Cluster]:
-    """A client for the kubeconfig that `find` gives, closed afterwards."""
-    cluster = Cluster.from_kubeconfig(find(named, state))
+    """A client for what `find` gives, or in a pod for its service account; closed afterwards.
+
+    Raises:
+        StackError: as `find`.
+        ClusterError: the kubeconfig or the account cannot be used.
+    """
+    cluster = Cluster.from_kubeconfig(_find_or_account(named, state))
     try:
         yield cluster
     finally:

@@ -1,7 +1,9 @@
 """Floors lapse although their controller is dead: the CronJob of the manifests, run as it stands there."""
 
 import asyncio
+import base64
 import os
+import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +14,8 @@ import yaml
 import knative as package
 from knative.client.errors import NotFound
 from knative.client.resources import POD_AUTOSCALER, REVISION, WARM_POOL
+from knative.local.platform.config import PlatformConfig
+from knative.local.platform.platform import Platform
 from tests.warmpool.conftest import MIN, kubeconfig, make_controller
 from tests.warmpool.faulty_proxy import FaultyProxy
 from tests.warmpool.test_manifests import asked
@@ -34,9 +38,13 @@ def permitted() -> set[tuple[str, str, str]]:
     }
 
 
+def job_containers() -> list[dict]:
+    return DOCUMENTS["CronJob"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+
+
 async def run_job(config: Path) -> str:
     """Run the CronJob's command as a process."""
-    (container,) = DOCUMENTS["CronJob"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    (container,) = job_containers()
     program, *args = container["command"]
     process = await asyncio.create_subprocess_exec(
         str(Path(sys.executable).with_name(program)),
@@ -110,3 +118,51 @@ async def test_a_pool_that_was_deleted_after_its_controller_died_goes(knative, c
     await cluster.patch(WARM_POOL, "pool", "default", {"metadata": {"finalizers": None}})
     with pytest.raises(NotFound):
         await cluster.get(WARM_POOL, "pool", "default")
+
+
+IN_A_POD = """
+mount -t tmpfs tmpfs /run
+mkdir -p /run/secrets/kubernetes.io
+ln -s "$1" /run/secrets/kubernetes.io/serviceaccount
+shift
+exec "$@"
+"""
+"""`/var/run` is `/run`; both are the test's own in its mount namespace."""
+
+
+def may_mount() -> bool:
+    done = subprocess.run(["unshare", "--mount", "true"], check=False, capture_output=True)
+    return done.returncode == 0 and Path("/var/run").resolve() == Path("/run")
+
+
+@pytest.mark.skipif(not may_mount(), reason="this machine permits no mount namespaces")
+async def test_in_its_pod_the_job_uses_the_pods_account(tmp_path):
+    config = PlatformConfig(tmp_path / "state", gateway_port=0, api_port=0)
+    async with Platform(config) as platform:
+        known = yaml.safe_load(platform.kubeconfig.read_text())
+        (server,) = known["clusters"]
+        account = tmp_path / "account"
+        account.mkdir()
+        (account / "token").write_text(known["users"][0]["user"]["token"])
+        (account / "ca.crt").write_bytes(base64.b64decode(server["cluster"]["certificate-authority-data"]))
+        (account / "namespace").write_text("pilotlight-system")
+        (container,) = job_containers()
+        program, *args = container["command"]
+        address = server["cluster"]["server"].removeprefix("https://")
+        host, _, port = address.rpartition(":")
+        env = {name: value for name, value in os.environ.items() if name not in ("KUBECONFIG", "HOME")}
+        process = await asyncio.create_subprocess_exec(
+            *("unshare", "--mount", "--propagation", "private", "sh", "-ec", IN_A_POD, "sh", str(account)),
+            str(Path(sys.executable).with_name(program)),
+            *args,
+            env={
+                **env,
+                "HOME": str(tmp_path / "nowhere"),
+                "KUBERNETES_SERVICE_HOST": host,
+                "KUBERNETES_SERVICE_PORT": port,
+            },
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        out, _ = await process.communicate()
+    assert (process.returncode, out.decode().strip()) == (0, "nothing to release")
