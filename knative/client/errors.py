@@ -14,6 +14,7 @@ ClusterError                    any response that is not a success
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -99,6 +100,11 @@ _BY_STATUS: Mapping[int, type[ClusterError]] = {
 }
 
 
+def _seconds(value: object) -> float | None:
+    """Whole seconds as a server or a proxy in front of it writes them; None for anything else."""
+    return float(str(value)) if re.fullmatch(r"[0-9]{1,9}", str(value)) else None
+
+
 def error_of(status: int, body: bytes, retry_after: str | None) -> ClusterError:
     """The exception for a response; `body` is normally a Kubernetes Status.
 
@@ -108,7 +114,7 @@ def error_of(status: int, body: bytes, retry_after: str | None) -> ClusterError:
         retry_after: the header Retry-After, if there is one.
     """
     reason, message, causes = "", "", []
-    delay = float(retry_after) if retry_after and retry_after.isdigit() else None
+    delay = _seconds(retry_after)
     try:
         answer = json.loads(body)
     except ValueError:
@@ -121,7 +127,7 @@ def error_of(status: int, body: bytes, retry_after: str | None) -> ClusterError:
             Cause(cause.get("message", ""), cause.get("field"), cause.get("reason"))
             for cause in details.get("causes") or []
         ]
-        delay = delay if delay is not None else details.get("retryAfterSeconds")
+        delay = delay if delay is not None else _seconds(details.get("retryAfterSeconds"))
     else:
         message = f"HTTP {status}: {body[:_TEXT_CUT].decode(errors='replace')!r}"
     kind = _BY_STATUS.get(status, Unavailable if status >= 500 else ClusterError)

@@ -109,6 +109,19 @@ async def test_no_request_is_sent_before_retry_after_has_passed(knative, proxied
     assert knative.min_scale("generate-00001") == "2"
 
 
+@pytest.mark.parametrize("wait", ["²", "9" * 5000, "999999999", "Thu, 01 Dec 2050 16:00:00 GMT", "-1", ""])
+async def test_a_retry_after_that_is_wrong_stops_the_controller_for_five_minutes_at_most(
+    knative, proxied, proxy, clock, wait
+):
+    knative.service("generate")
+    await knative.pool()
+    proxy.answers = [("PATCH", 429, {"Retry-After": wait})]
+    await proxied.tick()
+    clock.on(timedelta(minutes=5, seconds=1))
+    await proxied.tick()
+    assert knative.min_scale("generate-00001") == "2"
+
+
 @pytest.mark.parametrize("lose_reply", [False, True])
 @pytest.mark.parametrize("change", range(1, 6))
 async def test_a_controller_killed_after_any_change_is_completed_by_a_new_one(  # noqa: PLR0917  fixtures

@@ -25,6 +25,8 @@ Replan = Callable[[], FloorWrite | None]
 _ATTEMPTS: Final = 4
 _PAUSE_S: Final = 1.0
 """How long to send nothing after a 429 without Retry-After."""
+_LONGEST_PAUSE_S: Final = 300.0
+"""The longest Retry-After that is honoured: a wrong one must not stop the controller for hours."""
 
 
 class ClusterWriter:
@@ -154,6 +156,6 @@ class ClusterWriter:
         try:
             return await request()
         except TooManyRequests as error:
-            pause = error.retry_after if error.retry_after is not None else _PAUSE_S
+            pause = min(error.retry_after, _LONGEST_PAUSE_S) if error.retry_after is not None else _PAUSE_S
             self._not_before = self._clock.now() + timedelta(seconds=pause)
             raise

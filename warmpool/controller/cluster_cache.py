@@ -36,9 +36,11 @@ class ClusterCache:
 
     def put_all(self, resource: Resource, objects: Sequence[Mapping[str, Any]]) -> set[ObjectKey]:
         """Store some objects of a kind; returns their keys."""
+        keys = set()
         for obj in objects:
             self.put(resource, obj)
-        return {parsing.object_key(obj) for obj in objects}
+            keys.add(parsing.object_key(obj))
+        return keys
 
     def keep(self, resource: Resource, keys: Collection[ObjectKey]) -> None:
         """Remove the objects of a kind that are not among `keys`."""
