@@ -64,8 +64,6 @@ class RangedReader:
         self._closed = threading.Event()
         self._not_before = 0.0
         """Monotonic time before which an overloaded store gets no request."""
-        self.requests = 0
-        """Requests sent so far."""
 
     def read_into(
         self,
@@ -148,7 +146,6 @@ class RangedReader:
         try:
             if not reused:
                 self._connect(connection)
-            self.requests += 1
             connection.request(
                 "GET", self._pool.request_target(target.url), headers=dict(self._sign(target.url, headers))
             )
