@@ -291,7 +291,7 @@ def warnings(
     *,
     container_concurrency: int = 0,
 ) -> tuple[FieldError, ...]:
-    """What Knative silently accepts although nobody means it, such as unknown keys.
+    """Probable mistakes that Knative accepts silently, such as unknown keys.
 
     Args:
         annotations: annotations that `validate` accepts.

@@ -57,7 +57,7 @@ class Cgroup:
 
     @property
     def wrapper(self) -> tuple[str, ...]:
-        """The words before a command that run it in the group."""
+        """The command prefix that runs a program in the group."""
         return (shutil.which("sh") or "/bin/sh", "-c", _ENTER, "sh", *map(str, self.folders), "--")
 
     def limit(self, limits: ResourceLimits) -> None:
@@ -209,7 +209,7 @@ def _works(parent: CgroupParent) -> bool:
         _enable(parent)
     group = parent.make("trial", _TRIAL)
     try:
-        trial = subprocess.run([*group.wrapper, "true"], check=False, capture_output=True, timeout=5)  # noqa: S603  # fixed words
+        trial = subprocess.run([*group.wrapper, "true"], check=False, capture_output=True, timeout=5)  # noqa: S603  # a fixed command
     finally:
         group.remove()
     return trial.returncode == 0

@@ -307,7 +307,7 @@ class ContainerRunner:
     async def _probe(
         self, env: Mapping[str, str], folder: Path, port: int | None, inside: Sequence[str]
     ) -> None:
-        """Probe the run until cancelled; `inside` are the words that run a command where the container is."""
+        """Probe the run until cancelled; `inside` is the command prefix of exec probes."""
         serving_port = int(self._pod.state.annotations.get(PORT_ANNOTATION) or port or 0)
         wanted = ContainerProbes.of(self._spec, self._pod.serving, serving_port, serves=self._serves)
 

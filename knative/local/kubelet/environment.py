@@ -44,11 +44,11 @@ def expand(text: str, env: Mapping[str, str]) -> str:
 
 def command(container: Mapping[str, Any], env: Mapping[str, str]) -> list[str]:
     """The program and its arguments; `python` is the interpreter that runs the platform."""
-    words = [expand(word, env) for word in (container.get("command") or [])]
-    words += [expand(word, env) for word in (container.get("args") or [])]
-    if words and words[0] in PYTHON:
-        words[0] = sys.executable
-    return words
+    given = (*(container.get("command") or ()), *(container.get("args") or ()))
+    argv = [expand(argument, env) for argument in given]
+    if argv and argv[0] in PYTHON:
+        argv[0] = sys.executable
+    return argv
 
 
 def build(container: Mapping[str, Any], base: Mapping[str, str], sources: ValueSources) -> dict[str, str]:

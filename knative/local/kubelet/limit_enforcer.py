@@ -51,7 +51,7 @@ class EnforcedLimits:
 
     @property
     def wrapper(self) -> tuple[str, ...]:
-        """The words before the container's own command that put it into its control group."""
+        """The command prefix that runs the container in its control group."""
         return () if self.group is None else self.group.wrapper
 
     def exceeded(self) -> str | None:

@@ -91,7 +91,7 @@ class Prober:
     async def attempt(
         self, probe: Probe, env: Mapping[str, str], folder: Path, wrapper: Sequence[str] = ()
     ) -> ProbeResult:
-        """One attempt; `wrapper` are the words before the command of an exec probe."""
+        """One attempt; `wrapper` is the command prefix of exec probes."""
         try:
             async with asyncio.timeout(probe.timeout_s):
                 match probe.kind:

@@ -25,18 +25,18 @@ PLATFORM_VARIABLE = "PILOTLIGHT_PLATFORM"
 
 
 class ProcessStartError(Exception):
-    """The program cannot be started; the text says why, in the words of a container runtime."""
+    """The program cannot be started; the message is that of a container runtime."""
 
 
 @cache
 def _dies_with_parent() -> tuple[str, ...]:
-    """The words before a command that make the kernel kill its process when its parent dies."""
+    """The command prefix that makes the kernel kill a process when its parent dies."""
     program = shutil.which("setpriv")
     if program is None:
         return ()
-    words = (program, "--pdeathsig", "KILL", "--")
-    probe = subprocess.run([*words, "true"], check=False, capture_output=True)  # noqa: S603  # fixed words
-    return words if probe.returncode == 0 else ()
+    prefix = (program, "--pdeathsig", "KILL", "--")
+    probe = subprocess.run([*prefix, "true"], check=False, capture_output=True)  # noqa: S603  # a fixed command
+    return prefix if probe.returncode == 0 else ()
 
 
 def resolve(program: str, env: Mapping[str, str], folder: Path) -> str:
@@ -75,7 +75,7 @@ class Process:
     @classmethod
     def start(
         cls,
-        words: Sequence[str],
+        command: Sequence[str],
         *,
         env: Mapping[str, str],
         folder: Path,
@@ -85,22 +85,22 @@ class Process:
         """Start a program in a session of its own.
 
         Args:
-            words: the program and its arguments.
+            command: the program and its arguments.
             env: its whole environment.
             folder: where it runs.
             output: the file descriptor that takes both its streams.
-            wrapper: words before `words` that prepare the process and then become the program by `exec`.
+            wrapper: a command prefix that prepares the process and then becomes the program by `exec`.
 
         Raises:
             ProcessStartError: the program or the folder does not exist, or the system refuses.
         """
         if not folder.is_dir():
             raise ProcessStartError(f"workingDir {folder} is not a folder")
-        program = resolve(words[0], env, folder)
+        program = resolve(command[0], env, folder)
         try:
             popen = subprocess.Popen(  # noqa: S603  # running the user's command is the purpose
                 # Last before the program: a change of user namespace would undo it.
-                [*wrapper, *_dies_with_parent(), program, *words[1:]],
+                [*wrapper, *_dies_with_parent(), program, *command[1:]],
                 env=dict(env),
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
@@ -109,7 +109,7 @@ class Process:
                 start_new_session=True,
             )
         except OSError as problem:
-            raise ProcessStartError(f"cannot start {words[0]}: {problem}") from problem
+            raise ProcessStartError(f"cannot start {command[0]}: {problem}") from problem
         return cls(popen)
 
     def signal(self, number: signal.Signals) -> None:

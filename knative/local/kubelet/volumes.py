@@ -45,32 +45,32 @@ class BindMount:
 
 @cache
 def _namespace() -> tuple[str, ...]:
-    """The words before a command that give it a mount namespace; none if that is not permitted."""
+    """The command prefix that makes a mount namespace; empty if that is not permitted."""
     unshare = shutil.which("unshare")
     if unshare is None or shutil.which("mount") is None:
         return ()
-    words = [unshare, "--mount", "--propagation", "private"]
+    prefix = [unshare, "--mount", "--propagation", "private"]
     if os.geteuid() != 0:
-        words.append("--map-root-user")
-    probe = subprocess.run([*words, "true"], check=False, capture_output=True)  # noqa: S603  # fixed words
-    return (*words, "--") if probe.returncode == 0 else ()
+        prefix.append("--map-root-user")
+    probe = subprocess.run([*prefix, "true"], check=False, capture_output=True)  # noqa: S603  # a fixed command
+    return (*prefix, "--") if probe.returncode == 0 else ()
 
 
 def wrapper(mounts: Sequence[BindMount]) -> tuple[str, ...]:
-    """The words before a container's command that make it see `mounts`."""
+    """The command prefix that runs a container with these mounts."""
     if not mounts:
         return ()
-    words: list[str] = []
+    arguments: list[str] = []
     for mount in mounts:
-        words += [str(mount.source), str(mount.path), "ro" if mount.read_only else "rw"]
-    return (*_namespace(), "sh", "-c", _BIND, "sh", *words, "--")
+        arguments += [str(mount.source), str(mount.path), "ro" if mount.read_only else "rw"]
+    return (*_namespace(), "sh", "-c", _BIND, "sh", *arguments, "--")
 
 
 _CHANGE_FOLDER = 'cd "$1" && shift && exec "$@"'
 
 
 def enter(pid: int, folder: Path) -> tuple[str, ...]:
-    """The words before a command that run it in `folder`, in the mount namespace of a process."""
+    """The command prefix that runs a program in `folder` and in the mount namespace of a process."""
     nsenter = shutil.which("nsenter")
     if nsenter is None:
         return ()
