@@ -299,4 +299,5 @@ def _api_server(api: Api, certificate: Path, limits: HeadLimits) -> uvicorn.Serv
             timeout_keep_alive=75,
         ),
         certificates.context(certificate),
+        limits.timeout_s,
     )

@@ -93,10 +93,10 @@ class Api:
         except StoreError as problem:
             response = error_response(errors.ApiError(500, "InternalError", str(problem)))
         except ClientDisconnect:  # while it sent its body: nothing to apply, and nobody to answer
-            log.debug("%s %s: the client left", request.method, request.url.path)
+            log.debug("%s %r: the client left", request.method, request.url.path)
             return
         except Exception:  # the client gets a Status, the log gets the cause
-            log.exception("%s %s failed", request.method, request.url.path)
+            log.exception("%s %r failed", request.method, request.url.path)
             response = error_response(
                 errors.ApiError(500, "InternalError", "internal error; see the platform's log")
             )

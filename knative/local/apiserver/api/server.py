@@ -23,7 +23,6 @@ from transport.request_head import HeadLimitedProtocol
 log = logging.getLogger(__name__)
 
 _TLS_HANDSHAKE = 0x16
-_FIRST_BYTE_TIMEOUT_S = 10.0
 _REASONS = {HTTPStatus.REQUEST_TIMEOUT: "Timeout", HTTPStatus.REQUEST_URI_TOO_LONG: "RequestURITooLong"}
 
 
@@ -37,11 +36,18 @@ class ApiProtocol(HeadLimitedProtocol):
 
 
 class ApiServer(uvicorn.Server):
-    """uvicorn with an accept loop of its own, which sees each connection's first byte."""
+    """uvicorn with an accept loop of its own, which sees each connection's first byte.
 
-    def __init__(self, config: uvicorn.Config, tls: ssl.SSLContext) -> None:
+    Args:
+        config: uvicorn's.
+        tls: for connections that begin with a TLS handshake.
+        opening_timeout_s: how long the first byte, and after it the handshake, may take.
+    """
+
+    def __init__(self, config: uvicorn.Config, tls: ssl.SSLContext, opening_timeout_s: float) -> None:
         super().__init__(config)
         self._tls = tls
+        self._opening_timeout_s = opening_timeout_s
         self._accepting: list[asyncio.Task[None]] = []
         self._opening: set[asyncio.Task[None]] = set()
 
@@ -82,13 +88,20 @@ class ApiServer(uvicorn.Server):
         loop = asyncio.get_running_loop()
         connection.setblocking(False)  # the standard library's signature
         try:
-            async with asyncio.timeout(_FIRST_BYTE_TIMEOUT_S):
+            async with asyncio.timeout(self._opening_timeout_s):
                 first = await _peek(connection)
             if not first:
                 connection.close()
                 return
-            secure = first[0] == _TLS_HANDSHAKE
-            await loop.connect_accepted_socket(self._protocol, connection, ssl=self._tls if secure else None)
+            if first[0] == _TLS_HANDSHAKE:
+                await loop.connect_accepted_socket(
+                    self._protocol,
+                    connection,
+                    ssl=self._tls,
+                    ssl_handshake_timeout=self._opening_timeout_s,
+                )
+            else:
+                await loop.connect_accepted_socket(self._protocol, connection)
         except (OSError, TimeoutError) as problem:  # TLS errors are OSErrors
             log.debug("a connection to the API broke while it was opened: %s", problem)
             connection.close()

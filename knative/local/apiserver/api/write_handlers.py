@@ -276,5 +276,5 @@ def _truncated(warnings: Sequence[str]) -> Sequence[str]:
 
 def _quoted(text: str) -> str:
     """A warning as a quoted string of a header field (RFC 9110, 5.6.4)."""
-    plain = text.encode("ascii", "replace").decode().replace("\n", " ")
+    plain = "".join(char if " " <= char <= "~" else "?" if char > "~" else " " for char in text)
     return plain.replace("\\", "\\\\").replace('"', '\\"')

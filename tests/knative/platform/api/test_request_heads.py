@@ -47,6 +47,16 @@ async def test_a_head_beyond_the_limits_is_answered_with_a_status(tmp_path: Path
     assert (body["kind"], body["code"]) == ("Status", status)
 
 
+@pytest.mark.parametrize("sent", [b"", b"\x16", b"\x16\x03\x01\x02\x00\x01"], ids=["silent", "byte", "hello"])
+async def test_a_connection_that_does_not_open_is_closed(tmp_path: Path, sent):
+    async with Platform(platform_config(tmp_path, head_limits=LIMITS)) as platform:
+        port = int(platform.api_url.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(sent)
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+        writer.close()
+
+
 async def test_a_body_that_is_declared_too_large_is_refused_before_it_comes(raw: Raw):
     port = int(raw.base.rpartition(":")[2])
     reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -133,3 +133,12 @@ async def test_warnings_fit_into_the_head_of_a_response(raw: Raw):
     assert 10 < len(warnings) < 100
     assert sum(map(len, warnings)) < 8192
     assert warnings[0].startswith('299 - "unknown autoscaling annotation')
+
+
+async def test_a_warning_cannot_break_the_head_of_a_response(raw: Raw):
+    body = {"apiVersion": "serving.knative.dev/v1", "kind": "Service", **service("a")}
+    body["spec"]['a\r\nX-Injected: "1"\x00\\é'] = 1
+    status, _, headers = await raw("POST", f"{KSVCS}?dryRun=All", body, content_type="application/json")
+    assert status == 201
+    assert headers["warning"] == r'299 - "unknown field \"spec.a  X-Injected: \"1\" \\?\""'
+    assert "x-injected" not in headers
