@@ -10,14 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from weights.errors import RefusedError
 from weights.manifest import SafetensorsHeader, check_path
 from weights.strict_json import DuplicateKeyError, no_duplicate_keys
+from weights.wording import listed
 
 INDEX = "model.safetensors.index.json"
 MAX_INDEX_BYTES = 100_000_000
 """As for headers: ten times the largest index that is known."""
 _SUFFIX = ".safetensors.index.json"
 _NUMBERED = re.compile(r"(?P<stem>.+)-(?P<number>\d{1,6})-of-(?P<count>\d{1,6})\.safetensors")
-_SHOWN = 6
-"""File names that a message lists at most."""
 
 
 def find_index(paths: Iterable[str]) -> str | None:
@@ -145,12 +144,6 @@ def settle(
         )
         for header in headers
     )
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first names of a list, and how many more there are."""
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _is(names: Sequence[str]) -> str:

@@ -15,8 +15,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from weights.errors import NotFoundError, RefusedError
-from weights.index import check_numbers, check_shards, listed
+from weights.index import check_numbers, check_shards
 from weights.manifest import FileEntry, SkippedFile, check_path
+from weights.wording import listed
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".th", ".distcp")
 """Formats that run code when they are loaded, or may."""

@@ -1,10 +1,9 @@
 """`pilotlight weights ...`: models in S3, in the cache, and made on this machine."""
 
 import dataclasses
-import itertools
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -20,11 +19,11 @@ from weights import plan
 from weights.cache import inventory, verification
 from weights.cache.cache import Cache
 from weights.cache.location import CACHE_DIR_VARIABLE, default_cache_dir
-from weights.index import listed
 from weights.manifest import Manifest, file_to_json
 from weights.sizes import format_size, parse_size
 from weights.sources import listing
 from weights.sources.factory import open_source
+from weights.wording import by_reason
 
 app = typer.Typer(no_args_is_help=True, help="Model weights: pull, ls, plan, verify, prune, make-model.")
 
@@ -106,22 +105,18 @@ def pull(
 
 def _print_skipped(console: Console, manifest: Manifest) -> None:
     """Say which files and tensors of a repository do not count, by reason."""
-    by_reason = sorted((skipped.reason, skipped.path) for skipped in manifest.skipped)
-    _print_by_reason(console, "skipped", by_reason)
-    if manifest.ignored_tensors:
-        reason = "the index does not put them there"
-        _print_by_reason(console, "tensors ignored", [(reason, name) for name in manifest.ignored_tensors])
+    _print_by_reason(console, "skipped", [(skipped.path, skipped.reason) for skipped in manifest.skipped])
+    ignored = [(name, "the index does not put them there") for name in manifest.ignored_tensors]
+    _print_by_reason(console, "tensors ignored", ignored)
 
 
 def _print_unchecked(console: Console, files: Iterable[tuple[str, str | None]]) -> None:
     """Say which files were not compared with a checksum of their source, by reason."""
-    unchecked = sorted((reason, name) for name, reason in files if reason is not None)
-    _print_by_reason(console, "not compared with a checksum", unchecked)
+    _print_by_reason(console, "not compared with a checksum", files)
 
 
-def _print_by_reason(console: Console, what: str, sorted_pairs: Sequence[tuple[str, str]]) -> None:
-    for reason, pairs in itertools.groupby(sorted_pairs, lambda pair: pair[0]):
-        names = listed([name for _, name in pairs])
+def _print_by_reason(console: Console, what: str, files: Iterable[tuple[str, str | None]]) -> None:
+    for reason, names in by_reason(files):
         # Names of files are no markup of rich's.
         console.print(f"{what} ({reason}): {names}", soft_wrap=True, markup=False, highlight=False)
 

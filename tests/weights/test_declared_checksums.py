@@ -159,6 +159,13 @@ def test_a_store_that_cannot_list_parts_is_named_without_advice_on_rights(bucket
     assert "cannot be read (NotImplemented); upload it with a checksum of the whole object" in reason
 
 
+def test_a_pull_logs_what_was_not_compared(bucketed, tmp_path, caplog):
+    uri = upload(bucketed, "pull-unchecked", "SHA256", part=PART)
+    with caplog.at_level("INFO", "weights"):
+        pull(uri, tmp_path)
+    assert f"{uri}: not compared with a checksum ({COMPOSITE}" in caplog.text
+
+
 def test_a_load_names_what_was_not_compared(bucketed, tmp_path, caplog):
     uri = upload(bucketed, "load-unchecked", "SHA256", part=PART)
     _, report = load(uri, tmp_path)

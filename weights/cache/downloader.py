@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import logging
 import mmap
 import queue
 import threading
@@ -21,7 +22,9 @@ from weights.manifest import FileEntry, SafetensorsHeader
 from weights.plan import PART_BYTES, Part, parts_of_file, parts_of_weights
 from weights.sources.ranged_reader import ReaderClosedError
 from weights.sources.source import Source
+from weights.wording import by_reason
 
+_log = logging.getLogger(__name__)
 _PROGRESS_SECONDS = 0.1
 """Time between two reports of progress."""
 
@@ -133,6 +136,9 @@ class Downloader:
             for download in downloads:
                 assert download.reader.published is not None
                 self.blobs[download.reader.entry.path] = download.reader.published
+            fetched = [(one.reader.entry.path, one.reader.entry.unchecked_because) for one in downloads]
+            for reason, names in by_reason(fetched):
+                _log.info("%s: not compared with a checksum (%s): %s", self._source.uri, reason, names)
         finally:
             for download in downloads:
                 download.reader.close()

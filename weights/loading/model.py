@@ -29,7 +29,6 @@ from weights.cache.model_folder import MANIFEST, read_identity, read_manifest
 from weights.cache.part_writers import WriteBehind
 from weights.cache.progress import default_concurrency
 from weights.errors import CacheError
-from weights.index import listed
 from weights.loading.direct_reader import DirectReader
 from weights.loading.stream import FileReader, TensorStream
 from weights.manifest import FileEntry, Manifest, SafetensorsHeader, TensorEntry
@@ -47,6 +46,7 @@ from weights.sources.listing import Listing, list_model, read_headers, read_inde
 from weights.sources.local import LocalSource
 from weights.sources.retry_policy import ReadRetryPolicy
 from weights.sources.source import Source
+from weights.wording import by_reason
 
 LIMIT_BYTES = 1 << 30
 """Default limit of memory for tensors on their way."""
@@ -237,15 +237,14 @@ class OpenModel:
         )
 
     def _log_unchecked(self) -> None:
-        """Name the files that are fetched now and cannot be compared with a checksum, by reason."""
-        fetched: dict[str, list[str]] = {}
-        for path, reason in self._unchecked.items():
-            if not isinstance(self._readers[path], MappedFile):
-                fetched.setdefault(reason, []).append(path)
-        for reason, paths in fetched.items():
-            _log.warning(
-                "%s: not compared with a checksum (%s): %s", self._source.uri, reason, listed(sorted(paths))
-            )
+        """Name the files that are fetched now and cannot be compared with a checksum."""
+        fetched = [
+            (path, reason)
+            for path, reason in self._unchecked.items()
+            if not isinstance(self._readers[path], MappedFile)
+        ]
+        for reason, names in by_reason(fetched):
+            _log.warning("%s: not compared with a checksum (%s): %s", self._source.uri, reason, names)
 
     def _unchecked_because(self, entry: FileEntry, reader: FileReader) -> str | None:
         if isinstance(reader, MappedFile):
