@@ -79,17 +79,6 @@ async def test_an_invalid_setting_is_denied_in_knatives_words_and_changes_nothin
     assert not kept.get("data")
 
 
-async def test_a_changed_example_is_denied(local: LocalCluster):
-    meta = {
-        "name": "config-gc",
-        "namespace": NAMESPACE,
-        "annotations": {"knative.dev/example-checksum": "1c291a7e"},
-    }
-    body = {"metadata": meta, "data": {"_example": "min-non-active-revisions: 5"}}
-    with pytest.raises(Invalid, match="copy the respective setting to the top-level of the ConfigMap"):
-        await local.cluster.apply(CONFIG_MAP, body)
-
-
 async def test_a_config_map_of_that_name_in_another_namespace_is_not_validated(local: LocalCluster):
     meta = {"name": "config-autoscaler", "namespace": "default"}
     await local.cluster.create(CONFIG_MAP, {"metadata": meta, "data": {"stable-window": "1s"}})

@@ -6,8 +6,6 @@ labels; here it gets all that have the name of one with settings.
 
 from __future__ import annotations
 
-import re
-import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,8 +16,6 @@ from knative.local.apiserver import errors
 from knative.local.apiserver.errors import ResourceRef
 
 _WEBHOOK = "config.webhook.serving.knative.dev"
-_EXAMPLE = "_example"
-_CHECKSUM = "knative.dev/example-checksum"
 
 
 class ConfigMapAdmission:
@@ -44,26 +40,9 @@ class ConfigMapAdmission:
         parse = self._parsers.get(name)
         if parse is None or objects.namespace_of(obj) != self._namespace:
             return []
-        data = obj.get("data") or {}
-        wanted = objects.annotations_of(obj).get(_CHECKSUM)
-        if _EXAMPLE in data and wanted is not None and wanted != checksum(data[_EXAMPLE]):
-            raise self._denied(
-                name,
-                f'the update modifies a key in "{_EXAMPLE}" which is probably not what you want. Instead, '
-                'copy the respective setting to the top-level of the ConfigMap, directly below "data"',
-            )
         try:
-            parse(data)
+            parse(obj.get("data") or {})
         except ConfigError as problem:
-            raise self._denied(name, str(problem)) from problem
+            ref = ResourceRef.of(CONFIG_MAP, name)
+            raise errors.denied(_WEBHOOK, f"validation failed: {problem}", ref) from problem
         return []
-
-    def _denied(self, name: str, text: str) -> errors.ApiError:
-        return errors.denied(_WEBHOOK, f"validation failed: {text}", ResourceRef.of(CONFIG_MAP, name))
-
-
-def checksum(example: str) -> str:
-    """The checksum of an example, as Knative computes it (knative.dev/pkg, `configmap/example.go`)."""
-    # Knative replaces line ends by a raw string: a backslash and an n.
-    joined = re.sub(r"(?:\r?\n)+", r"\\n", example.strip())
-    return f"{zlib.crc32(joined.encode()):08x}"
