@@ -121,8 +121,10 @@ class Store:
         Raises:
             HistoryExpired: they are no longer kept, or the version lies in the future.
         """
-        if version < self._oldest or version > self._version:
+        if version < self._oldest:
             raise HistoryExpired(f"too old resource version: {version} ({self._oldest})")
+        if version > self._version:  # of another state folder, perhaps
+            raise HistoryExpired(f"too large resource version: {version}, current: {self._version}")
         changes: list[Change] = []
         for change in reversed(self._history):
             if change.version <= version:
