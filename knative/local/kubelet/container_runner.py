@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -27,6 +28,8 @@ from knative.local.kubelet.probes import Probe, ProbeResult
 from knative.local.kubelet.process import Process, ProcessStartError
 from knative.local.kubelet.status import CREATING, ContainerState, PodState, terminated
 from knative.local.kubelet.volumes import BindMount
+
+log = logging.getLogger(__name__)
 
 _CONFIG_RETRY_S = 1.0
 _MAX_BACKOFF_S = 300.0
@@ -92,7 +95,7 @@ class ContainerRunner:
         loop, termination = asyncio.get_running_loop(), self._pod.termination
         while not termination.requested:
             begun = loop.time()
-            started = await self._run_once()
+            started = await self._attempt_run()
             if termination.requested:
                 break
             if loop.time() - begun > _BACKOFF_RESET_S:
@@ -121,6 +124,20 @@ class ContainerRunner:
         await self._pod.termination.wait_unless_requested(asyncio.sleep(delay))
 
     # one run
+
+    async def _attempt_run(self) -> bool:
+        """One run; False if the container could not even start.
+
+        An error that nothing here expects counts as such a failure, with its back-off: it must not end the
+        pod's worker, which would be replaced at once and fail again.
+        """
+        try:
+            return await self._run_once()
+        except Exception as problem:
+            log.exception("container %s of %s failed", self._state.name, self._pod.title)
+            self.kill()
+            self._set_unstartable("CreateContainerError", f"internal error: {problem!r}")
+            return False
 
     async def _run_once(self) -> bool:
         """One run, from start to exit; False if the container could not even start.

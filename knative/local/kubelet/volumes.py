@@ -11,6 +11,7 @@ import base64
 import hashlib
 import os
 import shutil
+import stat
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -152,6 +153,14 @@ class Volumes:
         for base in (self._folder, self._memory):
             shutil.rmtree(base, ignore_errors=True)
 
+    def _claim(self, namespace: str, volume: str, claim: Mapping[str, Any]) -> Path:
+        name = str(claim.get("claimName") or "")
+        if not is_subdomain(name):  # admission refuses it, too; it becomes part of a path here
+            raise ContainerConfigError(f'volume "{volume}": claimName {name!r} is not a name')
+        folder = self._claims / namespace / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
     def _make(
         self,
         namespace: str,
@@ -161,20 +170,14 @@ class Volumes:
     ) -> Path:
         name = str(volume["name"])
         if (claim := volume.get("persistentVolumeClaim")) is not None:
-            claim_name = str(claim.get("claimName") or "")
-            if not is_subdomain(
-                claim_name
-            ):  # admission refuses it; a path must not be made of it in any case
-                raise ContainerConfigError(f'volume "{name}": claimName {claim_name!r} is not a name')
-            folder: Path = self._claims / namespace / claim_name
-            folder.mkdir(parents=True, exist_ok=True)
-            return folder
+            return self._claim(namespace, name, claim)
         in_memory = (volume.get("emptyDir") or {}).get("medium") == "Memory"
+        if in_memory:
+            _make_private(self._memory)
         folder = (self._memory if in_memory else self._folder) / namespace / pod / name
-        if "emptyDir" in volume:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            return folder
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if "emptyDir" in volume:
+            return folder
         written: set[Path] = set()
         if (source := volume.get("configMap")) is not None:
             written |= _fill(folder, source, str(source.get("name") or ""), sources.config_maps, "configmap")
@@ -190,6 +193,19 @@ class Volumes:
             if path.is_file() and path not in written:
                 path.unlink()
         return folder
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder that only its owner may use, in one where every user of the machine may write.
+
+    Raises:
+        ContainerConfigError: somebody else's folder, or something else, is in its place.
+    """
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise ContainerConfigError(f"{folder} is not this user's folder; remove it")
+    folder.chmod(0o700)
 
 
 def _fill_part(folder: Path, volume: str, part: Mapping[str, Any], sources: ValueSources) -> set[Path]:
@@ -208,8 +224,11 @@ def _fill(folder: Path, source: Mapping[str, Any], name: str, lookup: Lookup, ki
         if source.get("optional"):
             return set()
         raise ContainerConfigError(f'{kind} "{name}" not found')
-    content = {key: _bytes(value, kind) for key, value in (found.get("data") or {}).items()}
-    content |= {key: base64.b64decode(value) for key, value in (found.get("binaryData") or {}).items()}
+    try:
+        content = {key: _bytes(value, kind) for key, value in (found.get("data") or {}).items()}
+        content |= {key: base64.b64decode(value) for key, value in (found.get("binaryData") or {}).items()}
+    except ValueError as problem:  # stored before admission checked it
+        raise ContainerConfigError(f'{kind} "{name}" holds a value that is not base64') from problem
     chosen = source.get("items")
     if chosen is None:
         chosen = [{"key": key, "path": key} for key in content]

@@ -7,7 +7,7 @@ import pytest
 from knative.local.kubelet.environment import ContainerConfigError, ValueSources
 from knative.local.kubelet.volumes import Volumes
 
-SOURCES = ValueSources({"cm": {"data": {"a": "1"}}}.get, {}.get)
+SOURCES = ValueSources({"cm": {"data": {"a": "1"}}, "odd": {"binaryData": {"a": "x"}}}.get, {}.get)
 
 
 def prepared(tmp_path: Path, volume: dict, **mount):
@@ -31,6 +31,27 @@ def test_a_claim_whose_name_is_no_name_makes_no_folder(tmp_path, name):
     with pytest.raises(ContainerConfigError, match="is not a name"):
         prepared(tmp_path, {"persistentVolumeClaim": {"claimName": name}})
     assert not (tmp_path / "claims").exists()
+
+
+def test_a_value_that_is_not_base64_is_named(tmp_path):
+    with pytest.raises(ContainerConfigError, match='configmap "odd" holds a value that is not base64'):
+        prepared(tmp_path, {"configMap": {"name": "odd"}})
+
+
+@pytest.mark.parametrize("trap", ["file", "link"])
+def test_memory_is_not_shared_with_what_another_user_has_put_in_its_place(tmp_path, monkeypatch, trap):
+    monkeypatch.setattr("knative.local.kubelet.volumes._MEMORY", tmp_path)
+    volumes = Volumes(tmp_path / "volumes", tmp_path / "claims")
+    place = volumes._memory
+    place.touch() if trap == "file" else place.symlink_to(tmp_path)
+    container = {"volumeMounts": [{"name": "v", "mountPath": str(tmp_path / "seen")}]}
+    volume = {"name": "v", "emptyDir": {"medium": "Memory"}}
+    with pytest.raises((ContainerConfigError, FileExistsError)):
+        volumes.prepare("team", "pod", container, [volume], SOURCES)
+    place.unlink()
+    (mount,) = volumes.prepare("team", "pod", container, [volume], SOURCES)
+    assert mount.source.is_relative_to(place)
+    assert place.stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from knative.client.resources import CONFIG_MAP, Object
 from knative.config_maps import ConfigError
 from knative.local import objects
 from knative.local.apiserver import errors
+from knative.local.apiserver.admission.data_values import key_violations, not_base64
 from knative.local.apiserver.errors import ResourceRef
 
 _WEBHOOK = "config.webhook.serving.knative.dev"
@@ -34,9 +35,17 @@ class ConfigMapAdmission:
         """Fill in nothing."""
 
     def check(self, obj: Object, old: Object | None) -> list[str]:
-        """Deny what Knative denies."""
+        """Refuse keys that are no names and binaryData that is not base64; deny what Knative denies."""
         del old
         name = objects.name_of(obj)
+        binary = obj.get("binaryData") or {}
+        causes = [
+            *key_violations(obj.get("data") or {}, "data"),
+            *key_violations(binary, "binaryData"),
+            *not_base64(binary, "binaryData"),
+        ]
+        if causes:
+            raise errors.invalid(ResourceRef.of(CONFIG_MAP, name), causes)
         parse = self._parsers.get(name)
         if parse is None or objects.namespace_of(obj) != self._namespace:
             return []

@@ -7,6 +7,7 @@ import base64
 from knative.client.errors import Cause
 from knative.client.resources import SECRET, Object
 from knative.local.apiserver import errors
+from knative.local.apiserver.admission.data_values import key_violations, not_base64
 from knative.local.apiserver.errors import ResourceRef
 
 
@@ -42,12 +43,8 @@ class SecretAdmission:
 
     def check(self, obj: Object, old: Object | None) -> list[str]:
         """Refuse values that are not base64, and changes to immutable data."""
-        causes = []
-        for key, value in (obj.get("data") or {}).items():
-            try:
-                base64.b64decode(value, validate=True)
-            except ValueError:  # not in the alphabet, or not ASCII
-                causes.append(Cause("illegal base64 data", f"data.{key}", "FieldValueInvalid"))
+        data = obj.get("data") or {}
+        causes = [*key_violations(data, "data"), *not_base64(data, "data")]
         if old is not None and old.get("immutable") and old.get("data") != obj.get("data"):
             causes.append(Cause("field is immutable when `immutable` is set", "data", "FieldValueForbidden"))
         if causes:
