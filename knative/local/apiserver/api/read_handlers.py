@@ -41,7 +41,7 @@ class ReadHandlers:
 
     async def list(self, request: Request, target: RequestInfo) -> Response:
         """All objects that the selectors choose (`limit` is ignored, as a server may), or a watch on them."""
-        selection = Selection.of(request, target)
+        selection = Selection.of(request.query_params, target)
         if query.flag(request, "watch"):
             return self._watch(request, selection)
         records = selected(self._registry, selection)

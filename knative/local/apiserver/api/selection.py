@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-
-from starlette.requests import Request
 
 from knative.local.apiserver.api import selectors
 from knative.local.apiserver.api.request_info import RequestInfo
@@ -22,14 +21,14 @@ class Selection:
     matches: Predicate
 
     @classmethod
-    def of(cls, request: Request, target: RequestInfo) -> Selection:
-        """The selection that a request on a collection makes.
+    def of(cls, parameters: Mapping[str, str], target: RequestInfo) -> Selection:
+        """The selection that the query parameters of a request on a collection make.
 
         Raises:
             ApiError: 400, a selector can't be read.
         """
-        by_label = selectors.labels(request.query_params.get("labelSelector"))
-        by_field = selectors.fields(request.query_params.get("fieldSelector"), target.info.resource.plural)
+        by_label = selectors.labels(parameters.get("labelSelector"))
+        by_field = selectors.fields(parameters.get("fieldSelector"), target.info.resource.plural)
         return cls(target.info, target.namespace, lambda obj: by_label(obj) and by_field(obj))
 
     def has(self, record: Record | None) -> bool:

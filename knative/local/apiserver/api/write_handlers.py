@@ -145,7 +145,7 @@ class WriteHandlers:
     async def delete_collection(self, request: Request, target: RequestInfo) -> Response:
         """The end of all objects that the selectors choose."""
         options = await self._delete_options(request)
-        found = selected(self._registry, Selection.of(request, target))
+        found = selected(self._registry, Selection.of(request.query_params, target))
         for record in found:
             if self._store.get(record.key) is not None:
                 self._registry.delete(record.key, options)
