@@ -115,14 +115,14 @@ class Prober:
                 if 200 <= answer.status < 400:
                     return ProbeResult(True)
                 return ProbeResult(False, f"HTTP probe failed with statuscode: {answer.status}")
-        except (aiohttp.ClientError, OSError) as problem:
+        except (aiohttp.ClientError, OSError, ValueError) as problem:  # ValueError: no such URL or header
             return ProbeResult(False, f"Get {url!r}: {problem}")
 
     async def _tcp(self, probe: Probe) -> ProbeResult:
         try:
             _, writer = await asyncio.open_connection(self._host, probe.port)
-        except OSError as problem:
-            return ProbeResult(False, f"dial tcp {self._host}:{probe.port}: {problem.strerror}")
+        except (OSError, OverflowError) as problem:  # OverflowError: no such port
+            return ProbeResult(False, f"dial tcp {self._host}:{probe.port}: {problem}")
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
@@ -130,6 +130,8 @@ class Prober:
 
 
 async def _exec(command: Sequence[str], env: Mapping[str, str], folder: Path) -> ProbeResult:
+    if not command:
+        return ProbeResult(False, "command cannot be run: it is empty")
     try:
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -140,7 +142,7 @@ async def _exec(command: Sequence[str], env: Mapping[str, str], folder: Path) ->
             stderr=asyncio.subprocess.DEVNULL,
             start_new_session=True,
         )
-    except OSError as problem:
+    except (OSError, ValueError) as problem:  # ValueError: a null character
         return ProbeResult(False, f"command cannot be run: {problem}")
     try:
         code = await process.wait()

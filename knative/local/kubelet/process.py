@@ -108,7 +108,7 @@ class Process:
                 stderr=output,
                 start_new_session=True,
             )
-        except OSError as problem:
+        except (OSError, ValueError) as problem:  # ValueError: a null character
             raise ProcessStartError(f"cannot start {command[0]}: {problem}") from problem
         return cls(popen)
 
