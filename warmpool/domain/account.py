@@ -23,6 +23,9 @@ from warmpool.domain.floor import NOTHING, Floor
 SCALE_TO_ZERO_GRACE: Final = timedelta(seconds=30)
 """How long Knative keeps the last replica after its PodAutoscaler became inactive."""
 
+DRAIN_SLACK: Final = timedelta(seconds=30)
+"""How much later than it may Knative is expected to have stopped a replica, its process included."""
+
 
 @dataclass(frozen=True, slots=True)
 class RevisionReading:
@@ -142,7 +145,7 @@ def _with_draining(last: Reading, reading: Reading) -> Reading:
         before = last.revisions.get(name)
         if before is not None and before.charged | revision.floor != revision.floor:
             fell = before.floor | revision.floor != revision.floor
-            until = reading.at + revision.drain if fell else before.drained_by
+            until = reading.at + revision.drain + DRAIN_SLACK if fell else before.drained_by
             if until is not None and reading.at < until:
                 present = _with_unseen(before, revision)
                 left = before.charged.at_most(present.replicas)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
 from warmpool.domain.decision import AdjustmentRule, Decision
@@ -23,6 +24,16 @@ _CLOSE: Final = 0.8
 """The fraction of one of Knative's deadlines from which a usual cold start is too close to it."""
 
 
+class Refusal(StrEnum):
+    """Why a pool cannot hold anything, as the reason of its condition Ready."""
+
+    DELETING = "Deleting"
+    INVALID_SPEC = "InvalidSpec"
+    TARGET_TAKEN = "TargetTaken"
+    TARGET_MISSING = "TargetMissing"
+    INTERNAL_ERROR = "InternalError"
+
+
 @dataclass(frozen=True, slots=True)
 class PoolCondition:
     """One condition; `status` None is Unknown."""
@@ -31,6 +42,26 @@ class PoolCondition:
     status: bool | None
     reason: str
     message: str = ""
+    event: str = ""
+    """The reason of the Event that announces it when it appears; empty: none does."""
+
+    @property
+    def status_text(self) -> str:
+        """The status as Kubernetes writes it."""
+        return "Unknown" if self.status is None else str(self.status)
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedPool:
+    """A pool that cannot hold anything, and why."""
+
+    reason: Refusal
+    message: str
+
+    @property
+    def condition(self) -> PoolCondition:
+        """Its condition Ready."""
+        return PoolCondition("Ready", False, self.reason, self.message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +75,20 @@ class Findings:
     """What goes wrong although the floor may be held; the condition Degraded lists it."""
 
 
-def refusal(snapshot: Snapshot) -> PoolCondition | None:
+def refusal(snapshot: Snapshot) -> RefusedPool | None:
     """Why the pool cannot hold anything; None if it can."""
     pool = snapshot.pool
     if pool.deleting:
-        return PoolCondition("Ready", False, "Deleting", "The floors are being given back.")
+        return RefusedPool(Refusal.DELETING, "The floors are being given back.")
     if pool.spec is None:
-        return PoolCondition("Ready", False, "InvalidSpec", "; ".join(pool.problems))
+        return RefusedPool(Refusal.INVALID_SPEC, "; ".join(pool.problems))
     other = snapshot.effective_pool
     if other is not None and other.key != pool.key:
         text = f"Service {pool.spec.target} already has an older pool, {other.key[1]}."
-        return PoolCondition("Ready", False, "TargetTaken", text)
+        return RefusedPool(Refusal.TARGET_TAKEN, text)
     if snapshot.service is None or snapshot.service.deleting:
         text = f"There is no Service {pool.spec.target} in namespace {pool.key[0]}."
-        return PoolCondition("Ready", False, "TargetMissing", text)
+        return RefusedPool(Refusal.TARGET_MISSING, text)
     return None
 
 
@@ -73,10 +104,18 @@ def findings(
     problems += _close_to_deadlines(snapshot)
     return Findings(
         ready=_ready(snapshot, decision, plan, short),
-        budget=PoolCondition("BudgetExceeded", True, _BUDGET_REASONS[adjustment.rule], adjustment.detail)
+        budget=PoolCondition(
+            "BudgetExceeded",
+            True,
+            _BUDGET_REASONS[adjustment.rule],
+            adjustment.detail,
+            event="BudgetExceeded",
+        )
         if adjustment
         else PoolCondition("BudgetExceeded", False, "WithinBudget"),
-        capacity=PoolCondition("CapacityShort", True, "ReplicasMissing", "; ".join(short))
+        capacity=PoolCondition(
+            "CapacityShort", True, "ReplicasMissing", "; ".join(short), event="CapacityShort"
+        )
         if short
         else PoolCondition("CapacityShort", False, "Enough"),
         problems=tuple(problems),
@@ -89,10 +128,10 @@ def conditions(
     """All conditions, once it is known what the API and the replicas accepted."""
     ready = found.ready
     if write_error is not None:
-        ready = PoolCondition("Ready", False, "WriteFailed", write_error)
+        ready = PoolCondition("Ready", False, "WriteFailed", write_error, event="WriteFailed")
     problems = [*found.problems, *(error for error in (warmth_error, write_error) if error)]
     degraded = (
-        PoolCondition("Degraded", True, "Problems", "; ".join(problems))
+        PoolCondition("Degraded", True, "Problems", "; ".join(problems), event="Degraded")
         if problems
         else PoolCondition("Degraded", False, "AsExpected")
     )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Final
 
 from warmpool.domain.account import Account
 from warmpool.domain.cold_start import ColdStart, lead_time
@@ -15,7 +16,7 @@ from warmpool.domain.observation import DEFAULT_DRAIN, DEFAULT_LEAD, Observation
 from warmpool.domain.pool import WarmPoolSpec
 from warmpool.policy import budget, compose
 from warmpool.reconcile import charging, conditions, contention, planning, rollout_check, warmth_orders
-from warmpool.reconcile.conditions import Findings, PoolCondition
+from warmpool.reconcile.conditions import Findings, Refusal, RefusedPool
 from warmpool.reconcile.planning import AutoscalerWrite, DesiredFloor, WritePlan
 from warmpool.reconcile.rollout_check import RolloutProgress, RolloutStatus
 from warmpool.reconcile.rollouts import Headroom
@@ -39,7 +40,7 @@ class ReconcileResult:
     """What the status is made from; None: it stays as it is, but for the condition Ready."""
     findings: Findings | None
     """The conditions of a pool that can hold its floor."""
-    refusal: PoolCondition | None = None
+    refusal: RefusedPool | None = None
     """Why the pool holds nothing."""
     rollouts: Mapping[str, RolloutStatus] | None = None
     """By Revision name."""
@@ -126,14 +127,20 @@ def failed(pool: PoolView, state: PoolState, error: str, now: datetime) -> Recon
         plan=WritePlan(),
         report=None,
         findings=None,
-        refusal=PoolCondition("Ready", False, "InternalError", text),
+        refusal=RefusedPool(Refusal.INTERNAL_ERROR, text),
     )
 
 
-_REASONS = {"InvalidSpec": "invalid", "TargetMissing": "target-missing", "TargetTaken": "target-taken"}
+_REASONS: Final = {
+    Refusal.DELETING: "deleting",
+    Refusal.INVALID_SPEC: "invalid",
+    Refusal.TARGET_MISSING: "target-missing",
+    Refusal.TARGET_TAKEN: "target-taken",
+}
+"""The reason of the decision of a pool that cannot hold anything."""
 
 
-def _refused(snapshot: Snapshot, state: PoolState, refusal: PoolCondition, now: datetime) -> ReconcileResult:
+def _refused(snapshot: Snapshot, state: PoolState, refusal: RefusedPool, now: datetime) -> ReconcileResult:
     """A pool with an invalid spec keeps its floor until that expires; any other gives it back at once."""
     pool = snapshot.pool
     account = charging.charge(snapshot, state.account, pool.spec, now)
@@ -148,7 +155,7 @@ def _refused(snapshot: Snapshot, state: PoolState, refusal: PoolCondition, now: 
     writes = planning.release_floors(released)
     candidates = released if pool.spec is None else snapshot.revisions
     autoscaler_writes = planning.release_autoscalers(pool.key[1], candidates, snapshot.autoscalers, {})
-    decision = Decision(NOTHING, _REASONS.get(refusal.reason, "deleting"))
+    decision = Decision(NOTHING, _REASONS[refusal.reason])
     return ReconcileResult(
         pool=pool,
         at=now,

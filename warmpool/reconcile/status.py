@@ -252,7 +252,7 @@ def _conditions(pool: PoolView, current: Sequence[PoolCondition], now: datetime)
     before = {entry.get("type"): entry for entry in pool.status.get("conditions") or ()}
     entries = []
     for condition in current:
-        text = {True: "True", False: "False", None: "Unknown"}[condition.status]
+        text = condition.status_text
         known = before.get(condition.type)
         since = (
             known["lastTransitionTime"] if known and known.get("status") == text else ownership.timestamp(now)

@@ -88,8 +88,8 @@ def _describe_refusal(result: ReconcileResult, state: PoolState) -> Description:
     silent = pool.deleting or state.announced == announced
     events = () if silent else (PoolEvent("Warning", refusal.reason, refusal.message),)
     if result.report is None:
-        return Description(status.failed(pool, refusal, now), events, announced)
-    return Description(status.build(pool, result.report, (refusal,), now), events, announced)
+        return Description(status.failed(pool, refusal.condition, now), events, announced)
+    return Description(status.build(pool, result.report, (refusal.condition,), now), events, announced)
 
 
 def _floor_changed(result: ReconcileResult, state: PoolState) -> list[PoolEvent]:
@@ -111,11 +111,9 @@ def _warnings(result: ReconcileResult, shown: tuple[PoolCondition, ...]) -> list
     events = []
     for condition in shown:
         known = previous.get(condition.type) or {}
-        bad = condition.reason == "WriteFailed" if condition.type == "Ready" else bool(condition.status)
-        text = "False" if condition.type == "Ready" else "True"
-        if bad and (known.get("status"), known.get("reason")) != (text, condition.reason):
-            reason = condition.reason if condition.type == "Ready" else condition.type
-            events.append(PoolEvent("Warning", reason, condition.message, _occurrence(result)))
+        new = (known.get("status"), known.get("reason")) != (condition.status_text, condition.reason)
+        if condition.event and new:
+            events.append(PoolEvent("Warning", condition.event, condition.message, _occurrence(result)))
     return events
 
 

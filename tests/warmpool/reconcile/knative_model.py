@@ -51,8 +51,9 @@ class ModelRevision:
 
     def kept(self, now, column):
         """The most that was wanted within the drain time."""
-        recent = [entry for entry in self.wanted if entry[0] > now - DRAIN_S]
-        before = [entry for entry in self.wanted if entry[0] <= now - DRAIN_S][-1:]
+        since = now - DRAIN_S + 1e-6
+        recent = [entry for entry in self.wanted if entry[0] > since]
+        before = [entry for entry in self.wanted if entry[0] <= since][-1:]
         return max((entry[column] for entry in before + recent), default=0)
 
     def ready(self, now):
