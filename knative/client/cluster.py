@@ -44,6 +44,7 @@ _Objects = list[Object]  # inside `Cluster`, `list` is a method
 
 _PAGE = 500  # objects per page of a list; the size kubectl asks for
 _LONGEST_DELAY = 5.0  # longest wait before a broken watch is opened again, in seconds
+_SHOWN = 200  # characters of a line of a watch that an error shows
 _WATCH_SECONDS = 240  # the server ends a watch after so many seconds, so that a dead connection is noticed
 
 
@@ -297,12 +298,7 @@ class Cluster:
                         response.status_code, await response.aread(), response.headers.get("retry-after")
                     )
                 async for line in response.aiter_lines():
-                    event = json.loads(line)
-                    if event["type"] == "ERROR":
-                        raise error_of(
-                            event["object"].get("code", 500), json.dumps(event["object"]).encode(), None
-                        )
-                    yield event["type"], event["object"]
+                    yield _watch_event(line)
             finally:
                 await response.aclose()
         except (httpx2.HTTPError, ValueError) as problem:
@@ -361,3 +357,23 @@ def _warning_text(header: str) -> str:
     """The text of `299 - "text"`, RFC 7234 section 5.5."""
     _, _, quoted = header.partition('"')
     return quoted.removesuffix('"').replace('\\"', '"') if quoted else header
+
+
+def _watch_event(line: str) -> tuple[Any, Object]:
+    """Type and object of a line of a watch.
+
+    Raises:
+        ClusterError: the line says that the watch has failed.
+        ValueError: it is not an event, or not one about an object.
+    """
+    event = json.loads(line)
+    kind, obj = (event.get("type"), event.get("object")) if isinstance(event, dict) else (None, None)
+    if not isinstance(obj, dict):
+        raise ValueError(f"not a watch event: {line[:_SHOWN]}")  # noqa: TRY004  # of a text, not of an argument
+    if kind == "ERROR":
+        raise error_of(500, json.dumps(obj).encode(), None)
+    meta = obj.get("metadata")
+    needed = ("resourceVersion",) if kind == "BOOKMARK" else ("resourceVersion", "name")
+    if not isinstance(meta, dict) or not all(isinstance(meta.get(name), str) for name in needed):
+        raise ValueError(f"not a watch event about an object: {line[:_SHOWN]}")
+    return kind, obj

@@ -105,6 +105,11 @@ def _seconds(value: object) -> float | None:
     return float(str(value)) if re.fullmatch(r"[0-9]{1,9}", str(value)) else None
 
 
+def _text(value: object) -> str:
+    """A member of a Status that should be text; empty if it is not."""
+    return value if isinstance(value, str) else ""
+
+
 def error_of(status: int, body: bytes, retry_after: str | None) -> ClusterError:
     """The exception for a response; `body` is normally a Kubernetes Status.
 
@@ -120,12 +125,20 @@ def error_of(status: int, body: bytes, retry_after: str | None) -> ClusterError:
     except ValueError:
         answer = None
     if isinstance(answer, dict) and answer.get("kind") == "Status":
-        status = answer.get("code") or status
-        reason, message = answer.get("reason") or "", answer.get("message") or ""
-        details = answer.get("details") or {}
+        code = answer.get("code")
+        status = code if isinstance(code, int) and code >= 400 else status
+        reason, message = _text(answer.get("reason")), _text(answer.get("message"))
+        details = answer.get("details")
+        details = details if isinstance(details, dict) else {}
+        listed = details.get("causes")
         causes = [
-            Cause(cause.get("message", ""), cause.get("field"), cause.get("reason"))
-            for cause in details.get("causes") or []
+            Cause(
+                _text(cause.get("message")),
+                _text(cause.get("field")) or None,
+                _text(cause.get("reason")) or None,
+            )
+            for cause in (listed if isinstance(listed, list) else ())
+            if isinstance(cause, dict)
         ]
         delay = delay if delay is not None else _seconds(details.get("retryAfterSeconds"))
     else:

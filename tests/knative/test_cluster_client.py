@@ -54,6 +54,15 @@ class Scripted:
         )
 
 
+def kubeconfig_of(port: int) -> dict:
+    return {
+        "current-context": "here",
+        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}/prefix"}}],
+        "users": [{"name": "u", "user": {"token": "secret"}}],
+        "contexts": [{"name": "here", "context": {"cluster": "c", "user": "u", "namespace": "team"}}],
+    }
+
+
 @pytest.fixture
 async def scripted() -> Scripted:
     return Scripted()
@@ -66,14 +75,8 @@ async def kubeconfig(scripted: Scripted, tmp_path: Path) -> AsyncIterator[Path]:
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     port = site._server.sockets[0].getsockname()[1]
-    content = {
-        "current-context": "here",
-        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}/prefix"}}],
-        "users": [{"name": "u", "user": {"token": "secret"}}],
-        "contexts": [{"name": "here", "context": {"cluster": "c", "user": "u", "namespace": "team"}}],
-    }
     path = tmp_path / "kubeconfig"
-    path.write_text(yaml.safe_dump(content))
+    path.write_text(yaml.safe_dump(kubeconfig_of(port)))
     yield path
     await runner.cleanup()
 
@@ -234,3 +237,57 @@ async def test_a_server_that_is_not_reached_through_a_proxy_says_which_one(tmp_p
 
     assert "through the proxy http://127.0.0.1:9" in str(refused.value)
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"kind": "Status", "code": "500", "details": [], "message": {"a": 1}},
+        {"kind": "Status", "details": {"causes": "many", "retryAfterSeconds": "²"}},
+        {"kind": "Status", "details": {"causes": [None, 1, {"field": 3}]}},
+        ["Status"],
+    ],
+)
+async def test_a_status_of_another_shape_is_still_an_error(scripted: Scripted, kubeconfig: Path, body):
+    scripted.answer(503, body, retry_after="²")
+    async with Cluster.from_kubeconfig(kubeconfig) as cluster:
+        with pytest.raises(Unavailable) as caught:
+            await cluster.get(SERVICE, "a", "default")
+    assert (caught.value.status, caught.value.retry_after) == (503, None)
+    assert str(caught.value) is not None
+
+
+def watched(name: str, version: str) -> dict:
+    meta = {"name": name, "namespace": "default", "uid": name, "resourceVersion": version}
+    return {"type": "MODIFIED", "object": {"metadata": meta}}
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["not json", "[]", "{}", '{"type": "ADDED"}', '{"type": "ADDED", "object": {"metadata": {"name": 1}}}',
+     '{"type": "ERROR", "object": {"kind": "Status", "code": 410}}', '{"type": "ERROR", "object": []}'],
+)  # fmt: skip
+async def test_a_watch_survives_lines_that_are_no_events(tmp_path: Path, line):
+    lines = iter([line, json.dumps(watched("a", "3"))])
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        await request.read()
+        if "watch" not in request.query:
+            obj = {"metadata": watched("a", "2")["object"]["metadata"]}
+            return web.json_response({"metadata": {"resourceVersion": "2"}, "items": [obj]})
+        return web.Response(body=next(lines, "").encode() + b"\n")
+
+    runner = web.ServerRunner(web.Server(handle))
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    path = tmp_path / "kubeconfig"
+    path.write_text(yaml.safe_dump(kubeconfig_of(site._server.sockets[0].getsockname()[1])))
+    async with Cluster.from_kubeconfig(path) as cluster:
+        seen = []
+        async for kind, obj in cluster.watch(SERVICE):
+            seen.append((kind, obj["metadata"]["resourceVersion"]))
+            if len(seen) == 2:
+                break
+    await runner.cleanup()
+    assert seen == [("ADDED", "2"), ("MODIFIED", "3")]
