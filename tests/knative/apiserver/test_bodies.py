@@ -108,6 +108,14 @@ def test_the_bounds_are_exact():
         check_bounds([nested])
 
 
+def test_managed_fields_are_counted_apart():
+    fields = {f"f:{number}": {} for number in range(MAX_VALUES - 10)}
+    entries = [{"manager": str(number), "fieldsV1": {"f:data": fields}} for number in range(3)]
+    check_bounds({"metadata": {"managedFields": entries}, "data": dict.fromkeys(fields, "")})
+    with pytest.raises(ApiError, match="more than 20000 managed fields"):
+        check_bounds({"metadata": {"managedFields": entries * 2}})
+
+
 @pytest.mark.parametrize("value", [None, 1, "x", [], {"metadata": []}, {"metadata": "x"}])
 def test_what_is_not_an_object_with_metadata_is_400(value):
     with pytest.raises(ApiError) as refused:

@@ -17,7 +17,13 @@ from starlette.requests import Request
 
 from knative.client.resources import Object
 from knative.local.apiserver.api import protobuf
-from knative.local.apiserver.api.bounds import MAX_DEPTH, MAX_VALUES, check_bounds, too_large
+from knative.local.apiserver.api.bounds import (
+    MAX_DEPTH,
+    MAX_MANAGED_VALUES,
+    MAX_VALUES,
+    check_bounds,
+    too_large,
+)
 from knative.local.apiserver.errors import ApiError, bad_request
 from knative.local.apiserver.validation import FieldValidation
 
@@ -188,7 +194,7 @@ def _check_events(data: bytes) -> None:
             depth -= 1
         if depth > MAX_DEPTH:
             raise too_large(f"the object is nested more than {MAX_DEPTH} levels deep")
-        if values > 2 * MAX_VALUES + 1:  # keys are nodes as well
+        if values > 2 * (MAX_VALUES + MAX_MANAGED_VALUES):  # keys are nodes as well; `check_bounds` is exact
             raise too_large(f"the object has more than {MAX_VALUES} fields and list items")
 
 

@@ -149,3 +149,17 @@ async def test_an_object_to_be_created_has_no_resource_version(raw: Raw):
     path = f"{CMS}/cm?fieldManager=m"
     status, refused, _ = await raw("PATCH", path, body, content_type="application/apply-patch+yaml")
     assert (status, refused["reason"]) == (409, "Conflict")
+
+
+async def test_an_object_near_the_limit_of_fields_can_still_be_changed(local: LocalCluster, raw: Raw):
+    data = {f"k{number}": "v" for number in range(4900)}
+    await local.cluster.create(CONFIG_MAP, config_map(data=data))
+    patched = await local.cluster.patch(CONFIG_MAP, "cm", "default", {"metadata": {"labels": {"x": "y"}}})
+    await local.cluster.apply(CONFIG_MAP, config_map(data=data), field_manager="other")
+    now = await local.cluster.get(CONFIG_MAP, "cm", "default")
+    assert (now["data"], now["metadata"]["labels"]) == (patched["data"], {"x": "y"})
+    replaced = await local.cluster.replace(CONFIG_MAP, now | {"data": {"a": "1"}})
+    assert replaced["data"] == {"a": "1"}
+    body = config_map("large", data={f"k{number}": "v" for number in range(5001)})
+    status, refused, _ = await raw("POST", CMS, body, content_type="application/json")
+    assert (status, refused["reason"]) == (413, "RequestEntityTooLarge")
