@@ -131,7 +131,7 @@ def test_floors_never_cost_more_than_the_budget(windows, amount, actions, gpus, 
     """Whatever is rolled out, shifted or requested: by the model's own count, until midnight."""
     spec = {"windows": windows, "limits": {"budget": {"amount": amount, **DAY}}}
     model = run(Model(spec | ({"keepAlive": "10m"} if keep_alive else {}), gpus=gpus), actions, 12 * HOUR - 1)
-    assert model.caused <= amount
+    assert model.caused <= amount + 1e-6  # rounding of the model
 
 
 @settings(max_examples=50, deadline=None)
