@@ -16,7 +16,7 @@ from warmpool.domain.decision import Decision
 from warmpool.domain.field_types import Warmth
 from warmpool.domain.object_key import ObjectKey
 from warmpool.domain.observation import Demand
-from warmpool.domain.replica import Replica
+from warmpool.domain.replica_warmth import ReplicaWarmth
 
 
 class Clock(Protocol):
@@ -58,11 +58,11 @@ class Waker(Protocol):
 class WarmthClient(Protocol):
     """Reads and changes how warm running replicas are."""
 
-    async def replicas(self, service: ObjectKey) -> tuple[Sequence[Replica], Sequence[str]]:
+    async def replicas(self, service: ObjectKey) -> tuple[Sequence[ReplicaWarmth], Sequence[str]]:
         """The ready replicas of a Service, and an error for each that could not be read."""
         ...
 
-    async def set_warmth(self, service: ObjectKey, replica: Replica, warmth: Warmth) -> str | None:
+    async def set_warmth(self, service: ObjectKey, replica: ReplicaWarmth, warmth: Warmth) -> str | None:
         """Order one replica to a warmth; returns why it refused, None if it accepted."""
         ...
 

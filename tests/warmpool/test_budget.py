@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 
 from warmpool.adapters.price_file import packaged_prices
-from warmpool.domain.account import Account, Reading, RevisionReading
+from warmpool.domain.account import Account, AccountReading, RevisionReading
 from warmpool.domain.budget_period import budget_period
 from warmpool.domain.cost import PriceList
 from warmpool.domain.floor import NOTHING, Floor
@@ -44,7 +44,9 @@ def month(spec, price=L4, demand=None):
         memory, decision = compose.decide(memory, observed, now)
         decisions.append((now, decision))
         revision = RevisionReading(decision.floor, decision.floor.replicas)
-        account = replace(account, last=Reading(now, {"r": revision}, decision.reason, gpus=1, price=price))
+        account = replace(
+            account, last=AccountReading(now, {"r": revision}, decision.reason, gpus=1, price=price)
+        )
         now += STEP
         if demand is None and decision.floor == NOTHING and decision.until:
             now = max(now, min(decision.until, ends))  # nothing happens until then

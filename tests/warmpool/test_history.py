@@ -12,7 +12,7 @@ import pytest
 
 from tests.warmpool.conftest import OFFICE, make_controller
 from warmpool.adapters.history import SqliteHistory
-from warmpool.domain.account import Account, Reading, RevisionReading
+from warmpool.domain.account import Account, AccountReading, RevisionReading
 from warmpool.domain.cold_start import ColdStart
 from warmpool.domain.floor import NOTHING, Floor
 from warmpool.domain.observation import Demand
@@ -94,7 +94,9 @@ def test_an_account_survives_a_restart_to_the_cent(path):
 def test_the_last_reading_survives_a_restart_so_that_the_time_between_is_charged(path):
     history = SqliteHistory(path)
     held = RevisionReading(Floor(1, 1, 3), 3)
-    reading = Reading(NOW, {"generate-00001": held, "generate-00002": RevisionReading(NOTHING, 1)}, "hold")
+    reading = AccountReading(
+        NOW, {"generate-00001": held, "generate-00002": RevisionReading(NOTHING, 1)}, "hold"
+    )
     history.save(NOW, {POOL: Account(MONTH, last=reading)})
     assert history.flush()
     last = SqliteHistory(path).account(POOL).last

@@ -14,7 +14,7 @@ from warmpool.adapters.admin_key import read_admin_key
 from warmpool.adapters.phases import HttpPhases
 from warmpool.adapters.pods import replica_url
 from warmpool.adapters.replicas import HttpWarmthClient
-from warmpool.domain.replica import Replica
+from warmpool.domain.replica_warmth import ReplicaWarmth
 from warmpool.domain.spec_errors import SpecError
 
 KEY = "a key of more than sixteen characters"
@@ -146,7 +146,7 @@ async def test_a_redirect_is_not_followed_with_the_secret(cluster, listener):
     runner = web.AppRunner(server)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    replica = Replica("x", f"http://127.0.0.1:{runner.addresses[0][1]}/admin/warmth", "hot")
+    replica = ReplicaWarmth("x", f"http://127.0.0.1:{runner.addresses[0][1]}/admin/warmth", "hot")
     refusal = await HttpWarmthClient(cluster, KEY).set_warmth(("default", "generate"), replica, "standby")
     assert "HTTP 307" in refusal
     assert seen == []

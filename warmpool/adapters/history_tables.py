@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
-from warmpool.domain.account import Account, Reading, RevisionReading
+from warmpool.domain.account import Account, AccountReading, RevisionReading
 from warmpool.domain.cold_start import MAX_PHASE_SECONDS, MAX_SAMPLES, ColdStart, is_duration
 from warmpool.domain.floor import Floor
 from warmpool.domain.object_key import ObjectKey
@@ -154,13 +154,13 @@ def read_accounts(connection: sqlite3.Connection) -> dict[ObjectKey, Account]:
     return found
 
 
-def _reading(at: float, reason: str, revisions: str) -> Reading:
+def _reading(at: float, reason: str, revisions: str) -> AccountReading:
     """The last reading of an account; price and GPUs are those of the next one."""
     found = {
         str(name): RevisionReading(Floor(hot, asleep, standby), replicas)
         for name, (hot, asleep, standby, replicas) in json.loads(revisions).items()
     }
-    return Reading(datetime.fromtimestamp(at, UTC), found, str(reason))
+    return AccountReading(datetime.fromtimestamp(at, UTC), found, str(reason))
 
 
 def write_starts(connection: sqlite3.Connection, batch: Batch) -> None:
@@ -218,7 +218,7 @@ def write_accounts(connection: sqlite3.Connection, batch: Batch) -> None:
     )
 
 
-def _held(reading: Reading) -> dict[str, tuple[int, int, int, int]]:
+def _held(reading: AccountReading) -> dict[str, tuple[int, int, int, int]]:
     """Floor (hot, asleep, standby) and replicas by Revision, of those that cost anything."""
     return {
         name: (held.hot, held.asleep, held.standby, revision.replicas)

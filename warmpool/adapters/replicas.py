@@ -14,7 +14,7 @@ from knative.service_token import service_token
 from warmpool.adapters.pods import pods_of, replica_url
 from warmpool.domain.field_types import WARMTHS, Warmth
 from warmpool.domain.object_key import ObjectKey
-from warmpool.domain.replica import Replica
+from warmpool.domain.replica_warmth import ReplicaWarmth
 
 PATH: Final = "/admin/warmth"
 _LONGEST_BODY: Final = 200
@@ -30,7 +30,7 @@ class HttpWarmthClient:
         self._key = key
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
 
-    async def replicas(self, service: ObjectKey) -> tuple[Sequence[Replica], Sequence[str]]:
+    async def replicas(self, service: ObjectKey) -> tuple[Sequence[ReplicaWarmth], Sequence[str]]:
         """The ready replicas of a Service, and an error for each that could not be read."""
         try:
             pods = await pods_of(self._cluster, service)
@@ -39,10 +39,10 @@ class HttpWarmthClient:
         urls = [(pod["metadata"]["name"], url) for pod in pods if (url := replica_url(pod, PATH))]
         async with self._session(service) as session:
             found = await asyncio.gather(*(self._read(session, name, url) for name, url in urls))
-        replicas = [entry for entry in found if isinstance(entry, Replica)]
+        replicas = [entry for entry in found if isinstance(entry, ReplicaWarmth)]
         return replicas, [entry for entry in found if isinstance(entry, str)]
 
-    async def set_warmth(self, service: ObjectKey, replica: Replica, warmth: Warmth) -> str | None:
+    async def set_warmth(self, service: ObjectKey, replica: ReplicaWarmth, warmth: Warmth) -> str | None:
         """Order one replica to a warmth; returns why it refused, None if it accepted."""
         failure = f"{replica.name} does not go {warmth}"
         try:
@@ -61,7 +61,7 @@ class HttpWarmthClient:
         headers = {"Authorization": f"Bearer {service_token(self._key, *service)}"}
         return aiohttp.ClientSession(timeout=self._timeout, headers=headers)
 
-    async def _read(self, session: aiohttp.ClientSession, name: str, url: str) -> Replica | str:
+    async def _read(self, session: aiohttp.ClientSession, name: str, url: str) -> ReplicaWarmth | str:
         failure = f"the warmth of {name} cannot be read"
         try:
             async with session.get(url, allow_redirects=False) as response:
@@ -73,4 +73,4 @@ class HttpWarmthClient:
         warmth = body.get("rest") if isinstance(body, dict) else None
         if warmth not in WARMTHS:
             return f"{failure}: it answers {warmth!r}, must be one of {', '.join(WARMTHS)}"
-        return Replica(name, url, warmth)
+        return ReplicaWarmth(name, url, warmth)

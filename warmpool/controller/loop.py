@@ -32,7 +32,7 @@ _EDGE: Final = "edge"
 """The job that fires at the next edge."""
 
 
-class Reconciler(Protocol):
+class PassRunner(Protocol):
     """What the loop drives; see `warmpool.controller.runner.Controller`."""
 
     cache: ClusterCache
@@ -65,7 +65,7 @@ class Loop:
 
     def __init__(
         self,
-        reconciler: Reconciler,
+        reconciler: PassRunner,
         cluster: Cluster,
         clock: Clock,
         settings: Settings,

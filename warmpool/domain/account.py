@@ -58,7 +58,7 @@ class RevisionReading:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class AccountReading:
     """The Revisions of a pool's target at an instant."""
 
     at: datetime
@@ -95,9 +95,9 @@ class Account:
     idle_gpu_s: float = 0.0
     busy_gpu_s: float = 0.0
     floor_gpu_s: float = 0.0
-    last: Reading | None = None
+    last: AccountReading | None = None
 
-    def read(self, reading: Reading) -> Account:
+    def read(self, reading: AccountReading) -> Account:
         """The account after another reading: the time since the last one is charged."""
         last = self.last
         if last is None:
@@ -138,7 +138,7 @@ class Account:
         return Account(since, last=last)
 
 
-def _with_draining(last: Reading, reading: Reading) -> Reading:
+def _with_draining(last: AccountReading, reading: AccountReading) -> AccountReading:
     """The reading, with what is left of floors that were larger at the last one."""
     revisions = {}
     for name, revision in reading.revisions.items():
@@ -164,7 +164,7 @@ def _with_unseen(before: RevisionReading, revision: RevisionReading) -> Revision
     return replace(revision, replicas=revision.replicas + unseen, starting=revision.starting + unseen)
 
 
-def _charges(last: Reading, reading: Reading) -> list[tuple[Floor, float]]:
+def _charges(last: AccountReading, reading: AccountReading) -> list[tuple[Floor, float]]:
     """Floors between two readings, each with its seconds."""
     charges = []
     absent = RevisionReading(NOTHING, 0)

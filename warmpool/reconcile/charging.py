@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from warmpool.domain.account import Account, Reading, RevisionReading
+from warmpool.domain.account import Account, AccountReading, RevisionReading
 from warmpool.domain.budget_period import budget_period
 from warmpool.domain.cost import ReplicaPrice
 from warmpool.domain.floor import NOTHING, Floor
@@ -34,7 +34,7 @@ def gpu_name(snapshot: Snapshot) -> str | None:
     return resource if resource and snapshot.prices.of(resource) else None
 
 
-def read(snapshot: Snapshot, now: datetime) -> Reading:
+def read(snapshot: Snapshot, now: datetime) -> AccountReading:
     """The replicas of the target at this instant, and which of them the pool's floors account for."""
     revisions: dict[str, RevisionReading] = {}
     replicas = ready = 0
@@ -46,7 +46,7 @@ def read(snapshot: Snapshot, now: datetime) -> Reading:
             ready += (autoscaler.actual or 0) if autoscaler else 0
         revisions[revision.name] = _read_revision(snapshot, revision, autoscaler, present)
     demand, service = snapshot.demand, snapshot.service
-    return Reading(
+    return AccountReading(
         at=now,
         revisions=revisions,
         replicas=replicas,

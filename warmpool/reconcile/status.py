@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
-from warmpool.domain.account import Account, Reading, RevisionReading
+from warmpool.domain.account import Account, AccountReading, RevisionReading
 from warmpool.domain.cold_start import ColdStartStats, LeadSource
 from warmpool.domain.cost import GpuPrice
 from warmpool.domain.counts import parse_count
@@ -149,7 +149,7 @@ def account(status: Mapping[str, Any]) -> Account | None:
     return Account(since, spent, reasons, idle_gpu_s=idle, busy_gpu_s=busy, last=last)
 
 
-def _last_reading(status: Mapping[str, Any], cost: Mapping[str, Any]) -> Reading | None:
+def _last_reading(status: Mapping[str, Any], cost: Mapping[str, Any]) -> AccountReading | None:
     """The Revisions as a status shows them; price and GPUs are those of the next reading."""
     at = ownership.parse_instant(cost.get("countedAt"))
     if at is None:
@@ -159,7 +159,7 @@ def _last_reading(status: Mapping[str, Any], cost: Mapping[str, Any]) -> Reading
         floor, ready = parse_count(entry.get("floor")), parse_count(entry.get("ready"))
         if floor is not None and ready is not None:
             revisions[str(entry.get("name"))] = RevisionReading(Floor.of(floor), ready)
-    return Reading(at, revisions, reason=str(status.get("reason", "")))
+    return AccountReading(at, revisions, reason=str(status.get("reason", "")))
 
 
 def _with_removed(before: object, after: object) -> object:

@@ -38,7 +38,7 @@ class EffectResults:
 
 
 @dataclass(frozen=True, slots=True)
-class Description:
+class StatusAndEvents:
     """Status and events of a pool."""
 
     status: dict[str, Any]
@@ -63,7 +63,7 @@ def no_effects(state: PoolState) -> EffectResults:
     return EffectResults(warmth_applied=state.warmth_applied, warmth_error=state.warmth_error)
 
 
-def describe(result: ReconcileResult, state: PoolState, effects: EffectResults) -> Description:
+def describe(result: ReconcileResult, state: PoolState, effects: EffectResults) -> StatusAndEvents:
     """Status and events, given what the API and the replicas accepted."""
     pool, now = result.pool, result.at
     if result.findings is None or result.report is None:
@@ -76,20 +76,20 @@ def describe(result: ReconcileResult, state: PoolState, effects: EffectResults) 
     document = status.build(pool, result.report, shown, now)
     warnings = _warnings(result, shown)
     if effects.write_error is not None:
-        return Description(document, tuple(warnings), None)
+        return StatusAndEvents(document, tuple(warnings), None)
     events = (*_floor_changed(result, state), *warnings)
-    return Description(document, events, Announcement(result.decision.floor))
+    return StatusAndEvents(document, events, Announcement(result.decision.floor))
 
 
-def _describe_refusal(result: ReconcileResult, state: PoolState) -> Description:
+def _describe_refusal(result: ReconcileResult, state: PoolState) -> StatusAndEvents:
     pool, now, refusal = result.pool, result.at, result.refusal
     assert refusal is not None
     announced = Announcement(NOTHING, refusal.reason)
     silent = pool.deleting or state.announced == announced
     events = () if silent else (PoolEvent("Warning", refusal.reason, refusal.message),)
     if result.report is None:
-        return Description(status.failed(pool, refusal.condition, now), events, announced)
-    return Description(status.build(pool, result.report, (refusal.condition,), now), events, announced)
+        return StatusAndEvents(status.failed(pool, refusal.condition, now), events, announced)
+    return StatusAndEvents(status.build(pool, result.report, (refusal.condition,), now), events, announced)
 
 
 def _floor_changed(result: ReconcileResult, state: PoolState) -> list[PoolEvent]:

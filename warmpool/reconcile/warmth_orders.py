@@ -9,14 +9,14 @@ from warmpool.domain.cost import ReplicaPrice
 from warmpool.domain.field_types import Warmth
 from warmpool.domain.floor import Floor
 from warmpool.domain.pool import WarmPoolTemplate
-from warmpool.domain.replica import Replica
+from warmpool.domain.replica_warmth import ReplicaWarmth
 
 
 @dataclass(frozen=True, slots=True)
 class WarmthOrder:
     """A replica, and the warmth that it is to keep when it serves no request."""
 
-    replica: Replica
+    replica: ReplicaWarmth
     warmth: Warmth
 
 
@@ -27,7 +27,7 @@ def needs_warmth(pool: WarmPoolTemplate, price: ReplicaPrice | None) -> bool:
     return cheaper or any(window.warmth != "hot" for window in windows)
 
 
-def orders_for(replicas: Sequence[Replica], floor: Floor) -> tuple[WarmthOrder, ...]:
+def orders_for(replicas: Sequence[ReplicaWarmth], floor: Floor) -> tuple[WarmthOrder, ...]:
     """The orders that bring replicas to a floor.
 
     Replicas that already have the right warmth keep it, replicas beyond the floor are left alone, and with

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from warmpool.domain.field_types import WARMTHS
 from warmpool.domain.floor import Floor
-from warmpool.domain.replica import Replica
+from warmpool.domain.replica_warmth import ReplicaWarmth
 from warmpool.reconcile.warmth_orders import orders_for
 
 floors = st.lists(st.integers(0, 4), min_size=3, max_size=3).map(lambda counts: Floor(*sorted(counts)))
@@ -18,7 +18,7 @@ def after(rest, orders):
 
 
 def replicas(rest):
-    return [Replica(f"r{index}", f"http://{index}", warmth) for index, warmth in enumerate(rest)]
+    return [ReplicaWarmth(f"r{index}", f"http://{index}", warmth) for index, warmth in enumerate(rest)]
 
 
 @given(rests, floors)

@@ -8,7 +8,7 @@ from warmpool.domain.field_types import Warmth
 
 
 @dataclass(frozen=True, slots=True)
-class Replica:
+class ReplicaWarmth:
     """One replica of a Service, and how warm it stays while it serves no request."""
 
     name: str
