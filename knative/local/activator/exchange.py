@@ -117,7 +117,9 @@ class Exchange:
     async def _answer(self, problem: GatewayProblem) -> None:
         self._started = True
         self.status = int(problem.status)
-        await problem.send(self._send)
+        # Who calls again counts these retries too, or each attempt would have the whole budget.
+        used = [(RETRIES_USED, b"%d" % self._retries_used)] if self._retries_used else []
+        await problem.send(self._send, more=used)
 
     async def _forward(self, arrived: float) -> None:
         """Try replicas until one has begun to answer or a retry is not safe."""

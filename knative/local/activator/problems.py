@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -51,10 +51,10 @@ class GatewayProblem:
             headers.append((b"retry-after", str(RETRY_AFTER_S).encode()))
         return headers
 
-    async def send(self, send: Send) -> None:
-        """Answer with it."""
+    async def send(self, send: Send, *, more: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        """Answer with it, and with `more` header fields."""
         body = self.body()
-        headers = self.headers(len(body))
+        headers = [*self.headers(len(body)), *more]
         await send({"type": "http.response.start", "status": int(self.status), "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
