@@ -60,9 +60,8 @@ def shares_during_rollout(
         return RolloutShares(shares, None, note)
     crowded = any(revision.unschedulable for revision in revisions.values())
     if not crowded and crowded_out != name:
-        if before is not None and not shares.get(name) and headroom.affordable:
-            return RolloutShares({**shares, name: shares.get(before, 0)})
-        return RolloutShares(shares)
+        ahead = shares.get(before, 0) if before is not None and not shares.get(name) else 0
+        return _raise_ahead(shares, name, ahead, headroom)
     return _make_room(shares, coming)
 
 
@@ -90,6 +89,16 @@ def shares_during_shift(
             kept[name] += more
             missing -= more
     return kept
+
+
+def _raise_ahead(shares: dict[str, int], name: str, ahead: int, headroom: Headroom) -> RolloutShares:
+    """The floors with that of the new Revision raised before it gets traffic, if the budget allows for both."""
+    if not ahead:
+        return RolloutShares(shares)
+    if headroom.affordable:
+        return RolloutShares({**shares, name: ahead})
+    note = f"the budget cannot pay for two floors at once: {name} gets its floor with its traffic"
+    return RolloutShares(shares, note=note)
 
 
 def _failed(coming: RevisionView) -> bool:

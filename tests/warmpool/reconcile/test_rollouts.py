@@ -112,7 +112,9 @@ def test_when_nothing_can_be_released_the_note_gives_the_schedulers_reason():
 
 def test_without_money_for_both_the_new_revision_gets_its_floor_with_its_traffic():
     target, views = service(FOLLOWS, created="r2"), [revision("r1"), revision("r2")]
-    assert shares(target, views, headroom=Headroom(affordable=False)).shares == {"r1": 2}
+    found = shares(target, views, headroom=Headroom(affordable=False))
+    assert found.shares == {"r1": 2}
+    assert "the budget cannot pay" in found.note
 
 
 SPLIT = {"r1": 50, "r2": 50}
