@@ -92,7 +92,7 @@ def shares_during_shift(
 
 
 def _raise_ahead(shares: dict[str, int], name: str, ahead: int, headroom: Headroom) -> RolloutShares:
-    """The floors with that of the new Revision raised before it gets traffic, if the budget allows for both."""
+    """The floors with the new Revision's raised before it gets traffic, if the budget allows for both."""
     if not ahead:
         return RolloutShares(shares)
     if headroom.affordable:
