@@ -18,6 +18,7 @@ from pilotlight import terminal
 try:
     from warmpool.adapters.price_file import read_prices
     from warmpool.experiments import describe as describing
+    from warmpool.experiments import imports as importing
     from warmpool.experiments import recommend as recommending
     from warmpool.experiments import report as reporting
     from warmpool.experiments import run as running
@@ -239,6 +240,43 @@ def recommend(
         return
     pool = found.spec.to_object(name=target, namespace=namespace, target=target)
     typer.echo(yaml.safe_dump(pool, sort_keys=False, width=110), nl=False)
+
+
+@app.command("import")
+def import_(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE.yaml", help="A ScaledObject of KEDA, a CronHPA, or a Service with min-scale."
+        ),
+    ],
+    *,
+    target: Annotated[
+        str | None, typer.Option(help="The Knative Service.", show_default="what the object scales")
+    ] = None,
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Its namespace.")] = "default",
+    arm: Annotated[bool, typer.Option("--arm", help="Print an arm for an experiment file instead.")] = False,
+) -> None:
+    """Print the WarmPool that holds what another autoscaler's object holds, as YAML."""
+    try:
+        document = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ExperimentError(f"{file}: cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ExperimentError(f"{file}: is not YAML: {error}") from error
+    try:
+        found = importing.import_pool(document)
+    except ExperimentError as error:
+        raise ExperimentError(f"{file}: {error}") from error
+    for note in found.notes:
+        typer.echo(f"note: {note}", err=True)
+    name = target or found.target
+    content: object = (
+        [{"name": f"today: {name}", "pool": found.spec.to_wire()}]
+        if arm
+        else found.spec.to_object(name=name, namespace=namespace, target=name)
+    )
+    typer.echo(yaml.safe_dump(content, sort_keys=False, width=110), nl=False)
 
 
 def _instant(text: str | None) -> datetime:

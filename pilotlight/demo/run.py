@@ -21,6 +21,7 @@ from pilotlight.agent_reader import load_agent
 from pilotlight.compile import compile_agent
 from pilotlight.demo import s3
 from pilotlight.demo.arms import Arm, Prompt, Runner
+from pilotlight.demo.month import price_a_month, show_month
 from pilotlight.demo.report import Price, Report, show
 from warmpool.adapters.price_file import packaged_prices
 from weights.cache.location import CACHE_DIR_VARIABLE
@@ -115,8 +116,14 @@ async def _run(config: DemoConfig, console: Console) -> Report:
             shutil.rmtree(config.build / "cache", ignore_errors=True)
             arms.append(await _arm(runner, console, name, prompts, pool=pool))
         report = Report(engine, model.parameters, arms, price())
-        (config.build / "report.json").write_text(json.dumps(report.to_json(), indent=2) + "\n")
+        with _step(console, "a month of such traffic, priced with what was measured") as done:
+            month = await asyncio.to_thread(price_a_month, report, agent, config.build / "month")
+            done("simulated" if month else "nothing was measured to go by")
+        content = report.to_json() | {"month": month and month.to_json()}
+        (config.build / "report.json").write_text(json.dumps(content, indent=2) + "\n")
         show(report, console)
+        if month is not None:
+            show_month(month, report.price, console)
         curl = partial(up.curl_line, agent=agent, prompt=up.PROMPT)
         await _farewell(config, console, running.gateway_url, kept, curl)
     return report
@@ -268,7 +275,7 @@ def price() -> Price:
 
 def _clear(build: Path) -> None:
     """Remove what an earlier demo left, so that every cold start is cold."""
-    for name in ("state", "cache", "model"):
+    for name in ("state", "cache", "model", "month"):
         shutil.rmtree(build / name, ignore_errors=True)
     try:
         build.mkdir(parents=True, exist_ok=True)

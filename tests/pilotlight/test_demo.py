@@ -42,7 +42,18 @@ def test_demo_answers_every_prompt_and_the_pool_spares_the_cold_start(cli, tmp_p
     # It ended at zero replicas in both arms, and had one while it served.
     for arm in (off, on):
         assert max(ready for _, ready, _ in arm["replicas"]) == 1
-    for shown in ("What a user waited", "Where the cold start went", "What it cost", "curl -N http://"):
+    month = {row["name"]: row for row in report["month"]["rows"]}
+    assert set(month) >= {"pool off", "always on", "the agent file's windows"}
+    assert month["always on"]["cost"] > month["the agent file's windows"]["cost"] > month["pool off"]["cost"]
+    assert month["pool off"]["cold_starts"] > month["the agent file's windows"]["cold_starts"]
+    assert (build / "month" / "report.html").stat().st_size > 10_000
+    for shown in (
+        "What a user waited",
+        "Where the cold start went",
+        "What it cost",
+        "What a month of it would cost",
+        "curl -N http://",
+    ):
         assert shown in result.stdout
 
 

@@ -6,7 +6,9 @@ import yaml
 
 from tests.pilotlight.conftest import Cli
 from tests.warmpool.experiments.test_experiment import document
+from tests.warmpool.experiments.test_imports import cron, scaled_object
 from warmpool.domain.pool import WarmPoolSpec
+from warmpool.experiments.experiment import parse_experiment
 
 
 def test_an_experiment_is_run_and_its_report_is_written(cli: Cli, tmp_path):
@@ -90,3 +92,15 @@ def test_a_recommendation_is_a_warm_pool_that_can_be_applied(cli: Cli, tmp_path)
     assert pool["spec"]["windows"][0]["days"] == ["Mon", "Tue", "Wed", "Thu", "Fri"]
     assert WarmPoolSpec.parse(pool["spec"])
     assert "judged by the" in ran.stderr
+
+
+def test_what_a_user_has_today_is_printed_as_a_warm_pool_and_as_an_arm(cli: Cli, tmp_path):
+    path = tmp_path / "scaled-object.yaml"
+    path.write_text(yaml.safe_dump(scaled_object(cron())))
+
+    pool = cli.run("experiment", "import", str(path))
+    arm = cli.run("experiment", "import", str(path), "--arm")
+
+    assert WarmPoolSpec.parse(yaml.safe_load(pool.stdout)["spec"])
+    assert "note: spec.cooldownPeriod" in pool.stderr
+    assert parse_experiment(document(arms=yaml.safe_load(arm.stdout)))

@@ -228,11 +228,11 @@ class FunctionSimulation:
         until = _NEVER if self._policy.drains else self._floor_until
         target = math.floor(min(arrival, until, self._end))
         if target > self._now:
+            # Only the clock moves: what happens then waits for its turn among the other functions of a fleet.
             self._now += self._policy.idle(target - int(self._now))
             if self._ready():
                 self._refill()
             self._set_floor()
-        if self._floor != floor or self._now < target or self._now >= self._end:
             return
         if not self._floor and arrival < self._now + 1.0:
             # The activator reports the first request of a function at zero at once; the report of its second

@@ -144,6 +144,24 @@ def test_functions_on_few_gpus_wait_for_each_other():
     assert shared[0].lost == shared[1].lost == 0
 
 
+def test_a_function_that_sleeps_takes_no_gpu_before_its_request_comes():
+    spec = AutoscalingSpec(target_utilization_percentage=100)
+    early = load_of(np.arange(0.0, 2000.0, 10.0), np.full(200, 2.0), "early")
+    late = load_of([3000.0], [2.0], "late")
+
+    first, second = simulate_fleet(
+        [
+            Function(late, Replica(Constant(5.0)), Fixed(0), spec),
+            Function(early, Replica(Constant(5.0)), Fixed(0), spec),
+        ],
+        gpus=1,
+    )
+
+    assert first.waited_s[0] == pytest.approx(5.0)
+    assert second.waited_s.max() == pytest.approx(5.0, abs=0.5)
+    assert second.lost == 0
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10**6))
 def test_more_floor_costs_more_and_leaves_fewer_cold(seed):
