@@ -410,3 +410,13 @@ async def test_a_held_floor_that_can_no_longer_be_written_is_reported(
     status = await knative.status()
     assert status["floor"] == 3
     assert knative.min_scale("generate-00001") == "2"
+
+
+async def test_a_revision_that_cannot_be_written_stops_no_other_of_its_pool(knative, proxied, proxy):
+    knative.service("generate", {"generate-00001": 50, "generate-00002": 50})
+    await knative.pool(windows=[{**OFFICE, "replicas": 4}])
+    proxy.refuse = "/revisions/generate-00001"
+    await proxied.tick()
+    assert knative.min_scale("generate-00002") == "2"
+    ready = await knative.condition("Ready")
+    assert (ready["reason"], "webhook is down" in ready["message"]) == ("WriteFailed", True)

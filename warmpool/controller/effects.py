@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -62,28 +62,43 @@ class EffectRunner:
         self._replan = replan
 
     async def write_floors(self, pending: PendingEffects) -> None:
-        """Write the finalizer and then the floors of one pool: a deletion must not leave a floor behind."""
+        """Write the finalizer and then the floors of one pool: a deletion must not leave a floor behind.
+
+        A write that is refused stops no other: each Revision has a webhook and annotations of its own.
+        """
         result = pending.result
-        written: list[FloorWrite] = []
-        try:
-            pool = self._cache.pools.get(pending.key)
-            if pool is None:
+        pool = self._cache.pools.get(pending.key)
+        if pool is None:
+            return
+        if result.add_finalizer and not pool.finalized and not pool.deleting:
+            error = await self._attempt(pending, partial(self._writer.set_finalizer, pool, present=True))
+            if error is not None:
                 return
-            if result.add_finalizer and not pool.finalized and not pool.deleting:
-                await self._writer.set_finalizer(pool, present=True)
-            for write in result.plan.writes:
-                made = await self._writer.set_floor(write, partial(self._replan, pending.key, write))
-                if made is not None:
-                    written.append(made)
-            for autoscaler_write in result.autoscaler_writes:
-                await self._writer.set_autoscaler(pending.key[0], autoscaler_write)
-            if result.wake:
-                await self._wake(pending)
-        except Exception as error:  # noqa: BLE001  whatever it is, it must not stop the other pools
+        for write in result.plan.writes:
+            await self._attempt(pending, partial(self._write_floor, pending, write))
+        for autoscaler_write in result.autoscaler_writes:
+            await self._attempt(
+                pending, partial(self._writer.set_autoscaler, pending.key[0], autoscaler_write)
+            )
+        if result.wake:
+            await self._attempt(pending, partial(self._wake, pending))
+
+    async def _attempt(self, pending: PendingEffects, write: Callable[[], Awaitable[None]]) -> str | None:
+        """Make one write; an error is added to the outcome and returned."""
+        try:
+            await write()
+        except Exception as error:  # noqa: BLE001  whatever it is, it must stop neither other writes nor other pools
             text = _describe(error, pending.key, "floor")
-            pending.done = replace(pending.done, write_error=text)
-        finally:
-            pending.done = replace(pending.done, floors_written=tuple(written))
+            errors = dict.fromkeys([*filter(None, [pending.done.write_error]), text])
+            pending.done = replace(pending.done, write_error="; ".join(errors))
+            return text
+        return None
+
+    async def _write_floor(self, pending: PendingEffects, write: FloorWrite) -> None:
+        made = await self._writer.set_floor(write, partial(self._replan, pending.key, write))
+        if made is not None:
+            written = (*pending.done.floors_written, made)
+            pending.done = replace(pending.done, floors_written=written)
 
     async def _wake(self, pending: PendingEffects) -> None:
         target = pending.result.pool.target
@@ -112,7 +127,7 @@ class EffectRunner:
                 *(self._warmth_client.set_warmth(service, order.replica, order.warmth) for order in orders)
             )
             text = "; ".join([*errors, *(answer for answer in answers if answer)]) or None
-        except Exception as error:  # noqa: BLE001  as above
+        except Exception as error:  # noqa: BLE001  whatever it is, it must not stop the other pools
             text = _describe(error, pending.key, "warmth")
         applied = done.warmth_applied if text else target
         pending.done = replace(done, warmth_applied=applied, warmth_error=text)
@@ -135,7 +150,7 @@ class EffectRunner:
             if patch is not None:
                 await self._writer.set_status(pending.key, patch)
                 pending.done = replace(pending.done, status_written=True)
-        except Exception as error:  # noqa: BLE001  as above
+        except Exception as error:  # noqa: BLE001  whatever it is, it must not stop the other pools
             text = _describe(error, pending.key, "status")
             pending.done = replace(pending.done, status_error=text)
 
