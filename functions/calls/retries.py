@@ -50,6 +50,7 @@ class CallRetries:
         self._context = context
         self._budget = budget
         self._posts = 0
+        self._circuit_waits = 0
         self.last: ProblemError | None = None
         """The problem of the last attempt that failed."""
         budget.add_request(context.now())
@@ -83,8 +84,10 @@ class CallRetries:
 
     def _may_retry(self, error: ProblemError) -> bool:
         if isinstance(error, CircuitOpenError):
-            # A new request is refused at once; one that is being retried waits until the circuit closes.
-            return self._posts > 0
+            # A new request is refused at once. One that is being retried waits until the circuit closes, but
+            # not for ever: each wait counts as a post would.
+            self._circuit_waits += 1
+            return self._posts > 0 and self._posts + self._circuit_waits <= self._policy.attempts
         if isinstance(error, StageUnreachableError) and error.before_connection:
             return True
         self._posts += 1

@@ -7,13 +7,17 @@ import time
 
 import pytest
 
+from functions.calls.failures import CircuitOpenError
+from functions.calls.retries import CallPolicy, CallRetries
 from functions.contract import Delta, StageReply
 from functions.http.app import create_app
 from functions.problems import ProblemError
 from functions.replica import ReplicaTracker
 from functions.settings import FunctionSettings, StageAddress
+from functions.stage import RequestContext
 from functions.stages.orchestrate import build
 from tests.functions.servers import ScriptedStage, echo, scripted, serving
+from transport.retry_budget import RetryBudget
 
 QUICK = {"wait_initial": 0.01, "wait_max": 0.05, "wake": False}
 
@@ -91,6 +95,30 @@ async def test_many_requests_to_an_overloaded_stage_do_not_multiply(http, status
         for _ in range(5):
             await asyncio.gather(*(invoke(http, front) for _ in range(20)))
         assert len(model.seen) <= 120 + 24 + 10 + 2
+
+
+@pytest.mark.parametrize(("posts", "attempts"), [(0, 1), (1, 4), (2, 4)])
+async def test_an_open_circuit_is_waited_for_by_a_call_under_way_and_not_for_ever(posts, attempts):
+    """Three posts are allowed: each wait for the circuit counts as one, and a call without a post never waits."""
+    now = time.monotonic()
+    context = RequestContext(
+        request_id="r", traceparent="t", arrived=now, deadline=now + 60, warmth="hot", retries_left=10
+    )
+    retries = CallRetries(CallPolicy(attempts=3, wait_initial=0.001), context, RetryBudget())
+    made = 0
+
+    async def call():
+        nonlocal made
+        async for attempt in retries.attempts():
+            with attempt:
+                made += 1
+                if made <= posts:
+                    raise ProblemError(503, "down")
+                raise CircuitOpenError("model", 5, 0.001)
+
+    with pytest.raises(CircuitOpenError):
+        await asyncio.wait_for(call(), 10)
+    assert made == attempts
 
 
 async def test_the_reserve_of_retries_can_be_raised(http):
