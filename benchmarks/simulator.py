@@ -33,7 +33,7 @@ from knative.autoscaling.annotations import AutoscalingSpec  # noqa: E402
 from knative.autoscaling.revision_autoscaler import RevisionAutoscaler, RevisionScaling  # noqa: E402
 from warmpool.experiments import bound  # noqa: E402
 from warmpool.experiments.cold_start import Constant  # noqa: E402
-from warmpool.experiments.floors import Fixed  # noqa: E402
+from warmpool.experiments.floors import FixedFloor  # noqa: E402
 from warmpool.experiments.simulator import Function, Load, Replica, simulate, simulate_fleet  # noqa: E402
 
 RATE, SERVICE_S, KEPT_S = 50.0, 2.0, 10.0
@@ -79,7 +79,7 @@ def ours_with_kpa(requests: int, seed: int) -> float:
     """Requests per second of the simulator."""
     drawn = load(requests, seed)
     began = time.perf_counter()
-    result = simulate(drawn, Replica(Constant(LOAD_S)), Fixed(0), seed=seed)
+    result = simulate(drawn, Replica(Constant(LOAD_S)), FixedFloor(0), seed=seed)
     assert result.lost == 0
     return requests / (time.perf_counter() - began)
 
@@ -161,7 +161,7 @@ def fleet(functions: int, seed: int) -> dict[str, float]:
         arrivals = np.sort(rng.random(count)) * DAYS * 86_400
         service = rng.lognormal(np.log(3.0), 0.6, count)
         drawn = Load(f"f{index}", arrivals, service, np.full(count, 0.1))
-        members.append(Function(drawn, Replica(Constant(LOAD_S)), Fixed(0)))
+        members.append(Function(drawn, Replica(Constant(LOAD_S)), FixedFloor(0)))
     began = time.perf_counter()
     results = simulate_fleet(members, gpus=functions // 10, seed=seed)
     taken = time.perf_counter() - began

@@ -10,7 +10,7 @@ import uvloop
 
 from pilotlight import terminal
 from pilotlight.demo import run as demonstration
-from pilotlight.demo.report import Report
+from pilotlight.demo.report import DemoReport
 
 app = typer.Typer()
 
@@ -48,7 +48,7 @@ def demo(
         raise typer.Exit(1)
 
 
-async def _until_terminated(config: demonstration.DemoConfig) -> Report:
+async def _until_terminated(config: demonstration.DemoConfig) -> DemoReport:
     """Run the demo; SIGTERM ends it as orderly as Ctrl-C does."""
     task = asyncio.current_task()
     assert task is not None

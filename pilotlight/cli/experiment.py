@@ -97,7 +97,7 @@ def run(
         raise typer.Exit(_INTERRUPTED)
 
 
-def _show(report: running.Report) -> None:
+def _show(report: running.ExperimentReport) -> None:
     console = terminal.console()
     console.print(
         f"{report.requests:,} requests in {report.duration_s / 3600:,.1f} hours"

@@ -45,7 +45,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Sample:
+class ReplicaCount:
     """The model's replicas at one instant (seconds after the arm began)."""
 
     at_s: float
@@ -71,12 +71,12 @@ class GpuSeconds:
 
 
 @dataclass(frozen=True)
-class Arm:
+class ArmMeasurement:
     """What one arm measured."""
 
     name: str
     requests: tuple[Request, ...]
-    samples: tuple[Sample, ...]
+    samples: tuple[ReplicaCount, ...]
     gpu: GpuSeconds
     seconds: float
     warm_up_s: float | None
@@ -130,12 +130,12 @@ class Runner:
 
     async def run(
         self, name: str, prompts: Sequence[Prompt], *, pool: bool, on_progress: Callable[[str, int], None]
-    ) -> Arm:
+    ) -> ArmMeasurement:
         """From zero to zero: turn the pool on if asked, send the prompts, turn it off, wait for zero."""
         began = perf_counter()
         async with invoke.client() as session:
             before = await self._gpu_seconds(session)
-            samples: list[Sample] = []
+            samples: list[ReplicaCount] = []
             sampling = asyncio.create_task(self._sample(began, samples))
             try:
                 warm_up = None
@@ -155,7 +155,7 @@ class Runner:
             finally:
                 sampling.cancel()
             gpu = await self._gpu_seconds(session) - before
-        return Arm(name, tuple(requests), tuple(samples), gpu, perf_counter() - began, warm_up)
+        return ArmMeasurement(name, tuple(requests), tuple(samples), gpu, perf_counter() - began, warm_up)
 
     async def engine_version(self) -> str:
         """What the engine says of itself (wakes it if need be)."""
@@ -224,11 +224,11 @@ class Runner:
                 return dict(timing)
         return {}
 
-    async def _sample(self, began: float, into: list[Sample], every_s: float = 0.5) -> None:
+    async def _sample(self, began: float, into: list[ReplicaCount], every_s: float = 0.5) -> None:
         while True:
             pods = await self._cluster.list(POD, self._namespace)
             mine = [ready(pod) for pod in pods if service_of(pod) == self.model_service]
-            into.append(Sample(perf_counter() - began, sum(mine), len(mine) - sum(mine)))
+            into.append(ReplicaCount(perf_counter() - began, sum(mine), len(mine) - sum(mine)))
             await asyncio.sleep(every_s)
 
     async def _gpu_seconds(self, session: aiohttp.ClientSession) -> GpuSeconds:

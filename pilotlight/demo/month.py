@@ -18,10 +18,10 @@ from rich.table import Table
 from rich.text import Text
 
 from pilotlight.agent import Agent, Kind
-from pilotlight.demo.report import Price, Report
+from pilotlight.demo.report import DemoReport, Price
 from warmpool.adapters.price_file import packaged_prices
 from warmpool.domain.pool import WarmPoolTemplate
-from warmpool.experiments.experiment import Arm, Experiment, parse_experiment
+from warmpool.experiments.experiment import ArmSpec, Experiment, parse_experiment
 from warmpool.experiments.generate import generate
 from warmpool.experiments.recommend import recommend
 from warmpool.experiments.report import write
@@ -77,7 +77,7 @@ class Month:
         }
 
 
-def price_a_month(report: Report, agent: Agent, folder: Path) -> Month | None:
+def price_a_month(report: DemoReport, agent: Agent, folder: Path) -> Month | None:
     """Simulate a week with what the demo measured, and price thirty days of it.
 
     Returns None when the demo measured no cold start or no warm request: there is nothing to go by.
@@ -92,7 +92,7 @@ def price_a_month(report: Report, agent: Agent, folder: Path) -> Month | None:
     experiment = _experiment(report.price, agent, cold_start_s, service_s)
     recommended = _recommended(experiment, report.price, cold_start_s, service_s)
     if recommended is not None:
-        arms = (*experiment.spec.arms, Arm(name="recommended", pool=recommended))
+        arms = (*experiment.spec.arms, ArmSpec(name="recommended", pool=recommended))
         spec = experiment.spec.model_copy(update={"arms": arms})
         experiment = experiment.model_copy(update={"spec": spec})
     found = run(prepare(experiment, packaged_prices()))

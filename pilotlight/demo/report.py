@@ -9,7 +9,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from pilotlight.demo.arms import Arm
+from pilotlight.demo.arms import ArmMeasurement
 
 _DECIMALS = 3
 
@@ -29,12 +29,12 @@ class Price:
 
 
 @dataclass(frozen=True)
-class Report:
+class DemoReport:
     """Everything that the demo measured."""
 
     engine: dict[str, str]
     model_parameters: int
-    arms: Sequence[Arm]
+    arms: Sequence[ArmMeasurement]
     price: Price
 
     def to_json(self) -> dict[str, Any]:
@@ -60,7 +60,7 @@ class Report:
                 return arm.phases()
         return {}
 
-    def _arm(self, arm: Arm) -> dict[str, Any]:
+    def _arm(self, arm: ArmMeasurement) -> dict[str, Any]:
         ttft, e2e = arm.times("ttft_s"), arm.times("e2e_s")
         return {
             "cold_starts": arm.cold_starts,
@@ -102,7 +102,7 @@ def _stat(function: Any, values: list[float]) -> float | None:
 _TITLES = {"pool_off": "pool off", "pool_on": "pool on"}
 
 
-def show(report: Report, console: Console) -> None:
+def show(report: DemoReport, console: Console) -> None:
     """Print the tables."""
     table = Table(
         title="What a user waited", title_justify="left", title_style="bold", box=None, pad_edge=False
@@ -134,7 +134,7 @@ def _seconds(value: float) -> str:
     return f"{value:.2f} s" if value >= 1 else f"{value * 1000:.0f} ms"
 
 
-def _show_phases(report: Report, console: Console) -> None:
+def _show_phases(report: DemoReport, console: Console) -> None:
     phases = report.to_json()["phases"]
     if not phases:
         return
@@ -143,7 +143,7 @@ def _show_phases(report: Report, console: Console) -> None:
     console.print("  (they overlap: queue holds the rest, weights arrive during the import)", style="dim")
 
 
-def _show_cost(report: Report, console: Console) -> None:
+def _show_cost(report: DemoReport, console: Console) -> None:
     price = report.price
     table = Table(title="What it cost", title_justify="left", title_style="bold", box=None, pad_edge=False)
     for heading in (
@@ -168,7 +168,7 @@ def _show_cost(report: Report, console: Console) -> None:
     )
 
 
-def _show_replicas(report: Report, console: Console) -> None:
+def _show_replicas(report: DemoReport, console: Console) -> None:
     console.print(Group(Text(), Text("Replicas of the model over time", style="bold")))
     longest = max((arm.seconds for arm in report.arms), default=1.0)
     width = max(20, min(console.width - 24, 80))
@@ -181,7 +181,7 @@ def _show_replicas(report: Report, console: Console) -> None:
     console.print("  (█ ready, ▒ starting, · none)", style="dim")
 
 
-def timeline(arm: Arm, cells: int) -> str:
+def timeline(arm: ArmMeasurement, cells: int) -> str:
     """The arm's samples as one character each slice of time: █ ready, ▒ starting, · none."""
     marks: list[str] = []
     for cell in range(cells):

@@ -20,9 +20,9 @@ from pilotlight.agent import Agent, AgentFileError
 from pilotlight.agent_reader import load_agent
 from pilotlight.compile import compile_agent
 from pilotlight.demo import s3
-from pilotlight.demo.arms import Arm, Prompt, Runner
+from pilotlight.demo.arms import ArmMeasurement, Prompt, Runner
 from pilotlight.demo.month import price_a_month, show_month
-from pilotlight.demo.report import Price, Report, show
+from pilotlight.demo.report import DemoReport, Price, show
 from warmpool.adapters.price_file import packaged_prices
 from weights.cache.location import CACHE_DIR_VARIABLE
 from weights.make_model import make_model
@@ -69,7 +69,7 @@ class _Model:
     parameters: int
 
 
-async def run(config: DemoConfig, console: Console) -> Report:
+async def run(config: DemoConfig, console: Console) -> DemoReport:
     """Run the demo; every process and port is gone when this returns or raises.
 
     Raises:
@@ -83,7 +83,7 @@ async def run(config: DemoConfig, console: Console) -> Report:
         raise DemoError(f"{where}: {error.strerror or error}") from error
 
 
-async def _run(config: DemoConfig, console: Console) -> Report:
+async def _run(config: DemoConfig, console: Console) -> DemoReport:
     # Everything that can be checked is, before an earlier demo's model and report are touched.
     agent = load_agent(config.agent)
     prompts = read_prompts(config.prompts)
@@ -115,7 +115,7 @@ async def _run(config: DemoConfig, console: Console) -> Report:
             # Every start of the model reads S3: what an earlier one cached would make the arms unequal.
             shutil.rmtree(config.build / "cache", ignore_errors=True)
             arms.append(await _arm(runner, console, name, prompts, pool=pool))
-        report = Report(engine, model.parameters, arms, price())
+        report = DemoReport(engine, model.parameters, arms, price())
         with _step(console, "a month of such traffic, priced with what was measured") as done:
             month = await asyncio.to_thread(price_a_month, report, agent, config.build / "month")
             done("simulated" if month else "nothing was measured to go by")
@@ -208,7 +208,9 @@ def demo_objects(agent: Agent) -> list[dict[str, Any]]:
     return objects
 
 
-async def _arm(runner: Runner, console: Console, name: str, prompts: list[Prompt], *, pool: bool) -> Arm:
+async def _arm(
+    runner: Runner, console: Console, name: str, prompts: list[Prompt], *, pool: bool
+) -> ArmMeasurement:
     state = "on (a window is open)" if pool else "off (the first finds zero replicas)"
     title = f"{len(prompts)} prompts, pool {state}"
     with _step(console, title) as done:

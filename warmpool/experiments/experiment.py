@@ -39,7 +39,7 @@ class ServiceTime(StrictModel):
     """Every request takes this long, whatever the trace says."""
 
 
-class ColdStart(StrictModel):
+class ColdStartSpec(StrictModel):
     """How long a replica takes to start: a constant, a log-normal, or measured values to draw from."""
 
     seconds: Seconds | None = None
@@ -59,7 +59,7 @@ class ColdStart(StrictModel):
 class ReplicaSpec(StrictModel):
     """What one replica is; an arm may have another one."""
 
-    cold_start: ColdStart = ColdStart(seconds=30.0)
+    cold_start: ColdStartSpec = ColdStartSpec(seconds=30.0)
     gpu: str | None = None
     """Its name in the price list; None: the list's default."""
     gpus: Annotated[int, Field(ge=1, le=64)] = 1
@@ -73,7 +73,7 @@ class ReplicaSpec(StrictModel):
     """The price of one GPU for an hour; None: the price list's."""
 
 
-class Arm(StrictModel):
+class ArmSpec(StrictModel):
     """One way to run the pool: exactly one of `autoscalerOnly`, `fixed`, `pool` and `forecast`."""
 
     name: Annotated[str, Field(min_length=1, max_length=60)]
@@ -137,7 +137,7 @@ class ExperimentSpec(StrictModel):
     objective: Share = 0.01
     """The rate of cold starts that is acceptable."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    arms: Annotated[tuple[Arm, ...], Field(strict=False, min_length=1, max_length=50)]
+    arms: Annotated[tuple[ArmSpec, ...], Field(strict=False, min_length=1, max_length=50)]
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
@@ -148,7 +148,7 @@ class ExperimentSpec(StrictModel):
         return self
 
 
-class Metadata(StrictModel):
+class ExperimentMetadata(StrictModel):
     """The experiment's name."""
 
     name: Name
@@ -159,7 +159,7 @@ class Experiment(StrictModel):
 
     api_version: Annotated[Literal["pilotlight.dev/v1alpha1"], Field(alias="apiVersion")]
     kind: Literal["Experiment"]
-    metadata: Metadata
+    metadata: ExperimentMetadata
     spec: ExperimentSpec
 
 

@@ -12,7 +12,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from warmpool.experiments.run import Report
+from warmpool.experiments.run import ExperimentReport
 
 _COLOURS: Final = (
     "#2563eb", "#ea580c", "#16a34a", "#9333ea", "#dc2626",
@@ -29,9 +29,9 @@ class Picture:
     name: str
     title: str
     description: str
-    draw: Callable[[Report], Figure]
+    draw: Callable[[ExperimentReport], Figure]
 
-    def svg(self, report: Report) -> str:
+    def svg(self, report: ExperimentReport) -> str:
         """The picture as an SVG element, the same for the same report."""
         with mpl.rc_context({"svg.hashsalt": self.name, "svg.fonttype": "path", "font.size": 10}):
             figure = self.draw(report)
@@ -42,7 +42,7 @@ class Picture:
         label = f'<svg role="img" aria-label="{self.description}"'
         return svg.replace("<svg", label, 1)
 
-    def png(self, report: Report) -> bytes:
+    def png(self, report: ExperimentReport) -> bytes:
         """The picture as the bytes of a PNG file."""
         with mpl.rc_context({"font.size": 10}):
             content = io.BytesIO()
@@ -58,7 +58,7 @@ def _figure(height: float = 4.2) -> tuple[Figure, Any]:
     return figure, axes
 
 
-def frontier(report: Report) -> Figure:
+def frontier(report: ExperimentReport) -> Figure:
     """Cost against the rate of cold starts, with the clairvoyant bound."""
     figure, axes = _figure()
     for index, arm in enumerate(report.arms):
@@ -84,7 +84,7 @@ def frontier(report: Report) -> Figure:
     return figure
 
 
-def replicas(report: Report) -> Figure:
+def replicas(report: ExperimentReport) -> Figure:
     """Replicas against demand over time; of long traces the first days."""
     shown_s = min(max(report.duration_s, 1.0), _MOST_DAYS * 86_400)
     figure = Figure(figsize=(8.6, 1.25 * len(report.arms) + 0.9))
@@ -109,7 +109,7 @@ def replicas(report: Report) -> Figure:
     return figure
 
 
-def latencies(report: Report) -> Figure:
+def latencies(report: ExperimentReport) -> Figure:
     """The distribution of the time to the first token."""
     figure, axes = _figure()
     shares = np.linspace(0, 100, 500)
@@ -123,7 +123,7 @@ def latencies(report: Report) -> Figure:
     return figure
 
 
-def gpu_seconds(report: Report) -> Figure:
+def gpu_seconds(report: ExperimentReport) -> Figure:
     """Where the GPU-seconds of each arm went."""
     figure, axes = _figure(0.45 * len(report.arms) + 1.3)
     names = [arm.name for arm in report.arms][::-1]
@@ -142,7 +142,7 @@ def gpu_seconds(report: Report) -> Figure:
     return figure
 
 
-def _span(report: Report) -> str:
+def _span(report: ExperimentReport) -> str:
     days = report.duration_s / 86_400
     if days >= 2:
         return f"{days:.1f} days"

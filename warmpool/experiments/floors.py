@@ -1,7 +1,7 @@
 """Floors over virtual time: what an arm of an experiment holds, asked as the controller would be.
 
-`Pool` decides with the controller's own policies and `Forecast` with the hazard floor; neither sees more than
-the controller would: the demand of the seconds that have passed.
+`PoolFloor` decides with the controller's own policies and `ForecastFloor` with the hazard floor; neither
+sees more than the controller would: the demand of the seconds that have passed.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class FloorPolicy(Protocol):
 
 
 @dataclass(slots=True)
-class Fixed:
+class FixedFloor:
     """A floor that never changes: 0 is the pool switched off."""
 
     replicas: int = 0
@@ -81,7 +81,7 @@ class Fixed:
 
 
 @dataclass(slots=True)
-class Pool:
+class PoolFloor:
     """A WarmPool, decided by the controller's own composition of policies.
 
     Args:
@@ -149,7 +149,7 @@ class Pool:
         return self._floor, self._again
 
 
-class Forecast:
+class ForecastFloor:
     """The hazard floor, by price or by target rate of cold starts.
 
     Args:

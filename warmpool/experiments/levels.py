@@ -27,7 +27,7 @@ DRAIN_S: Final = 21_600
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Demand:
+class DemandSeries:
     """A trace's demand second by second, each (seconds,): `DRAIN_S` seconds past the last departure.
 
     Attributes:
@@ -71,7 +71,7 @@ class Outcome:
         return float(kept.min()) if len(kept) else None
 
 
-def demand_of(arrivals: Floats, service_s: Floats) -> Demand:
+def demand_of(arrivals: Floats, service_s: Floats) -> DemandSeries:
     """The demand of a trace.
 
     Args:
@@ -79,10 +79,10 @@ def demand_of(arrivals: Floats, service_s: Floats) -> Demand:
         service_s: (n,) seconds.
     """
     departures = np.sort(arrivals + service_s)
-    return Demand(*kernels.demand(arrivals, departures, int(departures[-1]) + 1 + DRAIN_S))
+    return DemandSeries(*kernels.demand(arrivals, departures, int(departures[-1]) + 1 + DRAIN_S))
 
 
-def hazard_floors(demand: Demand, load_s: float, prices: Floats) -> Ints:
+def hazard_floors(demand: DemandSeries, load_s: float, prices: Floats) -> Ints:
     """The hazard floor at each move for each price, (prices, moves)."""
     floors = kernels.hazard_floors(
         demand.running, demand.peak, demand.arrivals, load_s, prices, _capacity(demand)
@@ -90,7 +90,7 @@ def hazard_floors(demand: Demand, load_s: float, prices: Floats) -> Ints:
     return np.asarray(floors)
 
 
-def target_floors(demand: Demand, load_s: float, targets: Floats) -> Ints:
+def target_floors(demand: DemandSeries, load_s: float, targets: Floats) -> Ints:
     """The hazard floor at each move for each target rate of cold starts, (targets, moves)."""
     shadows = np.stack([hazard.new_shadows(float(target)) for target in targets])
     return np.asarray(
@@ -107,7 +107,7 @@ def target_floors(demand: Demand, load_s: float, targets: Floats) -> Ints:
     )
 
 
-def _capacity(demand: Demand) -> int:
+def _capacity(demand: DemandSeries) -> int:
     return int(demand.peak.max()) + hazard.HEADROOM
 
 

@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from warmpool.experiments import kernels, levels
 from warmpool.experiments.bound import Gaps
-from warmpool.experiments.levels import MOVE_TICKS, Demand
+from warmpool.experiments.levels import MOVE_TICKS, DemandSeries
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -42,7 +42,7 @@ _NEGLIGIBLE: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class PolicyFamily:
     """A family of floors.
 
     Attributes:
@@ -50,7 +50,7 @@ class Policy:
         ahead: whether its floors start replicas before demand comes.
     """
 
-    floors: Callable[[Demand, float], Ints]
+    floors: Callable[[DemandSeries, float], Ints]
     ahead: bool = False
 
 
@@ -68,7 +68,7 @@ class Frontier:
 
 
 def frontier(  # noqa: PLR0917 - a policy, a trace three ways, a load time
-    name: str, arrivals: Floats, service_s: Floats, demand: Demand, gaps: Gaps, load_s: float
+    name: str, arrivals: Floats, service_s: Floats, demand: DemandSeries, gaps: Gaps, load_s: float
 ) -> Frontier:
     """Sweep a policy's parameter over a trace.
 
@@ -84,12 +84,12 @@ def frontier(  # noqa: PLR0917 - a policy, a trace three ways, a load time
     return Frontier(outcome.gpu_s, outcome.cold_rate)
 
 
-def hazard(demand: Demand, load_s: float) -> Ints:
+def hazard(demand: DemandSeries, load_s: float) -> Ints:
     """The hazard floor, over the price of a cold start."""
     return levels.hazard_floors(demand, load_s, np.concatenate([[0.0], np.geomspace(1, 100_000, 160)]))
 
 
-def staffing(demand: Demand, _: float) -> Ints:
+def staffing(demand: DemandSeries, _: float) -> Ints:
     """Mean demand plus a multiple of its deviation, both exponentially averaged over 60 s and 300 s."""
     mean = kernels.smoothed(demand.running.astype(np.float64), 60.0)
     deviation = np.sqrt(np.maximum(kernels.smoothed((demand.running - mean) ** 2, 300.0), mean))
@@ -97,7 +97,7 @@ def staffing(demand: Demand, _: float) -> Ints:
     return _moved(np.stack([np.ceil(mean + factor * deviation - _NEGLIGIBLE) for factor in factors]))
 
 
-def erlang(demand: Demand, _: float) -> Ints:
+def erlang(demand: DemandSeries, _: float) -> Ints:
     """Erlang B with Hayward's correction: blocking of c / z servers at load a / z, z being the peakedness."""
     mean = np.maximum(kernels.smoothed(demand.running.astype(np.float64), 300.0), 1e-6)
     variance = kernels.smoothed((demand.running - mean) ** 2, 900.0)
@@ -107,26 +107,26 @@ def erlang(demand: Demand, _: float) -> Ints:
     return np.asarray(np.where(mean[at] < _NEGLIGIBLE, 0, floors))[:, : demand.moves]
 
 
-def peak(demand: Demand, _: float) -> Ints:
+def peak(demand: DemandSeries, _: float) -> Ints:
     """The highest demand of the last so many seconds."""
     windows = np.unique(np.geomspace(5, 20_000, 60).astype(np.int64))
     return _moved(np.stack([kernels.sliding_max(demand.peak, int(window)) for window in windows]))
 
 
-def target_tracking(demand: Demand, _: float) -> Ints:
+def target_tracking(demand: DemandSeries, _: float) -> Ints:
     """AWS Lambda's provisioned concurrency, over the target utilisation; a minute is one reading."""
     return np.asarray(
         kernels.target_tracking(_per_minute(demand.peak), np.linspace(0.05, 0.99, 48), demand.moves)
     )
 
 
-def histogram(demand: Demand, _: float) -> Ints:
+def histogram(demand: DemandSeries, _: float) -> Ints:
     """Each level is kept until a percentile of its own past idle gaps (bins of one minute, four hours)."""
     percentiles = np.concatenate([np.linspace(0.3, 0.95, 14), 1 - np.geomspace(0.05, 0.001, 16)])
     return np.asarray(kernels.histogram_floors(demand.peak, percentiles))
 
 
-def fft(demand: Demand, _: float) -> Ints:
+def fft(demand: DemandSeries, _: float) -> Ints:
     """A parabola and the ten strongest harmonics of the last two hours, one minute ahead, plus a margin."""
     series = _per_minute(demand.peak).astype(np.float64)
     forecast = np.zeros(len(series))
@@ -139,7 +139,7 @@ def fft(demand: Demand, _: float) -> Ints:
     return _spread(floors.astype(np.int64), demand.moves)
 
 
-def seasonal(demand: Demand, load_s: float) -> Ints:
+def seasonal(demand: DemandSeries, load_s: float) -> Ints:
     """A quantile of the peaks at this time of day; for the first three days, the peak of ten minutes."""
     slot_s, day = 600, 144
     padded = _padded(demand.peak, slot_s).reshape(-1, slot_s).max(axis=1)
@@ -155,23 +155,23 @@ def seasonal(demand: Demand, load_s: float) -> Ints:
     return floors
 
 
-def always_on(demand: Demand, _: float) -> Ints:
+def always_on(demand: DemandSeries, _: float) -> Ints:
     """As many as the trace ever needs."""
     floors = np.full((1, demand.moves), int(demand.peak.max()), dtype=np.int64)
     floors[:, -levels.DRAIN_S // MOVE_TICKS :] = 0
     return floors
 
 
-POLICIES: Final[dict[str, Policy]] = {
-    "hazard": Policy(hazard),
-    "staffing": Policy(staffing),
-    "erlang": Policy(erlang),
-    "peak": Policy(peak),
-    "target-tracking": Policy(target_tracking, ahead=True),
-    "histogram": Policy(histogram),
-    "fft": Policy(fft, ahead=True),
-    "seasonal": Policy(seasonal, ahead=True),
-    "always-on": Policy(always_on, ahead=True),
+POLICIES: Final[dict[str, PolicyFamily]] = {
+    "hazard": PolicyFamily(hazard),
+    "staffing": PolicyFamily(staffing),
+    "erlang": PolicyFamily(erlang),
+    "peak": PolicyFamily(peak),
+    "target-tracking": PolicyFamily(target_tracking, ahead=True),
+    "histogram": PolicyFamily(histogram),
+    "fft": PolicyFamily(fft, ahead=True),
+    "seasonal": PolicyFamily(seasonal, ahead=True),
+    "always-on": PolicyFamily(always_on, ahead=True),
 }
 """Every policy but `keep-alive`, which `Gaps` has in closed form."""
 

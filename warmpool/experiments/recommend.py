@@ -24,7 +24,7 @@ from warmpool.domain.field_types import DAYS
 from warmpool.domain.pool import WarmPoolTemplate
 from warmpool.experiments import levels
 from warmpool.experiments.errors import ExperimentError
-from warmpool.experiments.levels import MOVE_TICKS, Demand
+from warmpool.experiments.levels import MOVE_TICKS, DemandSeries
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -48,7 +48,7 @@ _STABLE_WINDOW_S: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class WeeklySpan:
     """A weekly window in slots of ten minutes, counted from the quiet hour at which a day begins.
 
     Attributes:
@@ -68,7 +68,7 @@ class Span:
 class Candidate:
     """Windows and a keep-alive (s); `origin` is the slot after midnight at which their days begin."""
 
-    spans: tuple[Span, ...]
+    spans: tuple[WeeklySpan, ...]
     keep_alive_s: int
     origin: int = 0
 
@@ -80,7 +80,7 @@ class Candidate:
             content["keepAlive"] = format_duration(timedelta(seconds=self.keep_alive_s))
         return WarmPoolTemplate.model_validate(content)
 
-    def _window(self, span: Span) -> dict[str, Any]:
+    def _window(self, span: WeeklySpan) -> dict[str, Any]:
         name, _, days = _GROUPS[span.group]
         opens, closes = span.first + self.origin, span.end + self.origin
         whole = span.end - span.first == _SLOTS
@@ -237,7 +237,7 @@ def _confidence(
 
 
 def _everyday(replicas: int) -> Candidate:
-    return Candidate(tuple(Span(group, 0, _SLOTS, replicas) for group in range(len(_GROUPS))), 0)
+    return Candidate(tuple(WeeklySpan(group, 0, _SLOTS, replicas) for group in range(len(_GROUPS))), 0)
 
 
 def _clock(slot: int) -> str:
@@ -259,7 +259,7 @@ def _local_slots(start: datetime, zone: ZoneInfo, count: int, origin: int) -> tu
     return weekdays, slots
 
 
-def _quietest_slot(demand: Demand, start: datetime, zone: ZoneInfo) -> int:
+def _quietest_slot(demand: DemandSeries, start: datetime, zone: ZoneInfo) -> int:
     """Where a day had best begin: the middle of the longest time of the day without much demand."""
     count = -(-len(demand.running) // SLOT_S)
     _, slots = _local_slots(start, zone, count, 0)
@@ -276,7 +276,7 @@ def _quietest_slot(demand: Demand, start: datetime, zone: ZoneInfo) -> int:
 
 
 def _slots(
-    demand: Demand, start: datetime, zone: ZoneInfo, origin: int, concurrency: int
+    demand: DemandSeries, start: datetime, zone: ZoneInfo, origin: int, concurrency: int
 ) -> list[list[list[int]]]:
     """The replicas that each slot of the day needed on each earlier day: by group of days, then slot."""
     last = int(np.flatnonzero(demand.peak)[-1]) + 1
@@ -292,7 +292,7 @@ def _slots(
 
 def _candidates(slots: Sequence[Sequence[Sequence[int]]], origin: int) -> list[Candidate]:
     """Windows for each share and quantile, the same for every group of days, with each keep-alive."""
-    plans: dict[tuple[Span, ...], None] = {(): None}
+    plans: dict[tuple[WeeklySpan, ...], None] = {(): None}
     for share, quantile in itertools.product(_SHARES, _QUANTILES):
         spans = [
             span
@@ -303,7 +303,7 @@ def _candidates(slots: Sequence[Sequence[Sequence[int]]], origin: int) -> list[C
     return [Candidate(spans, keep_alive, origin) for spans in plans for keep_alive in _KEEP_ALIVE_S]
 
 
-def _span(group: int, by_slot: Sequence[Sequence[int]], share: float, quantile: float) -> Span | None:
+def _span(group: int, by_slot: Sequence[Sequence[int]], share: float, quantile: float) -> WeeklySpan | None:
     busy = [
         slot
         for slot, peaks in enumerate(by_slot)
@@ -314,14 +314,14 @@ def _span(group: int, by_slot: Sequence[Sequence[int]], share: float, quantile: 
     first, end = busy[0], busy[-1] + 1
     peaks = [peak for slot in range(first, end) for peak in by_slot[slot]]
     replicas = math.ceil(float(np.quantile(peaks, quantile)))
-    return Span(group, first, end, replicas) if replicas else None
+    return WeeklySpan(group, first, end, replicas) if replicas else None
 
 
 def _simulate(  # noqa: PLR0917 - a trace three ways and what a replica is
     candidates: Sequence[Candidate],
     arrivals: Floats,
     service_s: Floats,
-    demand: Demand,
+    demand: DemandSeries,
     start: datetime,
     zone: ZoneInfo,
     load_s: float,
@@ -354,7 +354,7 @@ def _simulate(  # noqa: PLR0917 - a trace three ways and what a replica is
     return levels.simulate(arrivals, service_s, floors, load_s, ahead=True, concurrency=concurrency)
 
 
-def _idle_seconds(demand: Demand) -> Ints:
+def _idle_seconds(demand: DemandSeries) -> Ints:
     """For each second, how long ago the last request ran; large before the first one."""
     seconds = np.arange(len(demand.peak))
     last = np.maximum.accumulate(np.where(demand.peak > 0, seconds, -(10**9)))

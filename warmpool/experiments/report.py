@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from warmpool.experiments.figures import PICTURES
-from warmpool.experiments.run import ArmResult, Report
+from warmpool.experiments.run import ArmResult, ExperimentReport
 
 _DIGITS: Final = 6
 _STYLE: Final = """
@@ -56,7 +56,7 @@ class Row:
     """The share of that arm's idle and starting GPU-seconds that this one does without."""
 
 
-def rows(report: Report) -> list[Row]:
+def rows(report: ExperimentReport) -> list[Row]:
     """The arms in figures, in their order."""
     always = next(
         (arm for arm in report.arms if arm.result.floor_changes == 1 and arm.result.floor[0, 0] == 0), None
@@ -64,7 +64,7 @@ def rows(report: Report) -> list[Row]:
     return [_row(report, arm, always) for arm in report.arms]
 
 
-def _row(report: Report, arm: ArmResult, always: ArmResult | None) -> Row:
+def _row(report: ExperimentReport, arm: ArmResult, always: ArmResult | None) -> Row:
     result = arm.result
     saved = removed = None
     if always is not None:
@@ -93,13 +93,13 @@ def _row(report: Report, arm: ArmResult, always: ArmResult | None) -> Row:
     )
 
 
-def best(report: Report) -> str | None:
+def best(report: ExperimentReport) -> str | None:
     """The cheapest arm that keeps the objective; None where none does."""
     kept = [arm for arm in report.arms if arm.result.cold_rate <= report.objective]
     return min(kept, key=lambda arm: arm.result.cost).name if kept else None
 
 
-def to_json(report: Report) -> dict[str, Any]:
+def to_json(report: ExperimentReport) -> dict[str, Any]:
     """The report as JSON: the same figures as the page."""
     return {
         "experiment": report.name,
@@ -116,7 +116,7 @@ def to_json(report: Report) -> dict[str, Any]:
     }
 
 
-def to_csv(report: Report) -> str:
+def to_csv(report: ExperimentReport) -> str:
     """The arms as CSV, a header first."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -126,7 +126,7 @@ def to_csv(report: Report) -> str:
     return text.getvalue()
 
 
-def to_html(report: Report) -> str:
+def to_html(report: ExperimentReport) -> str:
     """The report as one page without links to anything outside it."""
     cells = "".join(_html_row(report, row) for row in rows(report))
     heads = "".join(
@@ -165,7 +165,7 @@ def to_html(report: Report) -> str:
     )
 
 
-def _verdict(report: Report) -> str:
+def _verdict(report: ExperimentReport) -> str:
     name = best(report)
     goal = f"at most {report.objective:.3g} of the requests cold".replace(
         f"{report.objective:.3g}", f"{report.objective:.2%}"
@@ -175,7 +175,7 @@ def _verdict(report: Report) -> str:
     return f"Cheapest with {goal}: <strong>{html.escape(name)}</strong>."
 
 
-def _html_row(report: Report, row: Row) -> str:
+def _html_row(report: ExperimentReport, row: Row) -> str:
     values = (
         f"{row.cold_rate:.2%}",
         _seconds(row.wait_p95_s),
@@ -197,7 +197,7 @@ def _seconds(value: float | None) -> str:
     return f"{value:.1f} s" if value >= 1 else f"{value * 1000:.0f} ms"
 
 
-def write(report: Report, folder: Path) -> list[Path]:
+def write(report: ExperimentReport, folder: Path) -> list[Path]:
     """Write `report.html`, `report.json`, `report.csv` and the pictures; returns the files.
 
     Raises:

@@ -6,7 +6,7 @@ Arms that were finished when the run is interrupted are kept.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -21,8 +21,8 @@ from warmpool.domain.cost import PriceList, ReplicaPrice
 from warmpool.experiments import bound
 from warmpool.experiments.cold_start import ColdStarts, Constant, Empirical, LogNormal
 from warmpool.experiments.errors import ExperimentError, TraceError
-from warmpool.experiments.experiment import Arm, ColdStart, Experiment, ReplicaSpec, ServiceTime
-from warmpool.experiments.floors import Fixed, FloorPolicy, Forecast, Pool
+from warmpool.experiments.experiment import ArmSpec, ColdStartSpec, Experiment, ReplicaSpec, ServiceTime
+from warmpool.experiments.floors import FixedFloor, FloorPolicy, ForecastFloor, PoolFloor
 from warmpool.experiments.formats import read_trace
 from warmpool.experiments.generate import TooLargeError, generate
 from warmpool.experiments.simulator import FunctionSimulation, Load, Replica, Result
@@ -52,7 +52,7 @@ class ArmResult:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Report:
+class ExperimentReport:
     """An experiment's results.
 
     Attributes:
@@ -127,7 +127,7 @@ def prepare(experiment: Experiment, prices: PriceList) -> Prepared:
     )
 
 
-def run(prepared: Prepared, *, progress: Progress | None = None) -> Report:
+def run(prepared: Prepared, *, progress: Progress | None = None) -> ExperimentReport:
     """Run every arm, or until `progress` says to stop: the finished arms are in the report."""
     spec = prepared.experiment.spec
     done: list[ArmResult] = []
@@ -141,7 +141,7 @@ def run(prepared: Prepared, *, progress: Progress | None = None) -> Report:
     replica = replica_of(spec.replica, prepared.prices)
     service_s = prepared.service_s / spec.replica.speed
     least = bound.gaps_of(trace.arrivals, service_s).bound(replica.cold_starts.p95_s) * replica.gpus
-    return Report(
+    return ExperimentReport(
         name=prepared.experiment.metadata.name,
         start=prepared.start,
         duration_s=trace.duration_s,
@@ -157,7 +157,7 @@ def run(prepared: Prepared, *, progress: Progress | None = None) -> Report:
     )
 
 
-def run_arm(prepared: Prepared, arm: Arm, progress: Progress | None = None) -> ArmResult:
+def run_arm(prepared: Prepared, arm: ArmSpec, progress: Progress | None = None) -> ArmResult:
     """Run one arm to its end."""
     spec = prepared.experiment.spec
     shape = arm.replica or spec.replica
@@ -187,13 +187,13 @@ def run_arm(prepared: Prepared, arm: Arm, progress: Progress | None = None) -> A
 
 
 def floor_policy(
-    arm: Arm, start: datetime, replica: Replica, prices: PriceList, shape: ReplicaSpec
+    arm: ArmSpec, start: datetime, replica: Replica, prices: PriceList, shape: ReplicaSpec
 ) -> FloorPolicy:
     """What holds an arm's floor."""
     if arm.fixed is not None:
-        return Fixed(arm.fixed)
+        return FixedFloor(arm.fixed)
     if arm.forecast is not None:
-        return Forecast(
+        return ForecastFloor(
             replica.cold_starts.p95_s,
             target=arm.forecast.cold_start_rate,
             price=arm.forecast.cold_start_price,
@@ -201,14 +201,14 @@ def floor_policy(
         )
     if arm.pool is not None:
         lead = arm.pool.lead_time
-        return Pool(
+        return PoolFloor(
             arm.pool,
             start,
             lead=timedelta(seconds=replica.cold_starts.p95_s) if lead in {"auto", None} else lead,  # type: ignore[arg-type]
             price=_price(shape, replica, prices),
             requests_per_replica=float(replica.concurrency or 100),
         )
-    return Fixed(0)
+    return FixedFloor(0)
 
 
 def _price(shape: ReplicaSpec, replica: Replica, prices: PriceList) -> ReplicaPrice | None:
@@ -231,7 +231,7 @@ def replica_of(shape: ReplicaSpec, prices: PriceList) -> Replica:
     )
 
 
-def cold_starts(spec: ColdStart) -> ColdStarts:
+def cold_starts(spec: ColdStartSpec) -> ColdStarts:
     """The distribution that a description names."""
     if spec.seconds is not None:
         return Constant(spec.seconds)
@@ -258,9 +258,3 @@ def _demand(arrivals: Floats, service_s: Floats) -> Floats:
     highest = np.zeros(int(bins[-1]) + 1)
     np.maximum.at(highest, bins, levels)
     return np.column_stack([np.arange(len(highest)) * width, highest])
-
-
-def costs_over_bound(report: Report) -> Iterator[tuple[str, float | None]]:
-    """Each arm's GPU-seconds over the clairvoyant bound; None where there is no bound."""
-    for arm in report.arms:
-        yield arm.name, None if not report.bound_gpu_s else arm.result.gpu_s / report.bound_gpu_s

@@ -22,7 +22,7 @@ from knative.autoscaling.annotations import AutoscalingSpec
 from knative.autoscaling.revision_autoscaler import RevisionAutoscaler, RevisionScaling
 from warmpool.experiments import kernels
 from warmpool.experiments.cold_start import ColdStarts, Constant
-from warmpool.experiments.floors import Fixed, FloorPolicy, Second
+from warmpool.experiments.floors import FixedFloor, FloorPolicy, Second
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -409,7 +409,7 @@ def simulate(
 ) -> Result:
     """Run one function to its end; without a policy the pool is off."""
     kernels.seed(seed)
-    simulation = FunctionSimulation(load, replica, policy or Fixed(), autoscaling=autoscaling, seed=seed)
+    simulation = FunctionSimulation(load, replica, policy or FixedFloor(), autoscaling=autoscaling, seed=seed)
     while not simulation.finished:
         simulation.step()
     return simulation.result()

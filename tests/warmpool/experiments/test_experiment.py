@@ -40,7 +40,7 @@ def document(**spec) -> dict:
     }
 
 
-def run(**spec) -> running.Report:
+def run(**spec) -> running.ExperimentReport:
     return running.run(running.prepare(parse_experiment(document(**spec)), packaged_prices()))
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from knative.autoscaling.annotations import AutoscalingSpec
 from warmpool.domain.pool import WarmPoolTemplate
 from warmpool.experiments.cold_start import Constant, Empirical, LogNormal
-from warmpool.experiments.floors import Fixed, Forecast, Pool
+from warmpool.experiments.floors import FixedFloor, ForecastFloor, PoolFloor
 from warmpool.experiments.simulator import Function, Load, Replica, simulate, simulate_fleet
 
 MONDAY = datetime(2026, 3, 2, tzinfo=UTC)
@@ -41,7 +41,7 @@ def test_with_a_fixed_number_of_replicas_requests_wait_as_in_mmc(servers):
     for seed in range(8):
         load = poisson(seed, rate, 12_000, mean_s)
         spec = AutoscalingSpec(max_scale=servers)
-        result = simulate(load, Replica(Constant(0.001)), Fixed(servers), autoscaling=spec, seed=seed)
+        result = simulate(load, Replica(Constant(0.001)), FixedFloor(servers), autoscaling=spec, seed=seed)
         settled = result.waited_s[200:]
         shares.append((settled > 1e-9).mean())
         waits.append(settled.mean())
@@ -64,7 +64,7 @@ def test_with_a_fixed_number_of_replicas_requests_wait_as_in_mmc(servers):
 def test_littles_law_holds_and_no_request_is_lost(seed, concurrency, floor, rate):
     load = poisson(seed, rate, 200, 3.0)
 
-    result = simulate(load, Replica(Constant(20.0), concurrency=concurrency), Fixed(floor), seed=seed)
+    result = simulate(load, Replica(Constant(20.0), concurrency=concurrency), FixedFloor(floor), seed=seed)
 
     assert result.lost == 0
     assert (result.waited_s >= -1e-9).all()
@@ -78,16 +78,16 @@ def test_the_same_seed_gives_the_same_bytes():
     load = poisson(1, 0.5, 500, 3.0)
     replica = Replica(LogNormal(20.0, 0.4), concurrency=0)
 
-    first = simulate(load, replica, Forecast(20.0, target=0.02), seed=7)
-    again = simulate(load, replica, Forecast(20.0, target=0.02), seed=7)
-    other = simulate(load, replica, Forecast(20.0, target=0.02), seed=8)
+    first = simulate(load, replica, ForecastFloor(20.0, target=0.02), seed=7)
+    again = simulate(load, replica, ForecastFloor(20.0, target=0.02), seed=7)
+    other = simulate(load, replica, ForecastFloor(20.0, target=0.02), seed=8)
 
     assert first.waited_s.tobytes() == again.waited_s.tobytes()
     assert first.waited_s.tobytes() != other.waited_s.tobytes()
 
 
 def test_a_request_to_a_function_at_zero_waits_for_one_start_and_the_next_ones_do_not():
-    result = simulate(load_of([100.25, 200.0], [2.0, 2.0]), Replica(Constant(30.0)), Fixed(0))
+    result = simulate(load_of([100.25, 200.0], [2.0, 2.0]), Replica(Constant(30.0)), FixedFloor(0))
 
     # Kept by the stable window and the grace period of scale to zero after the first, gone before 200 s.
     assert result.cold.tolist() == [True, True]
@@ -97,8 +97,10 @@ def test_a_request_to_a_function_at_zero_waits_for_one_start_and_the_next_ones_d
 
 def test_scale_to_zero_keeps_the_last_replica_for_the_stable_window():
     spec = AutoscalingSpec(target_utilization_percentage=100)
-    gap = simulate(load_of([10.0, 60.0], [1.0, 1.0]), Replica(Constant(5.0)), Fixed(0), autoscaling=spec)
-    far = simulate(load_of([10.0, 1000.0], [1.0, 1.0]), Replica(Constant(5.0)), Fixed(0), autoscaling=spec)
+    gap = simulate(load_of([10.0, 60.0], [1.0, 1.0]), Replica(Constant(5.0)), FixedFloor(0), autoscaling=spec)
+    far = simulate(
+        load_of([10.0, 1000.0], [1.0, 1.0]), Replica(Constant(5.0)), FixedFloor(0), autoscaling=spec
+    )
 
     assert gap.cold.tolist() == [True, False]
     assert far.cold.tolist() == [True, True]
@@ -113,7 +115,7 @@ def test_a_window_of_a_pool_is_open_when_it_says_so_and_early_by_its_lead():
     )
     opens = 8 * 3600.0
     load = load_of([opens + 1, opens + 1.5, opens + 600], [5.0, 5.0, 5.0])
-    pool = Pool(spec, MONDAY, lead=timedelta(seconds=120))
+    pool = PoolFloor(spec, MONDAY, lead=timedelta(seconds=120))
 
     result = simulate(load, Replica(Constant(60.0)), pool)
 
@@ -123,7 +125,7 @@ def test_a_window_of_a_pool_is_open_when_it_says_so_and_early_by_its_lead():
 
 
 def test_at_knatives_usual_utilisation_one_waiting_request_starts_two_replicas():
-    result = simulate(load_of([10.0], [1.0]), Replica(Constant(5.0)), Fixed(0))
+    result = simulate(load_of([10.0], [1.0]), Replica(Constant(5.0)), FixedFloor(0))
 
     assert result.starts == 2  # ceil(1 / 0.7)
 
@@ -131,8 +133,8 @@ def test_at_knatives_usual_utilisation_one_waiting_request_starts_two_replicas()
 def test_functions_on_few_gpus_wait_for_each_other():
     spec = AutoscalingSpec(target_utilization_percentage=100)
     functions = [
-        Function(load_of([10.0], [50.0], "a"), Replica(Constant(5.0)), Fixed(0), spec),
-        Function(load_of([11.0], [5.0], "b"), Replica(Constant(5.0)), Fixed(0), spec),
+        Function(load_of([10.0], [50.0], "a"), Replica(Constant(5.0)), FixedFloor(0), spec),
+        Function(load_of([11.0], [5.0], "b"), Replica(Constant(5.0)), FixedFloor(0), spec),
     ]
 
     apart = simulate_fleet(functions, gpus=2)
@@ -151,8 +153,8 @@ def test_a_function_that_sleeps_takes_no_gpu_before_its_request_comes():
 
     first, second = simulate_fleet(
         [
-            Function(late, Replica(Constant(5.0)), Fixed(0), spec),
-            Function(early, Replica(Constant(5.0)), Fixed(0), spec),
+            Function(late, Replica(Constant(5.0)), FixedFloor(0), spec),
+            Function(early, Replica(Constant(5.0)), FixedFloor(0), spec),
         ],
         gpus=1,
     )
@@ -167,7 +169,7 @@ def test_a_function_that_sleeps_takes_no_gpu_before_its_request_comes():
 def test_more_floor_costs_more_and_leaves_fewer_cold(seed):
     load = poisson(seed, 0.05, 60, 4.0)
 
-    results = [simulate(load, Replica(Constant(30.0)), Fixed(floor)) for floor in (2, 4, 8)]
+    results = [simulate(load, Replica(Constant(30.0)), FixedFloor(floor)) for floor in (2, 4, 8)]
 
     assert [r.cold.sum() for r in results] == sorted((r.cold.sum() for r in results), reverse=True)
     assert [r.gpu_s for r in results] == sorted(r.gpu_s for r in results)
@@ -179,8 +181,8 @@ def test_a_forecast_leaves_fewer_cold_than_the_autoscaler_alone():
     load = load_of(arrivals, rng.exponential(3.0, len(arrivals)))
     spec = AutoscalingSpec(target_utilization_percentage=100)
 
-    off = simulate(load, Replica(Constant(30.0)), Fixed(0), autoscaling=spec)
-    forecast = simulate(load, Replica(Constant(30.0)), Forecast(30.0, target=0.02), autoscaling=spec)
+    off = simulate(load, Replica(Constant(30.0)), FixedFloor(0), autoscaling=spec)
+    forecast = simulate(load, Replica(Constant(30.0)), ForecastFloor(30.0, target=0.02), autoscaling=spec)
 
     assert forecast.cold_rate < off.cold_rate / 2
 
@@ -197,4 +199,4 @@ def test_distributions_of_cold_starts():
 
 def test_a_forecast_needs_one_objective():
     with pytest.raises(ValueError, match="either a target rate of cold starts or a price"):
-        Forecast(30.0)
+        ForecastFloor(30.0)
