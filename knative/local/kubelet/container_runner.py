@@ -135,7 +135,6 @@ class ContainerRunner:
             return await self._run_once()
         except Exception as problem:
             log.exception("container %s of %s failed", self._state.name, self._pod.title)
-            self.kill()
             self._set_unstartable("CreateContainerError", f"internal error: {problem!r}")
             return False
 
@@ -247,12 +246,16 @@ class ContainerRunner:
         self._set_running(begun, port)
         inside = volumes.enter(self._process.pid, folder) if mounts else ()
         probing = asyncio.ensure_future(self._probe(env, folder, port, inside))
-        exit_code = await self._wait_for_exit_or_termination(probing)
+        try:
+            exit_code = await self._wait_for_exit_or_termination(probing)
+            if exit_code is None:
+                await self._stop_process()
+        finally:
+            self.kill()  # after an unexpected error only is it still running
+            await self._process.exited
+            killed_for = await runtime.limits.end(enforced)
         if exit_code is None:
-            await self._stop_process()
-            await runtime.limits.end(enforced)
             return True
-        killed_for = await runtime.limits.end(enforced)
         if killed_for is not None:  # whatever exit code its first process made of the death of another
             exit_code = 128 + signal.SIGKILL
         self._set_exited(exit_code, killed_for, offset, begun)
@@ -289,13 +292,19 @@ class ContainerRunner:
         self._set_ready(False)
 
     async def _wait_for_exit_or_termination(self, probing: asyncio.Future[None]) -> int | None:
-        """Wait until the process exits (its code) or the pod is asked to terminate (None)."""
+        """Wait until the process exits (its code) or the pod is asked to terminate (None).
+
+        Probing may end before either; its error is raised, for an unprobed container would never be ready.
+        """
         assert self._process is not None
         exited = self._process.exited
         requested = asyncio.ensure_future(self._pod.termination.wait())
-        waited: set[asyncio.Future[Any]] = {exited, requested}
+        ends: set[asyncio.Future[Any]] = {exited, requested}
         try:
-            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({*ends, probing}, return_when=asyncio.FIRST_COMPLETED)
+            if probing.done():
+                probing.result()
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
             requested.cancel()
             probing.cancel()

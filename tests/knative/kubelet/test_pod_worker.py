@@ -1,7 +1,10 @@
 """A pod's worker goes on, whatever an object makes of its containers' start."""
 
 import asyncio
+import os
 from datetime import UTC, datetime
+
+import pytest
 
 from knative.client.resources import POD
 from knative.local.apiserver.store import Key
@@ -11,31 +14,47 @@ from knative.local.kubelet.logs import ContainerLogs
 from knative.local.kubelet.pod_runtime import PodRuntime
 from knative.local.kubelet.pod_worker import PodWorker
 from knative.local.kubelet.ports import PortAllocator
-from knative.local.kubelet.probes import Prober
+from knative.local.kubelet.probes import Prober, ProbeResult
 from knative.local.kubelet.volumes import Volumes
 
 KEY = Key(POD, "default", "a")
 
 
-async def test_an_unexpected_error_is_a_failed_start_with_back_off(tmp_path):
-    events: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
-    statuses: list[dict] = []
+class BrokenProber(Prober):
+    """Fails in a way that no probe should."""
 
-    def broken(namespace: str, name: str) -> dict:
-        raise ZeroDivisionError("odd object")
+    async def attempt(self, *_: object) -> ProbeResult:
+        raise ZeroDivisionError("odd probe")
 
+
+def broken(namespace: str, name: str) -> dict:
+    raise ZeroDivisionError("odd object")
+
+
+@pytest.fixture
+def events() -> asyncio.Queue[tuple[str, str]]:
+    return asyncio.Queue()
+
+
+@pytest.fixture
+def statuses() -> list[dict]:
+    return []
+
+
+@pytest.fixture
+def runtime(tmp_path, events, statuses) -> PodRuntime:
     async def nothing(*_: object) -> bool:
         return True
 
-    runtime = PodRuntime(
+    return PodRuntime(
         host="127.0.0.1",
         workdir=tmp_path,
-        base_env={},
+        base_env={"PATH": os.environ["PATH"]},
         service_env=lambda _: {},
         identity_env={},
         backoff_s=60.0,
         ports=PortAllocator("127.0.0.1"),
-        prober=Prober("127.0.0.1"),
+        prober=BrokenProber("127.0.0.1"),
         logs=ContainerLogs(tmp_path),
         slots=GpuSlots(1),
         volumes=Volumes(tmp_path / "volumes", tmp_path / "claims"),
@@ -50,14 +69,29 @@ async def test_an_unexpected_error_is_a_failed_start_with_back_off(tmp_path):
         on_ready=lambda *_: None,
         drained=nothing,
     )
-    env = [{"name": "X", "valueFrom": {"configMapKeyRef": {"name": "odd", "key": "k"}}}]
-    gpu = {"resources": {"limits": {"nvidia.com/gpu": "1"}}}
-    container = {"name": "main", "command": ["sleep", "1"], "env": env, **gpu}
-    worker = PodWorker(KEY, {"metadata": {"uid": "u"}, "spec": {"containers": [container]}}, runtime)
+
+
+ODD_ENV = {"env": [{"name": "X", "valueFrom": {"configMapKeyRef": {"name": "odd", "key": "k"}}}]}
+
+
+@pytest.mark.parametrize(
+    ("container", "problem"),
+    [(ODD_ENV, "ZeroDivisionError('odd object')"), ({}, "ZeroDivisionError('odd probe')")],
+    ids=["at its start", "while it is probed"],
+)
+async def test_an_unexpected_error_is_a_failure_with_back_off(runtime, events, statuses, container, problem):
+    spec = {
+        "name": "main",
+        "command": ["sleep", "600"],
+        "resources": {"limits": {"nvidia.com/gpu": "1"}},
+        **container,
+    }
+    worker = PodWorker(KEY, {"metadata": {"uid": "u"}, "spec": {"containers": [spec]}}, runtime)
     running = asyncio.create_task(worker.run())
     seen = [await asyncio.wait_for(events.get(), 10) for _ in range(2)]
     assert [reason for reason, _ in seen] == ["Failed", "BackOff"]
-    assert "internal error: ZeroDivisionError('odd object')" in seen[0][1]
+    assert "internal error" in seen[0][1]
+    assert problem in seen[0][1]
     (state,) = statuses[-1]["containerStatuses"]
     assert state["state"]["waiting"]["reason"] == "CreateContainerError"
     assert not running.done()
