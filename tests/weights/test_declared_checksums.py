@@ -1,8 +1,11 @@
 """Bytes are compared with what their store declares, however they were uploaded; what could not be is named."""
 
 import base64
+import dataclasses
 import hashlib
 import json
+import subprocess
+import sys
 
 import pytest
 from boto3.s3.transfer import TransferConfig
@@ -10,6 +13,7 @@ from typer.testing import CliRunner
 
 import weights
 from pilotlight.cli.weights import app
+from tests.weights.cached_loads import LOAD
 from tests.weights.conftest import QUICK, digests_of
 from tests.weights.faults import NOTHING, Fault
 from weights.loading.model import open_model
@@ -138,6 +142,20 @@ def test_a_pull_checks_the_same(bucketed, tmp_path, algorithm, part):
     as_s3(bucketed, uri, spoil())
     with pytest.raises(weights.IntegrityError):
         pull(uri, tmp_path / "other")
+
+
+@pytest.mark.parametrize("spoiled", [False, True], ids=["right", "spoiled once"])
+def test_processes_that_load_together_check_one_download(bucketed, tmp_path, spoiled):
+    uri = upload(bucketed, f"together-{spoiled}".lower(), "CRC64NVME")
+    once = spoil(times=1) if spoiled else lambda _: NOTHING
+    bucketed.proxy.decide = lambda r: dataclasses.replace(once(r), pause=0.05) if r.is_bulk else NOTHING
+    command = [sys.executable, "-c", LOAD, uri, str(tmp_path)]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    answers = [json.loads(process.communicate(timeout=90)[0]) for process in running]
+    assert all(answer["found"] == bucketed.expected for answer in answers)
+    files = len(bucketed.made.files) if not spoiled else len(bucketed.made.files) + 1
+    largest = max((bucketed.made.path / file).stat().st_size for file in bucketed.made.files)
+    assert bucketed.proxy.bulk_bytes <= files * largest
 
 
 def test_parts_that_may_not_be_read_are_named_with_the_right_that_is_missing(bucketed, tmp_path):

@@ -143,7 +143,7 @@ class Cache:
         """Make a blob of a file of which all parts have arrived.
 
         Returns:
-            The file's SHA-256, or None if `stop` was set or parts are missing.
+            The file's SHA-256; None if `stop` was set, or parts are missing or were just replaced.
 
         Raises:
             IntegrityError: it is not the file that the source declared; its parts are discarded.
@@ -159,6 +159,8 @@ class Cache:
         except IntegrityError:
             partial.discard_parts()
             raise
+        if partial.digests() != digests:
+            return None  # another process fetched parts again while they were hashed
         blob = self._blob_path(content.sha256)
         with self.writing():
             self.write_json(parts_path(blob), parts_record(partial.parts, digests))

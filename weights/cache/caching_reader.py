@@ -102,11 +102,18 @@ class CachingReader:
             self.publish()
             return
         with contextlib.suppress(OSError):  # the cache has failed: `publish` then checks without it
-            if self._acquired():
-                self._writer.drain()
-                self._fetch_missing()
-                if self._matches_declared():
-                    return
+            while not self._stop.is_set():
+                fetches = self._acquired()
+                if fetches:
+                    self._writer.drain()
+                    self._fetch_missing()
+                if self.complete():
+                    if self._matches_declared(discard=fetches):
+                        return
+                    break
+                if fetches or self._partial.gone:
+                    break
+                self._stop.wait(_POLL_SECONDS)
         self.publish()
 
     def publish(self) -> None:
@@ -202,19 +209,34 @@ class CachingReader:
                 for _ in pool.map(fetch, missing):
                     pass
 
-    def _matches_declared(self) -> bool:
-        """Compare the file with its declared checksum only; False if it cannot be told now."""
+    def _matches_declared(self, *, discard: bool) -> bool:
+        """Compare the file with its declared checksum only.
+
+        Args:
+            discard: forget all parts if it does not match; for the process that fetches.
+
+        Returns:
+            False if this process cannot tell, or does not fetch: the one that does then decides.
+
+        Raises:
+            IntegrityError: it does not match, and all parts are forgotten; or callers of `read` got other
+                bytes than it has by now.
+        """
         digests = self._partial.digests()
         content = None if digests is None else self._partial.hash(self._stop, need_sha256=False)
         if digests is None or content is None:
             return False
         try:
             content.check()
-            self._compare(digests)
         except IntegrityError:
+            if not discard:
+                return False
             self._partial.discard_parts()
             self._given.clear()
             raise
+        if self._partial.digests() != digests:
+            return False  # parts were fetched again meanwhile: what was hashed may be newer than the digests
+        self._compare(digests)
         self._verified = True
         return True
 
