@@ -100,7 +100,7 @@ class _Model(BaseModel):
     )
 
 
-class Metadata(_Model):
+class AgentMetadata(_Model):
     """Name and namespace; the name becomes a part of every Service's name."""
 
     name: Label
@@ -116,7 +116,7 @@ class ModelRef(_Model):
     name: str = Field(default="", max_length=200)
 
 
-class Engine(_Model):
+class EngineSpec(_Model):
     """How the model is served."""
 
     type: Literal["vllm", "openai", "onnx"] = "vllm"
@@ -180,13 +180,13 @@ class Scaling(_Model):
         return self
 
 
-class Stage(_Model):
+class StageSpec(_Model):
     """One stage of the chain: one Knative Service."""
 
     name: Label
     kind: Kind
     config: dict[str, Any] = Field(default_factory=dict)
-    engine: Engine | None = None
+    engine: EngineSpec | None = None
     resources: Resources = Field(default_factory=Resources)
     scaling: Scaling = Field(default_factory=Scaling)
     warm_pool: WarmPoolTemplate | None = None
@@ -231,7 +231,7 @@ class Stage(_Model):
         """The engine of a stage of kind generate; None for other kinds."""
         if self.kind is not Kind.GENERATE:
             return None
-        return Engine().type if self.engine is None else self.engine.type
+        return EngineSpec().type if self.engine is None else self.engine.type
 
     def _check_batch(self) -> None:
         seqs = self.engine.args.get("max-num-seqs") if self.engine else None
@@ -253,7 +253,7 @@ class Stage(_Model):
                 )
 
 
-class Spec(_Model):
+class AgentSpec(_Model):
     """What the agent consists of."""
 
     image: str | None = None
@@ -264,7 +264,7 @@ class Spec(_Model):
     warm_pool: WarmPoolTemplate | None = Field(
         default=None, description="for every stage without one of its own"
     )
-    stages: list[Stage] = Field(min_length=1)
+    stages: list[StageSpec] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -302,8 +302,8 @@ class Agent(_Model):
 
     api_version: Literal["pilotlight.dev/v1alpha1"]
     kind: Literal["Agent"]
-    metadata: Metadata
-    spec: Spec
+    metadata: AgentMetadata
+    spec: AgentSpec
 
     @model_validator(mode="after")
     def _service_names_fit(self) -> Self:
@@ -316,11 +316,11 @@ class Agent(_Model):
                 )
         return self
 
-    def service_name(self, stage: Stage) -> str:
+    def service_name(self, stage: StageSpec) -> str:
         """The Knative Service's name of one stage."""
         return f"{stage.name}-{self.metadata.name}"
 
-    def entry(self) -> Stage:
+    def entry(self) -> StageSpec:
         """The stage that a user calls: orchestrate if there is one, else the first."""
         for stage in self.spec.stages:
             if stage.kind is Kind.ORCHESTRATE:
@@ -342,6 +342,6 @@ class Agent(_Model):
         model = self.spec.model.model_copy(update={"uri": uri})
         return self.model_copy(update={"spec": self.spec.model_copy(update={"model": model})})
 
-    def pool(self, stage: Stage) -> WarmPoolTemplate | None:
+    def pool(self, stage: StageSpec) -> WarmPoolTemplate | None:
         """The stage's warm pool: its own, else the agent's."""
         return stage.warm_pool or self.spec.warm_pool

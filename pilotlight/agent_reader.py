@@ -122,7 +122,7 @@ def _known_fields(location: yaml_locations.Location) -> list[str]:
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The model class inside an annotation such as `list[Stage]` or `Engine | None`."""
+    """The model class inside an annotation such as `list[StageSpec]` or `EngineSpec | None`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     for inner in getattr(annotation, "__args__", ()):

@@ -8,7 +8,7 @@ from typing import Any
 
 from knative import env_vars, render
 from knative.labels import AGENT_LABEL, STAGE_LABEL
-from pilotlight.agent import Agent, Engine, Kind, Stage
+from pilotlight.agent import Agent, EngineSpec, Kind, StageSpec
 
 NO_IMAGE = "pilotlight.invalid/set-spec.image"
 """The image of an agent that names none: the local platform runs no images, and this host cannot exist
@@ -27,7 +27,7 @@ def compile_agent(agent: Agent) -> list[dict[str, Any]]:
     return services + pools
 
 
-def _service(agent: Agent, stage: Stage) -> dict[str, Any]:
+def _service(agent: Agent, stage: StageSpec) -> dict[str, Any]:
     own = stage.kind is Kind.CONTAINER
     container = render.Container(
         image=stage.image or agent.spec.image or NO_IMAGE,
@@ -56,7 +56,7 @@ def _service(agent: Agent, stage: Stage) -> dict[str, Any]:
     )
 
 
-def autoscaling(stage: Stage) -> render.Autoscaling:
+def autoscaling(stage: StageSpec) -> render.Autoscaling:
     """The scaling of a stage as Knative's annotations have it."""
     scaling = stage.scaling
     return render.Autoscaling(
@@ -73,7 +73,7 @@ def autoscaling(stage: Stage) -> render.Autoscaling:
     )
 
 
-def _environment(agent: Agent, stage: Stage) -> dict[str, str]:
+def _environment(agent: Agent, stage: StageSpec) -> dict[str, str]:
     env = dict(agent.spec.env)
     if stage.kind is not Kind.CONTAINER:
         env[env_vars.AGENT] = agent.metadata.name
@@ -82,7 +82,7 @@ def _environment(agent: Agent, stage: Stage) -> dict[str, str]:
                 env[env_vars.MODEL_URI] = agent.spec.model.uri
             env[env_vars.MODEL_NAME] = agent.spec.model.name or agent.metadata.name
         if stage.kind is Kind.GENERATE:
-            engine = stage.engine or Engine()
+            engine = stage.engine or EngineSpec()
             env[env_vars.ENGINE] = engine.type
             if engine.args:
                 env[env_vars.ENGINE_ARGS] = json.dumps(engine.args)
@@ -101,5 +101,5 @@ def _environment(agent: Agent, stage: Stage) -> dict[str, str]:
     return env | stage.env
 
 
-def _url(agent: Agent, stage: Stage) -> str:
+def _url(agent: Agent, stage: StageSpec) -> str:
     return f"http://{agent.service_name(stage)}.{agent.metadata.namespace}.svc.cluster.local"

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from knative.local.activator import metrics
 from knative.local.activator.access import AccessPolicy
 from knative.local.activator.exchange import Exchange
-from knative.local.activator.headers import Limits
+from knative.local.activator.headers import RequestLimits
 from knative.local.activator.problems import GatewayProblem, RefusedRequestError, Send, start_failure
 from knative.local.activator.protocol import EXTENSION
 from knative.local.activator.recent_requests import caller_of
@@ -242,7 +242,7 @@ class Activator:
         members = known_services(self._routes.names())
         raise RefusedRequestError(GatewayProblem(HTTPStatus.NOT_FOUND, detail, members=members))
 
-    async def _first_revision(self, route: ServiceRoute, limits: Limits) -> RevisionKey:
+    async def _first_revision(self, route: ServiceRoute, limits: RequestLimits) -> RevisionKey:
         """Wait until a Service has a Revision.
 
         Raises:

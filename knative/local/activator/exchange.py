@@ -12,7 +12,7 @@ from enum import Enum
 from http import HTTPStatus
 from typing import Any, cast
 
-from knative.local.activator.headers import Limits, for_client, for_replica
+from knative.local.activator.headers import RequestLimits, for_client, for_replica
 from knative.local.activator.problems import GatewayProblem, Send, start_failure
 from knative.local.activator.protocol import EXTENSION, ActivatorProtocol
 from knative.local.activator.request_body import Receive, RequestBody
@@ -76,7 +76,7 @@ class Exchange:
         send: Send,
         match: RouteMatch,
         throttler: RevisionThrottler,
-        limits: Limits,
+        limits: RequestLimits,
     ) -> None:
         self._pool = pool
         self._clock = clock
@@ -157,12 +157,12 @@ class Exchange:
         self._retries_used += 1
         return True
 
-    def _limits_left(self, held_s: float) -> Limits:
+    def _limits_left(self, held_s: float) -> RequestLimits:
         """What the request has left for the replica."""
         deadline_s, retries = self._limits.deadline_s, self._limits.retries
         if retries is None and self._retries_used:
             retries = MAX_RETRIES
-        return Limits(
+        return RequestLimits(
             None if deadline_s is None else max(0.0, deadline_s - held_s),
             None if retries is None else retries - self._retries_used,
         )

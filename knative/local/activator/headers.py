@@ -31,7 +31,7 @@ _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class RequestLimits:
     """What a request has left when it is passed on; None: it did not say."""
 
     deadline_s: float | None = None
@@ -48,7 +48,7 @@ def for_replica(
     host: bytes,
     prefix: bytes,
     held_s: float,
-    limits: Limits,
+    limits: RequestLimits,
 ) -> list[Field]:
     """The request's fields as the replica gets them.
 

@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import Any
 
 from knative.local.activator.access import AccessPolicy, origin_to_check
-from knative.local.activator.headers import Limits
+from knative.local.activator.headers import RequestLimits
 from knative.local.activator.problems import GatewayProblem, RefusedRequestError
 from knative.local.activator.protocol import EXTENSION, ActivatorProtocol
 from knative.local.activator.routes import RouteMatch, host_of
@@ -42,7 +42,7 @@ def check_access(scope: dict[str, Any], match: RouteMatch | None, policy: Access
         raise RefusedRequestError(GatewayProblem(HTTPStatus.FORBIDDEN, detail))
 
 
-def request_limits(headers: Iterable[tuple[bytes, bytes]]) -> Limits:
+def request_limits(headers: Iterable[tuple[bytes, bytes]]) -> RequestLimits:
     """What a client allows for its request: seconds and retries.
 
     Raises:
@@ -59,4 +59,4 @@ def request_limits(headers: Iterable[tuple[bytes, bytes]]) -> Limits:
                 raise RefusedRequestError(GatewayProblem(HTTPStatus.BAD_REQUEST, detail)) from None
         elif name == RETRIES:
             retries = parse_retries(value)
-    return Limits(deadline_s, retries)
+    return RequestLimits(deadline_s, retries)
