@@ -9,5 +9,5 @@
 
 A general client builds a request from parts (URL, cookies, encodings, redirects, retries) and takes its
 response apart again. A proxy has both as bytes already, and pays for the rest with every request: see
-docs/adr/0012-a-client-for-proxies.md.
+docs/adr/0010-a-client-for-proxies.md.
 """
