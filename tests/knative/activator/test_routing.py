@@ -135,6 +135,9 @@ async def test_a_request_in_absolute_form_is_for_the_host_in_its_target(gateway)
         b"POST / HTTP/1.1\r\nHost: a.default\r\nContent-Length: 1\r\nTransfer-Encoding: chunked",
         b"POST / HTTP/1.1\r\nHost: a.default\r\nContent-Length: 1\r\nContent-Length: 2",
         b"GET / HTTP/1.1\r\nHost: a.default\r\nX : y",
+        b"GET / HTTP/1.1\r\nHost: a.default\r\nX: a\r\n b: c",
+        b"POST / HTTP/1.1\r\nHost: a.default\r\nTransfer-Encoding: xchunked",
+        b"POST / HTTP/1.1\r\nHost: a.default\r\nContent-Length: +4",
     ],
 )
 async def test_invalid_http_is_a_400(gateway, sent):
