@@ -7,10 +7,13 @@ import sys
 from collections import Counter
 
 import aiohttp
+import pytest
 
 from knative.local.routing import Endpoint, RevisionKey
 
 KEY = RevisionKey("default", "a-00001")
+pytestmark = pytest.mark.clock
+
 SECONDS = 4.0
 REPLICA = """
 import asyncio, random

@@ -78,7 +78,7 @@ def condition(obj: Object, kind: str = "Ready") -> dict[str, Any]:
     return next((item for item in found if item["type"] == kind), {"type": kind, "status": ""})
 
 
-async def until(check: Callable[[], Awaitable[Any]], *, timeout_s: float = 20.0, what: str = "") -> Any:
+async def until(check: Callable[[], Awaitable[Any]], *, timeout_s: float = 60.0, what: str = "") -> Any:
     """Poll until `check` gives something true."""
     deadline = time.monotonic() + timeout_s
     while True:
@@ -104,7 +104,7 @@ class LocalCluster:
         async with self.http.get(url) as answer:
             return answer.status, await answer.json(content_type=None)
 
-    async def ready(self, name: str, *, timeout_s: float = 20.0) -> Object:
+    async def ready(self, name: str, *, timeout_s: float = 60.0) -> Object:
         """The Service once its latest generation is ready."""
 
         async def check() -> Object | None:

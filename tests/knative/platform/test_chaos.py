@@ -16,12 +16,15 @@ from pathlib import Path
 
 import aiohttp
 import psutil
+import pytest
 
 from knative.client.cluster import Cluster
 from knative.client.errors import ClusterError
 from knative.client.resources import CONFIG_MAP, SERVICE
 from knative.local.apiserver.store import Store
 from tests.knative.platform.conftest import LocalCluster, processes_of, service, until
+
+pytestmark = pytest.mark.clock
 
 UP = Path(__file__).with_name("up.py")
 SECONDS = float(os.environ.get("PILOTLIGHT_CHAOS_SECONDS", "8"))
