@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import timedelta
 from typing import Any, Final
 
@@ -79,7 +80,7 @@ def parse_pool(obj: Mapping[str, Any], before: PoolView | None = None) -> PoolVi
         hold=_hold(meta.get("annotations") or {}),
         deleting="deletionTimestamp" in meta,
         finalizers=tuple(meta.get("finalizers") or ()),
-        status=obj.get("status") or {},
+        status_json=json.dumps(obj.get("status") or {}),
     )
 
 
@@ -182,7 +183,7 @@ def parse_revision(obj: Mapping[str, Any]) -> RevisionView:
         max_scale=parse_count(most[1] if most else None) or None,  # 0 means no limit in Knative
         activation_scale=parse_count(annotations.get(ACTIVATION_SCALE)),
         class_hpa=annotations.get(CLASS) == HPA,
-        conditions=_conditions(status),
+        conditions=_conditions(status, {"Ready", "ResourcesAvailable"}),
         deleting="deletionTimestamp" in meta,
         drain=_drain(annotations),
     )
@@ -211,12 +212,13 @@ def parse_autoscaler(obj: Mapping[str, Any]) -> AutoscalerView:
         min_scale=ownership.min_scale(annotations),
         desired=parse_count(status.get("desiredScale")),  # -1 means unknown in Knative
         actual=parse_count(status.get("actualScale")),
-        active=_conditions(status).get("Active"),
+        active=_conditions(status, {"Active"}).get("Active"),
         written_by=annotations.get(ownership.LEVER),
     )
 
 
-def _conditions(status: Mapping[str, Any]) -> dict[str, KnativeCondition]:
+def _conditions(status: Mapping[str, Any], types: Collection[str]) -> dict[str, KnativeCondition]:
+    """The conditions of these types."""
     return {
         entry["type"]: KnativeCondition(
             entry["status"],
@@ -225,6 +227,7 @@ def _conditions(status: Mapping[str, Any]) -> dict[str, KnativeCondition]:
             ownership.parse_instant(entry.get("lastTransitionTime")),
         )
         for entry in status.get("conditions") or ()
+        if entry["type"] in types
     }
 
 

@@ -1,5 +1,6 @@
 """Views of Kubernetes objects with defaults, so that a test names only what it is about."""
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -91,7 +92,7 @@ def autoscaler(name="r1", *, desired=0, actual=0, min_scale=None, **changes):
     return replace(view, **changes)
 
 
-def pool(spec=None, *, name="p", finalized=True, **changes):
+def pool(spec=None, *, name="p", finalized=True, status=None, **changes):
     """A WarmPool `p` for the Service `s` that holds two replicas around the clock."""
     whole = {"target": "s", "windows": [ALWAYS]} if spec is None else {"target": "s", **spec}
     view = PoolView(
@@ -105,7 +106,7 @@ def pool(spec=None, *, name="p", finalized=True, **changes):
         hold=None,
         deleting=False,
         finalizers=(ownership.FINALIZER,) if finalized else (),
-        status={},
+        status_json=json.dumps(status or {}),
     )
     return replace(view, **changes)
 

@@ -112,7 +112,7 @@ def test_a_pool_that_is_as_it_should_be_has_no_effects():
 def test_warmth_has_effects_until_it_is_applied():
     of, state = pool(STANDBY), STATE
     result = reconciled(of)
-    settled = replace(of, status=describe(result, STATE, EffectResults()).status)
+    settled = pool(STANDBY, status=describe(result, STATE, EffectResults()).status)
     result = reconciled(settled)
     assert has_effects(result, state)
     applied = PoolState(warmth_applied=WarmthTarget(Floor.of(2, "standby"), 2))
