@@ -7,9 +7,9 @@ runs in this one, fed by watches as in service.
 
 | key | meaning | to reach |
 |---|---|---|
-| `tick_cpu_s` | processor time of one look at every pool, nothing to do; median of 40 | <= 1 |
+| `tick_cpu_s` | processor time of one pass over every pool, nothing to do; median of 40 | <= 1 |
 | `tick_cpu_max_s` | the longest of these | |
-| `first_tick_cpu_s` | the first look after a start, all memories empty | |
+| `first_tick_cpu_s` | the first pass after a start, nothing remembered yet | |
 | `rss_mib` | resident memory of the controller's process afterwards | <= 300 |
 | `writes_when_nothing_changes` | requests that changed anything in these 40 passes | 0 |
 | `edge_p50_s`, `edge_p99_s` | from a window's edge to the floor in the API's store | p99 <= 1 |
