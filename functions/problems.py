@@ -7,6 +7,7 @@ input may be private.
 
 import email.utils
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -88,8 +89,10 @@ def seconds_of(retry_after: str | None, *, now: float) -> float | None:
     if retry_after is None:
         return None
     try:
-        if retry_after.strip().isdigit():
-            return float(retry_after)
+        digits = retry_after.strip()
+        if digits.isascii() and digits.isdecimal():
+            seconds = float(digits)
+            return seconds if math.isfinite(seconds) else None
         return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - now)
     except ValueError:
         return None

@@ -202,7 +202,7 @@ class _Reader:
 
 def _integer(low: int, high: int) -> Callable[[str], int]:
     def parse(raw: str) -> int:
-        if not raw.isascii() or not raw.isdigit() or not low <= int(raw) <= high:
+        if not (raw.isascii() and raw.isdecimal() and len(raw) < 20) or not low <= int(raw) <= high:
             raise ValueError(f"must be an integer from {low} to {high}")
         return int(raw)
 

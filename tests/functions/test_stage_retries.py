@@ -11,7 +11,7 @@ from functions.calls.failures import CircuitOpenError
 from functions.calls.retries import CallPolicy, CallRetries
 from functions.contract import Delta, StageReply
 from functions.http.app import create_app
-from functions.problems import ProblemError
+from functions.problems import ProblemError, seconds_of
 from functions.replica import ReplicaTracker
 from functions.settings import FunctionSettings, StageAddress
 from functions.stage import RequestContext
@@ -289,3 +289,20 @@ async def test_a_stream_in_progress_is_bounded_by_the_deadline_alone(http):
             text = await response.text()
     assert text.count("event: delta") == 4
     assert text.count("event: error") == 1
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        (None, None),
+        ("0", 0.0),
+        (" 7 ", 7.0),
+        ("Thu, 01 Jan 1970 00:01:40 GMT", 40.0),
+        ("²", None),
+        ("9" * 5000, None),
+        ("soon", None),
+        ("-1", None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date_and_anything_else_says_nothing(header, seconds):
+    assert seconds_of(header, now=60.0) == seconds
