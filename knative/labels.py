@@ -30,6 +30,7 @@ ROLLOUT_DURATION_ANNOTATIONS = (f"{SERVING}/rollout-duration", f"{SERVING}/rollo
 NO_GC_ANNOTATION = f"{SERVING}/no-gc"
 VISIBILITY_LABEL = "networking.knative.dev/visibility"
 """On a Service or Route: `cluster-local` gives it no URL outside of the cluster."""
+CLUSTER_LOCAL = "cluster-local"
 
 AGENT_LABEL = f"{PILOTLIGHT}/agent"
 """On a Service: the agent that it is a stage of."""

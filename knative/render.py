@@ -30,6 +30,9 @@ class Container:
         requests: resource requests, e.g. `{"cpu": "500m"}`.
         limits: resource limits, e.g. `{"nvidia.com/gpu": "1"}`.
         ready_path: path of the HTTP readiness probe; None leaves Knative's TCP probe.
+        liveness_probe: as Kubernetes writes it; a port left out is the container's.
+        volume_mounts: entries of `volumeMounts` as Kubernetes writes them.
+        security_context: of the container, as Kubernetes writes it.
     """
 
     image: str
@@ -40,6 +43,9 @@ class Container:
     requests: Mapping[str, str] = field(default_factory=dict)
     limits: Mapping[str, str] = field(default_factory=dict)
     ready_path: str | None = None
+    liveness_probe: Mapping[str, Any] | None = None
+    volume_mounts: Sequence[Mapping[str, Any]] = ()
+    security_context: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,12 +94,19 @@ def service(
     response_start_timeout_seconds: int | None = None,
     progress_deadline: str | None = None,
     labels: Mapping[str, str] | None = None,
+    service_labels: Mapping[str, str] | None = None,
+    annotations: Mapping[str, str] | None = None,
+    pod: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """A `serving.knative.dev/v1` Service as a JSON object."""
-    annotations = autoscaling.annotations()
+    """A `serving.knative.dev/v1` Service as a JSON object.
+
+    `labels` and `annotations` are for the Service and its template, `service_labels` for the Service alone;
+    `pod` has further fields of the template's spec, as Kubernetes writes them.
+    """
+    template_annotations = {**(annotations or {}), **autoscaling.annotations()}
     if progress_deadline is not None:
-        annotations[PROGRESS_DEADLINE_ANNOTATION] = progress_deadline
-    spec: dict[str, Any] = {"containers": [_container(container)]}
+        template_annotations[PROGRESS_DEADLINE_ANNOTATION] = progress_deadline
+    spec: dict[str, Any] = {"containers": [_container(container)], **(pod or {})}
     if container_concurrency is not None:
         spec["containerConcurrency"] = container_concurrency
     if timeout_seconds is not None:
@@ -105,11 +118,13 @@ def service(
     template_metadata: dict[str, Any] = {}
     if labels:
         template_metadata["labels"] = dict(labels)
-    if annotations:
-        template_metadata["annotations"] = annotations
+    if template_annotations:
+        template_metadata["annotations"] = template_annotations
     metadata: dict[str, Any] = {"name": name, "namespace": namespace}
-    if labels:
-        metadata["labels"] = dict(labels)
+    if labels or service_labels:
+        metadata["labels"] = {**(labels or {}), **(service_labels or {})}
+    if annotations:
+        metadata["annotations"] = dict(annotations)
     return {
         "apiVersion": "serving.knative.dev/v1",
         "kind": "Service",
@@ -119,22 +134,16 @@ def service(
 
 
 def _container(container: Container) -> dict[str, Any]:
-    out: dict[str, Any] = {"image": container.image}
-    if container.command:
-        out["command"] = list(container.command)
-    if container.args:
-        out["args"] = list(container.args)
-    if container.env:
-        out["env"] = [{"name": key, "value": value} for key, value in container.env.items()]
-    if container.env_from:
-        out["envFrom"] = [dict(entry) for entry in container.env_from]
-    resources: dict[str, Any] = {}
-    if container.requests:
-        resources["requests"] = dict(container.requests)
-    if container.limits:
-        resources["limits"] = dict(container.limits)
-    if resources:
-        out["resources"] = resources
-    if container.ready_path is not None:
-        out["readinessProbe"] = {"httpGet": {"path": container.ready_path}}
-    return out
+    resources = {"requests": dict(container.requests), "limits": dict(container.limits)}
+    fields: dict[str, Any] = {
+        "command": list(container.command),
+        "args": list(container.args),
+        "env": [{"name": key, "value": value} for key, value in container.env.items()],
+        "envFrom": [dict(entry) for entry in container.env_from],
+        "resources": {key: value for key, value in resources.items() if value},
+        "readinessProbe": container.ready_path and {"httpGet": {"path": container.ready_path}},
+        "livenessProbe": container.liveness_probe and dict(container.liveness_probe),
+        "volumeMounts": [dict(mount) for mount in container.volume_mounts],
+        "securityContext": dict(container.security_context),
+    }
+    return {"image": container.image} | {key: value for key, value in fields.items() if value}

@@ -3,85 +3,29 @@
 `pilotlight.agent_reader` makes it from a file, `pilotlight.compile` makes Knative's objects from it.
 """
 
-import re
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    field_validator,
-    model_validator,
-)
-from pydantic.alias_generators import to_camel
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from knative.literals import parse_duration, parse_quantity
+from pilotlight.agent_values import (
+    LONGEST_NAME,
+    AgentModel,
+    Duration,
+    EngineOption,
+    Label,
+    Quantity,
+    model_uri,
+)
+from pilotlight.pod_settings import PodSettings
 from warmpool.domain.pool import WarmPoolTemplate
 
 API_VERSION = "pilotlight.dev/v1alpha1"
 GPU = "nvidia.com/gpu"
 
-_LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
-_URI = re.compile(r"(s3://[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9](/.*)?|file://.+|[./~].*)")
-_LONGEST_NAME = 57  # a Revision is called NAME-00001 and its label value may have 63 characters
-
 
 class AgentFileError(ValueError):
     """The agent file is not usable; `str()` has a line a problem: file, line, field, value, what is right."""
-
-
-def _label(value: str) -> str:
-    if not _LABEL.fullmatch(value) or len(value) > _LONGEST_NAME:
-        raise ValueError(
-            f"must be lower-case letters, digits and '-', first a letter, at most {_LONGEST_NAME} long"
-        )
-    return value
-
-
-def _duration(value: str) -> str:
-    seconds = parse_duration(value)
-    if seconds is None or seconds < 0:
-        raise ValueError("must be a duration such as 30s, 90s or 10m")
-    return value
-
-
-def _quantity(value: object) -> object:
-    text = str(value)
-    amount = None if isinstance(value, bool) else parse_quantity(text)
-    if amount is None or amount < 0:
-        raise ValueError("must be a Kubernetes quantity such as 1, 500m or 8Gi")
-    return text
-
-
-def _uri(value: str) -> str:
-    if not _URI.fullmatch(value):
-        raise ValueError("must be s3://BUCKET/PREFIX, file:///FOLDER or a path starting with / ./ or ~")
-    return value
-
-
-def _engine_option(value: object) -> object:
-    """An option's value, which has to be JSON: vLLM takes mappings, and some lists, as JSON texts."""
-    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        for inner in value.values():
-            _engine_option(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            _engine_option(inner)
-    elif not isinstance(value, str | int | float | None):
-        raise ValueError(
-            f"must be a text, a number, true, false, null, a list or a mapping with texts as keys, "
-            f"not a {type(value).__name__}; quote it to make it a text"
-        )
-    return value
-
-
-Label = Annotated[str, AfterValidator(_label)]
-Duration = Annotated[str, AfterValidator(_duration)]
-Quantity = Annotated[str, BeforeValidator(_quantity)]
-EngineOption = Annotated[Any, AfterValidator(_engine_option)]
 
 
 class Kind(StrEnum):
@@ -94,13 +38,7 @@ class Kind(StrEnum):
     CONTAINER = "container"
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=False, strict=False
-    )
-
-
-class AgentMetadata(_Model):
+class AgentMetadata(AgentModel):
     """Name and namespace; the name becomes a part of every Service's name."""
 
     name: Label
@@ -108,15 +46,15 @@ class AgentMetadata(_Model):
     labels: dict[str, str] = Field(default_factory=dict)
 
 
-class ModelRef(_Model):
+class ModelRef(AgentModel):
     """The model that `generate` serves and whose tokenizer `ingest` counts with."""
 
-    uri: Annotated[str, AfterValidator(_uri)] | None = None
+    uri: Annotated[str, AfterValidator(model_uri)] | None = None
     """None where nothing is loaded: the model of engine `openai` is at its `base-url`."""
     name: str = Field(default="", max_length=200)
 
 
-class EngineSpec(_Model):
+class EngineSpec(AgentModel):
     """How the model is served."""
 
     type: Literal["vllm", "openai", "onnx"] = "vllm"
@@ -133,7 +71,7 @@ class EngineSpec(_Model):
         return args
 
 
-class Resources(_Model):
+class Resources(AgentModel):
     """Kubernetes resources; GPUs are whole and stand in `limits`."""
 
     requests: dict[str, Quantity] = Field(default_factory=dict)
@@ -148,7 +86,7 @@ class Resources(_Model):
         return self
 
 
-class Scaling(_Model):
+class Scaling(AgentModel):
     """Knative's scaling of one stage; what is left out keeps Knative's default."""
 
     min: int = Field(default=0, ge=0)
@@ -180,11 +118,13 @@ class Scaling(_Model):
         return self
 
 
-class StageSpec(_Model):
+class StageSpec(PodSettings):
     """One stage of the chain: one Knative Service."""
 
     name: Label
     kind: Kind
+    public: bool = False
+    """Reachable from outside the cluster; the agent's entry always is."""
     config: dict[str, Any] = Field(default_factory=dict)
     engine: EngineSpec | None = None
     resources: Resources = Field(default_factory=Resources)
@@ -223,6 +163,7 @@ class StageSpec(_Model):
                 f"timeoutSeconds ({self.timeout_seconds})"
             )
         self._check_batch()
+        self._check_gpus()
         self._check_pool()
         return self
 
@@ -232,6 +173,23 @@ class StageSpec(_Model):
         if self.kind is not Kind.GENERATE:
             return None
         return EngineSpec().type if self.engine is None else self.engine.type
+
+    @property
+    def parallel_workers(self) -> int:
+        """Processes that the engine spreads the model over: tensor times pipeline parallelism."""
+        workers = 1
+        for option in ("tensor-parallel-size", "pipeline-parallel-size"):
+            size = self.engine.args.get(option, 1) if self.engine else 1
+            workers *= size if isinstance(size, int) and size > 0 else 1
+        return workers
+
+    def _check_gpus(self) -> None:
+        gpus = int(self.resources.limits.get(GPU, "0"))
+        if gpus and self.parallel_workers > gpus:
+            raise ValueError(
+                f"engine.args.tensor-parallel-size times pipeline-parallel-size ({self.parallel_workers}) "
+                f"must be at most resources.limits.{GPU} ({gpus}): each worker needs a GPU of its own"
+            )
 
     def _check_batch(self) -> None:
         seqs = self.engine.args.get("max-num-seqs") if self.engine else None
@@ -253,7 +211,7 @@ class StageSpec(_Model):
                 )
 
 
-class AgentSpec(_Model):
+class AgentSpec(PodSettings):
     """What the agent consists of."""
 
     image: str | None = None
@@ -276,9 +234,20 @@ class AgentSpec(_Model):
             if sum(stage.kind is kind for stage in self.stages) > 1:
                 raise ValueError(f"stages: at most one stage of kind {kind}")
         self._check_model()
+        self._check_mounts()
         if any(stage.kind is Kind.ORCHESTRATE for stage in self.stages) and len(self.stages) == 1:
             raise ValueError("stages: orchestrate needs at least one other stage to call")
         return self
+
+    def _check_mounts(self) -> None:
+        for stage in self.stages:
+            known = [volume.name for volume in (*self.volumes, *stage.volumes)]
+            for mount in (*self.volume_mounts, *stage.volume_mounts):
+                if mount.name not in known:
+                    raise ValueError(
+                        f"volumeMounts of stage {stage.name}: {mount.name!r} is not in volumes"
+                        f" (there: {', '.join(known) or 'none'})"
+                    )
 
     def _check_model(self) -> None:
         model = self.model or ModelRef()
@@ -297,7 +266,7 @@ class AgentSpec(_Model):
             )
 
 
-class Agent(_Model):
+class Agent(AgentModel):
     """An agent: a named chain of stages."""
 
     api_version: Literal["pilotlight.dev/v1alpha1"]
@@ -309,9 +278,9 @@ class Agent(_Model):
     def _service_names_fit(self) -> Self:
         for stage in self.spec.stages:
             name = self.service_name(stage)
-            if len(name) > _LONGEST_NAME:
+            if len(name) > LONGEST_NAME:
                 raise ValueError(
-                    f"the Service's name {name!r} has {len(name)} characters, at most {_LONGEST_NAME} fit: "
+                    f"the Service's name {name!r} has {len(name)} characters, at most {LONGEST_NAME} fit: "
                     "shorten the agent's or the stage's name"
                 )
         return self
@@ -336,11 +305,15 @@ class Agent(_Model):
         if self.spec.model is None:
             raise AgentFileError(f"--model {uri}: agent {self.metadata.name} has no spec.model")
         try:
-            _uri(uri)
+            model_uri(uri)
         except ValueError as error:
             raise AgentFileError(f"--model {uri}: {error}") from error
         model = self.spec.model.model_copy(update={"uri": uri})
         return self.model_copy(update={"spec": self.spec.model_copy(update={"model": model})})
+
+    def is_public(self, stage: StageSpec) -> bool:
+        """Whether a stage is reachable from outside the cluster."""
+        return stage.public or stage is self.entry()
 
     def pool(self, stage: StageSpec) -> WarmPoolTemplate | None:
         """The stage's warm pool: its own, else the agent's."""

@@ -7,8 +7,10 @@ import json
 from typing import Any
 
 from knative import env_vars, render
-from knative.labels import AGENT_LABEL, STAGE_LABEL
+from knative.labels import AGENT_LABEL, CLUSTER_LOCAL, STAGE_LABEL, VISIBILITY_LABEL
 from pilotlight.agent import Agent, EngineSpec, Kind, StageSpec
+from pilotlight.compile_pod import compile_pod
+from weights.cache.location import CACHE_DIR_VARIABLE
 
 NO_IMAGE = "pilotlight.invalid/set-spec.image"
 """The image of an agent that names none: the local platform runs no images, and this host cannot exist
@@ -29,15 +31,20 @@ def compile_agent(agent: Agent) -> list[dict[str, Any]]:
 
 def _service(agent: Agent, stage: StageSpec) -> dict[str, Any]:
     own = stage.kind is Kind.CONTAINER
+    pod = compile_pod(agent, stage)
+    cache = {} if pod.cache_dir is None else {CACHE_DIR_VARIABLE: pod.cache_dir}
     container = render.Container(
         image=stage.image or agent.spec.image or NO_IMAGE,
         command=stage.command if own else ["python", "-m", "functions"],
         args=stage.args if own else [stage.kind.value],
-        env=_environment(agent, stage),
+        env=cache | _environment(agent, stage),
         env_from=[*agent.spec.env_from, *stage.env_from],
         requests=stage.resources.requests,
         limits=stage.resources.limits,
         ready_path=None if own else "/healthz/ready",
+        liveness_probe=pod.liveness_probe,
+        volume_mounts=pod.volume_mounts,
+        security_context=pod.security_context,
     )
     return render.service(
         name=agent.service_name(stage),
@@ -50,9 +57,14 @@ def _service(agent: Agent, stage: StageSpec) -> dict[str, Any]:
         progress_deadline=stage.progress_deadline or ("1800s" if stage.kind is Kind.GENERATE else None),
         labels={
             **agent.metadata.labels,
+            **agent.spec.labels,
+            **stage.labels,
             AGENT_LABEL: agent.metadata.name,
             STAGE_LABEL: stage.kind.value,
         },
+        service_labels={} if agent.is_public(stage) else {VISIBILITY_LABEL: CLUSTER_LOCAL},
+        annotations=agent.spec.annotations | stage.annotations,
+        pod=pod.fields,
     )
 
 

@@ -1,0 +1,128 @@
+"""What an agent says of its pods, as fields of a Revision's spec (pure)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pilotlight.agent import Agent, Kind, StageSpec
+from pilotlight.agent_values import AgentModel
+from pilotlight.pod_settings import Cache, LivenessProbe
+
+SAFE_SECURITY_CONTEXT: dict[str, Any] = {
+    "runAsNonRoot": True,
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+"""For stages that run the project's own image; Kubernetes' Pod Security Standard "restricted" asks for it."""
+
+_REPLACED = (
+    "node_selector",
+    "affinity",
+    "tolerations",
+    "topology_spread_constraints",
+    "priority_class_name",
+    "runtime_class_name",
+    "service_account_name",
+    "image_pull_secrets",
+)
+_CACHE_VOLUME = "pilotlight-cache"
+_SHM_VOLUME = "pilotlight-shm"
+
+
+@dataclass(frozen=True)
+class Pod:
+    """The pod of one stage.
+
+    Attributes:
+        fields: fields of the Revision's spec, beside its container.
+        volume_mounts: of the container.
+        security_context: of the container.
+        liveness_probe: of the container; None for a container of the user's own.
+        cache_dir: mount path of the cache; None where the stage has none.
+    """
+
+    fields: dict[str, Any]
+    volume_mounts: list[dict[str, Any]]
+    security_context: dict[str, Any]
+    liveness_probe: dict[str, Any] | None
+    cache_dir: str | None
+
+
+def compile_pod(agent: Agent, stage: StageSpec) -> Pod:
+    """The pod of a stage: its own settings, else the agent's, else safe defaults."""
+    spec = agent.spec
+    own = stage.kind is Kind.CONTAINER
+    fields: dict[str, Any] = {}
+    for name in _REPLACED:
+        value = _chosen(stage, spec, name)
+        if value:
+            fields[type(spec).model_fields[name].alias or name] = _plain(value)
+    if security := _chosen(stage, spec, "pod_security_context"):
+        fields["securityContext"] = security
+    automount = _chosen(stage, spec, "automount_service_account_token")
+    if automount is None and "serviceAccountName" not in fields:
+        automount = False
+    if automount is not None:
+        fields["automountServiceAccountToken"] = automount
+
+    mounts = [_plain(mount) for mount in (*spec.volume_mounts, *stage.volume_mounts)]
+    mounted = {mount["name"] for mount in mounts}
+    # Knative refuses a volume that no container mounts.
+    volumes = [_plain(volume) for volume in (*spec.volumes, *stage.volumes) if volume.name in mounted]
+    cache = _cache(agent, stage)
+    if cache is not None:
+        volumes.append({"name": _CACHE_VOLUME, **cache.volume()})
+        mounts.append({"name": _CACHE_VOLUME, "mountPath": cache.mount_path})
+    if (memory := _shared_memory(agent, stage)) is not None:
+        volumes.append({"name": _SHM_VOLUME, "emptyDir": memory})
+        mounts.append({"name": _SHM_VOLUME, "mountPath": "/dev/shm"})  # noqa: S108  # a mount point
+    if volumes:
+        fields["volumes"] = volumes
+    return Pod(
+        fields=fields,
+        volume_mounts=mounts,
+        security_context=({} if own else SAFE_SECURITY_CONTEXT)
+        | spec.security_context
+        | stage.security_context,
+        liveness_probe=None if own else _liveness(agent, stage),
+        cache_dir=None if cache is None else cache.mount_path,
+    )
+
+
+def _chosen(stage: StageSpec, spec: AgentModel, name: str) -> Any:
+    value = getattr(stage, name)
+    return getattr(spec, name) if value is None else value
+
+
+def _plain(value: Any) -> Any:
+    """A value of the file as Kubernetes writes it."""
+    if isinstance(value, AgentModel):
+        return value.model_dump(by_alias=True, exclude_none=True, exclude_unset=True)
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _cache(agent: Agent, stage: StageSpec) -> Cache | None:
+    if stage.kind not in {Kind.INGEST, Kind.GENERATE}:
+        return None
+    cache = stage.cache or agent.spec.cache
+    return cache if cache is not None and cache.enabled else None
+
+
+def _shared_memory(agent: Agent, stage: StageSpec) -> dict[str, Any] | None:
+    """The emptyDir at /dev/shm: what the file says for `generate`, else where workers share tensors."""
+    memory = stage.shared_memory
+    if memory is None and stage.kind is Kind.GENERATE:
+        memory = agent.spec.shared_memory
+    if memory is None and stage.parallel_workers == 1:
+        return None
+    if memory is not None and not memory.enabled:
+        return None
+    size = None if memory is None else memory.size_limit
+    return {"medium": "Memory"} | ({} if size is None else {"sizeLimit": size})
+
+
+def _liveness(agent: Agent, stage: StageSpec) -> dict[str, Any]:
+    timing = stage.liveness_probe or agent.spec.liveness_probe or LivenessProbe()
+    return {"httpGet": {"path": "/healthz/live"}, **timing.model_dump(by_alias=True)}
