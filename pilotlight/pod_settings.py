@@ -56,7 +56,7 @@ class HostPathSource(AgentModel):
     """A folder of the node, such as one on its NVMe disk; the pod's user must be able to write there."""
 
     path: Annotated[str, AfterValidator(_host_path)]
-    type: Literal["", "DirectoryOrCreate", "Directory"] = "Directory"
+    type: Literal["", "DirectoryOrCreate", "Directory"] = ""
 
 
 class EmptyDirSource(AgentModel):
