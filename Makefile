@@ -11,7 +11,7 @@ ARGS   ?=
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-setup: $(READY)  ## make .venv with vLLM for CPUs and everything else (three to five minutes, once)
+setup: $(READY)  ## make .venv with vLLM for CPUs and everything else (one to two minutes, once)
 
 $(READY): pyproject.toml constraints.txt scripts/setup.sh
 	@sh scripts/setup.sh "$(PYTHON)" "$(VENV)"
