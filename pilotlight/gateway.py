@@ -10,10 +10,15 @@ PROCESS_FILE = "up.json"
 DEFAULT_GATEWAY = "http://127.0.0.1:8080"
 
 
-def default_gateway(state_dir: Path | None = None) -> str:
-    """The gateway's URL of the platform that runs on a state folder, else where one is by default."""
+def running_gateway(state_dir: Path) -> str | None:
+    """The gateway's URL of the platform that runs on a state folder; None where none does."""
     try:
-        url = json.loads(((state_dir or paths.state_dir()) / PROCESS_FILE).read_text())["gateway"]
+        url = json.loads((state_dir / PROCESS_FILE).read_text())["gateway"]
     except (OSError, ValueError, KeyError, TypeError):
-        return DEFAULT_GATEWAY
-    return url if isinstance(url, str) else DEFAULT_GATEWAY
+        return None
+    return url if isinstance(url, str) else None
+
+
+def default_gateway(state_dir: Path | None = None) -> str:
+    """The running platform's gateway, else where one is by default."""
+    return running_gateway(state_dir or paths.state_dir()) or DEFAULT_GATEWAY

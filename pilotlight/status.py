@@ -14,6 +14,7 @@ from knative.client.errors import NotFound
 from knative.client.resources import POD, POD_AUTOSCALER, REVISION, SERVICE, WARM_POOL
 from knative.labels import SERVICE_LABEL
 from pilotlight import deploy, kubeconfig, metrics_page, terminal
+from pilotlight.gateway import running_gateway
 from pilotlight.service_urls import reachable_url
 
 _RECENT = "pilotlight_recent_requests"
@@ -39,7 +40,7 @@ async def status(named: Path | None, state: Path | None, console: Console | None
         table.add_row(*row)
     console.print(table)
     for service in services:
-        if url := reachable_url(service):
+        if url := reachable_url(service, running_gateway(path.parent)):
             console.print(f"  {url}", soft_wrap=True, highlight=False)
 
 

@@ -21,6 +21,14 @@ def test_a_url_is_printed_in_the_form_that_needs_no_resolver(url, expected):
     assert reachable_url(service) == expected
 
 
+def test_a_service_that_is_private_to_a_cluster_answers_at_the_gateway_of_this_machine():
+    service = {
+        "metadata": {"name": "a", "namespace": "default"},
+        "status": {"url": "http://a.default.svc.cluster.local"},
+    }
+    assert reachable_url(service, "http://127.0.0.1:8080") == "http://localhost:8080/default/a/"
+
+
 def sample(path, number, *, agent="", method="GET", service="a", name="pilotlight_recent_requests"):
     labels = {
         "namespace": "default",
