@@ -57,6 +57,14 @@ def run(
     experiment = read_experiment(file)
     prepared = running.prepare(experiment, read_prices(prices))
     folder = out or Path("build/experiments") / experiment.metadata.name
+    stop = threading.Event()
+
+    def interrupt(*_: object) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    # The first Ctrl-C ends the run in order, also while its code is being compiled; the second at once.
+    signal.signal(signal.SIGINT, interrupt)
     typer.echo(f"{len(prepared.trace):,} requests, {len(experiment.spec.arms)} arms", err=True)
     with Progress(
         TextColumn("{task.description}"),
@@ -67,18 +75,11 @@ def run(
         transient=True,
     ) as bars:
         tasks = {arm.name: bars.add_task(arm.name, total=1.0) for arm in experiment.spec.arms}
-        stop = threading.Event()
 
         def progress(name: str, share: float) -> bool:
             bars.update(tasks[name], completed=share)
             return not stop.is_set()
 
-        def interrupt(*_: object) -> None:
-            stop.set()
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-        # The first Ctrl-C ends the run in order, also while its code is being compiled; the second at once.
-        signal.signal(signal.SIGINT, interrupt)
         report = running.run(prepared, progress=progress)
     if not report.arms:
         typer.echo("interrupted before the first arm was finished; nothing is written", err=True)
