@@ -9,8 +9,14 @@ import typer
 import uvloop
 
 from pilotlight import terminal
-from pilotlight.demo import run as demonstration
-from pilotlight.demo.report import DemoReport
+
+try:
+    from pilotlight.demo import run as demonstration
+    from pilotlight.demo.report import DemoReport
+except ModuleNotFoundError as error:
+    raise typer.BadParameter(
+        f"{error.name} is not installed; the demo needs: pip install 'pilotlight[demo]'"
+    ) from error
 
 app = typer.Typer()
 

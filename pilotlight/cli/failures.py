@@ -2,7 +2,7 @@
 
 from knative.client.errors import ClusterError
 from pilotlight.agent import AgentFileError
-from pilotlight.demo.run import DemoError
+from pilotlight.demo.errors import DemoError
 from pilotlight.deploy import DeployError
 from pilotlight.invoke import InvokeError
 from pilotlight.stack import StackError

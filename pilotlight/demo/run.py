@@ -21,6 +21,7 @@ from pilotlight.agent_reader import load_agent
 from pilotlight.compile import compile_agent
 from pilotlight.demo import s3
 from pilotlight.demo.arms import ArmMeasurement, Prompt, Runner
+from pilotlight.demo.errors import DemoError
 from pilotlight.demo.month import price_a_month, show_month
 from pilotlight.demo.report import DemoReport, Price, show
 from warmpool.adapters.price_file import packaged_prices
@@ -33,10 +34,6 @@ from weights.sources.listing import inspect
 
 GPU = "nvidia-l4"
 BUCKET, PREFIX = "models", "support-llama"
-
-
-class DemoError(RuntimeError):
-    """The demo cannot go on; the text says why."""
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,35 @@ def test_what_a_user_can_act_on_is_one_line_without_a_traceback(tmp_path: Path):
     assert happened.stderr.startswith("error: kubeconfig ")
 
 
+WITHOUT_EXTRAS = """
+import sys
+from pilotlight.cli import main
+
+class NotInstalled:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("matplotlib", "moto", "numba"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, NotInstalled())
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("render", "-f", "none.yaml"), "none.yaml: cannot be read"),
+        (("demo",), "pip install 'pilotlight[demo]'"),
+        (("experiment", "run", "none.yaml"), "pip install 'pilotlight[experiments]'"),
+    ],
+)
+def test_errors_are_reported_without_the_packages_of_an_extra(arguments: tuple[str, ...], message: str):
+    answer = run(*arguments, program=[sys.executable, "-c", WITHOUT_EXTRAS])
+    assert answer.returncode == 2
+    assert message in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
 def test_the_version_is_the_package_s():
     from importlib.metadata import version
 
