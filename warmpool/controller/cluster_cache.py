@@ -39,7 +39,8 @@ class ClusterCache:
         keys = set()
         for obj in objects:
             self.put(resource, obj)
-            keys.add(parsing.object_key(obj))
+            if (key := parsing.object_key_or_none(obj)) is not None:
+                keys.add(key)
         return keys
 
     def keep(self, resource: Resource, keys: Collection[ObjectKey]) -> None:
@@ -55,8 +56,8 @@ class ClusterCache:
         try:
             return self._changed(self._put(resource, obj))
         except Exception:  # anybody may write these objects; one must not stop the others
-            key = parsing.object_key(obj)
-            log.exception("%s %s/%s cannot be parsed and is ignored", resource.kind, *key)
+            namespace, name = parsing.object_key_or_none(obj) or ("?", "?")
+            log.exception("%s %s/%s cannot be parsed and is ignored", resource.kind, namespace, name)
             return set()
 
     def remove(self, resource: Resource, key: ObjectKey) -> set[ObjectKey]:

@@ -57,6 +57,14 @@ def object_key(obj: Mapping[str, Any]) -> ObjectKey:
     return sys.intern(meta.get("namespace", "")), sys.intern(meta["name"])
 
 
+def object_key_or_none(obj: Mapping[str, Any]) -> ObjectKey | None:
+    """The same; None for an object that does not say who it is."""
+    try:
+        return object_key(obj)
+    except (KeyError, TypeError, AttributeError):
+        return None
+
+
 def parse_pool(obj: Mapping[str, Any], before: PoolView | None = None) -> PoolView:
     """Read a WarmPool.
 
