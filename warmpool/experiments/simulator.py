@@ -20,7 +20,7 @@ import numpy.typing as npt
 from knative.autoscaling import kpa
 from knative.autoscaling.annotations import AutoscalingSpec
 from knative.autoscaling.revision_autoscaler import RevisionAutoscaler, RevisionScaling
-from warmpool.experiments import kernels
+from warmpool.experiments import data_path
 from warmpool.experiments.cold_start import ColdStarts, Constant
 from warmpool.experiments.floors import FixedFloor, FloorPolicy, Second
 
@@ -162,10 +162,10 @@ class FunctionSimulation:
             replace(autoscaling or AutoscalingSpec(), min_scale=0), replica.concurrency
         )
         self._autoscaler = RevisionAutoscaler(self._scaling, 0.0, 0)
-        self._pods = np.zeros((kernels.POD_ROWS, 64))
+        self._pods = np.zeros((data_path.POD_ROWS, 64))
         self._queue = np.zeros(max(1, count), np.int64)
         self._heap = np.zeros((3, max(1, count)))
-        self._counters = np.zeros(kernels.COUNTERS, np.int64)
+        self._counters = np.zeros(data_path.COUNTERS, np.int64)
         self._waited = np.zeros(count)
         self._served = np.zeros(count)
         self._cold = np.zeros(count, np.bool_)
@@ -183,7 +183,7 @@ class FunctionSimulation:
     @property
     def finished(self) -> bool:
         """Every request was answered; and a floor that follows demand is back at zero, within two hours."""
-        answered = self._counters[kernels.NEXT_ARRIVAL] >= len(self._load.arrivals) and not self._inside
+        answered = self._counters[data_path.NEXT_ARRIVAL] >= len(self._load.arrivals) and not self._inside
         if self._now >= self._end or (answered and not self._policy.drains and self._floor):
             return True
         return bool(answered and not self._present() and not self._floor)
@@ -191,7 +191,9 @@ class FunctionSimulation:
     @property
     def _inside(self) -> int:
         counters = self._counters
-        return int(counters[kernels.IN_FLIGHT] + counters[kernels.QUEUE_TAIL] - counters[kernels.QUEUE_HEAD])
+        return int(
+            counters[data_path.IN_FLIGHT] + counters[data_path.QUEUE_TAIL] - counters[data_path.QUEUE_HEAD]
+        )
 
     def step(self) -> float:
         """Simulate up to the next second, or over a time in which nothing can happen; the instant reached."""
@@ -218,7 +220,7 @@ class FunctionSimulation:
     def _skip(self) -> None:
         """Jump to the next request, or to where the floor may move."""
         arrivals = self._load.arrivals
-        index = int(self._counters[kernels.NEXT_ARRIVAL])
+        index = int(self._counters[data_path.NEXT_ARRIVAL])
         arrival = float(arrivals[index]) if index < len(arrivals) else _NEVER
         floor = self._floor
         self._set_floor()
@@ -254,19 +256,19 @@ class FunctionSimulation:
         begin = self._now
         end = math.floor(begin) + 1.0
         load, counters = self._load, self._counters
-        cold = int(counters[kernels.COLD])
-        mean, arrived, most = kernels.advance(
+        cold = int(counters[data_path.COLD])
+        mean, arrived, most = data_path.advance(
             load.arrivals, load.service_s, self._replica.slowdown, self._replica.concurrency,
             self._pods, self._queue, self._heap, counters,
             self._waited, self._served, self._cold, begin, end,
         )  # fmt: skip
         self._now = end
-        cold = int(counters[kernels.COLD]) - cold
+        cold = int(counters[data_path.COLD]) - cold
         self._policy.observe(Second(mean, self._inside, int(most), int(arrived), cold), end)
         ready, present = self._ready(), self._present()
         if (
-            counters[kernels.DRAINED_PODS]
-            or counters[kernels.POD_COUNT] - counters[kernels.OLDEST_POD] > present
+            counters[data_path.DRAINED_PODS]
+            or counters[data_path.POD_COUNT] - counters[data_path.OLDEST_POD] > present
         ):
             self._collect()
         autoscaler = self._autoscaler
@@ -299,11 +301,11 @@ class FunctionSimulation:
         self._scale(self._now)
 
     def _ready(self) -> int:
-        return int(self._counters[kernels.READY_PODS])
+        return int(self._counters[data_path.READY_PODS])
 
     def _present(self) -> int:
         """Replicas that start or are ready; those that drain are gone for the autoscaler."""
-        return int(self._counters[kernels.STARTING_PODS] + self._counters[kernels.READY_PODS])
+        return int(self._counters[data_path.STARTING_PODS] + self._counters[data_path.READY_PODS])
 
     def _scale(self, now: float) -> None:
         """Create or remove replicas, as many as the autoscaler wants."""
@@ -314,67 +316,67 @@ class FunctionSimulation:
             self._create(now)
         if wanted < present:
             self._remove(present - wanted, now)
-        ready, starting = self._ready(), int(self._counters[kernels.STARTING_PODS])
+        ready, starting = self._ready(), int(self._counters[data_path.STARTING_PODS])
         if self._history[-1][1] != ready or self._history[-1][2] != starting:
             self._history.append((now, ready, starting))
 
     def _create(self, now: float) -> None:
-        pod = int(self._counters[kernels.POD_COUNT])
+        pod = int(self._counters[data_path.POD_COUNT])
         if pod == self._pods.shape[1]:
             self._pods = np.concatenate([self._pods, np.zeros_like(self._pods)], axis=1)
         if self._started == len(self._starts):
             drawn = self._replica.cold_starts.draw(256, self._rng)
             self._starts = np.concatenate([self._starts, drawn])
-        self._pods[kernels.POD_STATE, pod] = kernels.STARTING
-        self._pods[kernels.POD_CREATED, pod] = now
-        self._pods[kernels.POD_READY_AT, pod] = now + self._starts[self._started]
-        self._pods[kernels.POD_GONE, pod] = _NEVER
+        self._pods[data_path.POD_STATE, pod] = data_path.STARTING
+        self._pods[data_path.POD_CREATED, pod] = now
+        self._pods[data_path.POD_READY_AT, pod] = now + self._starts[self._started]
+        self._pods[data_path.POD_GONE, pod] = _NEVER
         self._started += 1
-        self._counters[kernels.POD_COUNT] += 1
-        self._counters[kernels.STARTING_PODS] += 1
+        self._counters[data_path.POD_COUNT] += 1
+        self._counters[data_path.STARTING_PODS] += 1
 
     def _remove(self, count: int, now: float) -> None:
         """The youngest first, those that still start before those that are ready; busy ones drain."""
-        first, end = int(self._counters[kernels.OLDEST_POD]), int(self._counters[kernels.POD_COUNT])
+        first, end = int(self._counters[data_path.OLDEST_POD]), int(self._counters[data_path.POD_COUNT])
         pods = self._pods
-        for state in (kernels.STARTING, kernels.READY):
+        for state in (data_path.STARTING, data_path.READY):
             for pod in range(end - 1, first - 1, -1):
                 if not count:
                     return
-                if pods[kernels.POD_STATE, pod] != state:
+                if pods[data_path.POD_STATE, pod] != state:
                     continue
                 count -= 1
-                starting = state == kernels.STARTING
-                self._counters[kernels.STARTING_PODS if starting else kernels.READY_PODS] -= 1
-                if pods[kernels.POD_IN_FLIGHT, pod]:
-                    pods[kernels.POD_STATE, pod] = kernels.TERMINATING
+                starting = state == data_path.STARTING
+                self._counters[data_path.STARTING_PODS if starting else data_path.READY_PODS] -= 1
+                if pods[data_path.POD_IN_FLIGHT, pod]:
+                    pods[data_path.POD_STATE, pod] = data_path.TERMINATING
                 else:
-                    pods[kernels.POD_STATE, pod] = kernels.ABSENT
-                    pods[kernels.POD_GONE, pod] = now
+                    pods[data_path.POD_STATE, pod] = data_path.ABSENT
+                    pods[data_path.POD_GONE, pod] = now
                     self._gpus.give_back(self._replica.gpus)
 
     def _collect(self) -> None:
         """Give back the GPUs of replicas that have drained, and forget the oldest that are gone."""
         pods, counters = self._pods, self._counters
-        counters[kernels.DRAINED_PODS] = 0
-        first, end = int(counters[kernels.OLDEST_POD]), int(counters[kernels.POD_COUNT])
+        counters[data_path.DRAINED_PODS] = 0
+        first, end = int(counters[data_path.OLDEST_POD]), int(counters[data_path.POD_COUNT])
         for pod in range(first, end):
-            if pods[kernels.POD_STATE, pod] == kernels.DRAINED:
-                pods[kernels.POD_STATE, pod] = kernels.ABSENT
+            if pods[data_path.POD_STATE, pod] == data_path.DRAINED:
+                pods[data_path.POD_STATE, pod] = data_path.ABSENT
                 self._gpus.give_back(self._replica.gpus)
-        while first < end and pods[kernels.POD_STATE, first] == kernels.ABSENT:
+        while first < end and pods[data_path.POD_STATE, first] == data_path.ABSENT:
             first += 1
-        counters[kernels.OLDEST_POD] = first
+        counters[data_path.OLDEST_POD] = first
 
     def result(self) -> Result:
         """What was seen, up to the instant reached."""
-        end = int(self._counters[kernels.POD_COUNT])
+        end = int(self._counters[data_path.POD_COUNT])
         pods = self._pods[:, :end]
-        gone = np.minimum(pods[kernels.POD_GONE], self._now)
-        ready_at = np.minimum(pods[kernels.POD_READY_AT], gone)
-        starting = float((ready_at - pods[kernels.POD_CREATED]).sum())
-        still = pods[kernels.POD_IN_FLIGHT] > 0
-        busy_s = pods[kernels.POD_BUSY_S] + np.where(still, self._now - pods[kernels.POD_BUSY_SINCE], 0.0)
+        gone = np.minimum(pods[data_path.POD_GONE], self._now)
+        ready_at = np.minimum(pods[data_path.POD_READY_AT], gone)
+        starting = float((ready_at - pods[data_path.POD_CREATED]).sum())
+        still = pods[data_path.POD_IN_FLIGHT] > 0
+        busy_s = pods[data_path.POD_BUSY_S] + np.where(still, self._now - pods[data_path.POD_BUSY_SINCE], 0.0)
         busy = float(busy_s.sum())
         idle = float((gone - ready_at).sum()) - busy
         gpus = self._replica.gpus
@@ -408,7 +410,7 @@ def simulate(
     seed: int = 0,
 ) -> Result:
     """Run one function to its end; without a policy the pool is off."""
-    kernels.seed(seed)
+    data_path.seed(seed)
     simulation = FunctionSimulation(load, replica, policy or FixedFloor(), autoscaling=autoscaling, seed=seed)
     while not simulation.finished:
         simulation.step()
@@ -427,7 +429,7 @@ class Function:
 
 def simulate_fleet(functions: Sequence[Function], *, gpus: int | None = None, seed: int = 0) -> list[Result]:
     """Run functions side by side on a shared number of GPUs, each second in the order of the list."""
-    kernels.seed(seed)
+    data_path.seed(seed)
     shared = Gpus(gpus)
     simulations = [
         FunctionSimulation(
