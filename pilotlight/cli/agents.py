@@ -83,7 +83,7 @@ def deploy(
     model: ModelUri = None,
     kubeconfig: Kubeconfig = None,
     wait: Annotated[bool, typer.Option(help="Wait until every Service is ready.")] = True,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait.")] = 600,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait.")] = 600,
     dry_run: Annotated[bool, typer.Option(help="Check with the server, change nothing.")] = False,
 ) -> None:
     """Apply an agent file to a cluster, or to the platform on this machine."""
@@ -152,10 +152,15 @@ def invoke(
     temperature: Annotated[float | None, typer.Option(min=0, max=2)] = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
     stream: Annotated[bool, typer.Option(help="Print tokens as they come.")] = True,
-    timeout: Annotated[float, typer.Option(help="Seconds, cold start included.")] = 300,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds, cold start included.")] = 300,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole reply.")] = False,
 ) -> None:
     """Call a function URL and print what it answers."""
+    if "://" in service:
+        raise typer.BadParameter(
+            f"{service!r} must be NAME or NAMESPACE/NAME of a Service; --url names another gateway",
+            param_hint="SERVICE",
+        )
     prompt = sys.stdin.read() if text in {None, "-"} else text
     namespace, _, name = service.rpartition("/")
     parameters = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}

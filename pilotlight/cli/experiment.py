@@ -1,6 +1,7 @@
 """`pilotlight experiment ...`: what warm pools would cost on a trace, and what users would feel."""
 
 import json
+import os
 import signal
 import threading
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from pilotlight import terminal
 
 try:
     from warmpool.adapters.price_file import read_prices
+    from warmpool.domain.pool import WarmPoolSpec
     from warmpool.experiments import describe as describing
     from warmpool.experiments import imports as importing
     from warmpool.experiments import recommend as recommending
@@ -36,6 +38,7 @@ app = typer.Typer(
 )
 
 _INTERRUPTED = 130
+_A_MONDAY = datetime(2026, 3, 2, tzinfo=UTC)
 
 Prices = Annotated[
     Path | None, typer.Option("--prices", help="Price list.", show_default="the packaged examples")
@@ -57,6 +60,7 @@ def run(
     experiment = read_experiment(file)
     prepared = running.prepare(experiment, read_prices(prices))
     folder = out or Path("build/experiments") / experiment.metadata.name
+    _check_folder(folder)
     stop = threading.Event()
 
     def interrupt(*_: object) -> None:
@@ -96,6 +100,15 @@ def run(
     if not report.complete:
         typer.echo("interrupted: the report has the arms that were finished", err=True)
         raise typer.Exit(_INTERRUPTED)
+
+
+def _check_folder(folder: Path) -> None:
+    """Whether a report can be written there, before anything is simulated."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise ExperimentError(f"--out {folder}: {there} is a file, must be a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ExperimentError(f"--out {folder}: {there} cannot be written")
 
 
 def _show(report: running.ExperimentReport) -> None:
@@ -181,7 +194,7 @@ def describe(
 def recommend(
     trace: Annotated[Path, typer.Argument(metavar="TRACE", help="Trace file, two days or longer.")],
     *,
-    target: Annotated[str, typer.Option(help="The Service that the WarmPool is for.")] = "SERVICE",
+    target: Annotated[str, typer.Option(help="The Service that the WarmPool is for.")] = "my-service",
     namespace: Annotated[str, typer.Option("--namespace", "-n", help="Its namespace.")] = "default",
     objective: Annotated[
         float, typer.Option(min=0.0001, max=1, help="Acceptable share of cold starts.")
@@ -197,13 +210,18 @@ def recommend(
     gpus: Annotated[int, typer.Option(min=1, help="GPUs of one replica.")] = 1,
     prices: Prices = None,
     start: Annotated[
-        str | None, typer.Option(help="Instant of the first request, where the trace does not say.")
+        str | None, typer.Option(help="Instant of the first request; by default the trace's own.")
     ] = None,
     time_zone: Annotated[str, typer.Option("--time-zone", help="Whose clock the windows follow.")] = "UTC",
     skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Go on after a bad row.")] = False,
 ) -> None:
     """Print the WarmPool to apply as YAML; how it compares goes to standard error."""
+    begins = _instant(start)
+    WarmPoolSpec.parse({"target": target})  # before the trace is read, which may take long
     read = read_trace(trace, skip_bad_rows=skip_bad_rows)
+    if begins is None and read.start is None:
+        typer.echo("the trace has no dates: its first request is taken for Monday 00:00 (--start)", err=True)
+        begins = _A_MONDAY
     listed = read_prices(prices)
     price = listed.of(gpu)
     if price is None:
@@ -211,7 +229,7 @@ def recommend(
     found = recommending.recommend(
         read.arrivals,
         running.service_model(ServiceTime(fixed_seconds=service_s)).times(read),
-        start=read.start or _instant(start),
+        start=begins or read.start or _A_MONDAY,
         time_zone=_zone(time_zone),
         load_s=load_s,
         concurrency=concurrency,
@@ -280,11 +298,10 @@ def import_(
     typer.echo(yaml.safe_dump(content, sort_keys=False, width=110), nl=False)
 
 
-def _instant(text: str | None) -> datetime:
-    """The instant of `--start`; a Monday at midnight where neither the trace nor the user says."""
+def _instant(text: str | None) -> datetime | None:
+    """The instant of `--start`; None without it."""
     if text is None:
-        typer.echo("the trace has no dates: its first request is taken for Monday 00:00 (--start)", err=True)
-        return datetime(2026, 3, 2, tzinfo=UTC)
+        return None
     try:
         instant = datetime.fromisoformat(text)
     except ValueError:

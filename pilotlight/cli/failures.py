@@ -8,9 +8,9 @@ from pilotlight.invoke import InvokeError
 from pilotlight.stack import StackError
 from warmpool.domain.spec_errors import SpecError
 from warmpool.experiments.errors import ExperimentError, TraceError
-from weights import WeightsError
+from weights import InvalidURIError, WeightsError
 
-_GIVEN = (AgentFileError, SpecError, ExperimentError, TraceError)
+_GIVEN = (AgentFileError, SpecError, ExperimentError, TraceError, InvalidURIError)
 _HAPPENED = (DemoError, DeployError, InvokeError, StackError, ClusterError, WeightsError)
 
 

@@ -52,7 +52,7 @@ def up(
 def down(
     *,
     state: StateDir = None,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for its replicas to end.")] = 30,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait for its replicas to end.")] = 30,
 ) -> None:
     """Stop the platform that runs on this machine."""
     directory = (state or paths.state_dir()).expanduser().absolute()

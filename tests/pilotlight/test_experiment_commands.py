@@ -104,3 +104,28 @@ def test_what_a_user_has_today_is_printed_as_a_warm_pool_and_as_an_arm(cli: Cli,
     assert WarmPoolSpec.parse(yaml.safe_load(pool.stdout)["spec"])
     assert "note: spec.cooldownPeriod" in pool.stderr
     assert parse_experiment(document(arms=yaml.safe_load(arm.stdout)))
+
+
+def test_where_a_report_cannot_be_written_is_said_before_anything_is_simulated(cli: Cli, tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(document()))
+    taken = tmp_path / "taken"
+    taken.write_text("mine")
+
+    for out in (taken, taken / "below"):
+        ran = cli.run("experiment", "run", str(path), "-o", str(out))
+        assert ran.returncode == 2
+        assert ran.stderr == f"error: --out {out}: {taken} is a file, must be a folder\n"
+    assert taken.read_text() == "mine"
+
+
+def test_a_recommendation_needs_a_target_and_an_instant_that_can_be(cli: Cli, tmp_path):
+    trace = tmp_path / "trace.csv"
+    trace.write_text("timestamp\n1700000000\n1700300000\n")
+
+    target = cli.run("experiment", "recommend", str(trace), "--target", "Bad Name!")
+    start = cli.run("experiment", "recommend", str(trace), "--start", "yesterday")
+
+    assert (target.returncode, start.returncode) == (2, 2)
+    assert "target = 'Bad Name!', must be lower-case letters" in target.stderr
+    assert "--start yesterday: must be an instant" in start.stderr

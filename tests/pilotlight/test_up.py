@@ -235,3 +235,32 @@ def test_invoke_finds_the_platform_that_runs_whatever_its_port(cli, echo_agent):
     # The function of this test answers POST with 501: the request did reach it.
     assert result.returncode == 1
     assert "501" in result.stderr
+
+
+def test_every_command_finds_the_state_folder_that_the_environment_names(cli, echo_agent):
+    running, _ = started(cli, "-f", str(echo_agent))
+    running.until(lambda text: "Ctrl-C stops" in text)
+    cli.environment["PILOTLIGHT_STATE"] = str(cli.state)
+
+    for command in (("status",), ("pool", "ls"), ("top", "--once", "--interval", "0.5")):
+        answer = cli.run(*command)
+        assert answer.returncode == 0, answer.stderr
+        assert "echo-demo" in answer.stdout
+    again = cli.run("deploy", "-f", str(echo_agent), "--no-wait")
+    assert "service/echo-demo unchanged" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("deploy", "-f", "agent.yaml", "--timeout", "-1"), "'--timeout'"),
+        (("invoke", "http://localhost:8080/default/a/", "hello"), "must be NAME or NAMESPACE/NAME"),
+        (("weights", "pull", "s3://"), "s3://"),
+    ],
+)
+def test_what_was_given_wrong_is_refused_before_anything_is_done(cli, arguments, message):
+    answer = cli.run(*arguments)
+
+    assert answer.returncode == 2
+    assert message in answer.stderr
+    assert "Traceback" not in answer.stderr

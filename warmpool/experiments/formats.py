@@ -22,6 +22,7 @@ import gzip
 import io
 import json
 import math
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -31,11 +32,15 @@ from typing import Final
 import numpy as np
 
 from warmpool.experiments.errors import TraceError
-from warmpool.experiments.trace import BadRow, Floats, Trace, trace_of
+from warmpool.experiments.trace import MOST_REQUESTS, BadRow, Floats, Trace, trace_of
 
 _MINUTE_S: Final = 60.0
 _GZIP: Final = b"\x1f\x8b"
 _MOST_ROWS_NAMED: Final = 1000
+_MOST_DAYS: Final = 400
+"""A simulation keeps some numbers for each second of a trace."""
+_LATEST_EPOCH_S: Final = 1e11
+"""The year 5138: larger times are milliseconds, or none."""
 
 
 @dataclass(slots=True)
@@ -50,6 +55,16 @@ class _Columns:
     names: dict[str, int] = field(default_factory=dict)
     epoch: bool = False
     """Whether times are seconds since 1970."""
+
+    def room_for(self, requests: float) -> int:
+        """So many requests as a whole number, before they are drawn.
+
+        Raises:
+            ValueError: with them the trace would have more than `MOST_REQUESTS`.
+        """
+        if len(self.times) + requests > MOST_REQUESTS:
+            raise ValueError(f"{requests:,.0f} requests are too many: a trace has at most {MOST_REQUESTS:,}")
+        return int(requests)
 
     def add(
         self,
@@ -82,6 +97,8 @@ def read_trace(path: Path, *, seed: int = 0, skip_bad_rows: bool = False) -> Tra
         TraceError: the file cannot be read, its format is unknown, it has no requests, or a row is bad.
     """
     text = _text_of(path)
+    if not text.strip():
+        raise TraceError(f"{path}: is empty")
     columns = _Columns()
     bad: list[BadRow] = []
     rng = np.random.default_rng(seed)
@@ -100,6 +117,11 @@ def read_trace(path: Path, *, seed: int = 0, skip_bad_rows: bool = False) -> Tra
     if not columns.times:
         raise TraceError(f"{path}: has no requests")
     times = np.array(columns.times)
+    days = float(times.max() - times.min()) / 86_400
+    if days > _MOST_DAYS:
+        raise TraceError(
+            f"{path}: lasts {days:,.0f} days, must be at most {_MOST_DAYS}; are its times in seconds?"
+        )
     start = datetime.fromtimestamp(float(times.min()), UTC) if columns.epoch else None
     return trace_of(
         times,
@@ -119,8 +141,9 @@ def _text_of(path: Path) -> str:
         if content[:2] == _GZIP:
             content = gzip.decompress(content)
         return content.decode("utf-8-sig")
-    except (OSError, EOFError) as problem:
-        raise TraceError(f"{path}: cannot be read: {problem}") from problem
+    except (OSError, EOFError, zlib.error) as problem:
+        reason = (problem.strerror if isinstance(problem, OSError) else None) or str(problem)
+        raise TraceError(f"{path}: cannot be read: {reason}") from problem
     except UnicodeDecodeError as problem:
         raise TraceError(f"{path}: is not UTF-8 (byte {problem.start})") from problem
 
@@ -201,6 +224,8 @@ def _instant(text: str, column: str) -> tuple[float, bool]:
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp(), True
     if not math.isfinite(value):
         raise ValueError(f"{column} = {text!r}, must be a finite number of seconds")
+    if abs(value) > _LATEST_EPOCH_S:
+        raise ValueError(f"{column} = {text!r}, must be seconds; it looks like milliseconds")
     return value, value > 1e9
 
 
@@ -221,7 +246,7 @@ def _azure_functions_2021(row: Row, columns: _Columns, _: np.random.Generator) -
 def _azure_functions_2019(row: Row, columns: _Columns, rng: np.random.Generator) -> None:
     name = f"{row.get('HashApp', '')}/{row['HashFunction']}"
     for minute in range(1440):
-        count = int(_number(row, str(minute + 1)))
+        count = columns.room_for(_number(row, str(minute + 1)))
         for offset in np.sort(rng.random(count)) * _MINUTE_S:
             columns.add(minute * _MINUTE_S + float(offset), name)
 
@@ -263,7 +288,7 @@ class _Counts:
 
     def __call__(self, row: Row, columns: _Columns, rng: np.random.Generator) -> None:
         value, epoch = _instant(row[self.time], self.time)
-        count = int(_number(row, self.count))
+        count = columns.room_for(_number(row, self.count))
         minute_s = value if epoch else value * _MINUTE_S
         columns.epoch = epoch
         for offset in np.sort(rng.random(count)) * _MINUTE_S:
@@ -280,7 +305,7 @@ class _ServeGen:
         shape, scale = _number(row, "shape"), _number(row, "scale")
         if not rate:
             return
-        count = int(rng.poisson(rate * self._WINDOW_S))
+        count = int(rng.poisson(columns.room_for(rate * self._WINDOW_S)))
         if not count:
             return
         if shape <= 0 or scale <= 0:

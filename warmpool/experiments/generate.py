@@ -11,12 +11,10 @@ import numpy.typing as npt
 from pydantic import Field
 
 from warmpool.domain.field_types import Duration, StrictModel
-from warmpool.experiments.trace import Trace, trace_of
+from warmpool.experiments.trace import MOST_REQUESTS, Trace, trace_of
 
 Floats = npt.NDArray[np.float64]
 
-MOST_REQUESTS: Final = 20_000_000
-"""More than this in one trace is refused before it is drawn: it would take gigabytes."""
 _HOUR: Final = 3600.0
 _OFFICE: Final = (
     0.05, 0.04, 0.04, 0.04, 0.05, 0.08, 0.20, 0.50, 0.90, 1.00, 0.98, 0.95,

@@ -228,8 +228,12 @@ def _confidence(
         )
     if chosen.cold_rate > objective:
         return (
-            f"The days held back were busier than the days before: {chosen.cold_rate:.2%} were cold "
-            f"instead of {objective:.2%}. Look at it again after another week."
+            f"Not kept on the days held back: {chosen.cold_rate:.2%} were cold instead of {objective:.2%}. "
+            + (
+                "Less than a week was there to learn from, so some days of the week were never seen."
+                if trained_days < 7
+                else "Those days differ from the ones before; look at it again after another week."
+            )
         )
     if trained_days < 7:
         return "Kept on the days held back, but less than a week of days was there to learn from."

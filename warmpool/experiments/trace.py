@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+
+MOST_REQUESTS: Final = 20_000_000
+"""More than this in one trace is refused before it is drawn: it would take gigabytes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,7 @@ def test_the_examples_are_read_and_can_be_prepared(path):
         ({"trace": {}}, "exactly one of file and generate"),
         (
             {"trace": {"generate": {"kind": "poisson", "duration": "1h", "rate": -1}}},
-            "spec.trace.generate.rate = -1",
+            "spec.trace.generate.rate = -1, must be above 0",
         ),
         ({"replica": {"coldStart": {}}}, "exactly one of seconds, median and measured"),
         ({"objetive": "1%"}, "spec.objetive"),

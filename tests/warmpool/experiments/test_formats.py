@@ -114,7 +114,13 @@ def test_a_plain_trace_that_is_zipped(tmp_path):
         ("timestamp,service_s\n1,2\n2,-1\n", ":3: service_s = '-1', must be a finite number of at least 0"),
         ("timestamp,service_s\n1\n", ":2: has 1 columns, must have 2"),
         ("timestamp\n", ": has no requests"),
-        ("", ":1: columns"),
+        ("", ": is empty"),
+        ("\n \n", ": is empty"),
+        ("timestamp\n1700000000000\n", "must be seconds; it looks like milliseconds"),
+        ("timestamp\n0\n90000000000\n", "days, must be at most 400"),
+        ("minute,requests\n0,1e18\n", ":2: 1,000,000,000,000,000,000 requests are too many"),
+        ("client,t,rate,cv,pattern,shape,scale\nm,0,1e12,1,Gamma,1,1\n", "requests are too many"),
+        ("TIMESTAMP,ContextTokens,GeneratedTokens\n1e300,1,1\n", ":2: TIMESTAMP = '1e300'"),
     ],
 )
 def test_a_bad_file_is_refused_with_line_value_and_what_is_right(tmp_path, content, message):
@@ -133,5 +139,13 @@ def test_bad_rows_can_be_skipped_and_are_named(tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(TraceError, match=r"nowhere\.csv: cannot be read"):
+    with pytest.raises(TraceError, match=r"nowhere\.csv: cannot be read: No such file or directory"):
         read_trace(tmp_path / "nowhere.csv")
+
+
+def test_a_damaged_archive_is_named(tmp_path):
+    path = tmp_path / "trace.csv.gz"
+    path.write_bytes(gzip.compress(b"timestamp\n" + b"1\n" * 1000)[:40])
+
+    with pytest.raises(TraceError, match=r"trace\.csv\.gz: cannot be read"):
+        read_trace(path)

@@ -81,3 +81,26 @@ def test_a_short_trace_is_refused_and_a_thin_one_is_called_weak():
     with pytest.raises(ExperimentError, match=r"lasts 0\.83 days; a recommendation needs at least 2"):
         recommended(short)
     assert recommended(thin, objective=0.01).confidence.startswith(("Weak", "No candidate"))
+
+
+def test_days_of_the_week_that_were_never_seen_are_named_when_the_objective_is_missed():
+    rng = np.random.default_rng(4)
+    # So dense from Monday to Friday that no pool is needed, and a request every four minutes on Sunday.
+    weekdays = np.sort(rng.random(60_000)) * 5 * 86_400
+    sunday = 6 * 86_400 + np.sort(rng.random(360)) * 86_000
+    arrivals = np.concatenate([weekdays, sunday])
+    found = recommend(
+        arrivals,
+        np.full(len(arrivals), 5.0),
+        start=MONDAY,
+        time_zone="UTC",
+        load_s=60.0,
+        concurrency=8,
+        hourly=1.0,
+        gpus=1,
+        objective=0.02,
+    )
+
+    assert not found.kept
+    assert found.confidence.startswith("Not kept on the days held back")
+    assert found.confidence.endswith("some days of the week were never seen.")
