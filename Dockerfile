@@ -12,6 +12,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY locks locks
 COPY functions functions
 COPY warmpool warmpool
+COPY triggers triggers
 COPY knative knative
 COPY transport transport
 COPY weights weights

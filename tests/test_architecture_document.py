@@ -24,7 +24,7 @@ def test_every_file_and_folder_that_the_trips_name_is_there():
 
 def test_the_tree_names_every_folder_of_the_packages():
     tree = TEXT.split("## The tree")[1].split("## ")[0]
-    for package in ("pilotlight", "functions", "warmpool", "knative", "weights", "transport"):
+    for package in ("pilotlight", "functions", "warmpool", "triggers", "knative", "weights", "transport"):
         assert f"\n{package}/" in tree
         for folder in (ROOT / package).iterdir():
             if folder.is_dir() and (folder / "__init__.py").exists():

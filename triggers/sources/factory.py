@@ -1,0 +1,28 @@
+"""From the address of a queue to the object that talks to its broker.
+
+A broker's module, and with it the client library, is imported when the first queue of that kind is opened.
+"""
+
+from __future__ import annotations
+
+from triggers.sources.base import Destination, Source
+from triggers.sources.settings import BrokerSettings
+from triggers.spec.brokers import QueueRef
+
+
+def make_source(ref: QueueRef, settings: BrokerSettings) -> Source:
+    """The queue as a source; nothing is connected before `open`."""
+    if ref.sqs is not None:
+        from triggers.sources.sqs import SqsSource  # noqa: PLC0415 - boto3
+
+        return SqsSource(ref.sqs, settings)
+    raise AssertionError(ref.kind)
+
+
+def make_destination(ref: QueueRef, settings: BrokerSettings) -> Destination:
+    """The queue as a destination; nothing is connected before `open`."""
+    if ref.sqs is not None:
+        from triggers.sources.sqs import SqsDestination  # noqa: PLC0415 - boto3
+
+        return SqsDestination(ref.sqs, settings)
+    raise AssertionError(ref.kind)

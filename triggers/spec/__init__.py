@@ -1,0 +1,1 @@
+"""The Trigger's spec as values (pure)."""
