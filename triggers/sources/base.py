@@ -1,12 +1,13 @@
 """What the dispatcher needs of a broker: sources that lend messages, destinations that take them.
 
 A delivery is lent until it is settled by exactly one of `acknowledge`, `retry` and `release`. Where the
-loan has an end (`Limits.lease_s`), the dispatcher prolongs it with `extend` while a request is held. A delivery
-that is never settled, because the process was killed, comes back by itself.
+loan has an end (`Limits.lease_s`), the dispatcher prolongs it with `extend` while a request is held. A
+delivery that is never settled, because the process was killed, comes back by itself.
 
-All methods raise `BrokerUnavailableError` when the broker cannot be reached or refuses for now: the caller
-waits and tries again. They raise `BrokerMisconfiguredError` for what only a change of the Trigger, the queue or
-the credentials can mend. Every text names the queue and fits one line; none has a credential in it.
+All methods raise `BrokerUnavailableError` when the broker cannot be reached or refuses for now: the
+caller waits and tries again. They raise `BrokerMisconfiguredError` for what only a change of the Trigger,
+the queue or the credentials can mend. Every text names the queue and fits one line; none has a credential
+in it.
 """
 
 from __future__ import annotations
@@ -73,8 +74,8 @@ class Source(Protocol):
     async def receive(self, limit: int, wait_s: float) -> list[Message]:
         """Borrow up to `limit` messages, those of a group in their order.
 
-        Waits up to `wait_s` for the first one; an empty list when none came. When cancelled, messages that the
-        broker had handed out already are released.
+        Waits up to `wait_s` for the first one; an empty list when none came. When cancelled, messages that
+        the broker had handed out already are released.
         """
         ...
 
