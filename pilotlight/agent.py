@@ -17,11 +17,11 @@ from pilotlight.agent_values import (
     Quantity,
     model_uri,
 )
+from pilotlight.gpu_settings import GPU, GpuType
 from pilotlight.pod_settings import PodSettings
 from warmpool.domain.pool import WarmPoolTemplate
 
 API_VERSION = "pilotlight.dev/v1alpha1"
-GPU = "nvidia.com/gpu"
 
 
 class AgentFileError(ValueError):
@@ -222,6 +222,8 @@ class AgentSpec(PodSettings):
     warm_pool: WarmPoolTemplate | None = Field(
         default=None, description="for every stage without one of its own"
     )
+    gpu_types: dict[str, GpuType] = Field(default_factory=dict)
+    """Adds to the packaged table of GPU types."""
     stages: list[StageSpec] = Field(min_length=1)
 
     @model_validator(mode="after")

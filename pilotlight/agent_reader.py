@@ -16,10 +16,14 @@ from knative.autoscaling.config import AutoscalerConfig
 from pilotlight import yaml_locations
 from pilotlight.agent import Agent, AgentFileError
 from pilotlight.compile import autoscaling
-from warmpool.domain.spec_errors import TEXT_NOT_BOOLEAN, without_kinds
+from pilotlight.gpu_problems import gpu_problems
+from warmpool.adapters.price_file import read_prices
+from warmpool.domain.spec_errors import TEXT_NOT_BOOLEAN, SpecError, without_kinds
 from weights.cache.location import default_cache_dir
 from weights.sources.address import absolute_uri
 
+PRICES_VARIABLE = "PILOTLIGHT_PRICES"
+"""Names the warm-pool controller's price list."""
 _LENIENT = AutoscalerConfig(allow_zero_initial_scale=True)
 """What a cluster may be set to; the cluster itself says so where it isn't."""
 
@@ -55,6 +59,7 @@ def load_agent(path: Path, *, tell: Callable[[str], None] = _on_stderr) -> Agent
         found = knative_annotations.validate(autoscaling(stage).annotations(), _LENIENT)
         line = document.line(("spec", "stages", index, "scaling"))
         problems += [f"{path}:{line}: spec.stages.{index}.scaling: {problem}" for problem in found]
+    problems += _gpu_problems(path, document, agent)
     problems += _engine_problems(path, document, agent, tell)
     if problems:
         raise AgentFileError("\n".join(problems))
@@ -62,6 +67,18 @@ def load_agent(path: Path, *, tell: Callable[[str], None] = _on_stderr) -> Agent
         return agent
     # Replicas run in other folders than this command, and may be started much later.
     return agent.with_model(absolute_uri(agent.spec.model.uri, path.absolute().parent))
+
+
+def _gpu_problems(path: Path, document: yaml_locations.Located, agent: Agent) -> list[str]:
+    named = os.environ.get(PRICES_VARIABLE)
+    try:
+        prices = read_prices(Path(named) if named else None)
+    except (OSError, SpecError) as error:
+        raise AgentFileError(f"{PRICES_VARIABLE}={named}: {error}") from error
+    found = gpu_problems(agent, prices, named or "the packaged price list")
+    return [
+        f"{path}:{document.line(location)}: {'.'.join(map(str, location))}{text}" for location, text in found
+    ]
 
 
 def _engine_problems(

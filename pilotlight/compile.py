@@ -40,7 +40,7 @@ def _service(agent: Agent, stage: StageSpec) -> dict[str, Any]:
         env=cache | _environment(agent, stage),
         env_from=[*agent.spec.env_from, *stage.env_from],
         requests=stage.resources.requests,
-        limits=stage.resources.limits,
+        limits={**stage.resources.limits, **pod.limits},
         ready_path=None if own else "/healthz/ready",
         liveness_probe=pod.liveness_probe,
         volume_mounts=pod.volume_mounts,
@@ -63,7 +63,7 @@ def _service(agent: Agent, stage: StageSpec) -> dict[str, Any]:
             STAGE_LABEL: stage.kind.value,
         },
         service_labels={} if agent.is_public(stage) else {VISIBILITY_LABEL: CLUSTER_LOCAL},
-        annotations=agent.spec.annotations | stage.annotations,
+        annotations={**pod.annotations, **agent.spec.annotations, **stage.annotations},
         pod=pod.fields,
     )
 

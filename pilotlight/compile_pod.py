@@ -1,10 +1,12 @@
 """What an agent says of its pods, as fields of a Revision's spec (pure)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pilotlight.agent import Agent, Kind, StageSpec
 from pilotlight.agent_values import AgentModel
+from pilotlight.compile_gpu import compile_gpu, place
 from pilotlight.pod_settings import Cache, LivenessProbe
 
 SAFE_SECURITY_CONTEXT: dict[str, Any] = {
@@ -39,6 +41,8 @@ class Pod:
         security_context: of the container.
         liveness_probe: of the container; None for a container of the user's own.
         cache_dir: mount path of the cache; None where the stage has none.
+        limits: of the container, beside those in its `resources`.
+        annotations: of the Service, under those in the file.
     """
 
     fields: dict[str, Any]
@@ -46,6 +50,8 @@ class Pod:
     security_context: dict[str, Any]
     liveness_probe: dict[str, Any] | None
     cache_dir: str | None
+    limits: Mapping[str, str]
+    annotations: Mapping[str, str]
 
 
 def compile_pod(agent: Agent, stage: StageSpec) -> Pod:
@@ -64,6 +70,10 @@ def compile_pod(agent: Agent, stage: StageSpec) -> Pod:
         automount = False
     if automount is not None:
         fields["automountServiceAccountToken"] = automount
+
+    gpu = compile_gpu(agent, stage)
+    if gpu is not None:
+        place(fields, gpu, tolerate=_chosen(stage, spec, "tolerations") != [])
 
     mounts = [_plain(mount) for mount in (*spec.volume_mounts, *stage.volume_mounts)]
     mounted = {mount["name"] for mount in mounts}
@@ -86,6 +96,8 @@ def compile_pod(agent: Agent, stage: StageSpec) -> Pod:
         | stage.security_context,
         liveness_probe=None if own else _liveness(agent, stage),
         cache_dir=None if cache is None else cache.mount_path,
+        limits={} if gpu is None else gpu.limits,
+        annotations={} if gpu is None else gpu.annotations,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from pilotlight.agent_values import AgentModel, Quantity
+from pilotlight.gpu_settings import Gpu
 
 _RESERVED_PREFIXES = ("autoscaling.knative.dev/", "serving.knative.dev/", "networking.knative.dev/")
 _RESERVED_MOUNTS = frozenset({"/", "/dev", "/dev/log", "/tmp", "/var", "/var/log"})  # noqa: S108  # names, not uses
@@ -199,6 +200,7 @@ class PodSettings(AgentModel):
     """
 
     cache: Cache | None = None
+    gpu: Gpu | None = None
     shared_memory: SharedMemory | None = None
     node_selector: dict[str, str] | None = None
     affinity: Annotated[dict[str, Any], AfterValidator(_affinity)] | None = None
