@@ -21,6 +21,8 @@ MAX_ATTRIBUTES: Final = 10
 MAX_GROUP: Final = 128
 PACKED: Final = "pilotlight-attributes"
 _ENCODING: Final = "content-encoding"
+_EMPTY: Final = " "
+"""The body of a message without one: SQS asks for a character."""
 _FORBIDDEN: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Everything but what XML 1.0 allows, which is what SQS takes."""
 _NAME: Final = re.compile(r"[A-Za-z0-9_\-.]{1,256}")
@@ -34,7 +36,7 @@ def from_sqs(raw: Mapping[str, Any]) -> Message:
     body = str(raw.get("Body", "")).encode("utf-8", "surrogatepass")
     if attributes.get(_ENCODING) == "base64":
         try:
-            body = base64.b64decode(body, validate=True)
+            body = base64.b64decode(body.strip(), validate=True)
             del attributes[_ENCODING]
         except binascii.Error:
             pass  # the publisher meant something else: the body goes on as it came
@@ -73,7 +75,7 @@ def to_sqs(message: OutgoingMessage, *, fifo: bool) -> dict[str, Any]:
     """The parameters of SendMessage but the queue."""
     body, attributes = _text(message.body), dict(message.attributes)
     if body is None:
-        body = base64.b64encode(message.body).decode()
+        body = base64.b64encode(message.body).decode() or _EMPTY
         attributes[_ENCODING] = "base64"
     parameters: dict[str, Any] = {"MessageBody": body}
     if attributes := _fitting(attributes):
