@@ -314,8 +314,7 @@ class SourceContract:
             broker.kill()
             try:
                 with pytest.raises(BrokerUnavailableError) as raised:
-                    for _ in range(20):  # what was fetched ahead may come first
-                        await source.receive(1, 0.5)
+                    await _receive_until_it_fails(source)
                 assert "\n" not in str(raised.value)
                 with pytest.raises(BrokerUnavailableError):
                     await publish(destination, message(b"lost"))
@@ -327,6 +326,11 @@ class SourceContract:
             await publish(destination, message(b"after"))
             bodies = {one.body for one in await receive(source, 2, within_s=30)}
             assert bodies == {b"before", b"after"}
+
+
+async def _receive_until_it_fails(source: Source) -> None:
+    for _ in range(20):  # what was fetched ahead may come first
+        await source.receive(1, 0.5)
 
 
 async def reopened(*ends: Source | Destination, within_s: float = 30.0) -> None:
