@@ -60,9 +60,10 @@ def _serve(kind: str, settings: FunctionSettings, listening: socket.socket, bega
     logs.configure(settings)
     try:
         stage = importlib.import_module(f"functions.stages.{kind}").build(settings)
+        app = create_app(stage, settings, replica=ReplicaTracker(process_started=began))
     except SettingsError as error:
         return _complain("; ".join(error.problems), EXIT_USAGE)
-    return serve(create_app(stage, settings, replica=ReplicaTracker(process_started=began)), listening)
+    return serve(app, listening)
 
 
 def _listen(settings: FunctionSettings) -> socket.socket:

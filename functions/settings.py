@@ -22,6 +22,8 @@ ENGINES = ("vllm", "openai", "onnx")
 
 _VALUE_CHARS = 120
 _KUBERNETES_TERMINATION_LOG = Path("/dev/termination-log")
+_IN_KUBERNETES = "KUBERNETES_SERVICE_HOST"
+"""Set in every container of Kubernetes, and by nothing else."""
 _SECRET_HINTS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 
 
@@ -86,6 +88,16 @@ class FunctionSettings:
     """Seconds that a request's body may take to arrive; its deadline may be earlier."""
     allowed_origins: tuple[str, ...] = ()
     """Origins of other sites' pages that may call the stage, such as `https://app.example`; `*` for all."""
+    auth: Literal["keys", "jwt", "none", "stages"] | None = None
+    """Whose requests are answered. None: anyone's, which is refused where Kubernetes runs the replica."""
+    keys_dir: Path | None = None
+    """Folder of the Secret with the keys' records."""
+    jwt: Mapping[str, Any] | None = None
+    """As `functions.auth.jwt_tokens.JwtSettings`, which checks it."""
+    stage_token_dir: Path | None = None
+    """Folder of the Secret with the token of the agent's own stages."""
+    progress_seconds: float = 2.0
+    """Seconds between the comments in a stream that waits for a start; 0: none."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @property
@@ -128,12 +140,18 @@ class FunctionSettings:
             head_seconds=reader.read(env_vars.HEAD_SECONDS, _positive_seconds, defaults.head_seconds),
             body_seconds=reader.read(env_vars.BODY_SECONDS, _positive_seconds, defaults.body_seconds),
             allowed_origins=reader.read(env_vars.ALLOWED_ORIGINS, _origins, ()),
+            auth=reader.read(env_vars.AUTH, _one_of("keys", "jwt", "none", "stages"), None),
+            keys_dir=reader.read(env_vars.KEYS_DIR, Path, None),
+            jwt=reader.read(env_vars.JWT, _json_object, None),
+            stage_token_dir=reader.read(env_vars.STAGE_TOKEN_DIR, Path, None),
+            progress_seconds=reader.read(env_vars.PROGRESS_SECONDS, _seconds, defaults.progress_seconds),
             log_level=reader.read(
                 env_vars.LOG_LEVEL, _one_of("debug", "info", "warning", "error"), defaults.log_level
             ),
         )
-        if reader.problems:
-            raise SettingsError(tuple(reader.problems))
+        problems = (*reader.problems, *_auth_problems(settings, environ))
+        if problems:
+            raise SettingsError(problems)
         return settings
 
 
@@ -179,6 +197,19 @@ def termination_log() -> Path | None:
     if path := os.environ.get(env_vars.TERMINATION_LOG):
         return Path(path)
     return _KUBERNETES_TERMINATION_LOG if _KUBERNETES_TERMINATION_LOG.exists() else None
+
+
+def _auth_problems(settings: FunctionSettings, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """What is missing for the stage to know whose requests to answer."""
+    if settings.auth is None and environ.get(_IN_KUBERNETES):
+        return (f"{env_vars.AUTH} is not set, must be keys, jwt or none on a cluster (spec.auth)",)
+    needed = {
+        "keys": (env_vars.KEYS_DIR, settings.keys_dir),
+        "jwt": (env_vars.JWT, settings.jwt),
+        "stages": (env_vars.STAGE_TOKEN_DIR, settings.stage_token_dir),
+    }
+    name, value = needed.get(settings.auth or "", ("", ""))
+    return (f"{name} is not set; must be with {env_vars.AUTH} = {settings.auth}",) if value is None else ()
 
 
 class _Reader:

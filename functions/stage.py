@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
 from starlette.types import ASGIApp
 
-from functions.contract import StageEvent, StageReply, StageRequest
+from functions.auth.caller import ANYONE, Caller
+from functions.contract import StageEvent, StageReply, StageRequest, Usage
 from functions.problems import field_errors
 from functions.settings import FunctionSettings, SettingsError
 from functions.timing import ColdStartTiming, Phase, ServerTiming
@@ -80,6 +81,7 @@ class RequestContext:
         "_rescheduled",
         "_timings",
         "arrived",
+        "caller",
         "cold_start",
         "deadline",
         "deadline_given",
@@ -88,6 +90,8 @@ class RequestContext:
         "retries_used",
         "traceparent",
         "ttft",
+        "usage",
+        "waiting_for",
         "warmth",
     )
 
@@ -125,6 +129,12 @@ class RequestContext:
         self._rescheduled: Callable[[float], None] | None = None
         self.ttft: float | None = None
         """Seconds to the first token, where the stage knows it more exactly than its events tell."""
+        self.caller: Caller = ANYONE
+        """Who sent the request, or on whose behalf another stage did."""
+        self.usage: Usage | None = None
+        """Tokens that the request has cost, once they are known."""
+        self.waiting_for: str | None = None
+        """The stage whose answer it waits for."""
         self._clock = clock
         self._timings: list[ServerTiming] = []
 

@@ -17,6 +17,9 @@ import aiohttp
 from purgatory import AsyncCircuitBreakerFactory
 from purgatory.domain.model import OpenedState
 
+from functions.auth import stage_token
+from functions.auth.caller import encode_origin
+from functions.auth.stage_token import StageToken
 from functions.calls.failures import (
     CircuitOpenError,
     Outcome,
@@ -55,6 +58,7 @@ class StageClient:
         gateway: connect there instead, with the stage's host in `Host`.
         policy: how patient the caller is.
         observe: called after each attempt.
+        stage_token: of the agent's stages, sent with each call.
     """
 
     def __init__(
@@ -65,12 +69,14 @@ class StageClient:
         gateway: str | None,
         policy: CallPolicy,
         observe: ObserveCall,
+        stage_token: StageToken | None = None,
     ) -> None:
         self.name = address.name
         self.kind = address.kind
         self._session = session
         self._policy = policy
         self._observe = observe
+        self._stage_token = stage_token
         self._url = (gateway or address.url).rstrip("/")
         if gateway is not None:
             self._url += urlsplit(address.url).path.rstrip("/")
@@ -195,6 +201,16 @@ class StageClient:
         self._observe(self.name, "ok", context.now() - began)
         return response
 
+    def _sender(self, context: RequestContext) -> dict[str, str]:
+        """The fields that say who calls, and for whom."""
+        token = None if self._stage_token is None else self._stage_token.current()
+        sender = dict(self._host)
+        if token is not None:
+            sender[stage_token.HEADER] = token
+            if context.caller.name:
+                sender[stage_token.ORIGIN_HEADER] = encode_origin(context.caller)
+        return sender
+
     async def _through_breaker(
         self, request: StageRequest, context: RequestContext
     ) -> aiohttp.ClientResponse:
@@ -210,7 +226,7 @@ class StageClient:
             response = await self._session.post(
                 f"{self._url}/invoke",
                 data=request.model_dump_json(exclude_none=True).encode(),
-                headers={"Content-Type": "application/json", **context.headers(), **self._host},
+                headers={"Content-Type": "application/json", **context.headers(), **self._sender(context)},
             )
         except (aiohttp.ClientError, OSError) as error:
             raise StageUnreachableError(self.name, self._url, error) from error

@@ -65,6 +65,7 @@ def embeddings_router(engine: Callable[[], Engine], model: str) -> APIRouter:
         if empty is not None:
             raise ProblemError(422, f"input[{empty}] is empty, must be a text")
         result = await engine().embed(EmbedRequest(context_of(request).request_id, inputs))
+        context_of(request).usage = result.usage
         tokens = result.usage.prompt_tokens or 0
         return {
             "object": "list",

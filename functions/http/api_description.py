@@ -14,13 +14,14 @@ from functions.problems import MEDIA_TYPE, phrase
 _SCHEMA = "#/components/schemas/{model}"
 _WHEN = {
     400: "Not JSON, a header that cannot be read, or a request that the engine refuses",
-    403: "The page of another site, whose origin is not allowed",
+    401: "No valid key or token; `WWW-Authenticate` says which",
+    403: "A key that does not suffice, or the page of another site, whose origin is not allowed",
     404: "No such path, or no such model",
     408: "The request did not arrive in time",
     413: "The body or the input is too long; `over` says how many `unit` too many",
     415: "The body is not JSON",
     422: "A member that does not fit, an empty input, or output that is not the JSON asked for",
-    429: "More requests than the replica or its engine takes",
+    429: "More requests than the replica or its engine takes, or than the key may send",
     500: "A bug; the log has the details under the request id",
     501: "The engine does not offer this operation",
     502: "A stage or an engine answered outside the contract",

@@ -16,6 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from functions import termination_message
+from functions.auth.authenticator import Authenticator
 from functions.contract import Problem, StageReply
 from functions.http.api_description import INVOKE_BODY, INVOKE_RESPONSES, describe
 from functions.http.error_handlers import ErrorHandlers
@@ -30,6 +31,18 @@ from functions.stage import RequestContext, Stage, StageRuntime, StartError
 from functions.timing import ColdStartTiming
 
 log = logging.getLogger(__name__)
+
+EXPOSED_HEADERS = [
+    "Retry-After",
+    "Server-Timing",
+    "X-Request-Id",
+    *(
+        f"X-RateLimit-{what}-{of}"
+        for what in ("Limit", "Remaining", "Reset")
+        for of in ("Requests", "Tokens")
+    ),
+]
+"""Fields that scripts of allowed origins may read."""
 
 __all__ = ["StageApp", "context_of", "create_app"]
 
@@ -75,6 +88,7 @@ class StageApp:
             replica=replica,
             metrics=self.metrics,
             settings=settings,
+            authenticator=Authenticator(settings),
             direct_routes=routes.direct,
         )
         self._app: ASGIApp = self._middleware
@@ -84,7 +98,7 @@ class StageApp:
                 allow_origins=settings.allowed_origins,
                 allow_methods=["*"],
                 allow_headers=["*"],
-                expose_headers=["Retry-After", "Server-Timing", "X-Request-Id"],
+                expose_headers=EXPOSED_HEADERS,
             )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

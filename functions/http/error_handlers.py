@@ -34,18 +34,19 @@ class ErrorHandlers:
         api.add_exception_handler(RequestValidationError, self.invalid)
         api.add_exception_handler(HTTPException, self.not_offered)
 
-    async def failed(self, _: Request, error: Exception) -> Response:
+    async def failed(self, request: Request, error: Exception) -> Response:
         """An exception of the stage, or an unexpected one."""
-        return _respond(problem_of(error, stage=self._stage))
+        return _respond(request, problem_of(error, stage=self._stage))
 
     async def disconnected(self, _: Request, __: Exception) -> Response:
         """The client has disconnected; the status is for the metrics alone."""
         return Response(status_code=CLIENT_CLOSED_REQUEST)
 
-    async def invalid(self, _: Request, error: Exception) -> Response:
+    async def invalid(self, request: Request, error: Exception) -> Response:
         """A body or a parameter does not fit the route."""
         assert isinstance(error, RequestValidationError)
-        return _respond(problem_of(unprocessable(field_errors(error.errors(), skip=1)), stage=self._stage))
+        problem = problem_of(unprocessable(field_errors(error.errors(), skip=1)), stage=self._stage)
+        return _respond(request, problem)
 
     async def not_offered(self, request: Request, error: Exception) -> Response:
         """No such path or method, and what else the framework refuses."""
@@ -59,10 +60,12 @@ class ErrorHandlers:
         problem = Problem(
             title=phrase(error.status_code), status=error.status_code, detail=str(detail), stage=self._stage
         )
-        return _respond(problem, error.headers)
+        return _respond(request, problem, error.headers)
 
 
-def _respond(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
-    response = Response(problem_body(problem), status_code=problem.status, headers=dict(headers or {}))
+def _respond(request: Request, problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
+    response = Response(
+        problem_body(problem, request.url.path), status_code=problem.status, headers=dict(headers or {})
+    )
     response.raw_headers.extend(problem_headers(problem))
     return response

@@ -16,6 +16,7 @@ from functions.contract import (
     StageReply,
     StageRequest,
     StageTiming,
+    Usage,
     encode_event,
 )
 from functions.http.problem_response import send_problem
@@ -128,6 +129,8 @@ class Invocation:
                 raise ProblemError.of(event.problem)
             if isinstance(event, Delta):
                 self._instants.append(self._context.now())
+                # Until the reply says how many, a piece counts as a token: the stream may be cut off.
+                self._context.usage = Usage(completion_tokens=len(self._instants))
             if isinstance(event, Final):
                 event = Final(self._finish(event.reply))  # noqa: PLW2901 - the same event, with its timings
             if not self._head_sent:
@@ -146,6 +149,7 @@ class Invocation:
         """The reply with this stage's timing added, and the generation counted."""
         times = TokenTimes(self._context.arrived, tuple(self._instants))
         ttft = self._context.ttft if self._context.ttft is not None else times.ttft
+        self._context.usage = reply.usage
         if self._stage.kind == "generate":
             self._metrics.generation(times, reply.usage)
         phases = {

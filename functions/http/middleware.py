@@ -1,8 +1,8 @@
 """What happens to every HTTP request of a stage before and after the stage's own code.
 
 A plain ASGI wrapper rather than framework middleware, because it is on the path of every token. It gives the
-request its context (id, trace, deadline, warmth as found), checks where it comes from, bounds its body and
-the queue, counts, adds `Server-Timing` to
+request its context (id, trace, deadline, warmth as found), checks who sends it and where it comes from,
+bounds its body, the queue and its sender's share, counts, adds `Server-Timing` to
 the response, and turns an unexpected exception into problem+json.
 """
 
@@ -14,7 +14,11 @@ from collections.abc import Callable, Sequence
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from functions import tracing
-from functions.contract import Problem
+from functions.auth.accounts import CallerAccounts
+from functions.auth.authenticator import READ, Authenticator
+from functions.auth.caller_metrics import CallerMetrics
+from functions.auth.limits import Exceeded
+from functions.contract import Problem, Usage
 from functions.http.error_handlers import CLIENT_CLOSED_REQUEST
 from functions.http.problem_response import send_problem
 from functions.http.request_body import ClientDisconnectedError, read_body, replay
@@ -57,6 +61,7 @@ class RequestMiddleware:
         metrics: where requests are counted.
         settings: deadline and queue limit.
         direct_routes: paths that go past `app`.
+        authenticator: says who sends a request.
         clock: monotonic seconds.
     """
 
@@ -68,6 +73,7 @@ class RequestMiddleware:
         replica: ReplicaTracker,
         metrics: Metrics,
         settings: FunctionSettings,
+        authenticator: Authenticator,
         direct_routes: Sequence[DirectRoute] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -78,6 +84,9 @@ class RequestMiddleware:
         self._metrics = metrics
         self._settings = settings
         self._clock = clock
+        self._authenticator = authenticator
+        self._accounts = CallerAccounts(clock)
+        self._by_caller = CallerMetrics(metrics.registry, stage=stage, agent=settings.agent or "")
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -112,22 +121,57 @@ class RequestMiddleware:
         )
         state = RequestState(context, self.active)
         state.attach(scope)
-        response = _Response(send, context, self._replica)
-        if scope["path"] in PROBES:
+        response = _Response(send, context, self._replica, self._accounts)
+        path = scope["path"]
+        refusal = await self._identify(path, headers, context)
+        if path in PROBES and refusal is None:
             await self._answer(scope, receive, response)
             return
         try:
-            refusal = self._refusal(scope, headers, context)
+            refusal = refusal or self._refusal(scope, headers, context)
             if refusal is not None:
-                await send_problem(response, refusal)
+                extra = _CHALLENGE if refusal.status == 401 else ()
+                await send_problem(response, refusal, path=path, extra=extra)
                 return
-            self._enter()
-            try:
-                await self._read_and_answer(scope, receive, response, state)
-            finally:
-                self._leave()
+            await self._work(scope, receive, response, state)
         finally:
-            self._metrics.request(response.status or CLIENT_CLOSED_REQUEST, self._clock() - arrived)
+            code, seconds = response.status or CLIENT_CLOSED_REQUEST, self._clock() - arrived
+            self._metrics.request(code, seconds)
+            self._by_caller.finished(context.caller, code=code, seconds=seconds, usage=context.usage)
+
+    async def _identify(
+        self, path: str, headers: dict[bytes, bytes], context: RequestContext
+    ) -> Problem | None:
+        """Put the caller into the context; a problem for one without a sufficient credential."""
+        try:
+            context.caller = await self._authenticator.authenticate(path, headers)
+        except ProblemError as error:
+            self._by_caller.refused(error.problem.status)
+            return problem_of(error, stage=self._stage)
+        return None
+
+    async def _work(self, scope: Scope, receive: Receive, response: "_Response", state: RequestState) -> None:
+        """Answer a request that is admitted, within its caller's limits."""
+        context = state.context
+        account = self._accounts.admit(context.caller)
+        if isinstance(account, Exceeded):
+            self._by_caller.limited(context.caller, account.limit)
+            problem = ProblemError(
+                429,
+                f"{account.detail} for {context.caller.name} at this replica",
+                title="Limit reached",
+                retry_after=account.retry_after,
+            )
+            await send_problem(response, problem_of(problem, stage=self._stage), path=scope["path"])
+            return
+        self._enter()
+        try:
+            await self._read_and_answer(scope, receive, response, state)
+        finally:
+            self._leave()
+            if account is not None:
+                usage = context.usage or Usage()
+                self._accounts.finish(account, (usage.prompt_tokens or 0) + (usage.completion_tokens or 0))
 
     def _refusal(self, scope: Scope, headers: dict[bytes, bytes], context: RequestContext) -> Problem | None:
         """Why the request is not admitted; None if it is, with its deadline and cold start in the context."""
@@ -215,7 +259,8 @@ class RequestMiddleware:
         except ProblemError as error:
             # What still comes of the body is not waited for.
             close = [(b"connection", b"close")]
-            await send_problem(response, problem_of(error, stage=self._stage), extra=close)
+            problem = problem_of(error, stage=self._stage)
+            await send_problem(response, problem, path=scope["path"], extra=close)
             return
         await self._answer(scope, replay(state.body, receive), response)
 
@@ -227,7 +272,7 @@ class RequestMiddleware:
         except Exception as error:  # any bug of a stage must still be answered
             log.exception("unexpected error", extra={"request_id": response.context.request_id})
             if response.status is None:
-                await send_problem(response, problem_of(error, stage=self._stage))
+                await send_problem(response, problem_of(error, stage=self._stage), path=scope["path"])
             elif not response.complete:
                 # Too late for a problem: the server must cut the connection, lest half an answer look whole.
                 raise
@@ -247,10 +292,13 @@ class RequestMiddleware:
 class _Response:
     """The `send` of one request, which adds the fields that every response carries."""
 
-    __slots__ = ("_replica", "_send", "complete", "context", "status")
+    __slots__ = ("_accounts", "_replica", "_send", "complete", "context", "status")
 
-    def __init__(self, send: Send, context: RequestContext, replica: ReplicaTracker) -> None:
+    def __init__(
+        self, send: Send, context: RequestContext, replica: ReplicaTracker, accounts: CallerAccounts
+    ) -> None:
         self._send = send
+        self._accounts = accounts
         self._replica = replica
         self.context = context
         self.status: int | None = None
@@ -263,6 +311,7 @@ class _Response:
             headers = list(message.get("headers", ()))
             headers.append((b"server-timing", format_server_timing(self.context.timings).encode("latin-1")))
             headers.append((b"x-request-id", self.context.request_id.encode()))
+            headers += self._accounts.headers(self.context.caller)
             if self.context.retries_used:
                 headers.append((RETRIES_USED, str(self.context.retries_used).encode()))
             if self._replica.state is State.DRAINING:
@@ -274,8 +323,9 @@ class _Response:
 
 
 _READ = frozenset(
-    {b"content-type", b"host", b"origin", b"x-request-id", b"traceparent", DEADLINE, HELD, RETRIES}
+    {b"content-type", b"host", b"origin", b"x-request-id", b"traceparent", DEADLINE, HELD, RETRIES, *READ}
 )
+_CHALLENGE = ((b"www-authenticate", b"Bearer"),)
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 _JSON = frozenset({b"application/json"})

@@ -11,18 +11,18 @@ import json
 from dataclasses import dataclass
 from typing import Protocol
 
-from pydantic import JsonValue
 from starlette.types import Receive, Scope, Send
 
 from functions.contract import Problem
 from functions.engine import EngineError
-from functions.http.problem_response import send_problem
+from functions.http.problem_response import error_member, send_problem
 from functions.http.request_body import ClientDisconnectedError
 from functions.http.request_state import state_of
 from functions.http.work_scope import WorkScope
 from functions.problems import ProblemError, problem_of
 from functions.stage import RequestContext
 from transport.headers import Field
+from transport.openai_errors import PREFIX
 from transport.sse import encode_event
 
 _EVENT = b"data: "
@@ -116,17 +116,10 @@ class ProxyResponse:
 
     async def send_problem(self, problem: Problem) -> None:
         """Answer with a problem; a started stream gets an event with an `error` member, as OpenAI's do."""
-        error: dict[str, JsonValue] = {
-            "message": problem.detail,
-            "type": problem.title,
-            "code": problem.status,
-            "retryable": problem.retryable,
-        }
         if not self._started:
-            # OpenAI's clients look for the reason in this member.
-            await send_problem(self._send, problem.model_copy(update={"error": error}))
+            await send_problem(self._send, problem, path=PREFIX)
             return
-        await self.send(encode_event(json.dumps({"error": error}).encode()))
+        await self.send(encode_event(json.dumps({"error": error_member(problem)}).encode()))
         await self.end()
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 from prometheus_client import Counter, Histogram
 from pydantic import Field, JsonValue
 
+from functions.auth.authenticator import stage_token_of
 from functions.calls.client import ObserveCall, StageClient, open_session
 from functions.calls.failures import Outcome
 from functions.calls.retries import CallPolicy
@@ -99,10 +100,16 @@ class Orchestrate:
         """Open the session. No stage is called, so a cold one may stay cold."""
         replica.record(Phase.IMPORT, replica.age)
         self._session = open_session()
+        token = stage_token_of(self._settings)
         policy = CallPolicy(**self._config.model_dump(include=set(CallPolicy.model_fields)))
         self._chain = tuple(
             StageClient(
-                self._session, address, gateway=self._settings.gateway, policy=policy, observe=self._observe
+                self._session,
+                address,
+                gateway=self._settings.gateway,
+                policy=policy,
+                observe=self._observe,
+                stage_token=token,
             )
             for address in self._settings.stages
             if address.kind != self.kind

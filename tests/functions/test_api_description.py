@@ -45,7 +45,7 @@ def test_every_reference_is_defined_and_every_operation_has_its_errors(kind):
                     == (responses["default"]["content"]["application/problem+json"]["schema"])
                 )
     invoke = described["paths"]["/invoke"]["post"]["responses"]
-    statuses = "200 400 403 408 413 415 422 429 500 501 502 503 504 default"
+    statuses = "200 400 401 403 408 413 415 422 429 500 501 502 503 504 default"
     assert sorted(invoke) == sorted(statuses.split())
     assert set(invoke["200"]["content"]) == {"application/json", "text/event-stream"}
     assert set(described["paths"]["/metrics"]["get"]["responses"]["200"]["content"]) == {"text/plain"}

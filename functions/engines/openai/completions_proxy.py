@@ -60,7 +60,8 @@ class CompletionsProxy:
             head = [(b"content-type", response.headers.get("Content-Type", "application/json").encode())]
             if not streamed or response.content_type != "text/event-stream":
                 whole = await response.read()
-                self._metrics.generation(TokenTimes(context.arrived), _Event(whole).usage)
+                context.usage = _Event(whole).usage
+                self._metrics.generation(TokenTimes(context.arrived), context.usage)
                 await downstream.send_whole(response.status, head, whole)
                 return
             await self._stream(
@@ -81,7 +82,7 @@ class CompletionsProxy:
         ended = False
         async for received in self._events(response):
             event = _Event(received.data.encode())
-            usage = event.usage or usage
+            usage = context.usage = event.usage or usage
             if event.is_usage_only and not send_usage:
                 continue
             if not downstream.started:

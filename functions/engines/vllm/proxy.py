@@ -6,8 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
+from functions.auth.authenticator import CREDENTIALS
+from functions.contract import Usage
 from functions.engines.vllm.client import VllmEngine
+from functions.engines.vllm.usage import UsageFilter, ask_for_usage, usage_in
 from functions.engines.vllm.warmth_controller import WarmthController
 from functions.http.reverse_proxy import ProxyRequest, ProxyResponse, ReverseProxy, tokens_in
 from functions.metrics import Metrics
@@ -38,11 +42,12 @@ MEDIA_TYPES = frozenset({b"application/json", b"multipart/form-data"})
 """Accepted media types of request bodies; audio is uploaded as a form."""
 
 _SET_BY_THE_PROXY = frozenset(
-    {b"content-length", b"expect", b"host", b"origin", b"traceparent", b"x-request-id"}
+    {b"content-length", b"expect", b"host", b"origin", b"traceparent", b"x-request-id", *CREDENTIALS}
 )
 """Request fields that are not passed on as they came; the stage answers `Expect` and checks `Origin`."""
 _SET_BY_THE_STAGE = frozenset({b"date", b"server", b"x-request-id"})
 """Response fields that this server sends itself."""
+_WITH_STREAM_OPTIONS = frozenset({b"/v1/chat/completions", b"/v1/completions"})
 _ERROR_EVENT = b'data: {"error"'
 
 
@@ -62,11 +67,20 @@ class VllmProxy:
         self, request: ProxyRequest, context: RequestContext, downstream: ProxyResponse
     ) -> None:
         """See `ProxyHandler`."""
-        while not await self._attempt(request, context, downstream):
+        strip = False
+        if context.caller.name and request.target.partition(b"?")[0] in _WITH_STREAM_OPTIONS:
+            body, strip = ask_for_usage(request.body)
+            request = replace(request, body=body)
+        usage = UsageFilter(strip=strip) if context.caller.name else None
+        while not await self._attempt(request, context, downstream, usage):
             pass
 
     async def _attempt(
-        self, request: ProxyRequest, context: RequestContext, downstream: ProxyResponse
+        self,
+        request: ProxyRequest,
+        context: RequestContext,
+        downstream: ProxyResponse,
+        usage: UsageFilter | None,
     ) -> bool:
         """Send the request to the engine; False if that died before, so that the next engine can be tried."""
         async with self._controller.hot(context) as engine:
@@ -79,7 +93,7 @@ class VllmProxy:
                     request.body,
                 )
                 try:
-                    await self._relay(response, engine, context, downstream)
+                    await self._relay(response, engine, context, downstream, usage)
                 finally:
                     response.close()
             except ConnectError as error:
@@ -97,6 +111,7 @@ class VllmProxy:
         engine: VllmEngine,
         context: RequestContext,
         downstream: ProxyResponse,
+        usage: UsageFilter | None,
     ) -> None:
         status = response.status
         if status >= 500 and await engine.is_dying():
@@ -105,6 +120,8 @@ class VllmProxy:
         if not (response.header(b"content-type") or b"").startswith(b"text/event-stream"):
             body = await response.read_all()
             engine.last_output = context.now()
+            if usage is not None:
+                context.usage = usage_in(body)
             await downstream.send_whole(status, head, body)
             return
         instants: list[float] = []
@@ -117,7 +134,14 @@ class VllmProxy:
                 await downstream.start(status, head)
             now = engine.last_output = context.now()
             instants.extend((now,) * tokens_in(data))
+            if usage is not None:
+                data = usage.feed(data)
+                context.usage = usage.usage or Usage(completion_tokens=len(instants))
+                if not data:
+                    continue
             await downstream.send(data)
+        if usage is not None and (rest := usage.rest()):
+            await downstream.send(rest)
         await downstream.end()
         self._metrics.generation(TokenTimes(context.arrived, tuple(instants)), None)
 

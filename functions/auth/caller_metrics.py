@@ -1,0 +1,87 @@
+"""What each caller uses, in the stage's metrics: requests, seconds, tokens, refusals by limit."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter
+
+from functions.auth.caller import Caller
+from functions.contract import Usage
+
+MAX_CALLERS = 2_000
+"""Callers with series of their own; the others share one, `(others)`. A key is a label: few and known."""
+_OTHERS = "(others)"
+
+
+class CallerMetrics:
+    """Counters by caller.
+
+    Args:
+        registry: of the stage.
+        stage: its name.
+        agent: of the stage; empty without one.
+    """
+
+    def __init__(self, registry: CollectorRegistry, *, stage: str, agent: str) -> None:
+        labels = ("stage", "agent", "key", "team")
+        self._where = (stage, agent)
+        self._known: set[tuple[str, str]] = set()
+        self._requests = Counter(
+            "pilotlight_key_requests",
+            "Requests by the key or subject that sent them, and by status.",
+            (*labels, "code"),
+            registry=registry,
+        )
+        self._seconds = Counter(
+            "pilotlight_key_request_seconds",
+            "Seconds from arrival to the end of the answer, summed, by key or subject.",
+            labels,
+            registry=registry,
+        )
+        self._tokens = Counter(
+            "pilotlight_key_tokens",
+            "Tokens by key or subject and direction.",
+            (*labels, "direction"),
+            registry=registry,
+        )
+        self._limited = Counter(
+            "pilotlight_key_limited",
+            "Requests refused because of a limit of their key or subject.",
+            (*labels, "limit"),
+            registry=registry,
+        )
+        self._refused = Counter(
+            "pilotlight_unauthenticated_requests",
+            "Requests refused for want of a valid credential, by status.",
+            ("stage", "agent", "code"),
+            registry=registry,
+        )
+
+    def finished(self, caller: Caller, *, code: int, seconds: float, usage: Usage | None) -> None:
+        """A request of this caller was answered."""
+        if not caller.name:
+            return
+        labels = self._labels(caller)
+        self._requests.labels(*labels, str(code)).inc()
+        self._seconds.labels(*labels).inc(seconds)
+        if usage is None:
+            return
+        for direction, count in (("prompt", usage.prompt_tokens), ("completion", usage.completion_tokens)):
+            if count:
+                self._tokens.labels(*labels, direction).inc(count)
+
+    def limited(self, caller: Caller, limit: str) -> None:
+        """A request of this caller was refused because of a limit."""
+        self._limited.labels(*self._labels(caller), limit).inc()
+
+    def refused(self, code: int) -> None:
+        """A request without a sufficient credential was refused."""
+        self._refused.labels(*self._where, str(code)).inc()
+
+    def _labels(self, caller: Caller) -> tuple[str, str, str, str]:
+        who = (caller.name, caller.team)
+        if who not in self._known:
+            if len(self._known) >= MAX_CALLERS:
+                who = (_OTHERS, "")
+            else:
+                self._known.add(who)
+        return (*self._where, *who)
