@@ -25,6 +25,8 @@ from warmpool.adapters.exposition import MetricsPage
 from warmpool.adapters.history import SqliteHistory
 from warmpool.adapters.phases import HttpPhases
 from warmpool.adapters.price_file import packaged_prices
+from warmpool.adapters.prometheus_api import PrometheusServer
+from warmpool.adapters.prometheus_signals import PrometheusSignals
 from warmpool.adapters.replicas import HttpWarmthClient
 from warmpool.adapters.waker import HttpWaker
 from warmpool.controller import Controller
@@ -58,6 +60,7 @@ class StackConfig:
         api_port: where the Kubernetes API answers; 0 picks a free port.
         gpus: how many GPU slots replicas may hold, real or virtual.
         env: environment of every replica, under the container's own.
+        prometheus: URL of a Prometheus that the signals of WarmPools are read from.
     """
 
     state_dir: Path
@@ -66,6 +69,7 @@ class StackConfig:
     api_port: int = 8081
     gpus: int = 1
     env: Mapping[str, str] = field(default_factory=dict)
+    prometheus: str | None = None
 
 
 @dataclass(frozen=True)
@@ -145,6 +149,7 @@ async def _controlling(
             clock=SystemClock(),
             prices=packaged_prices(),
             demand=MetricsPage(f"{platform.api_url}/metrics"),
+            signals=PrometheusSignals(PrometheusServer(config.prometheus)) if config.prometheus else None,
             history=history,
             waker=HttpWaker(platform.gateway_url),
             warmth_client=HttpWarmthClient(cluster, admin_key),

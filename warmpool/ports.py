@@ -5,7 +5,7 @@ Each protocol is as small as its use. `warmpool.adapters` implements them; tests
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -17,6 +17,7 @@ from warmpool.domain.field_types import Warmth
 from warmpool.domain.object_key import ObjectKey
 from warmpool.domain.observation import Demand
 from warmpool.domain.replica_warmth import ReplicaWarmth
+from warmpool.domain.signals import SignalReading
 
 
 class Clock(Protocol):
@@ -40,6 +41,14 @@ class DemandSource(Protocol):
         Raises:
             DemandUnavailableError: when the source does not answer.
         """
+        ...
+
+
+class SignalSource(Protocol):
+    """Reads signals: PromQL queries that result in one number."""
+
+    async def read(self, queries: Collection[str]) -> Mapping[str, SignalReading]:
+        """The reading of each query; one that cannot be read says why."""
         ...
 
 

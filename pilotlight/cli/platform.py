@@ -34,6 +34,10 @@ def up(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Function URLs; 0 picks a free port.")] = 8080,
     api_port: Annotated[int, typer.Option(min=0, max=65535, help="Kubernetes API; 0 picks one.")] = 8081,
     gpus: Annotated[int, typer.Option(min=0, help="GPU slots, real or virtual.")] = 1,
+    prometheus: Annotated[
+        str | None,
+        typer.Option(envvar="PILOTLIGHT_PROMETHEUS", help="URL of a Prometheus for signals of WarmPools."),
+    ] = None,
     state: StateDir = None,
 ) -> None:
     """Start a Knative on this machine, with the warm-pool controller; Ctrl-C stops it and all replicas."""
@@ -44,6 +48,7 @@ def up(
         api_port=api_port,
         gpus=gpus,
         env=inherited_env(),
+        prometheus=prometheus,
     )
     uvloop.run(running.up(config, loaded))
 

@@ -1,5 +1,6 @@
 """`pilotlight up` and the commands around it, as processes."""
 
+import asyncio
 import json
 import re
 import socket
@@ -9,6 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+
+from knative.client.cluster import Cluster
+from knative.client.resources import WARM_POOL
+from tests.warmpool.prometheus import metrics_page, needs_prometheus, prometheus, scraped
 
 
 def gateway(output: str) -> str:
@@ -264,3 +269,29 @@ def test_what_was_given_wrong_is_refused_before_anything_is_done(cli, arguments,
     assert answer.returncode == 2
     assert message in answer.stderr
     assert "Traceback" not in answer.stderr
+
+
+@needs_prometheus
+async def test_signals_come_from_the_prometheus_of_this_machine(cli, echo_agent, tmp_path, unused_tcp_port):
+    agent = yaml.safe_load(echo_agent.read_text())
+    signal = {"name": "jobs", "query": "sum(jobs_waiting)", "target": {"averageValue": 5}}
+    agent["spec"]["stages"][0]["warmPool"] = {"signals": [signal]}
+    echo_agent.write_text(yaml.safe_dump(agent))
+    async with metrics_page() as page:
+        page.text = "jobs_waiting 9\n"
+        async with prometheus(tmp_path / "prometheus", unused_tcp_port, page.url) as url:
+            await scraped(url, "jobs_waiting")
+            running, _ = started(cli, "--prometheus", url, "-f", str(echo_agent))
+            await asyncio.to_thread(running.until, lambda text: "Ctrl-C stops" in text)
+            config = cli.state / "kubeconfig"
+            async with asyncio.timeout(40), Cluster.from_kubeconfig(config) as cluster:
+                while (await cluster.get(WARM_POOL, "echo-demo", "default")).get("status", {}).get(
+                    "floor"
+                ) != 2:
+                    await asyncio.sleep(0.1)
+            explain = ("pool", "explain", "echo-demo", "--kubeconfig", str(config))
+            shown = (await asyncio.to_thread(cli.run, *explain)).stdout
+            assert running.interrupt() == 0
+
+    assert "signal/jobs" in shown
+    assert "jobs is 9, target 5 per replica" in shown

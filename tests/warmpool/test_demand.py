@@ -11,6 +11,7 @@ from tests.warmpool.conftest import MONDAY, make_controller
 from warmpool.adapters.bounded_body import BodyTooLargeError, read_body
 from warmpool.adapters.exposition import MetricsPage
 from warmpool.adapters.prometheus import Prometheus
+from warmpool.adapters.prometheus_api import PrometheusServer
 from warmpool.ports import DemandUnavailableError
 
 NOW = datetime(2026, 11, 23, 22, tzinfo=UTC)
@@ -98,7 +99,7 @@ async def test_requests_between_two_readings_are_found_in_the_growth_of_the_coun
 )
 async def test_knatives_names_old_and_new_mean_the_same(page, labels):
     page.series = [({**labels, "revision_name": "a"}, 1.5), ({**labels, "revision_name": "b"}, 0.5)]
-    assert (await Prometheus(page.url).read(NOW))[SERVICE].concurrency == 2.0
+    assert (await Prometheus(PrometheusServer(page.url)).read(NOW))[SERVICE].concurrency == 2.0
 
 
 async def test_the_last_request_before_the_controller_started_is_looked_up(page):
@@ -109,14 +110,16 @@ async def test_the_last_request_before_the_controller_started_is_looked_up(page)
     }
     page.series = [(labels, 0.0)]
     page.past = [(labels, [[NOW.timestamp() - 600, "1"], [NOW.timestamp() - 300, "2"]])]
-    assert (await Prometheus(page.url).read(NOW))[SERVICE].last_active == NOW - timedelta(seconds=300)
+    assert (await Prometheus(PrometheusServer(page.url)).read(NOW))[SERVICE].last_active == NOW - timedelta(
+        seconds=300
+    )
 
 
 async def test_a_queues_backlog_is_demand(page):
     page.series = [
         ({"__name__": "pilotlight_queue_backlog", "namespace": "default", "service": "generate"}, 7)
     ]
-    assert (await Prometheus(page.url).read(NOW))[SERVICE].backlog == 7
+    assert (await Prometheus(PrometheusServer(page.url)).read(NOW))[SERVICE].backlog == 7
 
 
 @pytest.mark.parametrize(
@@ -125,7 +128,7 @@ async def test_a_queues_backlog_is_demand(page):
 async def test_an_error_of_prometheus_is_passed_on(page, status, series, words):
     page.status, page.series = status, series
     with pytest.raises(DemandUnavailableError, match=words.replace("?", r"\?")):
-        await Prometheus(page.url).read(NOW)
+        await Prometheus(PrometheusServer(page.url)).read(NOW)
 
 
 async def test_a_page_without_metrics_is_an_error(page):
@@ -136,7 +139,7 @@ async def test_a_page_without_metrics_is_an_error(page):
 
 async def test_a_server_that_is_not_there_is_an_error(unused_tcp_port):
     with pytest.raises(DemandUnavailableError, match="does not answer"):
-        await Prometheus(f"http://127.0.0.1:{unused_tcp_port}").read(NOW)
+        await Prometheus(PrometheusServer(f"http://127.0.0.1:{unused_tcp_port}")).read(NOW)
 
 
 BACKLOG = 'pilotlight_queue_backlog{namespace="default",service="generate",queue="jobs"}'
@@ -193,7 +196,7 @@ async def test_bytes_that_are_not_utf_8_spoil_their_own_series_alone(page):
 async def test_a_success_of_prometheus_in_another_shape_is_an_error_with_words(page, body):
     page.raw = json.dumps(body).encode()
     with pytest.raises(DemandUnavailableError, match=r"without a result|not a JSON object"):
-        await Prometheus(page.url).read(NOW)
+        await Prometheus(PrometheusServer(page.url)).read(NOW)
 
 
 LABELS = {"__name__": "pilotlight_queue_backlog", "namespace": "default", "service": "generate"}
@@ -215,7 +218,7 @@ LABELS = {"__name__": "pilotlight_queue_backlog", "namespace": "default", "servi
 async def test_a_series_of_prometheus_in_another_shape_is_no_reading_of_that_series_alone(page, series):
     other = {"metric": {**LABELS, "service": "other"}, "value": [0, "7"]}
     page.raw = json.dumps({"status": "success", "data": {"result": [series, other]}}).encode()
-    demand = await Prometheus(page.url).read(NOW)
+    demand = await Prometheus(PrometheusServer(page.url)).read(NOW)
     assert demand["default", "other"].backlog == 7
     assert SERVICE not in demand or demand[SERVICE].unreadable_backlog
 
@@ -248,7 +251,9 @@ async def test_a_prometheus_that_goes_away_is_named_and_the_floor_held(knative, 
         "service_name": "generate",
     }
     page.series = [(labels, 1.0)]
-    controller = make_controller(cluster, clock=clock, demand=Prometheus(page.url), waker=waker)
+    controller = make_controller(
+        cluster, clock=clock, demand=Prometheus(PrometheusServer(page.url)), waker=waker
+    )
     await controller.tick()
     assert knative.min_scale("generate-00001") == "1"
     assert (await knative.status())["reason"] == "keep-alive"

@@ -44,6 +44,7 @@ def test_every_rule_explains_itself():
         "backlog",
         "keep-alive",
         "forecast",
+        "signals",
     ]
     assert all(ask.detail.endswith(".") for ask in decision.proposals)
 

@@ -14,16 +14,20 @@ import yaml
 from knative.client.resources import WARM_POOL
 from pilotlight import stack
 from pilotlight.cli.pool import app as pool_app
+from tests.warmpool.conftest import make_controller
 from tests.warmpool.test_budget import month
 from warmpool.adapters.metrics import MetricsCollector
 from warmpool.controller.__main__ import app as controller_app
 from warmpool.domain.pool import WarmPoolSpec
+from warmpool.domain.signals import SignalReading
 from warmpool.domain.timeline import timeline
 from warmpool.explanation import explanation
 
 FOLDER = Path(__file__).parents[2]
 GUIDE = (FOLDER / "docs" / "warm-pools.md").read_text()
-EXAMPLE, CALENDAR = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL))
+EXAMPLE, CALENDAR, SIGNALS = (
+    yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
+)
 
 
 def test_the_worked_example_costs_what_the_guide_says_and_stays_below_its_budget():
@@ -85,7 +89,7 @@ def test_every_path_and_option_of_the_guide_exists():
         assert (FOLDER / path).exists(), path
     options = {name for command in (controller_app, pool_app) for name in _options(command)}
     for option in set(re.findall(r"`?(--[a-z][a-z-]+)", GUIDE)):
-        assert option in options | {"--kubeconfig"}, option
+        assert option in options | {"--kubeconfig", "--from-literal"}, option
 
 
 def _options(app: typer.Typer) -> set[str]:
@@ -116,9 +120,27 @@ async def test_the_explanation_is_the_one_in_the_guide(knative, controller, clus
     assert "\n".join(lines) + "\n" == shown, "\n".join(lines)
 
 
-async def test_every_metric_of_the_guide_exists(knative, controller):
+async def test_the_api_takes_the_signals_of_the_guide(knative):
+    made = await knative.pool(
+        windows=[], signals=SIGNALS["spec"]["signals"], limits=SIGNALS["spec"]["limits"]
+    )
+    spec = WarmPoolSpec.parse(made["spec"])
+    assert [signal.tolerance for signal in spec.signals] == [0.1, 0.15, 0.1]
+    assert spec.signals[0].stabilization_window == timedelta(minutes=5)
+    assert spec.signals[2].stabilization_window == timedelta(minutes=10)
+
+
+class _Eight:
+    """A source in which every signal is 8."""
+
+    async def read(self, queries):
+        return dict.fromkeys(queries, SignalReading(8.0))
+
+
+async def test_every_metric_of_the_guide_exists(knative, cluster, clock):
+    controller = make_controller(cluster, clock=clock, signals=_Eight())
     knative.service("generate")
-    await knative.pool(limits={"budget": {"amount": 400}})
+    await knative.pool(limits={"budget": {"amount": 400}}, signals=SIGNALS["spec"]["signals"])
     for _ in range(3):
         await controller.tick()
         knative.settle()

@@ -57,6 +57,14 @@ class MetricsCollector:
             "GPU-seconds of the target in the current period: busy or idle",
             labels=(*_POOL, "state"),
         )
+        signal = GaugeMetricFamily(
+            "pilotlight_warmpool_signal", "The latest reading of a signal", labels=(*_POOL, "signal")
+        )
+        readable = GaugeMetricFamily(
+            "pilotlight_warmpool_signal_readable",
+            "1 while a signal can be read",
+            labels=(*_POOL, "signal"),
+        )
         for pool in self._controller.pool_metrics():
             labels = [*pool.key, pool.target]
             gauges["floor"].add_metric(labels, pool.decision.floor.replicas)
@@ -69,12 +77,16 @@ class MetricsCollector:
             if pool.budget_left is not None:
                 gauges["budget_left"].add_metric(labels, pool.budget_left)
             reason.add_metric([*labels, pool.decision.reason], 1)
+            for entry in pool.decision.signals:
+                readable.add_metric([*labels, entry.name], 0 if entry.problem else 1)
+                if entry.value is not None:
+                    signal.add_metric([*labels, entry.name], entry.value)
             if pool.account is not None:
                 for why, amount in pool.account.by_reason.items():
                     cost.add_metric([*labels, why, self._controller.currency], float(amount))
                 gpu.add_metric([*labels, "busy"], pool.account.busy_gpu_s)
                 gpu.add_metric([*labels, "idle"], pool.account.idle_gpu_s)
-        yield from (*gauges.values(), reason, cost, gpu)
+        yield from (*gauges.values(), reason, signal, readable, cost, gpu)
 
     def _loop(self) -> Iterator[Metric]:
         counts = self._controller.counts

@@ -5,15 +5,14 @@ https://prometheus.io/docs/prometheus/latest/querying/api/
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import aiohttp
 
-from warmpool.adapters.bounded_body import read_body
 from warmpool.adapters.metric_names import NAMES, DemandAggregator, Sample
+from warmpool.adapters.prometheus_api import PrometheusError, PrometheusServer
 from warmpool.domain.object_key import ObjectKey
 from warmpool.domain.observation import Demand
 from warmpool.ports import DemandUnavailableError
@@ -27,11 +26,8 @@ LOOK_BACK: Final = timedelta(hours=4)
 class Prometheus:
     """Reads one Prometheus server."""
 
-    def __init__(self, url: str, *, token: str | None = None, timeout_s: float = 10.0) -> None:
-        """`url` is the server's root; `token` is sent as a bearer token."""
-        self._url = url.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+    def __init__(self, server: PrometheusServer) -> None:
+        self._server = server
         self._aggregator = DemandAggregator()
         self._seeded = False
 
@@ -41,14 +37,20 @@ class Prometheus:
         Raises:
             DemandUnavailableError: the server does not answer, refuses the query, or has none of the metrics.
         """
-        async with aiohttp.ClientSession(timeout=self._timeout, headers=self._headers) as session:
-            if not self._seeded:
-                self._aggregator.seed(await self._last_active(session, now))
-                self._seeded = True
-            result = await self._query(session, "query", {"query": _QUERY, "time": f"{now.timestamp():.3f}"})
+        try:
+            async with self._server.session() as session:
+                if not self._seeded:
+                    self._aggregator.seed(await self._last_active(session, now))
+                    self._seeded = True
+                at = f"{now.timestamp():.3f}"
+                _, result = await self._server.query(session, "query", {"query": _QUERY, "time": at})
+        except PrometheusError as problem:
+            raise DemandUnavailableError(str(problem)) from problem
         samples = list(_samples(result))
         if not samples:
-            raise DemandUnavailableError(f"{self._url} has none of Knative's metrics: is Knative scraped?")
+            raise DemandUnavailableError(
+                f"{self._server.name} has none of Knative's metrics: is Knative scraped?"
+            )
         return self._aggregator.demand(samples, now)
 
     async def _last_active(self, session: aiohttp.ClientSession, now: datetime) -> dict[ObjectKey, datetime]:
@@ -60,35 +62,14 @@ class Prometheus:
             "step": "60",
         }
         latest: dict[ObjectKey, datetime] = {}
-        for series in await self._query(session, "query_range", parameters):
+        _, result = await self._server.query(session, "query_range", parameters)
+        for series in result:
             labels = _labels(series)
             key = Sample(labels["__name__"], labels, 1.0).service if labels else None
             at = _last_instant(series)
             if key is not None and at is not None and at <= now:
                 latest[key] = max(at, latest.get(key, at))
         return latest
-
-    async def _query(
-        self, session: aiohttp.ClientSession, endpoint: str, parameters: Mapping[str, str]
-    ) -> list[Any]:
-        url = f"{self._url}/api/v1/{endpoint}"
-        try:
-            async with session.post(url, data=parameters) as response:
-                body = json.loads(await read_body(response))
-        except (aiohttp.ClientError, TimeoutError, ValueError, RecursionError) as problem:
-            raise DemandUnavailableError(
-                f"Prometheus at {self._url} does not answer: {problem!r}"
-            ) from problem
-        if not isinstance(body, dict) or body.get("status") != "success":
-            error = body.get("error", "no reason given") if isinstance(body, dict) else "not a JSON object"
-            raise DemandUnavailableError(
-                f"Prometheus at {self._url} refuses the query: HTTP {response.status}: {error}"
-            )
-        data = body.get("data")
-        result = data.get("result") if isinstance(data, dict) else None
-        if not isinstance(result, list):
-            raise DemandUnavailableError(f"Prometheus at {self._url} returned a success without a result")
-        return result
 
 
 def _samples(result: list[Any]) -> Iterator[Sample]:

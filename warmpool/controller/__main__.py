@@ -26,6 +26,8 @@ from warmpool.adapters.history import SqliteHistory
 from warmpool.adapters.phases import HttpPhases
 from warmpool.adapters.price_file import read_prices
 from warmpool.adapters.prometheus import Prometheus
+from warmpool.adapters.prometheus_api import PrometheusServer
+from warmpool.adapters.prometheus_signals import PrometheusSignals
 from warmpool.adapters.replicas import HttpWarmthClient
 from warmpool.adapters.waker import HttpWaker
 from warmpool.adapters.webhook import WebhookServer
@@ -54,7 +56,7 @@ class Options:
     namespace: str | None
     prices: Path | None
     history: Path | None
-    prometheus: str | None
+    prometheus: PrometheusServer | None
     metrics_page: str | None
     gateway: str | None
     admin_key: str | None
@@ -84,10 +86,25 @@ def main(
     ] = None,
     prometheus: Annotated[
         str | None,
-        typer.Option(envvar="PILOTLIGHT_PROMETHEUS", help="URL of a Prometheus that scrapes Knative."),
+        typer.Option(
+            envvar="PILOTLIGHT_PROMETHEUS", help="URL of a Prometheus that scrapes Knative: demand, signals."
+        ),
+    ] = None,
+    prometheus_token_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="PILOTLIGHT_PROMETHEUS_TOKEN_FILE", help="Bearer token for it, read at every use."
+        ),
+    ] = None,
+    prometheus_ca_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="PILOTLIGHT_PROMETHEUS_CA_FILE",
+            help="Certificates that its own is checked against; default: the system's.",
+        ),
     ] = None,
     metrics_page: Annotated[
-        str | None, typer.Option(help="URL of a /metrics page with demand, instead of a Prometheus.")
+        str | None, typer.Option(help="URL of a /metrics page with demand, instead of the Prometheus.")
     ] = None,
     gateway: Annotated[
         str | None, typer.Option(help="Where wake-up requests go (by Host); default: each Service's address.")
@@ -124,7 +141,9 @@ def main(
         namespace=namespace,
         prices=prices,
         history=history,
-        prometheus=prometheus,
+        prometheus=PrometheusServer(prometheus, prometheus_token_file, prometheus_ca_file)
+        if prometheus
+        else None,
         metrics_page=metrics_page,
         gateway=gateway,
         admin_key=read_admin_key(admin_key_file) if admin_key_file else None,
@@ -172,6 +191,7 @@ async def serve(options: Options) -> None:
             prices=prices,
             namespace=options.namespace,
             demand=_demand(options),
+            signals=PrometheusSignals(options.prometheus) if options.prometheus else None,
             waker=HttpWaker(options.gateway),
             warmth_client=HttpWarmthClient(cluster, options.admin_key) if options.admin_key else None,
             phases=HttpPhases(cluster),
@@ -189,10 +209,10 @@ async def serve(options: Options) -> None:
 
 
 def _demand(options: Options) -> DemandSource | None:
-    if options.prometheus:
-        return Prometheus(options.prometheus)
     if options.metrics_page:
         return MetricsPage(options.metrics_page)
+    if options.prometheus:
+        return Prometheus(options.prometheus)
     return None
 
 

@@ -23,6 +23,7 @@ from warmpool.controller.orphans import OrphanedFloors
 from warmpool.controller.phase_collector import PhaseCollector
 from warmpool.controller.scheduling import SchedulingCheck
 from warmpool.controller.settings import Settings
+from warmpool.controller.signal_reader import SignalReader
 from warmpool.controller.snapshot_builder import SnapshotBuilder
 from warmpool.domain.cost import PriceList
 from warmpool.domain.object_key import ObjectKey
@@ -34,6 +35,7 @@ from warmpool.ports import (
     InMemoryHistory,
     PhaseSource,
     PoolMetrics,
+    SignalSource,
     Waker,
     WarmthClient,
 )
@@ -74,6 +76,7 @@ class Controller:
         history: History | None = None,
         namespace: str | None = None,
         demand: DemandSource | None = None,
+        signals: SignalSource | None = None,
         waker: Waker | None = None,
         warmth_client: WarmthClient | None = None,
         phases: PhaseSource | None = None,
@@ -82,6 +85,7 @@ class Controller:
         """All but cluster, clock and prices may be left out.
 
         Without a `demand` source no request is ever seen: keep-alive and backlog then hold nothing. Without a
+        source of `signals` no signal has a reading, and the status of a pool with signals says so. Without a
         `waker` an autoscaler that lost its data stays at zero until a request arrives. Without a
         `warmth_client` replicas are as warm as their own configuration makes them, and the status of a pool
         that wants less says so. Without `phases` it is not known how the time of a cold start is spent.
@@ -93,6 +97,7 @@ class Controller:
         self._namespace = namespace
         self._settings = settings or Settings()
         self._demand = DemandReader(demand, self._history, self._settings.interval)
+        self._signals = SignalReader(signals, self._settings.interval)
         self._waker = waker
         self._phase_collector = PhaseCollector(phases, self._history, self._clock) if phases else None
         self.cache = ClusterCache()
@@ -100,7 +105,7 @@ class Controller:
         parallel = self._settings.parallel
         self._scheduling = SchedulingCheck(cluster, self.cache, parallel=parallel)
         self._orphans = OrphanedFloors(self._writer, self.cache, parallel=parallel)
-        self._snapshots = SnapshotBuilder(self.cache, self._demand, self._history, prices)
+        self._snapshots = SnapshotBuilder(self.cache, self._demand, self._signals, self._history, prices)
         self._effects = EffectRunner(self._writer, self.cache, waker, warmth_client, self._replan)
         self.states: dict[ObjectKey, PoolState] = {}
         """What is remembered of each pool."""
@@ -181,6 +186,7 @@ class Controller:
         if refresh:
             await self.refresh()
         await self._demand.read(now)
+        await self._signals.read(self._queries(), now)
         await self._scheduling.check(self._slow_starts(now))
         before = self._writer.writes
         report = TickReport()
@@ -276,6 +282,13 @@ class Controller:
         self.states[key] = transition.next_state(state, result, entry.done, self._retry())
         return None
 
+    def _queries(self) -> set[str]:
+        """The queries of every pool's signals."""
+        specs = (pool.spec for pool in self.cache.pools.values())
+        return {
+            signal.query for spec in specs if spec is not None and spec.enabled for signal in spec.signals
+        }
+
     def _record_cold_starts(self, result: ReconcileResult) -> None:
         target = result.pool.target
         for start in result.cold_starts if target else ():
@@ -337,6 +350,7 @@ class Controller:
         try:
             await Loop(self, self._cluster, self._clock, self._settings, self._namespace).run(stop)
         finally:
+            await self._signals.close()
             if self._phase_collector is not None:
                 await self._phase_collector.close()
             if self._waker is not None:

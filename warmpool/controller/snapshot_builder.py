@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from warmpool.controller.cluster_cache import ClusterCache
 from warmpool.controller.demand_reader import DemandReader
+from warmpool.controller.signal_reader import SignalReader
 from warmpool.domain.account import Account
 from warmpool.domain.cost import PriceList
 from warmpool.ports import History
@@ -16,10 +17,16 @@ class SnapshotBuilder:
     """Makes snapshots of pools."""
 
     def __init__(
-        self, cache: ClusterCache, demand: DemandReader, history: History, prices: PriceList
+        self,
+        cache: ClusterCache,
+        demand: DemandReader,
+        signals: SignalReader,
+        history: History,
+        prices: PriceList,
     ) -> None:
         self._cache = cache
         self._demand = demand
+        self._signals = signals
         self._history = history
         self._prices = prices
 
@@ -42,6 +49,7 @@ class SnapshotBuilder:
             effective_pool=cache.effective_pool(pool.target) if pool.target else None,
             demand=self._demand.of(target),
             demand_error=self._demand.error,
+            signals=self._signals.of(pool.spec),
             cold_starts=self._history.cold_starts(target) if target else None,
             history_error=self._history.problem,
             prices=self._prices,
@@ -51,7 +59,8 @@ class SnapshotBuilder:
         """Everything but the time that a reconciliation depends on; equal values give equal results."""
         cold_starts = self._history.cold_starts(pool.target) if pool.target else None
         errors = (self._demand.error, self._history.problem)
-        return self._cache.versions[pool.key], self._demand.of(pool.target), cold_starts, errors
+        signals = self._signals.of(pool.spec)
+        return self._cache.versions[pool.key], self._demand.of(pool.target), signals, cold_starts, errors
 
     def known_account(self, pool: PoolView) -> Account | None:
         """The account in the history or in the pool's status, whichever was counted later."""

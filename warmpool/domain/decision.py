@@ -17,6 +17,7 @@ class PolicyName(StrEnum):
     BACKLOG = "backlog"
     KEEP_ALIVE = "keep-alive"
     FORECAST = "forecast"
+    SIGNALS = "signals"
 
 
 class AdjustmentSource(StrEnum):
@@ -50,6 +51,19 @@ class AdjustmentRule(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class SignalOutcome:
+    """What came of one signal of the pool."""
+
+    name: str
+    value: float | None
+    """Its reading; None: there is none."""
+    replicas: int
+    """What it asks for."""
+    problem: str = ""
+    """Why it cannot be read; empty: it can, or there is nothing to measure."""
+
+
+@dataclass(frozen=True, slots=True)
 class Proposal:
     """The floor that one policy proposes, and why."""
 
@@ -67,6 +81,8 @@ class Proposal:
     """Readings that the policy needed and that could not be taken."""
     follows_demand: bool = False
     """Whether `until` moves with every request, so that it is not worth writing down exactly."""
+    signals: tuple[SignalOutcome, ...] = ()
+    """What each signal of the pool said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +117,11 @@ class Decision:
     adjustments: tuple[Adjustment, ...] = ()
     missing: tuple[str, ...] = ()
     """Readings that a policy needed and that could not be taken."""
+
+    @property
+    def signals(self) -> tuple[SignalOutcome, ...]:
+        """What each signal of the pool said."""
+        return tuple(entry for proposal in self.proposals for entry in proposal.signals)
 
     @property
     def budget_adjustment(self) -> Adjustment | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 
 from warmpool.domain.cost import ReplicaPrice
 from warmpool.domain.floor import NOTHING, Floor
 from warmpool.domain.pool import WarmPoolTemplate
+from warmpool.domain.signals import SignalReading
 
 DEFAULT_LEAD = timedelta(seconds=90)
 """Lead time while no cold start of the Service has been measured: longer than a small model's start."""
@@ -61,6 +63,10 @@ class Observation:
     """None: no source could be read."""
     backlog_expected: bool = False
     """Whether a queue feeds this Service, so that a missing backlog is a missing reading."""
+    signals: Mapping[str, SignalReading] = field(default_factory=dict)
+    """Readings of the pool's signals by name; one that is left out has no source."""
+    ready: int = 0
+    """Replicas of the Service that are ready."""
     requests_per_replica: float = 1.0
     """How many requests one replica takes at a time, for turning a backlog into replicas."""
     price: ReplicaPrice | None = None

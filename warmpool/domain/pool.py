@@ -26,6 +26,7 @@ from warmpool.domain.field_types import (
     ZoneName,
 )
 from warmpool.domain.schedule_exceptions import DayException, ScheduleException
+from warmpool.domain.signals import MAX_SIGNALS, Signal
 from warmpool.domain.spec_errors import SpecError, describe_errors
 from warmpool.domain.windows import CronWindow, DatedWindow, Window
 
@@ -85,12 +86,14 @@ class WarmPoolTemplate(StrictModel):
     """How long the last replica is kept after the last request; `auto` is the break-even time."""
     forecast: Forecast | None = None
     """Hold what demand has brought for as long as it is likely to be needed again; None: no forecast."""
+    signals: Annotated[tuple[Signal, ...], Field(strict=False, max_length=MAX_SIGNALS)] = ()
+    """Metrics of which each asks for as many replicas as bring it to its target."""
     lead_time: AutoOrDuration = "auto"
     """How long before a window opens the floor rises; `auto` is the cold start's measured p95."""
     limits: Limits = Limits()
     enabled: bool = True
 
-    @field_validator("windows", "exceptions")
+    @field_validator("windows", "exceptions", "signals")
     @classmethod
     def _unique_names(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
         names = [item.name for item in value]
@@ -121,7 +124,7 @@ class WarmPoolTemplate(StrictModel):
             )
         return value
 
-    @field_validator("time_zone", "windows", "exceptions", "limits")
+    @field_validator("time_zone", "windows", "exceptions", "signals", "limits")
     @classmethod
     def _share_equal_values(cls, value: Any) -> Any:
         return _shared(value)

@@ -98,6 +98,8 @@ class ArmSpec(StrictModel):
         ]
         if len(given) != 1:
             raise ValueError("must have exactly one of autoscalerOnly, fixed, pool and forecast")
+        if self.pool is not None and self.pool.signals:
+            raise ValueError("must have a pool without signals: a trace has no metrics to evaluate them on")
         return self
 
 

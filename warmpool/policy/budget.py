@@ -2,8 +2,8 @@
 
 The least valuable part goes first:
 
-1. what the schedule does not ask for (keep-alive, backlog, an operator's hold), once the schedule needs what
-   is left until the end of the period;
+1. what the schedule does not ask for (keep-alive, backlog, forecast, signals, an operator's hold), once the
+   schedule needs what is left until the end of the period;
 2. warmth, from hot to asleep to standby, where less warm replicas are cheaper;
 3. replicas, from the highest floor down, so that one replica is held for as long as possible;
 4. the whole floor, when the budget is spent, until the next period begins.
@@ -238,7 +238,7 @@ def _apply(
     kept = f"{_money(left, budget)} are left and the schedule still needs {_money(plan.reserve, budget)}"
     extra = (price.rate(wanted) - price.rate(scheduled)) * _seconds(RECHECK)
     if wanted != scheduled and extra > left - plan.reserve:
-        text = f"{kept}: keep-alive, backlog and holds are left out."
+        text = f"{kept}: keep-alive, backlog, forecast, signals and holds are left out."
         adjustments.append(Adjustment(AdjustmentRule.EXTRAS, floor, scheduled, text))
         floor = scheduled
     if plan.warmth != "hot" and floor.no_warmer_than(plan.warmth) != floor:

@@ -14,7 +14,7 @@ from warmpool.domain.decision import DISABLED, Adjustment, AdjustmentRule, Decis
 from warmpool.domain.floor import NOTHING, Floor
 from warmpool.domain.observation import Observation
 from warmpool.domain.pool import Limits
-from warmpool.policy import backlog, budget, forecast, hold, keep_alive, schedule
+from warmpool.policy import backlog, budget, forecast, hold, keep_alive, schedule, signals
 
 Step = Callable[[Any, Observation, datetime], tuple[Any, Proposal]]
 
@@ -34,6 +34,7 @@ POLICIES: Final = (
     Policy(PolicyName.BACKLOG, backlog.initial, backlog.step),
     Policy(PolicyName.KEEP_ALIVE, keep_alive.initial, keep_alive.step),
     Policy(PolicyName.FORECAST, forecast.initial, forecast.step),
+    Policy(PolicyName.SIGNALS, signals.initial, signals.step),
 )
 
 

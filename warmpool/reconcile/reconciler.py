@@ -190,6 +190,8 @@ def _observe(snapshot: Snapshot, spec: WarmPoolSpec, account: Account) -> Observ
         lead=lead,
         cold_start=snapshot.cold_starts.p95 if snapshot.cold_starts else None,
         demand=demand,
+        signals=snapshot.signals,
+        ready=snapshot.ready,
         backlog_expected=demand is not None and demand.backlog is not None,
         requests_per_replica=float(service.container_concurrency or 100),
         price=charging.replica_price(snapshot),

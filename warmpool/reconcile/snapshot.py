@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from warmpool.domain.cold_start import ColdStartStats
 from warmpool.domain.cost import PriceList
 from warmpool.domain.observation import Demand
+from warmpool.domain.signals import SignalReading
 from warmpool.reconcile.views import AutoscalerView, PoolView, RevisionView, ServiceView
 
 
@@ -27,6 +28,8 @@ class Snapshot:
     demand: Demand | None
     """None: it could not be read."""
     demand_error: str | None
+    signals: Mapping[str, SignalReading]
+    """Readings of the pool's signals by name."""
     cold_starts: ColdStartStats | None
     history_error: str | None
     prices: PriceList

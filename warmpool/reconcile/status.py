@@ -94,6 +94,18 @@ def build(
             }
             for entry in decision.adjustments
         ],
+        "signals": [
+            _without_unknown(
+                {
+                    "name": entry.name,
+                    "value": None if entry.value is None else f"{entry.value:.6g}",
+                    "replicas": entry.replicas,
+                    "problem": entry.problem or None,
+                }
+            )
+            for entry in decision.signals
+        ]
+        or None,
         "coldStart": _cold_start(report.cold_start),
         "leadTime": format_duration(report.lead),
         "leadTimeSource": report.lead_source,
@@ -173,7 +185,9 @@ def _with_removed(before: object, after: object) -> object:
 def _essence(status: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a status of which every change is written at once."""
     kept = {
-        key: value for key, value in status.items() if key not in {"cost", "until", "nextChange", "rules"}
+        key: value
+        for key, value in status.items()
+        if key not in {"cost", "until", "nextChange", "rules", "signals"}
     }
     rules = [(rule.get("rule"), rule.get("held"), rule.get("reason")) for rule in status.get("rules") or ()]
     cost = {key: value for key, value in (status.get("cost") or {}).items() if key not in _MONEY}
@@ -181,7 +195,7 @@ def _essence(status: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _moving(status: Mapping[str, Any]) -> tuple[Any, ...]:
-    return status.get("until"), status.get("nextChange"), status.get("rules")
+    return status.get("until"), status.get("nextChange"), status.get("rules"), status.get("signals")
 
 
 def _cost_is_due(before: Mapping[str, Any], after: Mapping[str, Any], now: datetime) -> bool:

@@ -122,6 +122,7 @@ def snapshot(of=None, *, target=None, revisions=(), autoscalers=(), prices=PRICE
         effective_pool=of,
         demand=None,
         demand_error=None,
+        signals={},
         cold_starts=None,
         history_error=None,
         prices=prices,
