@@ -58,7 +58,7 @@ async def check(cluster: Cluster, objects: Sequence[dict[str, Any]]) -> None:
         ClusterError: the server refuses an object.
     """
     without = [obj["metadata"]["name"] for obj in objects if names_no_image(obj)]
-    if without and not await _is_local_platform(cluster):
+    if without and not await is_local_platform(cluster):
         raise DeployError(
             f"spec.image is required on a cluster, for {', '.join(without)}: "
             "build one (docker build --target functions -t REGISTRY/NAME:TAG .), push it, and name it"
@@ -74,7 +74,8 @@ def names_no_image(obj: dict[str, Any]) -> bool:
     return any(item["image"] == NO_IMAGE for item in obj["spec"]["template"]["spec"]["containers"])
 
 
-async def _is_local_platform(cluster: Cluster) -> bool:
+async def is_local_platform(cluster: Cluster) -> bool:
+    """Whether the server is the platform of `pilotlight up`."""
     version = await cluster.version()
     return "pilotlight" in str(version.get("gitVersion"))
 

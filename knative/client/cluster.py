@@ -34,13 +34,14 @@ from lightkube.core.exceptions import ConfigError
 from knative.client.errors import ClusterError, Expired, Forbidden, NotFound, Unavailable, error_of
 from knative.client.known_objects import KnownObjects, WatchEventType
 from knative.client.proxies import is_loopback, proxy_for
-from knative.client.resources import Object, Resource
+from knative.client.resources import POD, Object, Resource
 
 log = logging.getLogger(__name__)
 
 Propagation = Literal["Background", "Foreground", "Orphan"]
 
 _Objects = list[Object]  # inside `Cluster`, `list` is a method
+_Lines = list[str]
 
 _PAGE = 500  # objects per page of a list; the size kubectl asks for
 _LONGEST_DELAY = 5.0  # longest wait before a broken watch is opened again, in seconds
@@ -231,6 +232,15 @@ class Cluster:
             options["preconditions"] = {"uid": uid}
         await self._call("DELETE", res.path(namespace, name), None, options)
 
+    async def pod_log(self, name: str, namespace: str, *, tail_lines: int | None = None) -> _Lines:
+        """The lines that a pod's only container has written, or the last ones of them.
+
+        `Invalid` while the container has not started.
+        """
+        params = {} if tail_lines is None else {"tailLines": str(tail_lines)}
+        response = await self._request("GET", POD.path(namespace, name, "log"), params, accept="*/*")
+        return response.text.splitlines()
+
     async def watch(  # noqa: C901  # one loop, one branch for each way that a watch ends
         self,
         res: Resource,
@@ -312,8 +322,29 @@ class Cluster:
         body: Object | None = None,
         content_type: str = "application/json",
     ) -> Object:
+        response = await self._request(method, path, params, body, content_type)
+        try:
+            answer = response.json()
+        except ValueError as problem:
+            raise Unavailable(
+                response.status_code, "NotJSON", f"{self.server} answered without JSON"
+            ) from problem
+        if not isinstance(answer, dict):
+            raise Unavailable(response.status_code, "NotJSON", f"{self.server} answered without an object")
+        return answer
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str] | None = None,
+        body: Object | None = None,
+        content_type: str = "application/json",
+        *,
+        accept: str = "application/json",
+    ) -> httpx2.Response:
         content = None if body is None else json.dumps(body).encode()
-        headers = {"accept": "application/json"}
+        headers = {"accept": accept}
         if content is not None:
             headers["content-type"] = content_type
         try:
@@ -329,15 +360,7 @@ class Cluster:
             self._on_warning(_warning_text(warning))
         if response.status_code >= 300:
             raise error_of(response.status_code, response.content, response.headers.get("retry-after"))
-        try:
-            answer = response.json()
-        except ValueError as problem:
-            raise Unavailable(
-                response.status_code, "NotJSON", f"{self.server} answered without JSON"
-            ) from problem
-        if not isinstance(answer, dict):
-            raise Unavailable(response.status_code, "NotJSON", f"{self.server} answered without an object")
-        return answer
+        return response
 
 
 def _namespace(obj: Object) -> str | None:

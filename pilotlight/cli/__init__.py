@@ -46,7 +46,7 @@ COMMANDS: dict[str, Lazy] = {
     "experiment": Lazy(
         "Experiments: what warm pools would cost on a trace, and what users would feel.", "experiment"
     ),
-    "weights": Lazy("Model weights: pull, ls, plan, verify, prune, make-model.", "weights"),
+    "weights": Lazy("Model weights: pull, warm, ls, plan, verify, prune, make-model.", "weights"),
 }
 
 

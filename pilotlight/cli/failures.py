@@ -6,12 +6,13 @@ from pilotlight.demo.errors import DemoError
 from pilotlight.deploy import DeployError
 from pilotlight.invoke import InvokeError
 from pilotlight.stack import StackError
+from pilotlight.warm_weights.jobs import WarmError
 from warmpool.domain.spec_errors import SpecError
 from warmpool.experiments.errors import ExperimentError, TraceError
 from weights import InvalidURIError, WeightsError
 
 _GIVEN = (AgentFileError, SpecError, ExperimentError, TraceError, InvalidURIError)
-_HAPPENED = (DemoError, DeployError, InvokeError, StackError, ClusterError, WeightsError)
+_HAPPENED = (DemoError, DeployError, InvokeError, StackError, ClusterError, WarmError, WeightsError)
 
 
 def exit_code(error: Exception) -> int | None:

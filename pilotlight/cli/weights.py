@@ -1,16 +1,18 @@
 """`pilotlight weights ...`: models in S3, in the cache, and made on this machine."""
 
 import dataclasses
+import importlib
 import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
+from typer.core import TyperGroup
 
 import weights
 from pilotlight import terminal
@@ -25,7 +27,24 @@ from weights.sources import listing
 from weights.sources.factory import open_source
 from weights.wording import by_reason
 
-app = typer.Typer(no_args_is_help=True, help="Model weights: pull, ls, plan, verify, prune, make-model.")
+
+class _Group(TyperGroup):
+    """Imports `warm` when it is called: it alone needs the agent file and a cluster."""
+
+    # The types of what Typer vendors from click are private to it.
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Name, command and what is left of the arguments, with the real command in its place."""
+        name, command, rest = super().resolve_command(ctx, args)
+        if name == "warm":
+            command = typer.main.get_command(importlib.import_module("pilotlight.cli.weights_warm").app)
+        return name, command, rest
+
+
+app = typer.Typer(
+    cls=_Group,
+    no_args_is_help=True,
+    help="Model weights: pull, warm, ls, plan, verify, prune, make-model.",
+)
 
 URI = Annotated[str, typer.Argument(help="s3://BUCKET/PREFIX, file:///FOLDER or a path.")]
 CacheDir = Annotated[
@@ -119,6 +138,11 @@ def _print_by_reason(console: Console, what: str, files: Iterable[tuple[str, str
     for reason, names in by_reason(files):
         # Names of files are no markup of rich's.
         console.print(f"{what} ({reason}): {names}", soft_wrap=True, markup=False, highlight=False)
+
+
+@app.command("warm", help="Fill an agent's weights cache before its first replica starts.")
+def _warm() -> None:
+    """Stand where `pilotlight.cli.weights_warm` will be: `_Group` never calls it."""
 
 
 @app.command("ls")

@@ -253,10 +253,10 @@ class FakeKnative:
 class ApiServer:
     """The API server on a free port, in this event loop."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, known=KINDS) -> None:
         self.store = Store(folder / "state.db")
         self.store.open(asyncio.get_running_loop())
-        self.registry = Registry(self.store, KINDS, {}, lambda: datetime.now(UTC))
+        self.registry = Registry(self.store, known, {}, lambda: datetime.now(UTC))
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}}
         self.registry.create(NAMESPACE, "", namespace)
         # With the protocol named, asyncio turns Nagle's algorithm off; without, every answer takes 40 ms.

@@ -1,0 +1,147 @@
+"""Make the Jobs that fill a cache, and follow them."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from knative.client.cluster import Cluster
+from knative.client.errors import AlreadyExists, Forbidden, Invalid, NotFound, Unavailable
+from knative.client.resources import JOB, NODE, POD
+from knative.labels import WARMS_LABEL
+from pilotlight.warm_weights.fill_state import Fill, of_job
+from pilotlight.warm_weights.jobs import WarmError, WarmTarget, nodes_of, warm_job
+
+_LOG_LINES = 5
+_JOB_LABEL = "batch.kubernetes.io/job-name"
+_GONE_S = 60
+"""How long to wait for an ended Job of the same name to be deleted."""
+
+
+async def jobs_for(
+    cluster: Cluster, target: WarmTarget, *, nodes: Sequence[str] = (), anywhere: bool = False
+) -> list[dict[str, Any]]:
+    """The Jobs that fill the caches of a target: one, or one for each node that has a cache of its own.
+
+    Raises:
+        WarmError: no node takes the stage's pods, or the nodes cannot be listed.
+        ClusterError: as `Cluster.list`.
+    """
+    if target.volume is None:
+        raise WarmError(
+            f"{target.name} has no cache to fill: write spec.cache with persistentVolumeClaim or hostPath"
+        )
+    if nodes:
+        return [warm_job(target, node=node) for node in nodes]
+    if not target.is_of_the_node:
+        return [warm_job(target, anywhere=anywhere)]
+    try:
+        listed = await cluster.list(NODE)
+    except Forbidden as error:
+        raise WarmError(f"the nodes cannot be listed ({error}): name them with --node NAME") from error
+    return [warm_job(target, node=node) for node in nodes_of(target, listed)]
+
+
+async def start(cluster: Cluster, jobs: Sequence[dict[str, Any]]) -> None:
+    """Make the Jobs. One that is at work already is left alone, one that has ended is made again.
+
+    All are tried with a dry run before the first is made.
+
+    Raises:
+        ClusterError: the server refuses one.
+    """
+    missing, again = [], []
+    for job in jobs:
+        meta = job["metadata"]
+        try:
+            found = await cluster.get(JOB, meta["name"], meta["namespace"])
+        except NotFound:
+            await cluster.create(JOB, job, dry_run=True)
+            missing.append(job)
+        else:
+            if of_job(found, (), ()).ended or "deletionTimestamp" in found["metadata"]:
+                again.append(job)
+    for job in again:
+        await _delete(cluster, job["metadata"]["name"], job["metadata"]["namespace"])
+    for job in (*again, *missing):
+        await _create(cluster, job)
+
+
+async def _create(cluster: Cluster, job: dict[str, Any]) -> None:
+    """Create a Job, once the one of its name that is being deleted is gone."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _GONE_S
+    while True:
+        try:
+            await cluster.create(JOB, job)
+        except AlreadyExists:
+            if loop.time() > deadline:
+                raise
+            await asyncio.sleep(0.2)
+        else:
+            return
+
+
+async def _delete(cluster: Cluster, name: str, namespace: str) -> None:
+    try:
+        await cluster.delete(JOB, name, namespace)
+    except NotFound:
+        return
+
+
+async def remove(cluster: Cluster, target: WarmTarget) -> list[str]:
+    """Delete every Job that fills the caches of a target; their names. What arrived stays in the cache."""
+    jobs = await cluster.list(JOB, target.namespace, label_selector=f"{WARMS_LABEL}={target.name}")
+    names = [job["metadata"]["name"] for job in jobs]
+    for name in names:
+        await _delete(cluster, name, target.namespace)
+    return names
+
+
+async def follow(
+    cluster: Cluster,
+    jobs: Sequence[dict[str, Any]],
+    show: Callable[[Fill], None],
+    *,
+    timeout_s: float,
+    poll_s: float = 1.0,
+) -> list[Fill]:
+    """Wait until all Jobs have ended.
+
+    Args:
+        cluster: where they are.
+        jobs: from `jobs_for`.
+        show: called with each Job's state whenever it has changed.
+        timeout_s: after that, the states as they are then are returned.
+        poll_s: seconds between two looks.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_s
+    states: dict[str, Fill] = {}
+    while True:
+        for job in jobs:
+            name, namespace = job["metadata"]["name"], job["metadata"]["namespace"]
+            if (known := states.get(name)) is not None and known.ended:
+                continue
+            now = await _look(cluster, name, namespace)
+            if now != known:
+                states[name] = now
+                show(now)
+        if all(state.ended for state in states.values()) or loop.time() > deadline:
+            return list(states.values())
+        await asyncio.sleep(poll_s)
+
+
+async def _look(cluster: Cluster, name: str, namespace: str) -> Fill:
+    try:
+        job = await cluster.get(JOB, name, namespace)
+    except NotFound as error:
+        raise WarmError(f"Job {namespace}/{name} was deleted before it had ended") from error
+    pods = await cluster.list(POD, namespace, label_selector=f"{_JOB_LABEL}={name}")
+    log: list[str] = []
+    if pods:
+        newest = max(pods, key=lambda pod: pod["metadata"].get("creationTimestamp") or "")
+        try:
+            log = await cluster.pod_log(newest["metadata"]["name"], namespace, tail_lines=_LOG_LINES)
+        except (Invalid, NotFound, Unavailable):
+            log = []  # its container has not started yet, its pod is gone, or its kubelet does not answer
+    return of_job(job, pods, log)
