@@ -16,6 +16,14 @@ def make_source(ref: QueueRef, settings: BrokerSettings) -> Source:
         from triggers.sources.sqs import SqsSource  # noqa: PLC0415 - boto3
 
         return SqsSource(ref.sqs, settings)
+    if ref.nats is not None:
+        from triggers.sources.nats import NatsSource  # noqa: PLC0415 - nats-py
+
+        return NatsSource(ref.nats, settings)
+    if ref.redis is not None:
+        from triggers.sources.redis_streams import RedisStreamSource  # noqa: PLC0415 - redis-py
+
+        return RedisStreamSource(ref.redis, settings)
     raise AssertionError(ref.kind)
 
 
@@ -25,4 +33,12 @@ def make_destination(ref: QueueRef, settings: BrokerSettings) -> Destination:
         from triggers.sources.sqs import SqsDestination  # noqa: PLC0415 - boto3
 
         return SqsDestination(ref.sqs, settings)
+    if ref.nats is not None:
+        from triggers.sources.nats import NatsDestination  # noqa: PLC0415 - nats-py
+
+        return NatsDestination(ref.nats, settings)
+    if ref.redis is not None:
+        from triggers.sources.redis_streams import RedisStreamDestination  # noqa: PLC0415 - redis-py
+
+        return RedisStreamDestination(ref.redis, settings)
     raise AssertionError(ref.kind)

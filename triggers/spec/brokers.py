@@ -9,7 +9,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from triggers.spec.field_types import QueueName, SpecModel
+from triggers.spec.field_types import QueueName, SecretName, SpecModel
 
 
 class SqsQueue(SpecModel):
@@ -23,10 +23,45 @@ class SqsQueue(SpecModel):
     """None: that of the usual AWS chain (`AWS_ENDPOINT_URL_SQS`), and on one machine the embedded server."""
 
 
+class NatsStream(SpecModel):
+    """A stream of NATS JetStream. Variables: `NATS_URL`, `NATS_USERNAME`, `NATS_CREDS_FILE`, and so on."""
+
+    stream: Annotated[str, Field(pattern=r"^[^\s.*>/\\]+$", max_length=255)]
+    subject: QueueName | None = None
+    """Of a source: the filter, by default all of the stream. Of a destination: where to publish, by default
+    the stream's only subject; one `*` stands for the message's group."""
+    consumer: Annotated[str, Field(pattern=r"^[^\s.*>/\\]+$", max_length=255)] | None = None
+    """The durable consumer. None: made from the Trigger's name."""
+    url: Annotated[str, Field(pattern=r"^(nats|tls|wss?)://[^@\s]+$", max_length=1024)] | None = None
+    """`nats://HOST:PORT`, several with commas, or `tls://`. None: `NATS_URL` or the Secret's `url`."""
+    secret: SecretName | None = None
+    """Secret with `username` and `password`, `token` or `nats.creds`, and `ca.crt` for TLS."""
+    ordered: bool = False
+    """Keep the order within each subject, as long as one dispatcher runs."""
+
+
+class RedisStream(SpecModel):
+    """A stream of Redis or Valkey. Variables: `REDIS_URL`, `REDIS_USERNAME`, `REDIS_PASSWORD`, and so on."""
+
+    stream: QueueName
+    group: QueueName | None = None
+    """The consumer group, made if missing from the stream's first entry on. None: the Trigger's name."""
+    url: Annotated[str, Field(pattern=r"^rediss?://[^@\s]+$", max_length=1024)] | None = None
+    """`redis://HOST:PORT/DATABASE`, or `rediss://` for TLS. None: `REDIS_URL` or the Secret's `url`."""
+    secret: SecretName | None = None
+    """Secret with `username`, `password`, and `ca.crt` for TLS."""
+    body_field: QueueName = "data"
+    """Field of an entry with the body; an entry without it becomes a JSON object of its fields."""
+    delete_done: bool = False
+    """Delete entries from the stream when they are done; right when no other group reads it."""
+
+
 class QueueRef(SpecModel):
     """A queue of one broker: `{sqs: {queue: orders}}`."""
 
     sqs: SqsQueue | None = None
+    nats: NatsStream | None = None
+    redis: RedisStream | None = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:

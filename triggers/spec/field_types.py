@@ -95,6 +95,8 @@ Name = Annotated[str, AfterValidator(_label)]
 Seconds = Annotated[float, BeforeValidator(_seconds)]
 """A Go duration in YAML, seconds as a value."""
 QueueName = Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(_printable)]
+SecretName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")]
+"""The name of a Secret in the Trigger's namespace."""
 Path = Annotated[str, Field(max_length=1024), AfterValidator(_path)]
 
 
