@@ -59,6 +59,8 @@ class Observation:
     """How much earlier than a window opens its floor rises."""
     cold_start: timedelta | None = None
     """The p95 of the Service's whole cold start, as measured."""
+    cold_start_median: timedelta | None = None
+    """Its median."""
     demand: Demand | None = None
     """None: no source could be read."""
     backlog_expected: bool = False

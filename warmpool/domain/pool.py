@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from warmpool.domain.field_types import (
     AutoOrDuration,
+    Duration,
     Money,
     Name,
     Period,
@@ -35,6 +36,8 @@ KIND: Final = "WarmPool"
 MAX_CRON_OPENINGS_PER_DAY: Final = 240
 """How often all cron windows of a pool together may open on one day, which bounds the work of a decision."""
 _SIMPLE_OPENINGS: Final = 10
+_SHORTEST_TTFT: Final = timedelta(seconds=1)
+_LONGEST_TTFT: Final = timedelta(hours=1)
 MAX_DATES_PER_POOL: Final = 2_000
 """Dates and ranges of all windows and exceptions of a pool, for the same reason."""
 
@@ -61,19 +64,30 @@ class Limits(StrictModel):
         return self
 
 
-class Forecast(StrictModel):
-    """The objective of the forecast: a rate of cold starts to keep, or what one is worth."""
+class ForecastObjective(StrictModel):
+    """What the forecast is to achieve, in one of three ways to say it."""
 
     cold_start_rate: Share | None = None
     """The acceptable share of requests that wait for a start: `1%` or 0.01."""
     cold_start_price: Annotated[float, Field(strict=False, ge=0, le=1_000_000)] | None = None
     """GPU-seconds that sparing one user one cold start is worth, beyond those of the start itself."""
+    ttft_p95: Annotated[Duration | None, Field(alias="ttftP95")] = None
+    """The 95th percentile of the time to the first token, as far as cold starts make it."""
 
     @model_validator(mode="after")
-    def _one_objective(self) -> Self:
-        if (self.cold_start_rate is None) == (self.cold_start_price is None):
-            raise ValueError("must have exactly one of coldStartRate and coldStartPrice")
+    def _one(self) -> Self:
+        given = [self.cold_start_rate, self.cold_start_price, self.ttft_p95]
+        if sum(value is not None for value in given) != 1:
+            raise ValueError("must have exactly one of coldStartRate, coldStartPrice and ttftP95")
+        if self.ttft_p95 is not None and not _SHORTEST_TTFT <= self.ttft_p95 <= _LONGEST_TTFT:
+            raise ValueError('must have a ttftP95 from "1s" to "1h"')
         return self
+
+
+class Forecast(StrictModel):
+    """Hold what demand has brought for as long as it is likely to be needed again."""
+
+    objective: ForecastObjective
 
 
 class WarmPoolTemplate(StrictModel):

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from knative.autoscaling.annotations import AutoscalingSpec
 from warmpool.domain.cost import PriceList, ReplicaPrice
+from warmpool.domain.pool import ForecastObjective
 from warmpool.experiments import bound
 from warmpool.experiments.cold_start import ColdStarts, Constant, Empirical, LogNormal
 from warmpool.experiments.errors import ExperimentError, TraceError
@@ -27,6 +28,7 @@ from warmpool.experiments.formats import read_trace
 from warmpool.experiments.generate import TooLargeError, generate
 from warmpool.experiments.simulator import FunctionSimulation, Load, Replica, Result
 from warmpool.experiments.trace import ServiceModel, Trace
+from warmpool.policy import forecast
 
 Floats = npt.NDArray[np.float64]
 Progress = Callable[[str, float], bool]
@@ -38,6 +40,8 @@ class _StoppedError(Exception):
 
 
 _TELL_EVERY_S: Final = 0.1
+_DRAWN: Final = 2_000
+"""Starts that stand for a distribution of them."""
 _HOUR_S: Final = 3600.0
 
 
@@ -195,8 +199,8 @@ def floor_policy(
     if arm.forecast is not None:
         return ForecastFloor(
             replica.cold_starts.p95_s,
-            target=arm.forecast.cold_start_rate,
-            price=arm.forecast.cold_start_price,
+            target=_target(arm.forecast.objective, replica),
+            price=arm.forecast.objective.cold_start_price,
             concurrency=max(1, replica.concurrency),
         )
     if arm.pool is not None:
@@ -209,6 +213,15 @@ def floor_policy(
             requests_per_replica=float(replica.concurrency or 100),
         )
     return FixedFloor(0)
+
+
+def _target(objective: ForecastObjective, replica: Replica) -> float | None:
+    """The admissible rate of cold starts; None where the objective is a price."""
+    if objective.ttft_p95 is None:
+        return objective.cold_start_rate
+    starts = np.sort(replica.cold_starts.draw(_DRAWN, np.random.default_rng(0)))
+    median, p95 = (timedelta(seconds=float(np.quantile(starts, at))) for at in (0.5, 0.95))
+    return forecast.admissible_rate(objective.ttft_p95, median, p95)
 
 
 def _price(shape: ReplicaSpec, replica: Replica, prices: PriceList) -> ReplicaPrice | None:

@@ -1,6 +1,7 @@
 """Forecast: hold the replicas that are likely to be needed again before keeping them costs more than a start.
 
-The floor follows `hazard`, for the rate of cold starts or the price of one that the pool names. It only keeps
+The floor follows `hazard`, for the rate of cold starts, the price of one or the p95 TTFT that the pool names.
+Of a p95, one request in twenty may be above: those are the cold starts that take longer. It only keeps
 replicas that demand has brought: it never starts any ahead, which is what windows are for. Until it has seen
 enough requests it holds the last replica for the break-even time, and says that it is learning. What it has
 learned is lost when the controller restarts.
@@ -13,14 +14,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from statistics import NormalDist
 from typing import Final
 
 import numpy as np
 
 from warmpool.domain.decision import PolicyName, Proposal
+from warmpool.domain.duration import format_duration
 from warmpool.domain.floor import NOTHING, Floor
 from warmpool.domain.observation import DEFAULT_LEAD, Demand, Observation
-from warmpool.domain.pool import Forecast
+from warmpool.domain.pool import Forecast, ForecastObjective
 from warmpool.policy import hazard, keep_alive
 
 LEAST_REQUESTS: Final = 50.0
@@ -29,6 +32,8 @@ STALE_AFTER: Final = timedelta(minutes=5)
 """How long the last floor is held when demand cannot be read."""
 HOLDS_FOR: Final = timedelta(minutes=10)
 """How long a floor holds unless it is renewed, so that it goes when the controller does."""
+_TTFT_TAIL: Final = 0.05
+"""The share of requests above their p95."""
 CAPACITY: Final = 64
 """The highest floor of a pool without `limits.max`, and of any pool."""
 _MOST_TICKS: Final = 900
@@ -77,7 +82,8 @@ def step(state: ForecastState, observation: Observation, now: datetime) -> tuple
 
 def _fresh(wanted: Forecast, now: datetime) -> ForecastState:
     scalars, levels, spells = hazard.new_state(CAPACITY)
-    target = wanted.cold_start_rate
+    objective = wanted.objective
+    target = _TTFT_TAIL if objective.ttft_p95 is not None else objective.cold_start_rate
     shadows = hazard.new_shadows(0.01 if target is None else target)
     return ForecastState(wanted, now, None, scalars, levels, spells, shadows)
 
@@ -147,17 +153,16 @@ def _forecast(
     top = hazard.scores(state.scalars, state.levels, state.spells, hazards)
     running = _replicas(concurrency, observation)
     load_s = (observation.cold_start or DEFAULT_LEAD).total_seconds()
-    if wanted.cold_start_rate is not None:
+    target, goal = _goal(wanted.objective, observation)
+    if target is not None:
         prices = np.array(hazard.PRICES)
         shadows = np.copy(state.shadows)
         hazard.move_shadows(shadows, hazards, top, running, running, load_s, prices)
         state = replace(state, shadows=shadows)
-        price = hazard.price_for(shadows, prices, wanted.cold_start_rate)
-        goal = f"at most {wanted.cold_start_rate * 100:.3g} % of the requests cold"
+        price = hazard.price_for(shadows, prices, target)
     else:
-        assert wanted.cold_start_price is not None
-        price = wanted.cold_start_price
-        goal = f"a cold start worth {price:g} GPU-seconds"
+        assert wanted.objective.cold_start_price is not None
+        price = wanted.objective.cold_start_price
     worth = hazard.floor_at(hazards, top, running, load_s, price)
     limit = observation.pool.limits.max
     held = min(worth, max(state.held, running), CAPACITY if limit is None else limit)
@@ -166,6 +171,46 @@ def _forecast(
         return state, _proposal(0, "forecast", f"Nothing is likely to be needed soon enough, for {goal}.")
     text = f"{held} likely to be needed again before keeping them costs more than a start, for {goal}."
     return state, _proposal(held, "forecast", text, now + HOLDS_FOR)
+
+
+def _goal(objective: ForecastObjective, observation: Observation) -> tuple[float | None, str]:
+    """The admissible rate of cold starts, None where the objective is a price, and the objective in words."""
+    if objective.cold_start_rate is not None:
+        rate = objective.cold_start_rate
+        return rate, f"at most {_percent(rate)} of the requests cold"
+    if objective.cold_start_price is not None:
+        return None, f"a cold start worth {objective.cold_start_price:g} GPU-seconds"
+    assert objective.ttft_p95 is not None
+    limit = objective.ttft_p95
+    longer = share_above(limit, observation.cold_start_median, observation.cold_start)
+    rate = admissible_rate(limit, observation.cold_start_median, observation.cold_start)
+    basis = (
+        "of the measured starts" if observation.cold_start is not None else "of starts, none measured yet,"
+    )
+    return rate, (
+        f"a p95 TTFT of at most {format_duration(limit)}: {_percent(longer)} {basis} take longer, so at most "
+        f"{_percent(rate)} of the requests may be cold"
+    )
+
+
+def share_above(limit: timedelta, median: timedelta | None, p95: timedelta | None) -> float:
+    """The share of cold starts that take longer than `limit`, taken as log-normal; 1 if none is known."""
+    if median is None or p95 is None or median <= timedelta(0):
+        return 1.0
+    spread = math.log(p95 / median) / NormalDist().inv_cdf(0.95) if p95 > median else 0.0
+    if not spread:
+        return 1.0 if median > limit else 0.0
+    return 1 - NormalDist().cdf(math.log(limit / median) / spread)
+
+
+def admissible_rate(limit: timedelta, median: timedelta | None, p95: timedelta | None) -> float:
+    """The rate of cold starts at which one request in twenty waits longer than `limit` for a start."""
+    longer = share_above(limit, median, p95)
+    return min(1.0, _TTFT_TAIL / longer) if longer else 1.0
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.3g} %"
 
 
 def _without_reading(state: ForecastState, now: datetime) -> tuple[ForecastState, Proposal]:

@@ -189,6 +189,7 @@ def _observe(snapshot: Snapshot, spec: WarmPoolSpec, account: Account) -> Observ
         pool=spec,
         lead=lead,
         cold_start=snapshot.cold_starts.p95 if snapshot.cold_starts else None,
+        cold_start_median=snapshot.cold_starts.p50 if snapshot.cold_starts else None,
         demand=demand,
         signals=snapshot.signals,
         ready=snapshot.ready,

@@ -33,7 +33,7 @@ def document(**spec) -> dict:
             "arms": [
                 {"name": "pool off", "autoscalerOnly": True},
                 {"name": "always on", "fixed": 2},
-                {"name": "forecast", "forecast": {"coldStartRate": "5%"}},
+                {"name": "forecast", "forecast": {"objective": {"coldStartRate": "5%"}}},
             ],
             **spec,
         },
@@ -62,7 +62,7 @@ def test_the_examples_are_read_and_can_be_prepared(path):
         ),
         ({"arms": [{"name": "a", "fixed": 0}]}, "spec.arms[0].fixed = 0, must be at least 1"),
         (
-            {"arms": [{"name": "a", "forecast": {"coldStartRate": "150%"}}]},
+            {"arms": [{"name": "a", "forecast": {"objective": {"coldStartRate": "150%"}}}]},
             'must be a share such as "1%" or 0.01',
         ),
         ({"trace": {}}, "exactly one of file and generate"),
