@@ -33,8 +33,9 @@ from knative.autoscaling.annotations import AutoscalingSpec  # noqa: E402
 from knative.autoscaling.revision_autoscaler import RevisionAutoscaler, RevisionScaling  # noqa: E402
 from warmpool.experiments import bound  # noqa: E402
 from warmpool.experiments.cold_start import Constant  # noqa: E402
+from warmpool.experiments.fleet import Function, simulate_fleet  # noqa: E402
 from warmpool.experiments.floors import FixedFloor  # noqa: E402
-from warmpool.experiments.simulator import Function, Load, Replica, simulate, simulate_fleet  # noqa: E402
+from warmpool.experiments.simulator import Load, Replica, simulate  # noqa: E402
 
 RATE, SERVICE_S, KEPT_S = 50.0, 2.0, 10.0
 LOAD_S = 30.0

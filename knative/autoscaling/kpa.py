@@ -67,6 +67,10 @@ class DeciderSpec:
     scale_down_delay_s: float
     reachable: bool
 
+    def pods_for(self, average: float) -> int:
+        """Replicas that an average of the metric requires."""
+        return math.ceil(average / self.target)
+
 
 def decider_spec(
     spec: AutoscalingSpec,
@@ -151,8 +155,7 @@ def step(
     ready = max(1, averages.ready)
     most = math.ceil(spec.max_scale_up_rate * ready)
     least = math.floor(ready / spec.max_scale_down_rate) if spec.reachable else 0
-    stable_desired = math.ceil(averages.stable / spec.target)
-    panic_desired = math.ceil(averages.panic / spec.target)
+    stable_desired, panic_desired = spec.pods_for(averages.stable), spec.pods_for(averages.panic)
     stable = min(max(stable_desired, least), most)
     panic = min(max(panic_desired, least), most)
     if spec.activation_scale > 1:

@@ -7,6 +7,7 @@ moves forward.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from knative.autoscaling import kpa, scaler
@@ -15,6 +16,7 @@ from knative.autoscaling.config import DEFAULT_CONFIG, AutoscalerConfig
 from knative.autoscaling.scaler import ActiveStatus, ServingMode
 from knative.autoscaling.windows import LinearWindow, WeightedWindow
 
+_NEVER = math.inf
 WINDOWS: dict[Algorithm, type[LinearWindow]] = {
     Algorithm.LINEAR: LinearWindow,
     Algorithm.WEIGHTED_EXPONENTIAL: WeightedWindow,
@@ -103,6 +105,34 @@ class RevisionAutoscaler:
         value = requests if self.spec.autoscaling.metric is Metric.RPS else concurrency
         self.stable.record(now, value)
         self.panic.record(now, value)
+
+    def record_zeros(self, first: int, last: int) -> None:
+        """Add that nothing was measured in each of the seconds from `first` to `last`, whole numbers."""
+        self.stable.record_zeros(first, last)
+        self.panic.record_zeros(first, last)
+
+    def settled_until(self, now: float, *, reporting: bool) -> float:
+        """Until when neither deciding nor reconciling would change anything, if there is no demand.
+
+        Args:
+            now: a whole second.
+            reporting: whether each second will report 0, as ready replicas do; else none will report.
+
+        Returns:
+            The first instant that may bring another decision; `now` itself where that cannot be told.
+        """
+        state, decider = self.kpa, self.decider
+        stable, panic = self.stable.average(now), self.panic.average(now)
+        if decider.scale_down_delay_s > 0 or panic or (stable and not reporting):
+            return now
+        again, result = kpa.step(state, decider, kpa.WindowAverages(self.ready, stable, panic), now)
+        in_path = (result.excess_burst_capacity < 0) == (self.excess_burst_capacity < 0)
+        if not in_path or (again, result.desired_scale) != (state, self.desired_scale):
+            return now
+        until = _NEVER if state.panic_since is None else state.panic_since + decider.stable_window_s
+        if self.recheck_at is not None:
+            until = min(until, self.recheck_at)
+        return min(until, self.stable.stays(now, decider.pods_for)) if reporting else until
 
     def decide(self, now: float) -> bool:
         """Decide the desired scale; True if it changed so that a reconcile is due."""

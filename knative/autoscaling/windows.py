@@ -7,6 +7,7 @@ minima algorithm). Instants are seconds on any clock that only moves forward; a 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 MIN_SMOOTHING = 0.2
@@ -64,6 +65,40 @@ class LinearWindow:
         self._buckets[second % size] += value
         self._total += value
 
+    def record_zeros(self, first: int, last: int) -> None:
+        """Add 0 to each second from `first`, which comes after all recorded ones, to `last`."""
+        if last < first:
+            return
+        size = len(self._buckets)
+        if self._last is None or first >= self._last + size:
+            self._buckets = [0.0] * size
+            self._total = 0.0
+            self._first = first
+        else:
+            for gap in range(self._last + 1, min(last, self._last + size) + 1):
+                self._total -= self._buckets[gap % size]
+                self._buckets[gap % size] = 0.0
+        self._last = last
+
+    def stays(self, now: float, level: Callable[[float], float]) -> float:
+        """The first instant at which `level` of the average has another value, while each second adds 0.
+
+        Args:
+            now: a whole second; the one before it has been recorded.
+            level: does not fall when its argument rises.
+        """
+        second = math.floor(now)
+        if self._first is None or self._last != second - 1 or second != now:
+            return now
+        size = len(self._buckets)
+        total = self._total - self._buckets[second % size]
+        value = level(_round_half_up(total / min(second - self._first, size - 1)))
+        for later in range(second + 1, second + size):
+            total -= self._buckets[later % size]
+            if level(_round_half_up(total / min(later - self._first, size - 1))) != value:
+                return float(later)
+        return math.inf
+
     def is_empty(self, now: float) -> bool:
         """No value was recorded for longer than the window."""
         return self._last is None or math.floor(now) - self._last > len(self._buckets)
@@ -115,6 +150,10 @@ class WeightedWindow(LinearWindow):
             average += self._buckets[(self._last - age) % size] * weight
             weight *= 1.0 - smoothing
         return average
+
+    def stays(self, now: float, level: Callable[[float], float]) -> float:
+        """As in `LinearWindow`; a weighted average is not foretold."""
+        return math.inf if level(self.average(now)) == level(0.0) else now
 
 
 @dataclass(frozen=True, slots=True)

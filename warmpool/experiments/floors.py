@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 
 from warmpool.domain.account import Account
 from warmpool.domain.cost import ReplicaPrice
+from warmpool.domain.floor import NOTHING, Floor
 from warmpool.domain.observation import Demand, Observation
 from warmpool.domain.pool import WarmPoolTemplate
 from warmpool.experiments import kernels
@@ -25,8 +26,7 @@ _LOOK_S: Final = 5.0
 """How often a pool whose demand moves is decided about, s."""
 
 
-@dataclass(frozen=True, slots=True)
-class Second:
+class Second(NamedTuple):
     """What was seen of one second of demand."""
 
     concurrency: float
@@ -57,7 +57,7 @@ class FloorPolicy(Protocol):
     def idle(self, seconds: int) -> int:
         """Take in up to so many seconds without any request; returns after how many it must be asked."""
 
-    def decide(self, now: float) -> tuple[int, float]:
+    def decide(self, now: float) -> tuple[Floor, float]:
         """The floor at `now` and the instant at which it may be another without any demand."""
 
 
@@ -67,6 +67,10 @@ class FixedFloor:
 
     replicas: int = 0
     drains: bool = False
+    _floor: Floor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._floor = Floor.of(self.replicas)
 
     def observe(self, second: Second, now: float) -> None:
         """Nothing is learned."""
@@ -75,9 +79,9 @@ class FixedFloor:
         """Nothing is learned."""
         return seconds
 
-    def decide(self, now: float) -> tuple[int, float]:  # noqa: ARG002 - the same at every instant
+    def decide(self, now: float) -> tuple[Floor, float]:  # noqa: ARG002 - the same at every instant
         """The floor; it is the same for ever."""
-        return self.replicas, NEVER
+        return self._floor, NEVER
 
 
 @dataclass(slots=True)
@@ -102,7 +106,7 @@ class PoolFloor:
     _last_active: float | None = None
     _concurrency: float = 0.0
     _arrivals: int = 0
-    _floor: int = 0
+    _floor: Floor = NOTHING
     _again: float = 0.0
     _account: Account | None = None
 
@@ -119,7 +123,7 @@ class PoolFloor:
         self._concurrency = 0.0
         return seconds
 
-    def decide(self, now: float) -> tuple[int, float]:
+    def decide(self, now: float) -> tuple[Floor, float]:
         """The controller's decision, as often as it would be made."""
         if now < self._again:
             return self._floor, self._again
@@ -142,7 +146,7 @@ class PoolFloor:
             spent=self.spent,
         )
         self._states, decision = compose.decide(self._states, observation, instant)
-        self._floor = decision.floor.replicas
+        self._floor = decision.floor
         instants = [at for at in (decision.until, decision.decide_again) if at is not None and at > instant]
         again = min(((at - self.start).total_seconds() for at in instants), default=NEVER)
         self._again = min(again, now + _LOOK_S) if self._concurrency else again
@@ -183,13 +187,14 @@ class ForecastFloor:
         self._shadows = hazard.new_shadows(0.01 if target is None else target)
         self._peak = 0
         self._running = 0
-        self._floor = 0
-        self._move_at = 0.0
+        self._floor = NOTHING
+        self._now = self._move_at = 0.0
         self._price_in_force = hazard.PRIOR_PRICE if price is None else price
         self._seen = self._expected = 0.0
 
-    def observe(self, second: Second, now: float) -> None:  # noqa: ARG002 - a tick is a second
+    def observe(self, second: Second, now: float) -> None:
         """One tick of demand, in replicas."""
+        self._now = now
         before = self._shadow_cold_starts()
         self._running = -(-second.running // self._concurrency)
         self._peak = -(-second.peak // self._concurrency)
@@ -205,39 +210,46 @@ class ForecastFloor:
         index = int(np.searchsorted(self._prices, self._price_in_force))
         return float(self._shadows[hazard.COLD_STARTS, min(index, len(self._prices) - 1)])
 
-    def _choose_price(self) -> float:
-        """The price for the target, corrected by the cold starts that there really were.
+    def _corrected_target(self) -> float:
+        """The target, corrected by the cold starts that there really were.
 
         The shadows suppose that a request without a free replica starts one. Where it waits for a busy
         replica instead, fewer requests are cold than they count, and a lower price keeps the target.
         """
         assert self._target is not None
         share = (self._seen + _EVIDENCE) / (self._expected + _EVIDENCE)
-        target = min(1.0, self._target / min(1.0, max(0.02, share)))
-        return float(kernels.price_for(self._shadows, self._prices, target))
+        return min(1.0, self._target / min(1.0, max(0.02, share)))
 
     def idle(self, seconds: int) -> int:
         """Ticks without demand, until the floor is worth less."""
         self._running = self._peak = 0
-        passed = int(
-            kernels.idle_ticks(
-                self._scalars,
-                self._levels,
-                self._spells,
-                self._shadows,
-                self._hazards,
-                self._load_s,
-                self._price_in_force,
-                self._floor,
-                seconds,
-            )
+        target = 0.0 if self._target is None else self._corrected_target()
+        passed, floor, self._price_in_force = kernels.idle_ticks(
+            self._scalars,
+            self._levels,
+            self._spells,
+            self._shadows,
+            self._hazards,
+            self._load_s,
+            self._prices,
+            target,
+            self._price_in_force,
+            self._floor.replicas,
+            max(1, int(self._move_at - self._now)),
+            seconds,
         )
+        self._now += passed
+        if self._now >= self._move_at:
+            self._move_at += (self._now - self._move_at) // hazard.MOVE_TICKS * hazard.MOVE_TICKS
+            self._move_at += hazard.MOVE_TICKS
+        if floor != self._floor.replicas:
+            self._floor = Floor.of(floor)
         decay = 0.5 ** (passed * hazard.TICK_S / hazard.HALF_LIFE_S)
         self._seen *= decay
         self._expected *= decay
-        return passed
+        return int(passed)
 
-    def decide(self, now: float) -> tuple[int, float]:
+    def decide(self, now: float) -> tuple[Floor, float]:
         """The floor; it moves every `MOVE_TICKS` seconds."""
         if now >= self._move_at:
             self._move_at = now + hazard.MOVE_TICKS
@@ -246,8 +258,12 @@ class ForecastFloor:
                 kernels.move_shadows(
                     self._shadows, self._hazards, top, self._running, self._peak, self._load_s, self._prices
                 )
-                self._price_in_force = self._choose_price()
+                self._price_in_force = float(
+                    kernels.price_for(self._shadows, self._prices, self._corrected_target())
+                )
             wanted = int(kernels.floor_at(self._hazards, top, self._peak, self._load_s, self._price_in_force))
             # A level that demand has not brought cannot be held: it would be a start ahead.
-            self._floor = min(wanted, max(self._floor, self._peak))
-        return self._floor, (self._move_at if self._floor else NEVER)
+            wanted = min(wanted, max(self._floor.replicas, self._peak))
+            if wanted != self._floor.replicas:
+                self._floor = Floor.of(wanted)
+        return self._floor, (self._move_at if self._floor.replicas else NEVER)

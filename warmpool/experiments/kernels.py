@@ -308,20 +308,39 @@ def idle_ticks(
     shadows: Floats,
     hazards: Floats,
     load_s: float,
+    prices: Floats,
+    target: float,
     price: float,
     floor: int,
+    move_in: int,
     seconds: int,
-) -> int:
-    """Seconds without a request, in place: so many, or until `floor` is not worth holding at `price`.
+) -> tuple[int, int, float]:
+    """Seconds without a request, in place: so many, or until the floor falls.
 
-    Returns how many passed.
+    A `target` of 0 stands for a price that is given; `move_in` is at least 1 second. Returns how many passed,
+    the floor then, and the price in force.
     """
     known = int(scalars[hazard.HIGHEST])
+    count = len(prices)
     for passed in range(1, seconds + 1):
         count_shadows(shadows, 0, 0, known)
         tick(scalars, levels, spells, 0, 0, 0)
-        if floor and passed % MOVE_TICKS == 0:
-            top = scores(scalars, levels, spells, hazards)
-            if floor_at(hazards, top, 0, load_s, price) < floor:
-                return passed
-    return seconds
+        move_in -= 1
+        if move_in > 0:
+            continue
+        move_in = MOVE_TICKS
+        held = 0.0
+        if target > 0:
+            for index in range(count):
+                held += shadows[hazard.HELD, index]
+        if not floor and not held:
+            continue
+        top = scores(scalars, levels, spells, hazards)
+        if target > 0:
+            move_shadows(shadows, hazards, top, 0, 0, load_s, prices)
+            price = price_for(shadows, prices, target)
+        if floor:
+            now_worth = min(floor, floor_at(hazards, top, 0, load_s, price))
+            if now_worth < floor:
+                return passed, now_worth, price
+    return seconds, floor, price

@@ -26,7 +26,8 @@ from warmpool.experiments.experiment import ArmSpec, ColdStartSpec, Experiment, 
 from warmpool.experiments.floors import FixedFloor, FloorPolicy, ForecastFloor, PoolFloor
 from warmpool.experiments.formats import read_trace
 from warmpool.experiments.generate import TooLargeError, generate
-from warmpool.experiments.simulator import FunctionSimulation, Load, Replica, Result
+from warmpool.experiments.result import Result
+from warmpool.experiments.simulator import FunctionSimulation, Load, Replica
 from warmpool.experiments.trace import ServiceModel, Trace
 from warmpool.policy import forecast
 
@@ -179,10 +180,11 @@ def run_arm(prepared: Prepared, arm: ArmSpec, progress: Progress | None = None) 
     told = time.monotonic()
     end = max(1.0, prepared.trace.duration_s)
     while not from_seed.finished:
-        now = from_seed.step()
+        from_seed.plan()
+        from_seed.step()
         if progress is not None and time.monotonic() - told > _TELL_EVERY_S:
             told = time.monotonic()
-            if not progress(arm.name, min(1.0, now / end)):
+            if not progress(arm.name, min(1.0, from_seed.now / end)):
                 raise _StoppedError
     if progress is not None and not progress(arm.name, 1.0):
         raise _StoppedError

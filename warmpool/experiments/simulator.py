@@ -3,14 +3,13 @@
 The autoscaler is the project's own (`knative.autoscaling`), the floors are the controller's (`floors`), the
 data path follows Knative's activator: requests wait in one queue for a free slot of a ready replica.
 Between two seconds everything runs compiled; at each second the autoscaler gets its reports, and every two
-it decides. The same seed gives the same bytes.
+it decides. Seconds in which nothing can change are passed over at once: `RevisionAutoscaler.settled_until`
+knows how long. The same seed gives the same bytes.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -20,9 +19,15 @@ import numpy.typing as npt
 from knative.autoscaling import kpa
 from knative.autoscaling.annotations import AutoscalingSpec
 from knative.autoscaling.revision_autoscaler import RevisionAutoscaler, RevisionScaling
+from warmpool.domain.field_types import WARMTHS, Warmth
+from warmpool.domain.floor import NOTHING
+from warmpool.domain.replica_warmth import ReplicaWarmth
 from warmpool.experiments import data_path
+from warmpool.experiments.capacity import Capacity, GreedyDualFloor, SharedGpus, Tenant
 from warmpool.experiments.cold_start import ColdStarts, Constant
 from warmpool.experiments.floors import FixedFloor, FloorPolicy, Second
+from warmpool.experiments.result import Result
+from warmpool.reconcile.warmth_orders import orders_for
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -30,6 +35,25 @@ Ints = npt.NDArray[np.int64]
 DRAIN_LIMIT_S: Final = 7200.0
 """How long after the last request an arm is still charged, at most."""
 _NEVER: Final = math.inf
+POKE: Final = -1
+"""The origin of a request that only wakes a stage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Warmths:
+    """How warm a replica rests.
+
+    Attributes:
+        resting: of a replica that no floor wants warmer.
+        idle_after_s: seconds without a request after which it rests again.
+        wake_s: from asleep and from standby to hot, s.
+        shares: what an idle replica costs, as a share of the hot price.
+    """
+
+    resting: Warmth = "hot"
+    idle_after_s: float = _NEVER
+    wake_s: dict[Warmth, float] = field(default_factory=dict)
+    shares: dict[Warmth, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +61,12 @@ class Replica:
     """What one replica is.
 
     Attributes:
-        cold_starts: how long it takes to start.
+        cold_starts: how long it takes to start, until it is hot.
         gpus: GPUs that it holds from its first second to its last.
         concurrency: requests at once (`containerConcurrency`); 0: no limit.
         slowdown: share by which each further request in a replica lengthens one that begins there.
         hourly: the price of one GPU for an hour.
+        warmths: how warm it rests; it starts to its resting warmth in its cold start less the time to wake.
     """
 
     cold_starts: ColdStarts = field(default_factory=lambda: Constant(30.0))
@@ -49,6 +74,7 @@ class Replica:
     concurrency: int = 1
     slowdown: float = 0.0
     hourly: float = 0.0
+    warmths: Warmths = field(default_factory=Warmths)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,9 +83,9 @@ class Load:
 
     Attributes:
         name: the function.
-        arrivals: (n,) seconds, ascending.
+        arrivals: (n,) seconds, ascending; of a later stage, those at the first one.
         service_s: (n,) seconds with the replica to itself.
-        first_token_s: (n,) seconds from the slot to the first token.
+        first_token_s: (n,) seconds from the beginning of service to the first token.
     """
 
     name: str
@@ -68,78 +94,19 @@ class Load:
     first_token_s: Floats
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Result:
-    """What one function saw in one arm.
-
-    Attributes:
-        name: the function.
-        waited_s: (n,) from arrival to a slot, s.
-        served_s: (n,) from the slot to the end, s.
-        first_token_s: (n,) from arrival to the first token, s.
-        cold: (n,) whether the request waited for a replica to start.
-        busy_gpu_s: GPU-seconds with at least one request in the replica.
-        idle_gpu_s: GPU-seconds of ready replicas without a request.
-        starting_gpu_s: GPU-seconds of replicas that started.
-        starts: replicas that were started.
-        floor_changes: how often the floor moved.
-        cost: at the replica's hourly price.
-        replicas: (k, 3) steps: instant (s), ready, starting.
-        floor: (k, 2) steps: instant (s), floor.
-        lost: requests that never got a slot.
-    """
-
-    name: str
-    waited_s: Floats
-    served_s: Floats
-    first_token_s: Floats
-    cold: npt.NDArray[np.bool_]
-    busy_gpu_s: float
-    idle_gpu_s: float
-    starting_gpu_s: float
-    starts: int
-    floor_changes: int
-    cost: float
-    replicas: Floats
-    floor: Floats
-    lost: int
-
-    @property
-    def gpu_s(self) -> float:
-        """All GPU-seconds."""
-        return self.busy_gpu_s + self.idle_gpu_s + self.starting_gpu_s
-
-    @property
-    def cold_rate(self) -> float:
-        """The share of requests that waited for a start."""
-        return float(self.cold.mean()) if len(self.cold) else 0.0
-
-    def percentile(self, values: Floats, q: float) -> float | None:
-        """A percentile (0 to 100) of one of the arrays; None without requests."""
-        return float(np.percentile(values, q)) if len(values) else None
-
-
-@dataclass(slots=True)
-class Gpus:
-    """GPUs that functions share; None: as many as they like."""
-
-    total: int | None = None
-    taken: int = 0
-
-    def take(self, count: int) -> bool:
-        """Take GPUs if they are free."""
-        if self.total is not None and self.taken + count > self.total:
-            return False
-        self.taken += count
-        return True
-
-    def give_back(self, count: int) -> None:
-        """Return GPUs."""
-        self.taken -= count
-
-
 class FunctionSimulation:
-    """One function in virtual time; `step` by `step` until it is `finished`."""
+    """One function in virtual time; `plan` and `step` by turns until it is `finished`.
+
+    Args:
+        load: its requests.
+        replica: what one replica is.
+        policy: what holds its floor.
+        autoscaling: Knative's settings; `min_scale` is the floor's.
+        capacity: where its replicas find GPUs.
+        seed: draws its cold starts.
+        charged_until: a floor that does not follow demand is charged until then at least, s.
+        fed: requests come by `feed`, in place of the load's arrivals; how many at most. None: they do not.
+    """
 
     def __init__(
         self,
@@ -148,257 +115,347 @@ class FunctionSimulation:
         policy: FloorPolicy,
         *,
         autoscaling: AutoscalingSpec | None = None,
-        gpus: Gpus | None = None,
+        capacity: Capacity | None = None,
         seed: int = 0,
+        charged_until: float = 0.0,
+        fed: int | None = None,
     ) -> None:
-        count = len(load.arrivals)
+        count = len(load.arrivals) if fed is None else fed
+        self.now = 0.0
         self._load = load
         self._replica = replica
         self._policy = policy
-        self._gpus = gpus or Gpus()
+        self._capacity = capacity or SharedGpus()
         self._rng = np.random.default_rng(seed)
         # The initial scale would start a replica that nobody asked for: the Revision is there since long.
         self._scaling = RevisionScaling(
             replace(autoscaling or AutoscalingSpec(), min_scale=0), replica.concurrency
         )
         self._autoscaler = RevisionAutoscaler(self._scaling, 0.0, 0)
-        self._pods = np.zeros((data_path.POD_ROWS, 64))
+        self._fed = fed is not None
+        self._upstream_ended = fed is None
+        self._horizon = 0.0 if self._fed else _NEVER
+        self._arrivals = np.zeros(count) if self._fed else load.arrivals
+        self._service_s = np.zeros(count) if self._fed else load.service_s
+        self._origins: Ints = np.zeros(count if self._fed else 0, np.int64)
+        self._pods = np.zeros((data_path.POD_ROWS, 16))
         self._queue = np.zeros(max(1, count), np.int64)
         self._heap = np.zeros((3, max(1, count)))
+        self._left = np.zeros(max(1, count), np.int64)
         self._counters = np.zeros(data_path.COUNTERS, np.int64)
+        self._counters[data_path.KNOWN_ARRIVALS] = 0 if self._fed else count
+        self._spent = np.zeros(data_path.SPENT)
+        self._spent[data_path.NEXT_READY] = _NEVER
         self._waited = np.zeros(count)
         self._served = np.zeros(count)
         self._cold = np.zeros(count, np.bool_)
+        self._woke = np.zeros(count, np.bool_)
+        warmths = replica.warmths
+        self._wake_s = np.array([warmths.wake_s.get(warmth, 0.0) for warmth in WARMTHS])
+        self._idle_after_s = warmths.idle_after_s
+        self._resting = WARMTHS.index(warmths.resting)
+        self._is_rested = self._resting != data_path.HOT
+        self._known = 0 if self._fed else count
+        self._arrived = self._inside = self._ready = self._starting = 0
         self._starts: Floats = np.empty(0)
         self._started = 0
-        self._floor = 0
+        self._floor = NOTHING
         self._floor_changes = 0
         self._floor_until = 0.0
-        self._now = 0.0
+        self.planned = 0.0
         self._first_report = 0.0
         self._history: list[tuple[float, int, int]] = [(0.0, 0, 0)]
         self._floors: list[tuple[float, int]] = []
-        self._end = (float(load.arrivals[-1]) if count else 0.0) + DRAIN_LIMIT_S
+        self._charged_until = charged_until
+        self._last_arrival = float(load.arrivals[-1]) if len(load.arrivals) else 0.0
+        self._end = max(self._last_arrival, charged_until) + DRAIN_LIMIT_S
+        self._closed = False
+        self._set_floor()
 
     @property
     def finished(self) -> bool:
         """Every request was answered; and a floor that follows demand is back at zero, within two hours."""
-        answered = self._counters[data_path.NEXT_ARRIVAL] >= len(self._load.arrivals) and not self._inside
-        if self._now >= self._end or (answered and not self._policy.drains and self._floor):
+        if self.now >= self._end:
             return True
-        return bool(answered and not self._present() and not self._floor)
-
-    @property
-    def _inside(self) -> int:
-        counters = self._counters
-        return int(
-            counters[data_path.IN_FLIGHT] + counters[data_path.QUEUE_TAIL] - counters[data_path.QUEUE_HEAD]
-        )
-
-    def step(self) -> float:
-        """Simulate up to the next second, or over a time in which nothing can happen; the instant reached."""
-        if self._is_quiet():
-            self._skip()
-        else:
-            self._second()
-        return self._now
-
-    def _is_quiet(self) -> bool:
-        """Nothing but a request or the floor can change anything."""
-        if self._inside:
+        if not self._upstream_ended or self._inside or self._arrived < self._known:
             return False
-        autoscaler, present = self._autoscaler, self._present()
-        if not present:
-            return not self._floor and not autoscaler.is_awake(self._now)
-        return (
-            present == self._floor == autoscaler.replicas == self._ready()
-            and not autoscaler.kpa.panicking
-            and autoscaler.recheck_at is None
-            and autoscaler.stable.average(self._now) == 0.0
-        )
+        if self._floor.replicas and not self._policy.drains:
+            return self.now >= self._charged_until
+        return not (self._ready or self._starting or self._floor.replicas)
 
-    def _skip(self) -> None:
-        """Jump to the next request, or to where the floor may move."""
-        arrivals = self._load.arrivals
-        index = int(self._counters[data_path.NEXT_ARRIVAL])
-        arrival = float(arrivals[index]) if index < len(arrivals) else _NEVER
-        floor = self._floor
-        self._set_floor()
-        if self._floor != floor:
-            return
+    def feed(self, requests: list[tuple[float, int]], horizon: float, *, ended: bool) -> None:
+        """Give it the requests that arrive before an instant.
+
+        Args:
+            requests: arrival (s) and index in the load, ascending; -1: it only wakes the stage.
+            horizon: there are no others before this instant.
+            ended: whether there will be no others at all.
+        """
+        for arrival, origin in requests:
+            index = self._known
+            self._arrivals[index] = arrival
+            self._service_s[index] = 0.0 if origin == POKE else self._load.service_s[origin]
+            self._origins[index] = origin
+            self._known += 1
+        self._counters[data_path.KNOWN_ARRIVALS] = self._known
+        self._horizon = _NEVER if ended else horizon
+        self._upstream_ended = ended
+        if requests:
+            self._end = max(self._end, requests[-1][0] + DRAIN_LIMIT_S)
+
+    def leavers(self, seen: int) -> tuple[Ints, Floats]:
+        """The requests that left since so many had: their indexes in the load, and when (s)."""
+        slots = self._left[seen : int(self._counters[data_path.LEFT])]
+        at = self._arrivals[slots] + self._waited[slots] + self._served[slots]
+        return (self._origins[slots] if self._fed else slots), at
+
+    def plan(self) -> float:
+        """The instant until which nothing can happen; `step` continues from there."""
+        self.planned = self.now
+        autoscaler, ready = self._autoscaler, self._ready
+        if not self._inside and not self._starting and ready == autoscaler.replicas == autoscaler.total:
+            self.planned = self._quiet_until()
+        return self.planned
+
+    def _quiet_until(self) -> float:
+        """Until when nothing can happen without a request, on a whole second."""
+        settled = self._autoscaler.settled_until(self.now, reporting=self._ready > 0)
+        if settled <= self.now:
+            return self.now
+        index = self._arrived
+        arrival = self._arrivals[index] if index < self._known else _NEVER
         # A floor that moves by demand alone is asked by `idle`; one with an instant of its own at that.
         until = _NEVER if self._policy.drains else self._floor_until
-        target = math.floor(min(arrival, until, self._end))
-        if target > self._now:
-            # Only the clock moves: what happens then waits for its turn among the other functions of a fleet.
-            self._now += self._policy.idle(target - int(self._now))
-            if self._ready():
-                self._refill()
-            self._set_floor()
-            return
-        if not self._floor and arrival < self._now + 1.0:
-            # The activator reports the first request of a function at zero at once; the report of its second
-            # leaves that one out (pkg/activator/handler/concurrency_reporter.go).
-            self._first_report = 1.0
-            self._autoscaler.record(arrival, concurrency=1.0, requests=0.0)
-            self._autoscaler.decide(arrival)
-            self._autoscaler.reconcile(arrival)
-            self._scale(arrival)
+        until = min(float(arrival), until, self._horizon, self._end)
+        if self._upstream_ended and arrival == _NEVER and self._floor.replicas and not self._policy.drains:
+            until = min(until, math.ceil(self._charged_until))
+        target = min(math.floor(until), math.ceil(settled) - 1 if settled < _NEVER else _NEVER)
+        if target <= self.now:
+            return self.now
+        return self.now + self._policy.idle(int(target - self.now))
+
+    def step(self) -> None:
+        """Simulate one second, after the time that was planned to pass without anything."""
+        if self.planned > self.now:
+            self._pass_to(self.planned)
+            if self.finished or self.now >= self._horizon:
+                return
         self._second()
 
-    def _refill(self) -> None:
-        """The windows after a time of which every second reported nothing."""
-        window = int(self._autoscaler.stable.window_s)
-        for second in range(max(0, int(self._now) - window), int(self._now)):
-            self._autoscaler.record(float(second), concurrency=0.0, requests=0.0)
+    def look_at_floor(self, now: float) -> None:
+        """Decide about the floor out of turn, because another function has changed it."""
+        target = math.floor(min(now, self.planned))
+        if target > self.now:
+            self._pass_to(target)
+        self.planned = self.now
+        self._set_floor()
+
+    def _pass_to(self, target: float) -> None:
+        if self._ready:
+            self._autoscaler.record_zeros(int(self.now), int(target) - 1)
+        self.now = target
+        self._set_floor()
 
     def _second(self) -> None:
-        begin = self._now
+        begin = self.now
         end = math.floor(begin) + 1.0
-        load, counters = self._load, self._counters
-        cold = int(counters[data_path.COLD])
-        mean, arrived, most = data_path.advance(
-            load.arrivals, load.service_s, self._replica.slowdown, self._replica.concurrency,
-            self._pods, self._queue, self._heap, counters,
-            self._waited, self._served, self._cold, begin, end,
-        )  # fmt: skip
-        self._now = end
-        cold = int(counters[data_path.COLD]) - cold
-        self._policy.observe(Second(mean, self._inside, int(most), int(arrived), cold), end)
-        ready, present = self._ready(), self._present()
-        if (
-            counters[data_path.DRAINED_PODS]
-            or counters[data_path.POD_COUNT] - counters[data_path.OLDEST_POD] > present
-        ):
-            self._collect()
         autoscaler = self._autoscaler
+        if not (self._ready or self._starting or self._inside or autoscaler.desired_scale):
+            self._report_first_request(begin, end)
+        mean, arrived, most, inside, ready, starting, cold, drained = data_path.advance(
+            self._arrivals, self._service_s, self._replica.slowdown, self._replica.concurrency,
+            self._wake_s, self._idle_after_s, self._pods, self._queue, self._heap, self._counters,
+            self._spent, self._waited, self._served, self._cold, self._woke, self._left, begin, end,
+        )  # fmt: skip
+        self.now = end
+        self._arrived += arrived
+        self._inside = inside
+        self._policy.observe(Second(mean, inside, most, arrived, cold), end)
+        if drained:
+            self._leave_drained()
+        if ready != self._ready and self._is_rested:
+            self._order_warmth()
+        self._ready, self._starting = ready, starting
+        present = ready + starting
         if mean or arrived or ready:
             autoscaler.record(end - 1.0, concurrency=mean - self._first_report, requests=float(arrived))
             self._first_report = 0.0
         due = False
-        if (autoscaler.ready, autoscaler.total) != (ready, present):
+        if autoscaler.ready != ready or autoscaler.total != present:
             autoscaler.ready, autoscaler.total = ready, present
             due = True
-        if (not autoscaler.desired_scale and mean) or end % kpa.TICK_S == 0:
+        if (mean and not autoscaler.desired_scale) or end % kpa.TICK_S == 0:
             due = autoscaler.decide(end) or due
         if due or (autoscaler.recheck_at is not None and autoscaler.recheck_at <= end):
             autoscaler.reconcile(end)
         self._set_floor()
         self._scale(end)
 
-    def _set_floor(self) -> None:
-        floor, self._floor_until = self._policy.decide(self._now)
-        if floor == self._floor:
+    def _report_first_request(self, begin: float, end: float) -> None:
+        """The activator reports the first request of a function at zero at once.
+
+        The report of its second leaves that one out (pkg/activator/handler/concurrency_reporter.go).
+        """
+        index = self._arrived
+        if self._floor.replicas or index >= self._known or self._arrivals[index] >= end:
             return
+        arrival = max(begin, float(self._arrivals[index]))
+        self._first_report = 1.0
+        self._autoscaler.record(arrival, concurrency=1.0, requests=0.0)
+        self._autoscaler.decide(arrival)
+        self._autoscaler.reconcile(arrival)
+        self._scale(arrival)
+
+    def _set_floor(self) -> None:
+        floor, self._floor_until = self._policy.decide(self.now)
+        if floor is self._floor or floor == self._floor:
+            return
+        changed = floor.replicas != self._floor.replicas
         self._floor = floor
-        self._floor_changes += 1
-        self._floors.append((self._now, floor))
-        self._scaling = replace(
-            self._scaling, autoscaling=replace(self._scaling.autoscaling, min_scale=floor)
-        )
-        self._autoscaler.adopt(self._scaling, self._now)
-        self._autoscaler.reconcile(self._now)
-        self._scale(self._now)
+        self._is_rested = self._is_rested or floor.hot != floor.replicas
+        if changed:
+            self._floor_changes += 1
+            self._floors.append((self.now, floor.replicas))
+            self._scaling = replace(
+                self._scaling, autoscaling=replace(self._scaling.autoscaling, min_scale=floor.replicas)
+            )
+            self._autoscaler.adopt(self._scaling, self.now)
+            self._autoscaler.reconcile(self.now)
+            self._scale(self.now)
+        if self._is_rested:
+            self._order_warmth()
 
-    def _ready(self) -> int:
-        return int(self._counters[data_path.READY_PODS])
-
-    def _present(self) -> int:
-        """Replicas that start or are ready; those that drain are gone for the autoscaler."""
-        return int(self._counters[data_path.STARTING_PODS] + self._counters[data_path.READY_PODS])
+    def _order_warmth(self) -> None:
+        """Order ready replicas to the warmth of the floor, as the controller does."""
+        count = int(self._counters[data_path.POD_COUNT])
+        there = np.flatnonzero(self._pods[data_path.POD_STATE, :count] == data_path.READY)
+        resting = self._pods[data_path.POD_RESTING, there]
+        replicas = [
+            ReplicaWarmth(f"{pod:06d}", "", WARMTHS[int(warmth)])
+            for pod, warmth in zip(there, resting, strict=True)
+        ]
+        for order in orders_for(replicas, self._floor):
+            warmth = WARMTHS.index(order.warmth)
+            if warmth != WARMTHS.index(order.replica.warmth):
+                data_path.rest(
+                    self._pods, int(order.replica.name), warmth, self._wake_s, self._idle_after_s,
+                    self._spent, self.now,
+                )  # fmt: skip
 
     def _scale(self, now: float) -> None:
         """Create or remove replicas, as many as the autoscaler wants."""
-        wanted, present = self._autoscaler.replicas, self._present()
-        for _ in range(present, wanted):
-            if not self._gpus.take(self._replica.gpus):
+        wanted = self._autoscaler.replicas
+        while self._ready + self._starting < wanted:
+            placed = self._capacity.place(self._replica.gpus, now)
+            if placed is None:
                 break  # waits for a GPU; asked for again each second
-            self._create(now)
-        if wanted < present:
-            self._remove(present - wanted, now)
-        ready, starting = self._ready(), int(self._counters[data_path.STARTING_PODS])
-        if self._history[-1][1] != ready or self._history[-1][2] != starting:
-            self._history.append((now, ready, starting))
+            self._create(now, *placed)
+        while self._ready + self._starting > wanted:
+            self._remove(now)
+        if self._history[-1][1] != self._ready or self._history[-1][2] != self._starting:
+            self._history.append((now, self._ready, self._starting))
 
-    def _create(self, now: float) -> None:
-        pod = int(self._counters[data_path.POD_COUNT])
-        if pod == self._pods.shape[1]:
-            self._pods = np.concatenate([self._pods, np.zeros_like(self._pods)], axis=1)
+    def _create(self, now: float, node: int, can_start_at: float) -> None:
+        count = int(self._counters[data_path.POD_COUNT])
+        if count == self._pods.shape[1]:
+            data_path.compact(self._pods, self._heap, self._counters)
+            count = int(self._counters[data_path.POD_COUNT])
+            if 2 * count > self._pods.shape[1]:
+                self._pods = np.concatenate([self._pods, np.zeros_like(self._pods)], axis=1)
         if self._started == len(self._starts):
             drawn = self._replica.cold_starts.draw(256, self._rng)
             self._starts = np.concatenate([self._starts, drawn])
-        self._pods[data_path.POD_STATE, pod] = data_path.STARTING
-        self._pods[data_path.POD_CREATED, pod] = now
-        self._pods[data_path.POD_READY_AT, pod] = now + self._starts[self._started]
-        self._pods[data_path.POD_GONE, pod] = _NEVER
+        takes_s = max(0.0, float(self._starts[self._started]) - float(self._wake_s[self._resting]))
+        data_path.create(
+            self._pods, self._counters, self._spent, now, can_start_at + takes_s, self._resting, node
+        )
         self._started += 1
-        self._counters[data_path.POD_COUNT] += 1
-        self._counters[data_path.STARTING_PODS] += 1
+        self._starting += 1
 
-    def _remove(self, count: int, now: float) -> None:
-        """The youngest first, those that still start before those that are ready; busy ones drain."""
-        first, end = int(self._counters[data_path.OLDEST_POD]), int(self._counters[data_path.POD_COUNT])
+    def _remove(self, now: float) -> None:
+        pod = data_path.remove(self._pods, self._counters, self._spent, self._idle_after_s, now)
+        if pod >= 0:
+            self._capacity.leave(int(self._pods[data_path.POD_NODE, pod]), self._replica.gpus, now)
+        self._ready = int(self._counters[data_path.READY_PODS])
+        self._starting = int(self._counters[data_path.STARTING_PODS])
+
+    def _leave_drained(self) -> None:
+        """Give back the GPUs of replicas that have drained."""
         pods = self._pods
-        for state in (data_path.STARTING, data_path.READY):
-            for pod in range(end - 1, first - 1, -1):
-                if not count:
-                    return
-                if pods[data_path.POD_STATE, pod] != state:
-                    continue
-                count -= 1
-                starting = state == data_path.STARTING
-                self._counters[data_path.STARTING_PODS if starting else data_path.READY_PODS] -= 1
-                if pods[data_path.POD_IN_FLIGHT, pod]:
-                    pods[data_path.POD_STATE, pod] = data_path.TERMINATING
-                else:
-                    pods[data_path.POD_STATE, pod] = data_path.ABSENT
-                    pods[data_path.POD_GONE, pod] = now
-                    self._gpus.give_back(self._replica.gpus)
+        for pod in np.flatnonzero(pods[data_path.POD_STATE] == data_path.DRAINED):
+            pods[data_path.POD_STATE, pod] = data_path.ABSENT
+            self._capacity.leave(int(pods[data_path.POD_NODE, pod]), self._replica.gpus, self.now)
 
-    def _collect(self) -> None:
-        """Give back the GPUs of replicas that have drained, and forget the oldest that are gone."""
-        pods, counters = self._pods, self._counters
-        counters[data_path.DRAINED_PODS] = 0
-        first, end = int(counters[data_path.OLDEST_POD]), int(counters[data_path.POD_COUNT])
-        for pod in range(first, end):
-            if pods[data_path.POD_STATE, pod] == data_path.DRAINED:
-                pods[data_path.POD_STATE, pod] = data_path.ABSENT
-                self._gpus.give_back(self._replica.gpus)
-        while first < end and pods[data_path.POD_STATE, first] == data_path.ABSENT:
-            first += 1
-        counters[data_path.OLDEST_POD] = first
+    def tenant(self, policy: GreedyDualFloor) -> Tenant:
+        """What greedy-dual needs to know of it."""
+        return Tenant(policy, self._replica.gpus, self._spare, self._leaving, self.look_at_floor)
+
+    def _spare(self) -> int:
+        per_replica = max(1, self._replica.concurrency)
+        needed = max(-(-self._inside // per_replica), self._autoscaler.desired_scale or 0)
+        return min(self._floor.replicas, self._ready) - needed
+
+    def _leaving(self) -> int:
+        needed = max(self._floor.replicas, self._autoscaler.desired_scale or 0)
+        return max(0, self._ready + self._starting - needed)
 
     def result(self) -> Result:
-        """What was seen, up to the instant reached."""
-        end = int(self._counters[data_path.POD_COUNT])
-        pods = self._pods[:, :end]
-        gone = np.minimum(pods[data_path.POD_GONE], self._now)
-        ready_at = np.minimum(pods[data_path.POD_READY_AT], gone)
-        starting = float((ready_at - pods[data_path.POD_CREATED]).sum())
-        still = pods[data_path.POD_IN_FLIGHT] > 0
-        busy_s = pods[data_path.POD_BUSY_S] + np.where(still, self._now - pods[data_path.POD_BUSY_SINCE], 0.0)
-        busy = float(busy_s.sum())
-        idle = float((gone - ready_at).sum()) - busy
-        gpus = self._replica.gpus
-        total = (starting + busy + idle) * gpus
-        answered = self._served > 0
-        first_token = np.minimum(self._load.first_token_s, self._served)
+        """What was seen, up to the instant reached; the end of the simulation."""
+        if not self._closed:
+            data_path.close(self._pods, self._counters, self._spent, self._idle_after_s, self.now)
+            self._closed = True
+        spent = self._spent * self._replica.gpus
+        starting, busy, waking = (
+            float(spent[entry]) for entry in (data_path.STARTING_S, data_path.BUSY_S, data_path.WAKING_S)
+        )
+        idle: dict[Warmth, float] = {
+            warmth: float(spent[data_path.IDLE_S + index]) for index, warmth in enumerate(WARMTHS)
+        }
+        shares = self._replica.warmths.shares
+        charged = starting + busy + waking
+        charged += sum(seconds * shares.get(warmth, 1.0) for warmth, seconds in idle.items())
+        began = int(self._counters[data_path.QUEUE_HEAD])
+        arrays = self._by_origin(began) if self._fed else self._as_loaded()
+        arrived, waited, served, cold, woke = arrays
+        first_token = np.minimum(self._load.first_token_s, served)
+        lost = len(self._load.arrivals) - (int((self._origins[:began] != POKE).sum()) if self._fed else began)
         return Result(
             name=self._load.name,
-            waited_s=self._waited,
-            served_s=self._served,
-            first_token_s=self._waited + first_token,
-            cold=self._cold,
-            busy_gpu_s=busy * gpus,
-            idle_gpu_s=idle * gpus,
-            starting_gpu_s=starting * gpus,
+            waited_s=waited,
+            served_s=served,
+            first_token_s=waited + first_token,
+            cold=cold,
+            busy_gpu_s=busy,
+            idle_gpu_s=sum(idle.values()),
+            starting_gpu_s=starting,
             starts=self._started,
             floor_changes=self._floor_changes,
-            cost=total / 3600 * self._replica.hourly,
+            cost=charged / 3600 * self._replica.hourly,
             replicas=np.array(self._history, dtype=np.float64),
             floor=np.array(self._floors or [(0.0, 0)], dtype=np.float64),
-            lost=int((~answered).sum()),
+            lost=lost,
+            woke=woke,
+            waking_gpu_s=waking,
+            idle_by_warmth=idle,
+            arrived_s=arrived,
         )
+
+    def _as_loaded(self) -> tuple[Floats, Floats, Floats, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        return self._load.arrivals, self._waited, self._served, self._cold, self._woke
+
+    def _by_origin(
+        self, began: int
+    ) -> tuple[Floats, Floats, Floats, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """Per request of the load, in the load's order; those that only woke the stage are left out."""
+        slots = np.flatnonzero(self._origins[:began] != POKE)
+        origins = self._origins[slots]
+        count = len(self._load.arrivals)
+        arrived, waited, served = self._load.arrivals.copy(), np.zeros(count), np.zeros(count)
+        cold, woke = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
+        arrived[origins], waited[origins] = self._arrivals[slots], self._waited[slots]
+        served[origins] = self._served[slots]
+        cold[origins], woke[origins] = self._cold[slots], self._woke[slots]
+        return arrived, waited, served, cold, woke
 
 
 def simulate(
@@ -413,40 +470,6 @@ def simulate(
     data_path.seed(seed)
     simulation = FunctionSimulation(load, replica, policy or FixedFloor(), autoscaling=autoscaling, seed=seed)
     while not simulation.finished:
+        simulation.plan()
         simulation.step()
     return simulation.result()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Function:
-    """One function of a fleet, as `simulate` takes it."""
-
-    load: Load
-    replica: Replica
-    policy: FloorPolicy
-    autoscaling: AutoscalingSpec | None = None
-
-
-def simulate_fleet(functions: Sequence[Function], *, gpus: int | None = None, seed: int = 0) -> list[Result]:
-    """Run functions side by side on a shared number of GPUs, each second in the order of the list."""
-    data_path.seed(seed)
-    shared = Gpus(gpus)
-    simulations = [
-        FunctionSimulation(
-            function.load,
-            function.replica,
-            function.policy,
-            autoscaling=function.autoscaling,
-            gpus=shared,
-            seed=seed + index,
-        )
-        for index, function in enumerate(functions)
-    ]
-    due = [(0.0, index) for index in range(len(simulations))]
-    while due:
-        _, index = heapq.heappop(due)
-        simulation = simulations[index]
-        now = simulation.step()
-        if not simulation.finished:
-            heapq.heappush(due, (now, index))
-    return [simulation.result() for simulation in simulations]

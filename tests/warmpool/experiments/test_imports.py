@@ -26,7 +26,7 @@ def cron(start="0 8 * * 1-5", end="0 18 * * 1-5", replicas="2", zone="Europe/Ber
 
 def floor_at(spec, *instant) -> int:
     start = datetime(*instant, tzinfo=UTC)
-    return PoolFloor(spec, start, lead=timedelta(0)).decide(0.0)[0]
+    return PoolFloor(spec, start, lead=timedelta(0)).decide(0.0)[0].replicas
 
 
 def test_a_scaled_object_holds_its_cron_triggers_in_its_time_zone():

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from knative.autoscaling.annotations import AutoscalingSpec
 from warmpool.domain.pool import WarmPoolTemplate
 from warmpool.experiments.cold_start import Constant, Empirical, LogNormal
+from warmpool.experiments.fleet import Function, simulate_fleet
 from warmpool.experiments.floors import FixedFloor, ForecastFloor, PoolFloor
-from warmpool.experiments.simulator import Function, Load, Replica, simulate, simulate_fleet
+from warmpool.experiments.simulator import Load, Replica, simulate
 
 MONDAY = datetime(2026, 3, 2, tzinfo=UTC)
 
