@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from pilotlight.access_settings import Auth, NetworkPolicySettings, Origin
 from pilotlight.agent_values import (
     LONGEST_NAME,
     AgentModel,
@@ -136,6 +137,8 @@ class StageSpec(PodSettings):
     response_start_timeout_seconds: int | None = Field(default=None, ge=1)
     """Until the first byte of a response; a request may wait that long for a replica."""
     progress_deadline: Duration | None = None
+    readiness: Literal["hot", "port"] = "hot"
+    """`port`: a replica is ready once its port is open, and holds its requests itself until it is hot."""
     image: str | None = None
     command: list[str] = Field(default_factory=list)
     args: list[str] = Field(default_factory=list)
@@ -162,6 +165,7 @@ class StageSpec(PodSettings):
                 f"responseStartTimeoutSeconds ({self.response_start_timeout_seconds}) must be at most "
                 f"timeoutSeconds ({self.timeout_seconds})"
             )
+        self._check_readiness()
         self._check_batch()
         self._check_gpus()
         self._check_pool()
@@ -182,6 +186,15 @@ class StageSpec(PodSettings):
             size = self.engine.args.get(option, 1) if self.engine else 1
             workers *= size if isinstance(size, int) and size > 0 else 1
         return workers
+
+    def _check_readiness(self) -> None:
+        if self.readiness == "port" and self.kind is Kind.CONTAINER:
+            raise ValueError("readiness port is for the project's own stages: a container has its own probe")
+        if self.readiness == "port" and not self.scaling.container_concurrency:
+            raise ValueError(
+                "readiness port must have scaling.containerConcurrency beside it: without a limit, the first "
+                "replica whose port is open would get every held request, and those that start later none"
+            )
 
     def _check_gpus(self) -> None:
         gpus = int(self.resources.limits.get(GPU, "0"))
@@ -222,6 +235,13 @@ class AgentSpec(PodSettings):
     warm_pool: WarmPoolTemplate | None = Field(
         default=None, description="for every stage without one of its own"
     )
+    auth: Auth | None = None
+    """Whose requests the stages answer; required on a cluster, where `none` has to be written out."""
+    allowed_origins: list[Origin] = Field(default_factory=list)
+    """Origins of other sites' pages that may call from a browser."""
+    network_policy: NetworkPolicySettings = Field(default_factory=NetworkPolicySettings)
+    progress_seconds: float | None = Field(default=None, ge=0)
+    """Seconds between the comments in a stream that waits for a start; 0: none. By default 2."""
     gpu_types: dict[str, GpuType] = Field(default_factory=dict)
     """Adds to the packaged table of GPU types."""
     stages: list[StageSpec] = Field(min_length=1)

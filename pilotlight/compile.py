@@ -9,6 +9,7 @@ from typing import Any
 from knative import env_vars, render
 from knative.labels import AGENT_LABEL, CLUSTER_LOCAL, STAGE_LABEL, VISIBILITY_LABEL
 from pilotlight.agent import Agent, EngineSpec, Kind, StageSpec
+from pilotlight.compile_access import access_annotations, access_environment, network_policy
 from pilotlight.compile_pod import compile_pod
 from weights.cache.location import CACHE_DIR_VARIABLE
 
@@ -29,6 +30,12 @@ def compile_agent(agent: Agent) -> list[dict[str, Any]]:
     return services + pools
 
 
+def compile_for_cluster(agent: Agent) -> list[dict[str, Any]]:
+    """What a cluster gets beside `compile_agent`, and one machine has no use for: its NetworkPolicy."""
+    policy = network_policy(agent)
+    return [] if policy is None else [policy]
+
+
 def _service(agent: Agent, stage: StageSpec) -> dict[str, Any]:
     own = stage.kind is Kind.CONTAINER
     pod = compile_pod(agent, stage)
@@ -41,7 +48,7 @@ def _service(agent: Agent, stage: StageSpec) -> dict[str, Any]:
         env_from=[*agent.spec.env_from, *stage.env_from],
         requests=stage.resources.requests,
         limits={**stage.resources.limits, **pod.limits},
-        ready_path=None if own else "/healthz/ready",
+        ready_path=None if own or stage.readiness == "port" else "/healthz/ready",
         liveness_probe=pod.liveness_probe,
         volume_mounts=pod.volume_mounts,
         security_context=pod.security_context,
@@ -63,7 +70,12 @@ def _service(agent: Agent, stage: StageSpec) -> dict[str, Any]:
             STAGE_LABEL: stage.kind.value,
         },
         service_labels={} if agent.is_public(stage) else {VISIBILITY_LABEL: CLUSTER_LOCAL},
-        annotations={**pod.annotations, **agent.spec.annotations, **stage.annotations},
+        annotations={
+            **pod.annotations,
+            **access_annotations(agent, stage),
+            **agent.spec.annotations,
+            **stage.annotations,
+        },
         pod=pod.fields,
     )
 
@@ -88,6 +100,7 @@ def autoscaling(stage: StageSpec) -> render.Autoscaling:
 def _environment(agent: Agent, stage: StageSpec) -> dict[str, str]:
     env = dict(agent.spec.env)
     if stage.kind is not Kind.CONTAINER:
+        env |= access_environment(agent, stage)
         env[env_vars.AGENT] = agent.metadata.name
         if agent.spec.model is not None and stage.kind in {Kind.INGEST, Kind.GENERATE}:
             if agent.spec.model.uri is not None:

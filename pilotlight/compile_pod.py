@@ -6,6 +6,7 @@ from typing import Any
 
 from pilotlight.agent import Agent, Kind, StageSpec
 from pilotlight.agent_values import AgentModel
+from pilotlight.compile_access import secret_mounts
 from pilotlight.compile_gpu import compile_gpu, place
 from pilotlight.pod_settings import Cache, LivenessProbe
 
@@ -86,6 +87,9 @@ def compile_pod(agent: Agent, stage: StageSpec) -> Pod:
     if (memory := _shared_memory(agent, stage)) is not None:
         volumes.append({"name": _SHM_VOLUME, "emptyDir": memory})
         mounts.append({"name": _SHM_VOLUME, "mountPath": "/dev/shm"})  # noqa: S108  # a mount point
+    secrets = secret_mounts(agent, stage)
+    volumes += [secret.volume() for secret in secrets]
+    mounts += [secret.mount() for secret in secrets]
     if volumes:
         fields["volumes"] = volumes
     return Pod(

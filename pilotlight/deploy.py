@@ -5,14 +5,18 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from knative import env_vars
 from knative.client.cluster import Cluster
 from knative.client.errors import NotFound
-from knative.client.resources import SERVICE, WARM_POOL, Resource
+from knative.client.resources import NETWORK_POLICY, SECRET, SERVICE, WARM_POOL, Resource
+from knative.labels import AGENT_LABEL
+from pilotlight import keys
 from pilotlight.compile import NO_IMAGE
+from pilotlight.compile_access import STAGE_TOKEN_VOLUME, stage_token_secret
 
 FIELD_MANAGER = "pilotlight-deploy"
 
-_RESOURCES = {resource.kind: resource for resource in (SERVICE, WARM_POOL)}
+_RESOURCES = {resource.kind: resource for resource in (SERVICE, WARM_POOL, NETWORK_POLICY)}
 
 
 @dataclass(frozen=True)
@@ -54,17 +58,72 @@ async def check(cluster: Cluster, objects: Sequence[dict[str, Any]]) -> None:
     """Ask the server whether it would take every object; nothing is written.
 
     Raises:
-        DeployError: an object names no image, and the server is not the local platform, which needs none.
+        DeployError: an object names no image, or does not say who may call, and the server is not the local
+            platform, which needs neither.
         ClusterError: the server refuses an object.
     """
+    local = await is_local_platform(cluster)
     without = [obj["metadata"]["name"] for obj in objects if names_no_image(obj)]
-    if without and not await is_local_platform(cluster):
+    if without and not local:
         raise DeployError(
             f"spec.image is required on a cluster, for {', '.join(without)}: "
             "build one (docker build --target functions -t REGISTRY/NAME:TAG .), push it, and name it"
         )
-    for obj in objects:
+    without = [obj["metadata"]["name"] for obj in objects if says_not_who_may_call(obj)]
+    if without and not local:
+        raise DeployError(
+            f"spec.auth is required on a cluster, for {', '.join(without)}: "
+            "write `auth: keys` (pilotlight key create NAME makes one), auth with type jwt, "
+            "or `auth: none` to let everyone call who reaches the URL"
+        )
+    for obj in _for_server(objects, local=local):
         await cluster.apply(resource_of(obj), obj, field_manager=FIELD_MANAGER, force=True, dry_run=True)
+
+
+def says_not_who_may_call(obj: dict[str, Any]) -> bool:
+    """Whether a Service runs a stage that does not know whose requests to answer."""
+    if obj["kind"] != SERVICE.kind:
+        return False
+    return any(
+        item.get("command") == ["python", "-m", "functions"]
+        and not any(entry["name"] == env_vars.AUTH for entry in item.get("env", ()))
+        for item in obj["spec"]["template"]["spec"]["containers"]
+    )
+
+
+def lets_everyone_call(obj: dict[str, Any]) -> bool:
+    """Whether a Service runs a stage that answers anyone, because its agent file says so."""
+    if obj["kind"] != SERVICE.kind:
+        return False
+    return any(
+        entry["name"] == env_vars.AUTH and entry.get("value") == "none"
+        for item in obj["spec"]["template"]["spec"]["containers"]
+        for entry in item.get("env", ())
+    )
+
+
+def _for_server(objects: Sequence[dict[str, Any]], *, local: bool) -> list[dict[str, Any]]:
+    """The objects without those that one machine has no use for: its pods are processes on loopback."""
+    return [obj for obj in objects if not (local and obj["kind"] == NETWORK_POLICY.kind)]
+
+
+async def _ensure_stage_tokens(cluster: Cluster, objects: Sequence[dict[str, Any]]) -> list[Applied]:
+    """Make the Secrets with the tokens of agents' stages that are not there yet."""
+    agents = {
+        (obj["metadata"]["labels"][AGENT_LABEL], obj["metadata"]["namespace"])
+        for obj in objects
+        if obj["kind"] == SERVICE.kind and _has_stage_token(obj)
+    }
+    return [
+        Applied("Secret", stage_token_secret(agent), namespace, "created")
+        for agent, namespace in sorted(agents)
+        if await keys.ensure_stage_token(cluster, agent, namespace)
+    ]
+
+
+def _has_stage_token(service: dict[str, Any]) -> bool:
+    volumes = service["spec"]["template"]["spec"].get("volumes", ())
+    return any(volume["name"] == STAGE_TOKEN_VOLUME for volume in volumes)
 
 
 def names_no_image(obj: dict[str, Any]) -> bool:
@@ -83,8 +142,8 @@ async def is_local_platform(cluster: Cluster) -> bool:
 async def apply(cluster: Cluster, objects: Sequence[dict[str, Any]]) -> list[Applied]:
     """Apply all or nothing: every object is tried with a dry run before the first is written."""
     await check(cluster, objects)
-    done = []
-    for obj in objects:
+    done = await _ensure_stage_tokens(cluster, objects)
+    for obj in _for_server(objects, local=await is_local_platform(cluster)):
         meta = obj["metadata"]
         resource = resource_of(obj)
         try:
@@ -112,6 +171,15 @@ async def delete(cluster: Cluster, objects: Sequence[dict[str, Any]]) -> list[st
         except NotFound:
             continue
         gone.append(f"{obj['kind'].lower()}/{meta['name']}")
+    for agent, namespace in sorted(
+        {(obj["metadata"]["labels"][AGENT_LABEL], obj["metadata"]["namespace"])
+         for obj in objects if obj["kind"] == SERVICE.kind}
+    ):  # fmt: skip
+        try:
+            await cluster.delete(SECRET, stage_token_secret(agent), namespace)
+        except NotFound:
+            continue
+        gone.append(f"secret/{stage_token_secret(agent)}")
     return gone
 
 

@@ -159,8 +159,8 @@ class Volume(AgentModel):
 
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:
-        if self.name in {"pilotlight-cache", "pilotlight-shm"}:
-            raise ValueError(f"name {self.name!r} is taken by cache and sharedMemory: choose another")
+        if self.name.startswith("pilotlight-"):
+            raise ValueError(f"name {self.name!r} must not begin with pilotlight-, as the project's own do")
         if len(self.model_fields_set - {"name"}) != 1:
             known = ", ".join(
                 field.alias or name for name, field in Volume.model_fields.items() if name != "name"

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from functions.auth.api_keys import KeyRing, Refusal, read_records
 from functions.auth.caller import ANYONE, INVOKE, METRICS, Caller, parse_origin
-from functions.auth.jwt_tokens import InvalidTokenError, IssuerUnreachableError, JwtSettings, JwtVerifier
+from functions.auth.jwt_settings import JwtSettings
+from functions.auth.jwt_tokens import InvalidTokenError, IssuerUnreachableError, JwtVerifier
 from functions.auth.secret_folder import SecretFolder
 from functions.auth.stage_token import HEADER, ORIGIN_HEADER, StageToken
 from functions.problems import ProblemError, field_errors

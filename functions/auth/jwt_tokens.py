@@ -16,10 +16,9 @@ from typing import Any
 
 import aiohttp
 import jwt
-from pydantic import BaseModel, ConfigDict, Field, field_validator
-from pydantic.alias_generators import to_camel
 
-from functions.auth.caller import Caller, CallerLimits, is_name
+from functions.auth.caller import Caller, is_name
+from functions.auth.jwt_settings import JwtSettings
 
 log = logging.getLogger(__name__)
 
@@ -31,43 +30,6 @@ FETCH_S = 5.0
 LEEWAY_S = 30.0
 """How far the clocks of issuer and replica may differ."""
 MAX_DOCUMENT_BYTES = 1024 * 1024
-
-
-class JwtSettings(BaseModel):
-    """`PILOTLIGHT_JWT`: whose tokens are accepted, and for whom they must be meant."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, alias_generator=to_camel, validate_by_name=True
-    )
-
-    issuer: str
-    audience: str = Field(min_length=1)
-    jwks_uri: str | None = None
-    """By default as the issuer's `/.well-known/openid-configuration` says."""
-    name_claim: str = "sub"
-    team_claim: str | None = None
-    scope_claim: str = "scope"
-    """Scopes separated by spaces, or a list."""
-    required_scope: str | None = None
-    """A scope that a token must have to call."""
-    requests_per_minute: int | None = Field(default=None, ge=1)
-    tokens_per_minute: int | None = Field(default=None, ge=1)
-    in_flight: int | None = Field(default=None, ge=1)
-    tokens_per_day: int | None = Field(default=None, ge=1)
-
-    @field_validator("issuer", "jwks_uri")
-    @classmethod
-    def _is_url(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith(("https://", "http://")):
-            raise ValueError("must be a URL such as https://login.example")
-        return value
-
-    @property
-    def limits(self) -> CallerLimits:
-        """Of each caller."""
-        return CallerLimits(
-            self.requests_per_minute, self.tokens_per_minute, self.in_flight, self.tokens_per_day
-        )
 
 
 class InvalidTokenError(Exception):

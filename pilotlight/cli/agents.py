@@ -15,7 +15,7 @@ from pilotlight import deploy as deploying
 from pilotlight import invoke as invoking
 from pilotlight.agent import Agent, Kind
 from pilotlight.agent_reader import load_agent
-from pilotlight.compile import compile_agent
+from pilotlight.compile import compile_agent, compile_for_cluster
 from pilotlight.gateway import default_gateway
 from pilotlight.kubeconfig import connect
 from pilotlight.service_urls import reachable_url
@@ -54,7 +54,7 @@ def load(paths: list[Path], model: str | None = None) -> list[Agent]:
 
 def compile_all(agents: list[Agent]) -> list[dict[str, Any]]:
     """The objects of all agents, in order."""
-    return [obj for agent in agents for obj in compile_agent(agent)]
+    return [obj for agent in agents for obj in (*compile_agent(agent), *compile_for_cluster(agent))]
 
 
 @app.command()
@@ -68,12 +68,24 @@ def render(
     objects = compile_all(load(file, model))
     if any(map(deploying.names_no_image, objects)):
         typer.echo("note: spec.image is not set, so these objects run on the local platform only", err=True)
+    if any(map(deploying.says_not_who_may_call, objects)):
+        typer.echo(
+            "note: spec.auth is not set, so these objects run on the local platform only, where anyone who "
+            "reaches the gateway may call; on a cluster the stages refuse to start",
+            err=True,
+        )
+    _warn_of_open_stages(objects)
     if output == "yaml":
         typer.echo(yaml.safe_dump_all(objects, sort_keys=False, width=110), nl=False)
     elif output == "json":
         typer.echo(json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}, indent=2))
     else:
         raise typer.BadParameter(f"'{output}' must be yaml or json", param_hint="--output")
+
+
+def _warn_of_open_stages(objects: list[dict[str, Any]]) -> None:
+    if opened := [obj["metadata"]["name"] for obj in objects if deploying.lets_everyone_call(obj)]:
+        typer.echo(f"warning: auth: none lets everyone call {', '.join(opened)} who reaches them", err=True)
 
 
 @app.command()
@@ -89,6 +101,8 @@ def deploy(
     """Apply an agent file to a cluster, or to the platform on this machine."""
     agents = load(file, model)
     objects = compile_all(agents)
+
+    _warn_of_open_stages(objects)
 
     async def run() -> None:
         async with connect(kubeconfig) as cluster:
@@ -152,6 +166,9 @@ def invoke(
     temperature: Annotated[float | None, typer.Option(min=0, max=2)] = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
     stream: Annotated[bool, typer.Option(help="Print tokens as they come.")] = True,
+    key: Annotated[
+        str | None, typer.Option(envvar="PILOTLIGHT_KEY", help="A key, where the Service needs one.")
+    ] = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds, cold start included.")] = 300,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole reply.")] = False,
 ) -> None:
@@ -169,6 +186,7 @@ def invoke(
         prompt=prompt or "",
         parameters={key: value for key, value in parameters.items() if value is not None},
         timeout_s=timeout,
+        headers={} if key is None else {"Authorization": f"Bearer {key}"},
     )
 
     async def run() -> invoking.InvokeResult:

@@ -5,6 +5,7 @@ from pilotlight.agent import AgentFileError
 from pilotlight.demo.errors import DemoError
 from pilotlight.deploy import DeployError
 from pilotlight.invoke import InvokeError
+from pilotlight.keys import KeysError
 from pilotlight.stack import StackError
 from pilotlight.warm_weights.jobs import WarmError
 from warmpool.domain.spec_errors import SpecError
@@ -12,7 +13,9 @@ from warmpool.experiments.errors import ExperimentError, TraceError
 from weights import InvalidURIError, WeightsError
 
 _GIVEN = (AgentFileError, SpecError, ExperimentError, TraceError, InvalidURIError)
-_HAPPENED = (DemoError, DeployError, InvokeError, StackError, ClusterError, WarmError, WeightsError)
+_HAPPENED = (
+    DemoError, DeployError, InvokeError, KeysError, StackError, ClusterError, WarmError, WeightsError,
+)
 
 
 def exit_code(error: Exception) -> int | None:

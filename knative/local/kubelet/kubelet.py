@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
@@ -21,6 +22,7 @@ from knative.local.apiserver.records import Change, EventType, Key
 from knative.local.apiserver.registry import Registry
 from knative.local.event_recorder import EventRecorder
 from knative.local.kubelet import process
+from knative.local.kubelet.environment import ContainerConfigError, ValueSources
 from knative.local.kubelet.gpus import GpuMeter, GpuSlots
 from knative.local.kubelet.limit_enforcer import LimitEnforcer, LimitMechanism
 from knative.local.kubelet.logs import ContainerLogs
@@ -201,6 +203,9 @@ class Kubelet:
 
     def _on_store_change(self, change: Change) -> None:
         key, obj = change.record.key, change.record.obj
+        if key.resource in {resources.CONFIG_MAP, resources.SECRET}:
+            self._refresh_volumes(key)
+            return
         if key.resource != resources.POD:
             return
         if change.type is EventType.ADDED:
@@ -215,6 +220,22 @@ class Kubelet:
             grace = obj["metadata"].get("deletionGracePeriodSeconds")
             own = obj["spec"].get("terminationGracePeriodSeconds")
             worker.terminate(grace_s=float(own if grace in (None, _DEFAULT_GRACE_S) and own else grace or 0))
+
+    def _refresh_volumes(self, changed: Key) -> None:
+        """Bring the volumes of running pods up to date that are made of a ConfigMap or Secret."""
+        for key in self._workers:
+            pod = self._object(resources.POD, key.namespace, key.name)
+            if key.namespace != changed.namespace or pod is None:
+                continue
+            sources = ValueSources(
+                functools.partial(self._object, resources.CONFIG_MAP, key.namespace),
+                functools.partial(self._object, resources.SECRET, key.namespace),
+            )
+            try:
+                self._volumes.refresh(key.namespace, key.name, pod["spec"].get("volumes") or (), sources)
+            except (ContainerConfigError, OSError) as problem:
+                # As on a cluster: the files stay as they are until the object is there and whole again.
+                log.warning("the volumes of pod %s/%s stay: %s", key.namespace, key.name, problem)
 
     def _resync(self) -> None:
         """The store went back to what its disk holds: pods may have come back or gone."""

@@ -23,6 +23,7 @@ from knative.local.apiserver.metadata import is_subdomain
 from knative.local.kubelet.environment import ContainerConfigError, Lookup, ValueSources
 
 _MEMORY = Path("/dev/shm")  # noqa: S108  # where memory-backed files live on Linux
+_OF_OBJECTS = frozenset({"configMap", "secret", "projected"})
 _BIND = """
 set -e
 while [ "$1" != "--" ]; do
@@ -143,6 +144,19 @@ class Volumes:
             mounts.append(BindMount(source, path, bool(mount.get("readOnly"))))
         return mounts
 
+    def refresh(
+        self, namespace: str, pod: str, volumes: Sequence[Mapping[str, Any]], sources: ValueSources
+    ) -> None:
+        """Bring those volumes of a running pod up to date that are made of ConfigMaps and Secrets.
+
+        Raises:
+            ContainerConfigError: something is missing that is not optional.
+        """
+        for volume in volumes:
+            made = self._folder / namespace / pod / str(volume["name"])
+            if made.is_dir() and _OF_OBJECTS & volume.keys():
+                self._make(namespace, pod, volume, sources)
+
     def remove(self, namespace: str, pod: str) -> None:
         """Remove a pod's volumes; the folders of claims stay."""
         for base in (self._folder, self._memory):
@@ -247,7 +261,9 @@ def _fill(folder: Path, source: Mapping[str, Any], name: str, lookup: Lookup, ki
 
 
 def _replace(path: Path, content: bytes, mode: int) -> None:
-    """Replace a file atomically: another container of the pod may be reading it."""
+    """Replace a file atomically, if it is another: a container of the pod may be reading it."""
+    if path.is_file() and stat.S_IMODE(path.stat().st_mode) == mode and path.read_bytes() == content:
+        return
     fresh = path.with_name(f".{path.name}.new")
     fresh.write_bytes(content)
     fresh.chmod(mode)

@@ -1,0 +1,125 @@
+"""What an agent says about who may call, as environment, volumes and a NetworkPolicy (pure)."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from knative import env_vars
+from knative.labels import AGENT_LABEL, ALLOWED_ORIGINS_ANNOTATION
+from pilotlight.agent import Agent, Kind, StageSpec
+
+STAGE_TOKEN_VOLUME = "pilotlight-stage-token"  # noqa: S105  # a name
+_KEYS_VOLUME = "pilotlight-keys"
+_KEYS_DIR = "/var/run/pilotlight/keys"
+_STAGE_TOKEN_DIR = "/var/run/pilotlight/stage-token"  # noqa: S105  # a folder
+
+_PROXY_PORTS = (8012, 8013, 8112)
+"""The queue-proxy's: HTTP/1.1, HTTP/2, TLS."""
+_METRICS_PORTS = (9090, 9091)
+"""The queue-proxy's: for the autoscaler, and its own metrics."""
+_CONTAINER_PORT = 8080
+
+
+@dataclass(frozen=True)
+class SecretMount:
+    """A Secret that a container sees as a folder."""
+
+    name: str
+    secret: str
+    path: str
+
+    def volume(self) -> dict[str, Any]:
+        """The volume. Optional: a Secret that is made later appears, and until then everyone is refused."""
+        return {"name": self.name, "secret": {"secretName": self.secret, "optional": True}}
+
+    def mount(self) -> dict[str, Any]:
+        """The mount."""
+        return {"name": self.name, "mountPath": self.path, "readOnly": True}
+
+
+def stage_token_secret(agent: str) -> str:
+    """The Secret with the token of an agent's stages."""
+    return f"{agent}-stage-token"
+
+
+def secret_mounts(agent: Agent, stage: StageSpec) -> list[SecretMount]:
+    """The Secrets by which a stage knows its callers, and shows who it is."""
+    auth = agent.spec.auth
+    if auth is None or stage.kind is Kind.CONTAINER:
+        return []
+    mounts = []
+    if auth.type == "keys":
+        mounts.append(SecretMount(_KEYS_VOLUME, auth.secret, _KEYS_DIR))
+    if _has_stage_token(agent):
+        secret = stage_token_secret(agent.metadata.name)
+        mounts.append(SecretMount(STAGE_TOKEN_VOLUME, secret, _STAGE_TOKEN_DIR))
+    return mounts
+
+
+def access_environment(agent: Agent, stage: StageSpec) -> dict[str, str]:
+    """The variables that say whose requests a stage answers."""
+    env: dict[str, str] = {}
+    spec = agent.spec
+    if spec.allowed_origins:
+        env[env_vars.ALLOWED_ORIGINS] = ",".join(spec.allowed_origins)
+    if spec.progress_seconds is not None:
+        env[env_vars.PROGRESS_SECONDS] = f"{spec.progress_seconds:g}"
+    if spec.auth is None:
+        return env
+    inner = _has_stage_token(agent) and not agent.is_public(stage)
+    env[env_vars.AUTH] = "stages" if spec.auth.type == "none" and inner else spec.auth.type
+    if spec.auth.type == "keys":
+        env[env_vars.KEYS_DIR] = _KEYS_DIR
+    if spec.auth.jwt is not None:
+        env[env_vars.JWT] = json.dumps(spec.auth.jwt.model_dump(by_alias=True, exclude_defaults=True))
+    if _has_stage_token(agent):
+        env[env_vars.STAGE_TOKEN_DIR] = _STAGE_TOKEN_DIR
+    return env
+
+
+def access_annotations(agent: Agent, stage: StageSpec) -> dict[str, str]:
+    """The annotation by which an activator answers preflights for a stage."""
+    if stage.kind is Kind.CONTAINER or not agent.spec.allowed_origins:
+        return {}
+    return {ALLOWED_ORIGINS_ANNOTATION: ",".join(agent.spec.allowed_origins)}
+
+
+def network_policy(agent: Agent) -> dict[str, Any] | None:
+    """The agent's NetworkPolicy; None where the file wants none, or says nothing about who may call.
+
+    Requests reach a pod through Knative's activator or its ingress, those of the agent's own stages too, so
+    these are the ones that are let in; who may observe reaches the container itself.
+    """
+    settings = agent.spec.network_policy
+    if not settings.enabled or agent.spec.auth is None:
+        return None
+    serving = _rule(settings.ingress_namespaces, (*_PROXY_PORTS, *_METRICS_PORTS))
+    observers = _rule(settings.observer_namespaces, (_CONTAINER_PORT, *_METRICS_PORTS))
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {
+            "name": f"{agent.metadata.name}-ingress",
+            "namespace": agent.metadata.namespace,
+            "labels": {AGENT_LABEL: agent.metadata.name},
+        },
+        "spec": {
+            "podSelector": {"matchLabels": {AGENT_LABEL: agent.metadata.name}},
+            "policyTypes": ["Ingress"],
+            "ingress": [serving, *([observers] if settings.observer_namespaces else [])],
+        },
+    }
+
+
+def _rule(namespaces: list[str], ports: tuple[int, ...]) -> dict[str, Any]:
+    names = {"key": "kubernetes.io/metadata.name", "operator": "In", "values": list(namespaces)}
+    return {
+        "from": [{"namespaceSelector": {"matchExpressions": [names]}}],
+        "ports": [{"protocol": "TCP", "port": port} for port in ports],
+    }
+
+
+def _has_stage_token(agent: Agent) -> bool:
+    """Whether there is a stage that calls another."""
+    own = [stage for stage in agent.spec.stages if stage.kind is not Kind.CONTAINER]
+    return any(stage.kind is Kind.ORCHESTRATE for stage in own)
