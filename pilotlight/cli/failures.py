@@ -14,7 +14,14 @@ from weights import InvalidURIError, WeightsError
 
 _GIVEN = (AgentFileError, SpecError, ExperimentError, TraceError, InvalidURIError)
 _HAPPENED = (
-    DemoError, DeployError, InvokeError, KeysError, StackError, ClusterError, WarmError, WeightsError,
+    DemoError,
+    DeployError,
+    InvokeError,
+    KeysError,
+    StackError,
+    ClusterError,
+    WarmError,
+    WeightsError,
 )
 
 
