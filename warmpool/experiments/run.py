@@ -162,8 +162,23 @@ def run(prepared: Prepared, *, progress: Progress | None = None) -> ExperimentRe
     )
 
 
-def run_arm(prepared: Prepared, arm: ArmSpec, progress: Progress | None = None) -> ArmResult:
-    """Run one arm to its end."""
+def run_arm(
+    prepared: Prepared,
+    arm: ArmSpec,
+    progress: Progress | None = None,
+    *,
+    autoscaling: AutoscalingSpec | None = None,
+    policy: FloorPolicy | None = None,
+) -> ArmResult:
+    """Run one arm to its end.
+
+    Args:
+        prepared: the experiment.
+        arm: of it, or another.
+        progress: told how far it is.
+        autoscaling: a Revision's settings; None: Knative's defaults with the arm's utilisation.
+        policy: what holds the floor; None: what the arm says.
+    """
     spec = prepared.experiment.spec
     shape = arm.replica or spec.replica
     replica = replica_of(shape, prepared.prices)
@@ -174,8 +189,10 @@ def run_arm(prepared: Prepared, arm: ArmSpec, progress: Progress | None = None) 
         (model.base_s + model.input_token_s * np.nan_to_num(prepared.trace.input_tokens)) / shape.speed,
     )
     load = Load(arm.name, prepared.trace.arrivals, service_s, first_token)
-    policy = floor_policy(arm, prepared.start, replica, prepared.prices, shape)
-    autoscaling = AutoscalingSpec(target_utilization_percentage=float(arm.target_utilization_percentage))
+    policy = policy or floor_policy(arm, prepared.start, replica, prepared.prices, shape)
+    autoscaling = autoscaling or AutoscalingSpec(
+        target_utilization_percentage=float(arm.target_utilization_percentage)
+    )
     from_seed = FunctionSimulation(load, replica, policy, autoscaling=autoscaling, seed=spec.seed)
     told = time.monotonic()
     end = max(1.0, prepared.trace.duration_s)

@@ -1,0 +1,1 @@
+"""A trace sent to a function URL, live: open-loop, one arm after another, each with its own warm pool."""

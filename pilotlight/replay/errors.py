@@ -1,0 +1,5 @@
+"""A replay's own failure."""
+
+
+class ReplayError(RuntimeError):
+    """The replay cannot begin or go on; the text says why and what to do."""
