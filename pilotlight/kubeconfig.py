@@ -30,7 +30,7 @@ def find(named: Path | None, state: Path | None = None) -> Path:
     return local
 
 
-def _find_or_account(named: Path | None, state: Path | None) -> Path | None:
+def find_or_account(named: Path | None, state: Path | None) -> Path | None:
     """As `find`; None in a pod where it finds nothing: the pod's service account."""
     try:
         return find(named, state)
@@ -48,7 +48,7 @@ async def connect(named: Path | None, state: Path | None = None) -> AsyncIterato
         StackError: as `find`.
         ClusterError: the kubeconfig or the account cannot be used.
     """
-    cluster = Cluster.from_kubeconfig(_find_or_account(named, state))
+    cluster = Cluster.from_kubeconfig(find_or_account(named, state))
     try:
         yield cluster
     finally:

@@ -17,6 +17,7 @@ from rich.table import Table
 from pilotlight import terminal
 
 try:
+    from pilotlight.cli import experiment_live
     from warmpool.adapters.price_file import read_prices
     from warmpool.domain.pool import WarmPoolSpec
     from warmpool.experiments import describe as describing
@@ -36,6 +37,10 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Experiments: what warm pools would cost on a trace, and what users would feel.",
 )
+
+app.command()(experiment_live.replay)
+app.command()(experiment_live.calibrate)
+app.command()(experiment_live.compare)
 
 _INTERRUPTED = 130
 _A_MONDAY = datetime(2026, 3, 2, tzinfo=UTC)

@@ -6,6 +6,7 @@ from pilotlight.demo.errors import DemoError
 from pilotlight.deploy import DeployError
 from pilotlight.invoke import InvokeError
 from pilotlight.keys import KeysError
+from pilotlight.replay.errors import ReplayError
 from pilotlight.stack import StackError
 from pilotlight.warm_weights.jobs import WarmError
 from warmpool.domain.spec_errors import SpecError
@@ -18,6 +19,7 @@ _HAPPENED = (
     DeployError,
     InvokeError,
     KeysError,
+    ReplayError,
     StackError,
     ClusterError,
     WarmError,

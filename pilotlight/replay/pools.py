@@ -223,8 +223,3 @@ def _applicable(pool: Object) -> Object:
     return copy.deepcopy(
         {"apiVersion": WARM_POOL.api_version, "kind": WARM_POOL.kind, "metadata": kept, "spec": pool["spec"]}
     )
-
-
-def spec_of_floor(replicas: int) -> dict[str, Any]:
-    """A WarmPool's spec without target that always holds so many replicas."""
-    return {"windows": [{"name": "always", "from": "00:00", "to": "24:00", "replicas": replicas}]}

@@ -34,6 +34,7 @@ class _Pod:
     seen: float
     ready: float | None = None
     start_s: float | None = None
+    ending: float | None = None
     gone: float | None = None
     is_ready: bool = False
 
@@ -58,6 +59,8 @@ class ReplicaWatch:
         if entry.is_ready and entry.ready is None:
             entry.ready = now
             entry.start_s = _start_seconds(pod) or now - entry.seen
+        if entry.ending is None and pod["metadata"].get("deletionTimestamp"):
+            entry.ending = now
         if kind == "DELETED":
             entry.gone = now
         self._changed.set()
@@ -85,6 +88,17 @@ class ReplicaWatch:
             if pod.service == service and pod.ready is not None and pod.start_s is not None
         ]
         return tuple(sorted(entry for entry in found if entry[0] >= 0))
+
+    def stops(self, service: str, origin: float) -> tuple[float, ...]:
+        """How long replicas that ended since `origin` took from the order to end until they were gone, s."""
+        return tuple(
+            pod.gone - pod.ending
+            for pod in self._pods.values()
+            if pod.service == service
+            and pod.ending is not None
+            and pod.gone is not None
+            and pod.gone >= origin
+        )
 
     def gpu_seconds(self, service: str, gpus: int, origin: float) -> GpuSeconds:
         """GPU-seconds since `origin`, from the lifetimes of the pods."""

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from io import TextIOBase
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, TextIO
 from urllib.parse import urlsplit
 
 from knative.client.cluster import Cluster
 from knative.client.errors import NotFound
 from knative.client.resources import REVISION, SERVICE
 from pilotlight import invoke
+from pilotlight.replay.arms import ReplayArm, default_arms, select
 from pilotlight.replay.errors import ReplayError
 from pilotlight.replay.exchange import Answer, Exchange, Prompts
 from pilotlight.replay.pools import PoolControl, Targets
@@ -49,14 +49,6 @@ _SPARE_FILES: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
-class ReplayArm:
-    """One arm: a WarmPool's spec without target; None: the pool is off."""
-
-    name: str
-    pool: Mapping[str, Any] | None
-
-
-@dataclass(frozen=True, slots=True)
 class ReplayPlan:
     """What is sent.
 
@@ -65,7 +57,8 @@ class ReplayPlan:
         trace: its name.
         requests: in the order of their instants, already scaled.
         speed: by which they were.
-        arms: empty: one arm, and the pools are left alone.
+        arms: None: the pool off and on, as it is; empty: one arm, and the pools are left alone.
+        only: names of the arms to run; empty: all.
         max_in_flight: requests on their way at once, at most.
         seed: of the prompts.
     """
@@ -74,7 +67,8 @@ class ReplayPlan:
     trace: str
     requests: Sequence[Planned]
     speed: float = 1.0
-    arms: tuple[ReplayArm, ...] = ()
+    arms: tuple[ReplayArm, ...] | None = None
+    only: tuple[str, ...] = ()
     max_in_flight: int = 256
     seed: int = 0
 
@@ -95,6 +89,8 @@ class Progress:
     told: Callable[[str, str, float], None] = lambda *_: None
     """Gets the arm, what happens, and the share of its requests that was answered."""
     warnings: list[str] = field(default_factory=list)
+    begun: bool = False
+    """Whether the file of results has its first line."""
 
 
 async def check_reachable(url: str, timeout_s: float = 5.0) -> None:
@@ -127,14 +123,38 @@ def check_files(max_in_flight: int) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class ResultsFile:
+    """Where the records go.
+
+    Attributes:
+        stream: open for writing.
+        path: its name in messages; a copy of the pools is kept beside it.
+    """
+
+    stream: TextIO
+    path: Path
+
+    def write(self, record: ReplayHeader | RequestRecord | ArmRecord) -> None:
+        """Write a record so that it is there whatever happens next.
+
+        Raises:
+            ReplayError: the file cannot be written.
+        """
+        try:
+            self.stream.write(line(record) + "\n")
+            self.stream.flush()
+        except OSError as error:
+            raise ReplayError(f"{self.path}: cannot be written: {error.strerror}") from error
+
+
 class Replay:
     """Runs a plan.
 
     Args:
         plan: what is sent.
         platform: None: only the URL is known, the pools are left alone, and nobody counts GPU-seconds.
-        results: an open text file.
-        results_path: its name, for messages and for the copy of the pools beside it.
+        results: gets every record.
         progress: what is shown.
     """
 
@@ -142,14 +162,12 @@ class Replay:
         self,
         plan: ReplayPlan,
         platform: Platform | None,
-        results: TextIOBase,
-        results_path: Path,
+        results: ResultsFile,
         progress: Progress,
     ) -> None:
         self._plan = plan
         self._platform = platform
         self._results = results
-        self._path = results_path
         self._progress = progress
         self._accounts = PlatformAccounts(platform.kubeconfig if platform else None)
         self._gpus = 1
@@ -167,18 +185,23 @@ class Replay:
         await check_reachable(self._plan.exchange.url)
         async with AsyncExitStack() as exits:
             header = await self._header()
+            arms = self._plan.arms if self._platform is not None else ()
             if self._platform is not None:
                 targets = self._platform.targets
                 self._watch = await exits.enter_async_context(
                     watching(self._platform.cluster, targets.namespace, targets.services)
                 )
-                if self._plan.arms:
-                    keep = self._path.with_suffix(".pools.yaml")
+                if arms is None or arms:
+                    keep = self._results.path.with_suffix(".pools.yaml")
                     self._pools = PoolControl(self._platform.cluster, targets, keep)
                     await self._pools.remember()
+                    arms = select(
+                        default_arms(self._pools.own_spec) if arms is None else arms, self._plan.only
+                    )
                     exits.push_async_callback(self._pools.restore)
-            self._write(header)
-            for arm in self._plan.arms or (ReplayArm(AS_IT_IS, {}),):
+            self._results.write(header)
+            self._progress.begun = True
+            for arm in arms or self._plan.arms or (ReplayArm(AS_IT_IS, {}),):
                 if not await self._arm(arm, stop):
                     return False
         return True
@@ -214,18 +237,21 @@ class Replay:
                 return False
             floor = raised.result()
         origin = perf_counter() + _LEAD_S
+        requests = self._plan.requests if arm.requests is None else arm.requests
         sender = Sender(
             self._plan.exchange,
             Prompts(self._plan.seed),
-            max_in_flight=self._plan.max_in_flight,
-            on_answer=lambda sent: self._record(arm.name, sent, origin - at, at, sender),
+            max_in_flight=arm.max_in_flight or self._plan.max_in_flight,
+            on_answer=lambda sent: self._record(
+                arm.name, sent, at, origin - at, sender.state.answered / len(requests)
+            ),
         )
         self._progress.told(arm.name, "sending", 0.0)
         complete = False
         released = None
         try:
             async with invoke.client() as session:
-                complete = await sender.run(session, self._plan.requests, origin=origin, stop=stop)
+                complete = await sender.run(session, requests, origin=origin, stop=stop)
             if complete and self._pools is not None:
                 released = perf_counter() - at if arm.pool is not None else None
                 complete = await self._stoppable(self._to_zero(arm.name), stop)
@@ -233,7 +259,8 @@ class Replay:
             gpu = await self._gpu_seconds(before, at)
             watch, known = self._watch, self._platform
             starts = watch.starts(known.targets.service, at) if watch is not None and known else ()
-            self._write(
+            stops = watch.stops(known.targets.service, at) if watch is not None and known else ()
+            self._results.write(
                 ArmRecord(
                     arm=arm.name,
                     pool=arm.pool,
@@ -243,12 +270,13 @@ class Replay:
                     seconds=perf_counter() - at,
                     floor=floor,
                     starts=starts,
+                    stops=stops,
                     gpu=gpu,
                     held_back=sender.state.held_back,
                     complete=complete,
                 )
             )
-        if sender.state.held_back:
+        if sender.state.held_back and arm.max_in_flight is None:
             self._progress.warnings.append(
                 f"{arm.name}: {sender.state.held_back:,} requests waited because --max-in-flight "
                 f"{self._plan.max_in_flight} were on their way; their waiting counts as latency. The "
@@ -324,10 +352,10 @@ class Replay:
             return counted
         return self._watch.gpu_seconds(self._platform.targets.service, max(1, self._gpus), at)
 
-    def _record(self, arm: str, sent: Sent, first_due_s: float, at: float, sender: Sender) -> None:
+    def _record(self, arm: str, sent: Sent, at: float, first_due_s: float, done: float) -> None:
         answer = sent.answer
         late = max(0.0, sent.sent_s - sent.planned.due_s)
-        self._write(
+        self._results.write(
             RequestRecord(
                 arm=arm,
                 index=sent.planned.index,
@@ -347,7 +375,7 @@ class Replay:
                 error=answer.error,
             )
         )
-        self._progress.told(arm, "sending", sender.state.answered / max(1, len(self._plan.requests)))
+        self._progress.told(arm, "sending", done)
 
     def _is_cold(self, answer: Answer, sent_at: float) -> bool | None:
         """Whether a request waited for a start, by what the replica says, else by the activator's queue."""
@@ -362,13 +390,6 @@ class Replay:
         if self._watch is None or self._platform is None:
             return None
         return self._watch.became_ready(self._platform.targets.service, sent_at + answer.queue_s)
-
-    def _write(self, record: ReplayHeader | RequestRecord | ArmRecord) -> None:
-        try:
-            self._results.write(line(record) + "\n")
-            self._results.flush()
-        except OSError as error:
-            raise ReplayError(f"{self._path}: cannot be written: {error.strerror}") from error
 
 
 async def _revision(cluster: Cluster, targets: Targets) -> tuple[int, dict[str, str], int]:

@@ -7,6 +7,7 @@ again.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import sqlite3
@@ -17,6 +18,7 @@ from typing import Final
 
 from warmpool.adapters import history_tables as tables
 from warmpool.adapters.history_tables import Batch, DemandMinute, StoredHistory
+from warmpool.domain.cold_start import ColdStart
 from warmpool.domain.object_key import ObjectKey
 
 log = logging.getLogger(__name__)
@@ -132,6 +134,22 @@ def read_minutes(path: Path, service: ObjectKey, since: datetime) -> list[Demand
     except sqlite3.Error as problem:
         log.warning("history cannot be read from %s: %s", path, problem)
         return []
+
+
+def read_cold_starts(path: Path, service: ObjectKey) -> list[ColdStart]:
+    """The cold starts of a Service in a history file, oldest first; the file is not changed.
+
+    Raises:
+        OSError: there is no such file, or it is not a history.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    try:
+        uri = f"{path.absolute().as_uri()}?mode=ro"
+        with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_TIMEOUT_S)) as connection:
+            return [start for key, start in tables.read_starts(connection) if key == service]
+    except sqlite3.Error as problem:
+        raise OSError(errno.EINVAL, f"not a history of the controller: {problem}", str(path)) from problem
 
 
 def _make_private(path: Path) -> None:

@@ -118,32 +118,48 @@ class Calibration:
         return spec | ({"replica": replica} if replica else {})
 
 
+@dataclass(frozen=True, slots=True)
+class MeasuredStart:
+    """A start as it was measured elsewhere than in a replay: s, and s by phase where that is known."""
+
+    seconds: float
+    phases: Mapping[str, float] = field(default_factory=dict)
+
+
 def calibrate_results(
-    results: Sequence[ReplayResults], *, least_warm: int = LEAST_WARM, least_starts: int = LEAST_STARTS
+    results: Sequence[ReplayResults],
+    *,
+    starts: Sequence[MeasuredStart] = (),
+    least_warm: int = LEAST_WARM,
+    least_starts: int = LEAST_STARTS,
 ) -> Calibration:
-    """Fit everything that results of replays tell.
+    """Fit everything that results of replays, and starts that were measured elsewhere, tell.
 
     Raises:
         ExperimentError: too few warm requests, and too few starts: nothing can be fitted.
     """
     requests = [request for found in results for request in found.requests]
-    starts = [seconds for found in results for arm in found.arms for _, seconds in arm.starts]
-    if not starts:
-        starts = [wait for found in results for wait in start_waits(found)]
+    seconds = [taken for found in results for arm in found.arms for _, taken in arm.starts]
+    if not seconds:
+        seconds = [wait for found in results for wait in start_waits(found)]
+    seconds += [start.seconds for start in starts]
+    phases = [request.phases for request in requests if request.cold and request.phases]
+    phases += [start.phases for start in starts if start.phases]
     headers = {(found.header.container_concurrency, found.header.gpus) for found in results}
     concurrency, gpus = headers.pop() if len(headers) == 1 else (None, None)
     known = any(found.header.service for found in results)
     warm = warm_requests(requests)
-    if len(warm) < least_warm and len(starts) < least_starts:
+    any_known = any(request.cold is not None for request in requests)
+    if len(warm) < least_warm and len(seconds) < least_starts:
         raise ExperimentError(
-            f"{len(warm)} warm requests and {len(starts)} starts: a service time needs {least_warm}, "
+            f"{len(warm)} warm requests and {len(seconds)} starts: a service time needs {least_warm}, "
             f"a cold start {least_starts}; replay more of the trace"
-            + ("" if any(r.cold is not None for r in requests) else "; no request says whether it was cold")
+            + ("; no request says whether it was cold" if requests and not any_known else "")
         )
     return Calibration(
         service=fit_service(warm, least=least_warm) if len(warm) >= least_warm else None,
-        cold_start=fit_cold_start(starts, least=least_starts) if len(starts) >= least_starts else None,
-        phases=fit_phases([request.phases for request in requests if request.cold and request.phases]),
+        cold_start=fit_cold_start(seconds, least=least_starts) if len(seconds) >= least_starts else None,
+        phases=fit_phases(phases),
         concurrency=concurrency if known else None,
         gpus=gpus if known else None,
     )
@@ -317,6 +333,38 @@ def comments(calibration: Calibration) -> list[str]:
         starts = max(phase.starts for phase in calibration.phases.values())
         lines.append(f"phases, median of {starts}: {parts}")
     return lines
+
+
+def missing(calibration: Calibration, least_warm: int, least_starts: int) -> list[str]:
+    """What could not be fitted, and why, one line each."""
+    lines = []
+    if calibration.service is None:
+        lines.append(f"no service time: there are fewer than {least_warm} requests known to be warm")
+    if calibration.cold_start is None:
+        lines.append(f"no cold start: there are fewer than {least_starts} starts")
+    return lines
+
+
+def to_json(calibration: Calibration) -> dict[str, Any]:
+    """The fit with how good it is."""
+    service, cold = calibration.service, calibration.cold_start
+    return {
+        "spec": calibration.to_spec(),
+        "service": None
+        if service is None
+        else {
+            name: getattr(service, name) for name in ("requests", "r2", "median_error", "p95_error", "notes")
+        },
+        "cold_start": None
+        if cold is None
+        else {
+            name: getattr(cold, name) for name in ("starts", "median_s", "p95_s", "distance", "outliers_s")
+        },
+        "phases": {
+            name: {"median_s": phase.median_s, "p95_s": phase.p95_s, "starts": phase.starts}
+            for name, phase in calibration.phases.items()
+        },
+    }
 
 
 def _wire(model: ServiceTime | ColdStartSpec) -> dict[str, Any]:

@@ -189,14 +189,7 @@ def read_experiment(path: Path) -> Experiment:
     Raises:
         ExperimentError: the file cannot be read, or is not an experiment; each line names the file.
     """
-    try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise ExperimentError(f"{path}: is larger than {_LARGEST_FILE:,} bytes")
-        document: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ExperimentError(f"{path}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ExperimentError(f"{path}: is not YAML: {error}") from error
+    document = _read_yaml(path)
     try:
         experiment = parse_experiment(document)
     except ExperimentError as error:
@@ -208,3 +201,41 @@ def read_experiment(path: Path) -> Experiment:
     located = trace.model_copy(update={"file": str(path.parent / Path(trace.file).expanduser())})
     spec = experiment.spec.model_copy(update={"trace": located})
     return experiment.model_copy(update={"spec": spec})
+
+
+def read_model(path: Path) -> tuple[ServiceTime, ReplicaSpec]:
+    """Service time and replica of a file as `experiment calibrate` prints it: a part of an experiment's spec.
+
+    Raises:
+        ExperimentError: it cannot be read, or has something else in it.
+    """
+    document = _read_yaml(path)
+    if not isinstance(document, dict) or not document or not set(document) <= {"service", "replica"}:
+        raise ExperimentError(f"{path}: must have `service`, `replica`, or both, as `calibrate` prints them")
+    stand_in = {"trace": {"file": "none"}, "arms": [{"name": "none", "autoscalerOnly": True}]}
+    try:
+        spec = parse_experiment(
+            {
+                "apiVersion": API_VERSION,
+                "kind": KIND,
+                "metadata": {"name": "calibration"},
+                "spec": document | stand_in,
+            }
+        ).spec
+    except ExperimentError as error:
+        lines = str(error).splitlines()
+        raise ExperimentError(
+            "\n".join(f"{path}: {line.replace('spec.', '', 1)}" for line in lines)
+        ) from None
+    return spec.service, spec.replica
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        if path.stat().st_size > _LARGEST_FILE:
+            raise ExperimentError(f"{path}: is larger than {_LARGEST_FILE:,} bytes")
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ExperimentError(f"{path}: cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ExperimentError(f"{path}: is not YAML: {error}") from error

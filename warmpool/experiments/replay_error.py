@@ -84,6 +84,8 @@ class ArmComparison:
         gpu_s: GPU-seconds, from the order of the first replica until the last is gone.
         cost: at the price of the replica; of what was measured.
         source: who counted the GPU-seconds; None: nobody.
+        live_e2e_s: every good request's, for a picture; not part of the JSON.
+        simulated_e2e_s: those of one simulation.
     """
 
     arm: str
@@ -103,12 +105,16 @@ class ArmComparison:
     gpu_s: Compared
     cost: float | None
     source: str | None
+    live_e2e_s: tuple[float, ...]
+    simulated_e2e_s: tuple[float, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Every figure, with its error."""
         content: dict[str, Any] = {}
         for name in self.__slots__:
             value = getattr(self, name)
+            if isinstance(value, tuple):
+                continue
             if isinstance(value, Compared):
                 value = {key: _rounded(getattr(value, key)) for key in (*Compared.__slots__, "error")}
             content[name] = _rounded(value) if isinstance(value, float) else value
@@ -258,6 +264,8 @@ def _compare(
         gpu_s=_figures(gpu_s, [result.gpu_s for result in simulated]),
         cost=None if gpu_s is None else gpu_s / 3600 * hourly,
         source=None if record.gpu is None else record.gpu.source,
+        live_e2e_s=tuple(wholes),
+        simulated_e2e_s=tuple(float(value) for value in ends[0]),
     )
 
 

@@ -128,6 +128,7 @@ class ArmRecord:
         seconds: until its last replica was gone.
         floor: that was held when the first request was due; None: not known.
         starts: (instant of readiness, seconds from schedule to ready) of each replica that became ready.
+        stops: seconds that each replica that ended took from the order to end until it was gone.
         gpu: what was held; None: nobody counts it.
         held_back: requests that waited for the limit on requests in flight.
         complete: whether every request was sent.
@@ -141,6 +142,7 @@ class ArmRecord:
     seconds: float
     floor: int | None
     starts: tuple[tuple[float, float], ...]
+    stops: tuple[float, ...]
     gpu: GpuSeconds | None
     held_back: int
     complete: bool
@@ -238,7 +240,7 @@ def _record(content: dict[str, Any]) -> ReplayHeader | RequestRecord | ArmRecord
         known: dict[str, Any] = {"released_s": None, "floor": None} | content
         known["began"] = datetime.fromisoformat(content["began"])
         known["gpu"] = None if gpu is None else GpuSeconds(**gpu)
-        return ArmRecord(**known | {"starts": starts})
+        return ArmRecord(**known | {"starts": starts, "stops": tuple(content.get("stops", ()))})
     if kind != "replay":
         raise ValueError(f"kind = {kind!r}, must be replay, request or arm")
     if (version := content.pop("version")) != VERSION:

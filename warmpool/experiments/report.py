@@ -6,6 +6,7 @@ import csv
 import html
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -152,16 +153,23 @@ def to_html(report: ExperimentReport) -> str:
     )
     skipped = f" {report.skipped_rows:,} rows of the trace could not be read." if report.skipped_rows else ""
     settings = html.escape(json.dumps(to_json(report), indent=2))
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{html.escape(report.name)}</title><style>{_STYLE}</style></head><body><main>"
+    return page(
+        report.name,
         f"<h1>{html.escape(report.name)}</h1>"
         f'<p class="dim">{report.requests:,} requests in {report.duration_s / 3600:,.1f} hours from '
         f"{report.start:%Y-%m-%d %H:%M} UTC.{skipped}</p>{incomplete}<p>{_verdict(report)}</p>"
         f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{cells}</tbody></table></div>'
-        f"{figures}<details><summary>All figures as JSON</summary><pre>{settings}</pre></details>"
-        "</main></body></html>\n"
+        f"{figures}<details><summary>All figures as JSON</summary><pre>{settings}</pre></details>",
+    )
+
+
+def page(title: str, body: str) -> str:
+    """A page of a report around its body."""
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body><main>"
+        f"{body}</main></body></html>\n"
     )
 
 
@@ -203,13 +211,22 @@ def write(report: ExperimentReport, folder: Path) -> list[Path]:
     Raises:
         OSError: the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     contents: dict[str, bytes] = {
         "report.html": to_html(report).encode(),
         "report.json": (json.dumps(to_json(report), indent=2) + "\n").encode(),
         "report.csv": to_csv(report).encode(),
     }
     contents |= {f"{picture.name}.png": picture.png(report) for picture in PICTURES}
+    return write_files(folder, contents)
+
+
+def write_files(folder: Path, contents: Mapping[str, bytes]) -> list[Path]:
+    """Write files by name into a folder; returns them.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, content in contents.items():
         # A reader never sees half of a file, also when the disk is full.
