@@ -7,6 +7,7 @@ starts and the GPU-seconds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -14,14 +15,16 @@ from typing import Any, Final
 
 import numpy as np
 
+from knative.autoscaling import kpa
 from knative.autoscaling.annotations import AutoscalingSpec
 from knative.autoscaling.annotations import parse as parse_annotations
 from warmpool.domain.cost import PriceList
+from warmpool.domain.floor import Floor
 from warmpool.experiments.experiment import Experiment, ReplicaSpec, ServiceTime, parse_experiment
 from warmpool.experiments.floors import NEVER, FloorPolicy, Second
 from warmpool.experiments.replay_results import ArmRecord, ReplayHeader, ReplayResults, RequestRecord
+from warmpool.experiments.result import Result
 from warmpool.experiments.run import Prepared, floor_policy, replica_of, run_arm, service_model
-from warmpool.experiments.simulator import Result
 from warmpool.experiments.trace import Trace
 
 SEEDS: Final = 15
@@ -121,14 +124,15 @@ class ArmComparison:
         return content
 
 
-class ReleasedFloor:
-    """Another policy's floor until an instant, then none: a pool that is switched off."""
+class SwitchedFloor:
+    """Another policy's floor from one instant to another: a pool that is switched on, and off again."""
 
     drains = True
 
-    def __init__(self, policy: FloorPolicy, release_s: float) -> None:
+    def __init__(self, policy: FloorPolicy, on_s: float, off_s: float) -> None:
         self._policy = policy
-        self._release_s = release_s
+        self._on_s = on_s
+        self._off_s = off_s
         self._now = 0.0
 
     def observe(self, second: Second, now: float) -> None:
@@ -136,18 +140,22 @@ class ReleasedFloor:
         self._policy.observe(second, now)
 
     def idle(self, seconds: int) -> int:
-        """As long as the policy, and not past the release."""
-        left = self._release_s - self._now
+        """As long as the policy, and not past a switch."""
         asked = self._policy.idle(seconds)
-        return min(asked, max(1, int(left))) if left > 0 else asked
+        for switch in (self._on_s, self._off_s):
+            if switch > self._now:
+                return min(asked, max(1, int(switch - self._now)))
+        return asked
 
-    def decide(self, now: float) -> tuple[int, float]:
+    def decide(self, now: float) -> tuple[Floor, float]:
         """The policy's floor, or none."""
         self._now = now
-        if now >= self._release_s:
-            return 0, NEVER
+        if now < self._on_s:
+            return Floor.of(0), self._on_s
+        if now >= self._off_s:
+            return Floor.of(0), NEVER
         floor, until = self._policy.decide(now)
-        return floor, min(until, self._release_s)
+        return floor, min(until, self._off_s)
 
 
 def compare_with_simulation(
@@ -181,12 +189,15 @@ def _simulate(model: _Model, record: ArmRecord, sent: Sequence[RequestRecord], s
     # A live arm's first request is due once the floor is hot: so is the simulated one's.
     drawn = replica.cold_starts.draw(256, np.random.default_rng(seed))[:floor]
     later = max(0.0, float(drawn.max()) + _SPARE_S - record.first_due_s) if floor else 0.0
+    # Nobody knows where between two of the autoscaler's decisions the live arm began.
+    phase = float(np.random.default_rng((seed, 1)).uniform(0, kpa.TICK_S))
+    later += phase
     arrivals = np.array([request.sent_s for request in sent]) + later
     start = record.began - timedelta(seconds=later)
     trace = _trace_of(sent, arrivals, start)
     policy = floor_policy(arm, start, replica, model.prices, model.shape)
     if record.released_s is not None:
-        policy = ReleasedFloor(policy, record.released_s + later)
+        policy = SwitchedFloor(policy, math.floor(phase), record.released_s + later)
     times = service_model(model.service).times(trace)
     prepared = Prepared(experiment, trace, start, times, model.prices)
     return run_arm(prepared, arm, autoscaling=autoscaling_of(model.header), policy=policy).result

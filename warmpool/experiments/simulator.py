@@ -35,7 +35,7 @@ Ints = npt.NDArray[np.int64]
 DRAIN_LIMIT_S: Final = 7200.0
 """How long after the last request an arm is still charged, at most."""
 _NEVER: Final = math.inf
-<<<<<<< HEAD
+_LONG_AGO_S: Final = 86_400.0
 POKE: Final = -1
 """The origin of a request that only wakes a stage."""
 
@@ -55,9 +55,6 @@ class Warmths:
     idle_after_s: float = _NEVER
     wake_s: dict[Warmth, float] = field(default_factory=dict)
     shares: dict[Warmth, float] = field(default_factory=dict)
-=======
-_LONG_AGO_S: Final = 86_400.0
->>>>>>> d57315e (Replay, calibrate and compare as commands; the activator of a simulated Revision is in the path since long)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +132,8 @@ class FunctionSimulation:
         self._scaling = RevisionScaling(
             replace(autoscaling or AutoscalingSpec(), min_scale=0), replica.concurrency
         )
-<<<<<<< HEAD
-        self._autoscaler = RevisionAutoscaler(self._scaling, 0.0, 0)
+        # As long as its grace period at least: an activator that is new in the path keeps the last replica.
+        self._autoscaler = RevisionAutoscaler(self._scaling, -_LONG_AGO_S, 0)
         self._fed = fed is not None
         self._upstream_ended = fed is None
         self._horizon = 0.0 if self._fed else _NEVER
@@ -144,11 +141,6 @@ class FunctionSimulation:
         self._service_s = np.zeros(count) if self._fed else load.service_s
         self._origins: Ints = np.zeros(count if self._fed else 0, np.int64)
         self._pods = np.zeros((data_path.POD_ROWS, 16))
-=======
-        # As long as its grace period at least: an activator that is new in the path keeps the last replica.
-        self._autoscaler = RevisionAutoscaler(self._scaling, -_LONG_AGO_S, 0)
-        self._pods = np.zeros((data_path.POD_ROWS, 64))
->>>>>>> d57315e (Replay, calibrate and compare as commands; the activator of a simulated Revision is in the path since long)
         self._queue = np.zeros(max(1, count), np.int64)
         self._heap = np.zeros((3, max(1, count)))
         self._left = np.zeros(max(1, count), np.int64)
