@@ -6,6 +6,7 @@
 | `X-Pilotlight-Held` | request | seconds for which an activator held it before it passed it on |
 | `X-Pilotlight-Retries` | request | how often it may still be sent again, by all servers behind together |
 | `X-Pilotlight-Retries-Used` | response | how many of those were used |
+| `X-Pilotlight-Undelivered` | response | `true`: an activator answered, and no replica has seen the request |
 
 Names are in lower case, as ASGI has them.
 """
@@ -19,6 +20,7 @@ DEADLINE = b"x-pilotlight-deadline"
 HELD = b"x-pilotlight-held"
 RETRIES = b"x-pilotlight-retries"
 RETRIES_USED = b"x-pilotlight-retries-used"
+UNDELIVERED = b"x-pilotlight-undelivered"
 
 MAX_DEADLINE_S = 7 * 24 * 3600.0
 """A week: longer than any answer takes. A greater number is a mistake, and too large for a timer."""

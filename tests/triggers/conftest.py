@@ -2,7 +2,9 @@
 
 import pytest
 
+from tests.triggers.function_server import serving
 from tests.triggers.moto_server import MotoServer, aws_environment, moto_server
+from tests.triggers.rig import Rig
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +19,16 @@ def sqs(sqs_server, monkeypatch) -> MotoServer:
     for name, value in aws_environment().items():
         monkeypatch.setenv(name, value)
     return sqs_server
+
+
+@pytest.fixture
+async def function():
+    """A function that answers 200."""
+    async with serving() as running:
+        yield running
+
+
+@pytest.fixture
+def rig(sqs, function) -> Rig:
+    """A dispatcher's surroundings; its queues are of SQS."""
+    return Rig(sqs, function)

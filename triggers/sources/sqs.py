@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import math
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -182,7 +183,7 @@ class SqsSource:
             self._queue.client.receive_message,
             QueueUrl=self._queue.url,
             MaxNumberOfMessages=max(1, min(BATCH, limit)),
-            WaitTimeSeconds=max(0, min(20, round(wait_s))),
+            WaitTimeSeconds=max(0, min(20, math.ceil(wait_s))),
             VisibilityTimeout=visibility_s,
             MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp", "MessageGroupId"],
             MessageAttributeNames=["All"],

@@ -9,7 +9,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from triggers.spec.field_types import QueueName, SecretName, SpecModel
+from triggers.spec.field_types import QueueName, SecretName, SpecModel, Url
 
 
 class SqsQueue(SpecModel):
@@ -19,7 +19,7 @@ class SqsQueue(SpecModel):
     """Name, URL or ARN. A name that ends in `.fifo` is a FIFO queue."""
     region: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")] | None = None
     """None: that of the URL or the ARN, else that of the usual AWS chain."""
-    endpoint: Annotated[str, Field(pattern=r"^https?://[^@\s]+$", max_length=1024)] | None = None
+    endpoint: Url | None = None
     """None: that of the usual AWS chain (`AWS_ENDPOINT_URL_SQS`), and on one machine the embedded server."""
 
 

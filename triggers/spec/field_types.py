@@ -5,8 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+)
 from pydantic.alias_generators import to_camel
 
 from knative.literals import parse_duration
@@ -79,6 +88,26 @@ def _seconds(value: object) -> object:
     return float(seconds)
 
 
+def format_seconds(seconds: float) -> str:
+    """Seconds as a Go duration, to the millisecond: `1h30m`, `1500ms`."""
+    if (milliseconds := round(seconds * 1000)) % 1000:
+        return f"{milliseconds}ms"
+    left, text = milliseconds // 1000, ""
+    for unit, size in (("h", 3600), ("m", 60), ("s", 1)):
+        count, left = divmod(left, size)
+        text += f"{count}{unit}" if count else ""
+    return text or "0s"
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or _PRINTABLE.fullmatch(text) is None:
+        raise ValueError("must be a URL such as https://HOST/PATH")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("must be a URL without credentials: they come from the environment or a Secret")
+    return text
+
+
 def _printable(text: str) -> str:
     if _PRINTABLE.fullmatch(text) is None:
         raise ValueError("must be printable ASCII without spaces")
@@ -92,8 +121,11 @@ def _path(text: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_label)]
-Seconds = Annotated[float, BeforeValidator(_seconds)]
+Seconds = Annotated[
+    float, BeforeValidator(_seconds), PlainSerializer(format_seconds, return_type=str, when_used="json")
+]
 """A Go duration in YAML, seconds as a value."""
+Url = Annotated[str, Field(max_length=2048), AfterValidator(_url)]
 QueueName = Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(_printable)]
 SecretName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")]
 """The name of a Secret in the Trigger's namespace."""
@@ -115,6 +147,8 @@ def _value(entry: Mapping[str, Any]) -> str:
     value = entry["input"]
     if entry["type"] in {"missing", "extra_forbidden"} or isinstance(value, dict | list | tuple | BaseModel):
         return " "
+    if "://" in str(value) and "@" in str(value):
+        return " "  # a URL with a password in it is not repeated
     shown = repr(value)
     return f" = {shown if len(shown) <= _LONGEST_VALUE else shown[:_LONGEST_VALUE] + '...'}, "
 

@@ -22,6 +22,7 @@ from knative.local.activator.throttler import QUEUE_DEPTH, PodTracker, RevisionT
 from knative.local.routing import Endpoint, RevisionKey, RevisionSpec, StartFailure, TrafficTarget
 from knative.local.stats import RevisionStat
 from transport.pool import UpstreamPool
+from transport.propagation import UNDELIVERED
 
 REPORT_S = 1.0
 UNROUTED_TIMEOUT_S = 300.0
@@ -205,7 +206,7 @@ class Activator:
             limits = request_limits(scope["headers"])
             key = match.route.choose() or await self._first_revision(match.route, limits)
         except RefusedRequestError as refused:
-            return await refused.problem.send(send)
+            return await refused.problem.send(send, more=[(UNDELIVERED, b"true")])
         if self._pool is None:
             raise RuntimeError("the activator was not started")
         throttler = self._throttler(key)

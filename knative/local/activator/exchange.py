@@ -29,7 +29,7 @@ from knative.local.activator.tunnel import ReplicaTunnel
 from transport.connection import ConnectionLostError, ProtocolError, UpstreamError, UpstreamResponse
 from transport.headers import requested_upgrade
 from transport.pool import ConnectError, UpstreamPool
-from transport.propagation import RETRIES_USED, parse_retries
+from transport.propagation import RETRIES_USED, UNDELIVERED, parse_retries
 
 MAX_RETRIES = 3
 """Retries of one request at most, where it does not bring a smaller budget in `X-Pilotlight-Retries`."""
@@ -62,8 +62,8 @@ class Exchange:
     """
 
     __slots__ = (
-        "_clock", "_connection", "_limits", "_match", "_pool", "_receive", "_retries_used", "_scope", "_send",
-        "_started", "_task", "_throttler", "_timeouts", "status",
+        "_clock", "_connection", "_delivered", "_limits", "_match", "_pool", "_receive", "_retries_used",
+        "_scope", "_send", "_started", "_task", "_throttler", "_timeouts", "status",
     )  # fmt: skip
 
     def __init__(
@@ -87,6 +87,7 @@ class Exchange:
         self._throttler = throttler
         self._limits = limits
         self._retries_used = 0
+        self._delivered = False
         self._connection: ActivatorProtocol = scope["extensions"][EXTENSION]
         self._task = cast("asyncio.Task[None]", asyncio.current_task())
         self._timeouts = RequestTimeouts(throttler.spec, self._task)
@@ -118,8 +119,10 @@ class Exchange:
         self._started = True
         self.status = int(problem.status)
         # Who calls again counts these retries too, or each attempt would have the whole budget.
-        used = [(RETRIES_USED, b"%d" % self._retries_used)] if self._retries_used else []
-        await problem.send(self._send, more=used)
+        more = [(RETRIES_USED, b"%d" % self._retries_used)] if self._retries_used else []
+        if not self._delivered:
+            more.append((UNDELIVERED, b"true"))
+        await problem.send(self._send, more=more)
 
     async def _forward(self, arrived: float) -> None:
         """Try replicas until one has begun to answer or a retry is not safe."""
@@ -192,13 +195,18 @@ class Exchange:
 
     async def _attempt(self, pod: PodTracker, body: RequestBody, held_s: float) -> _Failure | None:
         """Have one replica answer; why it did not begin to, or None if it did."""
+        delivered, self._delivered = self._delivered, True
         try:
             response = await self._open(pod, body, held_s)
         except ConnectError:
+            self._delivered = delivered
             self._throttler.quarantine(pod)
             return _Failure.REFUSED
         except ConnectionLostError as error:
-            return _Failure.STALE if error.reused else _Failure.RESET
+            if error.reused:
+                self._delivered = delivered
+                return _Failure.STALE
+            return _Failure.RESET
         except ConnectionResetError:
             return _Failure.RESET
         except ProtocolError:

@@ -1,0 +1,1 @@
+"""Effects of a dispatcher, one concern a module: loans, limits, requests, waking, health, dead letters."""
