@@ -159,6 +159,20 @@ class SourceContract:
         async with another(broker, ref) as source:
             assert await source.receive(1, LEASE_S + 1) == []
 
+    async def test_acknowledgements_at_any_time_of_each_other_are_all_made(self, broker: Broker):
+        async with opened(broker, await broker.queue()) as (source, destination):
+            await publish(destination, *(message() for _ in range(30)))
+
+            async def acknowledge(one: Message, turns: int) -> None:
+                for _ in range(turns * 3):
+                    await asyncio.sleep(0)
+                assert list(await source.acknowledge([one])) == []
+
+            got = await receive(source, 30)
+            async with asyncio.timeout(20):
+                await asyncio.gather(*(acknowledge(one, at) for at, one in enumerate(got)))
+            assert (await source.backlog()).messages == 0
+
     async def test_a_retried_message_comes_after_its_delay_with_one_attempt_more_to_another_process(
         self, broker: Broker
     ):

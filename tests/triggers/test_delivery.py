@@ -6,7 +6,7 @@ import time
 
 import pytest
 from aiohttp import web
-from cloudevents.core.bindings.http import HTTPMessage, from_http
+from cloudevents.core.bindings.http import HTTPMessage, from_http_event
 
 from triggers.delivery.target import MAX_BODY
 
@@ -20,7 +20,7 @@ async def test_a_message_becomes_a_cloud_event_and_is_acknowledged(rig):
         assert call.path == "/invoke"
         assert call.body == b'{"input": "hi"}'
         assert call.headers["content-type"] == "application/json"
-        event = from_http(HTTPMessage(headers=call.headers, body=call.body))
+        event = from_http_event(HTTPMessage(headers=call.headers, body=call.body))
         assert event.get_type() == "dev.pilotlight.sqs.message"
         assert event.get_source() == dispatcher._source.address
         assert event.get_attributes()["tenant"] == "x7"
@@ -94,15 +94,15 @@ async def test_a_target_without_room_costs_no_attempt_and_is_asked_more_slowly(r
 
     def answer(_call):
         times.append(time.monotonic())
-        busy = len(times) <= 5
+        busy = len(times) <= 2
         return web.Response(status=429 if busy else 200, headers={"Retry-After": "0"} if busy else {})
 
     rig.function.handler = answer
     async with rig.dispatching(retry={"attempts": 1}):
         await rig.send(b"{}")
         await rig.until_settled("delivered", 1)
-    assert len(times) == 6
-    assert times[5] - times[0] > 5 * 0.4, "it backs off, whatever Retry-After says"
+    assert len(times) == 3
+    assert times[2] - times[0] > 2 * 0.4, "it backs off, whatever Retry-After says"
 
 
 async def test_a_request_that_takes_longer_than_the_visibility_timeout_is_no_failure(rig):
@@ -146,12 +146,18 @@ async def test_a_structured_cloud_event_passes_unchanged(rig):
 
 async def test_a_binary_cloud_event_keeps_its_attributes(rig):
     await rig.queues()
-    attributes = {"ce_specversion": "1.0", "ce_id": "e-2", "ce_source": "/shop", "ce_type": "order", "ce_tenant": "ä"}
+    attributes = {
+        "ce_specversion": "1.0",
+        "ce_id": "e-2",
+        "ce_source": "/shop",
+        "ce_type": "order",
+        "ce_tenant": "ä",
+    }
     async with rig.dispatching():
         await rig.send(b"data", content_type="text/plain", **attributes)
         await rig.until_settled("delivered", 1)
     [call] = rig.function.calls
-    event = from_http(HTTPMessage(headers=call.headers, body=call.body))
+    event = from_http_event(HTTPMessage(headers=call.headers, body=call.body))
     assert (event.get_id(), event.get_source(), event.get_type()) == ("e-2", "/shop", "order")
     assert event.get_attributes()["tenant"] == "ä"
     assert event.get_data() == "data"
@@ -202,7 +208,11 @@ async def test_an_answer_goes_to_the_reply_queue(rig):
         await rig.until_settled("delivered", 3)
     rig.dead = replies
     got = sorted((letter.message for letter in await rig.dead_letters(2)), key=lambda one: one.body)
-    assert (got[0].body, got[0].attributes["ce-id"], got[0].attributes["ce-type"]) == (b"a CloudEvent", "r-1", "answer")
+    assert (got[0].body, got[0].attributes["ce-id"], got[0].attributes["ce-type"]) == (
+        b"a CloudEvent",
+        "r-1",
+        "answer",
+    )
     assert json.loads(got[1].body) == {"output": "none"}
     assert got[1].attributes["ce-type"] == "dev.pilotlight.reply"
     assert got[1].attributes["ce-replyto"] in {call.event_id for call in rig.function.calls}

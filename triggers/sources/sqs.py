@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import boto3
 import botocore.config
@@ -38,6 +38,8 @@ BATCH: Final = 10
 MAX_VISIBILITY_S: Final = 43_200
 """Twelve hours, as SQS limits it."""
 _THREADS: Final = 16
+_DELETERS: Final = 4
+"""Calls that delete messages, at a time."""
 _BROWSE_S: Final = 30
 """How long a message is hidden from others while it is looked at."""
 _ARN: Final = re.compile(r"arn:[a-z-]+:sqs:(?P<region>[a-z0-9-]+):(?P<account>\d{12}):(?P<name>[\w.-]+)")
@@ -144,7 +146,7 @@ class SqsSource:
         self._queue = _Queue(spec, settings)
         self._lease_s = max(1, min(MAX_VISIBILITY_S, round(settings.lease_s)))
         self._deletions: list[tuple[Message, asyncio.Future[bool]]] = []
-        self._deleting: asyncio.Task[None] | None = None
+        self._deleters: set[asyncio.Task[None]] = set()
         self._receiving: set[asyncio.Task[list[Message]]] = set()
         self._background: set[asyncio.Task[None]] = set()
 
@@ -199,16 +201,14 @@ class SqsSource:
         loop = asyncio.get_running_loop()
         waiting = [(message, loop.create_future()) for message in messages]
         self._deletions += waiting
-        if self._deleting is None or self._deleting.done():
-            self._deleting = asyncio.create_task(self._delete())
+        if len(self._deleters) < _DELETERS:
+            deleter = asyncio.create_task(self._delete())
+            self._deleters.add(deleter)
         done = await asyncio.gather(*(future for _, future in waiting))
         return [message for (message, _), deleted in zip(waiting, done, strict=True) if not deleted]
 
     async def _delete(self) -> None:
-        """Delete all that is asked for, ten messages a call and four calls at a time."""
-        await asyncio.gather(*(self._delete_batches() for _ in range(4)))
-
-    async def _delete_batches(self) -> None:
+        """Delete what is to be deleted, ten messages a call."""
         await asyncio.sleep(0)  # what is acknowledged in the same turn of the loop goes together
         while self._deletions:
             batch, self._deletions[:BATCH] = self._deletions[:BATCH], []
@@ -226,6 +226,8 @@ class SqsSource:
                     future.set_result(found is None)
                 else:
                     future.set_exception(found)
+        # In the same turn as the look at the list: whoever adds to it now starts another one.
+        self._deleters.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
     async def _change(
         self, function: Callable[..., Any], entries: list[dict[str, Any]]
@@ -289,8 +291,7 @@ class SqsSource:
     async def close(self) -> None:
         """Wait for calls under way, so that what they bring goes back."""
         await asyncio.gather(*self._background, *self._receiving, return_exceptions=True)
-        if self._deleting is not None:
-            await self._deleting
+        await asyncio.gather(*self._deleters)
         await self._queue.close()
 
 
