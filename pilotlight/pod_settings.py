@@ -24,12 +24,6 @@ def _absolute(path: str) -> str:
     return clean
 
 
-def _host_path(path: str) -> str:
-    if not path.startswith("/") or ".." in path.split("/"):
-        raise ValueError("must be an absolute path of the node without '..'")
-    return path
-
-
 def _metadata(values: dict[str, str]) -> dict[str, str]:
     for key in values:
         if key.startswith(_RESERVED_PREFIXES):
@@ -53,13 +47,6 @@ class ClaimSource(AgentModel):
     claim_name: str = Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
 
 
-class HostPathSource(AgentModel):
-    """A folder of the node, such as one on its NVMe disk; the pod's user must be able to write there."""
-
-    path: Annotated[str, AfterValidator(_host_path)]
-    type: Literal["", "DirectoryOrCreate", "Directory"] = ""
-
-
 class EmptyDirSource(AgentModel):
     """A folder that lives as long as the pod."""
 
@@ -73,17 +60,26 @@ class Cache(AgentModel):
     enabled: bool = True
     """False in a stage: it has no cache volume although `spec` has one."""
     persistent_volume_claim: ClaimSource | None = None
-    host_path: HostPathSource | None = None
     empty_dir: EmptyDirSource | None = None
     mount_path: MountPath = "/var/cache/pilotlight"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _can_be_written(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "hostPath" in value:
+            raise ValueError(
+                "must not have hostPath, which Knative mounts read-only: "
+                "write persistentVolumeClaim; its PersistentVolume may be a hostPath"
+            )
+        return value
+
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:
-        sources = [self.persistent_volume_claim, self.host_path, self.empty_dir]
+        sources = [self.persistent_volume_claim, self.empty_dir]
         count = sum(source is not None for source in sources)
         if count != (1 if self.enabled else 0):
             raise ValueError(
-                "must have exactly one of persistentVolumeClaim, hostPath, emptyDir"
+                "must have exactly one of persistentVolumeClaim, emptyDir"
                 if self.enabled
                 else "enabled: false must have no volume beside it"
             )
@@ -95,7 +91,7 @@ class Cache(AgentModel):
             by_alias=True,
             exclude_none=True,
             exclude_unset=True,
-            include={"persistent_volume_claim", "host_path", "empty_dir"},
+            include={"persistent_volume_claim", "empty_dir"},
         )
 
 

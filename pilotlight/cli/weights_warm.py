@@ -54,13 +54,13 @@ def warm(
 ) -> None:
     """Fill an agent's weights cache before its first replica starts.
 
-    On a cluster a Job does it, or one on each node where the cache is a folder of it. Ctrl-C leaves them
+    On a cluster a Job does it, or one on each node where the claim is a hostPath. Ctrl-C leaves them
     at work, and the same command follows them again. On this machine Ctrl-C ends it; what has arrived stays.
     """
     (agent,) = agents.load([file], model)
     target = warm_target(agent)
-    if anywhere and (node or target.is_of_the_node):
-        raise typer.BadParameter("is for one volume that every node can mount", param_hint="--anywhere")
+    if anywhere and node:
+        raise typer.BadParameter("excludes --node", param_hint="--anywhere")
     display = _Display(terminal.stderr_console())
     fills = asyncio.run(
         _run(

@@ -69,9 +69,10 @@ class WarmTarget:
         return container
 
     @property
-    def is_of_the_node(self) -> bool:
-        """Whether each node has a cache of its own."""
-        return self.volume is not None and "hostPath" in self.volume
+    def claim(self) -> str | None:
+        """The name of the claim that the cache is on."""
+        claim = (self.volume or {}).get("persistentVolumeClaim")
+        return None if claim is None else str(claim["claimName"])
 
 
 def warm_target(agent: Agent) -> WarmTarget:
@@ -98,10 +99,10 @@ def warm_target(agent: Agent) -> WarmTarget:
             named = next(item for item in pod["volumes"] if item["name"] == mount["name"])
             volume = {key: value for key, value in named.items() if key != "name"}
             break
-    if volume is not None and {"emptyDir", "ephemeral"} & volume.keys():
+    if volume is not None and "persistentVolumeClaim" not in volume:
         raise WarmError(
-            f"spec.cache of stage {stage.name}: an {next(iter(volume))} is empty in every new pod; "
-            "a cache that is filled ahead needs persistentVolumeClaim or hostPath"
+            f"spec.cache of stage {stage.name}: {next(iter(volume))} cannot be filled ahead; "
+            "write persistentVolumeClaim"
         )
     return WarmTarget(service, uri, volume, cache_dir)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from knative.client.cluster import Cluster
 from knative.client.errors import AlreadyExists, Forbidden, Invalid, NotFound, Unavailable
-from knative.client.resources import JOB, NODE, POD
+from knative.client.resources import JOB, NODE, PERSISTENT_VOLUME, PERSISTENT_VOLUME_CLAIM, POD
 from knative.labels import WARMS_LABEL
 from pilotlight.warm_weights.fill_state import Fill, of_job
 from pilotlight.warm_weights.jobs import WarmError, WarmTarget, nodes_of, warm_job
@@ -23,22 +23,43 @@ async def jobs_for(
     """The Jobs that fill the caches of a target: one, or one for each node that has a cache of its own.
 
     Raises:
-        WarmError: no node takes the stage's pods, or the nodes cannot be listed.
+        WarmError: the claim does not exist, no node takes the stage's pods, or the nodes cannot be listed.
         ClusterError: as `Cluster.list`.
     """
-    if target.volume is None:
-        raise WarmError(
-            f"{target.name} has no cache to fill: write spec.cache with persistentVolumeClaim or hostPath"
-        )
+    if target.claim is None:
+        raise WarmError(f"{target.name} has no cache to fill: write spec.cache with persistentVolumeClaim")
     if nodes:
         return [warm_job(target, node=node) for node in nodes]
-    if not target.is_of_the_node:
+    if anywhere or not await _is_a_folder_of_each_node(cluster, target.claim, target.namespace):
         return [warm_job(target, anywhere=anywhere)]
     try:
         listed = await cluster.list(NODE)
     except Forbidden as error:
         raise WarmError(f"the nodes cannot be listed ({error}): name them with --node NAME") from error
     return [warm_job(target, node=node) for node in nodes_of(target, listed)]
+
+
+async def _is_a_folder_of_each_node(cluster: Cluster, claim: str, namespace: str) -> bool:
+    """Whether a claim's volume is a hostPath: one folder on every node that mounts it.
+
+    One that may not be read, or is not there before a pod claims it, is taken for a shared one.
+    """
+    try:
+        found = await cluster.get(PERSISTENT_VOLUME_CLAIM, claim, namespace)
+    except NotFound as error:
+        raise WarmError(
+            f"spec.cache.persistentVolumeClaim.claimName = {claim}: there is no such claim in {namespace}"
+        ) from error
+    except Forbidden:
+        return False
+    name = found["spec"].get("volumeName")
+    if not name:
+        return False
+    try:
+        volume = await cluster.get(PERSISTENT_VOLUME, name)
+    except (Forbidden, NotFound):
+        return False
+    return "hostPath" in volume["spec"]
 
 
 async def start(cluster: Cluster, jobs: Sequence[dict[str, Any]]) -> None:

@@ -21,18 +21,10 @@ from weights.cache.location import CACHE_DIR_VARIABLE, default_cache_dir
 
 
 def folder_of(target: WarmTarget, state_dir: Path) -> Path:
-    """The folder of this machine that the stage's replicas see as their cache.
-
-    Raises:
-        WarmError: the local platform does not support the cache's volume.
-    """
-    if target.volume is None:
+    """The folder of this machine that the stage's replicas see as their cache."""
+    if target.claim is None:
         return default_cache_dir({} if target.cache_dir is None else {CACHE_DIR_VARIABLE: target.cache_dir})
-    claim = target.volume.get("persistentVolumeClaim")
-    if claim is None:
-        kind = next(iter(target.volume))
-        raise WarmError(f"spec.cache: {kind} is not supported on the local platform; a claim is")
-    return StateFolder(state_dir).claims / target.namespace / str(claim["claimName"])
+    return StateFolder(state_dir).claims / target.namespace / target.claim
 
 
 async def fill(

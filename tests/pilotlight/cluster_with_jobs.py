@@ -12,7 +12,7 @@ from pathlib import Path
 
 from starlette.responses import JSONResponse
 
-from knative.client.resources import JOB, NODE, POD
+from knative.client.resources import JOB, NODE, PERSISTENT_VOLUME, PERSISTENT_VOLUME_CLAIM, POD
 from knative.local.apiserver.kind_info import KindInfo
 from knative.local.apiserver.records import Key
 from knative.local.apiserver.schemas.core_kinds import POD_SCHEMA
@@ -23,6 +23,10 @@ WITH_JOBS = {
     **KINDS,
     JOB: KindInfo(JOB, "job", POD_SCHEMA, custom=False),
     NODE: KindInfo(NODE, "node", POD_SCHEMA, custom=False),
+    PERSISTENT_VOLUME: KindInfo(PERSISTENT_VOLUME, "persistentvolume", POD_SCHEMA, custom=False),
+    PERSISTENT_VOLUME_CLAIM: KindInfo(
+        PERSISTENT_VOLUME_CLAIM, "persistentvolumeclaim", POD_SCHEMA, custom=False
+    ),
 }
 
 
@@ -61,11 +65,20 @@ class ClusterWithJobs(ApiServer):
             {"apiVersion": "v1", "kind": "Node", "metadata": meta, "spec": {"taints": taints or []}},
         )
 
+    def claim(self, name: str, source: str) -> None:
+        """A claim in the default namespace, bound to a volume of its own."""
+        for resource, namespace, spec in (
+            (PERSISTENT_VOLUME, "", {source: {}}),
+            (PERSISTENT_VOLUME_CLAIM, "default", {"volumeName": name}),
+        ):
+            kind = {"apiVersion": "v1", "kind": resource.kind}
+            self.registry.create(resource, namespace, {**kind, "metadata": {"name": name}, "spec": spec})
+
     def cache_of(self, job: dict) -> Path:
         """The folder behind the volume of a Job's pod."""
         pod = job["spec"]["template"]["spec"]
         (volume,) = [item for item in pod["volumes"] if item["name"] == "pilotlight-cache"]
-        if "persistentVolumeClaim" in volume:
+        if "affinity" not in pod:
             return self.folder / "claims" / volume["persistentVolumeClaim"]["claimName"]
         terms = pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
         (node,) = terms["nodeSelectorTerms"][0]["matchFields"][0]["values"]

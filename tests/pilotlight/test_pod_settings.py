@@ -46,7 +46,6 @@ def env(service: dict[str, Any]) -> dict[str, str]:
     "source",
     [
         CLAIM,
-        {"hostPath": {"path": "/mnt/nvme"}},
         {"emptyDir": {"sizeLimit": "50Gi", "medium": "Memory"}},
         {"emptyDir": {}},
     ],
@@ -64,10 +63,10 @@ def test_the_cache_is_mounted_where_weights_are_read(tmp_path, source):
 
 
 def test_a_stage_has_another_cache_or_none(tmp_path):
-    other = {"hostPath": {"path": "/mnt/nvme"}, "mountPath": "/cache"}
+    other = {"persistentVolumeClaim": {"claimName": "nvme"}, "mountPath": "/cache"}
     found = services(tmp_path, {"cache": CLAIM}, cache=other)
     assert pod(found["generate"])["volumes"] == [
-        {"name": "pilotlight-cache", "hostPath": {"path": "/mnt/nvme"}}
+        {"name": "pilotlight-cache", "persistentVolumeClaim": {"claimName": "nvme"}}
     ]
     assert env(found["generate"])["PILOTLIGHT_CACHE_DIR"] == "/cache"
     found = services(tmp_path, {"cache": CLAIM}, cache={"enabled": False})
@@ -177,7 +176,7 @@ def test_a_volume_is_in_the_pods_that_mount_it(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "generate", "expected"),
     [
-        ({"cache": {}}, {}, "spec.cache: must have exactly one of persistentVolumeClaim, hostPath, emptyDir"),
+        ({"cache": {}}, {}, "spec.cache: must have exactly one of persistentVolumeClaim, emptyDir"),
         ({"cache": {**CLAIM, "emptyDir": {}}}, {}, "spec.cache: must have exactly one of"),
         (
             {"cache": {"persistentVolumeClaim": {}}},
@@ -185,9 +184,9 @@ def test_a_volume_is_in_the_pods_that_mount_it(tmp_path):
             "spec.cache.persistentVolumeClaim.claimName: is missing",
         ),
         (
-            {"cache": {"hostPath": {"path": "nvme"}}},
+            {"cache": {"hostPath": {"path": "/mnt/nvme"}}},
             {},
-            'spec.cache.hostPath.path = "nvme": must be an absolute',
+            "spec.cache: must not have hostPath, which Knative mounts read-only",
         ),
         (
             {"cache": {**CLAIM, "mountPath": "/tmp"}},

@@ -24,7 +24,7 @@ from tests.pilotlight.cluster_with_jobs import ClusterWithJobs
 from tests.warmpool.conftest import kubeconfig
 
 CLAIM = {"persistentVolumeClaim": {"claimName": "weights"}}
-NVME = {"hostPath": {"path": "/mnt/nvme"}}
+NVME = {"persistentVolumeClaim": {"claimName": "nvme"}}
 GPU_TAINT = {"key": "nvidia.com/gpu", "effect": "NoSchedule"}
 
 
@@ -120,7 +120,7 @@ def test_a_job_for_one_node_goes_nowhere_else(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "expected"),
     [
-        ({"cache": {"emptyDir": {}}}, "an emptyDir is empty in every new pod"),
+        ({"cache": {"emptyDir": {}}}, "emptyDir cannot be filled ahead"),
         ({"cache": CLAIM, "uri": "file:///mnt/model"}, "is read in place"),
         (
             {
@@ -212,6 +212,8 @@ def uri(s3, made_model) -> str:
 async def jobs(tmp_path, s3):
     server = ClusterWithJobs(tmp_path, s3.environment)
     await server.started()
+    server.claim("weights", "csi")
+    server.claim("nvme", "hostPath")
     server.config = str(kubeconfig(tmp_path, server.port))
     yield server
     await server.stop()
@@ -288,8 +290,11 @@ async def test_what_a_pod_waits_for_is_shown_and_a_job_at_work_is_left_alone(job
 
 
 async def test_without_a_cache_in_the_file_it_says_what_to_write(cluster, tmp_path, uri):
-    with pytest.raises(WarmError, match=r"write spec\.cache with persistentVolumeClaim or hostPath"):
+    with pytest.raises(WarmError, match=r"write spec\.cache with persistentVolumeClaim"):
         await on_a_cluster.jobs_for(cluster, target(tmp_path, uri=uri))
+    absent = {"persistentVolumeClaim": {"claimName": "absent"}}
+    with pytest.raises(WarmError, match="claimName = absent: there is no such claim in default"):
+        await on_a_cluster.jobs_for(cluster, target(tmp_path, uri=uri, cache=absent))
 
 
 async def test_ctrl_c_leaves_the_jobs_and_says_so(cli, jobs, tmp_path, uri):
@@ -316,12 +321,6 @@ def test_on_one_machine_the_claims_folder_is_filled(cli, tmp_path, uri, s3):
     (fill,) = json.loads(cli.run(*arguments, "--json").stdout)["fills"]
     assert (fill["name"], fill["state"], fill["read_bytes"]) == (str(folder), "done", 0)
     assert fill["total_bytes"] > 0
-
-
-def test_on_one_machine_a_folder_of_the_node_is_not_supported(tmp_path):
-    found = target(tmp_path, cache=NVME)
-    with pytest.raises(WarmError, match="hostPath is not supported on the local platform"):
-        on_this_machine.folder_of(found, tmp_path)
 
 
 async def test_on_one_machine_a_failure_is_reported_in_its_own_words(tmp_path, s3, monkeypatch):

@@ -12,6 +12,9 @@ from typing import Any
 from knative.client.resources import Object
 from knative.local.apiserver.admission.serving_config import RevisionDefaults, ServingConfig
 
+_WRITABLE = ("emptyDir", "persistentVolumeClaim", "ephemeral")
+"""Volumes that containers may write to; those of other kinds, hostPath included, are mounted read-only."""
+
 
 def fill_revision_spec(spec: Object, config: ServingConfig, owner: Mapping[str, Any]) -> None:
     """Fill in Knative's defaults of a Revision's spec; `owner` is the metadata of the object that holds it.
@@ -53,8 +56,11 @@ def _fill_container(
             resources[what] = {**amounts, **(resources.get(what) or {})}
     for mount in container.get("volumeMounts") or ():
         volume = volumes.get(mount.get("name")) or {}
-        if any(kind in volume for kind in ("secret", "configMap", "projected")):
+        if not any(kind in volume for kind in _WRITABLE):
             mount["readOnly"] = True
+    for probe in ("readinessProbe", "livenessProbe", "startupProbe"):
+        if (request := (container.get(probe) or {}).get("httpGet")) is not None:
+            request.setdefault("port", 0)
 
 
 def _name_containers(containers: Sequence[Object], taken: set[str], wanted: str) -> None:
