@@ -70,6 +70,8 @@ class FunctionSettings:
     gateway: str | None = None
     """URL that stage calls connect to, with the stage's host in `Host`; None to connect to the stages."""
     cache_dir: Path = field(default_factory=lambda: default_cache_dir({}))
+    snapshot: bool = False
+    """Whether to write a snapshot of the template process once the replica is hot."""
     warmth: Warmth = Warmth.HOT
     """The resting warmth: hot, asleep or standby."""
     drain_seconds: float = 30.0
@@ -129,6 +131,7 @@ class FunctionSettings:
             stage_config=reader.read(env_vars.STAGE_CONFIG, _json_object, {}),
             gateway=reader.read(env_vars.GATEWAY, _http_url, None),
             cache_dir=default_cache_dir(environ),
+            snapshot=reader.read(env_vars.SNAPSHOT, _boolean, defaults.snapshot),
             warmth=reader.read(env_vars.WARMTH, _warmth, Warmth.HOT),
             drain_seconds=reader.read(env_vars.DRAIN_SECONDS, _seconds, defaults.drain_seconds),
             failure_seconds=reader.read(env_vars.FAILURE_SECONDS, _seconds, defaults.failure_seconds),
@@ -275,6 +278,10 @@ def _one_of(*choices: str) -> Callable[[str], str]:
         return raw
 
     return parse
+
+
+def _boolean(raw: str) -> bool:
+    return _one_of("true", "false")(raw) == "true"
 
 
 def _warmth(raw: str) -> Warmth:

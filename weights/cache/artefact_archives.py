@@ -1,4 +1,4 @@
-"""Archives of what engines make beside the weights: compiled kernels, snapshots of processes.
+"""Archives of what engines make beside the weights: compiled kernels.
 
 They are code: `weights.cache.artefact_trust` decides which are restored. They count in the cache's quota and
 are evicted like everything else.

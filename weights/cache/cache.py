@@ -7,6 +7,7 @@
     partial/HEX/         a file while it arrives (`weights.cache.partial_file`)
     leases/HEX           which blobs a running process uses (`weights.cache.leases`)
     compiled/            what engines compiled (`weights.cache.artefact_archives`)
+    snapshots/           processes to restore instead of importing (`weights.cache.artefact_folders`)
     tmp/                 scratch files that nobody misses
 
 Every name appears complete, by rename, so a process may die at any point. The file system must offer

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from weights.cache.blob import PARTS_SUFFIX
 from weights.cache.model_folder import read_manifest
-from weights.cache.pruning import ARCHIVE_KINDS, ARCHIVE_SUFFIX
+from weights.cache.pruning import ARCHIVE_KINDS, ARCHIVE_SUFFIX, FOLDER_KINDS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Inventory:
     blob_bytes: int
     partial_bytes: int
     archive_bytes: int
-    """Of archives that engines made, such as compiled kernels."""
+    """Of what engines made: compiled kernels and snapshots of processes."""
 
 
 def take_inventory(folder: Path) -> Inventory:
@@ -59,10 +59,13 @@ def take_inventory(folder: Path) -> Inventory:
         tuple(models),
         sum(path.stat().st_size for path in entries(folder / "blobs") if path.suffix != PARTS_SUFFIX),
         sum(path.stat().st_blocks * 512 for path in folder.glob("partial/*/data")),
-        sum(
-            path.stat().st_size for kind in ARCHIVE_KINDS for path in folder.glob(f"{kind}/*{ARCHIVE_SUFFIX}")
-        ),
+        sum(path.stat().st_size for path in _artefacts(folder)),
     )
+
+
+def _artefacts(folder: Path) -> list[Path]:
+    archives = [path for kind in ARCHIVE_KINDS for path in folder.glob(f"{kind}/*{ARCHIVE_SUFFIX}")]
+    return archives + [path for kind in FOLDER_KINDS for path in folder.glob(f"{kind}/*/*")]
 
 
 def entries(folder: Path) -> list[Path]:

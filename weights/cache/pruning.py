@@ -13,9 +13,13 @@ from weights.cache.blob import PARTS_SUFFIX, parts_path
 from weights.cache.eviction import EvictionCandidate, least_recently_used
 from weights.cache.leases import LeaseManager
 
-ARCHIVE_KINDS = ("compiled", "snapshots")
+ARCHIVE_KINDS = ("compiled",)
 """Folders of `weights.cache.artefact_archives`."""
 ARCHIVE_SUFFIX = ".tar"
+FOLDER_KINDS = ("snapshots",)
+"""Folders of `weights.cache.artefact_folders`."""
+RECORD_FILE = "record.json"
+"""What each of those folders says of itself; its access time is that of the folder's last use."""
 
 _ABANDONED_SECONDS = 24 * 3600.0
 """Age at which the process of a scratch file has certainly ended."""
@@ -86,6 +90,11 @@ def _candidates(root: Path, leases: LeaseManager) -> Iterator[EvictionCandidate]
             yield EvictionCandidate(
                 str(archive.relative_to(root)), status.st_size, status.st_atime, in_use=False
             )
+    for record in (path for kind in FOLDER_KINDS for path in root.glob(f"{kind}/*/{RECORD_FILE}")):
+        with contextlib.suppress(OSError):
+            size = sum(path.stat().st_size for path in record.parent.iterdir())
+            used_at = record.stat().st_atime
+            yield EvictionCandidate(str(record.parent.relative_to(root)), size, used_at, in_use=False)
 
 
 def _remove(root: Path, leases: LeaseManager, candidate: EvictionCandidate) -> bool:
@@ -93,6 +102,8 @@ def _remove(root: Path, leases: LeaseManager, candidate: EvictionCandidate) -> b
     path = root / candidate.name
     if path.suffix == ARCHIVE_SUFFIX:
         return _remove_archive(path)
+    if path.parent.name in FOLDER_KINDS:
+        return _remove_folder(root, path)
     if path.parent.name == "partial":
         if leases.is_held(path / "lease"):
             return False
@@ -118,6 +129,16 @@ def _remove_archive(path: Path) -> bool:
         path.unlink()
     except OSError:  # of another user, or another process was faster
         return False
+    return True
+
+
+def _remove_folder(root: Path, path: Path) -> bool:
+    aside = root / "tmp" / f"evicted-{path.name}"
+    try:
+        path.rename(aside)
+    except OSError:  # of another user, or another process was faster
+        return False
+    shutil.rmtree(aside, ignore_errors=True)
     return True
 
 

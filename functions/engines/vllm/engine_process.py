@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,18 +130,29 @@ class EngineProcess:
         if not self.dead.done():
             self.dead.set_result(cause)
 
-    def handle(self, event: EngineEvent) -> None:
-        """Take in an event from the template or from the engine."""
+    def handle(self, event: EngineEvent, pidfds: Sequence[int] = ()) -> None:
+        """Take in an event from the template or from the engine.
+
+        Args:
+            event: about this engine.
+            pidfds: of the processes that it tells of; closed by this object.
+        """
         if isinstance(event, EngineForked):
-            self.pid = event.pid
+            for descriptor in pidfds:
+                self.pid = _pid_of(descriptor)
+                os.close(descriptor)
         elif isinstance(event, (LoadingStarted, LoadingFinished, WeightsRead)):
             self._handle_loading(event)
         elif isinstance(event, ErrorReported):
             self.errors.append(event)
         elif isinstance(event, ServerReady):
-            self.late_imports, self.core_pids = event.late_imports, event.pids
-            for pid in event.pids:
-                self._watch(pid)
+            self.late_imports = event.late_imports
+            self.core_pids = tuple(pid for pid in map(_pid_of, pidfds) if pid is not None)
+            for descriptor in pidfds:
+                self._pidfds.append(descriptor)
+                asyncio.get_running_loop().add_reader(descriptor, self._core_died, _pid_of(descriptor))
+            if len(pidfds) < event.cores:
+                self._core_died(None)
             if not self.serving.done():
                 self.serving.set_result(None)
         elif isinstance(event, EngineExited):
@@ -160,20 +171,13 @@ class EngineProcess:
             counts = {"from_source": event.from_source, "from_cache": event.from_cache}
             log.info("weights read", extra={"engine": self.number, **counts})
 
-    def _watch(self, pid: int) -> None:
-        """Watch an engine core through a pidfd: its parent takes seconds to report its death."""
-        try:
-            descriptor = os.pidfd_open(pid)
-        except ProcessLookupError:
-            self._core_died(pid)
-            return
-        self._pidfds.append(descriptor)
-        asyncio.get_running_loop().add_reader(descriptor, self._core_died, pid)
-
-    def _core_died(self, pid: int) -> None:
+    def _core_died(self, pid: int | None) -> None:
+        """Its parent takes seconds to report the death of an engine core; a pidfd tells at once."""
         if self.alive:
             log.error("engine core died", extra={"pid": pid, "engine": self.number})
-            self.declare_dead(f"the engine core (process {pid}) died")
+            self.declare_dead(
+                "the engine core died" if pid is None else f"the engine core (process {pid}) died"
+            )
             self._send(EndEngine(self.number))
 
     def _unwatch(self) -> None:
@@ -181,3 +185,12 @@ class EngineProcess:
             asyncio.get_running_loop().remove_reader(descriptor)
             os.close(descriptor)
         self._pidfds.clear()
+
+
+def _pid_of(pidfd: int) -> int | None:
+    """The process id in this process's PID namespace; None once the process was reaped (pidfd_open(2))."""
+    for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text(encoding="ascii").splitlines():
+        name, _, value = line.partition(":")
+        if name == "Pid":
+            return int(value) if int(value) > 0 else None
+    return None

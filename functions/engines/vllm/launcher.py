@@ -22,6 +22,7 @@ from functions.engines.vllm.engine_process import EngineProcess, EngineStartErro
 from functions.engines.vllm.model_files import ModelFiles
 from functions.engines.vllm.openmp import is_cpu_build
 from functions.engines.vllm.option_schema import installed_release
+from functions.engines.vllm.snapshots.template_snapshots import TemplateSnapshots
 from functions.engines.vllm.special_token_text import SpecialTokenText
 from functions.engines.vllm.template_process import TemplateError, TemplateProcess
 from functions.lifecycle import Warmth
@@ -57,6 +58,7 @@ class Launcher:
         self._settings = settings
         self._files = files
         self._compiled = CompiledArtefacts(settings.cache_dir, settings.engine_args, artefact_key)
+        self._snapshots = TemplateSnapshots(settings, artefact_key)
         self._clock = clock
         self._template: TemplateProcess | None = None
         self._model: Path | None = None
@@ -101,10 +103,10 @@ class Launcher:
             StartError: with the cause.
         """
         try:
-            template = self._template = await TemplateProcess.start()
             async with asyncio.TaskGroup() as group:
-                importing = group.create_task(self._import(replica, template))
-                group.create_task(self._fetch(replica, template, set() if complete else {importing}))
+                started = group.create_task(self._start_template())
+                importing = group.create_task(self._import(replica, started))
+                group.create_task(self._fetch(replica, started, set() if complete else {importing}))
         except TemplateError as error:
             raise StartError(str(error)) from None
         except BaseExceptionGroup as errors:
@@ -164,6 +166,8 @@ class Launcher:
             ) from None
         self._files.pin()
         self._compiled.save()
+        assert self._model is not None
+        self._snapshots.save(self._model)
         return engine
 
     async def ensure_template(self, replica: ReplicaTracker) -> None:
@@ -175,11 +179,10 @@ class Launcher:
         assert self._template is not None
         if not self._template.ended.done():
             return
-        log.error("template process died; importing again")
+        log.error("template process died; starting another one")
         await self._template.close()
         try:
-            self._template = await TemplateProcess.start()
-            await self._import(replica, self._template)
+            await self._import(replica, asyncio.create_task(self._start_template()))
         except TemplateError as error:
             raise StartError(str(error)) from None
         if self._model is not None:
@@ -187,6 +190,7 @@ class Launcher:
 
     async def close(self) -> None:
         """End the template with all engines forked from it, and release the files."""
+        await self._snapshots.close()
         if self._template is not None:
             await self._template.close()
             self._template = None
@@ -199,16 +203,17 @@ class Launcher:
         return self._settings.model_name or self._model.name
 
     async def _fetch(
-        self, replica: ReplicaTracker, template: TemplateProcess, until: set[asyncio.Task[None]]
+        self, replica: ReplicaTracker, started: asyncio.Task[TemplateProcess], until: set[asyncio.Task[None]]
     ) -> None:
         """Fetch the model; of its weights, as much as arrives until one of these tasks is done."""
 
         def use(folder: Path) -> None:
             self._model = folder
-            template.import_architecture(folder)
+            started.result().import_architecture(folder)
 
         with replica.measure(Phase.WEIGHTS):
             folder = await self._files.fetch()
+        await asyncio.shield(started)
         use(folder)
         self._special_tokens = await asyncio.to_thread(SpecialTokenText.load, folder)
         prefetch = self._files.start_prefetch(
@@ -219,8 +224,18 @@ class Launcher:
             if prefetch.done():
                 await prefetch
 
-    async def _import(self, replica: ReplicaTracker, template: TemplateProcess) -> None:
+    async def _start_template(self) -> TemplateProcess:
+        """A template process: restored where there is a snapshot that fits, else importing."""
+        self._template = await self._snapshots.restore() or await TemplateProcess.start()
+        return self._template
+
+    async def _import(self, replica: ReplicaTracker, started: asyncio.Task[TemplateProcess]) -> None:
+        began = self._clock()
+        template = await asyncio.shield(started)
         imported = await template.imported()
-        replica.record(Phase.IMPORT, imported.seconds)
+        if template.restored:
+            replica.record(Phase.RESTORE, self._clock() - began)
+        else:
+            replica.record(Phase.IMPORT, imported.seconds)
         self._version, self.device = imported.version, imported.device
         self._device_name = imported.device_name

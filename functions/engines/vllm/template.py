@@ -1,6 +1,9 @@
 """The template process: it has imported vLLM, runs nothing, and forks engines on order.
 
     python -m functions.engines.vllm.template --control FD
+    python -m functions.engines.vllm.template --park FOLDER [--model FOLDER]
+
+The second form is written to disk once it has imported, and restored for a replica later (`snapshots`).
 
 One thread and one loop handle orders from the replica's process and deaths of children. Because the template
 runs no torch operation and makes no CUDA context, an engine forked from it starts with all code in memory and
@@ -24,10 +27,11 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from functions.engines.vllm import template_protocol
+from functions.engines.vllm.snapshots import parking
 from functions.engines.vllm.template_protocol import (
     EndEngine,
     EngineExited,
@@ -78,32 +82,30 @@ class TemplateServer:
         """Names of the modules that every engine finds imported."""
 
     def import_vllm(self) -> None:
-        """Import what every engine needs, and report it."""
+        """Import what every engine needs, and report it; at once where that has been done."""
         began = time.monotonic()
-        with self._permanent_objects():
+        with _permanent_objects():
             version, device = imports.import_all()
+        self._imported = imports.module_names()
         seconds = time.monotonic() - began
         self.send(ImportFinished(seconds, len(self._imported), version, device, imports.device_name()))
 
-    @contextlib.contextmanager
-    def _permanent_objects(self) -> Iterator[None]:
-        """Keep the garbage collector away from what is made within the block, now and later.
+    def send(self, packet: Packet, pids: Sequence[int] = ()) -> None:
+        """Send to the replica's process, with a pidfd for each process that the packet tells of.
 
-        During an import it would traverse ever more modules, more than a second in all, and find next to no
-        garbage. Later, here or in an engine, traversing them would copy pages that are shared.
+        In its PID namespace, which may be another one, these processes have other ids. A closed channel is noticed
+        by `run`.
         """
-        gc.disable()
+        descriptors = []
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                descriptors.append(os.pidfd_open(pid))
         try:
-            yield
+            with contextlib.suppress(OSError):
+                socket.send_fds(self._control, [template_protocol.encode(packet)], descriptors)
         finally:
-            gc.freeze()
-            gc.enable()
-        self._imported = imports.module_names()
-
-    def send(self, packet: Packet) -> None:
-        """Send to the replica's process. A closed channel is noticed by `run`."""
-        with contextlib.suppress(OSError):
-            self._control.send(template_protocol.encode(packet))
+            for descriptor in descriptors:
+                os.close(descriptor)
 
     def run(self) -> None:
         """Follow orders until the replica's end of the channel closes."""
@@ -135,8 +137,9 @@ class TemplateServer:
         if isinstance(order, StartEngine):
             self._fork(order)
         elif isinstance(order, ImportArchitecture):
-            with self._permanent_objects():
+            with _permanent_objects():
                 imports.import_architecture(Path(order.directory))
+            self._imported = imports.module_names()
         elif isinstance(order, EndEngine):
             for pid, started in self._children.items():
                 if started.engine == order.engine:
@@ -160,7 +163,7 @@ class TemplateServer:
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)
         self._children[pid] = order
-        self.send(EngineForked(order.engine, pid))
+        self.send(EngineForked(order.engine), [pid])
 
     def _run_engine(self, order: StartEngine, template: int) -> int:
         """In the child: run the server; returns its exit code."""
@@ -195,7 +198,8 @@ class TemplateServer:
 
     def _report_ready(self, order: StartEngine) -> None:
         late = sorted(imports.module_names() - self._imported)
-        self.send(ServerReady(order.engine, server.core_pids(), tuple(late[:_MAX_LATE_IMPORTS])))
+        cores = server.core_pids()
+        self.send(ServerReady(order.engine, len(cores), tuple(late[:_MAX_LATE_IMPORTS])), cores)
 
     def _reap(self, *, block: bool = False) -> None:
         """Collect the engines whose first process has ended, with all processes that they left behind."""
@@ -213,6 +217,21 @@ class TemplateServer:
             order = self._children.pop(pid)
             shutil.rmtree(order.directory, ignore_errors=True)
             self.send(EngineExited(order.engine, os.waitstatus_to_exitcode(status)))
+
+
+@contextlib.contextmanager
+def _permanent_objects() -> Iterator[None]:
+    """Keep the garbage collector away from what is made within the block, now and later.
+
+    During an import it would traverse ever more modules, more than a second in all, and find next to no garbage.
+    Later, here or in an engine, traversing them would copy pages that are shared.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _signal_group(pid: int, number: signal.Signals) -> None:
@@ -233,16 +252,24 @@ def _is_closed(control: socket.socket) -> bool:
 def main() -> int:
     """Run a template; returns its exit code."""
     parser = argparse.ArgumentParser(prog="functions.engines.vllm.template")
-    parser.add_argument("--control", type=int, required=True, help="file descriptor of the channel")
+    how = parser.add_mutually_exclusive_group(required=True)
+    how.add_argument("--control", type=int, help="file descriptor of the channel")
+    how.add_argument("--park", type=Path, help="folder for parked.json; orders come on the standard input")
+    parser.add_argument(
+        "--model", type=Path, help="folder with the config.json of a model to import before parking"
+    )
     options = parser.parse_args()
-    control = socket.socket(fileno=options.control)
-    # While it imports it does not watch the channel, so the kernel has to tell it.
-    die_with_parent(signal.SIGTERM)
-    if _is_closed(control):
-        return 1  # the replica died before the kernel knew of the signal
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if options.park is None:
+        control = socket.socket(fileno=options.control)
+        # While it imports it does not watch the channel, so the kernel has to tell it.
+        die_with_parent(signal.SIGTERM)
+        if _is_closed(control):
+            return 1  # the replica died before the kernel knew of the signal
+    else:
+        control = _park(options.park, options.model)
     # Orphans of an engine become children of the template; a container's first process may not reap them.
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     imports.set_environment()
     template = TemplateServer(control)
     try:
@@ -258,6 +285,19 @@ def main() -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+def _park(folder: Path, model: Path | None) -> socket.socket:
+    """Import everything, wait to be restored, and return the channel to the replica."""
+    die_with_parent(signal.SIGKILL)
+    parking.run_in_background(background=True)
+    imports.set_environment()
+    with _permanent_objects():
+        imports.import_all()
+        if model is not None:
+            imports.import_architecture(model)
+        gc.collect()
+    return parking.park(folder)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 import shutil
 import signal
 import socket
@@ -32,6 +33,12 @@ from functions.engines.vllm.template_protocol import (
 from functions.settings import process_environment
 
 
+def template_environment() -> dict[str, str]:
+    """The environment of a template process that this process starts."""
+    inherited = process_environment()
+    return {**inherited, **openmp.environment(inherited)}
+
+
 class TemplateError(Exception):
     """The template process did not start or has ended; the message says why."""
 
@@ -40,12 +47,21 @@ class TemplateProcess:
     """A process that has imported vLLM. Made by `start`.
 
     `ended` is done, with its exit code, once the process is gone.
+
+    Args:
+        process: the template, or the command that restored it and ends with it.
+        control: this process's end of the channel.
+        restored: whether it was restored from a snapshot.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process, control: socket.socket) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, control: socket.socket, *, restored: bool = False
+    ) -> None:
         loop = asyncio.get_running_loop()
         self._process = process
         self._control = control
+        self.restored = restored
+        control.setblocking(False)
         self._engines: dict[int, EngineProcess] = {}
         self._numbers = itertools.count(1)
         self._imported: asyncio.Future[ImportFinished] = loop.create_future()
@@ -60,14 +76,12 @@ class TemplateProcess:
             environment: variables to add to this process's own.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
-        inherited = process_environment()
         command = [sys.executable, "-m", "functions.engines.vllm.template", "--control", str(theirs.fileno())]
         with theirs:
             process = await asyncio.create_subprocess_exec(
                 *command,
                 stdin=subprocess.DEVNULL,
-                env={**inherited, **openmp.environment(inherited), **(environment or {})},
+                env={**template_environment(), **(environment or {})},
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # Ctrl-C at a terminal is for the replica's process to handle
             )
@@ -116,7 +130,7 @@ class TemplateProcess:
         self._control.close()
         if not self._imported.done() and not self.ended.done():
             # While it imports it does not watch the channel, and it has no engine to end yet.
-            self._process.terminate()
+            self._process.kill() if self.restored else self._process.terminate()
         done, _ = await asyncio.wait({self.ended}, timeout=GRACE_SECONDS)
         if not done:
             with contextlib.suppress(ProcessLookupError):
@@ -151,15 +165,17 @@ class TemplateProcess:
     def _receive(self) -> None:
         while True:
             try:
-                data = self._control.recv(template_protocol.MAX_PACKET_BYTES)
+                data, pidfds, _, _ = socket.recv_fds(
+                    self._control, template_protocol.MAX_PACKET_BYTES, template_protocol.MAX_PIDFDS
+                )
             except OSError:  # nothing more for now, or closed
                 return
             if not data:
                 asyncio.get_running_loop().remove_reader(self._control)
                 return
-            self._handle(template_protocol.decode(data))
+            self._handle(template_protocol.decode(data), pidfds)
 
-    def _handle(self, packet: Packet) -> None:
+    def _handle(self, packet: Packet, pidfds: Sequence[int]) -> None:
         if isinstance(packet, ImportFinished):
             if not self._imported.done():
                 self._imported.set_result(packet)
@@ -170,6 +186,9 @@ class TemplateProcess:
             assert not isinstance(packet, (StartEngine, ImportArchitecture, EndEngine))
             engine = self._engines.get(packet.engine)
             if engine is not None:
-                engine.handle(packet)
+                engine.handle(packet, pidfds)
+            else:
+                for descriptor in pidfds:
+                    os.close(descriptor)
             if isinstance(packet, EngineExited):
                 self._engines.pop(packet.engine, None)

@@ -2,7 +2,8 @@
 
 The channel is a `SOCK_SEQPACKET` socket pair: it keeps the boundaries of packets, so that several processes
 (the template and the engines forked from it) may send on the same end. Both ends come from the same release;
-a packet of unknown kind is a bug.
+a packet of unknown kind is a bug. Processes are told of by pidfds (pidfd_open(2)) that travel with a packet: they
+mean the same in every PID namespace, and never another process that was given the same id.
 """
 
 import dataclasses
@@ -12,6 +13,9 @@ from typing import Any, TypeAlias, get_args
 
 MAX_PACKET_BYTES = 1 << 16
 """Size limit of one packet; long causes are cut to fit."""
+
+MAX_PIDFDS = 64
+"""Limit of the pidfds that travel with one packet."""
 
 _CAUSE_CHARS = 4000
 
@@ -72,10 +76,9 @@ class ImportFailed:
 
 @dataclass(frozen=True, slots=True)
 class EngineForked:
-    """Template to replica: the engine's first process exists."""
+    """Template to replica: the engine's first process exists. Carries a pidfd of it."""
 
     engine: int
-    pid: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +109,11 @@ class LoadingFinished:
 
 @dataclass(frozen=True, slots=True)
 class ServerReady:
-    """Engine to replica: the server accepts requests."""
+    """Engine to replica: the server accepts requests. Carries a pidfd of each engine core that lives."""
 
     engine: int
-    pids: tuple[int, ...]
-    """Engine core processes: the death of one is the engine's death."""
+    cores: int
+    """Number of engine core processes: the death of one is the engine's death."""
     late_imports: tuple[str, ...] = ()
     """Modules that the engine had to import after the fork."""
 

@@ -1,0 +1,1 @@
+"""A template process that was written to disk with CRIU, and restored in place of an import."""
