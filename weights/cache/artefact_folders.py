@@ -10,13 +10,14 @@ is counted in the cache's quota and evicted like everything else.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,36 @@ from weights.cache.pruning import FOLDER_KINDS, RECORD_FILE
 _CHUNK_BYTES = 16 * 1024 * 1024
 """Part of a file that one thread digests; a file's digest is that of its chunks' digests."""
 _THREADS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenedFolder:
+    """A folder whose files may be used.
+
+    Attributes:
+        name: for messages.
+        path: where the files lie.
+        files: size and digest of each.
+        made_of: what the folder was made of.
+    """
+
+    name: str
+    path: Path
+    files: Mapping[str, Mapping[str, Any]]
+    made_of: Mapping[str, Any]
+    verified: bool = False
+
+    def verify(self) -> None:
+        """Compare every byte with what was kept, unless that was done; on several threads, 2 GB a second.
+
+        Raises:
+            UntrustedArtefactsError: a file was changed or damaged.
+        """
+        if self.verified:
+            return
+        digests = file_digests(self.path, list(self.files))
+        if wrong := next((file for file in self.files if digests[file] != self.files[file]["sha256"]), None):
+            raise UntrustedArtefactsError(f"{self.name}/{wrong} was changed after it was kept")
 
 
 class ArtefactFolders:
@@ -56,10 +87,12 @@ class ArtefactFolders:
         return made_of if isinstance(made_of, dict) else None
 
     @contextlib.contextmanager
-    def opened(self, name: str) -> Iterator[Path]:
-        """A folder whose files may be used, and hold what was kept.
+    def opened(self, name: str) -> Iterator[OpenedFolder]:
+        """A folder whose files may be used.
 
-        Files that another user could change are copied first, so that what is used is what was verified.
+        With a signing key the files hold what was signed: they are verified before this returns, and files that
+        another user could change are copied first. Without one, owner and mode have decided, and the caller
+        finds damage by `verify`, beside its own work.
 
         Raises:
             UntrustedArtefactsError: they may not be used, or differ from what was kept.
@@ -68,6 +101,30 @@ class ArtefactFolders:
         folder = self._root / name
         content = json.loads((folder / RECORD_FILE).read_bytes())
         files: dict[str, dict[str, Any]] = content["files"]
+        self._check(name, content, files)
+        with contextlib.ExitStack() as stack:
+            if self._trust.signs:
+                scratch = Path(tempfile.mkdtemp(prefix="pilotlight-"))
+                stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+                for file in files:
+                    shutil.copyfile(folder / file, scratch / file)
+                folder = scratch
+            opened = OpenedFolder(f"{self._kind}/{name}", folder, files, content["made_of"])
+            if self._trust.signs:
+                opened.verify()
+                opened = dataclasses.replace(opened, verified=True)
+            yield opened
+        with contextlib.suppress(OSError):  # eviction then goes by an older time of use
+            path = self._root / name / RECORD_FILE
+            os.utime(path, (self._cache.leases.now(), path.stat().st_mtime))
+
+    def _check(self, name: str, content: dict[str, Any], files: dict[str, dict[str, Any]]) -> None:
+        """Check everything but the files' content.
+
+        Raises:
+            UntrustedArtefactsError: they may not be used.
+        """
+        folder = self._root / name
         if any(Path(file).name != file or file == RECORD_FILE for file in files):
             raise UntrustedArtefactsError(f"{self._kind}/{name}: names a file outside of its folder")
         if content["sha256"] != _listing_digest(files, content["made_of"]):
@@ -79,25 +136,9 @@ class ArtefactFolders:
             if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
                 raise UntrustedArtefactsError(f"{called} must be a plain file")
         self._trust.check(self._kind, name, content, statuses)
-        with contextlib.ExitStack() as stack:
-            if not _is_private(statuses.values()):
-                scratch = Path(tempfile.mkdtemp(prefix="pilotlight-"))
-                stack.callback(shutil.rmtree, scratch, ignore_errors=True)
-                for file in files:
-                    shutil.copyfile(folder / file, scratch / file)
-                folder = scratch
-            for file, expected in files.items():
-                if (folder / file).stat().st_size != expected["size"]:
-                    raise UntrustedArtefactsError(
-                        f"{self._kind}/{name}/{file} has another size than it was kept with"
-                    )
-            digests = file_digests(folder, files)
-            if wrong := next((file for file in files if digests[file] != files[file]["sha256"]), None):
-                raise UntrustedArtefactsError(f"{self._kind}/{name}/{wrong} was changed after it was kept")
-            yield folder
-        with contextlib.suppress(OSError):  # eviction then goes by an older time of use
-            path = self._root / name / RECORD_FILE
-            os.utime(path, (self._cache.leases.now(), path.stat().st_mtime))
+        for file, expected in files.items():
+            if statuses[f"{self._kind}/{name}/{file}"].st_size != expected["size"]:
+                raise UntrustedArtefactsError(f"{self._kind}/{name}/{file} has another size than it had")
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
@@ -152,7 +193,7 @@ class ArtefactFolders:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def file_digests(folder: Path, files: Mapping[str, Any] | list[str]) -> dict[str, str]:
+def file_digests(folder: Path, files: Sequence[str]) -> dict[str, str]:
     """SHA-256 over the SHA-256 digests of each file's chunks of 16 MiB, hexadecimal, by name."""
 
     def chunk(job: tuple[str, int]) -> bytes:
@@ -177,11 +218,3 @@ def file_digests(folder: Path, files: Mapping[str, Any] | list[str]) -> dict[str
 def _listing_digest(files: Mapping[str, Any], made_of: Mapping[str, Any]) -> str:
     text = json.dumps({"files": files, "made_of": made_of}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _is_private(statuses: Any) -> bool:
-    """Whether no user but this one (or root) can change what has these statuses."""
-    ours = {os.geteuid(), 0}
-    return all(
-        status.st_uid in ours and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) for status in statuses
-    )

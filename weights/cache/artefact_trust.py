@@ -39,6 +39,11 @@ class ArtefactTrust:
         self._uid = os.geteuid() if uid is None else uid
 
     @property
+    def signs(self) -> bool:
+        """Whether a signature decides; otherwise owner and mode do."""
+        return self._key is not None
+
+    @property
     def file_mode(self) -> int:
         """Of archives: with signatures other users may read them, too."""
         return 0o600 if self._key is None else 0o644

@@ -97,12 +97,12 @@ def find_criu(environment: Mapping[str, str]) -> Criu:
 
 
 def log_tail(folder: Path, action: str) -> str:
-    """The last error in CRIU's log of an action, for a message."""
+    """The first error in CRIU's log of an action, for a message."""
     with contextlib.suppress(OSError):
         lines = (folder / f"{action}.log").read_text(encoding="utf-8", errors="replace").splitlines()
         errors = [line for line in lines if "Error" in line and "RLIMIT_NOFILE" not in line]
         if errors:
-            return errors[-1].strip()
+            return errors[0].strip()
     return "no error in its log"
 
 

@@ -23,7 +23,7 @@ from functions.engines.vllm.snapshots.parking import Order
 from functions.engines.vllm.template_process import TemplateProcess, template_environment
 from functions.settings import FunctionSettings, process_environment
 from weights import CacheError
-from weights.cache.artefact_folders import ArtefactFolders
+from weights.cache.artefact_folders import ArtefactFolders, OpenedFolder
 from weights.cache.artefact_trust import ArtefactTrust
 from weights.cache.cache import Cache
 
@@ -83,8 +83,8 @@ class TemplateSnapshots:
             self._writing.cancel()
             await asyncio.wait({self._writing})
 
-    def _open(self, stack: contextlib.ExitStack) -> tuple[Criu, Path, str] | None:
-        """CRIU, the folder of the snapshot that fits, and the pipe that it read from; None without a snapshot."""
+    def _open(self, stack: contextlib.ExitStack) -> tuple[Criu, OpenedFolder] | None:
+        """CRIU and the snapshot that fits; None without a snapshot."""
         if not (self._cache_dir / KIND).is_dir():
             return None
         name = identity_of_template(self._model_uri).name
@@ -96,8 +96,7 @@ class TemplateSnapshots:
         program = criu.find_criu(process_environment())
         if (changed := first_changed_file(made_of["files"])) is not None:
             raise ValueError(f"{changed} is not the file that it was when the snapshot was written")
-        folder = stack.enter_context(folders.opened(name))
-        return program, folder, str(made_of["pipe"])
+        return program, stack.enter_context(folders.opened(name))
 
     async def _write(self, model: Path) -> None:
         command = [
@@ -125,11 +124,12 @@ def identity_of_template(model_uri: str) -> SnapshotIdentity:
     )
 
 
-async def _restored(program: Criu, folder: Path, pipe: str) -> TemplateProcess:
-    """A template process from a snapshot.
+async def _restored(program: Criu, snapshot: OpenedFolder) -> TemplateProcess:
+    """A template process from a snapshot. It gets its order only once every byte of the snapshot is verified.
 
     Raises:
         CriuError: it could not be restored.
+        UntrustedArtefactsError: the snapshot is damaged.
     """
     loop = asyncio.get_running_loop()
     work_dir = Path(tempfile.mkdtemp(prefix="pilotlight-"))
@@ -143,7 +143,9 @@ async def _restored(program: Criu, folder: Path, pipe: str) -> TemplateProcess:
             reading, writing = os.pipe()
             try:
                 process = await asyncio.create_subprocess_exec(
-                    *program.restore_command(folder, work_dir, reading, pipe),
+                    *program.restore_command(
+                        snapshot.path, work_dir, reading, str(snapshot.made_of["pipe"])
+                    ),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
@@ -153,6 +155,7 @@ async def _restored(program: Criu, folder: Path, pipe: str) -> TemplateProcess:
                 os.close(reading)
                 reading = -1
                 order = Order(str(path), os.getcwd(), template_environment())  # noqa: PTH109 - a text
+                await asyncio.to_thread(snapshot.verify)
                 accepting = asyncio.create_task(loop.sock_accept(listening))
                 ending = asyncio.create_task(process.wait())
                 handing = asyncio.create_task(asyncio.to_thread(_write_all, writing, order.encode()))

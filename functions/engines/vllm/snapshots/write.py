@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from functions import logs
 from functions.engines.vllm.snapshots import criu
@@ -66,39 +67,56 @@ def write(cache: Cache, trust: ArtefactTrust, program: Criu, *, model_uri: str, 
     made_of = folders.record(name)
     if made_of is not None and first_changed_file(made_of["files"]) is None:
         return False
-    with (
-        contextlib.ExitStack() as stack,
-        cache.writing(),
-        (cache.root / "tmp" / f"{KIND}-{name}.lock").open("w") as lock,
-    ):
+    with contextlib.ExitStack() as stack:
+        if not stack.enter_context(_only_writer(cache, name)):
+            return False
+        scratch = stack.enter_context(folders.scratch())
+        parked, images = _write_process(program, scratch, model)
+        size = sum(path.stat().st_size for path in images.iterdir())
+        folders.publish(name, images, {**parked, "criu": program.version})
+    log.info("snapshot written", extra={"snapshot": name[:16], "mib": size >> 20})
+    return True
+
+
+@contextlib.contextmanager
+def _only_writer(cache: Cache, name: str) -> Iterator[bool]:
+    """Whether no other process writes this snapshot, for as long as the context lasts."""
+    with cache.writing():
+        lock = (cache.root / "tmp" / f"{KIND}-{name}.lock").open("w")
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return False
-        scratch = stack.enter_context(folders.scratch())
-        began = time.monotonic()
-        with _parked(scratch, model) as (process, pipe):
-            imported = time.monotonic()
-            parked = json.loads((scratch / PARKED_FILE).read_text(encoding="utf-8"))
-            (scratch / PARKED_FILE).unlink()
-            images = scratch / "images"
-            images.mkdir(mode=0o700)
-            dumped = subprocess.run(  # noqa: S603 - see `find_criu`
-                program.dump_command(process.pid, images), capture_output=True, check=False
-            )
-            if dumped.returncode != 0:
-                raise CriuError(f"CRIU could not write the process: {criu.log_tail(images, 'dump')}")
-        for leftover in (*images.glob("*.log"), *images.glob("stats-*")):
-            leftover.unlink()
-        written = time.monotonic()
-        size = sum(path.stat().st_size for path in images.iterdir())
-        folders.publish(name, images, {"files": parked["files"], "pipe": pipe, "criu": program.version})
-        seconds = {
-            "import_seconds": round(imported - began, 2),
-            "write_seconds": round(written - imported, 2),
-        }
-        log.info("snapshot written", extra={"snapshot": name[:16], "mib": size >> 20, **seconds})
-        return True
+            yield False
+        else:
+            yield True
+
+
+def _write_process(program: Criu, scratch: Path, model: Path) -> tuple[dict[str, Any], Path]:
+    """Write a template process into a new folder in `scratch`.
+
+    Returns:
+        The files on which it depends and the pipe that it read from, and the folder.
+
+    Raises:
+        CriuError: the process could not be imported or written.
+    """
+    began = time.monotonic()
+    images = scratch / "images"
+    images.mkdir(mode=0o700)
+    with _parked(scratch, model) as (process, pipe):
+        imported = time.monotonic()
+        parked = json.loads((scratch / PARKED_FILE).read_text(encoding="utf-8"))
+        dumped = subprocess.run(  # noqa: S603 - see `find_criu`
+            program.dump_command(process.pid, images), capture_output=True, check=False
+        )
+        if dumped.returncode != 0:
+            raise CriuError(f"CRIU could not write the process: {criu.log_tail(images, 'dump')}")
+    seconds = {"import_seconds": round(imported - began, 2), "write_seconds": round(time.monotonic() - imported, 2)}
+    log.info("template process written", extra=seconds)
+    for leftover in (*images.glob("*.log"), *images.glob("stats-*")):
+        leftover.unlink()
+    return {"files": parked["files"], "pipe": pipe}, images
 
 
 @contextlib.contextmanager
