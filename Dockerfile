@@ -24,7 +24,9 @@ ARG ENGINE=gpu
 ARG TORCH_CPU=2.13.0+cpu
 ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1
 # gcc: vLLM's Triton kernels are compiled on the machine they run on.
-RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
+# criu: restores the template process from a snapshot; it may do so as any user that the pod gives these capabilities.
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev criu libcap2-bin && \
+    setcap cap_checkpoint_restore,cap_setpcap+eip "$(command -v criu)" && rm -rf /var/lib/apt/lists/*
 COPY --from=source /src /src
 RUN pip install --require-hashes --no-deps -r /src/locks/functions-${ENGINE}.txt
 RUN if [ "${ENGINE}" = cpu ]; then \

@@ -5,10 +5,12 @@
 | figure | from | to |
 |---|---|---|
 | `vllm_server_s` | start of `python -m vllm.entrypoints.openai.api_server` | first token of a stream |
-| `cold_s` | start of `python -m functions generate`, weights in S3, empty cache | the same |
+| `cold_s` | start of `python -m functions generate`, weights in S3, only a snapshot in the cache | the same |
+| `cold_without_snapshot_s` | the same with an empty cache | the same |
 | `standby_s` | a request sent to a replica in standby | the same |
 | `restart_s` | SIGKILL of the engine core of a hot replica | the same, the client trying again |
 
+Snapshots need CRIU 4.1 or later and its rights (`--criu PROGRAM`, or `criu` in PATH); else `cold_s` is null.
 All with the same model and options, on one machine, one after the other. Figures are medians, for each phase
 as well, and ratios of medians.
 """
@@ -19,6 +21,7 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import signal
 import statistics
 import sys
@@ -86,24 +89,60 @@ def median_phases(runs: list[dict[str, float]]) -> dict[str, float]:
     return {name: statistics.median(one[name] for one in runs if name in one) for name in names}
 
 
-def measure(folder: Path, runs: int, plain_runs: int) -> dict[str, Any]:
+def write_snapshot(uri: str, folder: Path, variables: dict[str, str]) -> dict[str, float | None]:
+    """Have a replica write a snapshot into `folder/cache`; its size and the seconds that writing took."""
+    folder.mkdir()
+    with replica(uri, folder, **variables, PILOTLIGHT_SNAPSHOT="true") as server:
+        wait_for_state(server, "hot")
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            lines = [json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{")]
+            seconds = [
+                line["write_seconds"] for line in lines if line["message"] == "template process written"
+            ]
+            sizes = [line["mib"] for line in lines if line["message"] == "snapshot written"]
+            if sizes:
+                return {"snapshot_mib": sizes[0], "snapshot_write_s": seconds[0]}
+            if any(line["message"] == "no snapshot is written" for line in lines):
+                break
+            time.sleep(0.2)
+    return {"snapshot_mib": None, "snapshot_write_s": None}
+
+
+def measure(folder: Path, runs: int, plain_runs: int, variables: dict[str, str]) -> dict[str, Any]:
     """All figures."""
     model = make_model(folder / "model").path
-    plain, cold, standby, restart = [], [], [], []
-    phases: dict[str, list[dict[str, float]]] = {"cold": [], "standby": [], "restart": []}
+    plain, cold, imported, standby, restart = [], [], [], [], []
+    phases: dict[str, list[dict[str, float]]] = {
+        "cold": [],
+        "cold_without_snapshot": [],
+        "standby": [],
+        "restart": [],
+    }
     memory: dict[str, float] = {}
     for _ in range(plain_runs):
         with plain_vllm(model, folder) as server:
             plain.append(server.first_token() - server.began)
     with s3_server(folder / "s3.log") as s3:
         uri = s3.upload(model, "models", "bench")
+        variables = {**s3.environment, **variables}
+        snapshot = write_snapshot(uri, folder / "snapshot", variables)
         for number in range(plain_runs):
+            if snapshot["snapshot_mib"] is not None:
+                scratch = folder / f"restored-{number}"
+                shutil.copytree(
+                    folder / "snapshot/cache/snapshots", scratch / "cache/snapshots", copy_function=os.link
+                )
+                with replica(uri, scratch, **variables) as server:
+                    wait_for_port(server)
+                    cold.append(server.first_token() - server.began)
+                    phases["cold"].append(call(server, "/healthz/ready")[1]["phases"])
             scratch = folder / f"cold-{number}"
             scratch.mkdir()
-            with replica(uri, scratch, **s3.environment) as server:
+            with replica(uri, scratch, **variables) as server:
                 wait_for_port(server)
-                cold.append(server.first_token() - server.began)
-                phases["cold"].append(call(server, "/healthz/ready")[1]["phases"])
+                imported.append(server.first_token() - server.began)
+                phases["cold_without_snapshot"].append(call(server, "/healthz/ready")[1]["phases"])
                 if number < plain_runs - 1:
                     continue
                 for _ in range(runs):
@@ -118,22 +157,34 @@ def measure(folder: Path, runs: int, plain_runs: int) -> dict[str, Any]:
                 memory["standby_rss_mib"] = server.rss_mib()
                 memory["standby_private_mib"] = server.private_mib()
     medians = {
-        name: statistics.median(values)
+        name: statistics.median(values) if values else None
         for name, values in {
             "vllm_server_s": plain,
             "cold_s": cold,
+            "cold_without_snapshot_s": imported,
             "standby_s": standby,
             "restart_s": restart,
         }.items()
     }
     base = medians["vllm_server_s"]
+    assert base is not None
+    ratios = {
+        f"{name.removesuffix('_s')}_vs_vllm_server": None if value is None else base / value
+        for name, value in medians.items()
+        if value != base
+    }
     return {
-        "standby_vs_vllm_server": base / medians["standby_s"],
-        "restart_vs_vllm_server": base / medians["restart_s"],
-        "cold_vs_vllm_server": base / medians["cold_s"],
+        **ratios,
+        **snapshot,
         **memory,
         **medians,
-        "runs": {"vllm_server": plain, "cold": cold, "standby": standby, "restart": restart},
+        "runs": {
+            "vllm_server": plain,
+            "cold": cold,
+            "cold_without_snapshot": imported,
+            "standby": standby,
+            "restart": restart,
+        },
         "phases_s": {start: median_phases(runs) for start, runs in phases.items()},
     }
 
@@ -153,9 +204,11 @@ def main() -> None:
     parser.add_argument(
         "--plain-runs", type=at_least(1), default=3, help="fresh starts of each server (default 3)"
     )
+    parser.add_argument("--criu", type=Path, help="CRIU's program (default: criu in PATH)")
     options = parser.parse_args()
+    variables = {} if options.criu is None else {"PILOTLIGHT_CRIU": str(options.criu.absolute())}
     with tempfile.TemporaryDirectory(prefix="pilotlight-bench-") as scratch:
-        figures = measure(Path(scratch), options.runs, options.plain_runs)
+        figures = measure(Path(scratch), options.runs, options.plain_runs, variables)
     if options.json:
         print(json.dumps(figures))
         return

@@ -19,7 +19,7 @@ class Phase(StrEnum):
     SCHEDULE = "schedule"
     """From the decision for a replica to the start of its process."""
     RESTORE = "restore"
-    """Process start to a process that has the code in memory, restored from a snapshot in place of an import."""
+    """Process start to the code being in memory, from a snapshot in place of an import."""
     IMPORT = "import"
     """Process start to the code being imported."""
     DEVICE = "device"

@@ -132,6 +132,8 @@ class StageSpec(PodSettings):
     scaling: Scaling = Field(default_factory=Scaling)
     warm_pool: WarmPoolTemplate | None = None
     warmth: Literal["hot", "asleep", "standby"] = "hot"
+    snapshot: bool = False
+    """Write a snapshot of the template process, for later cold starts to restore; for engine vllm."""
     timeout_seconds: int | None = Field(default=None, ge=1)
     """Of a whole request. The cluster has a maximum (`max-revision-timeout-seconds`, 600 by default)."""
     response_start_timeout_seconds: int | None = Field(default=None, ge=1)
@@ -156,6 +158,8 @@ class StageSpec(PodSettings):
             raise ValueError(f"engine is for kind generate, not {self.kind}")
         if self.warmth != "hot" and self.kind is not Kind.GENERATE:
             raise ValueError(f"warmth {self.warmth} is for kind generate, not {self.kind}")
+        if self.snapshot and self.engine_type != "vllm":
+            raise ValueError("snapshot: true is for kind generate with engine vllm")
         if (
             self.timeout_seconds is not None
             and self.response_start_timeout_seconds is not None

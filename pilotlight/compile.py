@@ -113,6 +113,8 @@ def _environment(agent: Agent, stage: StageSpec) -> dict[str, str]:
                 env[env_vars.ENGINE_ARGS] = json.dumps(engine.args)
             if stage.warmth != "hot":
                 env[env_vars.WARMTH] = stage.warmth
+            if stage.snapshot:
+                env[env_vars.SNAPSHOT] = "true"
         if stage.kind is Kind.ORCHESTRATE:
             env[env_vars.STAGES] = json.dumps(
                 [

@@ -18,6 +18,16 @@ SAFE_SECURITY_CONTEXT: dict[str, Any] = {
 }
 """For stages that run the project's own image; Kubernetes' Pod Security Standard "restricted" asks for it."""
 
+SNAPSHOT_SECURITY_CONTEXT: dict[str, Any] = {
+    "runAsNonRoot": True,
+    # CRIU has its capabilities from its file, which this would forbid.
+    "allowPrivilegeEscalation": True,
+    "capabilities": {"drop": ["ALL"], "add": ["CHECKPOINT_RESTORE", "SETPCAP"]},
+    # CRIU cannot write a process with a filter, and RuntimeDefault keeps it from choosing process ids.
+    "seccompProfile": {"type": "Unconfined"},
+}
+"""For stages with `snapshot: true`; the image's criu has these two capabilities in its file."""
+
 _REPLACED = (
     "node_selector",
     "affinity",
@@ -95,14 +105,18 @@ def compile_pod(agent: Agent, stage: StageSpec) -> Pod:
     return Pod(
         fields=fields,
         volume_mounts=mounts,
-        security_context=({} if own else SAFE_SECURITY_CONTEXT)
-        | spec.security_context
-        | stage.security_context,
+        security_context=_default_security_context(stage) | spec.security_context | stage.security_context,
         liveness_probe=None if own else _liveness(agent, stage),
         cache_dir=None if cache is None else cache.mount_path,
         limits={} if gpu is None else gpu.limits,
         annotations={} if gpu is None else gpu.annotations,
     )
+
+
+def _default_security_context(stage: StageSpec) -> dict[str, Any]:
+    if stage.kind is Kind.CONTAINER:
+        return {}
+    return SNAPSHOT_SECURITY_CONTEXT if stage.snapshot else SAFE_SECURITY_CONTEXT
 
 
 def _chosen(stage: StageSpec, spec: AgentModel, name: str) -> Any:

@@ -8,7 +8,7 @@ import pytest
 FUNCTIONS = Path(__file__).parents[2] / "functions"
 VLLM = FUNCTIONS / "engines" / "vllm"
 # These run in vLLM's own processes and set vLLM's own variables there.
-IN_VLLM = {VLLM / "template.py", *(VLLM / "vllm_internals").glob("*.py")}
+IN_VLLM = {VLLM / "template.py", VLLM / "snapshots" / "parking.py", *(VLLM / "vllm_internals").glob("*.py")}
 READERS = {"environ", "environb", "getenv", "getenvb"}
 MODULES = sorted(set(FUNCTIONS.rglob("*.py")) - IN_VLLM - {FUNCTIONS / "settings.py"})
 

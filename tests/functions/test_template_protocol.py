@@ -26,11 +26,11 @@ PACKETS = [
     EndEngine(1, graceful=True),
     ImportFinished(7.5, 3000, "0.33.0", "cuda", "H200"),
     ImportFailed("no module"),
-    EngineForked(1, 4711),
+    EngineForked(1),
     LoadingStarted(1),
     WeightsRead(1, 2, 3),
     LoadingFinished(1, 0.5),
-    ServerReady(1, (4712, 4713), ("late.module",)),
+    ServerReady(1, 2, ("late.module",)),
     ErrorReported(1, "EngineCore", "out of memory"),
     EngineExited(1, -9),
 ]

@@ -94,7 +94,8 @@ class VllmReplica:
 
     @property
     def template(self) -> psutil.Process:
-        for child in psutil.Process(self.stage.process.pid).children():
+        # A restored one is a child of the command that restored it; a parent comes before its children.
+        for child in psutil.Process(self.stage.process.pid).children(recursive=True):
             if "functions.engines.vllm.template" in " ".join(child.cmdline()):
                 return child
         raise AssertionError("no template process")

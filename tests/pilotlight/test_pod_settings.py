@@ -122,6 +122,21 @@ def test_stages_of_the_projects_image_are_restricted_and_have_no_token(tmp_path)
     assert spec["containers"][0]["securityContext"]["runAsNonRoot"] is True
 
 
+def test_a_stage_with_snapshots_has_what_criu_needs_and_the_others_have_not(tmp_path):
+    found = services(tmp_path, {}, snapshot=True)
+    container = pod(found["generate"])["containers"][0]
+    assert container["securityContext"] == {
+        "runAsNonRoot": True,
+        "allowPrivilegeEscalation": True,
+        "capabilities": {"drop": ["ALL"], "add": ["CHECKPOINT_RESTORE", "SETPCAP"]},
+        "seccompProfile": {"type": "Unconfined"},
+    }
+    assert {"name": "PILOTLIGHT_SNAPSHOT", "value": "true"} in container["env"]
+    other = pod(found["ingest"])["containers"][0]
+    assert other["securityContext"]["allowPrivilegeEscalation"] is False
+    assert all(variable["name"] != "PILOTLIGHT_SNAPSHOT" for variable in other["env"])
+
+
 @pytest.mark.parametrize(
     ("workers", "said", "volume"),
     [

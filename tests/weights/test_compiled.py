@@ -1,8 +1,8 @@
 """Compiled artefacts come back for the same key, and only whole."""
 
 import dataclasses
+import json
 import os
-import shutil
 import time
 
 import pytest
@@ -180,10 +180,13 @@ def test_without_a_key_nothing_is_kept_or_restored_where_other_nodes_may_write(p
 def test_an_archive_of_one_kind_is_never_restored_as_another(produced, tmp_path):
     cache = Cache(tmp_path / "cache")
     trust = ArtefactTrust(b"key")
-    ArtefactArchives(cache, "snapshots", trust).save("n", produced, made_of={})
-    shutil.copytree(tmp_path / "cache/snapshots", tmp_path / "cache/compiled")
+    archives = ArtefactArchives(cache, "compiled", trust)
+    archives.save("n", produced, made_of={})
+    record = tmp_path / "cache/compiled/n.json"
+    content = json.loads(record.read_text())
+    record.write_text(json.dumps(content | trust.sign("snapshots", "n", content["sha256"])))
     with pytest.raises(UntrustedArtefactsError, match=r"compiled/n\.tar has a signature of another key"):
-        ArtefactArchives(cache, "compiled", trust).restore("n", tmp_path / "fresh")
+        archives.restore("n", tmp_path / "fresh")
     cache.close()
 
 

@@ -1,7 +1,7 @@
 """Folders that are code and are used as they lie: snapshots of processes.
 
-Unlike an archive (`weights.cache.artefact_archives`) a folder is not unpacked. It appears whole, by one rename, and
-is counted in the cache's quota and evicted like everything else.
+Unlike an archive (`weights.cache.artefact_archives`) a folder is not unpacked. It appears whole, by one
+rename, and is counted in the cache's quota and evicted like everything else.
 
     KIND/NAME/record.json   size and SHA-256 of every file, a signature, and what the folder was made of
     KIND/NAME/...           the files; plain files only, no folders
@@ -90,9 +90,8 @@ class ArtefactFolders:
     def opened(self, name: str) -> Iterator[OpenedFolder]:
         """A folder whose files may be used.
 
-        With a signing key the files hold what was signed: they are verified before this returns, and files that
-        another user could change are copied first. Without one, owner and mode have decided, and the caller
-        finds damage by `verify`, beside its own work.
+        With a signing key they are copied to a private folder and verified before this returns. Without one,
+        owner and mode have decided, and the caller finds damage by `verify`, beside its own work.
 
         Raises:
             UntrustedArtefactsError: they may not be used, or differ from what was kept.

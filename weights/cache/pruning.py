@@ -105,10 +105,7 @@ def _remove(root: Path, leases: LeaseManager, candidate: EvictionCandidate) -> b
     if path.parent.name in FOLDER_KINDS:
         return _remove_folder(root, path)
     if path.parent.name == "partial":
-        if leases.is_held(path / "lease"):
-            return False
-        shutil.rmtree(path, ignore_errors=True)
-        return True
+        return _remove_partial(path, leases)
     aside = root / "tmp" / f"evicted-{path.name}"
     try:
         path.rename(aside)
@@ -120,6 +117,13 @@ def _remove(root: Path, leases: LeaseManager, candidate: EvictionCandidate) -> b
         return False
     aside.unlink(missing_ok=True)
     parts_path(path).unlink(missing_ok=True)
+    return True
+
+
+def _remove_partial(path: Path, leases: LeaseManager) -> bool:
+    if leases.is_held(path / "lease"):
+        return False
+    shutil.rmtree(path, ignore_errors=True)
     return True
 
 

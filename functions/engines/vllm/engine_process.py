@@ -146,19 +146,22 @@ class EngineProcess:
         elif isinstance(event, ErrorReported):
             self.errors.append(event)
         elif isinstance(event, ServerReady):
-            self.late_imports = event.late_imports
-            self.core_pids = tuple(pid for pid in map(_pid_of, pidfds) if pid is not None)
-            for descriptor in pidfds:
-                self._pidfds.append(descriptor)
-                asyncio.get_running_loop().add_reader(descriptor, self._core_died, _pid_of(descriptor))
-            if len(pidfds) < event.cores:
-                self._core_died(None)
-            if not self.serving.done():
-                self.serving.set_result(None)
+            self._handle_ready(event, pidfds)
         elif isinstance(event, EngineExited):
             if not self.gone.done():
                 self.gone.set_result(event.status)
             self.declare_dead(f"the engine's server ended with status {event.status}")
+
+    def _handle_ready(self, event: ServerReady, pidfds: Sequence[int]) -> None:
+        self.late_imports = event.late_imports
+        self.core_pids = tuple(pid for pid in map(_pid_of, pidfds) if pid is not None)
+        for descriptor in pidfds:
+            self._pidfds.append(descriptor)
+            asyncio.get_running_loop().add_reader(descriptor, self._core_died, _pid_of(descriptor))
+        if len(pidfds) < event.cores:
+            self._core_died(None)
+        if not self.serving.done():
+            self.serving.set_result(None)
 
     def _handle_loading(self, event: LoadingStarted | LoadingFinished | WeightsRead) -> None:
         if isinstance(event, LoadingStarted):

@@ -22,9 +22,9 @@ from functions.engines.vllm.engine_process import EngineProcess, EngineStartErro
 from functions.engines.vllm.model_files import ModelFiles
 from functions.engines.vllm.openmp import is_cpu_build
 from functions.engines.vllm.option_schema import installed_release
-from functions.engines.vllm.snapshots.template_snapshots import TemplateSnapshots
 from functions.engines.vllm.special_token_text import SpecialTokenText
 from functions.engines.vllm.template_process import TemplateError, TemplateProcess
+from functions.engines.vllm.template_snapshots import TemplateSnapshots
 from functions.lifecycle import Warmth
 from functions.replica import ReplicaTracker
 from functions.settings import FunctionSettings

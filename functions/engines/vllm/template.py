@@ -93,8 +93,8 @@ class TemplateServer:
     def send(self, packet: Packet, pids: Sequence[int] = ()) -> None:
         """Send to the replica's process, with a pidfd for each process that the packet tells of.
 
-        In its PID namespace, which may be another one, these processes have other ids. A closed channel is noticed
-        by `run`.
+        In its PID namespace, which may be another one, these processes have other ids. A closed channel is
+        noticed by `run`.
         """
         descriptors = []
         for pid in pids:
@@ -223,8 +223,8 @@ class TemplateServer:
 def _permanent_objects() -> Iterator[None]:
     """Keep the garbage collector away from what is made within the block, now and later.
 
-    During an import it would traverse ever more modules, more than a second in all, and find next to no garbage.
-    Later, here or in an engine, traversing them would copy pages that are shared.
+    During an import it would traverse ever more modules, more than a second in all, and find next to no
+    garbage. Later, here or in an engine, traversing them would copy pages that are shared.
     """
     gc.disable()
     try:

@@ -1,9 +1,9 @@
 """Messages between the replica's process and its template process: one JSON object per packet.
 
 The channel is a `SOCK_SEQPACKET` socket pair: it keeps the boundaries of packets, so that several processes
-(the template and the engines forked from it) may send on the same end. Both ends come from the same release;
-a packet of unknown kind is a bug. Processes are told of by pidfds (pidfd_open(2)) that travel with a packet: they
-mean the same in every PID namespace, and never another process that was given the same id.
+(the template and the engines forked from it) may send on the same end. Both ends come from the same
+release; a packet of unknown kind is a bug. Processes are told of by pidfds (pidfd_open(2)) that travel with
+a packet: they mean the same in every PID namespace, and never another process that was given the same id.
 """
 
 import dataclasses

@@ -66,7 +66,7 @@ class Criu:
             f"{action}.log",
             "-v1",
         ]
-        # Groups and limits are the container's business; files are checked before a restore, by their content's dates.
+        # Control groups are the container's business. Files are checked before, by size and time.
         options += ["--manage-cgroups=ignore", "--file-validation", "filesize"]
         return [self.program, action, *options, *([] if self.privileged else ["--unprivileged"])]
 

@@ -48,9 +48,9 @@ class Order:
 def run_in_background(*, background: bool) -> None:
     """Whether all threads of this process run only where nothing else wants to (sched(7), SCHED_IDLE)."""
     policy = os.SCHED_IDLE if background else os.SCHED_OTHER
-    for thread in os.listdir("/proc/self/task"):
+    for thread in Path("/proc/self/task").iterdir():
         with contextlib.suppress(OSError):
-            os.sched_setscheduler(int(thread), policy, os.sched_param(0))
+            os.sched_setscheduler(int(thread.name), policy, os.sched_param(0))
 
 
 def park(folder: Path) -> socket.socket:
@@ -83,7 +83,7 @@ def park(folder: Path) -> socket.socket:
 
 
 def _continue(order: Order) -> socket.socket:
-    """Become the process of one replica: nothing that must differ between replicas is left as it was written."""
+    """Become the process of one replica: renew all that must differ between replicas."""
     os.environ.clear()
     os.environ.update(order.environment)
     tempfile.tempdir = None
@@ -118,4 +118,4 @@ def _files_in_use() -> set[str]:
     maps = Path("/proc/self/maps").read_text(encoding="utf-8")
     mapped = set(re.findall(r" (/\S.*)$", maps, re.MULTILINE))
     modules = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    return mapped | {path for path in modules if isinstance(path, str) and os.path.isabs(path)}
+    return mapped | {path for path in modules if isinstance(path, str) and path.startswith("/")}

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 KIND = "snapshots"
 _RESTORE_SECONDS = 10.0
-"""Time after which a restore that has not connected is given up. One that fails says so within milliseconds."""
+"""Time after which a restore that has not connected is given up; one that fails ends at once."""
 _GRACE_SECONDS = 10.0
 
 
@@ -52,7 +52,7 @@ class TemplateSnapshots:
         self._restored = False
 
     async def restore(self) -> TemplateProcess | None:
-        """A template process from the snapshot that fits; None, with a line in the log, where there is none."""
+        """A template process from the snapshot that fits; None without one, or where it fails (logged)."""
         began = time.monotonic()
         with contextlib.ExitStack() as stack:
             try:
@@ -100,7 +100,7 @@ class TemplateSnapshots:
 
     async def _write(self, model: Path) -> None:
         command = [
-            *(sys.executable, "-m", "functions.engines.vllm.snapshots.write"),
+            *(sys.executable, "-m", "functions.engines.vllm.write_snapshot"),
             *("--cache", str(self._cache_dir), "--model-uri", self._model_uri, "--model", str(model)),
         ]
         process = await asyncio.create_subprocess_exec(
@@ -143,9 +143,7 @@ async def _restored(program: Criu, snapshot: OpenedFolder) -> TemplateProcess:
             reading, writing = os.pipe()
             try:
                 process = await asyncio.create_subprocess_exec(
-                    *program.restore_command(
-                        snapshot.path, work_dir, reading, str(snapshot.made_of["pipe"])
-                    ),
+                    *program.restore_command(snapshot.path, work_dir, reading, str(snapshot.made_of["pipe"])),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,

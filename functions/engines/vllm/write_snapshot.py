@@ -1,9 +1,9 @@
 """Writes a snapshot of a template process into the node's cache.
 
-    python -m functions.engines.vllm.snapshots.write --cache FOLDER --model-uri URI --model FOLDER
+    python -m functions.engines.vllm.write_snapshot --cache FOLDER --model-uri URI --model FOLDER
 
-A process of its own, so that the replica's is not held up. Another one that writes the same snapshot has a lock,
-and this one leaves it to it. A snapshot appears whole, by one rename.
+A process of its own, so that the replica's is not held up. Another one that writes the same snapshot has a
+lock, and this one leaves it to it. A snapshot appears whole, by one rename.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,8 @@ from functions.engines.vllm.snapshots import criu
 from functions.engines.vllm.snapshots.criu import Criu, CriuError
 from functions.engines.vllm.snapshots.identity import first_changed_file, import_environment
 from functions.engines.vllm.snapshots.parking import PARKED_FILE, run_in_background
-from functions.engines.vllm.snapshots.template_snapshots import KIND, identity_of_template
 from functions.engines.vllm.template_process import template_environment
+from functions.engines.vllm.template_snapshots import KIND, identity_of_template
 from functions.settings import process_environment, read_secret, read_settings
 from knative import env_vars
 from weights import CacheError
@@ -45,7 +45,21 @@ _PIDS = (20_000, 30_000)
 """Process ids that are rarely taken in a container: without a PID namespace, a process gets its id back."""
 
 
-def write(cache: Cache, trust: ArtefactTrust, program: Criu, *, model_uri: str, model: Path) -> bool:
+def park_command(folder: Path, model: Path) -> list[str]:
+    """The command of a template process that waits to be written; see `snapshots.parking`."""
+    module = "functions.engines.vllm.template"
+    return [sys.executable, "-m", module, "--park", str(folder), "--model", str(model)]
+
+
+def write(
+    cache: Cache,
+    trust: ArtefactTrust,
+    program: Criu,
+    *,
+    model_uri: str,
+    model: Path,
+    command: Callable[[Path, Path], list[str]] = park_command,
+) -> bool:
     """Write the snapshot that a replica with this environment would look for.
 
     Args:
@@ -54,6 +68,7 @@ def write(cache: Cache, trust: ArtefactTrust, program: Criu, *, model_uri: str, 
         program: CRIU.
         model_uri: the model's address.
         model: folder with the model's configuration.
+        command: of the process that is written, from the folder for its `parked.json` and the model's.
 
     Returns:
         False where it is there already, or another process is writing it.
@@ -71,7 +86,7 @@ def write(cache: Cache, trust: ArtefactTrust, program: Criu, *, model_uri: str, 
         if not stack.enter_context(_only_writer(cache, name)):
             return False
         scratch = stack.enter_context(folders.scratch())
-        parked, images = _write_process(program, scratch, model)
+        parked, images = _write_process(program, scratch, command(scratch, model))
         size = sum(path.stat().st_size for path in images.iterdir())
         folders.publish(name, images, {**parked, "criu": program.version})
     log.info("snapshot written", extra={"snapshot": name[:16], "mib": size >> 20})
@@ -92,7 +107,7 @@ def _only_writer(cache: Cache, name: str) -> Iterator[bool]:
             yield True
 
 
-def _write_process(program: Criu, scratch: Path, model: Path) -> tuple[dict[str, Any], Path]:
+def _write_process(program: Criu, scratch: Path, command: list[str]) -> tuple[dict[str, Any], Path]:
     """Write a template process into a new folder in `scratch`.
 
     Returns:
@@ -104,7 +119,7 @@ def _write_process(program: Criu, scratch: Path, model: Path) -> tuple[dict[str,
     began = time.monotonic()
     images = scratch / "images"
     images.mkdir(mode=0o700)
-    with _parked(scratch, model) as (process, pipe):
+    with _parked(scratch, command) as (process, pipe):
         imported = time.monotonic()
         parked = json.loads((scratch / PARKED_FILE).read_text(encoding="utf-8"))
         dumped = subprocess.run(  # noqa: S603 - see `find_criu`
@@ -112,7 +127,10 @@ def _write_process(program: Criu, scratch: Path, model: Path) -> tuple[dict[str,
         )
         if dumped.returncode != 0:
             raise CriuError(f"CRIU could not write the process: {criu.log_tail(images, 'dump')}")
-    seconds = {"import_seconds": round(imported - began, 2), "write_seconds": round(time.monotonic() - imported, 2)}
+    seconds = {
+        "import_seconds": round(imported - began, 2),
+        "write_seconds": round(time.monotonic() - imported, 2),
+    }
     log.info("template process written", extra=seconds)
     for leftover in (*images.glob("*.log"), *images.glob("stats-*")):
         leftover.unlink()
@@ -120,17 +138,14 @@ def _write_process(program: Criu, scratch: Path, model: Path) -> tuple[dict[str,
 
 
 @contextlib.contextmanager
-def _parked(folder: Path, model: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+def _parked(folder: Path, command: list[str]) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """A template process that waits to be written, and the name of the pipe that it reads from."""
     reading, writing = os.pipe()
     try:
         pipe = os.readlink(f"/proc/self/fd/{reading}")  # noqa: PTH115 - the name of a pipe, no path
         _choose_next_pid()
         process = subprocess.Popen(  # noqa: S603 - this package
-            [
-                *(sys.executable, "-m", "functions.engines.vllm.template"),
-                *("--park", str(folder), "--model", str(model)),
-            ],
+            command,
             stdin=reading,
             env=import_environment(template_environment()),
             cwd="/",
@@ -164,7 +179,7 @@ def _choose_next_pid() -> None:
 
 def main() -> int:
     """Write a snapshot; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="functions.engines.vllm.snapshots.write")
+    parser = argparse.ArgumentParser(prog="functions.engines.vllm.write_snapshot")
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--model-uri", required=True)
     parser.add_argument("--model", type=Path, required=True)
