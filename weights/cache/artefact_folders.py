@@ -175,7 +175,7 @@ class ArtefactFolders:
                 "files": files,
                 "made_of": made_of,
             }
-            self._cache.make_room(sum(file["size"] for file in files.values()))
+            self._cache.make_room(sum((folder / file).stat().st_size for file in names))
             for file in names:
                 (folder / file).chmod(self._trust.file_mode)
             (folder / RECORD_FILE).write_text(json.dumps(content))
