@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -52,7 +52,7 @@ class Options:
         poll_s: how long one request for messages waits at the broker; a shutdown may take that long.
         drain_s: how long requests under way are waited for at a shutdown.
         lease_s: seconds for which messages are borrowed at a time, where the broker lets the consumer choose.
-        create_queues: make queues that are missing. For embedded brokers only.
+        embedded_sqs: URL of an SQS server of this machine's own, see `BrokerSettings`.
         wake_ahead: False measures without it.
     """
 
@@ -60,17 +60,27 @@ class Options:
     poll_s: float = 10.0
     drain_s: float = 30.0
     lease_s: float = 30.0
-    create_queues: bool = False
+    embedded_sqs: str | None = None
     wake_ahead: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A dispatcher's state, for the Trigger's status."""
+    """A dispatcher's state.
 
+    Attributes:
+        opened: the queue has been reached at least once.
+        backlog: of the queue, with the messages in hand that were not sent yet.
+        in_flight: requests under way.
+        limit: requests that may be under way.
+        ended: messages since the start, by what became of them.
+    """
+
+    opened: bool
     backlog: Backlog
     in_flight: int
     limit: int
+    ended: Mapping[str, int]
 
 
 class Dispatcher:
@@ -87,7 +97,9 @@ class Dispatcher:
         self._labels = (namespace, name)
         self._key = f"{namespace}/{name}"
         self.health = Health(self._key, self._part_changed)
-        settings = BrokerSettings(consumer=self._key, lease_s=options.lease_s, create=options.create_queues)
+        settings = BrokerSettings(
+            consumer=self._key, lease_s=options.lease_s, embedded_sqs=options.embedded_sqs
+        )
         self._source = make_source(spec.source, settings)
         self._loans = Loans(self._source, self.health, self._count_lost)
         self._dead_letter = self._publisher("deadLetter", spec.dead_letter, settings)
@@ -100,6 +112,7 @@ class Dispatcher:
         self._stopping = False
         self._opened = asyncio.Event()
         self._backlog = Backlog()
+        self._ended: Counter[str] = Counter()
         self._sender: Sender
         self._settler: Settler
         self._waker: Waker
@@ -115,6 +128,8 @@ class Dispatcher:
         sender = getattr(self, "_sender", None)
         limiter = None if sender is None else sender.limiter
         return Snapshot(
+            opened=self._opened.is_set(),
+            ended=dict(self._ended),
             backlog=self._backlog,
             in_flight=0 if limiter is None else limiter.in_flight,
             limit=self.spec.concurrency if limiter is None else limiter.limit,
@@ -463,6 +478,7 @@ class Dispatcher:
         self._metrics.lost_loans.labels(*self._labels).inc(count)
 
     def _count_settled(self, outcome: str) -> None:
+        self._ended[outcome] += 1
         self._metrics.settled.labels(*self._labels, outcome).inc()
 
     def _count_request(self, outcome: Outcome, seconds: float) -> None:

@@ -40,6 +40,7 @@ MAX_VISIBILITY_S: Final = 43_200
 _THREADS: Final = 16
 _DELETERS: Final = 4
 """Calls that delete messages, at a time."""
+EMBEDDED_REGION: Final = "us-east-1"
 _BROWSE_S: Final = 30
 """How long a message is hidden from others while it is looked at."""
 _ARN: Final = re.compile(r"arn:[a-z-]+:sqs:(?P<region>[a-z0-9-]+):(?P<account>\d{12}):(?P<name>[\w.-]+)")
@@ -98,25 +99,44 @@ class _Queue:
         await self.call(self._open)
 
     def _open(self) -> None:
-        match = _ARN.fullmatch(self._spec.queue) or _URL.fullmatch(self._spec.queue)
-        region = self._spec.region or (match["region"] if match else None)
         if self._client is None:
-            self._client = boto3.session.Session().client(
-                "sqs",
-                region_name=region,
-                endpoint_url=self._spec.endpoint or self._settings.environment.get("AWS_ENDPOINT_URL_SQS"),
-                config=botocore.config.Config(
-                    # The dispatcher backs off by itself, and says so; two layers of retries would multiply.
-                    retries={"total_max_attempts": 2, "mode": "standard"},
-                    connect_timeout=5,
-                    read_timeout=30,
-                    max_pool_connections=_THREADS,
-                ),
-            )
+            self._client = self._connect()
         with translated(self.name, self._client.meta.endpoint_url):
             self._url = self._find(self._client)
             found = self._client.get_queue_attributes(QueueUrl=self._url, AttributeNames=["QueueArn"])
             self._arn = found["Attributes"]["QueueArn"]
+
+    @property
+    def _embedded(self) -> str | None:
+        """The embedded server, where the queue is there."""
+        spec = self._spec
+        named = (
+            spec.region is None and spec.endpoint is None and "/" not in spec.queue and ":" not in spec.queue
+        )
+        return self._settings.embedded_sqs if named else None
+
+    def _connect(self) -> SQSClient:
+        config = botocore.config.Config(
+            # The dispatcher backs off by itself, and says so; two layers of retries would multiply.
+            retries={"total_max_attempts": 2, "mode": "standard"},
+            connect_timeout=5,
+            read_timeout=30,
+            max_pool_connections=_THREADS,
+        )
+        session = boto3.session.Session()
+        if (embedded := self._embedded) is not None:
+            return session.client(
+                "sqs",
+                region_name=EMBEDDED_REGION,
+                endpoint_url=embedded,
+                aws_access_key_id="embedded",
+                aws_secret_access_key="embedded",  # noqa: S106 - the server asks for one and checks none
+                config=config,
+            )
+        match = _ARN.fullmatch(self._spec.queue) or _URL.fullmatch(self._spec.queue)
+        region = self._spec.region or (match["region"] if match else None)
+        endpoint = self._spec.endpoint or self._settings.environment.get("AWS_ENDPOINT_URL_SQS")
+        return session.client("sqs", region_name=region, endpoint_url=endpoint, config=config)
 
     def _find(self, client: SQSClient) -> str:
         queue = self._spec.queue
@@ -128,7 +148,7 @@ class _Queue:
         try:
             return client.get_queue_url(QueueName=name, **account)["QueueUrl"]
         except client.exceptions.QueueDoesNotExist:
-            if not self._settings.create:
+            if self._embedded is None:
                 raise
         attributes: dict[Any, str] = {"FifoQueue": "true"} if self.fifo else {}
         return client.create_queue(QueueName=name, Attributes=attributes)["QueueUrl"]

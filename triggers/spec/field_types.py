@@ -43,6 +43,8 @@ class SpecError(ValueError):
         self.problems = problems
 
 
+PATTERN_OF_DURATION: Final = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$"
+"""Of the CRD's schema."""
 LONGEST_DURATION_S: Final = 14 * 86_400.0
 """Two weeks, which is how long SQS keeps a message at most."""
 
