@@ -20,8 +20,8 @@ AGENT = {
 }
 
 
-def compiled(folder: Path, image: str | None = None) -> list[dict]:
-    spec = AGENT["spec"] | ({"image": image} if image else {})
+def compiled(folder: Path, image: str | None = None, auth: str | None = None) -> list[dict]:
+    spec = AGENT["spec"] | ({"image": image} if image else {}) | ({"auth": auth} if auth else {})
     path = folder / "agent.yaml"
     path.write_text(yaml.safe_dump({**AGENT, "spec": spec}))
     return compile_agent(load_agent(path))
@@ -88,12 +88,21 @@ async def test_the_local_platform_needs_none(connect, tmp_path):
 
 async def test_an_image_is_taken_as_it_is(connect, tmp_path):
     server, cluster = await connect("v1.34.1")
-    (service,) = compiled(tmp_path, "registry.example.com/functions:1")
+    (service,) = compiled(tmp_path, "registry.example.com/functions:1", "none")
     (container,) = service["spec"]["template"]["spec"]["containers"]
     assert container["image"] == "registry.example.com/functions:1"
     async with cluster:
         await deploy.check(cluster, [service])
-    assert [entry.partition(" ")[0] for entry in server.seen] == ["PATCH"]
+    assert [entry.partition(" ")[0] for entry in server.seen] == ["GET", "PATCH"]
+
+
+@pytest.mark.parametrize("act", [deploy.check, deploy.apply])
+async def test_a_cluster_needs_to_be_told_who_may_call(connect, tmp_path, act):
+    server, cluster = await connect("v1.34.1")
+    async with cluster:
+        with pytest.raises(deploy.DeployError, match=r"spec\.auth is required on a cluster, for post-a"):
+            await act(cluster, compiled(tmp_path, "registry.example.com/functions:1"))
+    assert server.seen == ["GET /version"]
 
 
 def test_the_image_of_an_agent_that_names_none_can_be_nobodys(tmp_path):
