@@ -12,6 +12,9 @@ from contextlib import contextmanager
 from functions.lifecycle import Lifecycle, State, Warmth
 from functions.timing import ColdStartTiming, Phase
 
+_START_PHASES = (Phase.IMPORT, Phase.WEIGHTS, Phase.INIT, Phase.WARMUP)
+"""In their usual order."""
+
 
 class ReplicaTracker:
     """The stage reports to it; probes, metrics and `Server-Timing` read it.
@@ -41,6 +44,7 @@ class ReplicaTracker:
         self._current = ColdStartTiming(Warmth.COLD)
         self._hot_since: float | None = None
         self._last: ColdStartTiming | None = None
+        self._measured: Phase | None = None
         self._observers: list[Callable[[Lifecycle], None]] = []
         self._cold_start_observers: list[Callable[[ColdStartTiming], None]] = []
 
@@ -63,6 +67,19 @@ class ReplicaTracker:
     def cold_start(self) -> ColdStartTiming:
         """The cold start that is under way, or the last one."""
         return self._last if self._last is not None and self.state is State.HOT else self._current
+
+    @property
+    def phase(self) -> Phase | None:
+        """What a start is doing: the phase that is measured now, else the first that has not ended."""
+        if self.state not in {State.STARTING, State.LOADING}:
+            return None
+        ended = self._current.phases
+        return self._measured or next((phase for phase in _START_PHASES if phase not in ended), None)
+
+    @property
+    def start_elapsed(self) -> float:
+        """Seconds since the cold start began that is under way, or was the last one."""
+        return self._clock() - self._current_began
 
     @property
     def last_cold_start(self) -> ColdStartTiming | None:
@@ -107,9 +124,11 @@ class ReplicaTracker:
     def measure(self, phase: Phase) -> Iterator[None]:
         """Record the duration of the block as `phase`, also if it raises."""
         began = self._clock()
+        self._measured = phase
         try:
             yield
         finally:
+            self._measured = None
             self.record(phase, self._clock() - began)
 
     async def wait_for(self, *states: State) -> State:

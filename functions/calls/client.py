@@ -193,6 +193,7 @@ class StageClient:
     async def _post(self, request: StageRequest, context: RequestContext) -> aiohttp.ClientResponse:
         """A response with status 200 and its body unread."""
         began = context.now()
+        context.waiting_for = self.name
         try:
             response = await self._through_breaker(request, context)
         except ProblemError as error:
@@ -204,7 +205,8 @@ class StageClient:
     def _sender(self, context: RequestContext) -> dict[str, str]:
         """The fields that say who calls, and for whom."""
         token = None if self._stage_token is None else self._stage_token.current()
-        sender = dict(self._host)
+        # The answer's own head is waited for: it says whether a retry can help, and has the timings.
+        sender = {**self._host, "X-Pilotlight-Progress": "off"}
         if token is not None:
             sender[stage_token.HEADER] = token
             if context.caller.name:

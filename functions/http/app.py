@@ -32,6 +32,8 @@ from functions.timing import ColdStartTiming
 
 log = logging.getLogger(__name__)
 
+PHASE_HEADER = "X-Pilotlight-Phase"
+"""Of a readiness response while a replica starts: what it is doing, for whoever holds requests for it."""
 EXPOSED_HEADERS = [
     "Retry-After",
     "Server-Timing",
@@ -155,7 +157,9 @@ class StageApp:
         @self.api.get("/healthz/ready", tags=["probes"], responses=_PROBE_RESPONSES)
         async def ready() -> JSONResponse:
             """200 while a request sent now is answered here; 503 otherwise, with the cause of a failure."""
-            return JSONResponse(self._state(), status_code=200 if self.replica.lifecycle.ready else 503)
+            ready, phase = self.replica.lifecycle.ready, self.replica.phase
+            headers = {PHASE_HEADER: phase.value} if phase and not ready else None
+            return JSONResponse(self._state(), 200 if ready else 503, headers)
 
         @self.api.get("/metrics", tags=["probes"], response_class=PlainTextResponse)
         async def metrics() -> Response:
@@ -170,6 +174,7 @@ class StageApp:
             "state": lifecycle.state,
             "warmth": lifecycle.warmth,
             "cause": lifecycle.cause,
+            "phase": self.replica.phase,
             "phases": {str(phase): seconds for phase, seconds in cold_start.phases.items()},
             "cold_start_seconds": cold_start.total,
             "age_seconds": self.replica.age,

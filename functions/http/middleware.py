@@ -23,7 +23,7 @@ from functions.http.error_handlers import CLIENT_CLOSED_REQUEST
 from functions.http.problem_response import send_problem
 from functions.http.request_body import ClientDisconnectedError, read_body, replay
 from functions.http.request_state import RequestState
-from functions.http.work_scope import ActiveWork
+from functions.http.work_scope import ActiveWork, WorkScope
 from functions.lifecycle import State
 from functions.metrics import Metrics
 from functions.problems import ProblemError, problem_of
@@ -32,6 +32,7 @@ from functions.settings import FunctionSettings
 from functions.stage import DirectRoute, RequestContext
 from functions.timing import format_server_timing
 from knative import env_vars
+from transport.held_stream import BEGIN_S, OFF, PROGRESS, HeldStream, progress_text
 from transport.propagation import (
     DEADLINE,
     HELD,
@@ -41,6 +42,7 @@ from transport.propagation import (
     parse_held,
     parse_retries,
 )
+from transport.stream_dialects import asks_for_stream, dialect_of
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +89,7 @@ class RequestMiddleware:
         self._authenticator = authenticator
         self._accounts = CallerAccounts(clock)
         self._by_caller = CallerMetrics(metrics.registry, stage=stage, agent=settings.agent or "")
+        self._calls_stages = bool(settings.stages)
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -119,13 +122,13 @@ class RequestMiddleware:
             retries_left=parse_retries(headers.get(RETRIES)),
             clock=self._clock,
         )
-        state = RequestState(context, self.active)
+        state = RequestState(context, self.active, progress_off=headers.get(PROGRESS, b"").lower() == OFF)
         state.attach(scope)
         response = _Response(send, context, self._replica, self._accounts)
         path = scope["path"]
         refusal = await self._identify(path, headers, context)
         if path in PROBES and refusal is None:
-            await self._answer(scope, receive, response)
+            await self._answer(scope, receive, response, response)
             return
         try:
             refusal = refusal or self._refusal(scope, headers, context)
@@ -262,17 +265,77 @@ class RequestMiddleware:
             problem = problem_of(error, stage=self._stage)
             await send_problem(response, problem, path=scope["path"], extra=close)
             return
-        await self._answer(scope, replay(state.body, receive), response)
+        held = self._held_stream(scope, state, response)
+        try:
+            if await self._wait_for_start(receive, state, held or response, scope["path"]):
+                await self._answer(scope, replay(state.body, receive), held or response, response)
+        finally:
+            if held is not None:
+                held.stop()
+                response.status = held.status or response.status
 
-    async def _answer(self, scope: Scope, receive: Receive, response: "_Response") -> None:
+    def _held_stream(self, scope: Scope, state: RequestState, response: "_Response") -> HeldStream | None:
+        """The response of a request for a stream that may have to wait for a start; else None.
+
+        An orchestrate stage waits for the starts of the stages behind it.
+        """
+        every = self._settings.progress_seconds
+        waits = self._replica.state is not State.HOT
+        if not every or not (waits or self._calls_stages) or state.progress_off:
+            return None
+        dialect = dialect_of(scope["method"], scope["path"])
+        if dialect is None or not asks_for_stream(state.body):
+            return None
+        held = HeldStream(response, dialect)
+        held.speak(
+            lambda: self._progress(state.context),
+            every_s=every,
+            after_s=BEGIN_S if waits else max(BEGIN_S, min(1.0, every)),
+        )
+        return held
+
+    def _progress(self, context: RequestContext) -> str:
+        elapsed = self._clock() - context.arrived
+        phase = self._replica.phase
+        if phase is None:
+            stage = "" if context.waiting_for is None else f" stage={context.waiting_for}"
+            return f"waiting{stage} elapsed={elapsed:.1f}s"
+        last = self._replica.last_cold_start
+        return progress_text(phase.value, elapsed, None if last is None else last.total)
+
+    async def _wait_for_start(self, receive: Receive, state: RequestState, send: Send, path: str) -> bool:
+        """Hold a request that came before the replica's first start has ended, as `readiness: port` lets it.
+
+        Returns:
+            Whether it is still to be answered.
+        """
+        if self._replica.state not in _STARTING or self._replica.lifecycle.ready:
+            return True
+        context = state.context
+        try:
+            async with WorkScope(receive, context, self.active):
+                began = self._clock()
+                await self._replica.wait_for(State.HOT, State.STANDBY, State.ASLEEP)
+                context.record("held", self._clock() - began)
+            self._check_state()
+        except ClientDisconnectedError:
+            return False
+        except (ProblemError, TimeoutError) as error:
+            await send_problem(send, problem_of(error, stage=self._stage), path=path)
+            return False
+        context.paid(self._replica.cold_start_for(context.arrived))
+        return True
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, response: "_Response") -> None:
         route = self._route(scope["path"])
         app = self._app if route is None else route.app
         try:
-            await app(scope, receive, response)
+            await app(scope, receive, send)
         except Exception as error:  # any bug of a stage must still be answered
             log.exception("unexpected error", extra={"request_id": response.context.request_id})
-            if response.status is None:
-                await send_problem(response, problem_of(error, stage=self._stage), path=scope["path"])
+            started = send.answered if isinstance(send, HeldStream) else response.status is not None
+            if not started:
+                await send_problem(send, problem_of(error, stage=self._stage), path=scope["path"])
             elif not response.complete:
                 # Too late for a problem: the server must cut the connection, lest half an answer look whole.
                 raise
@@ -323,9 +386,21 @@ class _Response:
 
 
 _READ = frozenset(
-    {b"content-type", b"host", b"origin", b"x-request-id", b"traceparent", DEADLINE, HELD, RETRIES, *READ}
+    {
+        b"content-type",
+        b"host",
+        b"origin",
+        b"x-request-id",
+        b"traceparent",
+        DEADLINE,
+        HELD,
+        RETRIES,
+        PROGRESS,
+        *READ,
+    }
 )
 _CHALLENGE = ((b"www-authenticate", b"Bearer"),)
+_STARTING = frozenset({State.STARTING, State.LOADING})
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 _JSON = frozenset({b"application/json"})

@@ -19,6 +19,8 @@ class RequestState:
     """All requests that the replica works on."""
     body: bytes = b""
     """The whole body, within the limits of size and time."""
+    progress_off: bool = False
+    """The client asks for no comments while it waits."""
 
     def attach(self, scope: Scope) -> None:
         """Put it into a request's scope."""
