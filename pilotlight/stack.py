@@ -6,6 +6,7 @@ platform wrote. Only this module knows that they share a process.
 
 import asyncio
 import contextlib
+import math
 import os
 import secrets
 from collections.abc import AsyncIterator, Mapping
@@ -114,6 +115,7 @@ async def running(config: StackConfig) -> AsyncIterator[Stack]:
             admin_key=admin_key,
             allowed_hosts=_listed(config.env.get(env_vars.ALLOWED_HOSTS)),
             allowed_origins=_listed(config.env.get(env_vars.ALLOWED_ORIGINS)),
+            progress_s=_progress_seconds(config.env),
             validating={WARM_POOL: _validate_pool},
         )
     )
@@ -129,6 +131,22 @@ async def running(config: StackConfig) -> AsyncIterator[Stack]:
             yield Stack(platform, cluster)
     finally:
         await platform.stop()
+
+
+def _progress_seconds(env: Mapping[str, str]) -> float:
+    """What replicas are told, the gateway heeds too.
+
+    Raises:
+        StackError: it is no number of seconds.
+    """
+    text = env.get(env_vars.PROGRESS_SECONDS) or "2"
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not math.isfinite(seconds) or seconds < 0:
+        raise StackError(f"{env_vars.PROGRESS_SECONDS} = {text!r}, must be a number of seconds, at least 0")
+    return seconds
 
 
 def _validate_pool(obj: Object, old: Object | None) -> AdmissionResponse:

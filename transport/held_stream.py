@@ -25,8 +25,8 @@ BEGIN_S = 0.25
 """A start that is done sooner is answered with its own head."""
 _MAX_ERROR_BYTES = 64 * 1024
 
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-"""ASGI's `send`."""
+Send = Callable[[Any], Awaitable[None]]
+"""ASGI's `send`; servers differ in the type of the message, which is a mapping."""
 
 
 class HeldStream:
@@ -35,6 +35,7 @@ class HeldStream:
     Args:
         send: the server's.
         dialect: of the stream that the request asks for.
+        timing: what the comment says about times; None for the answer's own `Server-Timing`.
         on_begin: called before the head is sent.
         on_end: called with the length of the last piece before that is sent.
     """
@@ -44,11 +45,13 @@ class HeldStream:
         send: Send,
         dialect: Dialect,
         *,
+        timing: Callable[[], str] | None = None,
         on_begin: Callable[[], None] = lambda: None,
         on_end: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._send = send
         self._dialect = dialect
+        self._timing = timing
         self._on_begin = on_begin
         self._on_end = on_end
         self._task: asyncio.Task[None] | None = None
@@ -104,9 +107,10 @@ class HeldStream:
         await self._send({"type": "http.response.body", "body": line + b"\n\n", "more_body": True})
 
     async def _comment_timing(self, headers: list[Field]) -> None:
-        timings = [value.decode("latin-1") for name, value in headers if name == b"server-timing"]
-        if timings:
-            await self._comment(f"server-timing {', '.join(timings)}")
+        found = ", ".join(value.decode("latin-1") for name, value in headers if name == b"server-timing")
+        timing = found if self._timing is None else self._timing()
+        if timing:
+            await self._comment(f"server-timing {timing}")
 
     async def _collect(self, error: bytearray, message: MutableMapping[str, Any]) -> None:
         body = message.get("body", b"")

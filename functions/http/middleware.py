@@ -286,7 +286,7 @@ class RequestMiddleware:
         dialect = dialect_of(scope["method"], scope["path"])
         if dialect is None or not asks_for_stream(state.body):
             return None
-        held = HeldStream(response, dialect)
+        held = HeldStream(response, dialect, timing=lambda: format_server_timing(state.context.timings))
         held.speak(
             lambda: self._progress(state.context),
             every_s=every,

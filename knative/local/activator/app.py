@@ -13,6 +13,7 @@ from knative.local.activator.access import AccessPolicy
 from knative.local.activator.exchange import Exchange
 from knative.local.activator.headers import RequestLimits
 from knative.local.activator.problems import GatewayProblem, RefusedRequestError, Send, start_failure
+from knative.local.activator.progress import PROGRESS_S, ProgressComments
 from knative.local.activator.protocol import EXTENSION
 from knative.local.activator.recent_requests import caller_of
 from knative.local.activator.request_body import Receive
@@ -41,6 +42,7 @@ class Activator:
         clock: seconds, monotonic; the autoscaler must share it.
         queue_depth: how many requests may wait for one Revision; further ones are answered 503.
         access: which hosts and origins are allowed.
+        progress_s: seconds between the comments in a stream that waits for a start; 0: none.
     """
 
     def __init__(
@@ -50,9 +52,13 @@ class Activator:
         *,
         queue_depth: int = QUEUE_DEPTH,
         access: AccessPolicy | None = None,
+        progress_s: float = PROGRESS_S,
     ) -> None:
         self._queue_depth = queue_depth
         self._access = access or AccessPolicy()
+        self.start_phase: Callable[[RevisionKey], str] = lambda _: "schedule"
+        """What a Revision's first replica is doing on its way; the platform sets it."""
+        self._progress = ProgressComments(progress_s, clock, self._phase_of) if progress_s else None
         self._on_stats = on_stats
         self._clock = clock
         self._routes = RouteTable()
@@ -206,7 +212,8 @@ class Activator:
             limits = request_limits(scope["headers"])
             key = match.route.choose() or await self._first_revision(match.route, limits)
         except RefusedRequestError as refused:
-            return await refused.problem.send(send, more=[(UNDELIVERED, b"true")])
+            path = scope["raw_path"] if match is None else match.raw_path
+            return await refused.problem.send(send, path=path, more=[(UNDELIVERED, b"true")])
         if self._pool is None:
             raise RuntimeError("the activator was not started")
         throttler = self._throttler(key)
@@ -224,6 +231,7 @@ class Activator:
             match=match,
             throttler=throttler,
             limits=limits,
+            progress=self._progress,
         )
         try:
             await exchange.run(arrived)
@@ -233,6 +241,9 @@ class Activator:
             throttler.counts.add(exchange.status, now - arrived)
             if self._removed and self._removed.get(key) is throttler and not throttler.in_flight:
                 del self._removed[key]
+
+    def _phase_of(self, key: RevisionKey) -> str:
+        return self.start_phase(key)
 
     def _no_service(self, scope: dict[str, Any]) -> NoReturn:
         host, raw_path = host_of(scope["headers"]), scope["raw_path"]

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from knative.local.activator.headers import RequestLimits, for_client, for_replica
 from knative.local.activator.problems import GatewayProblem, Send, start_failure
+from knative.local.activator.progress import PEEKED_BYTES, ProgressComments
 from knative.local.activator.protocol import EXTENSION, ActivatorProtocol
 from knative.local.activator.request_body import Receive, RequestBody
 from knative.local.activator.routes import RouteMatch, host_of
@@ -28,8 +29,10 @@ from knative.local.activator.timeouts import RequestTimeouts
 from knative.local.activator.tunnel import ReplicaTunnel
 from transport.connection import ConnectionLostError, ProtocolError, UpstreamError, UpstreamResponse
 from transport.headers import requested_upgrade
+from transport.held_stream import HeldStream
 from transport.pool import ConnectError, UpstreamPool
 from transport.propagation import RETRIES_USED, UNDELIVERED, parse_retries
+from transport.stream_dialects import asks_for_stream
 
 MAX_RETRIES = 3
 """Retries of one request at most, where it does not bring a smaller budget in `X-Pilotlight-Retries`."""
@@ -59,11 +62,12 @@ class Exchange:
         match: which Service the request is for.
         throttler: of the Revision that was chosen.
         limits: what the client allows: seconds for the response, and retries.
+        progress: comments for streams that wait for a start; None for none.
     """
 
     __slots__ = (
-        "_clock", "_connection", "_delivered", "_limits", "_match", "_pool", "_receive", "_retries_used",
-        "_scope", "_send", "_started", "_task", "_throttler", "_timeouts", "status",
+        "_clock", "_connection", "_delivered", "_held", "_limits", "_match", "_pool", "_progress", "_receive",
+        "_retries_used", "_scope", "_send", "_started", "_task", "_throttler", "_timeouts", "status",
     )  # fmt: skip
 
     def __init__(
@@ -77,6 +81,7 @@ class Exchange:
         match: RouteMatch,
         throttler: RevisionThrottler,
         limits: RequestLimits,
+        progress: ProgressComments | None,
     ) -> None:
         self._pool = pool
         self._clock = clock
@@ -92,6 +97,8 @@ class Exchange:
         self._task = cast("asyncio.Task[None]", asyncio.current_task())
         self._timeouts = RequestTimeouts(throttler.spec, self._task)
         self._started = False
+        self._progress = progress
+        self._held: HeldStream | None = None
         self.status = CLIENT_CLOSED_REQUEST
         """The response's status code."""
 
@@ -114,6 +121,8 @@ class Exchange:
                 await self._answer(GatewayProblem(HTTPStatus.GATEWAY_TIMEOUT, detail, retryable=True))
         finally:
             self._timeouts.stop()
+            if self._held is not None:
+                self._held.stop()
 
     async def _answer(self, problem: GatewayProblem) -> None:
         self._started = True
@@ -122,7 +131,7 @@ class Exchange:
         more = [(RETRIES_USED, b"%d" % self._retries_used)] if self._retries_used else []
         if not self._delivered:
             more.append((UNDELIVERED, b"true"))
-        await problem.send(self._send, more=more)
+        await problem.send(self._send, path=self._match.raw_path, more=more)
 
     async def _forward(self, arrived: float) -> None:
         """Try replicas until one has begun to answer or a retry is not safe."""
@@ -132,7 +141,7 @@ class Exchange:
         stale = False
         pod: PodTracker | None = None
         while True:
-            pod = throttler.acquire(avoid=pod) or await self._wait(arrived)
+            pod = throttler.acquire(avoid=pod) or await self._wait(arrived, body)
             if pod is None:
                 return
             held_s = self._clock() - arrived
@@ -170,8 +179,42 @@ class Exchange:
             None if retries is None else retries - self._retries_used,
         )
 
-    async def _wait(self, arrived: float) -> PodTracker | None:
+    async def _wait(self, arrived: float, body: RequestBody) -> PodTracker | None:
         """A slot, once one is free; None: the request has been answered with an error instead."""
+        throttler = self._throttler
+        speaking = None
+        if self._progress is not None and self._held is None and not throttler.has_replicas:
+            speaking = asyncio.create_task(self._speak(self._progress, body, arrived))
+        try:
+            return await self._wait_for_slot(arrived)
+        finally:
+            if speaking is not None:
+                speaking.cancel()
+                await asyncio.wait({speaking})
+
+    async def _speak(self, progress: ProgressComments, body: RequestBody, arrived: float) -> None:
+        """If the request asks for a stream, begin it, and say in comments what it waits for."""
+        dialect = progress.dialect(self._scope["method"], self._match.raw_path, self._scope["headers"])
+        if dialect is None:
+            return
+        try:
+            content = await body.peek(PEEKED_BYTES)
+        except ConnectionResetError:
+            return
+        if content is None or not asks_for_stream(content):
+            return
+        until_close = self._scope["http_version"] == "1.0"
+        held = HeldStream(
+            self._send,
+            dialect,
+            on_begin=self._connection.stream_until_close if until_close else lambda: None,
+            on_end=self._connection.end_stream if until_close else lambda _: None,
+        )
+        self._held, self._send = held, held
+        held.speak(lambda: progress.text(self._throttler, arrived), every_s=progress.every_s)
+
+    async def _wait_for_slot(self, arrived: float) -> PodTracker | None:
+        """See `_wait`."""
         throttler = self._throttler
         deadline_s = self._limits.deadline_s
         status = HTTPStatus.SERVICE_UNAVAILABLE
@@ -229,6 +272,9 @@ class Exchange:
             held_s=held_s,
             limits=self._limits_left(held_s),
         )
+        if self._held is not None and self._held.begun:
+            # The head says that the stream has no content coding.
+            headers = [field for field in headers if field[0].lower() != b"accept-encoding"]
         upgrade = requested_upgrade(scope["headers"]) if self._connection.upgrading else None
         if upgrade:
             headers += ((b"connection", b"Upgrade"), (b"upgrade", upgrade))
@@ -261,7 +307,12 @@ class Exchange:
             headers = for_client(response.headers, status=status, retries_used=used)
             headers.append(timing)
             send, connection = self._send, self._connection
-            until_close = self._scope["http_version"] == "1.0" and response.header(b"content-length") is None
+            begun = self._held is not None and self._held.begun
+            until_close = (
+                self._scope["http_version"] == "1.0"
+                and not begun
+                and response.header(b"content-length") is None
+            )
             if until_close:
                 connection.stream_until_close()
             await send({"type": "http.response.start", "status": status, "headers": headers})

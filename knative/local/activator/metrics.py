@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric, UntypedMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+    UntypedMetricFamily,
+)
 
 from knative.local.activator.response_counts import BUCKETS_MS
 from knative.local.activator.throttler import RevisionThrottler
@@ -38,6 +44,16 @@ class _Collector:
         queued = GaugeMetricFamily(
             "activator_request_queued", "Requests that wait in Activator for a replica", labels=LABELS
         )
+        start = GaugeMetricFamily(
+            "pilotlight_start_seconds",
+            "Seconds for which the first request waited for the last start from zero",
+            labels=("namespace", "service", "revision"),
+        )
+        abandoned = CounterMetricFamily(
+            "pilotlight_abandoned_requests",
+            "Requests whose client gave up while they waited for a start",
+            labels=("namespace", "service", "revision"),
+        )
         recent = GaugeMetricFamily(
             "pilotlight_recent_requests",
             "Requests of the last five minutes by what was called and by whom, the most frequent ones",
@@ -48,6 +64,9 @@ class _Collector:
             labels = [key.namespace, throttler.spec.service, key.name]
             concurrency.add_metric(labels, throttler.stats.concurrency)
             queued.add_metric(labels, throttler.waiting)
+            abandoned.add_metric(labels, throttler.abandoned)
+            if throttler.last_start_s is not None:
+                start.add_metric(labels, throttler.last_start_s)
             for caller, number in throttler.recent.counts(self._now).most_common(CALLERS_SHOWN):
                 recent.add_metric([*labels, *caller], number)
             for status, counts, total_ms in throttler.counts.items():
@@ -58,7 +77,7 @@ class _Collector:
                     cumulative += number
                     buckets.append((bound, cumulative))
                 latency.add_metric(with_code, buckets, total_ms)
-        yield from (count, latency, concurrency, queued, recent)
+        yield from (count, latency, concurrency, queued, start, abandoned, recent)
 
 
 def render(throttlers: Iterable[RevisionThrottler], now: float) -> str:

@@ -1,4 +1,7 @@
-"""Responses of the activator's own: RFC 9457 problem documents that say whether a retry can help."""
+"""Responses of the activator's own: RFC 9457 problem documents that say whether a retry can help.
+
+On the paths of OpenAI's API they also have the member `error`, where its clients look.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from http import HTTPStatus
 from typing import Any
 
 from knative.local.routing import StartFailure
+from transport.openai_errors import is_openai_path, openai_error
 
 RETRY_AFTER_S = 1
 
@@ -28,8 +32,8 @@ class GatewayProblem:
     members: Mapping[str, object] = field(default_factory=dict)
     """Further members of the document."""
 
-    def body(self) -> bytes:
-        """The JSON document."""
+    def body(self, path: bytes = b"") -> bytes:
+        """The JSON document for a request of this path."""
         return json.dumps(
             {
                 "type": "about:blank",
@@ -38,6 +42,7 @@ class GatewayProblem:
                 "detail": self.detail,
                 "retryable": self.retryable,
                 **self.members,
+                **self._openai_error(path),
             }
         ).encode()
 
@@ -51,9 +56,14 @@ class GatewayProblem:
             headers.append((b"retry-after", str(RETRY_AFTER_S).encode()))
         return headers
 
-    async def send(self, send: Send, *, more: Sequence[tuple[bytes, bytes]] = ()) -> None:
-        """Answer with it, and with `more` header fields."""
-        body = self.body()
+    def _openai_error(self, path: bytes) -> dict[str, object]:
+        if not is_openai_path(path.decode("latin-1")):
+            return {}
+        return {"error": openai_error(int(self.status), self.detail, retryable=self.retryable)}
+
+    async def send(self, send: Send, *, path: bytes = b"", more: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        """Answer a request of this path with it, and with `more` header fields."""
+        body = self.body(path)
         headers = [*self.headers(len(body)), *more]
         await send({"type": "http.response.start", "status": int(self.status), "headers": headers})
         await send({"type": "http.response.body", "body": body})

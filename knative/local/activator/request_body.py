@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mutabl
 from typing import Any
 
 RETAINED_BYTES = 64 * 1024
-"""Up to this size, what was read of a body is kept until the replica answers."""
+"""Up to this size, what was read of a body is kept until the replica answers; see also `peek`."""
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
@@ -40,6 +40,22 @@ class RequestBody:
         """Whether its length is unknown before its end."""
         return self._length is None
 
+    async def peek(self, limit: int) -> bytes | None:
+        """The whole body, which stays to be sent; None if it is longer than `limit`.
+
+        May be cancelled: what was read stays.
+
+        Raises:
+            ConnectionResetError: the client disconnected before the body's end.
+        """
+        if self._length is not None and self._length > limit:
+            return None
+        while not self._complete:
+            await self._read(keep=None)
+            if len(self._retained) > limit:
+                return None
+        return bytes(self._retained)
+
     async def payload(self) -> bytes | AsyncIterator[bytes] | None:
         """What to send: None for no body, bytes for a small one, else an iterator over its pieces.
 
@@ -48,7 +64,8 @@ class RequestBody:
         """
         if self._length == 0:
             return None
-        if self._length is None or self._length > RETAINED_BYTES:
+        whole = self._complete and self.replayable
+        if self._length is None or (self._length > RETAINED_BYTES and not whole):
             return self._pieces()
         while not self._complete:
             await self._read()
@@ -62,7 +79,7 @@ class RequestBody:
             if piece:
                 yield piece
 
-    async def _read(self) -> bytes:
+    async def _read(self, keep: int | None = RETAINED_BYTES) -> bytes:
         message = await self._receive()
         if message["type"] == "http.disconnect":
             raise ConnectionResetError("the client disconnected before its request was complete")
@@ -70,7 +87,7 @@ class RequestBody:
         self._complete = not message.get("more_body", False)
         if self.replayable:
             self._retained += piece
-            if len(self._retained) > RETAINED_BYTES:
+            if keep is not None and len(self._retained) > keep:
                 self.replayable = False
                 self._retained.clear()
         return piece

@@ -110,8 +110,18 @@ class RevisionThrottler:
         self._releasing = False
         self._removed = False
         self._failure: StartFailure | None = None
+        self._awaited_since: float | None = None
+        self.last_start_s: float | None = None
+        """Seconds for which the first request waited for the last start from zero; None before it."""
+        self.abandoned = 0
+        """Requests whose client gave up while they waited for a start."""
 
     # replicas
+
+    @property
+    def has_replicas(self) -> bool:
+        """Whether a replica is ready."""
+        return bool(self._pods)
 
     def set_endpoints(self, endpoints: tuple[Endpoint, ...]) -> None:
         """Replace the set of ready replicas."""
@@ -126,6 +136,9 @@ class RevisionThrottler:
                 self._leaving[pod.endpoint.pod] = pod
             else:
                 self._gone_busy_s += pod.busy_s
+        if fresh and self._awaited_since is not None:
+            self.last_start_s = self._clock() - self._awaited_since
+            self._awaited_since = None
         self._pods = fresh
         self._usable = [pod for pod in fresh if pod not in quarantined]
         self.set_failure(self._failure)
@@ -199,11 +212,15 @@ class RevisionThrottler:
         waiter: asyncio.Future[PodTracker] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         self.waiting += 1
+        if not self._pods and self._awaited_since is None:
+            self._awaited_since = self._clock()
         try:
             return await waiter
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 self.release(waiter.result())  # the slot came in the same turn as the cancellation
+            elif not self._pods:
+                self.abandoned += 1
             raise
         finally:
             self.waiting -= 1

@@ -16,7 +16,7 @@ from typing import Any
 from knative import env_vars
 from knative.client import resources
 from knative.client.resources import Object
-from knative.labels import PILOTLIGHT, REVISION_LABEL, SERVICE_LABEL
+from knative.labels import PILOTLIGHT, PORT_ANNOTATION, REVISION_LABEL, SERVICE_LABEL
 from knative.local import conditions, containers, objects
 from knative.local.apiserver.records import Change, EventType, Key
 from knative.local.apiserver.registry import Registry
@@ -193,6 +193,22 @@ class Kubelet:
         await asyncio.to_thread(process.end_all, self._config.platform_id, 1.0)
         await self._limits.stop()
         await asyncio.to_thread(self._volumes.clear)
+
+    def start_phase(self, revision: RevisionKey) -> str:
+        """What the first replica of a Revision is doing on its way to ready."""
+        found = "schedule"
+        for key in self._workers:
+            pod = self._object(resources.POD, key.namespace, key.name)
+            if key.namespace != revision.namespace or pod is None:
+                continue
+            if objects.labels_of(pod).get(REVISION_LABEL) != revision.name:
+                continue
+            port = objects.annotations_of(pod).get(PORT_ANNOTATION, "")
+            if port:
+                found = "import"  # its process runs, and says nothing yet
+            if port.isdecimal() and (phase := self._prober.phases.get(int(port))) is not None:
+                return phase
+        return found
 
     async def rotate_logs(self) -> None:
         """Rotate long logs, and delete old ones of pods that are gone."""

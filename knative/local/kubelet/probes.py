@@ -16,6 +16,9 @@ import aiohttp
 from knative.local.kubelet import environment
 
 _MAX_CONNECTIONS = 64
+_PHASE = "X-Pilotlight-Phase"
+"""Of a response to a readiness probe: what the replica is doing on its way to ready."""
+_LONGEST_PHASE = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,8 @@ class Prober:
     def __init__(self, host: str) -> None:
         self._host = host
         self._session: aiohttp.ClientSession | None = None
+        self.phases: dict[int, str] = {}
+        """What replicas that are not ready yet say that they do, by port."""
 
     async def close(self) -> None:
         """Close the connections."""
@@ -112,8 +117,12 @@ class Prober:
         headers = {"User-Agent": "kube-probe/pilotlight", **dict(probe.headers)}
         try:
             async with self._session.get(url, headers=headers, allow_redirects=False) as answer:
+                phase = answer.headers.get(_PHASE, "")[:_LONGEST_PHASE]
                 if 200 <= answer.status < 400:
+                    self.phases.pop(probe.port, None)
                     return ProbeResult(True)
+                if phase.isalnum():
+                    self.phases[probe.port] = phase
                 return ProbeResult(False, f"HTTP probe failed with statuscode: {answer.status}")
         except (aiohttp.ClientError, OSError, ValueError) as problem:  # ValueError: no such URL or header
             return ProbeResult(False, f"Get {url!r}: {problem}")

@@ -56,6 +56,8 @@ class PlatformConfig:
     allowed_origins: Collection[str] = ()
     """Origins such as `https://app.example` whose pages may write to functions and open WebSockets, besides
     those of this machine; `*` for any."""
+    progress_s: float = 2.0
+    """Seconds between the comments in a stream that waits for a start; 0: none."""
     head_limits: HeadLimits = field(default_factory=HeadLimits)
     """Size and time of a request's head, at the gateway and at the API."""
     api_body_timeout_s: float = 30.0

@@ -170,7 +170,12 @@ class Platform:
 
         queue = WorkQueue()
         autoscaler = Autoscaler(time.monotonic, queue.add_scaled)
-        activator = Activator(autoscaler.record, time.monotonic, access=_access_policy(config))
+        activator = Activator(
+            autoscaler.record,
+            time.monotonic,
+            access=_access_policy(config),
+            progress_s=config.progress_s,
+        )
         slots = GpuSlots(config.gpus)
         meter = GpuMeter(time.monotonic, activator.busy_seconds)
         kubelet = Kubelet(
@@ -182,6 +187,7 @@ class Platform:
             recorder=EventRecorder(registry, _utc_now, "kubelet"),
             now=_utc_now,
         )
+        activator.start_phase = kubelet.start_phase
         await kubelet.remove_leftovers()
         limit_warnings.cpu_is_limited = kubelet.limit_mechanism.limits_cpu
         events = EventRecorder(registry, _utc_now)

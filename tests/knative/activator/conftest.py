@@ -196,7 +196,7 @@ class Gateway:
     def __init__(self):
         self.stats = []
         self.forward_stats = self.stats.extend
-        self.activator = Activator(on_stats=self.on_stats, queue_depth=20)
+        self.activator = Activator(on_stats=self.on_stats, queue_depth=20, progress_s=0.1)
         self.replicas = []
 
     def on_stats(self, stats):
