@@ -38,7 +38,7 @@ _REPLACED = (
     "service_account_name",
     "image_pull_secrets",
 )
-_CACHE_VOLUME = "pilotlight-cache"
+CACHE_VOLUME = "pilotlight-cache"
 _SHM_VOLUME = "pilotlight-shm"
 
 
@@ -92,8 +92,8 @@ def compile_pod(agent: Agent, stage: StageSpec) -> Pod:
     volumes = [_plain(volume) for volume in (*spec.volumes, *stage.volumes) if volume.name in mounted]
     cache = _cache(agent, stage)
     if cache is not None:
-        volumes.append({"name": _CACHE_VOLUME, **cache.volume()})
-        mounts.append({"name": _CACHE_VOLUME, "mountPath": cache.mount_path})
+        volumes.append({"name": CACHE_VOLUME, **cache.volume()})
+        mounts.append({"name": CACHE_VOLUME, "mountPath": cache.mount_path})
     if (memory := _shared_memory(agent, stage)) is not None:
         volumes.append({"name": _SHM_VOLUME, "emptyDir": memory})
         mounts.append({"name": _SHM_VOLUME, "mountPath": "/dev/shm"})  # noqa: S108  # a mount point

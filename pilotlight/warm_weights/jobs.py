@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from knative.client.resources import JOB
+from knative.env_vars import PREFIX
 from knative.labels import AGENT_LABEL, WARMS_LABEL
 from pilotlight.agent import Agent, Kind, StageSpec
 from pilotlight.compile import compile_agent
+from pilotlight.compile_pod import CACHE_VOLUME
 from pilotlight.node_placement import misfit
 from weights.cache.location import CACHE_DIR_VARIABLE
 
@@ -152,7 +154,7 @@ def warm_job(target: WarmTarget, *, node: str | None = None, anywhere: bool = Fa
         name_is = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}
         required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [name_is]}}
         pod["affinity"] = {"nodeAffinity": required}
-    mounts = [mount for mount in target.container.get("volumeMounts") or () if not _is_memory(target, mount)]
+    mounts = [mount for mount in target.container.get("volumeMounts") or () if _is_needed(mount["name"])]
     mounted = {mount["name"] for mount in mounts}
     pod["restartPolicy"] = "Never"
     pod["volumes"] = [
@@ -163,7 +165,7 @@ def warm_job(target: WarmTarget, *, node: str | None = None, anywhere: bool = Fa
         "image": target.container["image"],
         "command": ["python", "-m", "weights.fill_cache", target.uri],
         "env": [
-            *(copy.deepcopy(item) for item in target.container.get("env") or () if item["name"] != _VISIBLE),
+            *(copy.deepcopy(item) for item in target.container.get("env") or () if _is_passed(item["name"])),
             # Where NVIDIA's runtime is the default, an image built for CUDA sees every GPU of the node.
             {"name": _VISIBLE, "value": "void"},
         ],
@@ -208,7 +210,11 @@ def warm_job(target: WarmTarget, *, node: str | None = None, anywhere: bool = Fa
     }
 
 
-def _is_memory(target: WarmTarget, mount: Mapping[str, Any]) -> bool:
-    """Whether a mount is shared memory, which a download has no use for."""
-    volume = next(item for item in target.pod["volumes"] if item["name"] == mount["name"])
-    return (volume.get("emptyDir") or {}).get("medium") == "Memory"
+def _is_needed(volume: str) -> bool:
+    """Whether the download needs a volume: the cache, and those that the file names."""
+    return volume == CACHE_VOLUME or not volume.startswith("pilotlight-")
+
+
+def _is_passed(variable: str) -> bool:
+    """Whether the download gets a variable: not those that tell a stage what to do."""
+    return variable == CACHE_DIR_VARIABLE or not (variable.startswith(PREFIX) or variable == _VISIBLE)
