@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
+from knative import feature_flags
 from knative.autoscaling.annotations import FieldError
 from knative.literals import LiteralError, parse_quantity, read_quantity
 from knative.local.apiserver.admission import field_errors
@@ -154,8 +155,8 @@ def _security(context: Mapping[str, Any], config: ServingConfig) -> Errors:
     if context.get("privileged"):
         yield field_errors.disallowed("privileged")
     added = (context.get("capabilities") or {}).get("add") or []
-    if not config.enabled("containerspec-addcapabilities") and any(
-        item != "NET_BIND_SERVICE" for item in added
+    if not config.enabled(feature_flags.ADD_CAPABILITIES) and any(
+        item != feature_flags.FREE_CAPABILITY for item in added
     ):
         yield field_errors.disallowed("capabilities.add")
     for key in ("runAsUser", "runAsGroup"):
@@ -192,6 +193,6 @@ def _mounts(
             "persistentVolumeClaim" in volume
             and writes
             and not (volume["persistentVolumeClaim"] or {}).get("readOnly")
-            and not config.enabled("podspec-persistent-volume-write")
+            and not config.enabled(feature_flags.CLAIM_WRITE)
         ):
             yield field_errors.disallowed(f"{where}.readOnly")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from knative import feature_flags
 from knative.autoscaling.annotations import FieldError
 from knative.local.apiserver.admission import field_errors
 from knative.local.apiserver.admission.container_spec import container_errors
@@ -16,37 +17,13 @@ from knative.local.apiserver.admission.probe_spec import ContainerRole
 from knative.local.apiserver.admission.serving_config import ServingConfig
 from knative.local.apiserver.metadata import is_subdomain
 
-_FLAGGED_FIELDS: Mapping[str, str] = {
-    "affinity": "podspec-affinity",
-    "dnsConfig": "podspec-dnsconfig",
-    "dnsPolicy": "podspec-dnspolicy",
-    "hostAliases": "podspec-hostaliases",
-    "hostIPC": "podspec-hostipc",
-    "hostNetwork": "podspec-hostnetwork",
-    "hostPID": "podspec-hostpid",
-    "nodeSelector": "podspec-nodeselector",
-    "priorityClassName": "podspec-priorityclassname",
-    "runtimeClassName": "podspec-runtimeclassname",
-    "schedulerName": "podspec-schedulername",
-    "securityContext": "podspec-securitycontext",
-    "shareProcessNamespace": "podspec-shareprocessnamespace",
-    "tolerations": "podspec-tolerations",
-    "topologySpreadConstraints": "podspec-topologyspreadconstraints",
-}
-_FLAGGED_VOLUMES: Mapping[str, str] = {
-    "persistentVolumeClaim": "podspec-persistent-volume-claim",
-    "hostPath": "podspec-volumes-hostpath",
-    "csi": "podspec-volumes-csi",
-    "ephemeral": "podspec-volumes-ephemeral",
-    "image": "podspec-volumes-image",
-}
 _PLAIN_VOLUMES = ("secret", "configMap", "projected", "emptyDir")
 
 
 def revision_spec(spec: Mapping[str, Any], config: ServingConfig) -> Errors:
     """All errors in the spec of a Revision; paths are relative to it."""
     yield from _limits(spec, config)
-    for field, flag in _FLAGGED_FIELDS.items():
+    for field, flag in feature_flags.FIELDS.items():
         if field in spec and not config.enabled(flag):
             yield field_errors.disallowed(field)
     volumes = spec.get("volumes") or []
@@ -123,9 +100,9 @@ def _volumes(volumes: Sequence[Mapping[str, Any]], config: ServingConfig) -> Err
         elif name in seen:
             yield FieldError(f'duplicate volume name "{name}"', (f"{path}.name",))
         seen.add(name)
-        sources = [key for key in (*_PLAIN_VOLUMES, *_FLAGGED_VOLUMES) if key in volume]
+        sources = [key for key in (*_PLAIN_VOLUMES, *feature_flags.VOLUMES) if key in volume]
         for key in sources:
-            flag = _FLAGGED_VOLUMES.get(key) or ("podspec-volumes-emptydir" if key == "emptyDir" else None)
+            flag = feature_flags.VOLUMES.get(key) or (feature_flags.EMPTY_DIR if key == "emptyDir" else None)
             if flag is not None and not config.enabled(flag):
                 yield field_errors.disallowed(f"{path}.{key}")
         if len(sources) > 1:

@@ -9,12 +9,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from knative import feature_flags
 from knative.autoscaling.annotations import MAX_INT32
 from knative.autoscaling.config import DEFAULT_CONFIG, AutoscalerConfig
 from knative.config_maps import ConfigError, ConfigMapReader
 from knative.literals import read_boolean, read_integer, read_quantity
 
-_ON_BY_DEFAULT = frozenset({"podspec-volumes-emptydir"})
 _RESOURCES = ("cpu", "memory", "ephemeral-storage")
 _TEMPLATE_FIELD = re.compile(r"\{\{-?\s*\.(Name|Namespace|GenerateName)\s*-?\}\}")
 
@@ -122,5 +122,4 @@ class ServingConfig:
 
     def enabled(self, flag: str) -> bool:
         """Whether `kubernetes.FLAG` is enabled."""
-        default = "enabled" if flag in _ON_BY_DEFAULT else "disabled"
-        return self.flags.get(f"kubernetes.{flag}", default) != "disabled"
+        return feature_flags.is_enabled(flag, self.flags)
