@@ -5,14 +5,16 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from knative import env_vars
+from knative import env_vars, feature_flags
 from knative.client.cluster import Cluster
-from knative.client.errors import NotFound
-from knative.client.resources import NETWORK_POLICY, SECRET, SERVICE, WARM_POOL, Resource
+from knative.client.errors import ClusterError, Forbidden, Invalid, NotFound
+from knative.client.resources import CONFIG_MAP, NETWORK_POLICY, SECRET, SERVICE, WARM_POOL, Resource
 from knative.labels import AGENT_LABEL
 from pilotlight import keys
 from pilotlight.compile import NO_IMAGE
 from pilotlight.compile_access import STAGE_TOKEN_VOLUME, stage_token_secret
+from pilotlight.doctor.serving_checks import SERVING_NAMESPACE
+from pilotlight.doctor.serving_checks import patch as flags_patch
 
 FIELD_MANAGER = "pilotlight-deploy"
 
@@ -77,7 +79,29 @@ async def check(cluster: Cluster, objects: Sequence[dict[str, Any]]) -> None:
             "or `auth: none` to let everyone call who reaches the URL"
         )
     for obj in _for_server(objects, local=local):
-        await cluster.apply(resource_of(obj), obj, field_manager=FIELD_MANAGER, force=True, dry_run=True)
+        try:
+            await cluster.apply(resource_of(obj), obj, field_manager=FIELD_MANAGER, force=True, dry_run=True)
+        except (Invalid, Forbidden) as error:  # an admission webhook denies with 400 or 403
+            if missing := await _missing_flags(cluster, obj):
+                name = f"{obj['metadata']['namespace']}/{obj['metadata']['name']}"
+                raise DeployError(f"{name}: {error}\n{missing}") from error
+            raise
+
+
+async def _missing_flags(cluster: Cluster, obj: dict[str, Any]) -> str:
+    """Which feature flags a refused Service needs that are not set, and the command that sets them."""
+    if obj["kind"] != SERVICE.kind:
+        return ""
+    spec = obj["spec"]["template"]["spec"]
+    try:
+        found = await cluster.get(CONFIG_MAP, feature_flags.CONFIG_MAP_NAME, SERVING_NAMESPACE)
+        missing = feature_flags.missing(spec, found.get("data") or {})
+    except ClusterError:
+        missing = feature_flags.needed(spec)  # which of them are set cannot be read
+    if not missing:
+        return ""
+    listed = ", ".join(f"{feature_flags.PREFIX}{flag} for {field}" for flag, field in missing.items())
+    return f"  needs the feature flags {listed}\n  fix: {flags_patch(missing)}"
 
 
 def says_not_who_may_call(obj: dict[str, Any]) -> bool:

@@ -116,19 +116,30 @@ def stop_on_signal() -> Iterator[asyncio.Event]:
             loop.remove_signal_handler(number)
 
 
+def _running(state_dir: Path) -> psutil.Process | None:
+    """The process of the platform that runs on `state_dir`."""
+    try:
+        noted = json.loads((state_dir / PROCESS_FILE).read_text())
+        process = psutil.Process(noted["pid"])
+        # A pid is used again; its start time is not.
+        return process if abs(process.create_time() - noted["started"]) <= 1 else None
+    except (OSError, ValueError, KeyError, psutil.NoSuchProcess):
+        return None
+
+
+def is_running(state_dir: Path) -> bool:
+    """Whether a platform runs on `state_dir`."""
+    return _running(state_dir) is not None
+
+
 def down(state_dir: Path, *, timeout_s: float) -> int | None:
     """End the platform that runs on `state_dir`; its pid, or None when there is none.
 
     Raises:
         StackError: it did not end in time.
     """
-    try:
-        noted = json.loads((state_dir / PROCESS_FILE).read_text())
-        process = psutil.Process(noted["pid"])
-        # A pid is used again; its start time is not.
-        if abs(process.create_time() - noted["started"]) > 1:
-            return None
-    except (OSError, ValueError, KeyError, psutil.NoSuchProcess):
+    process = _running(state_dir)
+    if process is None:
         return None
     process.terminate()
     deadline = time.monotonic() + timeout_s

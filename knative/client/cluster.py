@@ -121,6 +121,10 @@ class Cluster:
         """The server's `/version`: `gitVersion`, `major`, `minor`, ..."""
         return await self._call("GET", "version")
 
+    async def groups(self) -> frozenset[str]:
+        """Names of the API groups that the server has, without the core group."""
+        return frozenset(group["name"] for group in (await self._call("GET", "apis"))["groups"])
+
     async def get(self, res: Resource, name: str, namespace: str | None = None) -> Object:
         """One object; `NotFound` if there is none."""
         return await self._call("GET", res.path(namespace, name))

@@ -30,6 +30,7 @@ class Lazy:
 COMMANDS: dict[str, Lazy] = {
     "render": Lazy("Print the Knative Services and WarmPools that an agent file compiles to.", "agents"),
     "deploy": Lazy("Apply an agent file to a cluster, or to the platform on this machine.", "agents"),
+    "doctor": Lazy("Check a cluster, or this machine, for what agents need.", "doctor"),
     "delete": Lazy("Delete an agent's Services and WarmPools.", "agents"),
     "invoke": Lazy("Call a function URL and print what it answers.", "agents"),
     "up": Lazy(

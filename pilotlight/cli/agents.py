@@ -16,6 +16,9 @@ from pilotlight import invoke as invoking
 from pilotlight.agent import Agent, Kind
 from pilotlight.agent_reader import load_agent
 from pilotlight.compile import compile_agent, compile_for_cluster
+from pilotlight.doctor.findings import Level
+from pilotlight.doctor.report import has_errors
+from pilotlight.doctor.run import Agents, check_cluster
 from pilotlight.gateway import default_gateway
 from pilotlight.kubeconfig import connect
 from pilotlight.service_urls import reachable_url
@@ -97,6 +100,9 @@ def deploy(
     wait: Annotated[bool, typer.Option(help="Wait until every Service is ready.")] = True,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait.")] = 600,
     dry_run: Annotated[bool, typer.Option(help="Check with the server, change nothing.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Apply even what `pilotlight doctor` calls an error.")
+    ] = False,
 ) -> None:
     """Apply an agent file to a cluster, or to the platform on this machine."""
     agents = load(file, model)
@@ -106,6 +112,7 @@ def deploy(
 
     async def run() -> None:
         async with connect(kubeconfig) as cluster:
+            await _refuse_what_cannot_work(cluster, Agents(agents, file), force=force)
             if dry_run:
                 await deploying.check(cluster, objects)
                 typer.echo(f"ok: {len(objects)} objects would be accepted")
@@ -116,6 +123,19 @@ def deploy(
                 await _wait(cluster, agents, timeout)
 
     asyncio.run(run())
+
+
+async def _refuse_what_cannot_work(cluster: Cluster, checked: Agents, *, force: bool) -> None:
+    """Say what the checks of `doctor` warn of; an error ends the deploy before anything is written."""
+    lines = await check_cluster(cluster, checked)
+    for line in lines:
+        if line.finding.level is Level.WARNING or (force and line.finding.level is Level.ERROR):
+            typer.echo(line.text, err=True)
+    if has_errors(lines) and not force:
+        errors = [line.text for line in lines if line.finding.level is Level.ERROR]
+        raise deploying.DeployError(
+            "\n".join([*errors, "nothing was applied; --force applies it nevertheless"])
+        )
 
 
 async def _wait(cluster: Cluster, agents: list[Agent], timeout_s: float) -> None:

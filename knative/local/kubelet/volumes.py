@@ -1,4 +1,4 @@
-"""A pod's volumes: made from ConfigMaps and Secrets, scratch space, and folders of the machine for claims.
+"""A pod's volumes: made from ConfigMaps and Secrets, scratch space, folders of the machine, also for claims.
 
 Each container has a mount namespace of its own, made by `unshare` and `mount`, so that two pods can mount
 different volumes at the same path and the machine sees neither. Where the machine permits no mount namespace
@@ -56,6 +56,11 @@ def _namespace() -> tuple[str, ...]:
         prefix.append("--map-root-user")
     probe = subprocess.run([*prefix, "true"], check=False, capture_output=True)  # noqa: S603  # a fixed command
     return (*prefix, "--") if probe.returncode == 0 else ()
+
+
+def permits_mounts() -> bool:
+    """Whether this machine lets containers have volumes."""
+    return bool(_namespace())
 
 
 def wrapper(mounts: Sequence[BindMount]) -> tuple[str, ...]:
@@ -137,7 +142,8 @@ class Volumes:
             if volume is None:
                 raise ContainerConfigError(f'volumeMount "{name}" has no volume')
             if name not in made:
-                made[name] = self._make(namespace, pod, volume, sources)
+                kept = self._of_machine(namespace, volume)
+                made[name] = kept if kept is not None else self._make(namespace, pod, volume, sources)
             source = _inside(made[name], mount.get("subPath") or ".")
             path = Path(mount["mountPath"])
             _ensure_target(path, source, name)
@@ -167,6 +173,15 @@ class Volumes:
         for base in (self._folder, self._memory):
             shutil.rmtree(base, ignore_errors=True)
 
+    def _of_machine(self, namespace: str, volume: Mapping[str, Any]) -> Path | None:
+        """The folder of a volume that outlives its pods; None for another volume."""
+        name = str(volume["name"])
+        if (claim := volume.get("persistentVolumeClaim")) is not None:
+            return self._claim(namespace, name, claim)
+        if (host := volume.get("hostPath")) is not None:
+            return _host_path(name, host)
+        return None
+
     def _claim(self, namespace: str, volume: str, claim: Mapping[str, Any]) -> Path:
         name = str(claim.get("claimName") or "")
         if not is_subdomain(name):  # admission refuses it, too; it becomes part of a path here
@@ -183,8 +198,6 @@ class Volumes:
         sources: ValueSources,
     ) -> Path:
         name = str(volume["name"])
-        if (claim := volume.get("persistentVolumeClaim")) is not None:
-            return self._claim(namespace, name, claim)
         in_memory = (volume.get("emptyDir") or {}).get("medium") == "Memory"
         if in_memory:
             _make_private(self._memory)
@@ -207,6 +220,39 @@ class Volumes:
             if path.is_file() and path not in written:
                 path.unlink()
         return folder
+
+
+def _host_path(volume: str, source: Mapping[str, Any]) -> Path:
+    """The folder or file of this machine that a volume names, as Kubernetes' kubelet checks it.
+
+    https://kubernetes.io/docs/concepts/storage/volumes/#hostpath-volume-types
+    """
+    path, kind = Path(str(source.get("path") or "")), str(source.get("type") or "")
+    if not path.is_absolute():
+        raise ContainerConfigError(f'volume "{volume}": hostPath {path} must be an absolute path')
+    try:
+        if kind in {"", "DirectoryOrCreate"}:
+            if not path.exists():
+                path.mkdir(parents=True, mode=0o755)
+        elif kind == "FileOrCreate":
+            path.touch(mode=0o644)
+    except OSError as problem:
+        raise ContainerConfigError(
+            f'volume "{volume}": hostPath {path} cannot be made: {problem.strerror}'
+        ) from problem
+    is_right = {
+        "Directory": path.is_dir,
+        "DirectoryOrCreate": path.is_dir,
+        "File": path.is_file,
+        "FileOrCreate": path.is_file,
+    }
+    if kind in is_right and not is_right[kind]():
+        raise ContainerConfigError(f'volume "{volume}": hostPath type check failed: {path} is not a {kind}')
+    if kind not in {"", *is_right}:
+        raise ContainerConfigError(
+            f'volume "{volume}": hostPath type {kind} is not supported on this platform'
+        )
+    return path
 
 
 def _make_private(folder: Path) -> None:

@@ -1,0 +1,55 @@
+"""Reads what is known of a model without loading it: headers of its weights, and its config.json."""
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+
+from pilotlight.agent import Agent
+from pilotlight.doctor.findings import Unknown
+from pilotlight.doctor.model_checks import device_memory
+from pilotlight.doctor.model_memory import ModelFacts
+from weights.errors import WeightsError
+from weights.sources import listing
+from weights.sources.factory import open_source
+
+_LONGEST_READING_S = 20.0
+
+
+async def read_models(agents: Sequence[Agent]) -> Mapping[int, ModelFacts | Unknown]:
+    """The models whose GPU is known, by the index of their agent; nothing is read for the others."""
+    wanted = {
+        index: agent.spec.model.uri
+        for index, agent in enumerate(agents)
+        if agent.spec.model is not None and agent.spec.model.uri and device_memory(agent) is not None
+    }
+    found = await asyncio.gather(*(_read(uri) for uri in wanted.values()))
+    return dict(zip(wanted, found, strict=True))
+
+
+async def _read(uri: str) -> ModelFacts | Unknown:
+    try:
+        return await asyncio.wait_for(asyncio.to_thread(read_model, uri), _LONGEST_READING_S)
+    except TimeoutError:
+        return Unknown(f"{uri} was not read within {_LONGEST_READING_S:g} s")
+    except (WeightsError, OSError, ValueError) as error:
+        return Unknown(f"{uri} cannot be read from here: {error}")
+
+
+def read_model(uri: str) -> ModelFacts:
+    """What is known of a model.
+
+    Raises:
+        WeightsError: it cannot be read, or must not be loaded.
+        ValueError: its config.json is no JSON object.
+    """
+    source = open_source(uri)
+    try:
+        manifest = listing.inspect(source)
+        entry = next((file for file in manifest.files if file.path == "config.json"), None)
+        config = json.loads(listing.read(source, entry)) if entry is not None else {}
+    finally:
+        source.close()
+    if not isinstance(config, dict):
+        raise ValueError("config.json is no JSON object")  # noqa: TRY004  # of a file's text
+    stored = sum(tensor.nbytes for header in manifest.headers for tensor in header.counted)
+    return ModelFacts(stored, manifest.dtypes, config)

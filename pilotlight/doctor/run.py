@@ -1,0 +1,66 @@
+"""Gathers facts and judges them: for the command `doctor`, and for `deploy` before it writes anything."""
+
+import asyncio
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from knative.client.cluster import Cluster
+from pilotlight import yaml_locations
+from pilotlight.agent import Agent
+from pilotlight.doctor import cluster_checks, machine_checks
+from pilotlight.doctor import needs as reading
+from pilotlight.doctor.findings import Finding, Unknown
+from pilotlight.doctor.gather import gather
+from pilotlight.doctor.machine_facts import read_machine
+from pilotlight.doctor.model_facts import read_models
+from pilotlight.doctor.model_memory import ModelFacts
+from pilotlight.doctor.report import Line
+from weights.cache.location import default_cache_dir
+
+PORTS = (8080, 8081)
+"""Of `pilotlight up`: function URLs, and the Kubernetes API."""
+
+
+@dataclass(frozen=True)
+class Agents:
+    """The agents that are checked, and their files."""
+
+    agents: Sequence[Agent] = ()
+    paths: Sequence[Path] = ()
+
+    def lines(self, findings: Iterable[Finding]) -> list[Line]:
+        """The findings with the places of their fields."""
+        documents = [yaml_locations.load(path) for path in self.paths]
+        return [Line(finding, self._where(documents, finding)) for finding in findings]
+
+    def _where(self, documents: Sequence[yaml_locations.Located], finding: Finding) -> str:
+        if finding.field is None or finding.agent >= len(documents):
+            return ""
+        line = documents[finding.agent].line(finding.field)
+        return f"{self.paths[finding.agent]}:{line}: {'.'.join(map(str, finding.field))}"
+
+
+async def check_cluster(cluster: Cluster, agents: Agents) -> list[Line]:
+    """The checks of a cluster that need no pod of their own."""
+    needs = reading.stages(agents.agents)
+    pools = any(map(cluster_checks.has_pools, agents.agents))
+    facts, models = await asyncio.gather(
+        gather(cluster, needs, pools=pools or not agents.agents), read_models(agents.agents)
+    )
+    return agents.lines(cluster_checks.check(facts, agents.agents, needs, models))
+
+
+async def check_machine(agents: Agents, state_dir: Path, *, platform: bool) -> list[Line]:
+    """The checks of this machine.
+
+    Args:
+        agents: that are to run here.
+        state_dir: of the local platform.
+        platform: whether it runs.
+    """
+    folders = {"weights cache": default_cache_dir(os.environ), "state folder": state_dir}
+    facts = await asyncio.to_thread(read_machine, folders, PORTS, platform=platform)
+    models: Mapping[int, ModelFacts | Unknown] = await read_models(agents.agents)
+    return agents.lines(machine_checks.check(facts, agents.agents, models))
