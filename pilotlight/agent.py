@@ -20,6 +20,7 @@ from pilotlight.agent_values import (
 )
 from pilotlight.gpu_settings import GPU, GpuType
 from pilotlight.pod_settings import PodSettings
+from pilotlight.s3_settings import S3
 from warmpool.domain.pool import WarmPoolTemplate
 
 API_VERSION = "pilotlight.dev/v1alpha1"
@@ -183,6 +184,11 @@ class StageSpec(PodSettings):
         return EngineSpec().type if self.engine is None else self.engine.type
 
     @property
+    def reads_model(self) -> bool:
+        """Whether it reads files of the model: weights, or the tokenizer."""
+        return self.kind in {Kind.INGEST, Kind.GENERATE}
+
+    @property
     def parallel_workers(self) -> int:
         """Processes that the engine spreads the model over: tensor times pipeline parallelism."""
         workers = 1
@@ -246,6 +252,8 @@ class AgentSpec(PodSettings):
     network_policy: NetworkPolicySettings = Field(default_factory=NetworkPolicySettings)
     progress_seconds: float | None = Field(default=None, ge=0)
     """Seconds between the comments in a stream that waits for a start; 0: none. By default 2."""
+    s3: S3 | None = None
+    """Where the model's bucket is."""
     gpu_types: dict[str, GpuType] = Field(default_factory=dict)
     """Adds to the packaged table of GPU types."""
     stages: list[StageSpec] = Field(min_length=1)

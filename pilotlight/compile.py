@@ -39,13 +39,14 @@ def compile_for_cluster(agent: Agent) -> list[dict[str, Any]]:
 def _service(agent: Agent, stage: StageSpec) -> dict[str, Any]:
     own = stage.kind is Kind.CONTAINER
     pod = compile_pod(agent, stage)
+    s3 = agent.spec.s3 if stage.reads_model else None
     cache = {} if pod.cache_dir is None else {CACHE_DIR_VARIABLE: pod.cache_dir}
     container = render.Container(
         image=stage.image or agent.spec.image or NO_IMAGE,
         command=stage.command if own else ["python", "-m", "functions"],
         args=stage.args if own else [stage.kind.value],
-        env=cache | _environment(agent, stage),
-        env_from=[*agent.spec.env_from, *stage.env_from],
+        env=cache | (s3.env() if s3 else {}) | _environment(agent, stage),
+        env_from=[*(s3.env_from() if s3 else ()), *agent.spec.env_from, *stage.env_from],
         requests=stage.resources.requests,
         limits={**stage.resources.limits, **pod.limits},
         ready_path=None if own or stage.readiness == "port" else "/healthz/ready",
@@ -102,7 +103,7 @@ def _environment(agent: Agent, stage: StageSpec) -> dict[str, str]:
     if stage.kind is not Kind.CONTAINER:
         env |= access_environment(agent, stage)
         env[env_vars.AGENT] = agent.metadata.name
-        if agent.spec.model is not None and stage.kind in {Kind.INGEST, Kind.GENERATE}:
+        if agent.spec.model is not None and stage.reads_model:
             if agent.spec.model.uri is not None:
                 env[env_vars.MODEL_URI] = agent.spec.model.uri
             env[env_vars.MODEL_NAME] = agent.spec.model.name or agent.metadata.name

@@ -86,20 +86,8 @@ def compile_pod(agent: Agent, stage: StageSpec) -> Pod:
     if gpu is not None:
         place(fields, gpu, tolerate=_chosen(stage, spec, "tolerations") != [])
 
-    mounts = [_plain(mount) for mount in (*spec.volume_mounts, *stage.volume_mounts)]
-    mounted = {mount["name"] for mount in mounts}
-    # Knative refuses a volume that no container mounts.
-    volumes = [_plain(volume) for volume in (*spec.volumes, *stage.volumes) if volume.name in mounted]
     cache = _cache(agent, stage)
-    if cache is not None:
-        volumes.append({"name": CACHE_VOLUME, **cache.volume()})
-        mounts.append({"name": CACHE_VOLUME, "mountPath": cache.mount_path})
-    if (memory := _shared_memory(agent, stage)) is not None:
-        volumes.append({"name": _SHM_VOLUME, "emptyDir": memory})
-        mounts.append({"name": _SHM_VOLUME, "mountPath": "/dev/shm"})  # noqa: S108  # a mount point
-    secrets = secret_mounts(agent, stage)
-    volumes += [secret.volume() for secret in secrets]
-    mounts += [secret.mount() for secret in secrets]
+    volumes, mounts = _volumes(agent, stage, cache)
     if volumes:
         fields["volumes"] = volumes
     return Pod(
@@ -119,6 +107,31 @@ def _default_security_context(stage: StageSpec) -> dict[str, Any]:
     return SNAPSHOT_SECURITY_CONTEXT if stage.snapshot else SAFE_SECURITY_CONTEXT
 
 
+def _volumes(
+    agent: Agent, stage: StageSpec, cache: Cache | None
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The volumes that the container mounts, and its mounts."""
+    spec = agent.spec
+    mounts = [_plain(mount) for mount in (*spec.volume_mounts, *stage.volume_mounts)]
+    mounted = {mount["name"] for mount in mounts}
+    # Knative refuses a volume that no container mounts.
+    volumes = [_plain(volume) for volume in (*spec.volumes, *stage.volumes) if volume.name in mounted]
+    if cache is not None:
+        volumes.append({"name": CACHE_VOLUME, **cache.volume()})
+        mounts.append({"name": CACHE_VOLUME, "mountPath": cache.mount_path})
+    authorities = spec.s3.volume() if spec.s3 is not None and stage.reads_model else None
+    if authorities is not None:
+        volumes.append(authorities[0])
+        mounts.append(authorities[1])
+    if (memory := _shared_memory(agent, stage)) is not None:
+        volumes.append({"name": _SHM_VOLUME, "emptyDir": memory})
+        mounts.append({"name": _SHM_VOLUME, "mountPath": "/dev/shm"})  # noqa: S108  # a mount point
+    secrets = secret_mounts(agent, stage)
+    volumes += [secret.volume() for secret in secrets]
+    mounts += [secret.mount() for secret in secrets]
+    return volumes, mounts
+
+
 def _chosen(stage: StageSpec, spec: AgentModel, name: str) -> Any:
     value = getattr(stage, name)
     return getattr(spec, name) if value is None else value
@@ -134,7 +147,7 @@ def _plain(value: Any) -> Any:
 
 
 def _cache(agent: Agent, stage: StageSpec) -> Cache | None:
-    if stage.kind not in {Kind.INGEST, Kind.GENERATE}:
+    if not stage.reads_model:
         return None
     cache = stage.cache or agent.spec.cache
     return cache if cache is not None and cache.enabled else None

@@ -4,7 +4,7 @@ The part of kube-scheduler's filters that a pod without resource requests meets:
 TaintToleration, NodeUnschedulable (k8s.io/kubernetes/pkg/scheduler/framework/plugins).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 _BLOCKING = ("NoSchedule", "NoExecute")
@@ -18,7 +18,23 @@ def misfit(node: Mapping[str, Any], pod: Mapping[str, Any]) -> str | None:
         node: a Node.
         pod: a pod's spec.
     """
-    labels = node["metadata"].get("labels") or {}
+    meta = node["metadata"]
+    reason = label_misfit(meta["name"], meta.get("labels") or {}, pod)
+    if reason is not None:
+        return reason
+    taints = list(node.get("spec", {}).get("taints") or ())
+    if node.get("spec", {}).get("unschedulable"):
+        taints.append(_UNSCHEDULABLE)
+    for taint in untolerated(taints, pod.get("tolerations") or ()):
+        return f"has the taint {taint['key']}, which is not tolerated"
+    for condition in node.get("status", {}).get("conditions") or ():
+        if condition["type"] == "Ready" and condition["status"] != "True":
+            return "is not ready"
+    return None
+
+
+def label_misfit(name: str, labels: Mapping[str, str], pod: Mapping[str, Any]) -> str | None:
+    """Why the labels and the name of a node keep a pod away, None if they do not."""
     for key, value in (pod.get("nodeSelector") or {}).items():
         if labels.get(key) != value:
             return f"has not the label {key}={value}"
@@ -26,21 +42,28 @@ def misfit(node: Mapping[str, Any], pod: Mapping[str, Any]) -> str | None:
         "requiredDuringSchedulingIgnoredDuringExecution"
     )
     if affinity is not None and not any(
-        _term_matches(term, node) for term in affinity.get("nodeSelectorTerms") or ()
+        _term_matches(term, name, labels) for term in affinity.get("nodeSelectorTerms") or ()
     ):
         return "is not one that the affinity names"
-    taints = list(node.get("spec", {}).get("taints") or ())
-    if node.get("spec", {}).get("unschedulable"):
-        taints.append(_UNSCHEDULABLE)
-    for taint in taints:
-        if taint.get("effect") in _BLOCKING and not any(
-            tolerates(toleration, taint) for toleration in pod.get("tolerations") or ()
-        ):
-            return f"has the taint {taint['key']}, which is not tolerated"
-    for condition in node.get("status", {}).get("conditions") or ():
-        if condition["type"] == "Ready" and condition["status"] != "True":
-            return "is not ready"
     return None
+
+
+def untolerated(
+    taints: Iterable[Mapping[str, Any]], tolerations: Iterable[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """The taints that keep a pod with these tolerations away."""
+    known = list(tolerations)
+    return [
+        taint
+        for taint in taints
+        if taint.get("effect") in _BLOCKING and not any(tolerates(item, taint) for item in known)
+    ]
+
+
+def taint_text(taint: Mapping[str, Any]) -> str:
+    """A taint as `kubectl taint` writes it."""
+    value = f"={taint['value']}" if taint.get("value") else ""
+    return f"{taint.get('key')}{value}:{taint.get('effect')}"
 
 
 def tolerates(toleration: Mapping[str, Any], taint: Mapping[str, Any]) -> bool:
@@ -57,10 +80,9 @@ def tolerates(toleration: Mapping[str, Any], taint: Mapping[str, Any]) -> bool:
     return _compares(taint.get("value"), operator, toleration.get("value"))
 
 
-def _term_matches(term: Mapping[str, Any], node: Mapping[str, Any]) -> bool:
+def _term_matches(term: Mapping[str, Any], name: str, labels: Mapping[str, str]) -> bool:
     """Whether all requirements of a term hold; a term without any matches nothing."""
-    labels = node["metadata"].get("labels") or {}
-    fields = {"metadata.name": node["metadata"]["name"]}
+    fields = {"metadata.name": name}
     requirements = [(labels, item) for item in term.get("matchExpressions") or ()]
     requirements += [(fields, item) for item in term.get("matchFields") or ()]
     return bool(requirements) and all(_holds(values, item) for values, item in requirements)

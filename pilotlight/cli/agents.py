@@ -132,7 +132,7 @@ async def _refuse_what_cannot_work(cluster: Cluster, checked: Agents, *, force: 
         if line.finding.level is Level.WARNING or (force and line.finding.level is Level.ERROR):
             typer.echo(line.text, err=True)
     if has_errors(lines) and not force:
-        errors = [line.text for line in lines if line.finding.level is Level.ERROR]
+        errors = [line.message for line in lines if line.finding.level is Level.ERROR]
         raise deploying.DeployError(
             "\n".join([*errors, "nothing was applied; --force applies it nevertheless"])
         )

@@ -37,7 +37,10 @@ def doctor(
     state: StateDir = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check a cluster, or this machine, for what agents need; exit 1 if something cannot work."""
+    """Check a cluster, or this machine, for what agents need.
+
+    Each line is ok, warning, error or unknown, with the reason and the fix. Exit code 1 if there is an error.
+    """
     named = file or []
     checked = run.Agents(agents.load(named, model), named)
     directory = (state or paths.state_dir()).expanduser().absolute()

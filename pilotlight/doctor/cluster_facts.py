@@ -83,6 +83,7 @@ class ClusterFacts:
         serving: Knative Serving's version; None where it is not installed.
         features: data of `config-features`.
         defaults: data of `config-defaults`.
+        autoscaling: data of `config-autoscaler`.
         network: data of `config-network`.
         groups: API groups that the server has.
         nodes: its nodes.
@@ -100,6 +101,7 @@ class ClusterFacts:
     serving: str | Unknown | None = None
     features: Mapping[str, str] | Unknown = field(default_factory=dict)
     defaults: Mapping[str, str] | Unknown = field(default_factory=dict)
+    autoscaling: Mapping[str, str] | Unknown = field(default_factory=dict)
     network: Mapping[str, str] | Unknown = field(default_factory=dict)
     groups: frozenset[str] | Unknown = frozenset()
     nodes: tuple[Node, ...] | Unknown = ()

@@ -6,8 +6,8 @@ from typing import Any
 from pilotlight.doctor.cluster_facts import ClusterFacts, Node
 from pilotlight.doctor.findings import Finding, Level, Unknown, ok, unknown
 from pilotlight.doctor.needs import StageNeeds
-from pilotlight.doctor.scheduling import is_selected, repelling, taint_text, tolerates
 from pilotlight.gpu_settings import GKE_LABEL, PRODUCT_LABEL
+from pilotlight.node_placement import label_misfit, taint_text, tolerates, untolerated
 
 _TYPE_LABELS = (PRODUCT_LABEL, GKE_LABEL, "karpenter.k8s.aws/instance-gpu-name")
 
@@ -45,7 +45,7 @@ def _inventory(nodes: Sequence[Node], needs: Sequence[StageNeeds]) -> Iterator[F
     tolerations = [item for need in needs for item in need.spec.get("tolerations") or ()]
     tainted: dict[str, list[str]] = {}
     for node in nodes:
-        for taint in repelling(node, tolerations) if any(node.gpus.values()) else ():
+        for taint in untolerated(node.taints, tolerations) if any(node.gpus.values()) else ():
             tainted.setdefault(taint_text(taint), []).append(node.name)
     for text, names in tainted.items():
         yield Finding(
@@ -76,14 +76,13 @@ def _place(
     facts: ClusterFacts, nodes: Sequence[Node], need: StageNeeds, resource: str, count: int
 ) -> Finding:
     """Whether one replica of a stage finds a node."""
-    field = need.field("gpu") if "gpu" in need.settings else need.own_field("resources")
     wants = f"{need.service} wants {count} {resource} on one node"
 
     def problem(level: Level, text: str, fix: str) -> Finding:
-        return Finding(level, "gpus", f"{wants}: {text}", fix, field, need.agent)
+        return Finding(level, "gpus", f"{wants}: {text}", fix, need.gpu_field, need.agent)
 
     having = [node for node in nodes if node.gpus.get(resource)]
-    selected = [node for node in having if is_selected(node, need.spec)]
+    selected = [node for node in having if label_misfit(node.name, node.labels, need.spec) is None]
     if not selected:
         kinds = ", ".join(sorted({_type(node) for node in having})) or "none"
         why = (
@@ -93,12 +92,14 @@ def _place(
             added = ", ".join(facts.provisioners)
             return problem(Level.WARNING, f"{why}, but {added} may add one", "see that its node pools do")
         return problem(Level.ERROR, why, "change gpu.type, or add such nodes (and NVIDIA's GPU operator)")
-    reachable = [node for node in selected if not repelling(node, need.spec.get("tolerations") or ())]
+    reachable = [
+        node for node in selected if not untolerated(node.taints, need.spec.get("tolerations") or ())
+    ]
     if not reachable:
         taints = {
             taint_text(taint)
             for node in selected
-            for taint in repelling(node, need.spec.get("tolerations") or ())
+            for taint in untolerated(node.taints, need.spec.get("tolerations") or ())
         }
         return problem(
             Level.ERROR,
@@ -132,7 +133,7 @@ def _room(need: StageNeeds, nodes: Sequence[Node], resource: str, count: int) ->
         f"{need.service}: {fitting} replicas of {count} {resource} find a free node now, "
         f"and the floor is {need.floor}",
         "free GPUs, or lower the replicas of its warm pool",
-        need.field("gpu"),
+        need.gpu_field,
         need.agent,
     )
 

@@ -59,7 +59,7 @@ def memory(
                 "memory",
                 f"{need.service} cannot fit: {found.text}",
                 "a larger GPU, a smaller max-model-len, a quantized model, or tensor-parallel-size and count",
-                need.field("gpu"),
+                need.gpu_field,
                 need.agent,
             )
 

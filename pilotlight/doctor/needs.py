@@ -6,9 +6,10 @@ from typing import Any
 
 from knative.labels import PROGRESS_DEADLINE_ANNOTATION
 from knative.literals import parse_duration
-from pilotlight.agent import Agent, Kind
+from pilotlight.agent import Agent, Kind, StageSpec
 from pilotlight.agent_values import AgentModel
 from pilotlight.compile import compile_agent
+from pilotlight.compile_gpu import gpu_of
 from pilotlight.doctor.cluster_facts import Reference, Right
 from pilotlight.doctor.findings import Location
 from warmpool.domain.pool import WarmPoolTemplate
@@ -32,6 +33,9 @@ class StageNeeds:
         most: replicas at most; None: no limit.
         floor: replicas that its warm pool holds at most.
         progress_deadline_s: how long its first replicas may take to become ready.
+        initial_scale: replicas that a new Revision starts with; None for the cluster's default.
+        s3_objects: names of the objects that the agent's `s3` names.
+        gpu_field: where its GPUs stand.
     """
 
     agent: int
@@ -44,6 +48,9 @@ class StageNeeds:
     most: int | None
     floor: int
     progress_deadline_s: float
+    initial_scale: int | None = None
+    s3_objects: frozenset[str] = frozenset()
+    gpu_field: Location = ("spec", "gpu")
 
     def field(self, name: str) -> Location:
         """Where a setting stands: in the stage, or in `spec` for all."""
@@ -52,6 +59,10 @@ class StageNeeds:
     def own_field(self, name: str) -> Location:
         """Where a setting that only stages have stands."""
         return ("spec", "stages", self.index, name)
+
+    def place_of(self, reference: Reference, field: str) -> Location:
+        """Where an object is named: in `s3`, else in a field that lists several."""
+        return ("spec", "s3") if reference.name in self.s3_objects else self.field(field)
 
     @property
     def gpus(self) -> dict[str, int]:
@@ -100,8 +111,17 @@ def _of(position: int, agent: Agent) -> Iterator[StageNeeds]:
             settings=_set_fields(stage),
             most=stage.scaling.max or None,
             floor=max(stage.scaling.min, _floor(pool)),
+            initial_scale=stage.scaling.initial,
+            gpu_field=_gpu_field(agent, stage, index),
+            s3_objects=frozenset() if agent.spec.s3 is None else agent.spec.s3.objects,
             progress_deadline_s=_DEFAULT_DEADLINE_S if seconds is None else float(seconds),
         )
+
+
+def _gpu_field(agent: Agent, stage: StageSpec, index: int) -> Location:
+    if gpu_of(agent, stage) is None:
+        return ("spec", "stages", index, "resources")
+    return ("spec", "gpu") if stage.gpu is None else ("spec", "stages", index, "gpu")
 
 
 def _floor(pool: WarmPoolTemplate | None) -> int:
@@ -127,29 +147,35 @@ def rights(needs: Iterable[StageNeeds], *, pools: bool) -> list[Right]:
     ]
 
 
-def references(need: StageNeeds) -> Iterator[tuple[Reference, str]]:
+def references(need: StageNeeds) -> Iterator[tuple[Reference, Location]]:
     """The objects that a stage's pods name, each with the field of the agent file that names it."""
     spec, namespace = need.spec, need.namespace
+    yield Reference("Namespace", namespace), ("metadata", "namespace")
     for field, kind in (("priorityClassName", "PriorityClass"), ("runtimeClassName", "RuntimeClass")):
         if field in spec:
-            yield Reference(kind, spec[field]), field
+            yield Reference(kind, spec[field]), need.field(field)
     if "serviceAccountName" in spec:
-        yield Reference("ServiceAccount", spec["serviceAccountName"], namespace), "serviceAccountName"
+        name = "serviceAccountName"
+        yield Reference("ServiceAccount", spec[name], namespace), need.field(name)
     for secret in spec.get("imagePullSecrets") or ():
-        yield Reference("Secret", secret["name"], namespace), "imagePullSecrets"
-    for container in spec.get("containers") or ():
-        for entry in container.get("envFrom") or ():
-            for key, kind in (("secretRef", "Secret"), ("configMapRef", "ConfigMap")):
-                source = entry.get(key)
-                if source and not source.get("optional"):
-                    yield Reference(kind, source["name"], namespace), "envFrom"
-    for volume in spec.get("volumes") or ():
-        yield from ((reference, "volumes") for reference in _named_by(volume, namespace))
+        yield Reference("Secret", secret["name"], namespace), need.field("imagePullSecrets")
+    for entry in (entry for item in spec.get("containers") or () for entry in item.get("envFrom") or ()):
+        sources = (("Secret", entry.get("secretRef")), ("ConfigMap", entry.get("configMapRef")))
+        for reference in _required(sources, namespace):
+            yield reference, need.place_of(reference, "envFrom")
+    yield from _of_volumes(need)
 
 
-def _named_by(volume: Mapping[str, Any], namespace: str) -> Iterator[Reference]:
-    for source in (volume, *((volume.get("projected") or {}).get("sources") or ())):
-        for key, kind in (("secret", "Secret"), ("configMap", "ConfigMap")):
-            found = source.get(key)
-            if found and not found.get("optional") and (name := found.get("secretName") or found.get("name")):
-                yield Reference(kind, name, namespace)
+def _of_volumes(need: StageNeeds) -> Iterator[tuple[Reference, Location]]:
+    for volume in need.spec.get("volumes") or ():
+        for source in (volume, *((volume.get("projected") or {}).get("sources") or ())):
+            sources = (("Secret", source.get("secret")), ("ConfigMap", source.get("configMap")))
+            for reference in _required(sources, need.namespace):
+                yield reference, need.place_of(reference, "volumes")
+
+
+def _required(sources: Iterable[tuple[str, Mapping[str, Any] | None]], namespace: str) -> Iterator[Reference]:
+    """The objects among these without which a pod does not start."""
+    for kind, source in sources:
+        if source and not source.get("optional") and (name := source.get("secretName") or source.get("name")):
+            yield Reference(kind, name, namespace)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from pilotlight.compile_pod import CACHE_VOLUME
 from pilotlight.doctor.cluster_facts import Claim, ClusterFacts
 from pilotlight.doctor.findings import Finding, Level, Unknown, ok, unknown
 from pilotlight.doctor.needs import StageNeeds, references
@@ -84,7 +85,7 @@ def _claim(
 
 def _is_cache(need: StageNeeds, claim: str) -> bool:
     return any(
-        volume["name"] == "pilotlight-cache" and volume["persistentVolumeClaim"]["claimName"] == claim
+        volume["name"] == CACHE_VOLUME and volume["persistentVolumeClaim"]["claimName"] == claim
         for volume in need.spec.get("volumes") or ()
         if "persistentVolumeClaim" in volume
     )
@@ -128,7 +129,7 @@ def named_objects(facts: ClusterFacts, needs: Sequence[StageNeeds]) -> Iterator[
     """Whether the accounts, Secrets, ConfigMaps and classes that pods name are there."""
     seen, there = set(), []
     for need in needs:
-        for reference, name in references(need):
+        for reference, field in references(need):
             if reference in seen:
                 continue
             seen.add(reference)
@@ -138,8 +139,8 @@ def named_objects(facts: ClusterFacts, needs: Sequence[StageNeeds]) -> Iterator[
                     Level.ERROR,
                     "objects",
                     f"{reference} does not exist: the pods of {need.service} would not start",
-                    f"create it, or correct {name}",
-                    need.field(name),
+                    f"create it, or correct {field[-1]}",
+                    field,
                     need.agent,
                 )
             elif isinstance(known, Unknown):

@@ -20,10 +20,15 @@ class Line:
     @property
     def text(self) -> str:
         """Level, check, place, what was found, and what to do."""
-        place = f"{self.where}: " if self.where else ""
         mark = _MARKS[self.finding.level].ljust(_WIDTH)
-        first = f"{mark}{self.finding.check}: {place}{self.finding.text}"
-        return first if not self.finding.fix else f"{first}\n{' ' * _WIDTH}fix: {self.finding.fix}"
+        return mark + self.message.replace("\n", "\n" + " " * _WIDTH)
+
+    @property
+    def message(self) -> str:
+        """The same without the level."""
+        place = f"{self.where}: " if self.where else ""
+        first = f"{self.finding.check}: {place}{self.finding.text}"
+        return first if not self.finding.fix else f"{first}\n  fix: {self.finding.fix}"
 
     def to_json(self) -> dict[str, Any]:
         """The same for programs."""

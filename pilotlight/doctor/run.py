@@ -12,9 +12,9 @@ from pilotlight.agent import Agent
 from pilotlight.doctor import cluster_checks, machine_checks
 from pilotlight.doctor import needs as reading
 from pilotlight.doctor.findings import Finding, Unknown
-from pilotlight.doctor.gather import gather
-from pilotlight.doctor.machine_facts import read_machine
-from pilotlight.doctor.model_facts import read_models
+from pilotlight.doctor.gather_cluster import gather
+from pilotlight.doctor.gather_machine import read_machine
+from pilotlight.doctor.gather_model import read_models
 from pilotlight.doctor.model_memory import ModelFacts
 from pilotlight.doctor.report import Line
 from weights.cache.location import default_cache_dir

@@ -129,46 +129,64 @@ def _merge_patch(config_map: str, data: Mapping[str, str]) -> str:
 
 
 def limits(facts: ClusterFacts, needs: Sequence[StageNeeds]) -> Iterator[Finding]:
-    """Whether time-outs and concurrency are within what `config-defaults` allows."""
+    """Whether time-outs, concurrency and initial scale are within what the cluster allows."""
     if isinstance(facts.defaults, Unknown):
         yield unknown("limits", "config-defaults", facts.defaults)
         return
-    longest = _integer(facts.defaults, "max-revision-timeout-seconds", _MAX_TIMEOUT_S)
-    widest = _integer(facts.defaults, "container-concurrency-max-limit", _MAX_CONCURRENCY)
-    good = True
-    asked = [
-        (need, field, int(need.spec[field]))
-        for need in needs
-        for field in ("timeoutSeconds", "responseStartTimeoutSeconds")
-        if field in need.spec and int(need.spec[field]) > longest
+    bounds = [
+        ("max-revision-timeout-seconds", _MAX_TIMEOUT_S, _timeouts),
+        ("container-concurrency-max-limit", _MAX_CONCURRENCY, _concurrency),
     ]
-    most = max((value for _, _, value in asked), default=0)
-    for need, field, value in asked:
-        good = False
+    found: list[tuple[StageNeeds, str, int, str, int]] = []
+    wanted: dict[str, str] = {}
+    for key, default, read in bounds:
+        bound = _integer(facts.defaults, key, default)
+        over = [(need, *asked) for need in needs for asked in read(need) if asked[1] > bound]
+        found += [(need, field, value, key, bound) for need, field, value in over]
+        if over:
+            wanted[key] = str(max(value for _, _, value in over))
+    for need, field, value, key, bound in found:
         yield Finding(
             Level.ERROR,
             "limits",
-            f"{field} = {value} of {need.service} must be at most {longest}, "
-            "max-revision-timeout-seconds in config-defaults",
-            _merge_patch("config-defaults", {"max-revision-timeout-seconds": str(most)}),
-            need.own_field(field if field in need.settings else "timeoutSeconds"),
+            f"{value} of {need.service} must be at most {bound}, {key} in config-defaults",
+            _merge_patch("config-defaults", wanted),
+            need.own_field(field),
             need.agent,
         )
-    for need in needs:
-        value = int(need.spec.get("containerConcurrency") or 0)
-        if value > widest:
-            good = False
-            yield Finding(
-                Level.ERROR,
-                "limits",
-                f"containerConcurrency = {value} of {need.service} must be at most {widest}, "
-                "container-concurrency-max-limit in config-defaults",
-                _merge_patch("config-defaults", {"container-concurrency-max-limit": str(value)}),
-                need.own_field("scaling"),
-                need.agent,
-            )
-    if good:
-        yield ok("limits", f"time-outs up to {longest} s and concurrency up to {widest} are allowed")
+    zero = list(_initial_scales(facts, needs))
+    yield from zero
+    if not found and not zero:
+        values = ", ".join(f"{key} {_integer(facts.defaults, key, default)}" for key, default, _ in bounds)
+        yield ok("limits", f"time-outs and concurrency are within config-defaults ({values})")
+
+
+def _timeouts(need: StageNeeds) -> Iterator[tuple[str, int]]:
+    """Those that the file sets; the other one follows from it."""
+    for field in ("timeoutSeconds", "responseStartTimeoutSeconds"):
+        if field in need.settings:
+            yield field, int(need.spec[field])
+
+
+def _concurrency(need: StageNeeds) -> Iterator[tuple[str, int]]:
+    yield "scaling", int(need.spec.get("containerConcurrency") or 0)
+
+
+def _initial_scales(facts: ClusterFacts, needs: Sequence[StageNeeds]) -> Iterator[Finding]:
+    key = "allow-zero-initial-scale"
+    asking = [need for need in needs if need.initial_scale == 0]
+    if not asking or isinstance(facts.autoscaling, Unknown):
+        return
+    if facts.autoscaling.get(key, "false").lower() != "true":
+        yield Finding(
+            Level.ERROR,
+            "limits",
+            f"initial = 0 of {', '.join(need.service for need in asking)} is not allowed by {key} in "
+            "config-autoscaler",
+            _merge_patch("config-autoscaler", {key: "true"}),
+            asking[0].own_field("scaling"),
+            asking[0].agent,
+        )
 
 
 def _integer(data: Mapping[str, str], key: str, default: int) -> int:

@@ -65,3 +65,38 @@ def test_memory_is_not_shared_with_what_another_user_has_put_in_its_place(tmp_pa
 def test_a_path_that_leads_out_of_its_volume_is_refused(tmp_path, volume, mount):
     with pytest.raises(ContainerConfigError, match="leads out of its volume"):
         prepared(tmp_path, volume, **mount)
+
+
+def mounted_host_path(tmp_path, path, kind=""):
+    volumes = Volumes(tmp_path / "volumes", tmp_path / "claims")
+    source = {"path": str(path)} | ({"type": kind} if kind else {})
+    container = {"volumeMounts": [{"name": "nvme", "mountPath": str(tmp_path / "mount")}]}
+    (mount,) = volumes.prepare("team", "pod", container, [{"name": "nvme", "hostPath": source}], SOURCES)
+    volumes.remove("team", "pod")
+    volumes.clear()
+    return mount.source
+
+
+@pytest.mark.parametrize("kind", ["", "DirectoryOrCreate"])
+def test_a_host_path_is_that_folder_of_the_machine_and_stays(tmp_path, kind):
+    folder = tmp_path / "nvme" / "weights"
+    assert mounted_host_path(tmp_path, folder, kind) == folder
+    assert folder.is_dir()
+    (folder / "kept").write_text("x")
+    assert mounted_host_path(tmp_path, folder, kind) == folder
+    assert (folder / "kept").read_text() == "x"
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "says"),
+    [
+        ("none", "Directory", "hostPath type check failed: .* is not a Directory"),
+        ("file", "DirectoryOrCreate", "cannot be made|is not a Directory"),
+        ("none", "File", "is not a File"),
+        ("none", "Socket", "hostPath type Socket is not supported on this platform"),
+    ],
+)
+def test_a_host_path_of_another_type_keeps_the_container_from_starting(tmp_path, path, kind, says):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ContainerConfigError, match=says):
+        mounted_host_path(tmp_path, tmp_path / path, kind)

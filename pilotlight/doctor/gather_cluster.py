@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from knative import feature_flags
 from knative.client.cluster import Cluster
 from knative.client.errors import ClusterError, NotFound
-from knative.client.resources import CONFIG_MAP, NAMESPACE, POD, SECRET, WARM_POOL, Object, Resource
+from knative.client.resources import CONFIG_MAP, NAMESPACE, NODE, POD, SECRET, WARM_POOL, Object, Resource
 from knative.literals import parse_duration
 from pilotlight.doctor.cluster_facts import Claim, ClusterFacts, Node, Reference, Right, StorageClass
 from pilotlight.doctor.findings import Unknown
@@ -19,10 +19,10 @@ T = TypeVar("T")
 ACCESS_REVIEW = Resource(
     "authorization.k8s.io", "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview", namespaced=False
 )
-NODE = Resource("", "v1", "nodes", "Node", namespaced=False)
 CLAIM = Resource("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim")
 STORAGE_CLASS = Resource("storage.k8s.io", "v1", "storageclasses", "StorageClass", namespaced=False)
 _REFERENCED = {
+    "Namespace": NAMESPACE,
     "Secret": SECRET,
     "ConfigMap": CONFIG_MAP,
     "ServiceAccount": Resource("", "v1", "serviceaccounts", "ServiceAccount"),
@@ -31,7 +31,7 @@ _REFERENCED = {
     ),
     "RuntimeClass": Resource("node.k8s.io", "v1", "runtimeclasses", "RuntimeClass", namespaced=False),
 }
-_LOCAL_KINDS = frozenset({"Secret", "ConfigMap"})
+_LOCAL_KINDS = frozenset({"Namespace", "Secret", "ConfigMap"})
 """Of the objects that pods name, what the local platform has."""
 _LONGEST_READING_S = 20.0
 
@@ -51,6 +51,7 @@ async def gather(cluster: Cluster, needs: Sequence[StageNeeds], *, pools: bool) 
         serving = group.create_task(_read(lambda: _serving_version(cluster)))
         features = group.create_task(_read(lambda: _data(cluster, feature_flags.CONFIG_MAP_NAME)))
         defaults = group.create_task(_read(lambda: _data(cluster, "config-defaults")))
+        autoscaling = group.create_task(_read(lambda: _data(cluster, "config-autoscaler")))
         network = group.create_task(_read(lambda: _data(cluster, "config-network")))
         groups = group.create_task(_read(cluster.groups))
         starts = group.create_task(_read(lambda: _cold_starts(cluster, {need.namespace for need in needs})))
@@ -69,6 +70,7 @@ async def gather(cluster: Cluster, needs: Sequence[StageNeeds], *, pools: bool) 
         serving=serving.result(),
         features=features.result(),
         defaults=defaults.result(),
+        autoscaling=autoscaling.result(),
         network=network.result(),
         groups=groups.result(),
         nodes=found_nodes,
