@@ -31,6 +31,7 @@ def check(
     yield from object_checks.claims(facts, needs)
     yield from object_checks.host_paths(facts, needs)
     yield from object_checks.named_objects(facts, needs)
+    yield from object_checks.access(facts, needs)
     yield from model_checks.images(facts, needs)
     yield from model_checks.model_places(facts, agents, needs)
     yield from model_checks.memory(agents, needs, models)

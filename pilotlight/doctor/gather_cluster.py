@@ -11,7 +11,7 @@ from knative.client.resources import CONFIG_MAP, NAMESPACE, NODE, POD, SECRET, W
 from knative.literals import parse_duration
 from pilotlight.doctor.cluster_facts import Claim, ClusterFacts, Node, Reference, Right, StorageClass
 from pilotlight.doctor.findings import Unknown
-from pilotlight.doctor.needs import StageNeeds, is_gpu, references, rights
+from pilotlight.doctor.needs import StageNeeds, is_gpu, references
 from pilotlight.doctor.serving_checks import SERVING_NAMESPACE
 
 T = TypeVar("T")
@@ -36,14 +36,14 @@ _LOCAL_KINDS = frozenset({"Namespace", "Secret", "ConfigMap"})
 _LONGEST_READING_S = 20.0
 
 
-async def gather(cluster: Cluster, needs: Sequence[StageNeeds], *, pools: bool) -> ClusterFacts:
-    """The facts that the checks of these stages need."""
+async def gather(cluster: Cluster, needs: Sequence[StageNeeds], rights: Sequence[Right]) -> ClusterFacts:
+    """The facts that the checks of these stages need, and which of these actions are permitted."""
     version = await _read(cluster.version)
     if isinstance(version, Unknown):
         return ClusterFacts(cluster.server, version)
     git = str(version.get("gitVersion"))
     local = "pilotlight" in git
-    actions = [] if local else rights(needs, pools=pools)
+    actions = [] if local else rights
     named = sorted({reference for need in needs for reference, _ in references(need)})
     named = [item for item in named if not local or item.kind in _LOCAL_KINDS]
     claims = [] if local else sorted({(need.namespace, name) for need in needs for name in need.claims})

@@ -1,20 +1,24 @@
 """What an agent needs of a cluster, read from the objects that it compiles to (pure)."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from knative import env_vars
+from knative.client.resources import NETWORK_POLICY, SECRET, SERVICE, WARM_POOL
 from knative.labels import PROGRESS_DEADLINE_ANNOTATION
 from knative.literals import parse_duration
 from pilotlight.agent import Agent, Kind, StageSpec
 from pilotlight.agent_values import AgentModel
-from pilotlight.compile import compile_agent
+from pilotlight.compile import compile_agent, compile_for_cluster
+from pilotlight.compile_access import secret_mounts
 from pilotlight.compile_gpu import gpu_of
 from pilotlight.doctor.cluster_facts import Reference, Right
 from pilotlight.doctor.findings import Location
 from warmpool.domain.pool import WarmPoolTemplate
 
 _GPU_PREFIXES = ("nvidia.com/gpu", "nvidia.com/mig-", "amd.com/gpu")
+_RESOURCES = {resource.kind: resource for resource in (SERVICE, WARM_POOL, NETWORK_POLICY)}
 _DEFAULT_DEADLINE_S = 600.0
 
 
@@ -73,6 +77,12 @@ class StageNeeds:
                 if is_gpu(name):
                     found[name] = found.get(name, 0) + int(amount)
         return {name: count for name, count in found.items() if count}
+
+    @property
+    def knows_callers(self) -> bool:
+        """Whether it says whose requests it answers, or is the user's own container."""
+        env = self.spec["containers"][0].get("env") or ()
+        return self.kind is Kind.CONTAINER or any(entry["name"] == env_vars.AUTH for entry in env)
 
     @property
     def claims(self) -> dict[str, bool]:
@@ -135,16 +145,25 @@ def _set_fields(model: AgentModel) -> frozenset[str]:
     return frozenset(fields[name].alias or name for name in model.model_fields_set)
 
 
-def rights(needs: Iterable[StageNeeds], *, pools: bool) -> list[Right]:
+def rights(agents: Sequence[Agent]) -> list[Right]:
     """The actions that a deploy takes."""
-    kinds = [("serving.knative.dev", "services")] + ([("pilotlight.dev", "warmpools")] if pools else [])
-    namespaces = sorted({need.namespace for need in needs}) or ["default"]
-    return [
-        Right(verb, group, resource, namespace)
-        for namespace in namespaces
-        for group, resource in kinds
-        for verb in ("get", "create", "patch")
+    kinds = {
+        (_RESOURCES[obj["kind"]], obj["metadata"]["namespace"])
+        for agent in agents
+        for obj in (*compile_agent(agent), *compile_for_cluster(agent))
+    }
+    kinds |= {
+        (SECRET, agent.metadata.namespace)
+        for agent in agents
+        if any(secret_mounts(agent, stage) for stage in agent.spec.stages)
+    }
+    kinds = kinds or {(SERVICE, "default"), (WARM_POOL, "default")}
+    found = [
+        Right(verb, resource.group, resource.plural, namespace)
+        for resource, namespace in kinds
+        for verb in (("get", "create") if resource is SECRET else ("get", "create", "patch"))
     ]
+    return sorted(found, key=lambda right: (right.namespace, right.resource))
 
 
 def references(need: StageNeeds) -> Iterator[tuple[Reference, Location]]:

@@ -149,3 +149,17 @@ def named_objects(facts: ClusterFacts, needs: Sequence[StageNeeds]) -> Iterator[
                 there.append(str(reference))
     if there:
         yield ok("objects", f"there: {', '.join(there)}")
+
+
+def access(facts: ClusterFacts, needs: Sequence[StageNeeds]) -> Iterator[Finding]:
+    """Whether every stage says whose requests it answers, which a cluster requires."""
+    without = [need for need in needs if not need.knows_callers]
+    if without and not facts.local:
+        yield Finding(
+            Level.ERROR,
+            "access",
+            f"{', '.join(need.service for need in without)} would answer everyone, which has to be said",
+            "auth: keys in spec (pilotlight key create NAME makes one), type jwt, or auth: none",
+            ("spec", "auth"),
+            without[0].agent,
+        )

@@ -45,10 +45,8 @@ class Agents:
 async def check_cluster(cluster: Cluster, agents: Agents) -> list[Line]:
     """The checks of a cluster that need no pod of their own."""
     needs = reading.stages(agents.agents)
-    pools = any(map(cluster_checks.has_pools, agents.agents))
-    facts, models = await asyncio.gather(
-        gather(cluster, needs, pools=pools or not agents.agents), read_models(agents.agents)
-    )
+    rights = reading.rights(agents.agents)
+    facts, models = await asyncio.gather(gather(cluster, needs, rights), read_models(agents.agents))
     return agents.lines(cluster_checks.check(facts, agents.agents, needs, models))
 
 

@@ -19,7 +19,7 @@ from pilotlight.doctor.findings import Level, Unknown
 from pilotlight.doctor.gather_cluster import CLAIM, gather
 from pilotlight.doctor.gather_machine import read_machine
 from pilotlight.doctor.gather_model import read_model
-from pilotlight.doctor.needs import stages
+from pilotlight.doctor.needs import rights, stages
 from pilotlight.doctor.run import Agents, check_cluster
 from tests.warmpool.conftest import KINDS, ApiServer, kubeconfig
 from weights.make_model import make_model
@@ -185,7 +185,7 @@ async def test_each_fact_is_read_for_itself(nodes, tmp_path):
     nodes.denied = {"patch"}
     agent = load_agent(agent_file(tmp_path, SPEC, gpu={"type": "nvidia-l4"}))
     async with Cluster.from_kubeconfig(kubeconfig(tmp_path, nodes.port)) as cluster:
-        facts = await gather(cluster, stages([agent]), pools=False)
+        facts = await gather(cluster, stages([agent]), rights([agent]))
     assert facts.version == "v1.34.0"
     assert not facts.local
     assert facts.serving == "1.22.0"

@@ -66,6 +66,7 @@ def agent(folder: Path, spec: dict[str, Any] | None = None, **generate: Any) -> 
             "image": "registry.example.com/functions:1",
             "model": {"uri": "s3://models/llama"},
             "gpu": {"type": "nvidia-l4"},
+            "auth": "none",
             **(spec or {}),
             "stages": [stage | generate],
         },
@@ -254,6 +255,7 @@ CASES: list[tuple[dict[str, Any], dict[str, Any], Level, str, str]] = [
         "Namespace default does not exist",
         "create it",
     ),
+    ({}, {"auth": None}, Level.ERROR, "generate-chat would answer everyone", "auth: keys"),
     ({}, {"image": None}, Level.ERROR, "no image for generate-chat", "docker build"),
     (
         {},
@@ -342,7 +344,13 @@ def test_one_patch_sets_all_flags_that_all_agents_need(tmp_path):
 
 def test_the_local_platform_has_no_nodes_claims_and_accounts(tmp_path):
     facts = dataclasses.replace(GOOD, local=True, nodes=(), claims={}, rights={})
-    spec = {"cache": CLAIM, "image": None, "serviceAccountName": "x", "model": {"uri": "/models/llama"}}
+    spec = {
+        "cache": CLAIM,
+        "image": None,
+        "auth": None,
+        "serviceAccountName": "x",
+        "model": {"uri": "/models/llama"},
+    }
     assert bad(findings(facts, agent(tmp_path, spec))) == []
 
 
