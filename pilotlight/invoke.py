@@ -11,6 +11,8 @@ import aiohttp
 
 from transport.sse import EventParser
 
+_TIMING = "server-timing "
+
 
 class InvokeError(RuntimeError):
     """The call did not end in a reply; the message has status, title and detail of the problem."""
@@ -36,7 +38,7 @@ class InvokeResult:
         ttft_s: seconds from the call to the first piece of output.
         e2e_s: seconds from the call to the end.
         reply: the final StageReply as JSON.
-        server_timing: the response's `Server-Timing` header.
+        server_timing: the response's `Server-Timing`, which a held stream has in a comment.
     """
 
     text: str
@@ -55,7 +57,11 @@ async def client() -> AsyncIterator[aiohttp.ClientSession]:
 
 
 async def stream(
-    session: aiohttp.ClientSession, call: Call, *, on_text: Callable[[str], None] | None = None
+    session: aiohttp.ClientSession,
+    call: Call,
+    *,
+    on_text: Callable[[str], None] | None = None,
+    on_progress: Callable[[str], None] | None = None,
 ) -> InvokeResult:
     """Make the call with `stream: true` and collect the events.
 
@@ -63,11 +69,12 @@ async def stream(
         session: from `client`.
         call: what to ask.
         on_text: gets each piece of output as it comes, or the reply's output if it comes in one piece.
+        on_progress: gets what the stream says while it waits for a start.
 
     Raises:
         InvokeError: an error answer, an `error` event, a cut stream, or no answer in time.
     """
-    answer = _Answer(on_text)
+    answer = _Answer(on_text, on_progress)
     body = {"input": call.prompt, "parameters": call.parameters, "stream": True}
     try:
         async with session.post(
@@ -75,12 +82,15 @@ async def stream(
         ) as response:
             if response.status != 200:
                 raise InvokeError(_problem(response.status, await response.text()))
+            answer.server_timing = response.headers.get("Server-Timing", "")
             async for event, data in _events(response):
                 match event:
+                    case "comment":
+                        answer.comment(str(data["text"]))
                     case "delta":
                         answer.add(str(data.get("text", "")))
                     case "reply":
-                        return answer.end(data, response.headers.get("Server-Timing", ""))
+                        return answer.end(data)
                     case "error":
                         raise InvokeError(_problem(int(data.get("status", 500)), json.dumps(data)))
     except TimeoutError as error:
@@ -93,7 +103,11 @@ async def stream(
 class _Answer:
     """The output so far, and when it came."""
 
-    def __init__(self, on_text: Callable[[str], None] | None) -> None:
+    def __init__(
+        self, on_text: Callable[[str], None] | None, on_progress: Callable[[str], None] | None
+    ) -> None:
+        self._on_progress = on_progress
+        self.server_timing = ""
         self._on_text = on_text
         self._start = perf_counter()
         self._first: float | None = None
@@ -107,25 +121,35 @@ class _Answer:
         if self._on_text is not None:
             self._on_text(text)
 
-    def end(self, reply: dict[str, Any], server_timing: str) -> InvokeResult:
+    def comment(self, text: str) -> None:
+        """The stream has said something beside its events."""
+        if text.startswith(_TIMING):
+            self.server_timing = text.removeprefix(_TIMING)
+        elif self._on_progress is not None:
+            self._on_progress(text)
+
+    def end(self, reply: dict[str, Any]) -> InvokeResult:
         """The reply has come. A stage that generates nothing has sent no pieces before it."""
         if not self._pieces:
             self.add(_text_of(reply.get("output")))
         end = perf_counter() - self._start
         assert self._first is not None
-        return InvokeResult("".join(self._pieces), self._first, end, reply, server_timing)
+        return InvokeResult("".join(self._pieces), self._first, end, reply, self.server_timing)
 
 
 async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-    """The events of a stream: name and JSON object.
+    """The events of a stream: name and JSON object; a comment is the event `comment` with its `text`.
 
     Raises:
         InvokeError: something else than the stages' events.
     """
-    parser = EventParser()
+    parser = EventParser(with_comments=True)
     try:
         async for piece in response.content.iter_any():
             for event in parser.feed(piece):
+                if not event.data:
+                    yield "comment", {"text": event.raw.decode().strip().removeprefix(":").strip()}
+                    continue
                 data = json.loads(event.data)
                 if not isinstance(data, dict):
                     raise InvokeError(f"{response.url}: event {event.name!r} is no JSON object")

@@ -12,7 +12,7 @@ head is gone. Anything else becomes an `error` event of the dialect.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
 from transport.headers import Field
@@ -35,6 +35,7 @@ class HeldStream:
     Args:
         send: the server's.
         dialect: of the stream that the request asks for.
+        head: further fields of the head.
         timing: what the comment says about times; None for the answer's own `Server-Timing`.
         on_begin: called before the head is sent.
         on_end: called with the length of the last piece before that is sent.
@@ -45,12 +46,14 @@ class HeldStream:
         send: Send,
         dialect: Dialect,
         *,
+        head: Sequence[Field] = (),
         timing: Callable[[], str] | None = None,
         on_begin: Callable[[], None] = lambda: None,
         on_end: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._send = send
         self._dialect = dialect
+        self._head = [*STREAM_HEADERS, *head]
         self._timing = timing
         self._on_begin = on_begin
         self._on_end = on_end
@@ -97,7 +100,7 @@ class HeldStream:
         await asyncio.sleep(after_s)
         self.begun = True
         self._on_begin()
-        await self._send({"type": "http.response.start", "status": 200, "headers": list(STREAM_HEADERS)})
+        await self._send({"type": "http.response.start", "status": 200, "headers": self._head})
         while True:
             await self._comment(describe())
             await asyncio.sleep(every_s)

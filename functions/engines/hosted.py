@@ -5,11 +5,14 @@ Such engines have no warmth levels: a remote API has no cold start here, and an 
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
 
+from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from functions.engine import Engine, EngineError
+from functions.engines import health_routes
 from functions.lifecycle import State, Warmth
 from functions.problems import field_errors
 from functions.replica import ReplicaTracker
@@ -107,5 +110,13 @@ class AlwaysHotHost:
             await self._engine.close()
 
     def routes(self, runtime: StageRuntime) -> StageRoutes:
-        """The engine's routes."""
-        return self._routes(runtime, self.engine)
+        """The engine's routes, and those that say whether the replica answers."""
+        routes = self._routes(runtime, self.engine)
+        router = APIRouter()
+        if routes.router is not None:
+            router.include_router(routes.router)
+        router.include_router(health_routes.router(runtime.replica, self._version))
+        return replace(routes, router=router)
+
+    def _version(self) -> str | None:
+        return None if self._engine is None else self._engine.info.version

@@ -46,7 +46,9 @@ from transport.stream_dialects import asks_for_stream, dialect_of
 
 log = logging.getLogger(__name__)
 
-PROBES = frozenset({"/healthz/live", "/healthz/ready", "/metrics", "/openapi.json"})
+PROBES = frozenset(
+    {"/healthz/live", "/healthz/ready", "/health", "/ping", "/version", "/metrics", "/openapi.json"}
+)
 """Paths that are answered in every state and do not count as work."""
 
 ASSUMED_HELD_S = 1.0

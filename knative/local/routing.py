@@ -33,6 +33,8 @@ class RevisionSpec:
     """Seconds until the first byte of the response (`responseStartTimeoutSeconds`)."""
     idle_timeout_s: float | None = None
     """Seconds between two chunks of the response (`idleTimeoutSeconds`)."""
+    allowed_origins: frozenset[str] | None = None
+    """Origins of web pages that may call it, in lower case; None: it answers preflights itself."""
     autoscaling: AutoscalingSpec = field(default_factory=AutoscalingSpec)
     scaling_config: AutoscalerConfig = DEFAULT_CONFIG
     """`config-autoscaler`, for what no annotation sets."""

@@ -169,6 +169,11 @@ def delete(file: AgentFile, *, kubeconfig: Kubeconfig = None) -> None:
     asyncio.run(run())
 
 
+def _show_progress(text: str) -> None:
+    """Replace the line before: it is what the request waits for."""
+    typer.echo(f"\r\x1b[K{text}", nl=False, err=True)
+
+
 @app.command()
 def invoke(
     service: Annotated[str, typer.Argument(help="NAME or NAMESPACE/NAME of a Service.")],
@@ -215,7 +220,12 @@ def invoke(
                 typer.echo(piece, nl=False)
 
         async with invoking.client() as session:
-            return await invoking.stream(session, call, on_text=show if stream else None)
+            return await invoking.stream(
+                session,
+                call,
+                on_text=show if stream else None,
+                on_progress=_show_progress if sys.stderr.isatty() else None,
+            )
 
     answer = asyncio.run(run())
     if as_json:

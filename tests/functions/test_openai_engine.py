@@ -126,6 +126,16 @@ def key(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY_FILE", raising=False)
 
 
+async def test_load_balancers_and_load_generators_find_it_healthy_as_they_find_vllm(http):
+    async with openai_api() as api, stage(http, api) as url:
+        for path in ("/health", "/ping"):
+            async with http.get(f"{url}{path}") as response:
+                assert (response.status, await response.read()) == (200, b"")
+        async with http.get(f"{url}/version") as response:
+            assert (response.status, set(await response.json())) == (200, {"version"})
+        assert api.bodies == [], "the other side is not called"
+
+
 async def test_a_text_is_completed_with_the_parameters_that_were_given(http):
     async with (
         openai_api() as api,

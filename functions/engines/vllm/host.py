@@ -7,12 +7,14 @@ from pathlib import Path
 
 import aiohttp
 
-from functions.engines.vllm import health_routes, proxy, warmth_endpoint
+from functions.engines import health_routes
+from functions.engines.vllm import proxy, warmth_endpoint
 from functions.engines.vllm.client import BASE_URL, VllmEngine
 from functions.engines.vllm.device_lock import DeviceLock
 from functions.engines.vllm.engine_slot import EngineSlot
 from functions.engines.vllm.launcher import Launcher
 from functions.engines.vllm.model_files import ModelFiles
+from functions.engines.vllm.option_schema import installed_version
 from functions.engines.vllm.supervision import SupervisionLimits
 from functions.engines.vllm.warmth_controller import WarmthController
 from functions.replica import ReplicaTracker
@@ -72,7 +74,7 @@ class VllmHost:
         metrics.extra.append(self._metrics)
         self._controller.requests.on_use = metrics.batch
         router = warmth_endpoint.router(self._controller, runtime.replica, self._admin_token)
-        router.include_router(health_routes.router(runtime.replica))
+        router.include_router(health_routes.router(runtime.replica, installed_version))
         return StageRoutes(
             router,
             (proxy.direct_route(proxy.VllmProxy(self._controller, metrics), self._name),),

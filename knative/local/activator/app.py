@@ -12,13 +12,14 @@ from knative.local.activator import metrics
 from knative.local.activator.access import AccessPolicy
 from knative.local.activator.exchange import Exchange
 from knative.local.activator.headers import RequestLimits
+from knative.local.activator.preflight import answer_preflight, origin_of_preflight
 from knative.local.activator.problems import GatewayProblem, RefusedRequestError, Send, start_failure
 from knative.local.activator.progress import PROGRESS_S, ProgressComments
 from knative.local.activator.protocol import EXTENSION
 from knative.local.activator.recent_requests import caller_of
 from knative.local.activator.request_body import Receive
 from knative.local.activator.request_checks import check_access, request_limits
-from knative.local.activator.routes import RouteTable, ServiceRoute, host_of, known_services
+from knative.local.activator.routes import RouteMatch, RouteTable, ServiceRoute, host_of, known_services
 from knative.local.activator.throttler import QUEUE_DEPTH, PodTracker, RevisionThrottler
 from knative.local.routing import Endpoint, RevisionKey, RevisionSpec, StartFailure, TrafficTarget
 from knative.local.stats import RevisionStat
@@ -207,8 +208,12 @@ class Activator:
         if match is None and scope["raw_path"] == b"/healthz":
             return await _healthy(send)
         try:
-            check_access(scope, match, self._access)
+            allowed = self._allowed_origins(match)
+            check_access(scope, match, self._access, allowed)
             match = match or self._no_service(scope)
+            preflight = origin_of_preflight(scope["method"], scope["headers"])
+            if preflight is not None and allowed is not None:
+                return await answer_preflight(send, preflight, scope["headers"], allowed)
             limits = request_limits(scope["headers"])
             key = match.route.choose() or await self._first_revision(match.route, limits)
         except RefusedRequestError as refused:
@@ -241,6 +246,13 @@ class Activator:
             throttler.counts.add(exchange.status, now - arrived)
             if self._removed and self._removed.get(key) is throttler and not throttler.in_flight:
                 del self._removed[key]
+
+    def _allowed_origins(self, match: RouteMatch | None) -> frozenset[str] | None:
+        """The origins that a Service allows, as the Revision says that gets most of its requests."""
+        if match is None or not match.route.revisions:
+            return None
+        throttler = self._throttlers.get(match.route.revisions[0])
+        return None if throttler is None else throttler.spec.allowed_origins
 
     def _phase_of(self, key: RevisionKey) -> str:
         return self.start_phase(key)

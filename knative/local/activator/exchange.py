@@ -13,6 +13,7 @@ from http import HTTPStatus
 from typing import Any, cast
 
 from knative.local.activator.headers import RequestLimits, for_client, for_replica
+from knative.local.activator.preflight import response_fields
 from knative.local.activator.problems import GatewayProblem, Send, start_failure
 from knative.local.activator.progress import PEEKED_BYTES, ProgressComments
 from knative.local.activator.protocol import EXTENSION, ActivatorProtocol
@@ -129,6 +130,7 @@ class Exchange:
         self.status = int(problem.status)
         # Who calls again counts these retries too, or each attempt would have the whole budget.
         more = [(RETRIES_USED, b"%d" % self._retries_used)] if self._retries_used else []
+        more += response_fields(self._scope["headers"], self._throttler.spec.allowed_origins)
         if not self._delivered:
             more.append((UNDELIVERED, b"true"))
         await problem.send(self._send, path=self._match.raw_path, more=more)
@@ -207,6 +209,7 @@ class Exchange:
         held = HeldStream(
             self._send,
             dialect,
+            head=response_fields(self._scope["headers"], self._throttler.spec.allowed_origins),
             on_begin=self._connection.stream_until_close if until_close else lambda: None,
             on_end=self._connection.end_stream if until_close else lambda _: None,
         )

@@ -5,7 +5,9 @@ import asyncio
 import pytest
 
 from knative.local.activator.access import AccessPolicy, origin_to_check
+from knative.local.routing import RevisionKey, StartFailure
 
+KEY = RevisionKey("default", "a-00001")
 LOCAL = AccessPolicy()
 OPEN = AccessPolicy(frozenset({"box.example"}), frozenset({"https://app.example", "null"}))
 
@@ -123,3 +125,60 @@ async def test_a_host_field_in_absolute_form_is_checked_too(gateway):
     )
     assert (await reader.read()).startswith(b"HTTP/1.1 421")
     writer.close()
+
+
+PREFLIGHT = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+
+
+async def test_a_preflight_of_a_service_at_zero_is_answered_here_and_wakes_nothing(gateway):
+    gateway.deploy(allowed_origins=frozenset({"https://app.example"}))
+    for path in ("/invoke", "/v1/chat/completions"):
+        headers = {"Origin": "https://app.example", **PREFLIGHT}
+        async with gateway.request("OPTIONS", path, headers=headers) as response:
+            assert response.status == 204
+            assert response.headers["Access-Control-Allow-Origin"] == "https://app.example"
+            assert response.headers["Access-Control-Allow-Headers"] == "authorization"
+            assert "POST" in response.headers["Access-Control-Allow-Methods"]
+    for origin in ("https://evil.example", "http://localhost:3000", "null"):
+        async with gateway.request("OPTIONS", "/invoke", headers={"Origin": origin, **PREFLIGHT}) as response:
+            assert response.status == 403
+            assert "Access-Control-Allow-Origin" not in response.headers
+    assert gateway.stats == [], "the autoscaler hears of none of them"
+
+
+async def test_a_service_that_says_nothing_of_origins_answers_preflights_itself(gateway):
+    await gateway.running()
+    headers = {"Origin": "http://localhost:3000", **PREFLIGHT}
+    async with gateway.request("OPTIONS", "/x", headers=headers) as response:
+        assert (await response.json())["method"] == "OPTIONS"
+
+
+async def test_pages_of_an_allowed_origin_may_write_and_read_the_gateways_own_errors(gateway):
+    gateway.deploy(allowed_origins=frozenset({"https://app.example"}))
+    gateway.activator.set_failure(KEY, StartFailure(KEY.name, "ExitCode1", "no such model", retryable=True))
+    origin = {"Origin": "https://app.example"}
+    async with gateway.request("POST", "/invoke", json={}, headers=origin) as response:
+        assert response.status == 503
+        assert response.headers["Access-Control-Allow-Origin"] == "https://app.example"
+    async with gateway.request(
+        "POST", "/invoke", json={}, headers={"Origin": "https://b.example"}
+    ) as response:
+        assert response.status == 403
+
+
+async def test_errors_of_the_gateway_have_what_openais_clients_look_for(gateway):
+    gateway.deploy()
+    gateway.activator.set_failure(KEY, StartFailure(KEY.name, "ExitCode1", "no such model", retryable=True))
+    async with gateway.request("POST", "/v1/chat/completions", json={"model": "m"}) as response:
+        problem = await response.json(content_type=None)
+        assert (response.status, response.headers["Retry-After"]) == (503, "1")
+        assert problem["error"] == {
+            "message": problem["detail"],
+            "type": "service_unavailable_error",
+            "param": None,
+            "code": "service_unavailable",
+            "status": 503,
+            "retryable": True,
+        }
+    async with gateway.request("POST", "/invoke", json={}) as response:
+        assert "error" not in await response.json(content_type=None)

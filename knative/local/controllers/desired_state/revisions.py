@@ -13,6 +13,7 @@ from knative.autoscaling.config import DEFAULT_CONFIG, AutoscalerConfig
 from knative.client.resources import POD, POD_AUTOSCALER, Object
 from knative.config_maps import ConfigError, ConfigMapReader
 from knative.labels import (
+    ALLOWED_ORIGINS_ANNOTATION,
     CONFIGURATION_LABEL,
     LAST_PINNED_ANNOTATION,
     NO_GC_ANNOTATION,
@@ -102,11 +103,19 @@ def routing_spec(
         timeout_s=float(spec.get("timeoutSeconds") or 300),
         response_start_timeout_s=spec.get("responseStartTimeoutSeconds") or None,
         idle_timeout_s=spec.get("idleTimeoutSeconds") or None,
+        allowed_origins=_allowed_origins(revision),
         autoscaling=vocabulary.parse(annotations, config, admitted=True),
         scaling_config=config,
         reachable=is_reachable(revision),
         progress_deadline_s=progress_deadline_s(revision, deadline_s),
     )
+
+
+def _allowed_origins(revision: Mapping[str, Any]) -> frozenset[str] | None:
+    text = objects.annotations_of(revision).get(ALLOWED_ORIGINS_ANNOTATION)
+    if text is None:
+        return None
+    return frozenset(origin.strip().lower() for origin in text.split(",") if origin.strip())
 
 
 def pod_autoscaler(

@@ -1,20 +1,28 @@
-"""`GET /health`, `/ping` and `/version`, which load balancers and load generators expect of a vLLM server.
+"""`GET /health`, `/ping` and `/version`, which load balancers and load generators expect of a model's server.
+
+As vLLM answers them, whatever the engine.
 
 The replica answers them itself: they work before there is an engine, and do not wake one in standby.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 
-from functions.engines.vllm.option_schema import installed_version
 from functions.replica import ReplicaTracker
 
 
-def router(replica: ReplicaTracker) -> APIRouter:
-    """The three routes."""
-    routes = APIRouter(tags=["vllm"])
+def router(replica: ReplicaTracker, version_of: Callable[[], str | None]) -> APIRouter:
+    """The three routes.
+
+    Args:
+        replica: whose state is asked for.
+        version_of: gives the version of the engine's code; None where nothing here has one.
+    """
+    routes = APIRouter(tags=["health"])
 
     @routes.get("/ping", response_class=Response, responses={503: {"description": "Not ready"}})
     @routes.get("/health", response_class=Response, responses={503: {"description": "Not ready"}})
@@ -24,7 +32,7 @@ def router(replica: ReplicaTracker) -> APIRouter:
 
     @routes.get("/version")
     async def version() -> JSONResponse:
-        """Return the version of vLLM."""
-        return JSONResponse({"version": installed_version()})
+        """Return the version of the engine's code."""
+        return JSONResponse({"version": version_of()})
 
     return routes
