@@ -265,7 +265,10 @@ class _Reading:
         if self._error is not None:
             return self.failed(self._error)
         if not self._streams and self._whole:
-            whole = json.loads(self._whole)
+            try:
+                whole = json.loads(self._whole)
+            except ValueError:
+                return self.failed("the answer is not JSON")
             if self._exchange.dialect is Dialect.INVOKE:
                 self._reply(whole)
             else:

@@ -59,9 +59,12 @@ def run(plan: ReplayPlan, connection: Connection | None, folder: Path) -> Ended:
     """Run a replay; whatever was answered is in the folder's `replay.jsonl`.
 
     Raises:
+        ExperimentError: the URL does not tell the Service.
         ReplayError: it could not begin, so that there is nothing in the file.
         ClusterError, StackError: the same, of the Kubernetes API and the kubeconfig.
     """
+    if connection is not None:
+        service_of(plan.exchange.url, connection.service)
     path = folder / RESULTS
     fresh = folder / f".{RESULTS}.new"
     ended = Ended()
