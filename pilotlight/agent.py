@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from pilotlight.access_settings import Auth, NetworkPolicySettings, Origin
+from pilotlight.agent_triggers import AgentTrigger
 from pilotlight.agent_values import (
     LONGEST_NAME,
     AgentModel,
@@ -257,6 +258,8 @@ class AgentSpec(PodSettings):
     gpu_types: dict[str, GpuType] = Field(default_factory=dict)
     """Adds to the packaged table of GPU types."""
     stages: list[StageSpec] = Field(min_length=1)
+    triggers: list[AgentTrigger] = Field(default_factory=list, max_length=100)
+    """Queues whose messages are posted to a stage."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -269,9 +272,22 @@ class AgentSpec(PodSettings):
                 raise ValueError(f"stages: at most one stage of kind {kind}")
         self._check_model()
         self._check_mounts()
+        self._check_triggers(names)
         if any(stage.kind is Kind.ORCHESTRATE for stage in self.stages) and len(self.stages) == 1:
             raise ValueError("stages: orchestrate needs at least one other stage to call")
         return self
+
+    def _check_triggers(self, stages: list[str]) -> None:
+        names = [trigger.name for trigger in self.triggers]
+        for trigger in self.triggers:
+            if names.count(trigger.name) > 1:
+                raise ValueError(f"triggers: the name {trigger.name!r} stands twice; each needs its own")
+            to_wake = () if isinstance(trigger.wake_ahead, bool) else trigger.wake_ahead
+            for stage in (trigger.stage, *to_wake):
+                if stage is not None and stage not in stages:
+                    raise ValueError(
+                        f"triggers: {trigger.name}: there is no stage {stage!r} (there: {', '.join(stages)})"
+                    )
 
     def _check_mounts(self) -> None:
         for stage in self.stages:
@@ -348,6 +364,18 @@ class Agent(AgentModel):
     def is_public(self, stage: StageSpec) -> bool:
         """Whether a stage is reachable from outside the cluster."""
         return stage.public or stage is self.entry()
+
+    def trigger_object(self, trigger: AgentTrigger) -> dict[str, Any]:
+        """The Trigger object of one of the agent's queues."""
+        services = {stage.name: self.service_name(stage) for stage in self.spec.stages}
+        target = trigger.stage or self.entry().name
+        return trigger.to_object(
+            agent=self.metadata.name,
+            namespace=self.metadata.namespace,
+            service=services[target],
+            others=[service for stage, service in services.items() if stage != target],
+            services=services,
+        )
 
     def pool(self, stage: StageSpec) -> WarmPoolTemplate | None:
         """The stage's warm pool: its own, else the agent's."""

@@ -19,7 +19,7 @@ NO_IMAGE = "pilotlight.invalid/set-spec.image"
 
 
 def compile_agent(agent: Agent) -> list[dict[str, Any]]:
-    """The agent's objects: a Knative Service for each stage, then its WarmPools."""
+    """The agent's objects: a Knative Service for each stage, then its WarmPools and its Triggers."""
     namespace = agent.metadata.namespace
     services = [_service(agent, stage) for stage in agent.spec.stages]
     pools = []
@@ -27,7 +27,7 @@ def compile_agent(agent: Agent) -> list[dict[str, Any]]:
         if (pool := agent.pool(stage)) is not None:
             name = agent.service_name(stage)
             pools.append(pool.to_object(name=name, namespace=namespace, target=name))
-    return services + pools
+    return services + pools + [agent.trigger_object(trigger) for trigger in agent.spec.triggers]
 
 
 def compile_for_cluster(agent: Agent) -> list[dict[str, Any]]:

@@ -8,7 +8,15 @@ from typing import Any
 from knative import env_vars, feature_flags
 from knative.client.cluster import Cluster
 from knative.client.errors import ClusterError, Forbidden, Invalid, NotFound
-from knative.client.resources import CONFIG_MAP, NETWORK_POLICY, SECRET, SERVICE, WARM_POOL, Resource
+from knative.client.resources import (
+    CONFIG_MAP,
+    NETWORK_POLICY,
+    SECRET,
+    SERVICE,
+    TRIGGER,
+    WARM_POOL,
+    Resource,
+)
 from knative.labels import AGENT_LABEL
 from pilotlight import keys
 from pilotlight.compile import NO_IMAGE
@@ -18,7 +26,7 @@ from pilotlight.doctor.serving_checks import patch as flags_patch
 
 FIELD_MANAGER = "pilotlight-deploy"
 
-_RESOURCES = {resource.kind: resource for resource in (SERVICE, WARM_POOL, NETWORK_POLICY)}
+_RESOURCES = {resource.kind: resource for resource in (SERVICE, WARM_POOL, TRIGGER, NETWORK_POLICY)}
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,11 @@ from pathlib import Path
 from knative import env_vars
 from knative.client.cluster import Cluster
 from knative.client.errors import Cause
-from knative.client.resources import WARM_POOL, Object
+from knative.client.resources import TRIGGER, WARM_POOL, Object
 from knative.local.apiserver.admission.validating_function import AdmissionResponse
 from knative.local.platform.config import PlatformConfig, PlatformError
 from knative.local.platform.platform import Platform
+from pilotlight.dispatching import Dispatching, EmbeddedSqs, validate_trigger
 from warmpool.adapters.clock import SystemClock
 from warmpool.adapters.exposition import MetricsPage
 from warmpool.adapters.history import SqliteHistory
@@ -62,6 +63,8 @@ class StackConfig:
         gpus: how many GPU slots replicas may hold, real or virtual.
         env: environment of every replica, under the container's own.
         prometheus: URL of a Prometheus that the signals of WarmPools are read from.
+        sqs: URL of an SQS server of this machine's own; None: one starts with the first Trigger that needs
+            it.
     """
 
     state_dir: Path
@@ -71,6 +74,7 @@ class StackConfig:
     gpus: int = 1
     env: Mapping[str, str] = field(default_factory=dict)
     prometheus: str | None = None
+    sqs: str | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,7 @@ async def running(config: StackConfig) -> AsyncIterator[Stack]:
         StackError: a port is taken, the state folder is in use or cannot be written.
     """
     admin_key = secrets.token_urlsafe(32)
+    dispatching = Dispatching()
     platform = Platform(
         PlatformConfig(
             state_dir=config.state_dir,
@@ -116,7 +121,8 @@ async def running(config: StackConfig) -> AsyncIterator[Stack]:
             allowed_hosts=_listed(config.env.get(env_vars.ALLOWED_HOSTS)),
             allowed_origins=_listed(config.env.get(env_vars.ALLOWED_ORIGINS)),
             progress_s=_progress_seconds(config.env),
-            validating={WARM_POOL: _validate_pool},
+            validating={WARM_POOL: _validate_pool, TRIGGER: validate_trigger},
+            more_metrics=dispatching.render,
         )
     )
     try:
@@ -127,6 +133,8 @@ async def running(config: StackConfig) -> AsyncIterator[Stack]:
         async with (
             Cluster.from_kubeconfig(platform.kubeconfig) as cluster,
             _controlling(platform, cluster, config, admin_key),
+            EmbeddedSqs(config.state_dir, os.environ, config.sqs) as sqs,
+            dispatching.running(cluster, platform.gateway_url, sqs),
         ):
             yield Stack(platform, cluster)
     finally:

@@ -2,6 +2,7 @@
 
 from knative.client.errors import ClusterError
 from pilotlight.agent import AgentFileError
+from pilotlight.aws_server import AwsServerError
 from pilotlight.demo.errors import DemoError
 from pilotlight.deploy import DeployError
 from pilotlight.invoke import InvokeError
@@ -9,12 +10,16 @@ from pilotlight.keys import KeysError
 from pilotlight.replay.errors import ReplayError
 from pilotlight.stack import StackError
 from pilotlight.warm_weights.jobs import WarmError
+from triggers.sources.base import BrokerError
+from triggers.spec.field_types import SpecError as TriggerSpecError
 from warmpool.domain.spec_errors import SpecError
 from warmpool.experiments.errors import ExperimentError, TraceError
 from weights import InvalidURIError, WeightsError
 
-_GIVEN = (AgentFileError, SpecError, ExperimentError, TraceError, InvalidURIError)
+_GIVEN = (AgentFileError, SpecError, TriggerSpecError, ExperimentError, TraceError, InvalidURIError)
 _HAPPENED = (
+    AwsServerError,
+    BrokerError,
     DemoError,
     DeployError,
     InvokeError,

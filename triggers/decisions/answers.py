@@ -4,7 +4,7 @@
 |---|---|
 | 2xx | delivered; in a batch, all but the items that its body names |
 | 408, 425, 5xx, no answer in time, connection lost after sending | failed: an attempt is used up |
-| 429; no connection; 404 or 5xx of a gateway before any replica | not tried: no attempt is used up |
+| 429; no connection; 404, 421 or 5xx of a gateway without a replica | not tried: no attempt is used up |
 | any other | rejected: the same request would be refused again |
 """
 
@@ -23,6 +23,8 @@ EXCERPT: Final = 500
 MAX_RETRY_AFTER_S: Final = 3600.0
 """A longer Retry-After is taken for this long."""
 _RETRIED: Final = frozenset({408, 425})
+_NOBODY: Final = frozenset({404, 421})
+"""Of a gateway: there is no such Service."""
 
 
 class Verdict(StrEnum):
@@ -69,7 +71,7 @@ def outcome_of_status(
     wait = retry_after(headers.get("retry-after"), now)
     if status == 429:
         return Outcome(Verdict.THROTTLED, reason, detail, wait)
-    if undelivered and (status == 404 or status >= 500):
+    if undelivered and (status in _NOBODY or status >= 500):
         return Outcome(Verdict.UNREACHABLE, reason, detail, wait)
     if status in _RETRIED or status >= 500:
         return Outcome(Verdict.FAILED, reason, detail, wait)

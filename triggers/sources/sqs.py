@@ -109,11 +109,7 @@ class _Queue:
     @property
     def _embedded(self) -> str | None:
         """The embedded server, where the queue is there."""
-        spec = self._spec
-        named = (
-            spec.region is None and spec.endpoint is None and "/" not in spec.queue and ":" not in spec.queue
-        )
-        return self._settings.embedded_sqs if named else None
+        return self._settings.embedded_sqs if self._spec.is_name_alone else None
 
     def _connect(self) -> SQSClient:
         config = botocore.config.Config(

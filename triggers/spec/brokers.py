@@ -22,6 +22,12 @@ class SqsQueue(SpecModel):
     endpoint: Url | None = None
     """None: that of the usual AWS chain (`AWS_ENDPOINT_URL_SQS`), and on one machine the embedded server."""
 
+    @property
+    def is_name_alone(self) -> bool:
+        """Nothing says where it is: on one machine it is in the embedded server."""
+        named = ":" not in self.queue and "/" not in self.queue
+        return named and self.region is None and self.endpoint is None
+
 
 class NatsStream(SpecModel):
     """A stream of NATS JetStream. Variables: `NATS_URL`, `NATS_USERNAME`, `NATS_CREDS_FILE`, and so on."""

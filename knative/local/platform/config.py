@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -58,6 +58,8 @@ class PlatformConfig:
     those of this machine; `*` for any."""
     progress_s: float = 2.0
     """Seconds between the comments in a stream that waits for a start; 0: none."""
+    more_metrics: Callable[[], str] | None = None
+    """Makes further text for `/metrics`, for what runs beside the platform."""
     head_limits: HeadLimits = field(default_factory=HeadLimits)
     """Size and time of a request's head, at the gateway and at the API."""
     api_body_timeout_s: float = 30.0

@@ -204,10 +204,11 @@ class Platform:
             now=_utc_now,
         )
         metrics = PlatformMetrics(registry, autoscaler, slots, meter, kubelet.limit_mechanism)
+        more_metrics = config.more_metrics or str
         api = Api(
             registry,
             token=token,
-            metrics=lambda: activator.metrics() + metrics.render(),
+            metrics=lambda: activator.metrics() + metrics.render() + more_metrics(),
             now=_utc_now,
             log_path=kubelet.logs.path,
             address=self._authority(self._api_port),

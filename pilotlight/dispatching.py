@@ -1,0 +1,94 @@
+"""The dispatchers of the platform on this machine, and an SQS server for queues that have no broker."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Self
+
+from prometheus_client import CollectorRegistry, generate_latest
+
+from knative.client.cluster import Cluster
+from knative.client.errors import Cause
+from knative.client.resources import Object
+from knative.local.apiserver.admission.validating_function import AdmissionResponse
+from pilotlight import aws_server
+from triggers.admission import review_trigger
+from triggers.controller import TriggerController
+from triggers.dispatcher import Options
+from triggers.metrics import TriggerMetrics
+from triggers.spec.trigger import TriggerSpec
+
+_POLL_S = 1.0
+"""Nobody waits longer for Ctrl-C."""
+_DRAIN_S = 5.0
+
+
+class EmbeddedSqs:
+    """An SQS server of this machine, which starts with the first Trigger that needs it."""
+
+    def __init__(self, state_dir: Path, environment: Mapping[str, str], url: str | None = None) -> None:
+        """An endpoint in `environment` is used instead; `url` is that of a server that runs already."""
+        self._log = state_dir / "sqs.log"
+        self._chosen = any(environment.get(name) for name in ("AWS_ENDPOINT_URL_SQS", "AWS_ENDPOINT_URL"))
+        self._url = url
+        self._stack = AsyncExitStack()
+        self._starting = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        """Nothing is started yet."""
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """End the server."""
+        await self._stack.aclose()
+
+    async def url_for(self, spec: TriggerSpec) -> str | None:
+        """The server's URL; None where the Trigger needs none, or the environment names another.
+
+        Raises:
+            AwsServerError: it cannot be started.
+        """
+        queues = [queue.sqs for queue in (spec.source, spec.dead_letter, spec.reply) if queue is not None]
+        if not any(queue is not None and queue.is_name_alone for queue in queues):
+            return None
+        if self._url is None and not self._chosen:
+            async with self._starting:
+                if self._url is None:
+                    server = aws_server.serving(self._log, "the SQS server of `pilotlight up`")
+                    self._url = await self._stack.enter_async_context(server)
+        return self._url
+
+
+def validate_trigger(obj: Object, old: Object | None) -> AdmissionResponse:
+    """What a webhook says of a Trigger on a cluster."""
+    problems, warnings = review_trigger(obj, old)
+    return AdmissionResponse([Cause(problem) for problem in problems], warnings)
+
+
+class Dispatching:
+    """The dispatchers' metrics, which are there before the first dispatcher is."""
+
+    def __init__(self) -> None:
+        self._metrics = TriggerMetrics(CollectorRegistry())
+
+    def render(self) -> str:
+        """In Prometheus' text format."""
+        return generate_latest(self._metrics.registry).decode()
+
+    @asynccontextmanager
+    async def running(self, cluster: Cluster, gateway: str, sqs: EmbeddedSqs) -> AsyncIterator[None]:
+        """Run a dispatcher for every Trigger in the API for as long as the context lasts."""
+
+        async def options(spec: TriggerSpec) -> Options:
+            embedded = await sqs.url_for(spec)
+            return Options(gateway=gateway, poll_s=_POLL_S, drain_s=_DRAIN_S, embedded_sqs=embedded)
+
+        stop = asyncio.Event()
+        controller = TriggerController(cluster, options, self._metrics)
+        task = asyncio.create_task(controller.run(stop), name="trigger controller")
+        try:
+            yield
+        finally:
+            stop.set()
+            await asyncio.gather(task, return_exceptions=True)
