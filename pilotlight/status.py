@@ -6,6 +6,7 @@ from typing import Any
 
 import aiohttp
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from knative.autoscaling.annotations import MIN_SCALE
@@ -16,8 +17,7 @@ from knative.labels import SERVICE_LABEL
 from pilotlight import deploy, kubeconfig, metrics_page, terminal
 from pilotlight.gateway import running_gateway
 from pilotlight.service_urls import reachable_url
-
-_RECENT = "pilotlight_recent_requests"
+from pilotlight.service_warnings import RECENT, service_warnings
 
 
 async def status(named: Path | None, state: Path | None, console: Console | None = None) -> None:
@@ -32,6 +32,7 @@ async def status(named: Path | None, state: Path | None, console: Console | None
         samples = await metrics_page.read(http, f"{server}/metrics")
         services = await cluster.list(SERVICE)
         rows = [await _row(cluster, service, samples) for service in services]
+        warned = [await _warnings(cluster, service, samples) for service in services]
     if not rows:
         console.print("no Services; deploy an agent with: pilotlight deploy -f agent.yaml")
         return
@@ -42,6 +43,23 @@ async def status(named: Path | None, state: Path | None, console: Console | None
     for service in services:
         if url := reachable_url(service, running_gateway(path.parent)):
             console.print(f"  {url}", soft_wrap=True, highlight=False)
+    for service, texts in zip(services, warned, strict=True):
+        meta = service["metadata"]
+        for text in texts:
+            console.print(
+                f"[yellow]warning:[/] {meta['namespace']}/{meta['name']}: {escape(text)}", soft_wrap=True
+            )
+
+
+async def _warnings(
+    cluster: Cluster, service: dict[str, Any], samples: Iterable[metrics_page.Sample]
+) -> list[str]:
+    meta = service["metadata"]
+    try:
+        pool = (await cluster.get(WARM_POOL, meta["name"], meta["namespace"])).get("status")
+    except NotFound:
+        pool = None
+    return service_warnings(service, pool, samples)
 
 
 async def _row(
@@ -89,7 +107,7 @@ def kept_by(namespace: str, service: str, samples: Iterable[metrics_page.Sample]
     """
     calls: dict[tuple[str, str, str], float] = {}
     for name, labels, value in samples:
-        if name == _RECENT and (labels["namespace"], labels["service"]) == (namespace, service):
+        if name == RECENT and (labels["namespace"], labels["service"]) == (namespace, service):
             key = labels["method"], labels["path"], labels["user_agent"]
             calls[key] = calls.get(key, 0.0) + value
     if not calls:
