@@ -35,6 +35,10 @@ def doctor(
         ),
     ] = None,
     state: StateDir = None,
+    probe: Annotated[
+        bool,
+        typer.Option("--probe", help="Read the model as its pods would: on a cluster, by a short Job."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check a cluster, or this machine, for what agents need.
@@ -42,9 +46,11 @@ def doctor(
     Each line is ok, warning, error or unknown, with the reason and the fix. Exit code 1 if there is an error.
     """
     named = file or []
+    if probe and not named:
+        raise typer.BadParameter("needs an agent file: --file", param_hint="--probe")
     checked = run.Agents(agents.load(named, model), named)
     directory = (state or paths.state_dir()).expanduser().absolute()
-    lines = asyncio.run(_check(checked, kubeconfig, directory))
+    lines = asyncio.run(_check(checked, kubeconfig, directory, probe=probe))
     if as_json:
         answer = {"ok": not report.has_errors(lines), "findings": [line.to_json() for line in lines]}
         typer.echo(json.dumps(answer, indent=2, ensure_ascii=False))
@@ -56,7 +62,9 @@ def doctor(
         raise typer.Exit(1)
 
 
-async def _check(checked: run.Agents, kubeconfig: Path | None, state_dir: Path) -> Sequence[report.Line]:
+async def _check(
+    checked: run.Agents, kubeconfig: Path | None, state_dir: Path, *, probe: bool
+) -> Sequence[report.Line]:
     platform = kubeconfig is None and is_running(state_dir)
     lines: list[report.Line] = []
     if kubeconfig is None:
@@ -65,4 +73,8 @@ async def _check(checked: run.Agents, kubeconfig: Path | None, state_dir: Path) 
         config = state_dir / "kubeconfig" if kubeconfig is None else kubeconfig
         async with Cluster.from_kubeconfig(config) as cluster:
             lines += await run.check_cluster(cluster, checked)
+            if probe and not run.is_out_of_reach(lines):
+                lines += await run.check_access(cluster, checked)
+    elif probe:
+        lines += await run.check_access(None, checked)
     return lines

@@ -79,6 +79,13 @@ class StageNeeds:
         return {name: count for name, count in found.items() if count}
 
     @property
+    def reads_model(self) -> bool:
+        """Whether its pods read the model's weights."""
+        env = self.spec["containers"][0].get("env") or ()
+        engine = next((entry.get("value") for entry in env if entry["name"] == env_vars.ENGINE), None)
+        return self.kind is Kind.GENERATE and engine != "openai"
+
+    @property
     def knows_callers(self) -> bool:
         """Whether it says whose requests it answers, or is the user's own container."""
         env = self.spec["containers"][0].get("env") or ()

@@ -75,7 +75,7 @@ def _claim(
         return problem(
             Level.ERROR,
             f"is {modes}, and {used} may run on several nodes: a pod on a second one could not start",
-            f"a claim that is {_MANY} (EFS, FSx, Filestore, NFS), or hostPath for disks of the nodes",
+            f"a claim that is {_MANY} (EFS, FSx, Filestore, NFS, or a PersistentVolume with hostPath)",
         )
     if claim.phase == "Lost":
         return problem(Level.ERROR, "has lost its volume (phase Lost)", "recreate it")
@@ -108,12 +108,12 @@ def _classes(facts: ClusterFacts) -> Iterator[Finding]:
             Level.WARNING,
             "storage",
             f"no storage class here is known to give {_MANY} (there: {', '.join(other) or 'none'})",
-            "install the CSI driver of a shared file system, or use hostPath on nodes with NVMe",
+            "install the CSI driver of a shared file system, or a PersistentVolume with hostPath",
         )
 
 
 def host_paths(facts: ClusterFacts, needs: Sequence[StageNeeds]) -> Iterator[Finding]:
-    """Folders of nodes: nobody but the node's owner can make them right."""
+    """Folders of nodes, which no API shows."""
     seen = set()
     for need in needs:
         for volume in need.spec.get("volumes") or ():
@@ -121,8 +121,8 @@ def host_paths(facts: ClusterFacts, needs: Sequence[StageNeeds]) -> Iterator[Fin
             if path is None or path in seen:
                 continue
             seen.add(path)
-            where = "on this machine" if facts.local else "on every node that its pods may use"
-            yield ok("storage", f"hostPath {path}: a folder {where}, writable for the pod's user (10001)")
+            where = "this machine" if facts.local else "every node that its pods may use"
+            yield ok("storage", f"hostPath {path}: on {where}; Knative mounts it read-only")
 
 
 def named_objects(facts: ClusterFacts, needs: Sequence[StageNeeds]) -> Iterator[Finding]:

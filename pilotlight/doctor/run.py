@@ -9,13 +9,15 @@ from pathlib import Path
 from knative.client.cluster import Cluster
 from pilotlight import yaml_locations
 from pilotlight.agent import Agent
+from pilotlight.deploy import is_local_platform
 from pilotlight.doctor import cluster_checks, machine_checks
 from pilotlight.doctor import needs as reading
-from pilotlight.doctor.findings import Finding, Unknown
+from pilotlight.doctor.findings import Finding, Level, Unknown
 from pilotlight.doctor.gather_cluster import gather
 from pilotlight.doctor.gather_machine import read_machine
 from pilotlight.doctor.gather_model import read_models
 from pilotlight.doctor.model_memory import ModelFacts
+from pilotlight.doctor.probe import probe
 from pilotlight.doctor.report import Line
 from weights.cache.location import default_cache_dir
 
@@ -48,6 +50,21 @@ async def check_cluster(cluster: Cluster, agents: Agents) -> list[Line]:
     rights = reading.rights(agents.agents)
     facts, models = await asyncio.gather(gather(cluster, needs, rights), read_models(agents.agents))
     return agents.lines(cluster_checks.check(facts, agents.agents, needs, models))
+
+
+def is_out_of_reach(lines: Iterable[Line]) -> bool:
+    """Whether the cluster does not answer."""
+    return any(line.finding.check == "api" and line.finding.level is Level.ERROR for line in lines)
+
+
+async def check_access(cluster: Cluster | None, agents: Agents) -> list[Line]:
+    """Whether pods can read their models and write their caches; None: processes of this machine.
+
+    Raises:
+        ClusterError: the cluster cannot be reached.
+    """
+    here = cluster is None or await is_local_platform(cluster)
+    return agents.lines(await probe(None if here else cluster, agents.agents, reading.stages(agents.agents)))
 
 
 async def check_machine(agents: Agents, state_dir: Path, *, platform: bool) -> list[Line]:

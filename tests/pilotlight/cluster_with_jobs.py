@@ -127,19 +127,19 @@ class ClusterWithJobs(ApiServer):
                 env={"PATH": os.environ["PATH"], **self.environment, **env, "PILOTLIGHT_CACHE_DIR": str(cache)},
                 stdout=log, stderr=log,
             )  # fmt: skip
-        self._status(pod, {"running": {}})
+        self._status(pod, container["name"], {"running": {}})
         try:
             code = await process.wait()
         finally:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
-        self._status(pod, {"terminated": {"exitCode": code}})
+        self._status(pod, container["name"], {"terminated": {"exitCode": code}})
         kind, reason = ("Complete", "") if code == 0 else ("Failed", "BackoffLimitExceeded")
         if self.store.get(key) is not None:
             self.registry.set_status(
                 key, {"conditions": [{"type": kind, "status": "True", "reason": reason, "message": ""}]}
             )
 
-    def _status(self, pod: Key, state: dict) -> None:
-        self.registry.set_status(pod, {"containerStatuses": [{"name": "fill-cache", "state": state}]})
+    def _status(self, pod: Key, container: str, state: dict) -> None:
+        self.registry.set_status(pod, {"containerStatuses": [{"name": container, "state": state}]})
