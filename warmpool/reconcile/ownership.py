@@ -47,7 +47,12 @@ GPU: Final = "pilotlight.dev/gpu"
 """On a Service or its template: the GPU's name in the price list."""
 
 ALL: Final = (POOL, WRITTEN, USER, EXPIRES, WARMTH)
-KEPT: Final = (MIN_SCALE, ALIASES[MIN_SCALE], *ALL)
+OLDER: Final = {name: f"pilotlight.dev/{name.partition('/')[2]}" for name in ALL}
+"""The names that earlier builds wrote, by the current ones: read, and removed with the floor.
+
+They stay until then: Knative has copied them into the pod template, and removing them replaces the replicas.
+"""
+KEPT: Final = (MIN_SCALE, ALIASES[MIN_SCALE], *ALL, *OLDER.values())
 """The annotations of a Revision that are needed to see its floor and to give it back."""
 
 
@@ -67,6 +72,8 @@ class FloorOwnership:
 
 def read(annotations: Mapping[str, str]) -> FloorOwnership | None:
     """The ownership annotations of a Revision; None when no pool holds it."""
+    if POOL not in annotations:
+        annotations = {name: annotations[older] for name, older in OLDER.items() if older in annotations}
     pool = annotations.get(POOL)
     if pool is None:
         return None
@@ -109,6 +116,7 @@ def write(owner: FloorOwnership) -> dict[str, str | None]:
 def erase(annotations: Mapping[str, str]) -> dict[str, str | None]:
     """The annotations of a merge patch that restores the Revision's own min-scale."""
     removed: dict[str, str | None] = dict.fromkeys(ALL)
+    removed |= dict.fromkeys(older for older in OLDER.values() if older in annotations)
     user = user_min_scale(annotations)
     older = parse_count(annotations.get(ALIASES[MIN_SCALE]))  # never overwritten: it applies again by itself
     return {MIN_SCALE: None if user is None or user == older else str(user), **removed}
