@@ -80,6 +80,28 @@ async def release_abandoned(cluster: Cluster, namespace: str | None, now: dateti
     return released
 
 
+async def give_up(cluster: Cluster, name: str, namespace: str) -> list[str]:
+    """Delete a pool, give its floors back and let go of it, whether a controller runs or not.
+
+    Returns:
+        The Revisions that had a floor of it.
+    """
+    with suppress(NotFound):
+        await cluster.delete(WARM_POOL, name, namespace)
+    released = []
+    for obj in await cluster.list(REVISION, namespace):
+        revision = parsing.parse_revision(obj)
+        if revision.ownership is not None and revision.ownership.pool == name:
+            await _give_back_autoscaler(cluster, revision)
+            if await _give_back(cluster, revision):
+                released.append(revision.key[1])
+    with suppress(NotFound):
+        left = await cluster.get(WARM_POOL, name, namespace)
+        if ownership.FINALIZER in left["metadata"].get("finalizers", ()):
+            await _remove_finalizer(cluster, left)
+    return released
+
+
 async def enable(cluster: Cluster, name: str, namespace: str, *, on: bool) -> None:
     """Enable or disable a pool; disabling gives every Revision its own min-scale back."""
     await cluster.patch(WARM_POOL, name, namespace, {"spec": {"enabled": on}})

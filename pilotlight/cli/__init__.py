@@ -48,7 +48,7 @@ COMMANDS: dict[str, Lazy] = {
     "experiment": Lazy(
         "Experiments: what warm pools would cost on a trace, and what users would feel.", "experiment"
     ),
-    "weights": Lazy("Model weights: pull, warm, ls, plan, verify, prune, make-model.", "weights"),
+    "weights": Lazy("Model weights: pull, warm, ls, plan, verify, prune, rm, make-model.", "weights"),
 }
 
 

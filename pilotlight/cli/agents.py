@@ -13,6 +13,8 @@ from knative.client.cluster import Cluster
 from knative.client.resources import SERVICE
 from pilotlight import deploy as deploying
 from pilotlight import invoke as invoking
+from pilotlight import paths
+from pilotlight import purge as purging
 from pilotlight.agent import Agent, Kind
 from pilotlight.agent_reader import load_agent
 from pilotlight.compile import compile_agent, compile_for_cluster
@@ -154,17 +156,51 @@ async def _wait(cluster: Cluster, agents: list[Agent], timeout_s: float) -> None
 
 
 @app.command()
-def delete(file: AgentFile, *, kubeconfig: Kubeconfig = None) -> None:
+def delete(
+    file: AgentFile,
+    *,
+    kubeconfig: Kubeconfig = None,
+    purge: Annotated[
+        bool,
+        typer.Option(
+            "--purge", help="Also floors, finalizers, Jobs, and the model in the cache; asks first."
+        ),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what --purge would remove.")] = False,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds for the model's removal.")] = 600,
+    state: Annotated[
+        Path | None,
+        typer.Option("--state", envvar="PILOTLIGHT_STATE", help="State folder of the local platform."),
+    ] = None,
+) -> None:
     """Delete an agent's Services and WarmPools."""
-    objects = compile_all(load(file))
+    agents = load(file)
+    if (yes or dry_run) and not purge:
+        raise typer.BadParameter("is for --purge", param_hint="--dry-run" if dry_run else "--yes")
 
     async def run() -> None:
         async with connect(kubeconfig) as cluster:
-            gone = await deploying.delete(cluster, objects)
-        for name in gone:
-            typer.echo(f"{name} deleted")
-        if not gone:
-            typer.echo("nothing of this agent was there")
+            if not purge:
+                gone = await deploying.delete(cluster, compile_all(agents))
+                typer.echo("\n".join(f"{name} deleted" for name in gone) or "nothing of this agent was there")
+                return
+            folder = (state or paths.state_dir()).expanduser().absolute()
+            plans = [
+                (await purging.plan(cluster, agent, objects, state_dir=folder), objects)
+                for agent in agents
+                for objects in [compile_all([agent])]
+            ]
+            typer.echo("\n".join(line for found, _ in plans for line in found.lines()))
+            if dry_run:
+                return
+            if not yes:
+                if not sys.stdin.isatty():
+                    raise typer.BadParameter("nobody can be asked here: say --yes", param_hint="--purge")
+                typer.confirm("Remove all of it?", abort=True)
+            for found, objects in plans:
+                for line in await purging.purge(cluster, found, objects, timeout_s=timeout):
+                    typer.echo(line)
 
     asyncio.run(run())
 

@@ -43,7 +43,7 @@ class _Group(TyperGroup):
 app = typer.Typer(
     cls=_Group,
     no_args_is_help=True,
-    help="Model weights: pull, warm, ls, plan, verify, prune, make-model.",
+    help="Model weights: pull, warm, ls, plan, verify, prune, rm, make-model.",
 )
 
 URI = Annotated[str, typer.Argument(help="s3://BUCKET/PREFIX, file:///FOLDER or a path.")]
@@ -262,6 +262,30 @@ def prune(
         f"{verb} {len(pruned.removed)} files ({format_size(pruned.removed_bytes)}), "
         f"{format_size(pruned.kept_bytes)} stay, {format_size(pruned.in_use_bytes)} of them in use"
     )
+
+
+@app.command("rm")
+def rm(
+    uri: URI,
+    *,
+    cache_dir: CacheDir = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove a model from the cache, except what other models share; 1 if any of it is in use."""
+    cache = Cache(cache_dir or default_cache_dir(os.environ))
+    try:
+        pruned = cache.remove_model(uri, dry_run=dry_run)
+    finally:
+        cache.close()
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(pruned), indent=2))
+    else:
+        verb = "would remove" if dry_run else "removed"
+        in_use = f", {format_size(pruned.in_use_bytes)} stay in use" if pruned.in_use_bytes else ""
+        typer.echo(f"{uri}: {verb} {len(pruned.removed)} files ({format_size(pruned.removed_bytes)}){in_use}")
+    if pruned.in_use_bytes:
+        raise typer.Exit(1)
 
 
 @app.command("make-model")

@@ -22,6 +22,8 @@ _RESOURCES = {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"memory":
 """A download keeps at most 64 ranges of 8 MiB in memory."""
 _VISIBLE = "NVIDIA_VISIBLE_DEVICES"
 _RETRIES = 2
+_REMOVAL_RETRIES = 5
+"""Ten, twenty, ... seconds apart: replicas that end have the files for as long as requests are in flight."""
 _DEADLINE_S = 6 * 3600
 """After that a Job that no node takes, or whose download hangs, has failed."""
 _KEPT_S = 3600
@@ -133,7 +135,9 @@ def nodes_of(target: WarmTarget, nodes: Sequence[Mapping[str, Any]]) -> list[str
     return fitting
 
 
-def warm_job(target: WarmTarget, *, node: str | None = None, anywhere: bool = False) -> dict[str, Any]:
+def warm_job(
+    target: WarmTarget, *, node: str | None = None, anywhere: bool = False, remove: bool = False
+) -> dict[str, Any]:
     """A Job that fills the cache.
 
     Its name is made of what it does, so that the same Job is not made twice.
@@ -142,6 +146,7 @@ def warm_job(target: WarmTarget, *, node: str | None = None, anywhere: bool = Fa
         target: from `warm_target`.
         node: the only node that it may run on; None to place it as the stage's pods.
         anywhere: leave the stage's placement out, for a volume that every node can mount.
+        remove: take the model out of the cache instead, once no replica uses it any more.
     """
     template = target.service["spec"]["template"]
     pod: dict[str, Any] = {
@@ -161,9 +166,11 @@ def warm_job(target: WarmTarget, *, node: str | None = None, anywhere: bool = Fa
         copy.deepcopy(item) for item in target.pod.get("volumes", ()) if item["name"] in mounted
     ]
     container = {
-        "name": "fill-cache",
+        "name": "remove-model" if remove else "fill-cache",
         "image": target.container["image"],
-        "command": ["python", "-m", "weights.fill_cache", target.uri],
+        "command": ["pilotlight", "weights", "rm", target.uri]
+        if remove
+        else ["python", "-m", "weights.fill_cache", target.uri],
         "env": [
             *(copy.deepcopy(item) for item in target.container.get("env") or () if _is_passed(item["name"])),
             # Where NVIDIA's runtime is the default, an image built for CUDA sees every GPU of the node.
@@ -186,7 +193,7 @@ def warm_job(target: WarmTarget, *, node: str | None = None, anywhere: bool = Fa
         if not key.partition("/")[0].endswith("knative.dev")
     }
     spec = {
-        "backoffLimit": _RETRIES,
+        "backoffLimit": _REMOVAL_RETRIES if remove else _RETRIES,
         "activeDeadlineSeconds": _DEADLINE_S,
         "ttlSecondsAfterFinished": _KEPT_S,
         "template": {
@@ -201,7 +208,7 @@ def warm_job(target: WarmTarget, *, node: str | None = None, anywhere: bool = Fa
         "apiVersion": JOB.api_version,
         "kind": JOB.kind,
         "metadata": {
-            "name": f"warm-{target.name[:48].rstrip('-')}-{digest}",
+            "name": f"{'remove' if remove else 'warm'}-{target.name[:46].rstrip('-')}-{digest}",
             "namespace": target.namespace,
             "labels": labels,
         }

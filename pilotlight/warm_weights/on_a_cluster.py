@@ -18,9 +18,21 @@ _GONE_S = 60
 
 
 async def jobs_for(
-    cluster: Cluster, target: WarmTarget, *, nodes: Sequence[str] = (), anywhere: bool = False
+    cluster: Cluster,
+    target: WarmTarget,
+    *,
+    nodes: Sequence[str] = (),
+    anywhere: bool = False,
+    remove: bool = False,
 ) -> list[dict[str, Any]]:
     """The Jobs that fill the caches of a target: one, or one for each node that has a cache of its own.
+
+    Args:
+        cluster: where the claim is.
+        target: from `warm_target`.
+        nodes: only on these.
+        anywhere: leave the stage's placement out.
+        remove: Jobs that take the model out of the caches.
 
     Raises:
         WarmError: the claim does not exist, no node takes the stage's pods, or the nodes cannot be listed.
@@ -29,14 +41,14 @@ async def jobs_for(
     if target.claim is None:
         raise WarmError(f"{target.name} has no cache to fill: write spec.cache with persistentVolumeClaim")
     if nodes:
-        return [warm_job(target, node=node) for node in nodes]
+        return [warm_job(target, node=node, remove=remove) for node in nodes]
     if anywhere or not await _is_a_folder_of_each_node(cluster, target.claim, target.namespace):
-        return [warm_job(target, anywhere=anywhere)]
+        return [warm_job(target, anywhere=anywhere, remove=remove)]
     try:
         listed = await cluster.list(NODE)
     except Forbidden as error:
         raise WarmError(f"the nodes cannot be listed ({error}): name them with --node NAME") from error
-    return [warm_job(target, node=node) for node in nodes_of(target, listed)]
+    return [warm_job(target, node=node, remove=remove) for node in nodes_of(target, listed)]
 
 
 async def _is_a_folder_of_each_node(cluster: Cluster, claim: str, namespace: str) -> bool:

@@ -120,21 +120,26 @@ class ClusterWithJobs(ApiServer):
         cache = self.cache_of(job)
         cache.mkdir(parents=True, exist_ok=True)
         env = {item["name"]: item["value"] for item in container["env"]}
-        assert container["command"][0] == "python"
+        programs = {
+            "python": [sys.executable],
+            "pilotlight": [str(Path(sys.executable).with_name("pilotlight"))],
+        }
+        program, *arguments = container["command"]
         with (self.folder / f"{pod.namespace}-{pod.name}.log").open("wb") as log:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, *container["command"][1:],
+                *programs[program], *arguments,
                 env={"PATH": os.environ["PATH"], **self.environment, **env, "PILOTLIGHT_CACHE_DIR": str(cache)},
                 stdout=log, stderr=log,
             )  # fmt: skip
-        self._status(pod, container["name"], {"running": {}})
+        name = container["name"]
+        self._status(pod, name, {"running": {}})
         try:
             code = await process.wait()
         finally:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
-        self._status(pod, container["name"], {"terminated": {"exitCode": code}})
+        self._status(pod, name, {"terminated": {"exitCode": code}})
         kind, reason = ("Complete", "") if code == 0 else ("Failed", "BackoffLimitExceeded")
         if self.store.get(key) is not None:
             self.registry.set_status(

@@ -5,6 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+import weights
 from pilotlight.cli.weights import app
 
 
@@ -60,6 +61,22 @@ def test_without_weights_only_the_small_files_come(run, aws, made_model, tmp_pat
     assert pulled.exit_code == 0, pulled.output
     (model,) = json.loads(run("ls", "--cache-dir", tmp_path, "--json").stdout)["models"]
     assert not model["with_weights"]
+
+
+def test_a_model_is_removed_once_nobody_uses_it(run, aws, made_model, tmp_path):
+    uri = aws.upload(made_model.path, "command-line-rm", "m")
+    using = weights.pull_blocking(uri, cache_dir=tmp_path)
+    in_use = run("rm", uri, "--cache-dir", tmp_path)
+    assert (in_use.exit_code, "stay in use" in in_use.stdout) == (1, True)
+    using.release()
+    would = json.loads(run("rm", uri, "--cache-dir", tmp_path, "--dry-run", "--json").stdout)
+    assert len(would["removed"]) == len(using.manifest.files)
+    assert run("rm", "s3://command-line-rm/other", "--cache-dir", tmp_path).exit_code == 0
+    assert len(json.loads(run("ls", "--cache-dir", tmp_path, "--json").stdout)["models"]) == 1
+    removed = run("rm", uri, "--cache-dir", tmp_path)
+    assert (removed.exit_code, f"{uri}: removed" in removed.stdout) == (0, True)
+    found = json.loads(run("ls", "--cache-dir", tmp_path, "--json").stdout)
+    assert (found["models"], found["blob_bytes"]) == ([], 0)
 
 
 @pytest.mark.parametrize(

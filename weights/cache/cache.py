@@ -31,9 +31,9 @@ from pathlib import Path
 
 from weights.cache.blob import Blob, parts_path, parts_record, read_blob
 from weights.cache.leases import LeaseManager
-from weights.cache.model_folder import read_manifest, write_model_folder
+from weights.cache.model_folder import read_identity, read_manifest, write_model_folder
 from weights.cache.partial_file import PartialFile
-from weights.cache.pruning import Pruned, prune
+from weights.cache.pruning import Pruned, prune, remove_blobs
 from weights.errors import CacheError, IntegrityError
 from weights.manifest import FileEntry, Manifest
 from weights.plan import Part
@@ -239,6 +239,25 @@ class Cache:
             raise self.read_only
         with self.writing():
             return prune(self.root, self.leases, quota_bytes, dry_run=dry_run)
+
+    def remove_model(self, uri: str, *, dry_run: bool = False) -> Pruned:
+        """Remove every version of a model, except what other models share and what is in use.
+
+        Raises:
+            CacheError: the cache cannot be written.
+        """
+        if self.read_only is not None:
+            raise self.read_only
+        with self.writing():
+            wanted: set[str] = set()
+            shared: set[str] = set()
+            for folder in (self.root / "models").iterdir():
+                with contextlib.suppress(OSError, ValueError):  # being published or pruned at this moment
+                    manifest, identity = read_manifest(folder), read_identity(folder)
+                    blobs = [self.blob(identity, entry) for entry in manifest.files]
+                    into = wanted if manifest.uri == uri else shared
+                    into.update(blob.sha256 for blob in blobs if blob is not None)
+            return remove_blobs(self.root, self.leases, wanted - shared, dry_run=dry_run)
 
     @contextlib.contextmanager
     def writing(self, needed: int = 0) -> Iterator[None]:

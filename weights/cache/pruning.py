@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from weights.cache.blob import PARTS_SUFFIX, parts_path
@@ -51,7 +51,36 @@ def prune(root: Path, leases: LeaseManager, quota: int, *, dry_run: bool = False
     if quota < 0:
         raise ValueError(f"quota = {quota}, must be at least 0 bytes")
     candidates = list(_candidates(root, leases))
-    chosen = least_recently_used(candidates, quota)
+    return _evict(root, leases, candidates, least_recently_used(candidates, quota), dry_run=dry_run)
+
+
+def remove_blobs(
+    root: Path, leases: LeaseManager, names: Collection[str], *, dry_run: bool = False
+) -> Pruned:
+    """Remove blobs by their SHA-256, except those that are in use.
+
+    Args:
+        root: the cache's folder.
+        leases: of this process in it.
+        names: of the blobs.
+        dry_run: only report what would be removed.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    candidates = [item for item in _candidates(root, leases) if item.name.removeprefix("blobs/") in names]
+    chosen = [item for item in candidates if not item.in_use]
+    return _evict(root, leases, candidates, chosen, dry_run=dry_run)
+
+
+def _evict(
+    root: Path,
+    leases: LeaseManager,
+    candidates: Sequence[EvictionCandidate],
+    chosen: Sequence[EvictionCandidate],
+    *,
+    dry_run: bool,
+) -> Pruned:
     removed = [candidate for candidate in chosen if dry_run or _remove(root, leases, candidate)]
     if removed and not dry_run:
         _remove_dangling(root)

@@ -122,6 +122,12 @@ def test_a_service_is_read_with_its_traffic_and_its_deadlines():
             5,
             FloorOwnership("p", 2, 1, None),
         ),
+        (  # as earlier builds wrote them
+            {f"{PREFIX}/min-scale": "2", "pilotlight.dev/pool": "p", "pilotlight.dev/min-scale-written": "2"},
+            2,
+            None,
+            FloorOwnership("p", 2, None, None),
+        ),
         ({ownership.POOL: "p", ownership.WRITTEN: "²"}, None, None, FloorOwnership("p", None, None, None)),
     ],
 )

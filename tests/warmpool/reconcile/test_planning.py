@@ -120,6 +120,20 @@ def test_a_floor_of_zero_restores_the_users_value(annotations, restored):
     assert write.lowers == (int(restored or 0) < 2)
 
 
+def test_marks_of_earlier_builds_go_with_the_floor_and_stay_until_then():
+    older = {
+        MIN: "2",
+        "pilotlight.dev/pool": "p",
+        "pilotlight.dev/min-scale-written": "2",
+        "pilotlight.dev/min-scale-user": "1",
+        "pilotlight.dev/floor-expires": "2026-11-23T19:00:00Z",
+    }
+    assert plan_floor(desired(2), service(), [revision(annotations=older)], NOW).writes == ()
+    (write,) = plan_floor(desired(0), service(), [revision(annotations=older)], NOW).writes
+    gone = dict.fromkeys(key for key in older if key != MIN)
+    assert write.annotations == {MIN: "1", **dict.fromkeys(ownership.ALL), **gone}
+
+
 def test_floors_are_given_back_without_traffic_without_a_service_and_on_other_services():
     mine = revision(annotations=held())
     for target in (None, service(deleting=True), service(traffic(r2=100))):
