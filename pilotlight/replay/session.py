@@ -19,8 +19,7 @@ from typing import Any, Final, TextIO
 from urllib.parse import urlsplit
 
 from knative.client.cluster import Cluster
-from knative.client.errors import NotFound
-from knative.client.resources import REVISION, SERVICE
+from knative.client.resources import SERVICE
 from pilotlight import invoke
 from pilotlight.replay.arms import ReplayArm, default_arms, select
 from pilotlight.replay.errors import ReplayError
@@ -35,9 +34,9 @@ from warmpool.experiments.replay_results import (
     RequestRecord,
     line,
 )
+from warmpool.reconcile.parsing import parse_service
 
 AS_IT_IS: Final = "as it is"
-GPU: Final = "nvidia.com/gpu"
 TAKE_UP_S: Final = 60.0
 ZERO_S: Final = 600.0
 HOT_S: Final = 1800.0
@@ -393,22 +392,12 @@ class Replay:
 
 
 async def _revision(cluster: Cluster, targets: Targets) -> tuple[int, dict[str, str], int]:
-    """Container concurrency, annotations and GPUs of the Revision that gets the requests."""
+    """Container concurrency, annotations and GPUs of the Service's template, where no pool's floor stands."""
     service = await cluster.get(SERVICE, targets.service, targets.namespace)
-    name = (service.get("status") or {}).get("latestReadyRevisionName")
-    if not name:
+    found = parse_service(service)
+    if found.latest_ready is None:
         raise ReplayError(
             f"Service {targets.namespace}/{targets.service} is not ready; `pilotlight status` says why"
         )
-    try:
-        revision = await cluster.get(REVISION, name, targets.namespace)
-    except NotFound:
-        raise ReplayError(f"Revision {name} of Service {targets.service} does not exist") from None
-    spec = revision["spec"]
-    gpus = sum(
-        int(((container.get("resources") or {}).get("limits") or {}).get(GPU, 0))
-        for container in spec.get("containers") or ()
-    )
-    # Annotations of the Service's own template: a floor that a pool holds right now is not part of them.
     template = service["spec"]["template"].get("metadata") or {}
-    return int(spec.get("containerConcurrency") or 0), dict(template.get("annotations") or {}), gpus
+    return found.container_concurrency, dict(template.get("annotations") or {}), found.gpus
