@@ -134,7 +134,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--requests", type=at_least(GROUP), default=10, help="of each arm")
     parser.add_argument("--seconds", type=at_least(10.0), default=PAUSE_S, help="between two groups")
-    parser.add_argument("--starts", type=at_least(1), default=1, help="that the probe measures besides those of its warm arms")
+    parser.add_argument(
+        "--starts", type=at_least(1), default=1, help="that the probe measures besides those of its warm arms"
+    )
     parser.add_argument("--entry", choices=("chain", "model"), default="model", help="what is called")
     parser.add_argument("--keep", type=Path, help="folder that keeps the results of probe and replay")
     arguments = parser.parse_args()

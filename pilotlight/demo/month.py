@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from statistics import median
 from typing import Any, Final
 
 import numpy as np
@@ -21,9 +20,12 @@ from pilotlight.agent import Agent, Kind
 from pilotlight.demo.report import DemoReport, Price
 from warmpool.adapters.price_file import packaged_prices
 from warmpool.domain.pool import WarmPoolTemplate
+from warmpool.experiments.calibrate import calibrate_results
+from warmpool.experiments.errors import ExperimentError
 from warmpool.experiments.experiment import ArmSpec, Experiment, parse_experiment
 from warmpool.experiments.generate import generate
 from warmpool.experiments.recommend import recommend
+from warmpool.experiments.replay_results import ReplayHeader, ReplayResults, RequestRecord
 from warmpool.experiments.report import write
 from warmpool.experiments.run import ArmResult, prepare, run
 
@@ -82,13 +84,10 @@ def price_a_month(report: DemoReport, agent: Agent, folder: Path) -> Month | Non
 
     Returns None when the demo measured no cold start or no warm request: there is nothing to go by.
     """
-    cold = [
-        request.ttft_s for arm in report.arms for request in arm.requests if request.cold and request.ttft_s
-    ]
-    warm = [value for arm in report.arms for value in arm.times("e2e_s", cold=False)]
-    if not cold or not warm:
+    measured = _calibrate(report)
+    if measured is None:
         return None
-    cold_start_s, service_s = float(median(cold)), float(median(warm))
+    cold_start_s, service_s = measured
     experiment = _experiment(report.price, agent, cold_start_s, service_s)
     recommended = _recommended(experiment, report.price, cold_start_s, service_s)
     if recommended is not None:
@@ -100,6 +99,36 @@ def price_a_month(report: DemoReport, agent: Agent, folder: Path) -> Month | Non
     share = _DAYS / (found.duration_s / 86_400)
     rows = tuple(_row(arm, share) for arm in found.arms)
     return Month(rows, cold_start_s, service_s, recommended, page)
+
+
+def _calibrate(report: DemoReport) -> tuple[float, float] | None:
+    """Seconds of a cold start and of a request, fitted as a replay's; None where there was none of either.
+
+    The tokens are left out: the requests of the month are those of the demo, not longer or shorter ones.
+    """
+    records = tuple(
+        RequestRecord(
+            arm=arm.name,
+            index=index,
+            scheduled_s=request.at_s,
+            sent_s=request.at_s,
+            ttft_s=request.ttft_s,
+            e2e_s=request.e2e_s,
+            cold=request.cold if request.error is None else None,
+            phases=request.phases,
+            error=request.error,
+        )
+        for arm in report.arms
+        for index, request in enumerate(arm.requests)
+    )
+    header = ReplayHeader("", None, "the demo", 1.0, len(records), datetime.now(UTC))
+    try:
+        found = calibrate_results([ReplayResults(header, (), records)], least_warm=1, least_starts=1)
+    except ExperimentError:
+        return None
+    if found.service is None or found.cold_start is None or found.service.service.fixed_seconds is None:
+        return None
+    return found.cold_start.median_s, found.service.service.fixed_seconds
 
 
 def show_month(month: Month, price: Price, console: Console) -> None:
