@@ -94,7 +94,7 @@ def network_policy(agent: Agent) -> dict[str, Any] | None:
     if not settings.enabled or agent.spec.auth is None:
         return None
     serving = _rule(settings.ingress_namespaces, (*_PROXY_PORTS, *_METRICS_PORTS))
-    observers = _rule(settings.observer_namespaces, (_CONTAINER_PORT, *_METRICS_PORTS))
+    observers = _rule(settings.observer_namespaces, (_CONTAINER_PORT, *_PROXY_PORTS, *_METRICS_PORTS))
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",

@@ -10,7 +10,8 @@ INVOKE: Final = "invoke"
 """Scope: `/invoke` and the API of the engine."""
 METRICS: Final = "metrics"
 """Scope: `/metrics` and `/openapi.json` through a gateway."""
-SCOPES = (INVOKE, METRICS)
+USE_BY_KEY: Final = "use by key"
+"""The message of the log line with what one caller has used of a replica that ends."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:-]{0,127}")
 

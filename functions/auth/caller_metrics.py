@@ -69,6 +69,20 @@ class CallerMetrics:
             if count:
                 self._tokens.labels(*labels, direction).inc(count)
 
+    def totals(self) -> list[dict[str, str | float]]:
+        """What each caller has used since the replica began: `key`, `team`, `requests`, `tokens`."""
+        found: dict[tuple[str, str], dict[str, str | float]] = {}
+        for counter, member in ((self._requests, "requests"), (self._tokens, "tokens")):
+            for metric in counter.collect():
+                for sample in metric.samples:
+                    if not sample.name.endswith("_total"):
+                        continue
+                    key, team = sample.labels["key"], sample.labels["team"]
+                    empty: dict[str, str | float] = {"key": key, "team": team, "requests": 0.0, "tokens": 0.0}
+                    entry = found.setdefault((key, team), empty)
+                    entry[member] = float(entry[member]) + sample.value
+        return list(found.values())
+
     def limited(self, caller: Caller, limit: str) -> None:
         """A request of this caller was refused because of a limit."""
         self._limited.labels(*self._labels(caller), limit).inc()

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from functions import termination_message
 from functions.auth.authenticator import Authenticator
+from functions.auth.caller import USE_BY_KEY
 from functions.contract import Problem, StageReply
 from functions.http.api_description import INVOKE_BODY, INVOKE_RESPONSES, describe
 from functions.http.error_handlers import ErrorHandlers
@@ -146,6 +147,8 @@ class StageApp:
         finally:
             starting.cancel()
             await asyncio.wait({starting})
+            for total in self._middleware.caller_totals():
+                log.info(USE_BY_KEY, extra={"stage": self.stage.name, "agent": self.settings.agent, **total})
             await self.stage.close()
 
     def _add_probes(self) -> None:

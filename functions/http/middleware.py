@@ -103,6 +103,10 @@ class RequestMiddleware:
         """Requests that have arrived and are not answered yet, without probes."""
         return self._in_flight
 
+    def caller_totals(self) -> list[dict[str, str | float]]:
+        """What each caller has used since the replica began."""
+        return self._by_caller.totals()
+
     async def wait_until_idle(self) -> None:
         """Return once nothing is in flight."""
         while self._in_flight:

@@ -12,6 +12,7 @@ from pilotlight.stack import StackError
 from pilotlight.warm_weights.jobs import WarmError
 from triggers.sources.base import BrokerError
 from triggers.spec.field_types import SpecError as TriggerSpecError
+from warmpool.adapters.prometheus_api import PrometheusError
 from warmpool.domain.spec_errors import SpecError
 from warmpool.experiments.errors import ExperimentError, TraceError
 from weights import InvalidURIError, WeightsError
@@ -27,6 +28,7 @@ _HAPPENED = (
     ReplayError,
     StackError,
     ClusterError,
+    PrometheusError,
     WarmError,
     WeightsError,
 )

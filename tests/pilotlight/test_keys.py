@@ -183,6 +183,18 @@ def test_a_key_opens_an_agent_until_it_is_revoked_and_strangers_never_reach_its_
 
     asked = cli.run("invoke", "chain-demo", "hi", "--state", str(cli.state), "--key", text)
     assert (asked.returncode, asked.stdout.strip()) == (0, "hi")
+    spent = cli.run(
+        "cost",
+        "--by",
+        "team",
+        "--json",
+        "--state",
+        str(cli.state),
+        "--kubeconfig",
+        str(cli.state / "kubeconfig"),
+    )
+    (line,) = [line for line in json.loads(spent.stdout) if line["name"] == "web"]
+    assert line["requests"] >= 3, "at the entry, and on its behalf at the inner stage"
     key("revoke", "ci")
     assert "revoked" in json.dumps(until_status(401))
     assert up.process.poll() is None

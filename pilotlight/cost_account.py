@@ -1,0 +1,103 @@
+"""Who caused what a pool has cost (pure): the cost of each Service, divided by what its callers used.
+
+A Service's cost is divided by tokens, and where it has none, by requests. Held capacity that nobody used is
+divided as well: it was held for those who call.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Literal
+
+By = Literal["service", "agent", "key", "team"]
+NOBODY = "(no key)"
+"""The share of a Service that no request with a key has used."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceCost:
+    """What a Service's pool has cost in its period."""
+
+    namespace: str
+    service: str
+    agent: str
+    """Empty for a Service that belongs to none."""
+    amount: Decimal
+    currency: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallerUse:
+    """What one caller used of one Service."""
+
+    namespace: str
+    service: str
+    key: str
+    team: str
+    requests: float
+    tokens: float
+
+
+@dataclass(frozen=True, slots=True)
+class CostShare:
+    """One line of the account."""
+
+    name: str
+    amount: Decimal | None
+    """None: none of the Services that it used has a pool, so there is no price."""
+    currency: str
+    requests: float
+    tokens: float
+
+
+def shares(costs: Iterable[ServiceCost], uses: Iterable[CallerUse], by: By) -> list[CostShare]:
+    """The account, dearest first; amounts of different currencies are never added."""
+    costs, uses = list(costs), list(uses)
+    amounts: defaultdict[tuple[str, str], Decimal] = defaultdict(Decimal)
+    priced: set[str] = set()
+    for cost in costs:
+        of_service = [use for use in uses if (use.namespace, use.service) == (cost.namespace, cost.service)]
+        for name, part in _parts(cost, of_service, by).items():
+            amounts[name, cost.currency] += cost.amount * part
+            priced.add(name)
+    requests: defaultdict[str, float] = defaultdict(float)
+    tokens: defaultdict[str, float] = defaultdict(float)
+    agents = {(cost.namespace, cost.service): cost.agent for cost in costs}
+    for use in uses:
+        name = _name(use, agents.get((use.namespace, use.service), ""), by)
+        requests[name] += use.requests
+        tokens[name] += use.tokens
+    lines = [
+        CostShare(name, amount, currency, requests[name], tokens[name])
+        for (name, currency), amount in amounts.items()
+    ]
+    lines += [
+        CostShare(name, None, "", requests[name], tokens[name]) for name in requests if name not in priced
+    ]
+    return sorted(lines, key=lambda line: (-(line.amount or Decimal(0)), line.name))
+
+
+def _parts(cost: ServiceCost, uses: list[CallerUse], by: By) -> dict[str, Decimal]:
+    """The part of a Service's cost by name; they add up to 1."""
+    if by == "service":
+        return {f"{cost.namespace}/{cost.service}": Decimal(1)}
+    if by == "agent":
+        return {f"{cost.namespace}/{cost.agent}" if cost.agent else "(no agent)": Decimal(1)}
+    weights: defaultdict[str, Decimal] = defaultdict(Decimal)
+    counts_tokens = any(use.tokens for use in uses)
+    for use in uses:
+        weights[_name(use, "", by)] += Decimal(use.tokens if counts_tokens else use.requests)
+    total = sum(weights.values())
+    return {name: weight / total for name, weight in weights.items()} if total else {NOBODY: Decimal(1)}
+
+
+def _name(use: CallerUse, agent: str, by: By) -> str:
+    match by:
+        case "service":
+            return f"{use.namespace}/{use.service}"
+        case "agent":
+            return f"{use.namespace}/{agent}" if agent else "(no agent)"
+        case "team":
+            return use.team or "(no team)"
+    return use.key
