@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from functions.lifecycle import Warmth
 from knative import env_vars
-from weights.cache.location import default_cache_dir
+from weights.cache.location import CACHE_QUOTA_VARIABLE, default_cache_dir, parse_cache_quota
 
 KINDS = ("ingest", "generate", "postprocess", "orchestrate")
 ENGINES = ("vllm", "openai", "onnx")
@@ -70,6 +70,8 @@ class FunctionSettings:
     gateway: str | None = None
     """URL that stage calls connect to, with the stage's host in `Host`; None to connect to the stages."""
     cache_dir: Path = field(default_factory=lambda: default_cache_dir({}))
+    cache_quota: int | None = None
+    """Bytes that the cache may take; None: no limit."""
     snapshot: bool = False
     """Whether to write a snapshot of the template process once the replica is hot."""
     warmth: Warmth = Warmth.HOT
@@ -131,6 +133,7 @@ class FunctionSettings:
             stage_config=reader.read(env_vars.STAGE_CONFIG, _json_object, {}),
             gateway=reader.read(env_vars.GATEWAY, _http_url, None),
             cache_dir=default_cache_dir(environ),
+            cache_quota=reader.read(CACHE_QUOTA_VARIABLE, parse_cache_quota, None),
             snapshot=reader.read(env_vars.SNAPSHOT, _boolean, defaults.snapshot),
             warmth=reader.read(env_vars.WARMTH, _warmth, Warmth.HOT),
             drain_seconds=reader.read(env_vars.DRAIN_SECONDS, _seconds, defaults.drain_seconds),

@@ -11,7 +11,6 @@ from knative.labels import AGENT_LABEL, CLUSTER_LOCAL, STAGE_LABEL, VISIBILITY_L
 from pilotlight.agent import Agent, EngineSpec, Kind, StageSpec
 from pilotlight.compile_access import access_annotations, access_environment, network_policy
 from pilotlight.compile_pod import compile_pod
-from weights.cache.location import CACHE_DIR_VARIABLE
 
 NO_IMAGE = "pilotlight.invalid/set-spec.image"
 """The image of an agent that names none: the local platform runs no images, and this host cannot exist
@@ -40,12 +39,11 @@ def _service(agent: Agent, stage: StageSpec) -> dict[str, Any]:
     own = stage.kind is Kind.CONTAINER
     pod = compile_pod(agent, stage)
     s3 = agent.spec.s3 if stage.reads_model else None
-    cache = {} if pod.cache_dir is None else {CACHE_DIR_VARIABLE: pod.cache_dir}
     container = render.Container(
         image=stage.image or agent.spec.image or NO_IMAGE,
         command=stage.command if own else ["python", "-m", "functions"],
         args=stage.args if own else [stage.kind.value],
-        env=cache | (s3.env() if s3 else {}) | _environment(agent, stage),
+        env={**pod.cache} | (s3.env() if s3 else {}) | _environment(agent, stage),
         env_from=[*(s3.env_from() if s3 else ()), *agent.spec.env_from, *stage.env_from],
         requests=stage.resources.requests,
         limits={**stage.resources.limits, **pod.limits},

@@ -51,7 +51,7 @@ class Pod:
         volume_mounts: of the container.
         security_context: of the container.
         liveness_probe: of the container; None for a container of the user's own.
-        cache_dir: mount path of the cache; None where the stage has none.
+        cache: variables that say where the cache is, and how large; empty where there is none.
         limits: of the container, beside those in its `resources`.
         annotations: of the Service, under those in the file.
     """
@@ -60,7 +60,7 @@ class Pod:
     volume_mounts: list[dict[str, Any]]
     security_context: dict[str, Any]
     liveness_probe: dict[str, Any] | None
-    cache_dir: str | None
+    cache: Mapping[str, str]
     limits: Mapping[str, str]
     annotations: Mapping[str, str]
 
@@ -95,7 +95,7 @@ def compile_pod(agent: Agent, stage: StageSpec) -> Pod:
         volume_mounts=mounts,
         security_context=_default_security_context(stage) | spec.security_context | stage.security_context,
         liveness_probe=None if own else _liveness(agent, stage),
-        cache_dir=None if cache is None else cache.mount_path,
+        cache={} if cache is None else cache.env(),
         limits={} if gpu is None else gpu.limits,
         annotations={} if gpu is None else gpu.annotations,
     )

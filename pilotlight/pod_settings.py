@@ -7,8 +7,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from knative.literals import parse_quantity
 from pilotlight.agent_values import AgentModel, Quantity
 from pilotlight.gpu_settings import Gpu
+from weights.cache.location import CACHE_DIR_VARIABLE, CACHE_QUOTA_VARIABLE
 
 _RESERVED_PREFIXES = ("autoscaling.knative.dev/", "serving.knative.dev/", "networking.knative.dev/")
 _RESERVED_MOUNTS = frozenset({"/", "/dev", "/dev/log", "/tmp", "/var", "/var/log"})  # noqa: S108  # names, not uses
@@ -62,6 +64,8 @@ class Cache(AgentModel):
     persistent_volume_claim: ClaimSource | None = None
     empty_dir: EmptyDirSource | None = None
     mount_path: MountPath = "/var/cache/pilotlight"
+    quota: Quantity | None = None
+    """What it may take; what was used longest ago is evicted."""
 
     @model_validator(mode="before")
     @classmethod
@@ -83,6 +87,8 @@ class Cache(AgentModel):
                 if self.enabled
                 else "enabled: false must have no volume beside it"
             )
+        if self.quota is not None and (parse_quantity(self.quota) or 0) < 1:
+            raise ValueError(f"quota ({self.quota}) must be above 0, such as 200Gi")
         return self
 
     def volume(self) -> dict[str, Any]:
@@ -92,6 +98,13 @@ class Cache(AgentModel):
             exclude_none=True,
             exclude_unset=True,
             include={"persistent_volume_claim", "empty_dir"},
+        )
+
+    def env(self) -> dict[str, str]:
+        """Variables that say where it is, and how large it may be."""
+        quota = None if self.quota is None else parse_quantity(self.quota)
+        return {CACHE_DIR_VARIABLE: self.mount_path} | (
+            {} if quota is None else {CACHE_QUOTA_VARIABLE: str(int(quota))}
         )
 
 

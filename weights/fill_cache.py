@@ -2,7 +2,8 @@
 
     python -m weights.fill_cache s3://bucket/prefix
 
-The cache is that of `PILOTLIGHT_CACHE_DIR`. Standard output is a JSON object a line, of a `kind`:
+The cache is that of `PILOTLIGHT_CACHE_DIR`, of at most `PILOTLIGHT_CACHE_QUOTA` bytes. Standard output is a
+JSON object a line, of a `kind`:
 
     progress  done_bytes, total_bytes, seconds: at most once a second
     done      the same, and read_bytes: what came from the source; the rest was cached
@@ -21,7 +22,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from weights.cache.location import default_cache_dir
+from weights.cache.location import default_cache_dir, default_cache_quota
 from weights.cache.progress import Progress
 from weights.errors import WeightsError
 from weights.pull_model import pull_blocking
@@ -57,8 +58,13 @@ def fill(
             write({"kind": "progress"} | _numbers(state))
 
     try:
-        pulled = pull_blocking(uri, cache_dir=default_cache_dir(environ), progress=report)
-    except WeightsError as error:
+        pulled = pull_blocking(
+            uri,
+            cache_dir=default_cache_dir(environ),
+            progress=report,
+            quota_bytes=default_cache_quota(environ),
+        )
+    except (WeightsError, ValueError) as error:
         write({"kind": "failed", "message": str(error)})
         return 1
     pulled.release()

@@ -292,7 +292,12 @@ def build_host(settings: FunctionSettings) -> AlwaysHotHost:
 
         try:
             with replica.measure(Phase.WEIGHTS):
-                pulled = await pull(uri, cache_dir=settings.cache_dir, patterns=MODEL_FILES)
+                pulled = await pull(
+                    uri,
+                    cache_dir=settings.cache_dir,
+                    patterns=MODEL_FILES,
+                    quota_bytes=settings.cache_quota,
+                )
         except WeightsError as error:
             raise StartError(f"{env_vars.MODEL_URI} = {uri}: {error}") from error
         with replica.measure(Phase.INIT):

@@ -233,7 +233,12 @@ async def fetch_tokenizer(settings: FunctionSettings) -> Path:
 
     assert settings.model_uri is not None
     try:
-        pulled = await pull(settings.model_uri, cache_dir=settings.cache_dir, patterns=TOKENIZER_FILES)
+        pulled = await pull(
+            settings.model_uri,
+            cache_dir=settings.cache_dir,
+            patterns=TOKENIZER_FILES,
+            quota_bytes=settings.cache_quota,
+        )
     except WeightsError as error:
         raise StartError(f"{env_vars.MODEL_URI} = {settings.model_uri}: {error}") from error
     return pulled.path

@@ -124,6 +124,14 @@ async def test_a_model_that_is_replaced_while_it_is_fetched_is_fetched_in_its_ne
     await files.close()
 
 
+async def test_the_engine_knows_the_quota_of_the_cache(aws, uri, tmp_path):
+    given = {"model-loader-extra-config": {"concurrency": 2}}
+    files = ModelFiles(uri, tmp_path, given, quota=1 << 30)
+    await files.fetch()
+    assert files.options()["model-loader-extra-config"] == {"quota_bytes": 1 << 30, "concurrency": 2}
+    await files.close()
+
+
 async def test_a_model_is_fetched_without_a_cache_that_cannot_be_written(aws, uri, tmp_path):
     (tmp_path / "file").write_text("in the way")
     files = ModelFiles(uri, tmp_path / "file", {})

@@ -62,6 +62,13 @@ def test_the_cache_is_mounted_where_weights_are_read(tmp_path, source):
         assert "PILOTLIGHT_CACHE_DIR" not in env(found[stage])
 
 
+def test_the_quota_of_the_cache_is_known_in_bytes_where_weights_are_read(tmp_path):
+    found = services(tmp_path, {"cache": {**CLAIM, "quota": "200Gi"}})
+    assert env(found["generate"])["PILOTLIGHT_CACHE_QUOTA"] == str(200 << 30)
+    assert env(found["ingest"])["PILOTLIGHT_CACHE_QUOTA"] == str(200 << 30)
+    assert "PILOTLIGHT_CACHE_QUOTA" not in env(found["orchestrate"])
+
+
 def test_a_stage_has_another_cache_or_none(tmp_path):
     other = {"persistentVolumeClaim": {"claimName": "nvme"}, "mountPath": "/cache"}
     found = services(tmp_path, {"cache": CLAIM}, cache=other)
@@ -213,6 +220,7 @@ def test_a_volume_is_in_the_pods_that_mount_it(tmp_path):
             {},
             'sizeLimit = "much": must be a Kubernetes quantity',
         ),
+        ({"cache": {**CLAIM, "quota": "0"}}, {}, "spec.cache: quota (0) must be above 0, such as 200Gi"),
         ({"tolerations": [{"effect": "NoSchedule"}]}, {}, "spec.tolerations.0: key is required unless"),
         (
             {"tolerations": [{"key": "a", "effect": "Never"}]},

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tests.weights.cached_loads import LOAD, blobs, load
 from tests.weights.conftest import QUICK, digests_of
+from weights import fill_cache
 from weights.cache.cache import Cache
 from weights.loading.model import open_model
 
@@ -151,3 +152,26 @@ def test_replicas_on_a_host_share_the_memory_of_cached_weights(bucketed, tmp_pat
             replica.stdin.close()
             replica.wait(30)
             replica.stdout.close()
+
+
+def test_filling_a_cache_stays_within_the_quota_of_its_environment(aws, made_model, tmp_path):
+    first, second = (aws.upload(made_model.path, f"quota-{name}", "m") for name in ("first", "second"))
+    changed = bytearray((made_model.path / "model.safetensors").read_bytes())
+    changed[-1] ^= 1
+    aws.client().put_object(Bucket="quota-second", Key="m/model.safetensors", Body=bytes(changed))
+    quota = sum(path.stat().st_size for path in made_model.path.iterdir()) + (1 << 20)
+    environment = {"PILOTLIGHT_CACHE_DIR": str(tmp_path), "PILOTLIGHT_CACHE_QUOTA": str(quota)}
+    for uri in (first, second):
+        assert fill_cache.fill(uri, environment, lambda _: None) == 0
+    kept = [path.stat().st_size for path in (tmp_path / "blobs").iterdir()]
+    assert max(kept) == len(changed)
+    assert sum(kept) <= quota
+
+
+def test_a_quota_that_is_no_number_is_refused(tmp_path):
+    lines = []
+    environment = {"PILOTLIGHT_CACHE_DIR": str(tmp_path), "PILOTLIGHT_CACHE_QUOTA": "200Gi"}
+    assert fill_cache.fill("s3://models/m", environment, lines.append) == 1
+    assert lines == [
+        {"kind": "failed", "message": "PILOTLIGHT_CACHE_QUOTA = 200Gi: must be a number of bytes above 0"}
+    ]

@@ -51,7 +51,9 @@ class VllmHost:
         self._name = settings.stage_name or "generate"
         self._admin_token = admin_token
         assert settings.model_uri is not None
-        files = ModelFiles(settings.model_uri, settings.cache_dir, settings.engine_args)
+        files = ModelFiles(
+            settings.model_uri, settings.cache_dir, settings.engine_args, quota=settings.cache_quota
+        )
         launcher = Launcher(settings, files, artefact_key=artefact_key)
         slot = EngineSlot(launcher, None if device is None else DeviceLock(device), sleep_level)
         self._controller = WarmthController(launcher, slot, settings.warmth, limits)

@@ -38,6 +38,7 @@ class ModelFiles:
         uri: the model's source.
         cache_dir: the weights cache of the node.
         engine_args: the user's options of the engine.
+        quota: bytes that the cache may take; None: no limit.
         clock: monotonic seconds.
     """
 
@@ -47,10 +48,12 @@ class ModelFiles:
         cache_dir: Path,
         engine_args: Mapping[str, Any],
         *,
+        quota: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._uri = uri
         self._cache_dir = cache_dir
+        self._quota = quota
         self._given = {key.replace("_", "-"): value for key, value in engine_args.items()}
         self._clock = clock
         self._pulled: weights.PulledModel | None = None
@@ -90,7 +93,10 @@ class ModelFiles:
         try:
             try:
                 pulled = await weights.pull(
-                    self._uri, cache_dir=self._cache_dir, with_weights=not self.streams
+                    self._uri,
+                    cache_dir=self._cache_dir,
+                    with_weights=not self.streams,
+                    quota_bytes=self._quota,
                 )
             except weights.CacheError as error:
                 if not self.streams:
@@ -111,10 +117,13 @@ class ModelFiles:
         if not self.streams or pulled is None or not any(file.is_weights for file in pulled.manifest.files):
             return {}
         options: dict[str, Any] = {"load-format": LOAD_FORMAT}
+        extra: dict[str, Any] = {} if self._quota is None else {"quota_bytes": self._quota}
         if self._scratch is not None:
-            extra = self._given.get("model-loader-extra-config") or {}
             # What the cache holds already can be read, even if nothing can be written there.
-            options["model-loader-extra-config"] = {"cache_dir": str(self._cache_dir), **extra}
+            extra["cache_dir"] = str(self._cache_dir)
+        if extra:
+            given = self._given.get("model-loader-extra-config") or {}
+            options["model-loader-extra-config"] = {**extra, **given}
         return options
 
     def start_prefetch(
