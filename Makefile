@@ -17,6 +17,7 @@ $(READY): pyproject.toml constraints.txt scripts/setup.sh
 	@sh scripts/setup.sh "$(PYTHON)" "$(VENV)"
 
 demo: $(READY)  ## the main job, end to end (ARGS="--keep --model DIR|s3://bucket/prefix")
+	@if [ "$$(id -u)" = 0 ]; then mkdir -p build; sh scripts/criu.sh build/criu >build/criu.log 2>&1 || true; fi
 	@$(BIN)/pilotlight demo $(ARGS)
 
 test: $(READY)  ## every test, real vLLM included (ARGS="-k name")

@@ -9,7 +9,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from pilotlight.demo.arms import ArmMeasurement
+from pilotlight.demo.arms import ArmMeasurement, Request
 
 _DECIMALS = 3
 
@@ -36,6 +36,8 @@ class DemoReport:
     model_parameters: int
     arms: Sequence[ArmMeasurement]
     price: Price
+    restored: Request | None = None
+    """A cold start from a snapshot; None where the machine cannot restore one."""
 
     def to_json(self) -> dict[str, Any]:
         """The content of `report.json`; seconds, GPU-seconds, and money at the named price."""
@@ -52,6 +54,7 @@ class DemoReport:
             },
             "phases": _rounded(self._phases()),
             "arms": {arm.name: self._arm(arm) for arm in self.arms},
+            "restored": None if self.restored is None else _restored(self.restored),
         }
 
     def _phases(self) -> dict[str, float]:
@@ -89,6 +92,14 @@ class DemoReport:
                 for r in arm.requests
             ],
         }
+
+
+def _restored(request: Request) -> dict[str, Any]:
+    return {
+        "ttft_s": None if request.ttft_s is None else round(request.ttft_s, _DECIMALS),
+        "phases": _rounded(request.phases),
+        "error": request.error,
+    }
 
 
 def _rounded(values: dict[str, float]) -> dict[str, float]:
@@ -139,8 +150,25 @@ def _show_phases(report: DemoReport, console: Console) -> None:
     if not phases:
         return
     console.print(Group(Text(), Text("Where the cold start went", style="bold")))
-    console.print("  " + ", ".join(f"{phase} {_seconds(seconds)}" for phase, seconds in phases.items()))
+    restored = report.restored
+    compared = restored is not None and restored.ttft_s is not None
+    _print_phases("imported:  " if compared else "", phases, console)
+    if restored is not None and restored.ttft_s is not None:
+        _print_phases("restored:  ", _rounded(restored.phases), console)
+        cold = [value for arm in report.arms for value in arm.times("ttft_s", cold=True)]
+        if cold:
+            console.print(
+                f"  first token after {_seconds(restored.ttft_s)} from a snapshot, {_seconds(median(cold))} "
+                "without: snapshot: true in the agent file",
+                highlight=False,
+            )
     console.print("  (they overlap: queue holds the rest, weights arrive during the import)", style="dim")
+
+
+def _print_phases(title: str, phases: dict[str, float], console: Console) -> None:
+    console.print(
+        f"  {title}" + ", ".join(f"{phase} {_seconds(seconds)}" for phase, seconds in phases.items())
+    )
 
 
 def _show_cost(report: DemoReport, console: Console) -> None:

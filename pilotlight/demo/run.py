@@ -19,8 +19,8 @@ from pilotlight import deploy, stack, up
 from pilotlight.agent import Agent, AgentFileError
 from pilotlight.agent_reader import load_agent
 from pilotlight.compile import compile_agent
-from pilotlight.demo import s3
-from pilotlight.demo.arms import ArmMeasurement, Prompt, Runner
+from pilotlight.demo import s3, snapshot
+from pilotlight.demo.arms import ArmMeasurement, Prompt, Request, Runner
 from pilotlight.demo.errors import DemoError
 from pilotlight.demo.month import price_a_month, show_month
 from pilotlight.demo.report import DemoReport, Price, show
@@ -97,7 +97,8 @@ async def _run(config: DemoConfig, console: Console) -> DemoReport:
         kept = write_kept_agent(config, model.kept_uri)
         agent = agent.with_model(model.uri)
         with _step(console, "a Knative for this machine, with the warm-pool controller") as done:
-            running = await exits.enter_async_context(stack.running(_stack_config(config, model)))
+            stack_config = _stack_config(config, model)
+            running = await exits.enter_async_context(stack.running(stack_config))
             done(f"functions at {running.gateway_url}, Kubernetes API at {running.platform.api_url}")
         await _deploy(running, agent, console)
         runner = Runner(running.cluster, running.gateway_url, f"{running.platform.api_url}/metrics", agent)
@@ -112,7 +113,8 @@ async def _run(config: DemoConfig, console: Console) -> DemoReport:
             # Every start of the model reads S3: what an earlier one cached would make the arms unequal.
             shutil.rmtree(config.build / "cache", ignore_errors=True)
             arms.append(await _arm(runner, console, name, prompts, pool=pool))
-        report = DemoReport(engine, model.parameters, arms, price())
+        restored = await _restored(running, runner, agent, stack_config, prompts[0], console)
+        report = DemoReport(engine, model.parameters, arms, price(), restored)
         with _step(console, "a month of such traffic, priced with what was measured") as done:
             month = await asyncio.to_thread(price_a_month, report, agent, config.build / "month")
             done("simulated" if month else "nothing was measured to go by")
@@ -166,7 +168,12 @@ def _given(model: str) -> str:
 
 
 def _stack_config(config: DemoConfig, model: _Model) -> stack.StackConfig:
-    env = stack.inherited_env() | model.env | {CACHE_DIR_VARIABLE: str((config.build / "cache").absolute())}
+    env = stack.inherited_env()
+    env |= (
+        snapshot.criu_environment(env)
+        | model.env
+        | {CACHE_DIR_VARIABLE: str((config.build / "cache").absolute())}
+    )
     port = config.port if _is_free(config.port) else 0
     return stack.StackConfig(
         state_dir=(config.build / "state").absolute(), gateway_port=port, api_port=0, gpus=1, env=env
@@ -214,6 +221,29 @@ async def _arm(
         arm = await runner.run(name, prompts, pool=pool, on_progress=lambda text, _: done.progress(text))
         done(f"{len(arm.requests) - len(arm.failures)} answered, {arm.cold_starts} cold")
     return arm
+
+
+async def _restored(  # noqa: PLR0917 - of one demo
+    running: stack.Stack,
+    runner: Runner,
+    agent: Agent,
+    config: stack.StackConfig,
+    prompt: Prompt,
+    console: Console,
+) -> Request | None:
+    """One more cold start, from a snapshot; None where this machine cannot."""
+    with _step(console, "one more cold start, restored from a snapshot") as done:
+        if (missing := snapshot.why_not(config.env)) is not None:
+            done(f"left out: {missing}")
+            return None
+        done.progress("the snapshot is written")
+        if not await snapshot.write_snapshot(running, runner, agent, Path(config.env[CACHE_DIR_VARIABLE])):
+            done("left out: no snapshot was written; the log of the model's stage says why")
+            return None
+        done.progress("from zero")
+        request = await snapshot.restored_request(runner, prompt)
+        done(request.error or f"first token after {request.ttft_s:.1f} s")
+    return request
 
 
 async def _farewell(

@@ -42,6 +42,10 @@ def test_demo_answers_every_prompt_and_the_pool_spares_the_cold_start(cli, tmp_p
     # It ended at zero replicas in both arms, and had one while it served.
     for arm in (off, on):
         assert max(ready for _, ready, _ in arm["replicas"]) == 1
+    if "left out: " not in result.stdout:
+        assert report["restored"]["error"] is None
+        assert {"restore", "weights", "init"} <= set(report["restored"]["phases"])
+        assert "from a snapshot" in result.stdout
     month = {row["name"]: row for row in report["month"]["rows"]}
     assert set(month) >= {"pool off", "always on", "the agent file's windows"}
     assert month["always on"]["cost"] > month["the agent file's windows"]["cost"] > month["pool off"]["cost"]
