@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from knative import env_vars
-from knative.client.resources import NETWORK_POLICY, SECRET, SERVICE, WARM_POOL
+from knative.client.resources import NETWORK_POLICY, SECRET, SERVICE, TRIGGER, WARM_POOL
 from knative.labels import PROGRESS_DEADLINE_ANNOTATION
 from knative.literals import parse_duration
 from pilotlight.agent import Agent, Kind, StageSpec
@@ -18,7 +18,7 @@ from pilotlight.doctor.findings import Location
 from warmpool.domain.pool import WarmPoolTemplate
 
 _GPU_PREFIXES = ("nvidia.com/gpu", "nvidia.com/mig-", "amd.com/gpu")
-_RESOURCES = {resource.kind: resource for resource in (SERVICE, WARM_POOL, NETWORK_POLICY)}
+_RESOURCES = {resource.kind: resource for resource in (SERVICE, WARM_POOL, TRIGGER, NETWORK_POLICY)}
 _DEFAULT_DEADLINE_S = 600.0
 
 

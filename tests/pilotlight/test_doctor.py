@@ -1,6 +1,7 @@
 """`pilotlight doctor`, and what `deploy` takes from it: against the local platform, and a cluster with nodes."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import yaml
 from starlette.responses import JSONResponse
 
+from knative import feature_flags
 from knative.client.cluster import Cluster
 from knative.client.resources import CONFIG_MAP, NAMESPACE, NODE, POD
 from knative.local.apiserver.kind_info import KindInfo
@@ -48,22 +50,28 @@ def agent_file(folder: Path, spec: dict[str, Any], **stage: Any) -> Path:
     return path
 
 
+def broken_of_the_guide() -> tuple[str, str]:
+    """The agent file of the guide, and what `doctor` prints of it there."""
+    text = (Path(__file__).parents[2] / "docs" / "clusters.md").read_text().split("## Check before")[1]
+    (document,) = re.findall(r"```yaml\n(.*?)```", text.split("\n## ")[0], re.DOTALL)
+    (output,) = re.findall(r"```console\n\$ pilotlight doctor -f broken[^\n]*\n(.*?)```", text, re.DOTALL)
+    return document, output
+
+
 def test_three_broken_things_are_named_with_their_fixes_and_deploy_refuses_them(cli, tmp_path):
     running = cli.start("up", "--port", "0", "--api-port", "0", "--state", str(cli.state))
     running.until(lambda text: "Ctrl-C stops" in text)
     config = str(cli.state / "kubeconfig")
-    broken = agent_file(
-        tmp_path,
-        {"nodeSelector": {"zone": "a"}, "envFrom": [{"secretRef": {"name": "s3-keys"}}]},
-        timeoutSeconds=900,
-    )
-    result = cli.run("doctor", "-f", str(broken), "--kubeconfig", config)
+    guide, output = broken_of_the_guide()
+    broken = tmp_path / "broken.yaml"
+    broken.write_text(guide)
+    result = cli.run("doctor", "-f", "broken.yaml", "--kubeconfig", config)
     assert result.returncode == 1
+    assert re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:8081", result.stdout) == output
     errors = [line for line in result.stdout.splitlines() if line.startswith("error")]
     assert len(errors) == 3
     assert "kubernetes.podspec-nodeselector for echo-broken (nodeSelector)" in errors[0]
-    assert f"{broken}:" in errors[1]
-    assert "spec.stages.0.timeoutSeconds: 900 of echo-broken must be at most 600" in errors[1]
+    assert "broken.yaml:12: spec.stages.0.timeoutSeconds: 900 of echo-broken must be at most 600" in errors[1]
     assert "spec.envFrom: Secret default/s3-keys does not exist" in errors[2]
     assert (
         'patch configmap config-features --type merge -p \'{"data":{"kubernetes.podspec-nodes'
@@ -241,3 +249,15 @@ def test_a_model_is_described_without_its_tensors(tmp_path):
     assert facts.parameters > 500_000
     assert facts.stored_bytes >= facts.parameters
     assert facts.config["num_hidden_layers"] > 0
+
+
+@pytest.mark.parametrize("cloud", ["eks", "gke", "aks", "k3s"])
+def test_the_flags_that_doctor_asks_for_are_those_of_the_cluster_examples(cloud):
+    folder = Path(__file__).parents[2] / "examples" / "clusters" / cloud
+    enabled: set[str] = set()
+    for document in yaml.safe_load_all((folder / "knative.yaml").read_text()):
+        if document["metadata"]["name"] == "config-features":
+            enabled |= {key for key, value in document["data"].items() if value == "enabled"}
+    needs = stages([load_agent(folder / "agent.yaml")])
+    needed = {f"kubernetes.{flag}" for need in needs for flag in feature_flags.needed(need.spec)}
+    assert needed - {"kubernetes.podspec-volumes-emptydir"} == enabled
