@@ -19,6 +19,8 @@ from triggers.dispatcher import Options
 from triggers.metrics import TriggerMetrics
 from triggers.spec.trigger import TriggerSpec
 
+URL_FILE = "sqs.url"
+"""In the state folder while the SQS server runs: its URL."""
 _POLL_S = 1.0
 """Nobody waits longer for Ctrl-C."""
 _DRAIN_S = 5.0
@@ -30,6 +32,7 @@ class EmbeddedSqs:
     def __init__(self, state_dir: Path, environment: Mapping[str, str], url: str | None = None) -> None:
         """An endpoint in `environment` is used instead; `url` is that of a server that runs already."""
         self._log = state_dir / "sqs.log"
+        self._file = state_dir / URL_FILE
         self._chosen = any(environment.get(name) for name in ("AWS_ENDPOINT_URL_SQS", "AWS_ENDPOINT_URL"))
         self._url = url
         self._stack = AsyncExitStack()
@@ -37,10 +40,12 @@ class EmbeddedSqs:
 
     async def __aenter__(self) -> Self:
         """Nothing is started yet."""
+        self._file.unlink(missing_ok=True)  # of a platform that was killed
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         """End the server."""
+        self._file.unlink(missing_ok=True)
         await self._stack.aclose()
 
     async def url_for(self, spec: TriggerSpec) -> str | None:
@@ -57,7 +62,17 @@ class EmbeddedSqs:
                 if self._url is None:
                     server = aws_server.serving(self._log, "the SQS server of `pilotlight up`")
                     self._url = await self._stack.enter_async_context(server)
+        if self._url is not None:
+            self._file.write_text(self._url)
         return self._url
+
+
+def embedded_sqs(state_dir: Path) -> str | None:
+    """The URL of the SQS server of the platform that runs on a state folder; None where there is none."""
+    try:
+        return (state_dir / URL_FILE).read_text().strip() or None
+    except OSError:
+        return None
 
 
 def validate_trigger(obj: Object, old: Object | None) -> AdmissionResponse:

@@ -28,10 +28,12 @@ class Lazy:
 
 
 COMMANDS: dict[str, Lazy] = {
-    "render": Lazy("Print the Knative Services and WarmPools that an agent file compiles to.", "agents"),
+    "render": Lazy(
+        "Print the Knative Services, WarmPools and Triggers that an agent file compiles to.", "agents"
+    ),
     "deploy": Lazy("Apply an agent file to a cluster, or to the platform on this machine.", "agents"),
     "doctor": Lazy("Check a cluster, or this machine, for what agents need.", "doctor"),
-    "delete": Lazy("Delete an agent's Services and WarmPools.", "agents"),
+    "delete": Lazy("Delete an agent's Services, WarmPools and Triggers.", "agents"),
     "invoke": Lazy("Call a function URL and print what it answers.", "agents"),
     "up": Lazy(
         "Start a Knative on this machine, with the warm-pool controller; Ctrl-C stops it and all replicas.",
@@ -46,6 +48,7 @@ COMMANDS: dict[str, Lazy] = {
     "demo": Lazy("Serve real vLLM tokens from zero, then again with a warm pool, and compare.", "demo"),
     "controller": Lazy("Run the warm-pool controller alone, against any kubeconfig.", "controller"),
     "pool": Lazy("Warm pools: what they hold, why, and what it costs.", "pool"),
+    "trigger": Lazy("Event triggers: queues whose messages are posted to functions.", "trigger"),
     "experiment": Lazy(
         "Experiments: what warm pools would cost on a trace, and what users would feel.", "experiment"
     ),

@@ -69,7 +69,7 @@ def render(
     model: ModelUri = None,
     output: Annotated[str, typer.Option("--output", "-o", help="yaml or json.")] = "yaml",
 ) -> None:
-    """Print the Knative Services and WarmPools that an agent file compiles to."""
+    """Print the Knative Services, WarmPools and Triggers that an agent file compiles to."""
     objects = compile_all(load(file, model))
     if any(map(deploying.names_no_image, objects)):
         typer.echo("note: spec.image is not set, so these objects run on the local platform only", err=True)
@@ -174,7 +174,7 @@ def delete(
         typer.Option("--state", envvar="PILOTLIGHT_STATE", help="State folder of the local platform."),
     ] = None,
 ) -> None:
-    """Delete an agent's Services and WarmPools."""
+    """Delete an agent's Services, WarmPools and Triggers."""
     agents = load(file)
     if (yes or dry_run) and not purge:
         raise typer.BadParameter("is for --purge", param_hint="--dry-run" if dry_run else "--yes")
