@@ -28,6 +28,7 @@ try:
     from warmpool.experiments.errors import ExperimentError
     from warmpool.experiments.experiment import ServiceTime, read_experiment
     from warmpool.experiments.formats import read_trace
+    from warmpool.experiments.parts import service_model
 except ModuleNotFoundError as error:
     raise typer.BadParameter(
         f"{error.name} is not installed; experiments need: pip install 'pilotlight[experiments]'"
@@ -124,8 +125,11 @@ def _show(report: running.ExperimentReport) -> None:
     )
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("arm")
+    rows = reporting.rows(report)
+    woke = any(row.woke_rate for row in rows)
     for name in (
         "cold",
+        *(("woke",) if woke else ()),
         "wait p95",
         "TTFT p50",
         "TTFT p95",
@@ -134,10 +138,11 @@ def _show(report: running.ExperimentReport) -> None:
         f"cost {report.currency}",
     ):
         table.add_column(name, justify="right")
-    for row in reporting.rows(report):
+    for row in rows:
         table.add_row(
             row.arm,
             f"{row.cold_rate:.2%}",
+            *((f"{row.woke_rate:.2%}",) if woke else ()),
             _seconds(row.wait_p95_s),
             _seconds(row.ttft_p50_s),
             _seconds(row.ttft_p95_s),
@@ -164,7 +169,7 @@ def describe(
 ) -> None:
     """Print a trace's rate, bursts, rhythm and concurrency."""
     read = read_trace(trace, seed=seed, skip_bad_rows=skip_bad_rows)
-    model = running.service_model(ServiceTime(fixed_seconds=service_s))
+    model = service_model(ServiceTime(fixed_seconds=service_s))
     found = describing.describe(read, model.times(read))
     if as_json:
         typer.echo(json.dumps({name: getattr(found, name) for name in type(found).__slots__}, indent=2))
@@ -233,7 +238,7 @@ def recommend(
         raise ExperimentError(f"--gpu {gpu}: has no price; must be one of {', '.join(listed.gpus)}")
     found = recommending.recommend(
         read.arrivals,
-        running.service_model(ServiceTime(fixed_seconds=service_s)).times(read),
+        service_model(ServiceTime(fixed_seconds=service_s)).times(read),
         start=begins or read.start or _A_MONDAY,
         time_zone=_zone(time_zone),
         load_s=load_s,

@@ -14,7 +14,6 @@ from warmpool.experiments import calibrate as calibrating
 from warmpool.experiments import run as running
 from warmpool.experiments.errors import ExperimentError
 from warmpool.experiments.experiment import (
-    ColdStartSpec,
     Experiment,
     ReplicaSpec,
     ServiceTime,
@@ -23,6 +22,7 @@ from warmpool.experiments.experiment import (
 from warmpool.experiments.formats import read_trace
 from warmpool.experiments.replay_report import ModelUsed
 from warmpool.experiments.replay_results import ReplayResults
+from warmpool.experiments.shapes import ColdStartSpec
 from warmpool.experiments.trace import Trace
 
 _EXPERIMENT_FILES: Final = {".yaml", ".yml"}

@@ -17,8 +17,9 @@ import numpy.typing as npt
 
 from warmpool.domain.cold_start import split_outliers
 from warmpool.experiments.errors import ExperimentError
-from warmpool.experiments.experiment import ColdStartSpec, ServiceTime
+from warmpool.experiments.experiment import ServiceTime
 from warmpool.experiments.replay_results import ReplayResults, RequestRecord
+from warmpool.experiments.shapes import ColdStartSpec
 
 Floats = npt.NDArray[np.float64]
 

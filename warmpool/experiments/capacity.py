@@ -7,7 +7,7 @@ and the clock becomes its priority.
 
 from __future__ import annotations
 
-import math
+import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -20,6 +20,8 @@ from warmpool.experiments.floors import NEVER, Second
 
 ANYWHERE = 0
 """The node of a replica where there are no nodes."""
+_TURNS_S = 2.0
+"""No function is further ahead of another that asks for GPUs, s."""
 
 
 class Capacity(Protocol):
@@ -38,17 +40,30 @@ class SharedGpus:
 
     total: int | None = None
     taken: int = 0
+    _left: list[tuple[float, int]] = field(default_factory=list)
 
     def place(self, gpus: int, now: float) -> tuple[int, float] | None:
         """Take GPUs if they are free."""
-        if self.total is not None and self.taken + gpus > self.total:
+        if self.missing(gpus, now) > 0:
             return None
         self.taken += gpus
         return ANYWHERE, now
 
+    def missing(self, gpus: int, now: float) -> int:
+        """How many of so many GPUs are not free; 0 or less: all are."""
+        if self.total is None:
+            return 0
+        # Functions take turns of a second: what one gives back at its end is not there for another before.
+        while self._left and self._left[0][0] < now - _TURNS_S:
+            self.taken -= heapq.heappop(self._left)[1]
+        return self.taken - sum(count for at, count in self._left if at <= now) + gpus - self.total
+
     def leave(self, node: int, gpus: int, now: float) -> None:  # noqa: ARG002 - they are all the same
         """Give GPUs back."""
-        self.taken -= gpus
+        if self.total is None:
+            self.taken -= gpus
+        else:
+            heapq.heappush(self._left, (now, gpus))
 
 
 @dataclass(slots=True)
@@ -82,6 +97,8 @@ class Nodes:
 
     def place(self, gpus: int, now: float) -> tuple[int, float] | None:
         """Room on the oldest node that has some, else on a new one."""
+        if not gpus:
+            return ANYWHERE, now
         self._return_empty(now)
         for name, node in self._nodes.items():
             if node.free >= gpus:
@@ -97,6 +114,8 @@ class Nodes:
 
     def leave(self, node: int, gpus: int, now: float) -> None:
         """Give GPUs of a node back."""
+        if node == ANYWHERE:
+            return
         found = self._nodes[node]
         found.free += gpus
         if found.free == self.gpus:
@@ -124,9 +143,10 @@ class GreedyDualFloor:
     """
 
     drains = False
+    orders_warmth = False
 
     def __init__(self, load_s: float, *, gpus: int = 1, concurrency: int = 1) -> None:
-        self._worth = load_s / gpus
+        self._worth = load_s / max(1, gpus)
         self._concurrency = max(1, concurrency)
         self._uses = 0
         self._used_at_clock = 0.0
@@ -186,32 +206,33 @@ class Tenant:
     tell: Callable[[float], None]
 
 
-@dataclass(slots=True)
-class GreedyDual:
+class GreedyDual(SharedGpus):
     """GPUs that functions share, with eviction.
 
     Who needs room asks again each second; a replica that is told to leave goes when Knative lets it.
+
+    Args:
+        total: how many there are.
     """
 
-    total: int
-    taken: int = 0
-    clock: float = 0.0
-    tenants: list[Tenant] = field(default_factory=list)
+    def __init__(self, total: int) -> None:
+        super().__init__(total)
+        self.clock = 0.0
+        self._tenants: list[Tenant] = []
 
     def enter(self, tenant: Tenant) -> None:
         """Add a function."""
         tenant.policy.clock = lambda: self.clock
-        self.tenants.append(tenant)
+        self._tenants.append(tenant)
 
     def place(self, gpus: int, now: float) -> tuple[int, float] | None:
         """Take GPUs if they are free; else let the least worthy functions leave, for the next time."""
-        if self.taken + gpus <= self.total:
-            self.taken += gpus
-            return ANYWHERE, now
-        missing = self.taken + gpus - self.total
-        missing -= sum(tenant.leaving() * tenant.gpus for tenant in self.tenants)
+        missing = self.missing(gpus, now)
+        if missing > 0:
+            missing -= sum(tenant.leaving() * tenant.gpus for tenant in self._tenants)
+            missing -= sum(count for at, count in self._left if at > now)
         while missing > 0:
-            spare = [tenant for tenant in self.tenants if tenant.policy.held and tenant.spare() > 0]
+            spare = [tenant for tenant in self._tenants if tenant.policy.held and tenant.spare() > 0]
             if not spare:
                 break
             least = min(spare, key=lambda tenant: tenant.policy.priority)
@@ -219,18 +240,4 @@ class GreedyDual:
             least.policy.give_up_one()
             missing -= least.gpus
             least.tell(now)
-        if self.taken + gpus <= self.total:
-            self.taken += gpus
-            return ANYWHERE, now
-        return None
-
-    def leave(self, node: int, gpus: int, now: float) -> None:  # noqa: ARG002 - they are all the same
-        """Give GPUs back."""
-        self.taken -= gpus
-
-
-def unused_gpu_s(capacity: Capacity, used_gpu_s: float, now: float) -> float:
-    """GPU-seconds of nodes that no replica held; 0 where there are no nodes."""
-    if not isinstance(capacity, Nodes) or not math.isfinite(now):
-        return 0.0
-    return max(0.0, capacity.gpu_s(now) - used_gpu_s)
+        return super().place(gpus, now)

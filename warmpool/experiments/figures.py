@@ -12,6 +12,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from warmpool.experiments.result import Result
 from warmpool.experiments.run import ExperimentReport
 
 _COLOURS: Final = (
@@ -123,22 +124,29 @@ def latencies(report: ExperimentReport) -> Figure:
     return figure
 
 
+_STATES: Final[tuple[tuple[str, str, Callable[[Result], float]], ...]] = (
+    ("busy", "#16a34a", lambda one: one.busy_gpu_s),
+    ("starting", "#f59e0b", lambda one: one.starting_gpu_s),
+    ("waking", "#eab308", lambda one: one.waking_gpu_s),
+    ("idle", "#cbd5e1", lambda one: one.idle_by_warmth["hot"]),
+    ("asleep", "#94a3b8", lambda one: one.idle_by_warmth["asleep"]),
+    ("standby", "#64748b", lambda one: one.idle_by_warmth["standby"]),
+    ("nodes without replicas", "#fecaca", lambda one: one.unused_gpu_s),
+)
+
+
 def gpu_seconds(report: ExperimentReport) -> Figure:
     """Where the GPU-seconds of each arm went."""
     figure, axes = _figure(0.45 * len(report.arms) + 1.3)
     names = [arm.name for arm in report.arms][::-1]
     left = np.zeros(len(names))
-    parts = (
-        ("busy", "busy_gpu_s", "#16a34a"),
-        ("starting", "starting_gpu_s", "#f59e0b"),
-        ("idle", "idle_gpu_s", "#cbd5e1"),
-    )
-    for label, attribute, colour in parts:
-        hours = np.array([getattr(arm.result, attribute) for arm in report.arms])[::-1] / 3600
-        axes.barh(names, hours, left=left, color=colour, label=label)
+    for label, colour, seconds in _STATES:
+        hours = np.array([seconds(arm.result) for arm in report.arms])[::-1] / 3600
+        if hours.any():
+            axes.barh(names, hours, left=left, color=colour, label=label)
         left += hours
     axes.set_xlabel(f"GPU-hours in {_span(report)}")
-    axes.legend(frameon=False, fontsize=9, ncols=3, loc="upper center", bbox_to_anchor=(0.5, 1.18))
+    axes.legend(frameon=False, fontsize=9, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure
 
 
@@ -169,6 +177,6 @@ PICTURES: Final = (
         latencies,
     ),
     Picture(
-        "gpu-hours", "Where the GPU-hours went", "Busy, starting and idle GPU-hours of each arm", gpu_seconds
+        "gpu-hours", "Where the GPU-hours went", "GPU-hours of each arm by what its replicas did", gpu_seconds
     ),
 )

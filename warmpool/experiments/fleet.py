@@ -119,7 +119,9 @@ def simulate_fleet(
             heapq.heappush(due, (simulation.planned, index))
             continue
         simulation.step()
-        if not simulation.finished:
+        if simulation.finished:
+            simulation.end()
+        else:
             heapq.heappush(due, (simulation.now, index))
         steps += 1
         if progress is not None and steps % 4096 == 0:

@@ -6,20 +6,22 @@ sees more than the controller would: the demand of the seconds that have passed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
-from warmpool.domain.account import Account
+from warmpool.domain.account import Account, AccountReading, RevisionReading
+from warmpool.domain.budget_period import budget_period
 from warmpool.domain.cost import ReplicaPrice
 from warmpool.domain.floor import NOTHING, Floor
-from warmpool.domain.observation import Demand, Observation
-from warmpool.domain.pool import WarmPoolTemplate
+from warmpool.domain.observation import DEFAULT_DRAIN, Demand, Observation
+from warmpool.domain.pool import Budget, WarmPoolTemplate
 from warmpool.experiments import kernels
 from warmpool.policy import compose, hazard
+from warmpool.reconcile.warmth_orders import needs_warmth
 
 NEVER: Final = float("inf")
 _LOOK_S: Final = 5.0
@@ -38,6 +40,8 @@ class Second(NamedTuple):
     arrivals: int
     cold: int = 0
     """Requests that got a slot in it after they had waited for a replica to start."""
+    replicas: int = 0
+    """Replicas that are ready or start at its end."""
 
 
 _EVIDENCE: Final = 5.0
@@ -50,6 +54,10 @@ class FloorPolicy(Protocol):
     @property
     def drains(self) -> bool:
         """Whether the floor follows demand down to zero, so that the end of a trace is charged until then."""
+
+    @property
+    def orders_warmth(self) -> bool:
+        """Whether replicas are ordered to the warmth of the floor; else they rest as they are configured."""
 
     def observe(self, second: Second, now: float) -> None:
         """Take in the second that ends at `now` (seconds since the trace began)."""
@@ -67,6 +75,7 @@ class FixedFloor:
 
     replicas: int = 0
     drains: bool = False
+    orders_warmth: bool = False
     _floor: Floor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -93,6 +102,7 @@ class PoolFloor:
         start: the instant at which the trace begins.
         lead: the lead time of its windows.
         price: of one replica; None: it has none.
+        requests_per_replica: how many requests one replica takes.
     """
 
     spec: WarmPoolTemplate
@@ -100,7 +110,6 @@ class PoolFloor:
     lead: timedelta
     price: ReplicaPrice | None = None
     requests_per_replica: float = 1.0
-    spent: Decimal = Decimal(0)
     drains: bool = False
     _states: compose.PolicyStates = field(default_factory=compose.initial)
     _last_active: float | None = None
@@ -109,9 +118,16 @@ class PoolFloor:
     _floor: Floor = NOTHING
     _again: float = 0.0
     _account: Account | None = None
+    _replicas: int = 0
+
+    @property
+    def orders_warmth(self) -> bool:
+        """Only for pools that want a replica below hot, as in the controller."""
+        return needs_warmth(self.spec, self.price)
 
     def observe(self, second: Second, now: float) -> None:
         """Remember the demand, and when it was last there."""
+        self._replicas = second.replicas
         self._concurrency = second.concurrency
         self._arrivals += second.arrivals
         if second.peak:
@@ -143,14 +159,26 @@ class PoolFloor:
             demand=seen,
             requests_per_replica=self.requests_per_replica,
             price=self.price,
-            spent=self.spent,
         )
+        if self.spec.limits.budget is not None:
+            account = self._charge(self.spec.limits.budget, instant)
+            charged = account.last.charged if account.last else NOTHING
+            observation = replace(observation, spent=account.spent, charged=charged)
         self._states, decision = compose.decide(self._states, observation, instant)
         self._floor = decision.floor
         instants = [at for at in (decision.until, decision.decide_again) if at is not None and at > instant]
         again = min(((at - self.start).total_seconds() for at in instants), default=NEVER)
-        self._again = min(again, now + _LOOK_S) if self._concurrency else again
+        moves = self._concurrency or (self.spec.forecast is not None and self._floor.replicas)
+        self._again = min(again, now + _LOOK_S) if moves else again
         return self._floor, self._again
+
+    def _charge(self, budget: Budget, instant: datetime) -> Account:
+        """The pool's account at an instant, kept as the controller keeps it."""
+        since, _ = budget_period(instant, budget.period, self.spec.zone)
+        revision = RevisionReading(self._floor, self._replicas, drain=DEFAULT_DRAIN)
+        reading = AccountReading(instant, {"revision": revision}, replicas=self._replicas, price=self.price)
+        self._account = (self._account or Account(since)).in_period(since).read(reading)
+        return self._account
 
 
 class ForecastFloor:
@@ -165,6 +193,7 @@ class ForecastFloor:
     """
 
     drains = True
+    orders_warmth = False
 
     def __init__(
         self,
@@ -267,3 +296,51 @@ class ForecastFloor:
             if wanted != self._floor.replicas:
                 self._floor = Floor.of(wanted)
         return self._floor, (self._move_at if self._floor.replicas else NEVER)
+
+
+class SeriesFloor:
+    """Floors that were worked out before, one for each `MOVE_TICKS` seconds.
+
+    Args:
+        floors: (moves,) replicas; entry m counts from second (m + 1) * MOVE_TICKS on.
+        ahead: whether they start replicas before demand comes; else they keep what demand has brought.
+        concurrency: requests that one replica takes.
+    """
+
+    drains = True
+    orders_warmth = False
+
+    def __init__(self, floors: npt.NDArray[np.int64], *, ahead: bool, concurrency: int) -> None:
+        self._floors = floors
+        self._changes = np.append(np.flatnonzero(np.diff(floors)) + 1, len(floors))
+        self._ahead = ahead
+        self._concurrency = max(1, concurrency)
+        self._peak = 0
+        self._now = 0.0
+        self._floor = NOTHING
+
+    def observe(self, second: Second, now: float) -> None:
+        """What demand has brought."""
+        self._peak = -(-second.peak // self._concurrency)
+        self._now = now
+
+    def idle(self, seconds: int) -> int:
+        """Until the floors change."""
+        self._peak = 0
+        move = int(self._now // hazard.MOVE_TICKS) - 1
+        position = int(np.searchsorted(self._changes, move, side="right"))
+        change = int(self._changes[min(position, len(self._changes) - 1)])
+        left = (change + 1) * hazard.MOVE_TICKS - self._now
+        passed = seconds if left <= 0 else min(seconds, max(1, int(left)))
+        self._now += passed
+        return passed
+
+    def decide(self, now: float) -> tuple[Floor, float]:
+        """The floor of the last move."""
+        move = int(now // hazard.MOVE_TICKS) - 1
+        wanted = int(self._floors[move]) if 0 <= move < len(self._floors) else 0
+        if not self._ahead:
+            wanted = min(wanted, max(self._floor.replicas, self._peak))
+        if wanted != self._floor.replicas:
+            self._floor = Floor.of(wanted)
+        return self._floor, NEVER

@@ -84,6 +84,28 @@ def frontier(  # noqa: PLR0917 - a policy, a trace three ways, a load time
     return Frontier(outcome.gpu_s, outcome.cold_rate)
 
 
+def floors_in_hindsight(  # noqa: PLR0917 - a policy, a trace, a load time, an objective
+    name: str, arrivals: Floats, service_s: Floats, load_s: float, rate: float, concurrency: int
+) -> tuple[Ints, bool]:
+    """A policy's floors, (moves,), with the cheapest parameter that keeps a rate of cold starts.
+
+    If none does, the parameter that comes closest. Returns also whether floors start replicas ahead.
+
+    Raises:
+        KeyError: there is no policy of this name.
+    """
+    policy = POLICIES[name]
+    seen = levels.demand_of(arrivals, service_s)
+    demand = DemandSeries(-(-seen.running // concurrency), -(-seen.peak // concurrency), seen.arrivals)
+    floors = policy.floors(demand, load_s)
+    outcome = levels.simulate(
+        arrivals, service_s, floors, load_s, ahead=policy.ahead, concurrency=concurrency
+    )
+    kept = outcome.cold_rate <= rate
+    order = np.lexsort((outcome.gpu_s, np.where(kept, 0.0, outcome.cold_rate)))
+    return floors[order[0]], policy.ahead
+
+
 def hazard(demand: DemandSeries, load_s: float) -> Ints:
     """The hazard floor, over the price of a cold start."""
     return levels.hazard_floors(demand, load_s, np.concatenate([[0.0], np.geomspace(1, 100_000, 160)]))

@@ -22,9 +22,10 @@ from warmpool.domain.cost import PriceList
 from warmpool.domain.floor import Floor
 from warmpool.experiments.experiment import Experiment, ReplicaSpec, ServiceTime, parse_experiment
 from warmpool.experiments.floors import NEVER, FloorPolicy, Second
+from warmpool.experiments.parts import floor_policy, replica_of, service_model
 from warmpool.experiments.replay_results import ArmRecord, ReplayHeader, ReplayResults, RequestRecord
 from warmpool.experiments.result import Result
-from warmpool.experiments.run import Prepared, floor_policy, replica_of, run_arm, service_model
+from warmpool.experiments.run import Prepared, run_arm
 from warmpool.experiments.trace import Trace
 
 SEEDS: Final = 15
@@ -128,6 +129,7 @@ class SwitchedFloor:
     """Another policy's floor from one instant to another: a pool that is switched on, and off again."""
 
     drains = True
+    orders_warmth = False
 
     def __init__(self, policy: FloorPolicy, on_s: float, off_s: float) -> None:
         self._policy = policy

@@ -7,12 +7,16 @@ import html
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import yaml
+
+from warmpool.experiments import tables
 from warmpool.experiments.figures import PICTURES
+from warmpool.experiments.result import Result
 from warmpool.experiments.run import ArmResult, ExperimentReport
+from warmpool.experiments.tables import Row
 
 _DIGITS: Final = 6
 _STYLE: Final = """
@@ -24,73 +28,65 @@ h1{font-size:1.5rem;margin:.2rem 0}h2{font-size:1.15rem;margin:2rem 0 .5rem}p.di
 .scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th,td{padding:.35rem .6rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
 th:first-child,td:first-child{text-align:left}tr.best td{background:var(--best)}
+.scroll:focus-visible{outline:2px solid #2563eb}caption{text-align:left;color:var(--dim);padding:.2rem .6rem}
 figure{margin:0}figure svg{width:100%;height:auto;background:#fff;border-radius:.4rem}
-a:focus,summary:focus{outline:2px solid #2563eb}pre{overflow-x:auto;font-size:.85rem}
-@media print{body{max-width:none}details{display:block}figure{break-inside:avoid}}
+a:focus-visible,summary:focus-visible{outline:2px solid #2563eb}pre{overflow-x:auto;font-size:.85rem}
+@media print{body{max-width:none;font-size:10pt;padding:0}.scroll{overflow:visible}th,td{padding:.2rem .35rem}
+h2{break-after:avoid}figure,tr{break-inside:avoid}details{display:none}}
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One arm in figures; seconds, GPU-seconds and money. None where it cannot be told."""
-
-    arm: str
-    requests: int
-    cold_rate: float
-    wait_p95_s: float | None
-    ttft_p50_s: float | None
-    ttft_p95_s: float | None
-    ttft_p99_s: float | None
-    gpu_s: float
-    busy_gpu_s: float
-    idle_gpu_s: float
-    starting_gpu_s: float
-    starts: int
-    floor_changes: int
-    cost: float
-    lost: int
-    over_bound: float | None
-    """GPU-seconds over the clairvoyant bound."""
-    gpu_hours_saved: float | None
-    """Against the first arm with a fixed floor."""
-    waste_removed: float | None
-    """The share of that arm's idle and starting GPU-seconds that this one does without."""
 
 
 def rows(report: ExperimentReport) -> list[Row]:
     """The arms in figures, in their order."""
-    always = next(
-        (arm for arm in report.arms if arm.result.floor_changes == 1 and arm.result.floor[0, 0] == 0), None
-    )
-    return [_row(report, arm, always) for arm in report.arms]
+    first = {kind: next((arm for arm in report.arms if arm.kind == kind), None) for kind in ("fixed", "off")}
+    return [_row(report, arm, first["fixed"], first["off"]) for arm in report.arms]
 
 
-def _row(report: ExperimentReport, arm: ArmResult, always: ArmResult | None) -> Row:
+def _row(report: ExperimentReport, arm: ArmResult, always: ArmResult | None, off: ArmResult | None) -> Row:
     result = arm.result
-    saved = removed = None
-    if always is not None:
-        saved = (always.result.gpu_s - result.gpu_s) / 3600
-        waste = always.result.idle_gpu_s + always.result.starting_gpu_s
-        removed = 1 - (result.idle_gpu_s + result.starting_gpu_s) / waste if waste else None
+    saved_always, removed_always = _saved(result, always)
+    saved_off, removed_off = _saved(result, off)
+    idle = result.idle_by_warmth
     return Row(
         arm=arm.name,
         requests=len(result.cold),
         cold_rate=round(result.cold_rate, _DIGITS),
+        woke_rate=round(result.woke_rate, _DIGITS),
+        wait_p50_s=result.percentile(result.waited_s, 50),
         wait_p95_s=result.percentile(result.waited_s, 95),
+        wait_p99_s=result.percentile(result.waited_s, 99),
         ttft_p50_s=result.percentile(result.first_token_s, 50),
         ttft_p95_s=result.percentile(result.first_token_s, 95),
         ttft_p99_s=result.percentile(result.first_token_s, 99),
         gpu_s=round(result.gpu_s, 3),
         busy_gpu_s=round(result.busy_gpu_s, 3),
-        idle_gpu_s=round(result.idle_gpu_s, 3),
+        waking_gpu_s=round(result.waking_gpu_s, 3),
+        idle_hot_gpu_s=round(idle["hot"], 3),
+        asleep_gpu_s=round(idle["asleep"], 3),
+        standby_gpu_s=round(idle["standby"], 3),
         starting_gpu_s=round(result.starting_gpu_s, 3),
+        unused_gpu_s=round(result.unused_gpu_s, 3),
         starts=result.starts,
         floor_changes=result.floor_changes,
         cost=round(result.cost, _DIGITS),
         lost=result.lost,
         over_bound=round(result.gpu_s / report.bound_gpu_s, 4) if report.bound_gpu_s else None,
-        gpu_hours_saved=None if saved is None else round(saved, 4),
-        waste_removed=None if removed is None else round(removed, 4),
+        gpu_hours_saved_always_on=saved_always,
+        waste_removed_always_on=removed_always,
+        gpu_hours_saved_pool_off=saved_off,
+        waste_removed_pool_off=removed_off,
+    )
+
+
+def _saved(result: Result, other: ArmResult | None) -> tuple[float | None, float | None]:
+    """GPU-hours saved against another arm, and the share of its waste that is removed."""
+    if other is None:
+        return None, None
+    waste = other.result.wasted_gpu_s
+    removed = 1 - result.wasted_gpu_s / waste if waste else None
+    return (
+        round((other.result.gpu_s - result.gpu_s) / 3600, 4),
+        None if removed is None else round(removed, 4),
     )
 
 
@@ -113,7 +109,28 @@ def to_json(report: ExperimentReport) -> dict[str, Any]:
         "currency": report.currency,
         "complete": report.complete,
         "best": best(report),
-        "arms": [{name: getattr(row, name) for name in Row.__slots__} for row in rows(report)],
+        "settings": dict(report.settings),
+        "arms": [
+            {name: getattr(row, name) for name in Row.__slots__}
+            | ({"functions": [_part(one) for one in arm.functions]} if arm.functions else {})
+            | ({"stages": [_part(one) for one in arm.stages]} if arm.stages else {})
+            for row, arm in zip(rows(report), report.arms, strict=True)
+        ],
+    }
+
+
+def _part(result: Result) -> dict[str, Any]:
+    """A function or a stage of an arm."""
+    return {
+        "name": result.name,
+        "requests": len(result.cold),
+        "cold_rate": round(result.cold_rate, _DIGITS),
+        "woke_rate": round(result.woke_rate, _DIGITS),
+        "wait_p95_s": result.percentile(result.waited_s, 95),
+        "gpu_s": round(result.gpu_s, 3),
+        "busy_gpu_s": round(result.busy_gpu_s, 3),
+        "cost": round(result.cost, _DIGITS),
+        "lost": result.lost,
     }
 
 
@@ -129,21 +146,6 @@ def to_csv(report: ExperimentReport) -> str:
 
 def to_html(report: ExperimentReport) -> str:
     """The report as one page without links to anything outside it."""
-    cells = "".join(_html_row(report, row) for row in rows(report))
-    heads = "".join(
-        f'<th scope="col">{name}</th>'
-        for name in (
-            "arm",
-            "cold",
-            "wait p95",
-            "TTFT p50",
-            "p95",
-            "p99",
-            "GPU-hours",
-            "over bound",
-            f"cost {report.currency}",
-        )
-    )
     figures = "".join(
         f"<h2>{picture.title}</h2><figure>{picture.svg(report)}<figcaption>{picture.description}.</figcaption></figure>"
         for picture in PICTURES
@@ -152,14 +154,19 @@ def to_html(report: ExperimentReport) -> str:
         "" if report.complete else "<p><strong>The run was interrupted: not every arm is here.</strong></p>"
     )
     skipped = f" {report.skipped_rows:,} rows of the trace could not be read." if report.skipped_rows else ""
-    settings = html.escape(json.dumps(to_json(report), indent=2))
+    figures_as_json = html.escape(json.dumps(to_json(report), indent=2))
+    settings = html.escape(yaml.safe_dump(dict(report.settings), sort_keys=False, allow_unicode=True))
     return page(
         report.name,
         f"<h1>{html.escape(report.name)}</h1>"
         f'<p class="dim">{report.requests:,} requests in {report.duration_s / 3600:,.1f} hours from '
         f"{report.start:%Y-%m-%d %H:%M} UTC.{skipped}</p>{incomplete}<p>{_verdict(report)}</p>"
-        f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{cells}</tbody></table></div>'
-        f"{figures}<details><summary>All figures as JSON</summary><pre>{settings}</pre></details>",
+        f"{tables.arms(rows(report), report.currency, best(report))}{figures}"
+        f"{tables.gpu_hours(rows(report))}"
+        f"{tables.parts('By stage', report.currency, [(arm.name, arm.stages) for arm in report.arms])}"
+        f"{tables.parts('By function', report.currency, [(arm.name, arm.functions) for arm in report.arms])}"
+        f"<details><summary>Settings</summary><pre>{settings}</pre></details>"
+        f"<details><summary>All figures as JSON</summary><pre>{figures_as_json}</pre></details>",
     )
 
 
@@ -181,28 +188,6 @@ def _verdict(report: ExperimentReport) -> str:
     if name is None:
         return f"No arm keeps the objective, {goal}."
     return f"Cheapest with {goal}: <strong>{html.escape(name)}</strong>."
-
-
-def _html_row(report: ExperimentReport, row: Row) -> str:
-    values = (
-        f"{row.cold_rate:.2%}",
-        _seconds(row.wait_p95_s),
-        _seconds(row.ttft_p50_s),
-        _seconds(row.ttft_p95_s),
-        _seconds(row.ttft_p99_s),
-        f"{row.gpu_s / 3600:,.2f}",
-        "-" if row.over_bound is None else f"{row.over_bound:.2f}",
-        f"{row.cost:,.2f}",
-    )
-    cells = "".join(f"<td>{value}</td>" for value in values)
-    kind = ' class="best"' if row.arm == best(report) else ""
-    return f'<tr{kind}><th scope="row">{html.escape(row.arm)}</th>{cells}</tr>'
-
-
-def _seconds(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.1f} s" if value >= 1 else f"{value * 1000:.0f} ms"
 
 
 def write(report: ExperimentReport, folder: Path) -> list[Path]:

@@ -156,7 +156,7 @@ class FunctionSimulation:
         self._wake_s = np.array([warmths.wake_s.get(warmth, 0.0) for warmth in WARMTHS])
         self._idle_after_s = warmths.idle_after_s
         self._resting = WARMTHS.index(warmths.resting)
-        self._is_rested = self._resting != data_path.HOT
+        self._orders_warmth = policy.orders_warmth
         self._known = 0 if self._fed else count
         self._arrived = self._inside = self._ready = self._starting = 0
         self._starts: Floats = np.empty(0)
@@ -177,7 +177,7 @@ class FunctionSimulation:
     @property
     def finished(self) -> bool:
         """Every request was answered; and a floor that follows demand is back at zero, within two hours."""
-        if self.now >= self._end:
+        if self._closed or self.now >= self._end:
             return True
         if not self._upstream_ended or self._inside or self._arrived < self._known:
             return False
@@ -272,10 +272,10 @@ class FunctionSimulation:
         self.now = end
         self._arrived += arrived
         self._inside = inside
-        self._policy.observe(Second(mean, inside, most, arrived, cold), end)
+        self._policy.observe(Second(mean, inside, most, arrived, cold, ready + starting), end)
         if drained:
             self._leave_drained()
-        if ready != self._ready and self._is_rested:
+        if ready != self._ready and self._orders_warmth:
             self._order_warmth()
         self._ready, self._starting = ready, starting
         present = ready + starting
@@ -314,7 +314,6 @@ class FunctionSimulation:
             return
         changed = floor.replicas != self._floor.replicas
         self._floor = floor
-        self._is_rested = self._is_rested or floor.hot != floor.replicas
         if changed:
             self._floor_changes += 1
             self._floors.append((self.now, floor.replicas))
@@ -324,7 +323,7 @@ class FunctionSimulation:
             self._autoscaler.adopt(self._scaling, self.now)
             self._autoscaler.reconcile(self.now)
             self._scale(self.now)
-        if self._is_rested:
+        if self._orders_warmth:
             self._order_warmth()
 
     def _order_warmth(self) -> None:
@@ -401,12 +400,23 @@ class FunctionSimulation:
         needed = max(self._floor.replicas, self._autoscaler.desired_scale or 0)
         return max(0, self._ready + self._starting - needed)
 
+    def end(self) -> None:
+        """End the simulation: what is still there is accounted for, and its GPUs are free for others."""
+        if self._closed:
+            return
+        self._closed = True
+        states = self._pods[data_path.POD_STATE, : int(self._counters[data_path.POD_COUNT])]
+        for pod in np.flatnonzero(states != data_path.ABSENT):
+            self._capacity.leave(int(self._pods[data_path.POD_NODE, pod]), self._replica.gpus, self.now)
+        data_path.close(self._pods, self._counters, self._spent, self._idle_after_s, self.now)
+        if self._ready or self._starting:
+            self._ready = self._starting = 0
+            self._history.append((self.now, 0, 0))
+
     def result(self) -> Result:
-        """What was seen, up to the instant reached; the end of the simulation."""
-        if not self._closed:
-            data_path.close(self._pods, self._counters, self._spent, self._idle_after_s, self.now)
-            self._closed = True
-        spent = self._spent * self._replica.gpus
+        """What was seen, up to the instant reached; it ends the simulation."""
+        self.end()
+        spent = self._spent[: data_path.NEXT_READY] * self._replica.gpus
         starting, busy, waking = (
             float(spent[entry]) for entry in (data_path.STARTING_S, data_path.BUSY_S, data_path.WAKING_S)
         )

@@ -15,6 +15,7 @@ from warmpool.experiments.describe import describe
 from warmpool.experiments.errors import ExperimentError
 from warmpool.experiments.experiment import parse_experiment, read_experiment
 from warmpool.experiments.generate import Bursts, Diurnal, OnOff, Poisson, Spikes, TooLargeError, generate
+from warmpool.experiments.policies import POLICIES
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "experiments"
 MONDAY = datetime(2026, 3, 2, tzinfo=UTC)
@@ -54,7 +55,57 @@ def test_the_examples_are_read_and_can_be_prepared(path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"arms": [{"name": "a"}]}, "exactly one of autoscalerOnly, fixed, pool and forecast"),
+        (
+            {"arms": [{"name": "a"}]},
+            "spec.arms[0] must have exactly one of autoscalerOnly, fixed, pool, forecast, policy and greedyDual",
+        ),
+        ({"arms": [{"name": "a", "policy": "magic"}]}, "spec.arms[0].policy = 'magic', must be 'staffing', "),
+        (
+            {"arms": [{"name": "a", "greedyDual": True}]},
+            "must have gpus, the GPUs that functions share, for arms[0]",
+        ),
+        (
+            {"arms": [{"name": "a", "fixed": 1, "wakeAhead": True}]},
+            "two stages or more for arms[0].wakeAhead",
+        ),
+        (
+            {
+                "stages": [{"name": "one"}],
+                "arms": [{"name": "a", "fixed": 1, "stages": {"two": {"fixed": 1}}}],
+            },
+            "must have arms[0].stages among the stages (one), not 'two'",
+        ),
+        ({"stages": [{"name": "one"}, {"name": "one"}]}, "must have stages with names of their own, 'one'"),
+        ({"gpus": 2, "nodes": {"gpus": 4, "provisioning": {"seconds": 9}}}, "at most one of gpus and nodes"),
+        (
+            {"gpus": 2, "replica": {"coldStart": {"seconds": 1}, "gpus": 4}},
+            "must have room for a replica of arms[0]: it has 4 GPUs, there are 2",
+        ),
+        (
+            {
+                "arms": [
+                    {
+                        "name": "a",
+                        "pool": {
+                            "windows": [
+                                {
+                                    "name": "w",
+                                    "from": "01:00",
+                                    "to": "02:00",
+                                    "replicas": 1,
+                                    "warmth": "standby",
+                                }
+                            ]
+                        },
+                    }
+                ]
+            },
+            "must have replica.warmth.standby.wakeSeconds: the pool of arms[0] keeps replicas standby",
+        ),
+        (
+            {"replica": {"coldStart": {"seconds": 1}, "warmth": {"resting": "asleep"}}},
+            "spec.replica.warmth must have asleep.wakeSeconds, because replicas rest asleep",
+        ),
         ({"arms": []}, "spec.arms"),
         (
             {"arms": [{"name": "a", "fixed": 1}, {"name": "a", "fixed": 2}]},
@@ -121,7 +172,10 @@ def test_the_report_has_every_arm_with_what_it_cost_and_saved():
     assert off.cold_rate > 0.3
     assert max(always.cold_rate, forecast.cold_rate) < off.cold_rate
     assert always.cost == pytest.approx(always.gpu_s / 3600 * report.hourly, rel=1e-3)
-    assert always.gpu_hours_saved == 0
+    assert always.gpu_hours_saved_always_on == off.gpu_hours_saved_pool_off == 0
+    assert off.gpu_hours_saved_always_on == pytest.approx((always.gpu_s - off.gpu_s) / 3600, abs=1e-3)
+    assert forecast.gpu_hours_saved_pool_off == pytest.approx((off.gpu_s - forecast.gpu_s) / 3600, abs=1e-3)
+    assert 0 < forecast.waste_removed_always_on < 1
     assert off.over_bound is not None
     assert off.over_bound >= 1
     assert all(row.lost == 0 for row in (off, always, forecast))
@@ -215,3 +269,92 @@ def test_a_trace_is_described_by_its_rate_bursts_and_rhythm():
     assert even.concurrency[0] in {1, 2}
     assert even.autocorrelation[86_400] is None
     assert rhythm.autocorrelation[86_400] > 0.5
+
+
+AGENT = {
+    "stages": [
+        {
+            "name": "ingest",
+            "service": {"fixedSeconds": 0.2},
+            "replica": {"coldStart": {"seconds": 3}, "gpus": 0},
+        },
+        {"name": "generate"},
+    ],
+    "arms": [
+        {"name": "pool off", "autoscalerOnly": True},
+        {"name": "ahead", "autoscalerOnly": True, "wakeAhead": True},
+        {"name": "generate hot", "autoscalerOnly": True, "stages": {"generate": {"fixed": 1}}},
+    ],
+}
+
+
+def test_an_agent_is_reported_whole_and_by_stage():
+    report = run(**AGENT)
+
+    off, ahead, hot = report.arms
+    assert [stage.name for stage in off.stages] == ["ingest", "generate"]
+    assert off.stages[0].gpu_s == 0
+    assert off.stages[1].busy_gpu_s == pytest.approx(3.0 * report.requests)
+    assert ahead.result.waited_s.mean() < off.result.waited_s.mean() - 1
+    assert not hot.stages[1].cold[5:].any()
+    rows = reporting.to_json(report)["arms"]
+    assert [part["name"] for part in rows[0]["stages"]] == ["ingest", "generate"]
+    assert rows[0]["stages"][1]["cold_rate"] > 0.3
+    assert "By stage" in reporting.to_html(report)
+
+
+def test_functions_of_a_trace_have_replicas_of_their_own(tmp_path):
+    lines = [f"{index * 40},{'often' if index % 3 else 'seldom'}" for index in range(120)]
+    trace = tmp_path / "trace.csv"
+    trace.write_text("timestamp,function\n" + "\n".join(lines) + "\n")
+    arms = [
+        {"name": "pool off", "autoscalerOnly": True},
+        {"name": "each one", "fixed": 1},
+        {"name": "greedy-dual", "greedyDual": True},
+    ]
+
+    report = run(trace={"file": str(trace)}, functions="separate", gpus=2, arms=arms)
+
+    off, fixed, greedy = report.arms
+    assert {one.name: len(one.cold) for one in off.functions} == {"often": 80, "seldom": 40}
+    assert greedy.result.cold_rate < off.result.cold_rate
+    assert max(fixed.result.replicas[:, 1:].sum(axis=1)) <= 2
+    assert report.bound_gpu_s is None
+    assert [row.lost for row in reporting.rows(report)] == [0, 0, 0]
+    assert "By function" in reporting.to_html(report)
+
+
+def test_nodes_are_paid_for_whole():
+    arms = [{"name": "pool off", "autoscalerOnly": True}]
+    nodes = {"gpus": 4, "provisioning": {"seconds": 100}, "keep": "5m"}
+
+    (plain,) = run(arms=arms).arms
+    (on_nodes,) = run(arms=arms, nodes=nodes).arms
+
+    assert on_nodes.result.unused_gpu_s > 0
+    assert on_nodes.result.cost == pytest.approx(on_nodes.result.gpu_s / 3600 * on_nodes.replica.hourly)
+    assert on_nodes.result.waited_s.max() > plain.result.waited_s.max() + 90
+
+
+@pytest.mark.parametrize("policy", sorted(set(POLICIES) - {"hazard"}))
+def test_every_policy_to_compare_with_runs_as_an_arm(policy):
+    trace = {"generate": {"kind": "poisson", "duration": "3h", "rate": 0.02}}
+    report = run(trace=trace, arms=[{"name": "off", "autoscalerOnly": True}, {"name": "a", "policy": policy}])
+
+    off, compared = report.arms
+    assert compared.result.lost == 0
+    assert compared.result.floor_changes >= 1
+    assert compared.result.cold_rate <= off.result.cold_rate
+
+
+def test_warmth_is_reported_with_its_gpu_seconds():
+    warmth = {"resting": "standby", "idleSeconds": 30, "standby": {"wakeSeconds": 6, "priceShare": 0.1}}
+    report = run(
+        replica={"coldStart": {"seconds": 20}, "warmth": warmth}, arms=[{"name": "standby", "fixed": 1}]
+    )
+
+    (row,) = reporting.rows(report)
+    assert row.woke_rate > 0.3
+    assert row.standby_gpu_s > row.idle_hot_gpu_s > 0
+    assert row.cost < 0.5 * row.gpu_s / 3600 * report.hourly
+    assert "standby" in reporting.to_html(report)

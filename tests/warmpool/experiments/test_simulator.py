@@ -2,6 +2,7 @@
 
 import math
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from knative.autoscaling.annotations import AutoscalingSpec
+from warmpool.domain.cost import ReplicaPrice
+from warmpool.domain.observation import DEFAULT_DRAIN
 from warmpool.domain.pool import WarmPoolTemplate
 from warmpool.experiments.cold_start import Constant, Empirical, LogNormal
 from warmpool.experiments.fleet import Function, simulate_fleet
@@ -201,3 +204,29 @@ def test_distributions_of_cold_starts():
 def test_a_forecast_needs_one_objective():
     with pytest.raises(ValueError, match="either a target rate of cold starts or a price"):
         ForecastFloor(30.0)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    amount=st.sampled_from([0.5, 2.0, 7.3, 30.0]),
+    replicas=st.integers(1, 4),
+    offset=st.integers(0, 80_000),
+)
+def test_a_budget_is_never_exceeded_by_more_than_one_drain(amount, replicas, offset):
+    per_second = Decimal(1) / 3600
+    spec = WarmPoolTemplate.model_validate(
+        {
+            "windows": [{"name": "day", "from": "06:00", "to": "22:00", "replicas": replicas}],
+            "limits": {"budget": {"amount": amount, "period": "day"}},
+        }
+    )
+    pool = PoolFloor(spec, MONDAY, lead=timedelta(seconds=60), price=ReplicaPrice(per_second))
+    load = load_of(offset + np.array([100.0, 90_000.0, 259_000.0]), [0.5, 0.5, 0.5])
+
+    result = simulate(load, Replica(Constant(20.0), hourly=1.0), pool)
+
+    off = simulate(load, Replica(Constant(20.0), hourly=1.0), FixedFloor(0))
+    days = math.ceil(float(result.replicas[-1, 0]) / 86_400)
+    drain = replicas * float(per_second) * (DEFAULT_DRAIN.total_seconds() + 30)
+    assert result.cost <= days * (amount + drain) + off.cost
+    assert result.cost > min(amount, 10.0 * replicas) * 0.9
