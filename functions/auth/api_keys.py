@@ -7,7 +7,6 @@ try them, and a slow password hash would only make each request, and each forged
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import json
 import re
@@ -124,7 +123,7 @@ class KeyRing:
     """
 
     def __init__(self, records: Mapping[str, KeyRecord]) -> None:
-        self._by_id = {record.id: (name, record) for name, record in records.items()}
+        self._by_id = {record.id: (record, _caller(name, record)) for name, record in records.items()}
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -144,7 +143,8 @@ class KeyRing:
             # A hash is made all the same: the time of a refusal does not tell which IDs there are.
             hmac.compare_digest(_hash(_NO_SALT, key[-64:]), _NO_HASH)
             return _UNKNOWN
-        name, record = found
+        record, caller = found
+        name = caller.name
         if not hmac.compare_digest(_hash(record.salt, match[2]), record.hash):
             return _UNKNOWN
         if record.expires is not None and now >= record.expires:
@@ -153,7 +153,11 @@ class KeyRing:
             return Refusal(403, f"key {name} is for agent {' and '.join(record.agents)}, not for {agent}")
         if scope not in record.scopes:
             return Refusal(403, f"key {name} has scope {' and '.join(record.scopes)}, this needs {scope}")
-        return Caller(name, "key", record.team, CallerLimits(**record.limits.model_dump()))
+        return caller
+
+
+def _caller(name: str, record: KeyRecord) -> Caller:
+    return Caller(name, "key", record.team, CallerLimits(**record.limits.model_dump()))
 
 
 def read_records(entries: Iterable[tuple[str, bytes]]) -> tuple[dict[str, KeyRecord], dict[str, str]]:
@@ -169,7 +173,7 @@ def read_records(entries: Iterable[tuple[str, bytes]]) -> tuple[dict[str, KeyRec
 
 
 def _hash(salt: str, secret: str) -> str:
-    return hmac.new(bytes.fromhex(salt), secret.encode(errors="replace"), hashlib.sha256).hexdigest()
+    return hmac.digest(bytes.fromhex(salt), secret.encode(errors="replace"), "sha256").hex()
 
 
 _NO_SALT = "0" * 2 * SALT_BYTES

@@ -25,6 +25,8 @@ class CallerMetrics:
         labels = ("stage", "agent", "key", "team")
         self._where = (stage, agent)
         self._known: set[tuple[str, str]] = set()
+        self._finished: dict[tuple[str, str, int], tuple[Counter, Counter]] = {}
+        """The series of requests and seconds, found once."""
         self._requests = Counter(
             "pilotlight_key_requests",
             "Requests by the key or subject that sent them, and by status.",
@@ -60,11 +62,17 @@ class CallerMetrics:
         """A request of this caller was answered."""
         if not caller.name:
             return
-        labels = self._labels(caller)
-        self._requests.labels(*labels, str(code)).inc()
-        self._seconds.labels(*labels).inc(seconds)
+        series = self._finished.get((caller.name, caller.team, code))
+        if series is None:
+            labels = self._labels(caller)
+            series = self._requests.labels(*labels, str(code)), self._seconds.labels(*labels)
+            if labels[2] == caller.name:  # the others are too many to keep
+                self._finished[caller.name, caller.team, code] = series
+        series[0].inc()
+        series[1].inc(seconds)
         if usage is None:
             return
+        labels = self._labels(caller)
         for direction, count in (("prompt", usage.prompt_tokens), ("completion", usage.completion_tokens)):
             if count:
                 self._tokens.labels(*labels, direction).inc(count)
