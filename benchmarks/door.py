@@ -95,7 +95,7 @@ def load(
     header = "" if key is None else f'wrk.headers["Authorization"] = "Bearer {key}"\n'
     script.write_text(
         'wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\n'
-         f"wrk.body = '{BODY}'\n{header}"
+        f"wrk.body = '{BODY}'\n{header}"
     )
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "-s", str(script), f"{url}/invoke"]
     before = sum(process.cpu_times()[:2])
