@@ -85,6 +85,7 @@ class RequestContext:
         "cold_start",
         "deadline",
         "deadline_given",
+        "idempotency_key",
         "request_id",
         "retries_left",
         "retries_used",
@@ -133,6 +134,8 @@ class RequestContext:
         """Who sent the request, or on whose behalf another stage did."""
         self.usage: Usage | None = None
         """Tokens that the request has cost, once they are known."""
+        self.idempotency_key: str | None = None
+        """`Idempotency-Key` as received."""
         self.waiting_for: str | None = None
         """The stage whose answer it waits for."""
         self._clock = clock

@@ -128,6 +128,7 @@ class RequestMiddleware:
             retries_left=parse_retries(headers.get(RETRIES)),
             clock=self._clock,
         )
+        context.idempotency_key = _text(headers, b"idempotency-key")
         state = RequestState(context, self.active, progress_off=headers.get(PROGRESS, b"").lower() == OFF)
         state.attach(scope)
         response = _Response(send, context, self._replica, self._accounts)
@@ -395,6 +396,7 @@ _READ = frozenset(
     {
         b"content-type",
         b"host",
+        b"idempotency-key",
         b"origin",
         b"x-request-id",
         b"traceparent",

@@ -8,6 +8,7 @@ posts follows the speed of the network, not the number of tokens.
 When a request arrives, all stages behind the first are woken at once, so that cold ones start side by side.
 """
 
+import hashlib
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,7 @@ from functions.contract import (
     StageTiming,
     Usage,
 )
+from functions.idempotency import AnswerStore, parse_key
 from functions.lifecycle import State
 from functions.metrics import REQUEST_BUCKETS
 from functions.problems import ProblemError
@@ -55,6 +57,10 @@ class OrchestrateConfig(CallPolicy):
     """Least seconds from one segment of a stream to the next: fewer posts, and text that much later."""
     wake: bool = True
     """Wake all later stages when a request arrives."""
+    idempotency_seconds: Annotated[float, Field(ge=0, le=7 * 86_400)] = 3600.0
+    """For how long the answer to a whole request with `Idempotency-Key` is given again; 0: never."""
+    idempotency_megabytes: Annotated[int, Field(ge=1, le=100_000)] = 64
+    """Of the answers that are kept, in memory and in the cache folder each."""
     wake_idle_seconds: Annotated[float, Field(ge=0)] = 10.0
     """Seconds after its last answer for which a stage counts as awake."""
 
@@ -94,6 +100,11 @@ class Orchestrate:
         self._config = config
         self._session: aiohttp.ClientSession | None = None
         self._chain: tuple[StageClient, ...] = ()
+        self._answers = AnswerStore(
+            settings.cache_dir / "answers" / (settings.service or self.name),
+            keep_s=config.idempotency_seconds,
+            max_bytes=config.idempotency_megabytes * 1_000_000,
+        )
         self._observe: ObserveCall = lambda _target, _outcome, _seconds: None
 
     async def start(self, replica: ReplicaTracker) -> None:
@@ -120,6 +131,29 @@ class Orchestrate:
         """Run the chain. The reply's `data` has each stage's under its name; `timings` has one per stage."""
         if request.segment is not None:
             raise ProblemError(422, "segment: an orchestrate stage takes whole requests; must be left out")
+        key = parse_key(context.idempotency_key)
+        if key is None or request.stream or not self._config.idempotency_seconds:
+            return await self._work(request, context)
+        return await self._answer_once(key, request, context)
+
+    async def _answer_once(self, key: str, request: StageRequest, context: RequestContext) -> StageReply:
+        """The kept answer to this caller's request, or a new one, which is kept."""
+
+        async def work() -> str:
+            reply = await self._work(request, context)
+            if not isinstance(reply, StageReply):
+                raise TypeError("a whole request has a whole reply")
+            return reply.model_dump_json()
+
+        content = request.model_dump_json(exclude={"id"})
+        fingerprint = hashlib.sha256(content.encode()).hexdigest()
+        caller = context.caller
+        body, kept = await self._answers.answer(f"{caller.kind}\n{caller.name}\n{key}", fingerprint, work)
+        if kept:
+            context.record("replayed", 0.0)
+        return StageReply.model_validate_json(body)
+
+    async def _work(self, request: StageRequest, context: RequestContext) -> StageReply | Events:
         context.default_deadline(self._config.deadline_seconds)
         context.limit_retries(self._config.retries)
         if self._config.wake:
