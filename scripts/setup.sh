@@ -67,5 +67,7 @@ done
 say "compiling the installed packages"
 "$venv/bin/python" -m compileall -q -j 0 "$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
   >/dev/null 2>&1 || true  # packages may carry files for other Python versions, which do not compile
+sh scripts/rabbitmq.sh "$venv" >/dev/null 2>&1 ||
+  say "RabbitMQ cannot be unpacked here: its tests are skipped (on Debian: sh scripts/rabbitmq.sh $venv)"
 : >"$venv/.ready"
 say "done"

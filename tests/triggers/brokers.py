@@ -69,6 +69,8 @@ class BrokerProcess:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            while self._accepts():
+                time.sleep(0.01)  # a child of it may still be ending
 
 
 @contextlib.contextmanager
@@ -158,7 +160,14 @@ class RabbitmqProcess(BrokerProcess):
             "RABBITMQ_CONF_ENV_FILE": str(folder / "env.conf"),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1} +S 2:2 +sbwt none",
         }
-        super().__init__([str(home / "sbin/rabbitmq-server")], port, folder, environment=environment)
+        super().__init__(
+            [str(home / "sbin/rabbitmq-server")],
+            port,
+            folder,
+            environment=environment,
+            ready=self._has_started,
+        )
+        self._starts = 0
         self._epmd: subprocess.Popen[bytes] | None = None
         self._folder = folder
 
@@ -168,7 +177,12 @@ class RabbitmqProcess(BrokerProcess):
                 [*self._epmd_command, "-port", str(self._epmd_port), "-address", "127.0.0.1"],
                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
+        self._starts += 1
         super().start()
+
+    def _has_started(self) -> bool:
+        """It listens before its queues are there."""
+        return self.log.count(" completed with ") >= self._starts and self._accepts()
 
     def stop(self) -> None:
         self.kill()

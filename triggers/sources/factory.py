@@ -16,6 +16,10 @@ def make_source(ref: QueueRef, settings: BrokerSettings) -> Source:
         from triggers.sources.sqs import SqsSource  # noqa: PLC0415 - boto3
 
         return SqsSource(ref.sqs, settings)
+    if ref.rabbitmq is not None:
+        from triggers.sources.rabbitmq import RabbitmqSource  # noqa: PLC0415 - aio-pika
+
+        return RabbitmqSource(ref.rabbitmq, settings)
     if ref.nats is not None:
         from triggers.sources.nats import NatsSource  # noqa: PLC0415 - nats-py
 
@@ -24,6 +28,10 @@ def make_source(ref: QueueRef, settings: BrokerSettings) -> Source:
         from triggers.sources.redis_streams import RedisStreamSource  # noqa: PLC0415 - redis-py
 
         return RedisStreamSource(ref.redis, settings)
+    if ref.kafka is not None:
+        from triggers.sources.kafka import KafkaSource  # noqa: PLC0415 - confluent-kafka
+
+        return KafkaSource(ref.kafka, settings)
     raise AssertionError(ref.kind)
 
 
@@ -33,6 +41,10 @@ def make_destination(ref: QueueRef, settings: BrokerSettings) -> Destination:
         from triggers.sources.sqs import SqsDestination  # noqa: PLC0415 - boto3
 
         return SqsDestination(ref.sqs, settings)
+    if ref.rabbitmq is not None:
+        from triggers.sources.rabbitmq import RabbitmqDestination  # noqa: PLC0415 - aio-pika
+
+        return RabbitmqDestination(ref.rabbitmq, settings)
     if ref.nats is not None:
         from triggers.sources.nats import NatsDestination  # noqa: PLC0415 - nats-py
 
@@ -41,4 +53,8 @@ def make_destination(ref: QueueRef, settings: BrokerSettings) -> Destination:
         from triggers.sources.redis_streams import RedisStreamDestination  # noqa: PLC0415 - redis-py
 
         return RedisStreamDestination(ref.redis, settings)
+    if ref.kafka is not None:
+        from triggers.sources.kafka import KafkaDestination  # noqa: PLC0415 - confluent-kafka
+
+        return KafkaDestination(ref.kafka, settings)
     raise AssertionError(ref.kind)

@@ -62,6 +62,16 @@ class GroupOrder(Generic[T]):
         """Those that are not lent."""
         return [delivery for held in self._waiting.values() for delivery in held]
 
+    def drop(self, dropped: Callable[[T], bool]) -> None:
+        """Forget held deliveries that are no longer ours; those that are lent are settled as usual."""
+        for group, held in list(self._waiting.items()):
+            kept = deque(delivery for delivery in held if not dropped(delivery))
+            if kept:
+                self._waiting[group] = kept
+            else:
+                del self._waiting[group]
+                self._busy.pop(group, None)
+
     def settle(self, group: str, position: int) -> None:
         """The delivery is done: the next one of its group may be lent."""
         if self._busy.get(group) == position:

@@ -5,7 +5,7 @@ Credentials have no field here: they come from the environment, and on a cluster
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -27,6 +27,19 @@ class SqsQueue(SpecModel):
         """Nothing says where it is: on one machine it is in the embedded server."""
         named = ":" not in self.queue and "/" not in self.queue
         return named and self.region is None and self.endpoint is None
+
+
+class RabbitmqQueue(SpecModel):
+    """A queue of RabbitMQ, best a quorum queue. Variables: `RABBITMQ_URL`, `RABBITMQ_USERNAME`, and so on."""
+
+    queue: QueueName
+    url: Annotated[str, Field(pattern=r"^amqps?://[^@\s]+$", max_length=1024)] | None = None
+    """`amqp://HOST:PORT/VHOST`, or `amqps://` for TLS. None: `RABBITMQ_URL` or the Secret's `url`."""
+    secret: SecretName | None = None
+    """Secret with `username`, `password`; for TLS `ca.crt`, `tls.crt`, `tls.key`. None: the environment."""
+    ordered: bool = False
+    """Keep the queue's order, one message at a time: for a quorum queue with `x-single-active-consumer` and
+    an `x-delivery-limit` above the Trigger's attempts."""
 
 
 class NatsStream(SpecModel):
@@ -62,12 +75,31 @@ class RedisStream(SpecModel):
     """Delete entries from the stream when they are done; right when no other group reads it."""
 
 
+class KafkaTopic(SpecModel):
+    """A topic of Kafka. Variables: `KAFKA_URL` (bootstrap servers), `KAFKA_USERNAME`, and so on."""
+
+    topic: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
+    group: QueueName | None = None
+    """The consumer group. None: made from the Trigger's name."""
+    bootstrap_servers: Annotated[str, Field(pattern=r"^[^@\s]+$", max_length=2048)] | None = None
+    """`HOST:PORT`, several with commas. None: `KAFKA_URL` or the Secret's `url`."""
+    tls: bool = False
+    sasl: Literal["plain", "scram-sha-256", "scram-sha-512"] | None = None
+    """None: no user and password."""
+    secret: SecretName | None = None
+    """Secret with `username`, `password`, and `ca.crt`, `tls.crt`, `tls.key` for TLS."""
+    order: Literal["key", "partition"] = "key"
+    """What keeps its order: the messages of one key, or all of a partition."""
+
+
 class QueueRef(SpecModel):
     """A queue of one broker: `{sqs: {queue: orders}}`."""
 
     sqs: SqsQueue | None = None
+    rabbitmq: RabbitmqQueue | None = None
     nats: NatsStream | None = None
     redis: RedisStream | None = None
+    kafka: KafkaTopic | None = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
