@@ -38,7 +38,7 @@ def configuration(spec: KafkaTopic, settings: BrokerSettings) -> dict[str, Any]:
         "client.id": "pilotlight",
         "socket.connection.setup.timeout.ms": 5000,
         "reconnect.backoff.max.ms": 2000,
-        "allow.auto.create.topics": settings.create,
+        "allow.auto.create.topics": False,
         "log_level": 2,  # the dispatcher says in one line what is wrong
         "security.protocol": ("sasl_" if spec.sasl else "") + ("ssl" if spec.tls else "plaintext"),
     }

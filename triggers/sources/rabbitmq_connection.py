@@ -102,15 +102,7 @@ class RabbitmqConnection:
             self._connection = connection
             connection.close_callbacks.add(lambda *_: self._on_close())
             channel = await self.channel()
-            try:
-                await channel.declare_queue(self.spec.queue, passive=True, timeout=CALL_S)
-            except aiormq.exceptions.ChannelNotFoundEntity:
-                if not self._settings.create:
-                    raise
-                channel = await self.channel()
-                await channel.declare_queue(
-                    self.spec.queue, durable=True, arguments={"x-queue-type": "quorum"}, timeout=CALL_S
-                )
+            await channel.declare_queue(self.spec.queue, passive=True, timeout=CALL_S)
             await channel.close()
 
     async def channel(self, *, confirms: bool = False) -> AbstractChannel:
