@@ -13,7 +13,9 @@ from pathlib import Path
 
 import psutil
 from rich.console import Console
+from rich.markup import escape
 
+from knative.client.errors import ClusterError
 from pilotlight import deploy, stack, terminal
 from pilotlight.agent import Agent, Kind
 from pilotlight.compile import compile_agent
@@ -75,10 +77,17 @@ async def up(config: stack.StackConfig, agents: Sequence[Agent], console: Consol
 
 
 async def _deploy(running: stack.Stack, agents: Sequence[Agent], console: Console) -> None:
+    applied = []
     for agent in agents:
-        for done in await deploy.apply(running.cluster, compile_agent(agent)):
-            console.print(f"  {done.kind.lower()}/{done.name} {done.outcome}")
-    for agent in agents:
+        try:
+            for done in await deploy.apply(running.cluster, compile_agent(agent)):
+                console.print(f"  {done.kind.lower()}/{done.name} {done.outcome}")
+        except (deploy.DeployError, ClusterError) as error:
+            # The platform goes on: a flag or limit that is missing can only be set while it runs.
+            console.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
+            continue
+        applied.append(agent)
+    for agent in applied:
         names = [agent.service_name(stage) for stage in agent.spec.stages]
         try:
             async for now in deploy.watch_until_ready(

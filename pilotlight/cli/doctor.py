@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from knative.client.cluster import Cluster
+from knative.client.errors import ClusterError
 from pilotlight import paths
 from pilotlight.cli import agents
 from pilotlight.cli.platform import StateDir
@@ -71,7 +72,11 @@ async def _check(
         lines += await run.check_machine(checked, state_dir, platform=platform)
     if kubeconfig is not None or platform:
         config = state_dir / "kubeconfig" if kubeconfig is None else kubeconfig
-        async with Cluster.from_kubeconfig(config) as cluster:
+        try:
+            cluster = Cluster.from_kubeconfig(config)
+        except ClusterError as error:
+            return [*lines, *run.unusable(config, str(error))]
+        async with cluster:
             lines += await run.check_cluster(cluster, checked)
             if probe and not run.is_out_of_reach(lines):
                 lines += await run.check_access(cluster, checked)

@@ -52,7 +52,8 @@ def memory(
         shared = gpu is not None and gpu.share in {"time-slicing", "mps"}
         if found.fits:
             beside = "; other pods use the same memory" if shared else ""
-            yield ok("memory", f"{need.service}: {found.text}, an estimate{beside}")
+            room = "" if found.sequences is None else f"; {found.sequences} such sequences fit at a time"
+            yield ok("memory", f"{need.service}: {found.text}, an estimate{room}{beside}")
         else:
             yield Finding(
                 Level.ERROR,

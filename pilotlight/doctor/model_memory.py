@@ -63,6 +63,12 @@ class Estimate:
         return self.weights + (self.kv_per_token or 0) * (self.tokens or 0)
 
     @property
+    def sequences(self) -> int | None:
+        """Sequences of `tokens` tokens whose KV cache fits beside the weights; None where that is unknown."""
+        size = (self.kv_per_token or 0) * (self.tokens or 0)
+        return (self.budget - self.weights) // size if size else None
+
+    @property
     def fits(self) -> bool:
         """Whether it can be loaded at all."""
         return self.needed <= self.budget

@@ -12,6 +12,7 @@ from pilotlight.agent import Agent
 from pilotlight.deploy import is_local_platform
 from pilotlight.doctor import cluster_checks, machine_checks
 from pilotlight.doctor import needs as reading
+from pilotlight.doctor.cluster_facts import ClusterFacts
 from pilotlight.doctor.findings import Finding, Level, Unknown
 from pilotlight.doctor.gather_cluster import gather
 from pilotlight.doctor.gather_machine import read_machine
@@ -50,6 +51,12 @@ async def check_cluster(cluster: Cluster, agents: Agents) -> list[Line]:
     rights = reading.rights(agents.agents)
     facts, models = await asyncio.gather(gather(cluster, needs, rights), read_models(agents.agents))
     return agents.lines(cluster_checks.check(facts, agents.agents, needs, models))
+
+
+def unusable(kubeconfig: Path, reason: str) -> list[Line]:
+    """What is said of a kubeconfig that names no cluster."""
+    facts = ClusterFacts(str(kubeconfig), Unknown(reason))
+    return Agents().lines(cluster_checks.check(facts, (), (), {}))
 
 
 def is_out_of_reach(lines: Iterable[Line]) -> bool:

@@ -116,6 +116,14 @@ def test_a_cluster_out_of_reach_is_one_error(cli, tmp_path):
     assert fix.strip().startswith("fix: name a kubeconfig")
 
 
+def test_a_kubeconfig_that_names_no_cluster_is_one_error(cli, tmp_path):
+    result = cli.run("doctor", "--json", "--kubeconfig", str(tmp_path / "none"))
+    assert result.returncode == 1
+    (finding,) = json.loads(result.stdout)["findings"]
+    assert (finding["level"], finding["check"]) == ("error", "api")
+    assert "no usable kubeconfig in" in finding["text"]
+
+
 def test_a_bad_agent_file_is_the_users_error(cli, tmp_path):
     result = cli.run("doctor", "-f", str(tmp_path / "none.yaml"))
     assert (result.returncode, "none.yaml: cannot be read" in result.stderr) == (2, True)

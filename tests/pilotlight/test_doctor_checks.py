@@ -374,7 +374,7 @@ def vllm(folder: Path, gpu: dict[str, Any], args: dict[str, Any]) -> Agent:
             Level.OK,
             (
                 "weights 16.1 GB (8.03e9 parameters) + KV cache of one sequence 1.1 GB (8192 tokens x 131072 "
-                "bytes) = 17.1 GB of 22.2 GB (1 x 0.92 x 24.2 GB)"
+                "bytes) = 17.1 GB of 22.2 GB (1 x 0.92 x 24.2 GB), an estimate; 5 such sequences fit at a time"
             ),
         ),
         ({"type": "nvidia-l4"}, {}, Level.ERROR, "(131072 tokens x 131072 bytes) = 33.2 GB of 22.2 GB"),

@@ -295,3 +295,16 @@ async def test_signals_come_from_the_prometheus_of_this_machine(cli, echo_agent,
 
     assert "signal/jobs" in shown
     assert "jobs is 9, target 5 per replica" in shown
+
+
+def test_an_agent_that_is_refused_leaves_the_platform_running_and_names_the_patch(cli, echo_agent, tmp_path):
+    document = yaml.safe_load(echo_agent.read_text())
+    document["metadata"]["name"] = "placed"
+    document["spec"]["nodeSelector"] = {"zone": "a"}
+    placed = tmp_path / "placed.yaml"
+    placed.write_text(yaml.safe_dump(document))
+    running, url = started(cli, "-f", str(placed), "-f", str(echo_agent))
+    output = running.until(lambda text: "Ctrl-C stops" in text)
+    assert "needs the feature flags kubernetes.podspec-nodeselector for nodeSelector" in output
+    assert '{"data":{"kubernetes.podspec-nodeselector":"enabled"}}' in output
+    assert get(f"{url}/default/echo-demo/")["service"] == "echo-demo"
