@@ -43,8 +43,14 @@ def show(
     for arm in compared:
         gap = "" if arm.itl_p50_s is None else f", gap between tokens p50 {shown('itl', arm.itl_p50_s)}"
         cost = "" if arm.cost is None else f", {arm.cost:.5f} {prices.currency}"
-        late = shown("late", arm.late_p95_s)
-        typer.echo(f"{arm.arm}: {arm.requests:,} answered, sender late by {late} at p95{gap}{cost}")
+        first, whole = (
+            " and ".join(shown("", getattr(arm, f"due_{name}_{q}_s")) for q in ("p50", "p95"))
+            for name in ("ttft", "e2e")
+        )
+        typer.echo(
+            f"{arm.arm}: {arm.requests:,} answered; from when they were due: TTFT {first}, end-to-end {whole}"
+            f" (p50 and p95); sender late by {shown('', arm.late_p95_s)} at p95{gap}{cost}"
+        )
         for text in remarks(arm):
             typer.echo(f"note: {text}")
     typer.echo(f"simulated with {model.source}")

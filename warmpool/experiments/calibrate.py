@@ -228,14 +228,16 @@ def fit_service(requests: Sequence[RequestRecord], *, least: int = LEAST_WARM) -
     predicted = single * (1 + slowdown * company)
     wrong = np.abs(predicted - whole) / np.maximum(whole, 1e-9)
     spread = float(((whole - whole.mean()) ** 2).sum())
+    sigma = _sigma(whole, predicted)
     service = (
         ServiceTime(
+            sigma=sigma,
             base_seconds=round(base, _DIGITS),
             input_token_seconds=round(per_input, 9),
             output_token_seconds=round(per_output, 9),
         )
         if has_tokens
-        else ServiceTime(fixed_seconds=max(1e-6, round(float(single[0]), _DIGITS)))
+        else ServiceTime(fixed_seconds=max(1e-6, round(float(single[0]), _DIGITS)), sigma=sigma)
     )
     return ServiceFit(
         service=service,
@@ -246,6 +248,12 @@ def fit_service(requests: Sequence[RequestRecord], *, least: int = LEAST_WARM) -
         p95_error=float(np.percentile(wrong, 95)),
         notes=tuple(notes),
     )
+
+
+def _sigma(measured: Floats, predicted: Floats) -> float:
+    """Standard deviation of the logarithm of what was measured over what was predicted."""
+    ratios = np.log(np.maximum(measured, 1e-9) / np.maximum(predicted, 1e-9))
+    return min(2.0, round(float(ratios.std(ddof=1)), 4)) if len(ratios) > 1 else 0.0
 
 
 def _line(values: Floats, longer: Floats, tokens: Floats | None) -> tuple[float, float]:
@@ -372,7 +380,7 @@ def _wire(model: ServiceTime | ColdStartSpec) -> dict[str, Any]:
     """A model's fields as the file has them; the service time whole, so that no default sneaks in."""
     content = model.model_dump(mode="json", by_alias=True, exclude_none=True)
     if isinstance(model, ServiceTime) and model.fixed_seconds is not None:
-        return {"fixedSeconds": model.fixed_seconds}
+        return {"fixedSeconds": model.fixed_seconds, "sigma": model.sigma}
     if isinstance(model, ColdStartSpec):
         return {
             key: value

@@ -43,6 +43,8 @@ class ServiceTime(StrictModel):
     output_token_seconds: Annotated[float, Field(ge=0, le=60)] = 0.025
     fixed_seconds: Seconds | None = None
     """Every request takes this long, whatever the trace says."""
+    sigma: Annotated[float, Field(ge=0, le=2)] = 0.0
+    """Standard deviation of the logarithm of what the tokens do not explain; the mean stays."""
 
 
 class ReplicaSpec(StrictModel):

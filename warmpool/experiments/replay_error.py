@@ -26,7 +26,7 @@ from warmpool.experiments.parts import floor_policy, replica_of, service_model
 from warmpool.experiments.replay_results import ArmRecord, ReplayHeader, ReplayResults, RequestRecord
 from warmpool.experiments.result import Result
 from warmpool.experiments.run import Prepared, run_arm
-from warmpool.experiments.trace import Trace
+from warmpool.experiments.trace import Trace, varied
 
 SEEDS: Final = 15
 """Simulations of each arm: a single start is a single draw."""
@@ -83,6 +83,11 @@ class ArmComparison:
         ttft_p95_s: the same.
         e2e_p50_s: from the sending to the end.
         e2e_p95_s: the same.
+        due_ttft_p50_s: measured, from the instant at which a request was due to its first token.
+        due_ttft_p95_s: the same.
+        due_e2e_p50_s: to its end.
+        due_e2e_p95_s: the same.
+        held_back: requests that waited for the limit on requests in flight.
         itl_p50_s: gap between tokens, measured alone; None without tokens.
         itl_p95_s: the same.
         gpu_s: GPU-seconds, from the order of the first replica until the last is gone.
@@ -104,6 +109,11 @@ class ArmComparison:
     ttft_p95_s: Compared
     e2e_p50_s: Compared
     e2e_p95_s: Compared
+    due_ttft_p50_s: float | None
+    due_ttft_p95_s: float | None
+    due_e2e_p50_s: float | None
+    due_e2e_p95_s: float | None
+    held_back: int
     itl_p50_s: float | None
     itl_p95_s: float | None
     gpu_s: Compared
@@ -200,7 +210,7 @@ def _simulate(model: _Model, record: ArmRecord, sent: Sequence[RequestRecord], s
     policy = floor_policy(arm, start, replica, model.prices, model.shape)
     if record.released_s is not None:
         policy = SwitchedFloor(policy, math.floor(phase), record.released_s + later)
-    times = service_model(model.service).times(trace)
+    times = varied(service_model(model.service).times(trace), model.service.sigma, seed)
     prepared = Prepared(experiment, trace, start, times, model.prices)
     return run_arm(prepared, arm, autoscaling=autoscaling_of(model.header), policy=policy).result
 
@@ -253,6 +263,8 @@ def _compare(
     cold = float(sum(known)) if len(known) == len(good) else None
     firsts = [r.first_token_s for r in good if r.first_token_s is not None]
     wholes = [r.answered_s for r in good if r.answered_s is not None]
+    due_firsts = [r.ttft_s for r in good if r.ttft_s is not None]
+    due_wholes = [r.e2e_s for r in good if r.e2e_s is not None]
     gaps = [gap for request in good for gap in request.itl_s]
     ends = [result.waited_s + result.served_s for result in simulated]
     hourly = replica_of(model.shape, model.prices).hourly
@@ -272,6 +284,11 @@ def _compare(
         ttft_p95_s=_over(firsts, 95, [result.first_token_s for result in simulated]),
         e2e_p50_s=_over(wholes, 50, ends),
         e2e_p95_s=_over(wholes, 95, ends),
+        due_ttft_p50_s=_percentile(due_firsts, 50),
+        due_ttft_p95_s=_percentile(due_firsts, 95),
+        due_e2e_p50_s=_percentile(due_wholes, 50),
+        due_e2e_p95_s=_percentile(due_wholes, 95),
+        held_back=record.held_back,
         itl_p50_s=_percentile(gaps, 50),
         itl_p95_s=_percentile(gaps, 95),
         gpu_s=_figures(gpu_s, [result.gpu_s for result in simulated]),

@@ -132,7 +132,12 @@ def remarks(arm: ArmComparison) -> list[str]:
         found.append(f"{arm.arm}: {arm.failed:,} requests failed, which the simulation has not")
     if arm.unknown:
         found.append(f"{arm.arm}: {arm.unknown:,} answers do not say whether they waited for a start")
-    if arm.late_p95_s is not None and arm.late_p95_s > 0.1:
+    if arm.held_back:
+        found.append(
+            f"{arm.arm}: {arm.held_back:,} requests waited for the limit on requests in flight before they "
+            "were sent"
+        )
+    elif arm.late_p95_s is not None and arm.late_p95_s > 0.1:
         found.append(
             f"{arm.arm}: the sender was {arm.late_p95_s:.2f} s late at p95; it or this machine is too slow"
         )

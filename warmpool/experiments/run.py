@@ -37,7 +37,7 @@ from warmpool.experiments.generate import TooLargeError, generate
 from warmpool.experiments.parts import capacity_of, cold_starts, floor_policy, replica_of, service_model
 from warmpool.experiments.result import Result, in_a_row, side_by_side
 from warmpool.experiments.simulator import Load, Replica
-from warmpool.experiments.trace import Trace
+from warmpool.experiments.trace import Trace, varied
 
 Floats = npt.NDArray[np.float64]
 Progress = Callable[[str, float], bool]
@@ -147,9 +147,8 @@ def prepare(experiment: Experiment, prices: PriceList) -> Prepared:
             f"{where}.gpu = {replica.gpu!r} has no price; must be one of {', '.join(prices.gpus)}, "
             "or give hourly"
         )
-    return Prepared(
-        experiment, trace, trace.start or spec.start, service_model(spec.service).times(trace), prices
-    )
+    service_s = varied(service_model(spec.service).times(trace), spec.service.sigma, spec.seed)
+    return Prepared(experiment, trace, trace.start or spec.start, service_s, prices)
 
 
 def _replicas(spec: ExperimentSpec) -> Iterator[tuple[str, ReplicaSpec]]:

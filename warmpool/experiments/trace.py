@@ -101,6 +101,14 @@ class ServiceModel:
         return np.where(has_tokens, tokens, np.where(measured, trace.service_s, self.base_s))
 
 
+def varied(service_s: Floats, sigma: float, seed: int) -> Floats:
+    """Service times (n,) that vary around the given ones by a log-normal factor with mean 1."""
+    if not sigma:
+        return service_s
+    drawn = np.random.default_rng((seed, 2)).standard_normal(len(service_s))
+    return np.asarray(service_s * np.exp(sigma * drawn - sigma * sigma / 2), dtype=np.float64)
+
+
 def trace_of(
     times: Floats,
     *,
