@@ -212,7 +212,8 @@ def times_of(prepared: Prepared, stage: StageSpec | None, shape: ReplicaSpec) ->
     spec, trace = prepared.experiment.spec, prepared.trace
     said = shape.service or (stage.service if stage else None)
     model = service_model(said or spec.service)
-    service_s = (prepared.service_s if said is None else model.times(trace)) / shape.speed
+    own = prepared.service_s if said is None else varied(model.times(trace), said.sigma, spec.seed)
+    service_s = own / shape.speed
     until_token = model.base_s + model.input_token_s * np.nan_to_num(trace.input_tokens)
     return service_s, np.minimum(service_s, until_token / shape.speed)
 
