@@ -8,7 +8,6 @@ import jsonschema
 import pytest
 import yaml
 
-from knative.client.errors import ClusterError
 from knative.client.resources import CONFIG_MAP, NAMESPACE
 from pilotlight import deploy, stack
 from pilotlight.agent import Agent
@@ -125,7 +124,7 @@ async def test_each_is_accepted_with_its_flags_only_and_filled_in_as_knative_doe
             assert added(objects[0]["spec"], after["spec"]) == DEFAULTS[name], name
             for missing in flags:
                 await features(cluster, {flag: value for flag, value in flags.items() if flag != missing})
-                with pytest.raises(ClusterError):
+                with pytest.raises(deploy.DeployError, match=f"needs the feature flags .*{missing}"):
                     await deploy.check(cluster, objects)
 
 
