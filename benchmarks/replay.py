@@ -42,7 +42,8 @@ from pilotlight.replay.exchange import Dialect, Exchange  # noqa: E402
 from pilotlight.replay.pools import find_targets  # noqa: E402
 from pilotlight.replay.probe import probe_arms  # noqa: E402
 from pilotlight.replay.sender import Planned  # noqa: E402
-from pilotlight.replay.session import Platform, Progress, Replay, ReplayPlan, ResultsFile  # noqa: E402
+from pilotlight.replay.session import Replay  # noqa: E402
+from pilotlight.replay.values import Platform, ReplayPlan, ReplayProgress, ResultsFile  # noqa: E402
 from warmpool.adapters.price_file import packaged_prices  # noqa: E402
 from warmpool.experiments.calibrate import Calibration, calibrate_results, comments  # noqa: E402
 from warmpool.experiments.experiment import ReplicaSpec  # noqa: E402
@@ -98,7 +99,7 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> ReplayResults:
             cluster, running.platform.kubeconfig, await find_targets(cluster, namespace, service)
         )
         with path.open("w") as stream:
-            replay = Replay(plan, platform, ResultsFile(stream, path), Progress(_told))
+            replay = Replay(plan, platform, ResultsFile(stream, path), ReplayProgress(_told))
             await replay.run(asyncio.Event())
     return read_results(path)
 

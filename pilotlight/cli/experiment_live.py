@@ -11,9 +11,9 @@ from pilotlight.replay.exchange import Dialect, Exchange, dialect_of
 from pilotlight.replay.plan import TokenCounts, check_url, planned_requests
 from pilotlight.replay.probe import probe_arms
 from pilotlight.replay.run import RESULTS, Connection, run
-from pilotlight.replay.session import ReplayPlan
 from pilotlight.replay.show import show, show_differences
 from pilotlight.replay.sources import cold_starts_of, model_used, read_source
+from pilotlight.replay.values import ReplayPlan
 from warmpool.adapters.price_file import read_prices
 from warmpool.experiments import calibrate as calibrating
 from warmpool.experiments import compare as comparing
@@ -44,6 +44,7 @@ AsDialect = Annotated[
 Exact = Annotated[
     bool, typer.Option("--exact", help="Ask for exactly so many tokens (`ignore_eos`, as vLLM has it).")
 ]
+Key = Annotated[str | None, typer.Option(envvar="PILOTLIGHT_KEY", help="A key, where the Service needs one.")]
 Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds for one answer, cold start included.")]
 
 
@@ -66,6 +67,7 @@ def replay(
     state: State = None,
     model: Model = None,
     dialect: AsDialect = None,
+    key: Key = None,
     exact: Annotated[
         bool,
         typer.Option("--exact", help="Ask for exactly the trace's tokens (`ignore_eos`, as vLLM has it)."),
@@ -102,7 +104,7 @@ def replay(
     source = read_source(file, listed, only=arm or [], skip_bad_rows=skip_bad_rows, seed=seed)
     tokens = TokenCounts(input_tokens, output_tokens, most_input_tokens, most_output_tokens)
     plan = ReplayPlan(
-        exchange=Exchange(url, dialect or dialect_of(url), model, exact=exact, timeout_s=timeout),
+        exchange=_exchange(url, dialect, model, key, exact=exact, timeout_s=timeout),
         trace=file.name,
         requests=planned_requests(source.trace, speed=speed, most=requests, tokens=tokens),
         speed=speed,
@@ -148,6 +150,7 @@ def calibrate(
     state: State = None,
     model: Model = None,
     dialect: AsDialect = None,
+    key: Key = None,
     exact: Exact = False,
     timeout: Timeout = 300,
     least_warm: Annotated[
@@ -173,7 +176,7 @@ def calibrate(
         check_url(probe)
         folder = out or Path("build/replays/probe")
         plan = ReplayPlan(
-            exchange=Exchange(probe, dialect or dialect_of(probe), model, exact=exact, timeout_s=timeout),
+            exchange=_exchange(probe, dialect, model, key, exact=exact, timeout_s=timeout),
             trace="probe",
             requests=(),
             arms=probe_arms(starts=starts, warm=warm, company=company),
@@ -197,6 +200,19 @@ def calibrate(
         typer.echo(line, err=True)
     if ended is not None and ended.code:
         raise typer.Exit(ended.code)
+
+
+def _exchange(
+    url: str, dialect: Dialect | None, model: str | None, key: str | None, *, exact: bool, timeout_s: float
+) -> Exchange:
+    return Exchange(
+        url,
+        dialect or dialect_of(url),
+        model,
+        exact=exact,
+        timeout_s=timeout_s,
+        headers={} if key is None else {"Authorization": f"Bearer {key}"},
+    )
 
 
 def compare(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from time import perf_counter
@@ -127,6 +127,7 @@ class Exchange:
         stage: whose timing counts in a chain's reply; None: the slowest start.
         exact: ask for exactly as many tokens as the trace has, where the server can.
         timeout_s: for the whole answer.
+        headers: of every request, a key for example.
     """
 
     url: str
@@ -135,6 +136,7 @@ class Exchange:
     stage: str | None = None
     exact: bool = False
     timeout_s: float = 300.0
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     async def send(self, session: aiohttp.ClientSession, prompt: str, max_tokens: int) -> Answer:
         """Send one request and read its answer; failures are part of the answer."""
@@ -143,7 +145,9 @@ class Exchange:
         method = "GET" if self.dialect is Dialect.GET else "POST"
         body = self._body(prompt, max_tokens)
         try:
-            async with session.request(method, self.url, json=body, timeout=timeout) as response:
+            async with session.request(
+                method, self.url, json=body, headers=self.headers, timeout=timeout
+            ) as response:
                 reading.begin(response)
                 if response.status >= 400:
                     return reading.failed(_problem(response.status, await response.text()))

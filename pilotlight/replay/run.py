@@ -16,11 +16,11 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from knative.client.errors import ClusterError
 from pilotlight import kubeconfig as kubeconfigs
 from pilotlight import terminal
-from pilotlight.replay import session as sessions
 from pilotlight.replay.errors import ReplayError
 from pilotlight.replay.plan import service_of
 from pilotlight.replay.pools import find_targets
-from pilotlight.replay.session import Platform, Replay, ReplayPlan, ResultsFile
+from pilotlight.replay.session import Replay
+from pilotlight.replay.values import Platform, ReplayPlan, ReplayProgress, ResultsFile
 
 RESULTS: Final = "replay.jsonl"
 INTERRUPTED: Final = 130
@@ -94,7 +94,7 @@ async def _run(
     plan: ReplayPlan,
     connection: Connection | None,
     results: ResultsFile,
-    progress: sessions.Progress,
+    progress: ReplayProgress,
     ended: Ended,
 ) -> None:
     stop = asyncio.Event()
@@ -123,7 +123,7 @@ async def _run(
 
 
 @contextmanager
-def _shown() -> Iterator[sessions.Progress]:
+def _shown() -> Iterator[ReplayProgress]:
     """A bar for each arm on a terminal; elsewhere a line whenever something else begins."""
     console = terminal.stderr_console()
     bars = Progress(
@@ -149,4 +149,4 @@ def _shown() -> Iterator[sessions.Progress]:
         bars.update(tasks[arm], completed=max(0.0, share), doing=doing)
 
     with bars:
-        yield sessions.Progress(told)
+        yield ReplayProgress(told)

@@ -8,31 +8,28 @@ were before it.
 from __future__ import annotations
 
 import asyncio
-import resource
-from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from time import perf_counter
-from typing import Any, Final, TextIO
-from urllib.parse import urlsplit
+from typing import Any, Final
 
 from knative.client.cluster import Cluster
 from knative.client.resources import SERVICE
 from pilotlight import invoke
 from pilotlight.replay.arms import ReplayArm, default_arms, select
+from pilotlight.replay.checks import check_files, check_reachable
 from pilotlight.replay.errors import ReplayError
-from pilotlight.replay.exchange import Answer, Exchange, Prompts
+from pilotlight.replay.exchange import Answer, Prompts
 from pilotlight.replay.pools import PoolControl, Targets
 from pilotlight.replay.replicas import PlatformAccounts, ReplicaWatch, difference, watching
-from pilotlight.replay.sender import Planned, Sender, Sent
+from pilotlight.replay.sender import Sender, Sent
+from pilotlight.replay.values import Platform, ReplayPlan, ReplayProgress, ResultsFile
 from warmpool.experiments.replay_results import (
     ArmRecord,
     GpuSeconds,
     ReplayHeader,
     RequestRecord,
-    line,
 )
 from warmpool.reconcile.parsing import parse_service
 
@@ -44,107 +41,6 @@ _LEAD_S: Final = 0.25
 """From the moment at which everything stands to the first request, so that the first is not late."""
 _HELD_S: Final = 0.05
 """A request that the activator held for less had a replica at once."""
-_SPARE_FILES: Final = 64
-
-
-@dataclass(frozen=True, slots=True)
-class ReplayPlan:
-    """What is sent.
-
-    Attributes:
-        exchange: how each request is put.
-        trace: its name.
-        requests: in the order of their instants, already scaled.
-        speed: by which they were.
-        arms: None: the pool off and on, as it is; empty: one arm, and the pools are left alone.
-        only: names of the arms to run; empty: all.
-        max_in_flight: requests on their way at once, at most.
-        seed: of the prompts.
-    """
-
-    exchange: Exchange
-    trace: str
-    requests: Sequence[Planned]
-    speed: float = 1.0
-    arms: tuple[ReplayArm, ...] | None = None
-    only: tuple[str, ...] = ()
-    max_in_flight: int = 256
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Platform:
-    """Where the pools are, and what counts GPU-seconds."""
-
-    cluster: Cluster
-    kubeconfig: Path | None
-    targets: Targets
-
-
-@dataclass(slots=True)
-class Progress:
-    """What is shown while it runs."""
-
-    told: Callable[[str, str, float], None] = lambda *_: None
-    """Gets the arm, what happens, and the share of its requests that was answered."""
-    warnings: list[str] = field(default_factory=list)
-    begun: bool = False
-    """Whether the file of results has its first line."""
-
-
-async def check_reachable(url: str, timeout_s: float = 5.0) -> None:
-    """Connect once, without a request: that would wake a function at zero.
-
-    Raises:
-        ReplayError: nobody listens.
-    """
-    parts = urlsplit(url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    try:
-        async with asyncio.timeout(timeout_s):
-            _, writer = await asyncio.open_connection(parts.hostname, port)
-    except (OSError, TimeoutError) as error:
-        raise ReplayError(f"--url {url}: nobody answers there: {error or 'no connection in time'}") from error
-    writer.close()
-
-
-def check_files(max_in_flight: int) -> None:
-    """Whether the process may have so many connections.
-
-    Raises:
-        ReplayError: it may not.
-    """
-    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if allowed != resource.RLIM_INFINITY and max_in_flight + _SPARE_FILES > allowed:
-        raise ReplayError(
-            f"--max-in-flight {max_in_flight}: this shell allows {allowed} open files; "
-            f"run `ulimit -n {max_in_flight + _SPARE_FILES}` before, or give fewer"
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class ResultsFile:
-    """Where the records go.
-
-    Attributes:
-        stream: open for writing.
-        path: its name in messages; a copy of the pools is kept beside it.
-    """
-
-    stream: TextIO
-    path: Path
-
-    def write(self, record: ReplayHeader | RequestRecord | ArmRecord) -> None:
-        """Write a record so that it is there whatever happens next.
-
-        Raises:
-            ReplayError: the file cannot be written.
-        """
-        try:
-            self.stream.write(line(record) + "\n")
-            self.stream.flush()
-        except OSError as error:
-            raise ReplayError(f"{self.path}: cannot be written: {error.strerror}") from error
 
 
 class Replay:
@@ -162,9 +58,12 @@ class Replay:
         plan: ReplayPlan,
         platform: Platform | None,
         results: ResultsFile,
-        progress: Progress,
+        progress: ReplayProgress,
     ) -> None:
         self._plan = plan
+        self._exchange = plan.exchange
+        if platform is not None and plan.exchange.stage is None:
+            self._exchange = replace(plan.exchange, stage=platform.targets.stage)
         self._platform = platform
         self._results = results
         self._progress = progress
@@ -194,10 +93,10 @@ class Replay:
                     keep = self._results.path.with_suffix(".pools.yaml")
                     self._pools = PoolControl(self._platform.cluster, targets, keep)
                     await self._pools.remember()
+                    exits.push_async_callback(self._pools.restore)
                     arms = select(
                         default_arms(self._pools.own_spec) if arms is None else arms, self._plan.only
                     )
-                    exits.push_async_callback(self._pools.restore)
             self._results.write(header)
             self._progress.begun = True
             for arm in arms or self._plan.arms or (ReplayArm(AS_IT_IS, {}),):
@@ -238,7 +137,7 @@ class Replay:
         origin = perf_counter() + _LEAD_S
         requests = self._plan.requests if arm.requests is None else arm.requests
         sender = Sender(
-            self._plan.exchange,
+            self._exchange,
             Prompts(self._plan.seed),
             max_in_flight=arm.max_in_flight or self._plan.max_in_flight,
             on_answer=lambda sent: self._record(

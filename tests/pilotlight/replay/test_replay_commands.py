@@ -19,7 +19,8 @@ from pilotlight.cli.failures import exit_code
 from pilotlight.replay.errors import ReplayError
 from pilotlight.replay.exchange import Dialect, Exchange
 from pilotlight.replay.sender import Planned
-from pilotlight.replay.session import Progress, Replay, ReplayPlan, ResultsFile
+from pilotlight.replay.session import Replay
+from pilotlight.replay.values import ReplayPlan, ReplayProgress, ResultsFile
 from tests.pilotlight.replay.conftest import TIMING, event
 from warmpool.adapters.history import SqliteHistory
 from warmpool.domain.cold_start import ColdStart
@@ -304,7 +305,7 @@ async def test_a_full_disk_ends_the_replay_with_the_name_of_the_file(function):
         )
         results = ResultsFile(full, Path("build/replay.jsonl"))
         with pytest.raises(ReplayError, match=r"build/replay\.jsonl: cannot be written: No space left"):
-            await Replay(plan, None, results, Progress()).run(asyncio.Event())
+            await Replay(plan, None, results, ReplayProgress()).run(asyncio.Event())
         # What the stream still holds cannot be written either when it is closed.
         with suppress(OSError):
             full.close()
