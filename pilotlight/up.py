@@ -35,8 +35,13 @@ def curl_line(gateway: str, agent: Agent, prompt: str) -> str:
     url = url_of(gateway, agent).replace("127.0.0.1", "localhost")
     if agent.entry().kind is Kind.CONTAINER:
         return f"curl -N {url}"  # what the user's own container takes, only the user knows
+    key = (
+        ""
+        if agent.spec.auth is None or agent.spec.auth.type == "none"
+        else ' -H "Authorization: Bearer $KEY"'
+    )
     body = json.dumps({"input": prompt, "parameters": {"max_tokens": 48}, "stream": True})
-    return f"curl -N {url} -H 'Content-Type: application/json' -d {shlex.quote(body)}"
+    return f"curl -N {url}{key} -H 'Content-Type: application/json' -d {shlex.quote(body)}"
 
 
 async def up(config: stack.StackConfig, agents: Sequence[Agent], console: Console | None = None) -> None:
@@ -103,7 +108,9 @@ async def _deploy(running: stack.Stack, agents: Sequence[Agent], console: Consol
             f"[bold]{agent.metadata.name}[/] answers at {url_of(running.gateway_url, agent)}",
             soft_wrap=True,
         )
-        console.print("  " + curl_line(running.gateway_url, agent, PROMPT), soft_wrap=True)
+        console.print("  " + curl_line(running.gateway_url, agent, PROMPT), soft_wrap=True, highlight=False)
+        if agent.spec.auth is not None and agent.spec.auth.type == "keys":
+            console.print("  KEY=$(pilotlight key create NAME) makes the key that it needs", highlight=False)
 
 
 @contextmanager

@@ -35,6 +35,8 @@ class RevisionSpec:
     """Seconds between two chunks of the response (`idleTimeoutSeconds`)."""
     allowed_origins: frozenset[str] | None = None
     """Origins of web pages that may call it, in lower case; None: it answers preflights itself."""
+    answers_health: bool = False
+    """A model's stage: `/health` and `/ping` say whether a request would be answered, and wake nothing."""
     autoscaling: AutoscalingSpec = field(default_factory=AutoscalingSpec)
     scaling_config: AutoscalerConfig = DEFAULT_CONFIG
     """`config-autoscaler`, for what no annotation sets."""

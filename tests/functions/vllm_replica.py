@@ -23,6 +23,7 @@ PATIENCE = 120.0
 NAME = "tiny"
 TOKEN = "a token for tests"
 AUTH = {"Authorization": f"Bearer {TOKEN}"}
+STAGE_TOKEN = "a-token-of-the-stages-of-an-agent-in-tests"
 
 
 class VllmReplica:
@@ -162,6 +163,9 @@ def warm_replica(
     Its model is in S3, so that all tests cover the cache and the load format `pilotlight`.
     """
     folder = tmp_path_factory.mktemp("warm-replica")
+    stage_token = folder / "stage-token"
+    stage_token.mkdir()
+    (stage_token / "current").write_text(STAGE_TOKEN)
     args = {
         "enable-auto-tool-choice": True,
         "tool-call-parser": "hermes",
@@ -169,7 +173,8 @@ def warm_replica(
         "structured-outputs-config": {"backend": "xgrammar", "disable_any_whitespace": True},
     }
     uri = s3.upload(made_model.path, "warm-replica", "models/tiny")
-    with vllm_replica(uri, folder, args=args, **s3.environment) as replica:
+    environment = {**s3.environment, "PILOTLIGHT_STAGE_TOKEN_DIR": str(stage_token)}
+    with vllm_replica(uri, folder, args=args, **environment) as replica:
         deadline = time.monotonic() + PATIENCE
         while b'"state":"hot"' not in _probe(replica):
             assert replica.stage.process.poll() is None, replica.stage.log.read_text()[-3000:]

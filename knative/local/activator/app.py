@@ -12,6 +12,7 @@ from knative.local.activator import metrics
 from knative.local.activator.access import AccessPolicy
 from knative.local.activator.exchange import Exchange
 from knative.local.activator.headers import RequestLimits
+from knative.local.activator.health import answer_health_check, is_health_check
 from knative.local.activator.preflight import answer_preflight, origin_of_preflight
 from knative.local.activator.problems import GatewayProblem, RefusedRequestError, Send, start_failure
 from knative.local.activator.progress import PROGRESS_S, ProgressComments
@@ -222,6 +223,8 @@ class Activator:
         if self._pool is None:
             raise RuntimeError("the activator was not started")
         throttler = self._throttler(key)
+        if throttler.spec.answers_health and is_health_check(scope["method"], match.raw_path):
+            return await answer_health_check(send, throttler)
         stats = throttler.stats
         if stats.enter(arrived):
             self._active[key] = throttler

@@ -119,6 +119,11 @@ class RevisionThrottler:
     # replicas
 
     @property
+    def failure(self) -> StartFailure | None:
+        """Why a request sent now would not be answered; None where it would, if need be after a start."""
+        return None if self._pods else self._failure
+
+    @property
     def has_replicas(self) -> bool:
         """Whether a replica is ready."""
         return bool(self._pods)

@@ -182,3 +182,27 @@ async def test_errors_of_the_gateway_have_what_openais_clients_look_for(gateway)
         }
     async with gateway.request("POST", "/invoke", json={}) as response:
         assert "error" not in await response.json(content_type=None)
+
+
+@pytest.mark.parametrize("path", ["/health", "/ping"])
+async def test_a_models_health_is_told_without_waking_it_or_keeping_it_awake(gateway, path):
+    gateway.deploy(answers_health=True)
+    async with gateway.request("GET", path) as response:
+        assert (response.status, await response.read()) == (200, b""), "a request would be held, and answered"
+    await gateway.running(answers_health=True)
+    async with gateway.request("GET", path) as response:
+        assert (response.status, await response.read()) == (200, b"")
+    await gateway.ready()
+    gateway.activator.set_failure(KEY, StartFailure(KEY.name, "ExitCode1", "no such model", retryable=True))
+    async with gateway.request("GET", path) as response:
+        assert (response.status, "no such model" in await response.text()) == (503, True)
+    assert gateway.stats == []
+    async with gateway.request("POST", path, json={}) as response:
+        assert response.status == 503
+    assert gateway.stats, "anything else counts"
+
+
+async def test_a_container_answers_its_own_health(gateway):
+    await gateway.running()
+    async with gateway.request("GET", "/health") as response:
+        assert (await response.json())["path"] == "/health"

@@ -25,6 +25,7 @@ from knative.labels import (
     ROUTING_STATE_LABEL,
     ROUTING_STATE_MODIFIED_ANNOTATION,
     SERVICE_LABEL,
+    STAGE_LABEL,
 )
 from knative.literals import format_duration, parse_duration, read_duration
 from knative.local import containers, objects
@@ -104,6 +105,7 @@ def routing_spec(
         response_start_timeout_s=spec.get("responseStartTimeoutSeconds") or None,
         idle_timeout_s=spec.get("idleTimeoutSeconds") or None,
         allowed_origins=_allowed_origins(revision),
+        answers_health=labels.get(STAGE_LABEL) == "generate",
         autoscaling=vocabulary.parse(annotations, config, admitted=True),
         scaling_config=config,
         reachable=is_reachable(revision),
