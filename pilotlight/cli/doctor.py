@@ -63,6 +63,10 @@ def doctor(
         raise typer.Exit(1)
 
 
+def _tell(line: str) -> None:
+    typer.echo(line, err=True)
+
+
 async def _check(
     checked: run.Agents, kubeconfig: Path | None, state_dir: Path, *, probe: bool
 ) -> Sequence[report.Line]:
@@ -79,7 +83,7 @@ async def _check(
         async with cluster:
             lines += await run.check_cluster(cluster, checked)
             if probe and not run.is_out_of_reach(lines):
-                lines += await run.check_access(cluster, checked)
+                lines += await run.check_access(cluster, checked, _tell)
     elif probe:
-        lines += await run.check_access(None, checked)
+        lines += await run.check_access(None, checked, _tell)
     return lines

@@ -38,6 +38,8 @@ _ADDONS = (
     ),
 )
 WARM_POOL_GROUP = "pilotlight.dev"
+CONTROLLER = "warmpool-controller"
+CONTROLLER_NAMESPACE = "pilotlight-system"
 
 
 def addons(facts: ClusterFacts, *, pools: bool) -> Iterator[Finding]:
@@ -61,6 +63,25 @@ def addons(facts: ClusterFacts, *, pools: bool) -> Iterator[Finding]:
         )
     if facts.local:
         return
+    if pools:
+        yield from _controller(facts)
     for groups, name, present, absent in _ADDONS:
         there = bool(facts.groups & set(groups))
         yield ok("addons", f"{name}: {'there; ' + present if there else 'not there; ' + absent}")
+
+
+def _controller(facts: ClusterFacts) -> Iterator[Finding]:
+    """Whether somebody moves floors; it may run elsewhere, so its absence stops nothing."""
+    where = f"Deployment {CONTROLLER_NAMESPACE}/{CONTROLLER}"
+    if isinstance(facts.controllers, Unknown):
+        yield unknown("warm pools", where, facts.controllers)
+    elif facts.controllers:
+        yield ok("warm pools", f"the controller runs ({where})")
+    else:
+        state = "is not there" if facts.controllers is None else "has no ready replica"
+        yield Finding(
+            Level.WARNING,
+            "warm pools",
+            f"{where} {state}: nothing is kept warm, unless a controller runs elsewhere",
+            "kubectl apply -k knative/manifests/controller",
+        )

@@ -86,6 +86,7 @@ class ClusterFacts:
         autoscaling: data of `config-autoscaler`.
         network: data of `config-network`.
         groups: API groups that the server has.
+        controllers: ready replicas of the warm-pool controller's Deployment; None: there is none.
         nodes: its nodes.
         provisioners: what adds nodes when pods wait for them.
         claims: by name within a namespace, the claims that pods name; None: there is none.
@@ -104,6 +105,7 @@ class ClusterFacts:
     autoscaling: Mapping[str, str] | Unknown = field(default_factory=dict)
     network: Mapping[str, str] | Unknown = field(default_factory=dict)
     groups: frozenset[str] | Unknown = frozenset()
+    controllers: int | Unknown | None = None
     nodes: tuple[Node, ...] | Unknown = ()
     provisioners: tuple[str, ...] = ()
     claims: Mapping[tuple[str, str], Claim | Unknown | None] = field(default_factory=dict)

@@ -9,6 +9,7 @@ from knative.client.cluster import Cluster
 from knative.client.errors import ClusterError, NotFound
 from knative.client.resources import CONFIG_MAP, NAMESPACE, NODE, POD, SECRET, WARM_POOL, Object, Resource
 from knative.literals import parse_duration
+from pilotlight.doctor.addon_checks import CONTROLLER, CONTROLLER_NAMESPACE
 from pilotlight.doctor.cluster_facts import Claim, ClusterFacts, Node, Reference, Right, StorageClass
 from pilotlight.doctor.findings import Unknown
 from pilotlight.doctor.needs import StageNeeds, is_gpu, references
@@ -19,6 +20,7 @@ T = TypeVar("T")
 ACCESS_REVIEW = Resource(
     "authorization.k8s.io", "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview", namespaced=False
 )
+DEPLOYMENT = Resource("apps", "v1", "deployments", "Deployment")
 CLAIM = Resource("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim")
 STORAGE_CLASS = Resource("storage.k8s.io", "v1", "storageclasses", "StorageClass", namespaced=False)
 _REFERENCED = {
@@ -58,6 +60,7 @@ async def gather(cluster: Cluster, needs: Sequence[StageNeeds], rights: Sequence
         permitted = group.create_task(_each(actions, lambda right: _may(cluster, right)))
         found_claims = group.create_task(_each(claims, lambda key: _claim(cluster, *key)))
         references_ = group.create_task(_each(named, lambda reference: _exists(cluster, reference)))
+        controllers = None if local else group.create_task(_read(lambda: _controllers(cluster)))
         nodes = None if local else group.create_task(_read(lambda: _nodes(cluster)))
         autoscaler = None if local else group.create_task(_read(lambda: _has_autoscaler(cluster)))
         classes = group.create_task(_read(lambda: _storage_classes(cluster))) if claims else None
@@ -73,6 +76,7 @@ async def gather(cluster: Cluster, needs: Sequence[StageNeeds], rights: Sequence
         autoscaling=autoscaling.result(),
         network=network.result(),
         groups=groups.result(),
+        controllers=None if controllers is None else controllers.result(),
         nodes=found_nodes,
         provisioners=_provisioners(
             groups.result(), found_nodes, autoscaler=autoscaler is not None and autoscaler.result() is True
@@ -183,6 +187,14 @@ def _provisioners(
     if autoscaler:
         found.append("the cluster autoscaler")
     return tuple(found)
+
+
+async def _controllers(cluster: Cluster) -> int | None:
+    try:
+        found = await cluster.get(DEPLOYMENT, CONTROLLER, CONTROLLER_NAMESPACE)
+    except NotFound:
+        return None
+    return int((found.get("status") or {}).get("readyReplicas") or 0)
 
 
 async def _storage_classes(cluster: Cluster) -> tuple[StorageClass, ...]:

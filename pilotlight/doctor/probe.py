@@ -5,7 +5,7 @@ import copy
 import json
 import os
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from knative.client.cluster import Cluster
@@ -31,6 +31,7 @@ async def probe(
     agents: Sequence[Agent],
     needs: Sequence[StageNeeds],
     *,
+    tell: Callable[[str], None],
     timeout_s: float = LONGEST_S,
 ) -> list[Finding]:
     """Whether each agent's model can be read with its pods' own credentials.
@@ -39,6 +40,7 @@ async def probe(
         cluster: where its pods would run; None for this machine.
         agents: whose models are read.
         needs: of their stages.
+        tell: takes a line about what is waited for.
         timeout_s: for one agent.
     """
     found: list[Finding] = []
@@ -52,12 +54,18 @@ async def probe(
             await asyncio.to_thread(check_access.check, uri, os.environ, lines.append)
             found += _judge(reader, lines, None)
         else:
-            found += await _by_job(cluster, agent, reader, uri, timeout_s)
+            tell(f"A pod reads {uri} (at most {timeout_s:g} s) ...")
+            found += await _by_job(cluster, agent, reader, uri, tell, timeout_s)
     return found
 
 
-async def _by_job(
-    cluster: Cluster, agent: Agent, need: StageNeeds, uri: str, timeout_s: float
+async def _by_job(  # noqa: PLR0917  # what a probe needs
+    cluster: Cluster,
+    agent: Agent,
+    need: StageNeeds,
+    uri: str,
+    tell: Callable[[str], None],
+    timeout_s: float,
 ) -> list[Finding]:
     job = probe_job(agent, need, uri)
     name, namespace = job["metadata"]["name"], job["metadata"]["namespace"]
@@ -66,7 +74,7 @@ async def _by_job(
     except ClusterError as error:
         return [unknown("s3", f"{uri} from a pod", Unknown(f"the Job cannot be made: {error}"))]
     try:
-        (fill,) = await follow(cluster, [job], _ignore, timeout_s=timeout_s, poll_s=0.5)
+        (fill,) = await follow(cluster, [job], lambda now: _show(now, tell), timeout_s=timeout_s, poll_s=0.5)
         return _judge(need, _parse(await _log(cluster, name, namespace)), fill)
     except (ClusterError, WarmError) as error:
         return [unknown("s3", f"{uri} from a pod", Unknown(str(error)))]
@@ -90,8 +98,10 @@ def probe_job(agent: Agent, need: StageNeeds, uri: str) -> dict[str, Any]:
     return job
 
 
-def _ignore(fill: Fill) -> None:
-    """Show nothing: the report says it."""
+def _show(fill: Fill, tell: Callable[[str], None]) -> None:
+    """Say what the pod waits for; how it ends is in the report."""
+    if not fill.ended and fill.detail:
+        tell(f"  {fill.name}: {fill.detail}")
 
 
 async def _log(cluster: Cluster, job: str, namespace: str) -> list[str]:

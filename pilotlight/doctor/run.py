@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,8 +48,9 @@ class Agents:
 async def check_cluster(cluster: Cluster, agents: Agents) -> list[Line]:
     """The checks of a cluster that need no pod of their own."""
     needs = reading.stages(agents.agents)
-    rights = reading.rights(agents.agents)
-    facts, models = await asyncio.gather(gather(cluster, needs, rights), read_models(agents.agents))
+    facts = await gather(cluster, needs, reading.rights(agents.agents))
+    # One machine has no GPU of the type that the file names, so there is nothing to hold a model against.
+    models = {} if facts.local else await read_models(agents.agents)
     return agents.lines(cluster_checks.check(facts, agents.agents, needs, models))
 
 
@@ -64,14 +65,21 @@ def is_out_of_reach(lines: Iterable[Line]) -> bool:
     return any(line.finding.check == "api" and line.finding.level is Level.ERROR for line in lines)
 
 
-async def check_access(cluster: Cluster | None, agents: Agents) -> list[Line]:
+async def check_access(cluster: Cluster | None, agents: Agents, tell: Callable[[str], None]) -> list[Line]:
     """Whether pods can read their models and write their caches; None: processes of this machine.
+
+    Args:
+        cluster: where the pods run.
+        agents: whose models are read.
+        tell: takes a line about what is waited for.
 
     Raises:
         ClusterError: the cluster cannot be reached.
     """
     here = cluster is None or await is_local_platform(cluster)
-    return agents.lines(await probe(None if here else cluster, agents.agents, reading.stages(agents.agents)))
+    return agents.lines(
+        await probe(None if here else cluster, agents.agents, reading.stages(agents.agents), tell=tell)
+    )
 
 
 async def check_machine(agents: Agents, state_dir: Path, *, platform: bool) -> list[Line]:

@@ -251,6 +251,17 @@ def test_the_machine_is_read(tmp_path, monkeypatch):
     assert facts.loopback_is_direct is False
 
 
+def test_tools_of_the_machine_are_asked(tmp_path, monkeypatch):
+    for name, says in (("nvidia-smi", "NVIDIA L4, 23034 MiB"), ("criu", "Version: 4.1.1")):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho '{says}'\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    facts = read_machine({}, (), platform=True)
+    assert (facts.gpus, facts.criu) == (("NVIDIA L4, 23034 MiB",), "4.1.1")
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
+    assert isinstance(read_machine({}, (), platform=True).gpus, Unknown)
+
+
 def test_a_model_is_described_without_its_tensors(tmp_path):
     make_model(tmp_path / "model")
     facts = read_model(str(tmp_path / "model"))

@@ -38,6 +38,7 @@ GOOD = ClusterFacts(
     serving="1.23.0",
     features=ALL_FLAGS,
     groups=frozenset({"pilotlight.dev"}),
+    controllers=1,
     nodes=(L4, Node("cpu-1")),
     claims={("default", "weights"): Claim(("ReadWriteMany",), "efs", "Bound")},
     references={Reference("Namespace", "default"): True},
@@ -153,6 +154,15 @@ CASES: list[tuple[dict[str, Any], dict[str, Any], Level, str, str]] = [
         "the kind WarmPool is not there",
         "kubectl apply -k",
     ),
+    (
+        {"controllers": None},
+        {"warmPool": {}},
+        Level.WARNING,
+        "Deployment pilotlight-system/warmpool-controller is not there: nothing is kept warm",
+        "kubectl apply -k knative/manifests/controller",
+    ),
+    ({"controllers": 0}, {"warmPool": {}}, Level.WARNING, "has no ready replica", "kubectl apply"),
+    ({"controllers": Unknown("403")}, {"warmPool": {}}, Level.UNKNOWN, "warmpool-controller: unknown", ""),
     ({"nodes": Unknown("403")}, {}, Level.UNKNOWN, "nodes: unknown, because 403", ""),
     (
         {"nodes": (dataclasses.replace(L4, labels={PRODUCT: "Tesla-T4"}),)},

@@ -59,7 +59,7 @@ async def jobs(tmp_path, s3):
 async def probed(jobs: ClusterWithJobs, folder: Path, path: Path, **options: Any) -> list[Finding]:
     agent = load_agent(path)
     async with Cluster.from_kubeconfig(kubeconfig(folder, jobs.port)) as cluster:
-        found = await probe(cluster, [agent], stages([agent]), **options)
+        found = await probe(cluster, [agent], stages([agent]), tell=print, **options)
         assert await cluster.list(JOB) == [], "the Job is removed"
     return found
 
@@ -92,9 +92,10 @@ async def test_what_a_pod_cannot_read_is_an_error_in_its_words(jobs, tmp_path, u
     assert error.field == ("spec", "model", "uri")
 
 
-async def test_a_pod_that_no_node_takes_leaves_it_unknown(jobs, tmp_path, uri):
+async def test_a_pod_that_no_node_takes_leaves_it_unknown(jobs, tmp_path, uri, capsys):
     jobs.taking = False
-    (finding,) = await probed(jobs, tmp_path, agent_file(tmp_path, uri), timeout_s=0.3)
+    (finding,) = await probed(jobs, tmp_path, agent_file(tmp_path, uri), timeout_s=0.6)
+    assert "0/3 nodes are available" in capsys.readouterr().out, "while it waits, too"
     assert finding.level is Level.UNKNOWN
     assert "0/3 nodes are available" in finding.text
 
@@ -120,4 +121,4 @@ def test_a_cache_that_cannot_be_written_is_said(tmp_path, made_model):
     cache, model = map(json.loads, done.stdout.splitlines())
     assert (cache["kind"], cache["problem"]) == ("cache", "File exists")
     assert (model["kind"], done.returncode) == ("done", 0)
-    assert asyncio.run(probe(None, [], [])) == []
+    assert asyncio.run(probe(None, [], [], tell=print)) == []
