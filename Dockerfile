@@ -1,6 +1,7 @@
-# One image for every stage of an agent, and one for the controller:
+# One image for every stage of an agent, one for the controller, and one for the dispatchers of triggers:
 #   docker build --target functions  -t REGISTRY/pilotlight-functions:0.1.0 .
 #   docker build --target controller -t REGISTRY/pilotlight-controller:0.1.0 .
+#   docker build --target triggers   -t REGISTRY/pilotlight-triggers:0.1.0 .
 # ENGINE=gpu (default) takes vLLM for CUDA, ENGINE=cpu the build for CPUs.
 # Every package is installed at the version and with the hash of locks/ (x86-64; `make lock` writes them). Pin the
 # base image as well: --build-arg BASE=python:3.12-slim@sha256:DIGEST
@@ -38,6 +39,14 @@ USER 10001
 EXPOSE 8080
 ENTRYPOINT ["python", "-m", "functions"]
 CMD ["generate"]
+
+FROM ${BASE} AS triggers
+ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1
+COPY --from=source /src /src
+RUN pip install --require-hashes --no-deps -r /src/locks/triggers.txt && \
+    pip install --no-deps --no-build-isolation /src && useradd --create-home --uid 10001 pilotlight
+USER 10001
+ENTRYPOINT ["python", "-m", "triggers"]
 
 FROM ${BASE} AS controller
 ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1

@@ -19,6 +19,7 @@ from pilotlight.agent_values import (
     Quantity,
     model_uri,
 )
+from pilotlight.dispatcher_settings import DispatcherSettings
 from pilotlight.gpu_settings import GPU, GpuType
 from pilotlight.pod_settings import PodSettings
 from pilotlight.s3_settings import S3
@@ -260,6 +261,8 @@ class AgentSpec(PodSettings):
     stages: list[StageSpec] = Field(min_length=1)
     triggers: list[AgentTrigger] = Field(default_factory=list, max_length=100)
     """Queues whose messages are posted to a stage."""
+    dispatcher: DispatcherSettings = Field(default_factory=DispatcherSettings)
+    """The pods that post them, on a cluster."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

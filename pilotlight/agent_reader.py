@@ -120,9 +120,10 @@ def _problem(path: Path, document: yaml_locations.Located, detail: Mapping[str, 
             text = f"{dotted} = {json.dumps(detail['input'])}: {TEXT_NOT_BOOLEAN}"
         case _:
             value = detail.get("input")
-            shown = (
-                "" if isinstance(value, dict | list | BaseModel) else f" = {json.dumps(value, default=str)}"
-            )
+            # A URL with a password in it is not repeated.
+            secret = isinstance(value, str) and "://" in value and "@" in value
+            unshown = secret or isinstance(value, dict | list | BaseModel)
+            shown = "" if unshown else f" = {json.dumps(value, default=str)}"
             text = f"{dotted}{shown}: {message}"
     return f"{path}:{document.line(location)}: {text}"
 

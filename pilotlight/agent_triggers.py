@@ -1,6 +1,6 @@
 """`triggers:` of an agent file: queues whose messages are posted to a stage, as Trigger objects."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -15,6 +15,8 @@ class AgentTrigger(TriggerTemplate):
     stage: Name | None = None
     """The stage that gets the events; by default the agent's entry."""
     path: Path = "/invoke"
+    delivery: Literal["dispatcher", "eventing"] = "dispatcher"
+    """Who delivers on a cluster: our dispatcher, or a source of Knative Eventing, which knows less."""
     wake_ahead: bool | Annotated[tuple[Name, ...], Field(strict=False)] = True
     """Stages to wake the moment a message is seen: all others, none, or those named."""
 

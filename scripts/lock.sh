@@ -30,6 +30,7 @@ lock() { # NAME [OPTION...]
 mkdir -p locks
 echo 'setuptools>=77' >"$work/build.txt" # builds the project itself, without downloading anything else
 lock controller -c constraints.txt
+lock triggers --extra triggers -c constraints.txt
 # vLLM pins a setuptools of its own.
 grep -oE '^[A-Za-z0-9._-]+==[^ ]+' locks/controller.txt | grep -v '^setuptools==' >"$work/common.txt"
 lock functions-gpu --extra gpu --extra onnx -c "$work/common.txt"

@@ -11,7 +11,12 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-EXTRAS = {"controller": [], "functions-gpu": ["gpu", "onnx"], "functions-cpu": ["cpu", "onnx"]}
+EXTRAS = {
+    "controller": [],
+    "triggers": ["triggers"],
+    "functions-gpu": ["gpu", "onnx"],
+    "functions-cpu": ["cpu", "onnx"],
+}
 PACKAGE = re.compile(
     r"^([A-Za-z0-9._-]+)==(\S+)(?: ; .*)? \\$((?:\n    --hash=sha256:[0-9a-f]{64}(?: \\)?$)+)", re.MULTILINE
 )
@@ -62,7 +67,7 @@ def test_the_controller_is_locked_at_the_versions_that_the_tests_run_with():
 def test_the_image_installs_from_the_locks_alone():
     steps = (ROOT / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
     installs = [step for step in steps if "pip install" in step and "torch==" not in step]
-    assert len(installs) == 3
+    assert len(installs) == 4
     for step in installs:
         for command in re.findall(r"pip install ([^&]+)", step):
             assert "--require-hashes" in command or "--no-deps --no-build-isolation /src" in command

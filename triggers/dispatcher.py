@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from triggers.decisions.answers import Outcome, Verdict, failed_items, one_line
@@ -54,6 +55,7 @@ class Options:
         lease_s: seconds for which messages are borrowed at a time, where the broker lets the consumer choose.
         embedded_sqs: URL of an SQS server of this machine's own, see `BrokerSettings`.
         wake_ahead: False measures without it.
+        key_file: file with the key that the target asks for, read for each request. None: it asks for none.
     """
 
     gateway: str | None = None
@@ -62,6 +64,7 @@ class Options:
     lease_s: float = 30.0
     embedded_sqs: str | None = None
     wake_ahead: bool = True
+    key_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +180,7 @@ class Dispatcher:
             address = address_of(self.spec.target, self.namespace, gateway)
             self._sender = Sender(
                 self.spec,
-                HttpTarget(session, address, self.spec.timeout),
+                HttpTarget(session, address, self.spec.timeout, self._options.key_file),
                 self.health,
                 self._count_request,
                 self._count_first,

@@ -18,6 +18,8 @@ from pilotlight import purge as purging
 from pilotlight.agent import Agent, Kind
 from pilotlight.agent_reader import load_agent
 from pilotlight.compile import compile_agent, compile_for_cluster
+from pilotlight.compile_dispatcher import dispatcher_objects
+from pilotlight.compile_eventing import eventing_objects, limits_of
 from pilotlight.doctor.findings import Level
 from pilotlight.doctor.report import has_errors
 from pilotlight.doctor.run import Agents, check_cluster
@@ -67,11 +69,19 @@ def render(
     file: AgentFile,
     *,
     model: ModelUri = None,
+    dispatchers: Annotated[
+        bool,
+        typer.Option(
+            "--dispatchers",
+            help="Only what delivers the events on a cluster: Deployments with KEDA, sources of Eventing.",
+        ),
+    ] = False,
     output: Annotated[str, typer.Option("--output", "-o", help="yaml or json.")] = "yaml",
 ) -> None:
     """Print the Knative Services, WarmPools and Triggers that an agent file compiles to."""
-    objects = compile_all(load(file, model))
-    if any(map(deploying.names_no_image, objects)):
+    agents = load(file, model)
+    objects = _compile_dispatchers(agents) if dispatchers else compile_all(agents)
+    if not dispatchers and any(map(deploying.names_no_image, objects)):
         typer.echo("note: spec.image is not set, so these objects run on the local platform only", err=True)
     if any(map(deploying.says_not_who_may_call, objects)):
         typer.echo(
@@ -86,6 +96,22 @@ def render(
         typer.echo(json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}, indent=2))
     else:
         raise typer.BadParameter(f"'{output}' must be yaml or json", param_hint="--output")
+
+
+def _compile_dispatchers(agents: list[Agent]) -> list[dict[str, Any]]:
+    """What delivers the agents' events; what of it is not usable, or does less, is said."""
+    objects = [obj for agent in agents for obj in (*dispatcher_objects(agent), *eventing_objects(agent))]
+    for agent in agents:
+        own = [trigger for trigger in agent.spec.triggers if trigger.delivery == "dispatcher"]
+        if own and agent.spec.dispatcher.image is None:
+            typer.echo("note: spec.dispatcher.image is not set: docker build --target triggers", err=True)
+        for trigger in agent.spec.triggers:
+            limits = limits_of(trigger) if trigger.delivery == "eventing" else []
+            if limits:
+                typer.echo(
+                    f"note: {trigger.name}: delivery eventing does without {', '.join(limits)}", err=True
+                )
+    return objects
 
 
 def _warn_of_open_stages(objects: list[dict[str, Any]]) -> None:

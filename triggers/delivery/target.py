@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
 import aiohttp
@@ -71,8 +72,15 @@ def service_address(service: str, namespace: str, path: str, gateway: str | None
 class HttpTarget:
     """Posts events. The session is the caller's."""
 
-    def __init__(self, session: aiohttp.ClientSession, address: Address, timeout_s: float) -> None:
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        address: Address,
+        timeout_s: float,
+        key_file: Path | None = None,
+    ) -> None:
         self._session = session
+        self._key_file = key_file
         self._address = address
         self._timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_S)
         self._headers = {
@@ -90,7 +98,7 @@ class HttpTarget:
             async with self._session.post(
                 self._address.url,
                 data=message.body,
-                headers={**self._headers, **message.headers, **headers},
+                headers={**self._headers, **message.headers, **headers, **self._credentials()},
                 timeout=self._timeout,
                 allow_redirects=False,
             ) as response:
@@ -108,6 +116,12 @@ class HttpTarget:
             return Answer(Outcome(Verdict.FAILED, "timeout", seconds))
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return Answer(Outcome(Verdict.FAILED, "connection", _said(error)))
+
+    def _credentials(self) -> dict[str, str]:
+        """The key as its file has it now: a rotated one needs no restart."""
+        if self._key_file is None:
+            return {}
+        return {"Authorization": f"Bearer {self._key_file.read_text().strip()}"}
 
 
 async def _read(response: aiohttp.ClientResponse) -> tuple[bytes, bool]:

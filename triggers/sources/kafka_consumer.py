@@ -63,7 +63,7 @@ class GroupMember:
         self._consumer = Consumer(
             {
                 **configuration(spec, settings),
-                "group.id": spec.group or settings.consumer.replace("/", "."),
+                "group.id": spec.group_name(settings.consumer),
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
                 "auto.offset.reset": "earliest",

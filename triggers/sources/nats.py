@@ -130,7 +130,7 @@ class NatsSource:
 
     def __init__(self, spec: NatsStream, settings: BrokerSettings) -> None:
         self._connection = _Connection(spec, settings)
-        self._consumer = spec.consumer or re.sub(r"[^A-Za-z0-9_-]", "-", settings.consumer)
+        self._consumer = spec.consumer_name(settings.consumer)
         self._lease_s = settings.lease_s
         self._subscription: Any = None
         self._order: GroupOrder[Msg] = GroupOrder(_sequence)

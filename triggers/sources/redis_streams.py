@@ -119,7 +119,7 @@ class RedisStreamSource:
 
     def __init__(self, spec: RedisStream, settings: BrokerSettings) -> None:
         self._connection = _Connection(spec, settings)
-        self._group = spec.group or settings.consumer
+        self._group = spec.group_name(settings.consumer)
         self._lease_ms = round(settings.lease_s * 1000)
         self._scripts: dict[str, Any] = {}
         self._adopted_at: float | None = None

@@ -5,6 +5,7 @@ Credentials have no field here: they come from the environment, and on a cluster
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -58,6 +59,10 @@ class NatsStream(SpecModel):
     ordered: bool = False
     """Keep the order within each subject, as long as one dispatcher runs."""
 
+    def consumer_name(self, trigger: str) -> str:
+        """The durable consumer for a Trigger `NAMESPACE/NAME`."""
+        return self.consumer or re.sub(r"[^A-Za-z0-9_-]", "-", trigger)
+
 
 class RedisStream(SpecModel):
     """A stream of Redis or Valkey. Variables: `REDIS_URL`, `REDIS_USERNAME`, `REDIS_PASSWORD`, and so on."""
@@ -73,6 +78,10 @@ class RedisStream(SpecModel):
     """Field of an entry with the body; an entry without it becomes a JSON object of its fields."""
     delete_done: bool = False
     """Delete entries from the stream when they are done; right when no other group reads it."""
+
+    def group_name(self, trigger: str) -> str:
+        """The consumer group for a Trigger `NAMESPACE/NAME`."""
+        return self.group or trigger
 
 
 class KafkaTopic(SpecModel):
@@ -90,6 +99,10 @@ class KafkaTopic(SpecModel):
     """Secret with `username`, `password`, and `ca.crt`, `tls.crt`, `tls.key` for TLS."""
     order: Literal["key", "partition"] = "key"
     """What keeps its order: the messages of one key, or all of a partition."""
+
+    def group_name(self, trigger: str) -> str:
+        """The consumer group for a Trigger `NAMESPACE/NAME`."""
+        return self.group or trigger.replace("/", ".")
 
 
 class QueueRef(SpecModel):
