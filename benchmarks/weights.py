@@ -1,6 +1,8 @@
 """Weights from S3 and from the cache into an engine's parameters, compared with other readers.
 
-    python benchmarks/weights.py [--size 2GB] [--repetitions 5] [--json]
+    python benchmarks/weights.py [--size 2GB] [--repetitions 5] [--json] [--plain]
+
+The endpoint speaks TLS, as S3 does; with `--plain` it does not.
 
 The engine is simulated by parameters of the model's shapes that are in memory already. Every arm copies every
 tensor into them, as an engine's `load_weights` does, except two: `raw_get`, which only reads into buffers
@@ -33,6 +35,7 @@ import shutil
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,6 +60,9 @@ GOALS = {
     "vs_runai_streamer": (">=", 2.0),
     "vs_boto3": (">=", 3.0),
     "vs_raw_get": (">=", 0.9),
+    "weights_tls_vs_obstore": (">=", 1.0),
+    "weights_tls_vs_runai": (">=", 1.5),
+    "tls_cpu_vs_obstore": ("<=", 1.15),
     "write_through_cost": ("<=", 1.25),
     "cached_vs_mmap": (">=", 0.95),
     "peak_extra_mib": ("<=", 1100),
@@ -72,6 +78,7 @@ def main() -> int:
     parser.add_argument("--size", default="2GB")
     parser.add_argument("--repetitions", type=at_least(1), default=5)
     parser.add_argument("--json", action="store_true", help="print the JSON object only")
+    parser.add_argument("--plain", action="store_true", help="plain HTTP in place of TLS")
     parser.add_argument(
         "--folder", type=Path, help="work here and keep the model; default: a temporary folder"
     )
@@ -84,12 +91,14 @@ def main() -> int:
     with contextlib.ExitStack() as stack:
         folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
-        os.environ.update(stack.enter_context(served(folder, size)))
+        os.environ.update(stack.enter_context(served(folder, size, tls=not options.plain)))
         os.environ["BENCH_CACHE"] = stack.enter_context(
             tempfile.TemporaryDirectory(prefix="cache-", dir=folder)
         )
         say = (lambda _: None) if options.json else (lambda text: print(text, file=sys.stderr, flush=True))
-        result = measure(folder, options.repetitions, say, touched=not options.untouched)
+        result = measure(
+            folder, options.repetitions, say, touched=not options.untouched, tls=not options.plain
+        )
     print(json.dumps(result, indent=None if options.json else 2))
     return 0
 
@@ -113,7 +122,9 @@ def touch_free_memory(size: int) -> None:
             area[offset] = 1
 
 
-def measure(folder: Path, repetitions: int, say: Callable[[str], None], *, touched: bool) -> dict[str, Any]:
+def measure(  # noqa: C901 - one list of arms
+    folder: Path, repetitions: int, say: Callable[[str], None], *, touched: bool, tls: bool
+) -> dict[str, Any]:
     """Run all arms in turn, then measure memory; ratios of medians."""
     import weights  # noqa: PLC0415 - its import is not measured
 
@@ -124,6 +135,12 @@ def measure(folder: Path, repetitions: int, say: Callable[[str], None], *, touch
     # As a replica has it before its engine starts: the model's folder, which knows the cached weights.
     pulled = weights.pull_blocking(uri(), cache_dir=warm, with_weights=False)
     seconds: dict[str, list[float]] = {}
+    processor_seconds: dict[str, list[float]] = {}
+
+    def timed(arm: str, run: Callable[[], float]) -> None:
+        began = time.process_time()
+        note(arm, run())
+        processor_seconds.setdefault(arm, []).append(time.process_time() - began)
 
     def note(arm: str, value: float) -> None:
         seconds.setdefault(arm, []).append(value)
@@ -152,8 +169,8 @@ def measure(folder: Path, repetitions: int, say: Callable[[str], None], *, touch
 
     arms: list[Callable[[], None]] = [
         lambda: note("stream", streamed(engine, None)[0]),
-        lambda: note("tensors", streamed(None, None)[0]),
-        lambda: note("raw_get", raw_get(buffers)),
+        lambda: timed("tensors", lambda: streamed(None, None)[0]),
+        lambda: timed("raw_get", lambda: raw_get(buffers)),
         write_through,
         lambda: note("runai_owned", runai(engine, owned=True)),
         lambda: note("runai_borrowed", runai(engine, owned=False)),
@@ -165,11 +182,13 @@ def measure(folder: Path, repetitions: int, say: Callable[[str], None], *, touch
     for round_number in range(repetitions + 1):
         if round_number == 1:
             seconds.clear()  # the first round warms up
+            processor_seconds.clear()
         for arm in order.sample(arms, len(arms)):
             if touched:
                 touch_free_memory(2 * engine.bytes)
             arm()
     median = {arm: statistics.median(values) for arm, values in seconds.items()}
+    processor = {arm: statistics.median(values) for arm, values in processor_seconds.items()}
     memory = child("peak")
     with child_running("second_holder"):
         second = child("second")
@@ -182,12 +201,20 @@ def measure(folder: Path, repetitions: int, say: Callable[[str], None], *, touch
         "peak_extra_mib": memory["extra_mib"],
         "second_replica_private_mib": second["private_mib"],
     }
+    if tls:
+        figures |= {
+            "weights_tls_vs_obstore": figures["vs_raw_get"],
+            "weights_tls_vs_runai": figures["vs_runai_streamer"],
+            "tls_cpu_vs_obstore": processor["tensors"] / processor["raw_get"],
+        }
     return {
         "benchmark": "weights",
+        "tls": tls,
         **{key: round(value, 3) for key, value in figures.items()},
         "met": {
             key: figures[key] >= goal if sign == ">=" else figures[key] <= goal
             for key, (sign, goal) in GOALS.items()
+            if key in figures
         },
         "vs_raw_get_with_engine": round(median["raw_get"] / median["stream"], 3),
         "cached_vs_mmap_first": round(median["mmap_first"] / median["cached_first"], 3),
@@ -195,6 +222,9 @@ def measure(folder: Path, repetitions: int, say: Callable[[str], None], *, touch
         "second_replica_pss_mib": round(second["pss_mib"], 1),
         "second_replica_rss_mib": round(second["rss_mib"], 1),
         "seconds": {arm: round(value, 4) for arm, value in median.items()},
+        "processor_seconds_per_gb": {
+            arm: round(value / engine.bytes * 1e9, 3) for arm, value in processor.items()
+        },
         "spread": {arm: [round(min(values), 4), round(max(values), 4)] for arm, values in seconds.items()},
         "gb_per_second": {arm: round(engine.bytes / value / 1e9, 3) for arm, value in median.items()},
         "bytes": engine.bytes,

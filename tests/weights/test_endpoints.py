@@ -12,10 +12,11 @@ from cryptography.x509.oid import NameOID
 
 import weights
 from tests.weights.conftest import QUICK, digests_of
-from tests.weights.faults import fault_proxy
+from tests.weights.faults import NOTHING, Fault, fault_proxy
 from tests.weights.s3 import environment_for
 from weights.loading.model import open_model
 from weights.sources.http_pool import is_loopback
+from weights.sources.tls import TlsConnection
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,43 @@ def test_tls_with_the_authority_that_aws_ca_bundle_names(
     with open_model(parted_uri, retry=QUICK) as model:
         assert digests_of(model) == parted[1]
     assert tls_endpoint.bulk
+
+
+@pytest.mark.parametrize("ending", ["reset", "close", "stall"])
+def test_bodies_that_break_within_tls_are_resumed(  # noqa: PLR0917 - fixtures
+    tls_endpoint, certificate, parted, parted_uri, monkeypatch, ending
+):
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate[0]))
+    tls_endpoint.decide = lambda request: (
+        Fault(after=1_500_000, ending=ending) if request.is_bulk and request.number % 3 == 0 else NOTHING
+    )
+    with open_model(parted_uri, retry=QUICK, concurrency=8) as model:
+        assert digests_of(model) == parted[1]
+
+
+def test_a_certificate_of_another_host_is_refused(tls_endpoint, certificate):
+    port = int(tls_endpoint.endpoint.rsplit(":", 1)[1])
+    context = ssl.create_default_context(cafile=str(certificate[0]))
+    connection = TlsConnection("127.0.0.1", port, timeout=5, context=context, server_hostname="other.example")
+    with pytest.raises(ssl.SSLCertVerificationError, match=r"other\.example"):
+        connection.connect()
+    assert connection.sock is None
+
+
+def test_a_response_outlives_its_closed_connection(tls_endpoint, certificate):
+    """As `http.client` closes a connection before the body is read, where the server wants it closed."""
+    port = int(tls_endpoint.endpoint.rsplit(":", 1)[1])
+    context = ssl.create_default_context(cafile=str(certificate[0]))
+    connection = TlsConnection("127.0.0.1", port, timeout=5, context=context, server_hostname="127.0.0.1")
+    connection.connect()
+    tls = connection.sock
+    file = tls.makefile("rb")
+    tls.close()
+    tls.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    assert file.readline().startswith(b"HTTP/1.1 ")
+    file.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        tls.sendall(b"more")
 
 
 def test_tls_with_an_unknown_authority_is_refused(tls_endpoint, parted_uri, tmp_path):

@@ -12,6 +12,7 @@ import urllib.parse
 import urllib.request
 
 from weights.sources.retry_policy import ReadRetryPolicy
+from weights.sources.tls import TlsConnection
 
 
 class PoolClosedError(Exception):
@@ -115,7 +116,7 @@ class ConnectionPool:
         timeout = self._retry.connect_timeout
         if self._tls is None:
             return http.client.HTTPConnection(host, port, timeout=timeout)
-        connection = http.client.HTTPSConnection(host, port, timeout=timeout, context=self._tls)
+        connection = TlsConnection(host, port, timeout=timeout, context=self._tls, server_hostname=self._host)
         if self._proxy is not None:
             connection.set_tunnel(self._host, self._port or 443)
         return connection
