@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from knative.local.kubelet.volumes import permits_mounts
+from knative.local.kubelet.mount_namespace import permits_mounts
 from pilotlight.doctor.findings import Unknown
 from pilotlight.doctor.machine_facts import MachineFacts
 from weights import processors

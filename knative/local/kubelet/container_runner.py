@@ -18,16 +18,16 @@ from knative.client.resources import Object
 from knative.labels import PORT_ANNOTATION, STARTED_AT_ANNOTATION
 from knative.local import objects
 from knative.local.apiserver.records import Key
-from knative.local.kubelet import environment, gpus, limits, probe_loop, volumes
+from knative.local.kubelet import environment, gpus, limits, mount_namespace, probe_loop
 from knative.local.kubelet.environment import ContainerConfigError, ValueSources
 from knative.local.kubelet.limit_enforcer import EnforcedLimits
+from knative.local.kubelet.mount_namespace import BindMount
 from knative.local.kubelet.pod_runtime import PodRuntime, Termination
 from knative.local.kubelet.ports import NoFreePort
 from knative.local.kubelet.probe_loop import ContainerProbes, ProbeHandlers
 from knative.local.kubelet.probes import Probe, ProbeResult
 from knative.local.kubelet.process import Process, ProcessStartError
 from knative.local.kubelet.status import CREATING, ContainerState, PodState, terminated
-from knative.local.kubelet.volumes import BindMount
 
 log = logging.getLogger(__name__)
 
@@ -232,7 +232,7 @@ class ContainerRunner:
                 env=env,
                 folder=folder,
                 output=output,
-                wrapper=(*enforced.wrapper, *volumes.wrapper(mounts)),
+                wrapper=(*enforced.wrapper, *mount_namespace.wrapper(mounts)),
             )
         except ProcessStartError as problem:
             await runtime.limits.end(enforced)
@@ -244,7 +244,7 @@ class ContainerRunner:
             os.close(output)
         runtime.limits.begin(enforced, self._process)
         self._set_running(begun, port)
-        inside = volumes.enter(self._process.pid, folder) if mounts else ()
+        inside = mount_namespace.enter(self._process.pid, folder) if mounts else ()
         probing = asyncio.ensure_future(self._probe(env, folder, port, inside))
         try:
             exit_code = await self._wait_for_exit_or_termination(probing)

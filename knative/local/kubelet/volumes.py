@@ -12,90 +12,17 @@ import hashlib
 import os
 import shutil
 import stat
-import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from knative.local.apiserver.metadata import is_subdomain
+from knative.local.kubelet import mount_namespace
 from knative.local.kubelet.environment import ContainerConfigError, Lookup, ValueSources
+from knative.local.kubelet.mount_namespace import BindMount
 
 _MEMORY = Path("/dev/shm")  # noqa: S108  # where memory-backed files live on Linux
 _OF_OBJECTS = frozenset({"configMap", "secret", "projected"})
-_BIND = """
-set -e
-while [ "$1" != "--" ]; do
-  mount --bind "$1" "$2"
-  if [ "$3" = ro ]; then mount -o remount,bind,ro "$2"; fi
-  shift 3
-done
-shift
-exec "$@"
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class BindMount:
-    """A folder or file, and the path at which the container sees it."""
-
-    source: Path
-    path: Path
-    read_only: bool
-
-
-@cache
-def _namespace() -> tuple[str, ...]:
-    """The command prefix that makes a mount namespace; empty if that is not permitted."""
-    unshare = shutil.which("unshare")
-    if unshare is None or shutil.which("mount") is None:
-        return ()
-    prefix = [unshare, "--mount", "--propagation", "private"]
-    if os.geteuid() != 0:
-        prefix.append("--map-root-user")
-    probe = subprocess.run([*prefix, "true"], check=False, capture_output=True)  # noqa: S603  # a fixed command
-    return (*prefix, "--") if probe.returncode == 0 else ()
-
-
-def permits_mounts() -> bool:
-    """Whether this machine lets containers have volumes."""
-    return bool(_namespace())
-
-
-def wrapper(mounts: Sequence[BindMount]) -> tuple[str, ...]:
-    """The command prefix that runs a container with these mounts."""
-    if not mounts:
-        return ()
-    arguments: list[str] = []
-    for mount in mounts:
-        arguments += [str(mount.source), str(mount.path), "ro" if mount.read_only else "rw"]
-    return (*_namespace(), "sh", "-c", _BIND, "sh", *arguments, "--")
-
-
-_CHANGE_FOLDER = 'cd "$1" && shift && exec "$@"'
-
-
-def enter(pid: int, folder: Path) -> tuple[str, ...]:
-    """The command prefix that runs a program in `folder` and in the mount namespace of a process."""
-    nsenter = shutil.which("nsenter")
-    if nsenter is None:
-        return ()
-    # Without root's rights the process has a user namespace too, which must be entered first.
-    users = () if os.geteuid() == 0 else ("--user", "--preserve-credentials")
-    return (
-        nsenter,
-        "--target",
-        str(pid),
-        "--mount",
-        *users,
-        "--",
-        "sh",
-        "-c",
-        _CHANGE_FOLDER,
-        "sh",
-        str(folder),
-    )
 
 
 class Volumes:
@@ -129,7 +56,7 @@ class Volumes:
         wanted = container.get("volumeMounts") or []
         if not wanted:
             return []
-        if not _namespace():
+        if not mount_namespace.permits_mounts():
             raise ContainerConfigError(
                 "volumes need a mount namespace, which this machine does not permit (unshare --mount fails)"
             )
@@ -339,6 +266,8 @@ def _ensure_target(path: Path, source: Path, name: str) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
     except OSError as problem:
+        if os.geteuid() != 0 and path.parts[1:2] and Path(path.root, path.parts[1]).is_dir():
+            return  # made inside the container's namespace
         raise ContainerConfigError(
             f'mountPath {path} of volume "{name}" does not exist on this machine and cannot be made: '
             f"{problem.strerror}"

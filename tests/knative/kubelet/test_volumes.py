@@ -1,5 +1,10 @@
 """Where the folders of a pod's volumes are."""
 
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -100,3 +105,40 @@ def test_a_host_path_of_another_type_keeps_the_container_from_starting(tmp_path,
     (tmp_path / "file").write_text("")
     with pytest.raises(ContainerConfigError, match=says):
         mounted_host_path(tmp_path, tmp_path / path, kind)
+
+
+AS_A_USER = """
+import subprocess, sys
+from pathlib import Path
+from knative.local.kubelet.environment import ValueSources
+from knative.local.kubelet.mount_namespace import wrapper
+from knative.local.kubelet.volumes import Volumes
+
+folder, target = Path(sys.argv[1]), sys.argv[2]
+secret = {"data": {"ci": "c2VjcmV0"}}
+mount = {"name": "keys", "mountPath": target, "readOnly": True}
+mounts = Volumes(folder / "v", folder / "c").prepare(
+    "team", "pod", {"volumeMounts": [mount]}, [{"name": "keys", "secret": {"secretName": "keys"}}],
+    ValueSources({}.get, {"keys": secret}.get),
+)
+look = f"cat {target}/ci; ls -d /var/run/* | wc -l; touch {target}/x 2>/dev/null || echo read-only"
+print(subprocess.run([*wrapper(mounts), "sh", "-c", look], capture_output=True, text=True))
+"""
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root, to become a user"
+)
+def test_a_user_without_rights_mounts_where_only_root_could_make_the_path():
+    target = "/var/run/pilotlight-of-a-test/keys"
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        as_user = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+        command = [*as_user, sys.executable, "-c", AS_A_USER, folder, target]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[3]
+        )
+        left = len(list(Path("/var/run").iterdir()))
+    assert "secret" in done.stdout, done.stdout + done.stderr
+    assert f"secret{left + 1}\\nread-only" in done.stdout, "the entries that were there, and the new one"
+    assert not Path(target).parent.exists(), "the machine sees none of it"
