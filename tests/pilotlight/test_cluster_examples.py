@@ -8,6 +8,7 @@ import jsonschema
 import pytest
 import yaml
 
+from knative import feature_flags
 from knative.client.resources import CONFIG_MAP, NAMESPACE
 from pilotlight import deploy, stack
 from pilotlight.agent import Agent
@@ -88,6 +89,13 @@ def test_the_gpu_has_a_price_and_the_claim_is_for_several_nodes(name):
     assert gpu in packaged_prices().gpus
     (claim,) = [obj for obj in documents(name, "cluster.yaml") if obj["kind"] == "PersistentVolumeClaim"]
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_flags_are_those_that_doctor_names(name):
+    (config_map,) = documents(name, "knative.yaml")
+    (service,) = [obj for obj in compile_agent(agent(name)) if obj["kind"] == "Service"]
+    assert {f"kubernetes.{flag}" for flag in feature_flags.needed(pod(service))} == set(config_map["data"])
 
 
 async def features(cluster: Any, flags: dict[str, str]) -> None:
