@@ -95,7 +95,9 @@ def test_the_gpu_has_a_price_and_the_claim_is_for_several_nodes(name):
 def test_the_flags_are_those_that_doctor_names(name):
     (config_map,) = documents(name, "knative.yaml")
     (service,) = [obj for obj in compile_agent(agent(name)) if obj["kind"] == "Service"]
-    assert {f"kubernetes.{flag}" for flag in feature_flags.missing(pod(service), {})} == set(config_map["data"])
+    assert {f"kubernetes.{flag}" for flag in feature_flags.missing(pod(service), {})} == set(
+        config_map["data"]
+    )
 
 
 async def features(cluster: Any, flags: dict[str, str]) -> None:
