@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from functions.engines.vllm.snapshots.criu import CriuError, find_criu
 from knative.local.kubelet.mount_namespace import permits_mounts
 from pilotlight.doctor.findings import Unknown
 from pilotlight.doctor.machine_facts import MachineFacts
@@ -96,13 +97,11 @@ def _gpus() -> tuple[str, ...] | Unknown:
     return tuple(line.strip() for line in lines if line.strip())
 
 
-def _criu() -> str | None:
-    if shutil.which("criu") is None:
-        return None
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        found = re.search(r"Version:\s*(\S+)", _output("criu", "--version"))
-        return found[1] if found else "of unknown version"
-    return None
+def _criu() -> str | Unknown:
+    try:
+        return find_criu(os.environ).version
+    except CriuError as error:
+        return Unknown(str(error))
 
 
 def _output(*command: str) -> str:

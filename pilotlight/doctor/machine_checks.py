@@ -10,7 +10,6 @@ from pilotlight.doctor.model_memory import ModelFacts
 _GB = 1e9
 _LITTLE_MEMORY = 4 << 30
 _LITTLE_DISK = 5 << 30
-_CRIU_MIN = (4, 1)
 
 
 def check(
@@ -20,6 +19,7 @@ def check(
     yield from _resources(facts, models)
     yield from _gpus(facts)
     yield from _isolation(facts)
+    yield _snapshots(facts, agents)
     yield from _ports(facts)
     yield from _network(facts)
     yield from _engines(facts, agents)
@@ -81,18 +81,21 @@ def _isolation(facts: MachineFacts) -> Iterator[Finding]:
             "mount namespaces are not permitted: containers with volumes do not start here",
             "sysctl kernel.unprivileged_userns_clone=1, or in a container --security-opt seccomp=unconfined",
         )
-    yield _snapshots(facts.criu)
 
 
-def _snapshots(version: str | None) -> Finding:
-    if version is None:
-        return ok("snapshots", "CRIU is not installed: cold starts import the engine")
-    parts = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-    if parts and parts < _CRIU_MIN:
-        return Finding(
-            Level.WARNING, "snapshots", f"CRIU {version} is older than 4.1", "install criu 4.1 or later"
-        )
-    return ok("snapshots", f"CRIU {version}")
+def _snapshots(facts: MachineFacts, agents: Sequence[Agent]) -> Finding:
+    wanted = any(stage.snapshot for agent in agents for stage in agent.spec.stages)
+    if not isinstance(facts.criu, Unknown):
+        return ok("snapshots", f"CRIU {facts.criu}")
+    text = f"cold starts import the engine: {facts.criu.because}"
+    if not wanted:
+        return ok("snapshots", text)
+    return Finding(
+        Level.WARNING,
+        "snapshots",
+        f"a stage has snapshot: true, but {text}",
+        "install criu 4.1 or later, and run as root or with CAP_CHECKPOINT_RESTORE",
+    )
 
 
 def _ports(facts: MachineFacts) -> Iterator[Finding]:

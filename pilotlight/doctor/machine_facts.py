@@ -16,7 +16,7 @@ class MachineFacts:
         available_bytes: of memory, now.
         disks: free bytes by what the folder is for.
         gpus: name and memory of each, as nvidia-smi prints them.
-        criu: its version; None where it is not installed.
+        criu: its version, or why snapshots cannot be made with it.
         cgroups: whether containers' limits can be enforced, in words.
         mounts: whether containers can have volumes.
         ports: those of the platform, and what listens there: None if nothing does.
@@ -30,7 +30,7 @@ class MachineFacts:
     available_bytes: int
     disks: Mapping[str, int | Unknown]
     gpus: tuple[str, ...] | Unknown
-    criu: str | None
+    criu: str | Unknown
     cgroups: bool
     mounts: bool
     ports: Mapping[int, bool]

@@ -483,7 +483,7 @@ MACHINE = MachineFacts(
         ),
         ({"disks": {"state folder": Unknown("gone")}}, Level.UNKNOWN, "state folder: unknown, because gone"),
         ({"gpus": Unknown("nvidia-smi failed")}, Level.UNKNOWN, "because nvidia-smi failed"),
-        ({"criu": "3.17.1"}, Level.WARNING, "CRIU 3.17.1 is older than 4.1"),
+        ({"criu": Unknown("CRIU is not installed")}, None, None),
         ({"cgroups": False}, Level.WARNING, "memory limits are sampled"),
         ({"mounts": False}, Level.WARNING, "containers with volumes do not start here"),
         ({"ports": {8080: True, 8081: True}}, Level.WARNING, "8080, 8081 of 127.0.0.1 in use"),
@@ -499,3 +499,13 @@ def test_what_a_machine_lacks_is_said(tmp_path, facts, level, text):
     facts = {"packages": {"onnxruntime": "1"}, **facts}
     found = bad(list(machine_checks.check(dataclasses.replace(MACHINE, **facts), [agent(tmp_path)], {})))
     assert [(item.level, text in item.text) for item in found] == ([] if level is None else [(level, True)])
+
+
+def test_a_snapshot_that_is_wanted_and_cannot_be_made_is_said(tmp_path):
+    made = vllm(tmp_path, {}, {})
+    stages_ = [stage.model_copy(update={"snapshot": True}) for stage in made.spec.stages]
+    made = made.model_copy(update={"spec": made.spec.model_copy(update={"stages": stages_})})
+    facts = dataclasses.replace(MACHINE, criu=Unknown("criu has version 3.17.1, must be 4.1 or later"))
+    (finding,) = bad(list(machine_checks.check(facts, [made], {})))
+    assert finding.level is Level.WARNING
+    assert "must be 4.1 or later" in finding.text
