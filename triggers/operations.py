@@ -61,6 +61,21 @@ async def browse(queue: QueueRef, settings: BrokerSettings, limit: int) -> list[
         return [dead_letters.read(message) for message in await source.browse(limit)]
 
 
+async def take_reply(spec: TriggerSpec, settings: BrokerSettings) -> Message:
+    """Take the first message that comes to the Trigger's reply queue; waits for ever.
+
+    Raises:
+        ValueError: the Trigger has no reply.
+    """
+    if spec.reply is None:
+        raise ValueError("the Trigger has no reply")
+    async with _source(spec.reply, settings) as source:
+        while not (messages := await source.receive(1, _WAIT_S)):
+            pass
+        await source.acknowledge(messages)
+        return messages[0]
+
+
 async def replay(
     spec: TriggerSpec,
     dead_letter: QueueRef,

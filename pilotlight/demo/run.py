@@ -22,8 +22,10 @@ from pilotlight.compile import compile_agent
 from pilotlight.demo import s3, snapshot
 from pilotlight.demo.arms import ArmMeasurement, Prompt, Request, Runner
 from pilotlight.demo.errors import DemoError
+from pilotlight.demo.event import EventMeasurement, send_one
 from pilotlight.demo.month import price_a_month, show_month
 from pilotlight.demo.report import DemoReport, Price, show
+from pilotlight.dispatching import embedded_sqs
 from warmpool.adapters.price_file import packaged_prices
 from weights.cache.location import CACHE_DIR_VARIABLE
 from weights.make_model import make_model
@@ -113,12 +115,16 @@ async def _run(config: DemoConfig, console: Console) -> DemoReport:
             # Every start of the model reads S3: what an earlier one cached would make the arms unequal.
             shutil.rmtree(config.build / "cache", ignore_errors=True)
             arms.append(await _arm(runner, console, name, prompts, pool=pool))
+        event = await _event(running, runner, agent, stack_config, prompts[0], console)
         restored = await _restored(running, runner, agent, stack_config, prompts[0], console)
         report = DemoReport(engine, model.parameters, arms, price(), restored)
         with _step(console, "a month of such traffic, priced with what was measured") as done:
             month = await asyncio.to_thread(price_a_month, report, agent, config.build / "month")
             done("simulated" if month else "nothing was measured to go by")
-        content = report.to_json() | {"month": month and month.to_json()}
+        content = report.to_json() | {
+            "event": event and event.to_json(),
+            "month": month and month.to_json(),
+        }
         (config.build / "report.json").write_text(json.dumps(content, indent=2) + "\n")
         show(report, console)
         if month is not None:
@@ -176,7 +182,12 @@ def _stack_config(config: DemoConfig, model: _Model) -> stack.StackConfig:
     )
     port = config.port if _is_free(config.port) else 0
     return stack.StackConfig(
-        state_dir=(config.build / "state").absolute(), gateway_port=port, api_port=0, gpus=1, env=env
+        state_dir=(config.build / "state").absolute(),
+        gateway_port=port,
+        api_port=0,
+        gpus=1,
+        env=env,
+        sqs=model.env.get("AWS_ENDPOINT_URL"),
     )
 
 
@@ -244,6 +255,30 @@ async def _restored(  # noqa: PLR0917 - of one demo
         request = await snapshot.restored_request(runner, prompt)
         done(request.error or f"first token after {request.ttft_s:.1f} s")
     return request
+
+
+async def _event(  # noqa: PLR0917 - of one demo
+    running: stack.Stack,
+    runner: Runner,
+    agent: Agent,
+    config: stack.StackConfig,
+    prompt: Prompt,
+    console: Console,
+) -> EventMeasurement | None:
+    """One question through the agent's queue, from zero; None where the agent has no queue with replies."""
+    with _step(console, "an event from a queue, from zero") as done:
+        sqs = config.sqs or embedded_sqs(config.state_dir)
+        made = await send_one(running.cluster, sqs, agent, prompt.prompt, done.progress)
+        if made is None:
+            done("left out: the agent has no trigger with a reply")
+            return None
+        done.progress("back to zero")
+        await runner.until(runner.services, hot=False, timeout_s=300)
+        done(
+            f"message in, {made.warmth} start, answer out after {made.answered_s:.1f} s, "
+            f"acknowledged after {made.acknowledged_s:.1f} s"
+        )
+        return made
 
 
 async def _farewell(

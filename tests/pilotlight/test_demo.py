@@ -51,7 +51,13 @@ def test_demo_answers_every_prompt_and_the_pool_spares_the_cold_start(cli, tmp_p
     assert month["always on"]["cost"] > month["the agent file's windows"]["cost"] > month["pool off"]["cost"]
     assert month["pool off"]["cold_starts"] > month["the agent file's windows"]["cold_starts"]
     assert (build / "month" / "report.html").stat().st_size > 10_000
+    event = report["event"]
+    assert event["trigger"] == "questions-support"
+    assert event["warmth"] == "cold"
+    assert 0 < event["answered_s"] <= event["acknowledged_s"] < 120
+    assert event["text"]
     for shown in (
+        "message in, cold start, answer out after",
         "What a user waited",
         "Where the cold start went",
         "What it cost",

@@ -94,6 +94,15 @@ class Rig:
         assert backlog.messages is not None
         return backlog.messages
 
+    async def dead_letters_there(self) -> list[DeadLetter]:
+        """Take what is in the dead-letter queue now, or within a second."""
+        source = make_source(self.dead, self.broker.settings())
+        await source.open()
+        got = await source.receive(source.limits.batch, 1)
+        await source.acknowledge(got)
+        await source.close()
+        return [read(one) for one in got]
+
     async def dead_letters(self, count: int, within_s: float = 30) -> list[DeadLetter]:
         """Take so many dead letters."""
         source = make_source(self.dead, self.broker.settings())
