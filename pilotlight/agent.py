@@ -368,18 +368,6 @@ class Agent(AgentModel):
         """Whether a stage is reachable from outside the cluster."""
         return stage.public or stage is self.entry()
 
-    def trigger_object(self, trigger: AgentTrigger) -> dict[str, Any]:
-        """The Trigger object of one of the agent's queues."""
-        services = {stage.name: self.service_name(stage) for stage in self.spec.stages}
-        target = trigger.stage or self.entry().name
-        return trigger.to_object(
-            agent=self.metadata.name,
-            namespace=self.metadata.namespace,
-            service=services[target],
-            others=[service for stage, service in services.items() if stage != target],
-            services=services,
-        )
-
     def pool(self, stage: StageSpec) -> WarmPoolTemplate | None:
         """The stage's warm pool: its own, else the agent's."""
         return stage.warm_pool or self.spec.warm_pool

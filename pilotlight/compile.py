@@ -11,6 +11,7 @@ from knative.labels import AGENT_LABEL, CLUSTER_LOCAL, STAGE_LABEL, VISIBILITY_L
 from pilotlight.agent import Agent, EngineSpec, Kind, StageSpec
 from pilotlight.compile_access import access_annotations, access_environment, network_policy
 from pilotlight.compile_pod import compile_pod
+from pilotlight.compile_triggers import trigger_object
 
 NO_IMAGE = "pilotlight.invalid/set-spec.image"
 """The image of an agent that names none: the local platform runs no images, and this host cannot exist
@@ -26,7 +27,7 @@ def compile_agent(agent: Agent) -> list[dict[str, Any]]:
         if (pool := agent.pool(stage)) is not None:
             name = agent.service_name(stage)
             pools.append(pool.to_object(name=name, namespace=namespace, target=name))
-    return services + pools + [agent.trigger_object(trigger) for trigger in agent.spec.triggers]
+    return services + pools + [trigger_object(agent, trigger) for trigger in agent.spec.triggers]
 
 
 def compile_for_cluster(agent: Agent) -> list[dict[str, Any]]:

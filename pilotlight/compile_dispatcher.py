@@ -7,7 +7,9 @@ from pilotlight.agent import Agent
 from pilotlight.agent_triggers import AgentTrigger
 from pilotlight.compile_keda import keda_objects, replicas_at_most
 from pilotlight.compile_pod import SAFE_SECURITY_CONTEXT
+from pilotlight.compile_triggers import trigger_object
 from triggers.spec.brokers import QueueRef
+from triggers.spec.trigger import TriggerSpec
 
 TRIGGER_LABEL: Final = "pilotlight.dev/trigger"
 SECRETS_FOLDER: Final = "/etc/pilotlight/trigger-secrets"
@@ -24,7 +26,7 @@ def dispatcher_objects(agent: Agent) -> list[dict[str, Any]]:
         return []
     objects = _account(agent)
     for trigger in triggers:
-        name = agent.trigger_object(trigger)["metadata"]["name"]
+        name = trigger_object(agent, trigger)["metadata"]["name"]
         objects += [_deployment(agent, trigger, name), *keda_objects(agent, trigger, name, drain_s(trigger))]
         if agent.spec.dispatcher.pod_monitor:
             objects.append(_pod_monitor(agent, name))
@@ -60,14 +62,9 @@ def _account(agent: Agent) -> list[dict[str, Any]]:
     ]
 
 
-def secrets_of(trigger: AgentTrigger) -> list[str]:
-    """The Secrets that the trigger's queues name."""
-    found: list[str] = []
-    for ref in (trigger.source, trigger.dead_letter, trigger.reply):
-        secret = None if ref is None else secret_of(ref)
-        if secret is not None and secret not in found:
-            found.append(secret)
-    return found
+def secrets_of(agent: Agent, trigger: AgentTrigger) -> tuple[str, ...]:
+    """The Secrets that the trigger's queues and its target name."""
+    return TriggerSpec.parse(trigger_object(agent, trigger)["spec"]).secrets
 
 
 def secret_of(ref: QueueRef) -> str | None:
@@ -86,7 +83,7 @@ def _deployment(agent: Agent, trigger: AgentTrigger, name: str) -> dict[str, Any
     env = [{"name": key, "value": value} for key, value in settings.env.items()]
     volumes: list[dict[str, Any]] = []
     mounts: list[dict[str, Any]] = []
-    for number, secret in enumerate(secrets_of(trigger)):
+    for number, secret in enumerate(secrets_of(agent, trigger)):
         volumes.append({"name": f"secret-{number}", "secret": {"secretName": secret}})
         mounts.append(
             {"name": f"secret-{number}", "mountPath": f"{SECRETS_FOLDER}/{secret}", "readOnly": True}

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from pilotlight.agent import Agent, AgentFileError
 from pilotlight.agent_triggers import AgentTrigger
+from pilotlight.compile_triggers import trigger_object
 from triggers.spec.brokers import KafkaTopic, QueueRef, RabbitmqQueue, SqsQueue
 
 _SERVING: Final = "serving.knative.dev/v1"
@@ -47,7 +48,7 @@ def limits_of(trigger: AgentTrigger) -> list[str]:
 
 
 def _source(agent: Agent, trigger: AgentTrigger) -> list[dict[str, Any]]:
-    obj = agent.trigger_object(trigger)
+    obj = trigger_object(agent, trigger)
     meta = obj["metadata"]
     sink = {
         "ref": {

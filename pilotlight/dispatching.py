@@ -1,7 +1,10 @@
 """The dispatchers of the platform on this machine, and an SQS server for queues that have no broker."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+import base64
+import contextlib
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Self
@@ -9,18 +12,20 @@ from typing import Self
 from prometheus_client import CollectorRegistry, generate_latest
 
 from knative.client.cluster import Cluster
-from knative.client.errors import Cause
-from knative.client.resources import Object
+from knative.client.errors import Cause, ClusterError
+from knative.client.resources import SECRET, Object
 from knative.local.apiserver.admission.validating_function import AdmissionResponse
 from pilotlight import aws_server
 from triggers.admission import review_trigger
 from triggers.controller import TriggerController
 from triggers.dispatcher import Options
 from triggers.metrics import TriggerMetrics
+from triggers.sources.credentials import SECRETS_VARIABLE
 from triggers.spec.trigger import TriggerSpec
 
 URL_FILE = "sqs.url"
 """In the state folder while the SQS server runs: its URL."""
+_SECRETS_S = 5.0
 _POLL_S = 1.0
 """Nobody waits longer for Ctrl-C."""
 _DRAIN_S = 5.0
@@ -81,10 +86,47 @@ def validate_trigger(obj: Object, old: Object | None) -> AdmissionResponse:
     return AdmissionResponse([Cause(problem) for problem in problems], warnings)
 
 
-class Dispatching:
-    """The dispatchers' metrics, which are there before the first dispatcher is."""
+class MountedSecrets:
+    """The Secrets that Triggers name, as folders, which a cluster would mount; they follow the objects."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path, cluster: Cluster) -> None:
+        self._folder = folder
+        self._cluster = cluster
+        self._known: set[tuple[str, str]] = set()
+
+    async def environment(self, namespace: str, names: Sequence[str]) -> Mapping[str, str]:
+        """This process's environment, with the folder of a namespace's Secrets."""
+        self._known |= {(namespace, name) for name in names}
+        await self._write([(namespace, name) for name in names])
+        if os.environ.get(SECRETS_VARIABLE):
+            return os.environ  # the user has chosen another
+        return {**os.environ, SECRETS_VARIABLE: str(self._folder / namespace)}
+
+    async def follow(self) -> None:
+        """Look for changes, for ever."""
+        while True:
+            await asyncio.sleep(_SECRETS_S)
+            await self._write(sorted(self._known))
+
+    async def _write(self, keys: Sequence[tuple[str, str]]) -> None:
+        for namespace, name in keys:
+            with contextlib.suppress(ClusterError):  # made later, or gone: what is there stays
+                secret = await self._cluster.get(SECRET, name, namespace)
+                folder = self._folder / namespace / name
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                for key, value in (secret.get("data") or {}).items():
+                    content = base64.b64decode(value)
+                    file = folder / key
+                    if not file.is_file() or file.read_bytes() != content:
+                        file.touch(mode=0o600)
+                        file.write_bytes(content)
+
+
+class Dispatching:
+    """The dispatchers of a platform. Their metrics are there before the first dispatcher is."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._state_dir = state_dir
         self._metrics = TriggerMetrics(CollectorRegistry())
 
     def render(self) -> str:
@@ -94,16 +136,24 @@ class Dispatching:
     @asynccontextmanager
     async def running(self, cluster: Cluster, gateway: str, sqs: EmbeddedSqs) -> AsyncIterator[None]:
         """Run a dispatcher for every Trigger in the API for as long as the context lasts."""
+        secrets = MountedSecrets(self._state_dir / "trigger-secrets", cluster)
 
-        async def options(spec: TriggerSpec) -> Options:
-            embedded = await sqs.url_for(spec)
-            return Options(gateway=gateway, poll_s=_POLL_S, drain_s=_DRAIN_S, embedded_sqs=embedded)
+        async def options(namespace: str, spec: TriggerSpec) -> Options:
+            return Options(
+                gateway=gateway,
+                poll_s=_POLL_S,
+                drain_s=_DRAIN_S,
+                embedded_sqs=await sqs.url_for(spec),
+                environment=await secrets.environment(namespace, spec.secrets),
+            )
 
         stop = asyncio.Event()
         controller = TriggerController(cluster, options, self._metrics)
         task = asyncio.create_task(controller.run(stop), name="trigger controller")
+        following = asyncio.create_task(secrets.follow(), name="secrets of triggers")
         try:
             yield
         finally:
             stop.set()
-            await asyncio.gather(task, return_exceptions=True)
+            following.cancel()
+            await asyncio.gather(task, following, return_exceptions=True)

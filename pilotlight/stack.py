@@ -108,7 +108,7 @@ async def running(config: StackConfig) -> AsyncIterator[Stack]:
         StackError: a port is taken, the state folder is in use or cannot be written.
     """
     admin_key = secrets.token_urlsafe(32)
-    dispatching = Dispatching()
+    dispatching = Dispatching(config.state_dir)
     platform = Platform(
         PlatformConfig(
             state_dir=config.state_dir,

@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 from triggers.spec.brokers import QueueRef
 from triggers.spec.field_types import PATTERN_OF_DURATION
 from triggers.spec.filters import Filter
-from triggers.spec.trigger import API_VERSION, KIND, Target, TriggerSpec
+from triggers.spec.trigger import API_VERSION, KIND, Target, TargetAuth, TriggerSpec
 
 FILE: Final = Path(__file__).parents[1] / "knative" / "manifests" / "crds" / "trigger.yaml"
 _HEAD: Final = """\
@@ -152,6 +152,8 @@ def _model(model: type[BaseModel]) -> dict[str, Any]:
     schema["properties"] = {name: _field(field) for name, field in fields.items()}
     if model is QueueRef:
         schema["x-kubernetes-validations"] = [_exactly_one(list(fields))]
+    elif model is TargetAuth:
+        schema["x-kubernetes-validations"] = [_exactly_one(["stageToken", "bearer"])]
     elif model is Target:
         schema["x-kubernetes-validations"] = [_exactly_one(["service", "url"])]
     return schema

@@ -104,7 +104,7 @@ async def _run(
         loop.add_signal_handler(number, stop.set)
     metrics = TriggerMetrics(CollectorRegistry())
 
-    async def chosen(_spec: TriggerSpec) -> Options:
+    async def chosen(_namespace: str, _spec: TriggerSpec) -> Options:
         return options
 
     async with AsyncExitStack() as stack:

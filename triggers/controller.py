@@ -42,7 +42,7 @@ class TriggerController:
     def __init__(
         self,
         cluster: Cluster,
-        options: Callable[[TriggerSpec], Awaitable[Options]],
+        options: Callable[[str, TriggerSpec], Awaitable[Options]],
         metrics: TriggerMetrics,
         *,
         namespace: str | None = None,

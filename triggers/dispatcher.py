@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -26,6 +27,7 @@ from triggers.delivery.publisher import Publisher
 from triggers.delivery.sender import Sender, Unit
 from triggers.delivery.settler import Settler
 from triggers.delivery.target import Answer, HttpTarget, address_of, open_session, service_address
+from triggers.delivery.target_auth import TargetCredential
 from triggers.delivery.waker import PATH, Waker
 from triggers.messages import Backlog, Message
 from triggers.metrics import TriggerMetrics
@@ -56,6 +58,7 @@ class Options:
         embedded_sqs: URL of an SQS server of this machine's own, see `BrokerSettings`.
         wake_ahead: False measures without it.
         key_file: file with the key that the target asks for, read for each request. None: it asks for none.
+        environment: where addresses and credentials of brokers, and the folder of Secrets, are named.
     """
 
     gateway: str | None = None
@@ -65,6 +68,7 @@ class Options:
     embedded_sqs: str | None = None
     wake_ahead: bool = True
     key_file: Path | None = None
+    environment: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +105,10 @@ class Dispatcher:
         self._key = f"{namespace}/{name}"
         self.health = Health(self._key, self._part_changed)
         settings = BrokerSettings(
-            consumer=self._key, lease_s=options.lease_s, embedded_sqs=options.embedded_sqs
+            consumer=self._key,
+            lease_s=options.lease_s,
+            embedded_sqs=options.embedded_sqs,
+            environment=options.environment,
         )
         self._source = make_source(spec.source, settings)
         self._loans = Loans(self._source, self.health, self._count_lost)
@@ -181,6 +188,7 @@ class Dispatcher:
             self._sender = Sender(
                 self.spec,
                 HttpTarget(session, address, self.spec.timeout, self._options.key_file),
+                HttpTarget(session, address, self.spec.timeout, self._credential()),
                 self.health,
                 self._count_request,
                 self._count_first,
@@ -198,6 +206,12 @@ class Dispatcher:
             for part in parts:
                 self._metrics.up.labels(*self._labels, part).set(1)
             yield
+
+    def _credential(self) -> TargetCredential | None:
+        auth, key_file = self.spec.target.auth, self._options.key_file
+        if auth is not None:
+            return TargetCredential.of_secret(auth, self._options.environment)
+        return None if key_file is None else TargetCredential(key_file)
 
     def _to_wake(self) -> list[str]:
         return list(self.spec.wake_ahead) if self._options.wake_ahead else []

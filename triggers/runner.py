@@ -31,10 +31,10 @@ class TriggerRunner:
         namespace: str,
         name: str,
         spec: TriggerSpec,
-        options: Callable[[TriggerSpec], Awaitable[Options]],
+        options: Callable[[str, TriggerSpec], Awaitable[Options]],
         metrics: TriggerMetrics,
     ) -> None:
-        """`options` may take its time, as an embedded broker does to start."""
+        """`options`, for a namespace and a spec, may take its time, as an embedded broker does to start."""
         self.spec = spec
         self._namespace = namespace
         self._name = name
@@ -75,7 +75,7 @@ class TriggerRunner:
         waits = pauses()
         while not self._stop.is_set():
             try:
-                options = await self._options(self.spec)
+                options = await self._options(self._namespace, self.spec)
                 self._dispatcher = Dispatcher(self._namespace, self._name, self.spec, options, self._metrics)
                 await self._dispatcher.run(self._stop)
                 self._defect = None

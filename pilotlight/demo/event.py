@@ -10,6 +10,7 @@ from typing import Any
 from knative.client.cluster import Cluster
 from knative.client.resources import TRIGGER
 from pilotlight.agent import Agent
+from pilotlight.compile_triggers import trigger_object
 from pilotlight.demo.errors import DemoError
 from triggers import operations
 from triggers.messages import Message
@@ -53,7 +54,7 @@ async def send_one(
     entry = next((one for one in agent.spec.triggers if one.reply is not None), None)
     if entry is None:
         return None
-    obj = agent.trigger_object(entry)
+    obj = trigger_object(agent, entry)
     name, namespace = obj["metadata"]["name"], obj["metadata"]["namespace"]
     spec = TriggerSpec.parse(obj["spec"])
     settings = operations.settings_for(f"{namespace}/{name}", sqs)

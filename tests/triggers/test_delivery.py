@@ -2,13 +2,16 @@
 
 import asyncio
 import json
+import os
 import time
 
 import pytest
 from aiohttp import web
 from cloudevents.core.bindings.http import HTTPMessage, from_http_event
 
+from tests.triggers.source_contract import LEASE_S
 from triggers.delivery.target import MAX_BODY
+from triggers.dispatcher import Options
 
 
 async def test_a_message_becomes_a_cloud_event_and_is_acknowledged(rig):
@@ -299,3 +302,26 @@ async def test_a_group_keeps_its_order_and_a_poisoned_one_does_not_stop_the_othe
     assert [body for body in bodies if body.startswith(b"a")] == [b"a0", b"a1", b"a1", b"a2"]
     assert [body for body in bodies if body.startswith(b"b")] == [b"b0", b"b1", b"b2"]
     assert letter.message.body == b"a1"
+
+
+async def test_the_token_of_a_mounted_secret_is_sent_and_followed(rig, tmp_path):
+    await rig.queues()
+    folder = tmp_path / "secrets" / "support-stage-token"
+    folder.mkdir(parents=True)
+    (folder / "current").write_text("first-token\n")
+    options = Options(
+        poll_s=1,
+        lease_s=LEASE_S,
+        environment={**os.environ, "PILOTLIGHT_TRIGGER_SECRETS": str(tmp_path / "secrets")},
+    )
+    target = {"url": rig.function.url, "auth": {"stageToken": "support-stage-token"}}
+    async with rig.dispatching(target=target, options=options):
+        await rig.send(b"1")
+        await rig.until_settled("delivered", 1)
+        (folder / "current").write_text("second-token")
+        await rig.send(b"2")
+        await rig.until_settled("delivered", 2)
+    assert [call.headers["x-pilotlight-stage-token"] for call in rig.function.calls] == [
+        "first-token",
+        "second-token",
+    ]

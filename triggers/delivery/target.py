@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Final
 
 import aiohttp
@@ -13,6 +12,7 @@ import aiohttp
 from transport import propagation
 from triggers.decisions.answers import EXCERPT, Outcome, Verdict, one_line, outcome_of_status
 from triggers.decisions.cloud_events import HttpMessage
+from triggers.delivery.target_auth import TargetCredential
 from triggers.spec.trigger import Target
 
 CONNECT_S: Final = 10.0
@@ -77,10 +77,10 @@ class HttpTarget:
         session: aiohttp.ClientSession,
         address: Address,
         timeout_s: float,
-        key_file: Path | None = None,
+        credential: TargetCredential | None = None,
     ) -> None:
+        self._credential = credential
         self._session = session
-        self._key_file = key_file
         self._address = address
         self._timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_S)
         self._headers = {
@@ -94,11 +94,15 @@ class HttpTarget:
 
     async def post(self, message: HttpMessage, headers: Mapping[str, str]) -> Answer:
         """Post once; whatever happens is an answer."""
+        identity = {} if self._credential is None else self._credential.headers()
+        if identity is None:
+            missing = f"there is no token in {self._credential and self._credential.file}"
+            return Answer(Outcome(Verdict.UNREACHABLE, "credential", missing))
         try:
             async with self._session.post(
                 self._address.url,
                 data=message.body,
-                headers={**self._headers, **message.headers, **headers, **self._credentials()},
+                headers={**self._headers, **message.headers, **headers, **identity},
                 timeout=self._timeout,
                 allow_redirects=False,
             ) as response:
@@ -116,12 +120,6 @@ class HttpTarget:
             return Answer(Outcome(Verdict.FAILED, "timeout", seconds))
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return Answer(Outcome(Verdict.FAILED, "connection", _said(error)))
-
-    def _credentials(self) -> dict[str, str]:
-        """The key as its file has it now: a rotated one needs no restart."""
-        if self._key_file is None:
-            return {}
-        return {"Authorization": f"Bearer {self._key_file.read_text().strip()}"}
 
 
 async def _read(response: aiohttp.ClientResponse) -> tuple[bytes, bool]:

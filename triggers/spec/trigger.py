@@ -11,7 +11,16 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from triggers.spec.brokers import QueueRef
-from triggers.spec.field_types import Name, Path, Seconds, SpecError, SpecModel, Url, describe_errors
+from triggers.spec.field_types import (
+    Name,
+    Path,
+    Seconds,
+    SecretName,
+    SpecError,
+    SpecModel,
+    Url,
+    describe_errors,
+)
 from triggers.spec.filters import Filter
 
 API_VERSION: Final = "pilotlight.dev/v1alpha1"
@@ -58,6 +67,21 @@ class Batch(SpecModel):
     """How long the first message of a batch waits for others."""
 
 
+class TargetAuth(SpecModel):
+    """How the dispatcher shows the target who it is: a Secret in the Trigger's namespace."""
+
+    stage_token: SecretName | None = None
+    """Of an agent with `auth`: the Secret `AGENT-stage-token`, whose `current` its stages know."""
+    bearer: SecretName | None = None
+    """A Secret whose `token` is sent as `Authorization: Bearer`."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if (self.stage_token is None) == (self.bearer is None):
+            raise ValueError("must have exactly one of stageToken and bearer")
+        return self
+
+
 class Target(SpecModel):
     """Where events are posted to."""
 
@@ -67,6 +91,7 @@ class Target(SpecModel):
     """With its query; below the Service's or the URL's own path."""
     url: Url | None = None
     """Any other address, instead of `service`."""
+    auth: TargetAuth | None = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
@@ -127,6 +152,15 @@ class TriggerSpec(TriggerTemplate):
     target: Target
     wake_ahead: Annotated[tuple[Name, ...], Field(strict=False, max_length=32)] = ()
     """Services that are woken the moment a message is seen, beside the target."""
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The Secrets that its dispatcher needs, each as a folder of its own."""
+        queues = [queue for queue in (self.source, self.dead_letter, self.reply) if queue is not None]
+        named = [getattr(getattr(queue, queue.kind), "secret", None) for queue in queues]
+        auth = self.target.auth
+        named += [] if auth is None else [auth.stage_token, auth.bearer]
+        return tuple(sorted({name for name in named if name is not None}))
 
     @classmethod
     def parse(cls, spec: object) -> Self:

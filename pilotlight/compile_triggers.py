@@ -1,0 +1,38 @@
+"""The Trigger objects of an agent's queues (pure)."""
+
+from typing import Any
+
+from pilotlight.agent import Agent, Kind, StageSpec
+from pilotlight.agent_triggers import AgentTrigger
+from pilotlight.compile_access import stage_token_secret
+from triggers.spec.trigger import Target, TargetAuth, TriggerSpec, TriggerTemplate
+
+
+def trigger_object(agent: Agent, trigger: AgentTrigger) -> dict[str, Any]:
+    """The Trigger object of one queue."""
+    stages = {stage.name: stage for stage in agent.spec.stages}
+    target = stages[trigger.stage or agent.entry().name]
+    path = trigger.path or ("/" if target.kind is Kind.CONTAINER else "/invoke")
+    spec = TriggerSpec(
+        **{name: getattr(trigger, name) for name in TriggerTemplate.model_fields},
+        target=Target(service=agent.service_name(target), path=path, auth=_auth(agent, target)),
+        wake_ahead=tuple(agent.service_name(stage) for stage in _to_wake(agent, trigger, target)),
+    )
+    return spec.to_object(f"{trigger.name}-{agent.metadata.name}", agent.metadata.namespace)
+
+
+def _to_wake(agent: Agent, trigger: AgentTrigger, target: StageSpec) -> list[StageSpec]:
+    named = trigger.wake_ahead
+    if isinstance(named, bool):
+        return [stage for stage in agent.spec.stages if named and stage is not target]
+    return [stage for name in named for stage in agent.spec.stages if stage.name == name]
+
+
+def _auth(agent: Agent, target: StageSpec) -> TargetAuth | None:
+    """The token of the agent's stages, where the agent says who may call and names no key for it."""
+    has_token = any(stage.kind is Kind.ORCHESTRATE for stage in agent.spec.stages)
+    if agent.spec.dispatcher.target_key is not None or not has_token:
+        return None
+    if agent.spec.auth is None or target.kind is Kind.CONTAINER:
+        return None
+    return TargetAuth(stage_token=stage_token_secret(agent.metadata.name))
