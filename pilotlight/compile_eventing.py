@@ -57,7 +57,7 @@ def _source(agent: Agent, trigger: AgentTrigger) -> list[dict[str, Any]]:
             "name": obj["spec"]["target"]["service"],
             "namespace": meta["namespace"],
         },
-        "uri": trigger.path,
+        "uri": obj["spec"]["target"].get("path", "/"),
     }
     source = trigger.source
     if source.sqs is not None:

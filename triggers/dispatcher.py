@@ -187,7 +187,6 @@ class Dispatcher:
             address = address_of(self.spec.target, self.namespace, gateway)
             self._sender = Sender(
                 self.spec,
-                HttpTarget(session, address, self.spec.timeout, self._options.key_file),
                 HttpTarget(session, address, self.spec.timeout, self._credential()),
                 self.health,
                 self._count_request,
