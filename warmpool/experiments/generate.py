@@ -14,6 +14,7 @@ from warmpool.domain.field_types import Duration, StrictModel
 from warmpool.experiments.trace import MOST_REQUESTS, Trace, trace_of
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 _HOUR: Final = 3600.0
 _OFFICE: Final = (
@@ -28,6 +29,8 @@ Rate = Annotated[float, Field(gt=0, le=10_000)]
 class _Generator(StrictModel):
     duration: Duration
     """How long the trace lasts."""
+    functions: Annotated[int, Field(ge=1, le=10_000)] = 1
+    """How many functions they are for: the second gets half as many as the first, the third a third."""
 
 
 class Poisson(_Generator):
@@ -111,9 +114,20 @@ def generate(what: Poisson | Diurnal | Bursts | OnOff | Spikes, start: datetime,
             ]
             times = np.concatenate([_poisson(rng, what.rate, 0.0, seconds), *spikes])
     times = np.sort(times[times < seconds])
-    trace = trace_of(times)
-    first = float(times[0]) if len(times) else 0.0
-    return trace_of(times, start=start + timedelta(seconds=first)) if len(times) else trace
+    if not len(times):
+        return trace_of(times)
+    return trace_of(
+        times,
+        functions=_functions(rng, what.functions, len(times)),
+        names=tuple(f"function-{number}" for number in range(1, what.functions + 1)),
+        start=start + timedelta(seconds=float(times[0])),
+    )
+
+
+def _functions(rng: np.random.Generator, functions: int, requests: int) -> Ints:
+    """Whose request each is."""
+    shares = 1 / np.arange(1, functions + 1)
+    return np.asarray(rng.choice(functions, requests, p=shares / shares.sum()), dtype=np.int64)
 
 
 def _bound(what: Poisson | Diurnal | Bursts | OnOff | Spikes, seconds: float) -> None:

@@ -22,16 +22,19 @@ _DIGITS: Final = 6
 _STYLE: Final = """
 :root{color-scheme:light dark;--ink:#111827;--dim:#6b7280;--line:#e5e7eb;--page:#fff;--best:#dcfce7}
 @media(prefers-color-scheme:dark){:root{--ink:#e5e7eb;--dim:#9ca3af;--line:#374151;--page:#111827;--best:#14532d}}
-body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--page);margin:0 auto;max-width:60rem;
+body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--page);margin:0 auto;max-width:72rem;
 padding:1rem}
 h1{font-size:1.5rem;margin:.2rem 0}h2{font-size:1.15rem;margin:2rem 0 .5rem}p.dim,figcaption{color:var(--dim)}
 .scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th,td{padding:.35rem .6rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
-th:first-child,td:first-child{text-align:left}tr.best td{background:var(--best)}
-.scroll:focus-visible{outline:2px solid #2563eb}caption{text-align:left;color:var(--dim);padding:.2rem .6rem}
-figure{margin:0}figure svg{width:100%;height:auto;background:#fff;border-radius:.4rem}
+th:first-child{text-align:left;position:sticky;left:0;background:var(--page)}
+tr.best td{background:var(--best)}
+.scroll:focus-visible{outline:2px solid #2563eb}
+figure{margin:0}figure svg{width:100%;min-width:38rem;height:auto;background:#fff;border-radius:.4rem}
 a:focus-visible,summary:focus-visible{outline:2px solid #2563eb}pre{overflow-x:auto;font-size:.85rem}
-@media print{body{max-width:none;font-size:10pt;padding:0}.scroll{overflow:visible}th,td{padding:.2rem .35rem}
+@media(max-width:40rem){thead th:first-child,tbody th{max-width:9rem;white-space:normal}}
+@media print{body{max-width:none;font-size:10pt;padding:0}.scroll{overflow:visible}
+figure svg{min-width:0}th,td{padding:.2rem .35rem;font-size:8pt}
 h2{break-after:avoid}figure,tr{break-inside:avoid}details{display:none}}
 """
 
@@ -147,7 +150,8 @@ def to_csv(report: ExperimentReport) -> str:
 def to_html(report: ExperimentReport) -> str:
     """The report as one page without links to anything outside it."""
     figures = "".join(
-        f"<h2>{picture.title}</h2><figure>{picture.svg(report)}<figcaption>{picture.description}.</figcaption></figure>"
+        f'<h2>{picture.title}</h2><figure><div class="scroll" role="region" aria-label="{picture.title}" '
+        f'tabindex="0">{picture.svg(report)}</div><figcaption>{picture.description}.</figcaption></figure>'
         for picture in PICTURES
     )
     incomplete = (

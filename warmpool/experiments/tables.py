@@ -56,18 +56,19 @@ class Row:
 def arms(rows: Sequence[Row], currency: str, best: str | None) -> str:
     """What users felt and what it cost, arm by arm."""
     woke = any(row.woke_rate for row in rows)
-    heads = ["arm", "cold", *(["woke"] if woke else []), "wait p50", "p95", "p99", "TTFT p50", "p95", "p99"]
-    heads += ["GPU-hours", "over bound", f"cost {currency}"]
+    bound = any(row.over_bound is not None for row in rows)
+    heads = ["arm", "cold", *(["woke"] if woke else []), f"cost {currency}", "GPU-hours"]
+    heads += [*(["over bound"] if bound else []), "wait p50", "p95", "p99", "TTFT p50", "p95", "p99"]
     body = [
         (
             row.arm,
             f"{row.cold_rate:.2%}",
             *([f"{row.woke_rate:.2%}"] if woke else []),
+            f"{row.cost:,.2f}",
+            f"{row.gpu_s / 3600:,.2f}",
+            *([f"{row.over_bound:.2f}"] if row.over_bound is not None else []),
             *map(seconds, (row.wait_p50_s, row.wait_p95_s, row.wait_p99_s)),
             *map(seconds, (row.ttft_p50_s, row.ttft_p95_s, row.ttft_p99_s)),
-            f"{row.gpu_s / 3600:,.2f}",
-            "-" if row.over_bound is None else f"{row.over_bound:.2f}",
-            f"{row.cost:,.2f}",
         )
         for row in rows
     ]
