@@ -111,12 +111,13 @@ class RevisionAutoscaler:
         self.stable.record_zeros(first, last)
         self.panic.record_zeros(first, last)
 
-    def settled_until(self, now: float, *, reporting: bool) -> float:
+    def settled_until(self, now: float, *, reporting: bool, until: float = _NEVER) -> float:
         """Until when neither deciding nor reconciling would change anything, if there is no demand.
 
         Args:
             now: a whole second.
             reporting: whether each second will report 0, as ready replicas do; else none will report.
+            until: later instants do not matter.
 
         Returns:
             The first instant that may bring another decision; `now` itself where that cannot be told.
@@ -129,10 +130,11 @@ class RevisionAutoscaler:
         in_path = (result.excess_burst_capacity < 0) == (self.excess_burst_capacity < 0)
         if not in_path or (again, result.desired_scale) != (state, self.desired_scale):
             return now
-        until = _NEVER if state.panic_since is None else state.panic_since + decider.stable_window_s
+        if state.panic_since is not None:
+            until = min(until, state.panic_since + decider.stable_window_s)
         if self.recheck_at is not None:
             until = min(until, self.recheck_at)
-        return min(until, self.stable.stays(now, decider.pods_for)) if reporting else until
+        return min(until, self.stable.stays(now, decider.pods_for, until)) if reporting else until
 
     def decide(self, now: float) -> bool:
         """Decide the desired scale; True if it changed so that a reconcile is due."""

@@ -80,12 +80,13 @@ class LinearWindow:
                 self._buckets[gap % size] = 0.0
         self._last = last
 
-    def stays(self, now: float, level: Callable[[float], float]) -> float:
+    def stays(self, now: float, level: Callable[[float], float], until: float = math.inf) -> float:
         """The first instant at which `level` of the average has another value, while each second adds 0.
 
         Args:
             now: a whole second; the one before it has been recorded.
             level: does not fall when its argument rises.
+            until: later instants do not matter.
         """
         second = math.floor(now)
         if self._first is None or self._last != second - 1 or second != now:
@@ -93,8 +94,12 @@ class LinearWindow:
         size = len(self._buckets)
         total = self._total - self._buckets[second % size]
         value = level(_round_half_up(total / min(second - self._first, size - 1)))
-        for later in range(second + 1, second + size):
-            total -= self._buckets[later % size]
+        end = second + size if until == math.inf else min(second + size, math.ceil(until))
+        for later in range(second + 1, end):
+            gone = self._buckets[later % size]
+            if not gone and later - self._first >= size:
+                continue  # the average is that of the second before
+            total -= gone
             if level(_round_half_up(total / min(later - self._first, size - 1))) != value:
                 return float(later)
         return math.inf
@@ -151,7 +156,12 @@ class WeightedWindow(LinearWindow):
             weight *= 1.0 - smoothing
         return average
 
-    def stays(self, now: float, level: Callable[[float], float]) -> float:
+    def stays(
+        self,
+        now: float,
+        level: Callable[[float], float],
+        until: float = math.inf,  # noqa: ARG002 - as in `LinearWindow`
+    ) -> float:
         """As in `LinearWindow`; a weighted average is not foretold."""
         return math.inf if level(self.average(now)) == level(0.0) else now
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -53,18 +54,20 @@ class _Inlet:
         upstream = self._upstream
         origins, at = upstream.leavers(self._seen)
         self._seen += len(at)
-        self._waiting += zip(at.tolist(), origins.tolist(), strict=True)
-        self._waiting = [entry for entry in self._waiting if entry[1] != POKE]
+        self._waiting += [
+            entry for entry in zip(at.tolist(), origins.tolist(), strict=True) if entry[1] != POKE
+        ]
         ended = upstream.finished
-        horizon = np.inf if ended else max(upstream.now, upstream.planned)
-        last = int(np.searchsorted(self._wakes, horizon, side="left"))
-        self._waiting += [(float(at), POKE) for at in self._wakes[self._woken : last]]
-        self._woken = last
+        horizon = math.inf if ended else max(upstream.now, upstream.planned)
+        if len(self._wakes):
+            last = int(np.searchsorted(self._wakes, horizon, side="left"))
+            self._waiting += [(float(at), POKE) for at in self._wakes[self._woken : last]]
+            self._woken = last
         # A request that leaves in the last second may do so after the horizon.
         self._waiting.sort()
         ready = [entry for entry in self._waiting if entry[0] < horizon]
         self._waiting = self._waiting[len(ready) :]
-        self._target.feed(ready, float(horizon), ended=ended)
+        self._target.feed(ready, horizon, ended=ended)
 
 
 def simulate_fleet(

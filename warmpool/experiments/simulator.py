@@ -35,6 +35,7 @@ Ints = npt.NDArray[np.int64]
 DRAIN_LIMIT_S: Final = 7200.0
 """How long after the last request an arm is still charged, at most."""
 _NEVER: Final = math.inf
+_NONE: Final[Floats] = np.empty(0)
 _LONG_AGO_S: Final = 86_400.0
 POKE: Final = -1
 """The origin of a request that only wakes a stage."""
@@ -208,6 +209,8 @@ class FunctionSimulation:
     def leavers(self, seen: int) -> tuple[Ints, Floats]:
         """The requests that left since so many had: their indexes in the load, and when (s)."""
         slots = self._left[seen : int(self._counters[data_path.LEFT])]
+        if not len(slots):
+            return slots, _NONE
         at = self._arrivals[slots] + self._waited[slots] + self._served[slots]
         return (self._origins[slots] if self._fed else slots), at
 
@@ -221,17 +224,18 @@ class FunctionSimulation:
 
     def _quiet_until(self) -> float:
         """Until when nothing can happen without a request, on a whole second."""
-        settled = self._autoscaler.settled_until(self.now, reporting=self._ready > 0)
-        if settled <= self.now:
-            return self.now
-        index = self._arrived
-        arrival = self._arrivals[index] if index < self._known else _NEVER
+        arrival = float(self._arrivals[self._arrived]) if self._arrived < self._known else _NEVER
         # A floor that moves by demand alone is asked by `idle`; one with an instant of its own at that.
         until = _NEVER if self._policy.drains else self._floor_until
-        until = min(float(arrival), until, self._horizon, self._end)
+        until = min(arrival, until, self._horizon, self._end)
         if self._upstream_ended and arrival == _NEVER and self._floor.replicas and not self._policy.drains:
             until = min(until, math.ceil(self._charged_until))
-        target = min(math.floor(until), math.ceil(settled) - 1 if settled < _NEVER else _NEVER)
+        if math.floor(until) <= self.now:
+            return self.now
+        settled = self._autoscaler.settled_until(self.now, reporting=self._ready > 0, until=until + 1.0)
+        if settled <= self.now:
+            return self.now
+        target = min(math.floor(until), math.ceil(settled) - 1)
         if target <= self.now:
             return self.now
         return self.now + self._policy.idle(int(target - self.now))
