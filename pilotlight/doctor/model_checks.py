@@ -6,11 +6,11 @@ from knative import render
 from knative.literals import parse_integer
 from pilotlight.agent import Agent, Kind
 from pilotlight.compile import NO_IMAGE
-from pilotlight.compile_gpu import gpu_of, gpu_types
+from pilotlight.compile_gpu import PRICE_ANNOTATION, gpu_of, gpu_types
 from pilotlight.doctor.cluster_facts import ClusterFacts
 from pilotlight.doctor.findings import Finding, Level, Unknown, ok, unknown
 from pilotlight.doctor.model_memory import ModelFacts, estimate
-from pilotlight.doctor.needs import StageNeeds
+from pilotlight.doctor.needs import StageNeeds, is_gpu
 
 _ASSUMED_BYTES_PER_S = 250e6
 """From S3 or a shared file system to the device; an assumption for where nothing was measured."""
@@ -20,10 +20,23 @@ _IDLE_S = 60
 
 
 def device_memory(agent: Agent) -> int | None:
-    """Bytes of one device of the model's stage; None where no type of GPU is named."""
+    """Bytes of one device of the model's stage; None where nothing in the file names its type."""
     stage = next((stage for stage in agent.spec.stages if stage.kind is Kind.GENERATE), None)
-    gpu = None if stage is None or stage.engine_type != "vllm" else gpu_of(agent, stage)
-    return None if gpu is None else gpu.memory_bytes(gpu_types(agent))
+    if stage is None or stage.engine_type != "vllm":
+        return None
+    types = gpu_types(agent)
+    gpu = gpu_of(agent, stage)
+    if gpu is not None:
+        return gpu.memory_bytes(types)
+    if not any(map(is_gpu, stage.resources.limits)):
+        return None
+    named = {**agent.spec.annotations, **stage.annotations}.get(PRICE_ANNOTATION)
+    selector = (agent.spec.node_selector if stage.node_selector is None else stage.node_selector) or {}
+    for name, known in types.items():
+        labels = known.node_labels.items()
+        if name == named or any(selector.get(key) in values for key, values in labels):
+            return known.memory_bytes
+    return None
 
 
 def memory(

@@ -7,7 +7,7 @@ from typing import Any
 from knative import env_vars
 from knative.client.resources import NETWORK_POLICY, SECRET, SERVICE, TRIGGER, WARM_POOL
 from knative.labels import PROGRESS_DEADLINE_ANNOTATION
-from knative.literals import parse_duration
+from knative.literals import parse_duration, parse_quantity
 from pilotlight.agent import Agent, Kind, StageSpec
 from pilotlight.agent_values import AgentModel
 from pilotlight.compile import compile_agent, compile_for_cluster
@@ -75,7 +75,7 @@ class StageNeeds:
         for container in self.spec.get("containers") or ():
             for name, amount in ((container.get("resources") or {}).get("limits") or {}).items():
                 if is_gpu(name):
-                    found[name] = found.get(name, 0) + int(amount)
+                    found[name] = found.get(name, 0) + int(parse_quantity(amount) or 0)
         return {name: count for name, count in found.items() if count}
 
     @property

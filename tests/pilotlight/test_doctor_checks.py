@@ -417,6 +417,25 @@ def test_a_model_is_held_against_the_memory_of_its_gpu(tmp_path, gpu, args, leve
     assert text in finding.text
 
 
+@pytest.mark.parametrize(
+    ("said", "gigabytes"),
+    [
+        ({"nodeSelector": {PRODUCT: "Tesla-T4"}}, 14.8),
+        ({"annotations": {"pilotlight.dev/gpu": "nvidia-l4"}, "nodeSelector": {"pool": "a"}}, 22.2),
+        ({"nodeSelector": {"pool": "a"}}, None),
+    ],
+)
+def test_the_type_may_be_named_by_label_or_price(tmp_path, said, gigabytes):
+    made = vllm(tmp_path, {"enabled": False}, {"max-model-len": 1024})
+    (stage,) = made.spec.stages
+    plain = agent(tmp_path, {"gpu": None, **said}, resources={"limits": {GPU: 1}}).spec.stages[0]
+    stage = plain.model_copy(update={"engine": stage.engine})
+    spec = agent(tmp_path, {"gpu": None, **said}).spec.model_copy(update={"stages": [stage]})
+    found = findings(GOOD, made.model_copy(update={"spec": spec}), models={0: LLAMA_8B})
+    texts = [item.text for item in found if item.check == "memory"]
+    assert [f"of {gigabytes} GB" in text for text in texts] == ([] if gigabytes is None else [True])
+
+
 def test_a_model_that_cannot_be_read_is_said(tmp_path):
     found = findings(GOOD, vllm(tmp_path, {"type": "nvidia-l4"}, {}), models={0: Unknown("no credentials")})
     (finding,) = [item for item in found if item.check == "memory"]

@@ -10,6 +10,7 @@ import yaml
 from pilotlight.agent import AgentFileError
 from pilotlight.agent_reader import load_agent
 from pilotlight.compile import compile_agent
+from tests.pilotlight.kubernetes_schemas import faults
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "support" / "agent.yaml"
 PRODUCT = "nvidia.com/gpu.product"
@@ -113,6 +114,11 @@ def test_a_type_with_several_products_and_types_in_order_of_preference_become_af
     assert "nodeSelector" not in pod(service)
     only = load(tmp_path, {}, {"gpu": {"type": "nvidia-a100-40gb"}})["generate"]
     assert "preferredDuringSchedulingIgnoredDuringExecution" not in pod(only)["affinity"]["nodeAffinity"]
+
+
+def test_a_real_api_server_would_take_the_affinity(tmp_path):
+    gpu = {"type": ["nvidia-l4", "nvidia-a100-40gb"], "runtimeClassName": "nvidia"}
+    assert faults(load(tmp_path, {}, {"gpu": gpu})["generate"]) == []
 
 
 def test_every_alternative_of_the_files_own_affinity_is_bound_to_the_types(tmp_path):
