@@ -1,6 +1,6 @@
 """Checks of GPU nodes: devices by type, free and taken, and whether each stage finds one (pure)."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pilotlight.doctor.cluster_facts import ClusterFacts, Node
@@ -9,6 +9,8 @@ from pilotlight.doctor.needs import StageNeeds
 from pilotlight.gpu_settings import GKE_LABEL, PRODUCT_LABEL
 from pilotlight.node_placement import label_misfit, taint_text, tolerates, untolerated
 
+_PASSING = ("node.kubernetes.io/", "node.cloudprovider.kubernetes.io/", "karpenter.sh/")
+"""Beginnings of keys of taints by which a node says that it is not ready, being started, or drained."""
 _TYPE_LABELS = (PRODUCT_LABEL, GKE_LABEL, "karpenter.k8s.aws/instance-gpu-name")
 
 
@@ -39,21 +41,13 @@ def _inventory(nodes: Sequence[Node], needs: Sequence[StageNeeds]) -> Iterator[F
         for resource, count in node.gpus.items():
             if count:
                 groups.setdefault((_type(node), resource), []).append(node)
+    tolerations = [item for need in needs for item in need.spec.get("tolerations") or ()]
     for (kind, resource), members in sorted(groups.items()):
         total = sum(node.gpus[resource] for node in members)
-        yield ok("gpus", f"{kind}: {len(members)} nodes, {total} {resource}, {_free(members, resource)}")
-    tolerations = [item for need in needs for item in need.spec.get("tolerations") or ()]
-    tainted: dict[str, list[str]] = {}
-    for node in nodes:
-        for taint in untolerated(node.taints, tolerations) if any(node.gpus.values()) else ():
-            tainted.setdefault(taint_text(taint), []).append(node.name)
-    for text, names in tainted.items():
-        yield Finding(
-            Level.WARNING,
-            "gpus",
-            f"the taint {text} of {_names(names)} is tolerated by no stage: these GPUs stay out of reach",
-            f"in the stage {_toleration(text)}",
-        )
+        taints = _lasting(members, tolerations)
+        tainted = f"; taints that no stage tolerates: {', '.join(taints)}" if taints else ""
+        nodes_ = "1 node" if len(members) == 1 else f"{len(members)} nodes"
+        yield ok("gpus", f"{kind}: {nodes_}, {total} {resource}, {_free(members, resource)}{tainted}")
 
 
 def _type(node: Node) -> str:
@@ -92,19 +86,14 @@ def _place(
             added = ", ".join(facts.provisioners)
             return problem(Level.WARNING, f"{why}, but {added} may add one", "see that its node pools do")
         return problem(Level.ERROR, why, "change gpu.type, or add such nodes (and NVIDIA's GPU operator)")
-    reachable = [
-        node for node in selected if not untolerated(node.taints, need.spec.get("tolerations") or ())
-    ]
+    tolerations = need.spec.get("tolerations") or ()
+    reachable = [node for node in selected if not _lasting([node], tolerations)]
+    taints = _lasting(selected, tolerations)
     if not reachable:
-        taints = {
-            taint_text(taint)
-            for node in selected
-            for taint in untolerated(node.taints, need.spec.get("tolerations") or ())
-        }
         return problem(
             Level.ERROR,
-            f"every such node has a taint that it does not tolerate ({', '.join(sorted(taints))})",
-            _toleration(min(taints)),
+            f"every such node has a taint that it does not tolerate ({', '.join(taints)})",
+            _toleration(taints[0]),
         )
     largest = max(node.gpus[resource] for node in reachable)
     if largest < count:
@@ -113,8 +102,28 @@ def _place(
             f"the largest such node has {largest}",
             f"a count of at most {largest}, or larger nodes",
         )
+    if taints:
+        away = _names([node.name for node in selected if node not in reachable])
+        return problem(
+            Level.WARNING,
+            f"{away} would do, but for a taint that it does not tolerate ({', '.join(taints)})",
+            _toleration(taints[0]),
+        )
     return _room(need, reachable, resource, count) or ok(
-        "gpus", f"{wants}: {_names([n.name for n in reachable])}"
+        "gpus", f"{wants}: {_names([node.name for node in reachable])}"
+    )
+
+
+def _lasting(nodes: Iterable[Node], tolerations: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The taints that keep pods with these tolerations away, without those of a state that passes."""
+    known = list(tolerations)
+    return sorted(
+        {
+            taint_text(taint)
+            for node in nodes
+            for taint in untolerated(node.taints, known)
+            if not str(taint.get("key")).startswith(_PASSING)
+        }
     )
 
 

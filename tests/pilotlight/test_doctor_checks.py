@@ -89,7 +89,7 @@ def test_a_cluster_that_has_everything_is_ok(tmp_path):
     found = findings(GOOD, agent(tmp_path, {"cache": CLAIM}))
     assert bad(found) == []
     text = "\n".join(finding.text for finding in found)
-    assert "NVIDIA-L4: 1 nodes, 4 nvidia.com/gpu, 1 taken, 3 free" in text
+    assert "NVIDIA-L4: 1 node, 4 nvidia.com/gpu, 1 taken, 3 free" in text
     assert "claim default/weights is ReadWriteMany" in text
     assert "min-scale of the Revision moves the floor" in text
     assert "KEDA: not there; not needed" in text
@@ -179,10 +179,22 @@ CASES: list[tuple[dict[str, Any], dict[str, Any], Level, str, str]] = [
         "see that its node pools do",
     ),
     (
-        {"nodes": (dataclasses.replace(L4, taints=({"key": "team", "effect": "NoSchedule"},)),)},
+        {
+            "nodes": (
+                L4,
+                dataclasses.replace(
+                    L4,
+                    name="gpu-2",
+                    taints=(
+                        {"key": "team", "value": "a", "effect": "NoExecute"},
+                        {"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"},
+                    ),
+                ),
+            )
+        },
         {},
         Level.WARNING,
-        "the taint team:NoSchedule of gpu-1 is tolerated by no stage",
+        "gpu-2 would do, but for a taint that it does not tolerate (team=a:NoExecute)",
         "tolerations: [{key: team, operator: Exists}]",
     ),
     (
@@ -332,6 +344,16 @@ def test_bounds_of_the_cluster_name_the_one_patch(tmp_path, facts, generate, tex
         [(Level.ERROR, True, True)] if text else []
     )
     assert bool(found) is (text is not None)
+
+
+def test_taints_of_other_gpus_are_named_beside_them(tmp_path):
+    other = Node("gpu-2", {PRODUCT: "Tesla-T4"}, ({"key": "team", "effect": "NoSchedule"},), {GPU: 1}, {})
+    found = findings(dataclasses.replace(GOOD, nodes=(L4, other)), agent(tmp_path))
+    assert bad(found) == []
+    (line,) = [finding.text for finding in found if finding.text.startswith("Tesla-T4: ")]
+    assert line == (
+        "Tesla-T4: 1 node, 1 nvidia.com/gpu, 0 taken, 1 free; taints that no stage tolerates: team:NoSchedule"
+    )
 
 
 def test_one_patch_sets_all_flags_that_all_agents_need(tmp_path):
