@@ -21,6 +21,7 @@ from functions.timing import parse_server_timing
 from transport.sse import EventParser, ServerSentEvent
 
 _LONGEST_DETAIL: Final = 300
+_TIMING: Final = "server-timing "
 # Short words that most tokenizers know as one token each.
 _WORDS: Final = [
     *(
@@ -183,7 +184,7 @@ class _Reading:
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
         self._sent = perf_counter()
-        self._parser = EventParser()
+        self._parser = EventParser(with_comments=True)
         self._times: list[float] = []
         """Instants of pieces of output."""
         self._status: int | None = None
@@ -199,7 +200,10 @@ class _Reading:
     def begin(self, response: aiohttp.ClientResponse) -> None:
         self._status = response.status
         self._streams = response.content_type == "text/event-stream"
-        for entry in parse_server_timing(", ".join(response.headers.getall("Server-Timing", ()))):
+        self._server_timing(", ".join(response.headers.getall("Server-Timing", ())))
+
+    def _server_timing(self, value: str) -> None:
+        for entry in parse_server_timing(value):
             if entry.name == "warmth":
                 self._warmth = entry.description
             elif entry.name == "queue" and entry.seconds is not None:
@@ -218,6 +222,12 @@ class _Reading:
             self._event(event, now)
 
     def _event(self, event: ServerSentEvent, now: float) -> None:
+        if not event.data:
+            # A stream that was held has sent its head before there were times to tell.
+            comment = event.raw.decode().strip().removeprefix(":").strip()
+            if comment.startswith(_TIMING):
+                self._server_timing(comment.removeprefix(_TIMING))
+            return
         if event.data == "[DONE]":
             self._complete = True
             return
@@ -237,7 +247,8 @@ class _Reading:
         if name == "delta":
             self._times.append(now)
         elif name == "error":
-            self._error = _problem(int(data.get("status", 500)), json.dumps(data))
+            self._status = int(data.get("status", 500))
+            self._error = _problem(self._status, json.dumps(data))
         elif name == "reply":
             self._reply(data)
             if not self._times:

@@ -50,6 +50,24 @@ async def test_a_stage_is_asked_for_a_stream_and_its_reply_tells_tokens_and_warm
     assert len(answer.itl_s) == 1
 
 
+async def test_a_stream_that_was_held_tells_its_times_in_a_comment(function):
+    reply = event({"usage": {}, "timings": []}, "reply")
+    timing = b": server-timing warmth;desc=cold, import;dur=2500, queue;dur=900.5\n\n"
+    function.pieces = [
+        b": warming phase=import elapsed=0.3s\n\n",
+        timing,
+        event({"text": "a"}, "delta"),
+        reply,
+    ]
+
+    answer = await ask(function, "/invoke")
+    function.pieces = [function.pieces[0], event({"status": 503, "title": "Full"}, "error")]
+    refused = await ask(function, "/invoke")
+
+    assert (answer.warmth, answer.queue_s, answer.phases) == ("cold", 0.9005, {"import": 2.5})
+    assert (refused.status, refused.error) == (503, "503 Full")
+
+
 @pytest.mark.parametrize(("stage", "warmth"), [("generate", "hot"), (None, "cold"), ("ingest", "cold")])
 async def test_of_a_chain_the_named_stage_counts_else_the_slowest_start(function, stage, warmth):
     function.pieces = [event({"text": "a"}, "delta"), event({"usage": {}, "timings": CHAIN}, "reply")]

@@ -100,7 +100,7 @@ def pool(cli):
     return yaml.safe_load(shown.stdout)["spec"]
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(290)
 def test_a_trace_is_replayed_with_the_pool_off_and_on_and_simulated_beside_it(cli, platform, trace, tmp_path):
     before = pool(cli)
     out = tmp_path / "out"
@@ -145,6 +145,15 @@ def test_a_trace_is_replayed_with_the_pool_off_and_on_and_simulated_beside_it(cl
     few = cli.run("experiment", "calibrate", str(out / "replay.jsonl"), "--least-warm", "500")
     assert few.returncode == 2
     assert "warm requests and 2 starts: a service time needs 500" in few.stderr
+
+    probing = ("--starts", "1", "--warm", "10", "--company", "1", "--least-starts", "2", "--json")
+    probed = cli.run("experiment", "calibrate", "--probe", platform.url, *where[:2], "-o", str(out / "probe"),
+                     *probing, timeout=120)  # fmt: skip
+    assert probed.returncode == 0, probed.stderr
+    fit = json.loads(probed.stdout)
+    assert (fit["service"]["requests"], fit["cold_start"]["starts"]) == (10, 2)
+    assert 0.001 < fit["spec"]["service"]["outputTokenSeconds"] < 0.02
+    assert pool(cli) == before
 
     same = cli.run("experiment", "compare", str(out / "replay.jsonl"), str(out / "replay.jsonl"))
     assert same.returncode == 0
