@@ -1,38 +1,57 @@
 """Checks of what else a cluster has: warm-pool controller, Prometheus, KEDA, Eventing, mesh (pure)."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 
 from pilotlight.doctor.cluster_facts import ClusterFacts
 from pilotlight.doctor.findings import Finding, Level, Unknown, ok, unknown
 
+
+@dataclass(frozen=True, slots=True)
+class _Addon:
+    """An addon, the API groups by which it is seen, and what follows from it."""
+
+    name: str
+    groups: tuple[str, ...]
+    present: str
+    absent: str
+    delivery: str = ""
+    """The delivery of triggers that needs it."""
+    install: str = ""
+
+
 _ADDONS = (
-    (
-        ("monitoring.coreos.com",),
+    _Addon(
         "Prometheus operator",
+        ("monitoring.coreos.com",),
         "kubectl apply -k knative/manifests/controller/monitoring makes it scrape the controller",
         "give the controller --prometheus URL yourself; without demand, keepAlive and forecast hold nothing",
     ),
-    (
-        ("keda.sh",),
+    _Addon(
         "KEDA",
-        "its ScaledObjects cannot target Knative Services, which scale themselves",
-        "not needed: queues count as demand through the backlog of a warm pool",
+        ("keda.sh",),
+        "the dispatchers of triggers follow their queues",
+        "triggers with delivery dispatcher need it",
+        "dispatcher",
+        "https://keda.sh/docs/latest/deploy/",
     ),
-    (
-        ("eventing.knative.dev",),
+    _Addon(
         "Knative Eventing",
-        "Brokers and Triggers can call functions",
-        "functions are called over HTTP only",
+        ("eventing.knative.dev",),
+        "triggers may have delivery eventing",
+        "triggers with delivery eventing need it",
+        "eventing",
+        "https://knative.dev/docs/install/",
     ),
-    (
-        ("networking.istio.io", "linkerd.io"),
+    _Addon(
         "service mesh",
+        ("networking.istio.io", "linkerd.io"),
         "probes and calls between stages go through its sidecars, which lengthens cold starts",
         "calls between stages are plain HTTP inside the cluster",
     ),
-    (
-        ("cert-manager.io",),
+    _Addon(
         "cert-manager",
+        ("cert-manager.io",),
         "it can issue certificates for the webhook of warm pools and for function URLs",
         "the webhook of warm pools and HTTPS need certificates of your own",
     ),
@@ -42,12 +61,13 @@ CONTROLLER = "warmpool-controller"
 CONTROLLER_NAMESPACE = "pilotlight-system"
 
 
-def addons(facts: ClusterFacts, *, pools: bool) -> Iterator[Finding]:
-    """What is there and what follows; only a missing WarmPool kind stops a deploy.
+def addons(facts: ClusterFacts, *, pools: bool, deliveries: Collection[str]) -> Iterator[Finding]:
+    """What is there and what follows; an error is what an agent cannot do without.
 
     Args:
         facts: of the cluster.
         pools: whether an agent has warm pools.
+        deliveries: those of its triggers.
     """
     if isinstance(facts.groups, Unknown):
         yield unknown("addons", "API groups", facts.groups)
@@ -65,9 +85,18 @@ def addons(facts: ClusterFacts, *, pools: bool) -> Iterator[Finding]:
         return
     if pools:
         yield from _controller(facts)
-    for groups, name, present, absent in _ADDONS:
-        there = bool(facts.groups & set(groups))
-        yield ok("addons", f"{name}: {'there; ' + present if there else 'not there; ' + absent}")
+    for addon in _ADDONS:
+        if facts.groups & set(addon.groups):
+            yield ok("addons", f"{addon.name}: there; {addon.present}")
+        elif addon.delivery in deliveries:
+            yield Finding(
+                Level.ERROR,
+                "addons",
+                f"{addon.name}: not there; {addon.absent}, and the agent has such",
+                addon.install,
+            )
+        else:
+            yield ok("addons", f"{addon.name}: not there; {addon.absent}")
 
 
 def _controller(facts: ClusterFacts) -> Iterator[Finding]:

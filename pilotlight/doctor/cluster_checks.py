@@ -26,7 +26,8 @@ def check(
         return
     yield from serving_checks.flags(facts, needs)
     yield from serving_checks.limits(facts, needs)
-    yield from addon_checks.addons(facts, pools=any(map(has_pools, agents)))
+    deliveries = {trigger.delivery for agent in agents for trigger in agent.spec.triggers}
+    yield from addon_checks.addons(facts, pools=any(map(has_pools, agents)), deliveries=deliveries)
     yield from gpu_checks.gpus(facts, needs)
     yield from object_checks.claims(facts, needs)
     yield from object_checks.host_paths(facts, needs)

@@ -158,6 +158,7 @@ def rights(agents: Sequence[Agent]) -> list[Right]:
         (_RESOURCES[obj["kind"]], obj["metadata"]["namespace"])
         for agent in agents
         for obj in (*compile_agent(agent), *compile_for_cluster(agent))
+        if obj["kind"] in _RESOURCES
     }
     kinds |= {
         (SECRET, agent.metadata.namespace)

@@ -92,7 +92,7 @@ def test_a_cluster_that_has_everything_is_ok(tmp_path):
     assert "NVIDIA-L4: 1 node, 4 nvidia.com/gpu, 1 taken, 3 free" in text
     assert "claim default/weights is ReadWriteMany" in text
     assert "min-scale of the Revision moves the floor" in text
-    assert "KEDA: not there; not needed" in text
+    assert "KEDA: not there; triggers with delivery dispatcher need it" in text
 
 
 CASES: list[tuple[dict[str, Any], dict[str, Any], Level, str, str]] = [
@@ -160,6 +160,17 @@ CASES: list[tuple[dict[str, Any], dict[str, Any], Level, str, str]] = [
         Level.WARNING,
         "Deployment pilotlight-system/warmpool-controller is not there: nothing is kept warm",
         "kubectl apply -k knative/manifests/controller",
+    ),
+    (
+        {},
+        {
+            "triggers": [
+                {"name": "mail", "source": {"sqs": {"queue": "https://sqs.eu-central-1.amazonaws.com/1/q"}}}
+            ]
+        },
+        Level.ERROR,
+        "KEDA: not there; triggers with delivery dispatcher need it, and the agent has such",
+        "keda.sh",
     ),
     ({"controllers": 0}, {"warmPool": {}}, Level.WARNING, "has no ready replica", "kubectl apply"),
     ({"controllers": Unknown("403")}, {"warmPool": {}}, Level.UNKNOWN, "warmpool-controller: unknown", ""),
