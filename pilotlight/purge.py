@@ -46,7 +46,7 @@ class PurgePlan:
         if self.cache is not None:
             place = self.folder or f"claim {self.cache.claim}"
             found.append(f"{self.cache.uri} in {place}, except files that other models share")
-            found.append(f"Jobs of `pilotlight weights warm` for {self.cache.name}")
+            found.append(f"Jobs and CronJobs of `pilotlight weights warm` for {self.cache.name}")
         return [f"removes {line}" for line in found] + [f"keeps   {line}" for line in self.kept]
 
 
@@ -113,7 +113,7 @@ async def purge(
         return done
     if found.folder is not None:
         return [*done, await _remove_here(found.cache.uri, found.folder, timeout_s=timeout_s)]
-    done += [f"job/{name} deleted" for name in await on_a_cluster.remove(cluster, found.cache)]
+    done += [f"{name} deleted" for name in await on_a_cluster.remove(cluster, found.cache)]
     jobs = await on_a_cluster.jobs_for(cluster, found.cache, remove=True)
     await on_a_cluster.start(cluster, jobs)
     fills = await on_a_cluster.follow(cluster, jobs, _ignore, timeout_s=timeout_s)

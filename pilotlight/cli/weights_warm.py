@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import json
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,15 +13,27 @@ from rich.console import Console
 
 from knative.client.cluster import Cluster
 from pilotlight import paths, terminal
+from pilotlight.agent import Agent
 from pilotlight.cli import agents
 from pilotlight.deploy import is_local_platform
 from pilotlight.kubeconfig import connect
 from pilotlight.warm_weights import on_a_cluster, on_this_machine
+from pilotlight.warm_weights.cron_jobs import cron_jobs, pool_of, schedules
 from pilotlight.warm_weights.fill_state import Fill, State
 from pilotlight.warm_weights.jobs import WarmError, WarmTarget, warm_target
+from warmpool.domain.duration import parse_duration
 from weights.sizes import format_size
 
 app = typer.Typer()
+
+
+def _duration(text: str | timedelta) -> timedelta:
+    if isinstance(text, timedelta):
+        return text
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 @app.command()
@@ -47,8 +60,16 @@ def warm(
     ] = False,
     wait: Annotated[bool, typer.Option(help="Wait until the cache is filled.")] = True,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait.")] = 3600,
+    before_windows: Annotated[
+        timedelta | None,
+        typer.Option(
+            parser=_duration,
+            metavar="DURATION",
+            help="Make CronJobs that do so as long before each window of the warm pool opens, such as 30m.",
+        ),
+    ] = None,
     delete: Annotated[
-        bool, typer.Option("--delete", help="Delete the Jobs of earlier calls instead; the cache stays.")
+        bool, typer.Option("--delete", help="Delete the Jobs and CronJobs instead; the cache stays.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -62,6 +83,9 @@ def warm(
     if anywhere and node:
         raise typer.BadParameter("excludes --node", param_hint="--anywhere")
     display = _Display(terminal.stderr_console())
+    if before_windows is not None:
+        _schedule(agent, target, kubeconfig, before_windows, nodes=node or (), anywhere=anywhere)
+        return
     fills = asyncio.run(
         _run(
             target,
@@ -78,12 +102,41 @@ def warm(
         answer = {"service": f"{target.namespace}/{target.name}", "model": target.uri, "fills": _plain(fills)}
         typer.echo(json.dumps(answer, indent=2))
     elif delete:
-        typer.echo("\n".join(f"job/{fill.name} deleted" for fill in fills) or "no Jobs were there")
+        typer.echo("\n".join(f"{fill.name} deleted" for fill in fills) or "no Jobs were there")
     else:
         for fill in fills:
             typer.echo(_sentence(fill))
     if wait and not delete:
         _fail_unless_done(fills)
+
+
+def _schedule(
+    agent: Agent,
+    target: WarmTarget,
+    kubeconfig: Path | None,
+    before: timedelta,
+    *,
+    nodes: Sequence[str],
+    anywhere: bool,
+) -> None:
+    pool = pool_of(agent, target)
+    times = schedules(pool, before)
+
+    async def run() -> dict[str, list[str]]:
+        async with connect(kubeconfig) as cluster:
+            if await is_local_platform(cluster):
+                raise WarmError(
+                    "the local platform runs no CronJobs: fill its cache without --before-windows"
+                )
+            jobs = await on_a_cluster.jobs_for(cluster, target, nodes=nodes, anywhere=anywhere)
+            return await on_a_cluster.schedule(cluster, target, list(cron_jobs(jobs, pool, before)))
+
+    done = asyncio.run(run())
+    for window, schedule in times.items():
+        typer.echo(f"before {window}: {schedule} ({pool.time_zone})")
+    for what, names in done.items():
+        for name in names:
+            typer.echo(f"cronjob/{name} {what}")
 
 
 async def _run(

@@ -1,16 +1,18 @@
 """Make the Jobs that fill a cache, and follow them."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from knative.client.cluster import Cluster
 from knative.client.errors import AlreadyExists, Forbidden, Invalid, NotFound, Unavailable
-from knative.client.resources import JOB, NODE, PERSISTENT_VOLUME, PERSISTENT_VOLUME_CLAIM, POD
+from knative.client.resources import CRON_JOB, JOB, NODE, PERSISTENT_VOLUME, PERSISTENT_VOLUME_CLAIM, POD
 from knative.labels import WARMS_LABEL
 from pilotlight.warm_weights.fill_state import Fill, of_job
 from pilotlight.warm_weights.jobs import WarmError, WarmTarget, nodes_of, warm_job
 
+_MANAGER = "pilotlight-warm"
 _LOG_LINES = 5
 _JOB_LABEL = "batch.kubernetes.io/job-name"
 _GONE_S = 60
@@ -122,12 +124,45 @@ async def _delete(cluster: Cluster, name: str, namespace: str) -> None:
 
 
 async def remove(cluster: Cluster, target: WarmTarget) -> list[str]:
-    """Delete every Job that fills the caches of a target; their names. What arrived stays in the cache."""
-    jobs = await cluster.list(JOB, target.namespace, label_selector=f"{WARMS_LABEL}={target.name}")
-    names = [job["metadata"]["name"] for job in jobs]
-    for name in names:
-        await _delete(cluster, name, target.namespace)
-    return names
+    """Delete every Job and CronJob that fills the caches of a target; `kind/name` of each.
+
+    What has arrived stays in the cache.
+    """
+    gone = await _remove_cron_jobs(cluster, target, kept=())
+    for job in await cluster.list(JOB, target.namespace, label_selector=f"{WARMS_LABEL}={target.name}"):
+        await _delete(cluster, job["metadata"]["name"], target.namespace)
+        gone.append(f"job/{job['metadata']['name']}")
+    return gone
+
+
+async def schedule(
+    cluster: Cluster, target: WarmTarget, cron_jobs: Sequence[dict[str, Any]]
+) -> dict[str, list[str]]:
+    """Apply CronJobs, and delete the target's others; the names of both, as `applied` and `deleted`.
+
+    All are tried with a dry run before the first is written.
+
+    Raises:
+        ClusterError: the server refuses one.
+    """
+    for dry_run in (True, False):
+        for cron_job in cron_jobs:
+            await cluster.apply(CRON_JOB, cron_job, field_manager=_MANAGER, force=True, dry_run=dry_run)
+    names = [cron_job["metadata"]["name"] for cron_job in cron_jobs]
+    gone = await _remove_cron_jobs(cluster, target, kept=names)
+    return {"applied": names, "deleted": [name.partition("/")[2] for name in gone]}
+
+
+async def _remove_cron_jobs(cluster: Cluster, target: WarmTarget, *, kept: Sequence[str]) -> list[str]:
+    selector = f"{WARMS_LABEL}={target.name}"
+    gone = []
+    for cron_job in await cluster.list(CRON_JOB, target.namespace, label_selector=selector):
+        name = cron_job["metadata"]["name"]
+        if name not in kept:
+            with contextlib.suppress(NotFound):
+                await cluster.delete(CRON_JOB, name, target.namespace)
+            gone.append(f"cronjob/{name}")
+    return gone
 
 
 async def follow(

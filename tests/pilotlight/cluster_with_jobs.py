@@ -12,7 +12,7 @@ from pathlib import Path
 
 from starlette.responses import JSONResponse
 
-from knative.client.resources import JOB, NODE, PERSISTENT_VOLUME, PERSISTENT_VOLUME_CLAIM, POD
+from knative.client.resources import CRON_JOB, JOB, NODE, PERSISTENT_VOLUME, PERSISTENT_VOLUME_CLAIM, POD
 from knative.local.apiserver.kind_info import KindInfo
 from knative.local.apiserver.records import Key
 from knative.local.apiserver.schemas.core_kinds import POD_SCHEMA
@@ -22,6 +22,7 @@ JOB_LABEL = "batch.kubernetes.io/job-name"
 WITH_JOBS = {
     **KINDS,
     JOB: KindInfo(JOB, "job", POD_SCHEMA, custom=False),
+    CRON_JOB: KindInfo(CRON_JOB, "cronjob", POD_SCHEMA, custom=False),
     NODE: KindInfo(NODE, "node", POD_SCHEMA, custom=False),
     PERSISTENT_VOLUME: KindInfo(PERSISTENT_VOLUME, "persistentvolume", POD_SCHEMA, custom=False),
     PERSISTENT_VOLUME_CLAIM: KindInfo(

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,18 @@ import pytest
 import yaml
 
 from knative.client.cluster import Cluster
-from knative.client.resources import JOB
+from knative.client.resources import CRON_JOB, JOB
 from pilotlight.agent_reader import load_agent
 from pilotlight.compile import compile_agent
 from pilotlight.warm_weights import on_a_cluster, on_this_machine
+from pilotlight.warm_weights.cron_jobs import cron_jobs, schedules
 from pilotlight.warm_weights.fill_state import Fill, State, of_job, with_line
 from pilotlight.warm_weights.jobs import WarmError, nodes_of, warm_job, warm_target
 from tests.pilotlight.cluster_with_jobs import ClusterWithJobs
+from tests.pilotlight.kubernetes_schemas import faults
 from tests.warmpool.conftest import kubeconfig
+from warmpool.domain.duration import parse_duration
+from warmpool.domain.pool import WarmPoolTemplate
 
 CLAIM = {"persistentVolumeClaim": {"claimName": "weights"}}
 NVME = {"persistentVolumeClaim": {"claimName": "nvme"}}
@@ -305,6 +310,66 @@ async def test_ctrl_c_leaves_the_jobs_and_says_so(cli, jobs, tmp_path, uri):
     assert await asyncio.to_thread(running.interrupt) == 130
     assert "the Jobs go on" in running.output
     assert len(list(jobs.store.list(JOB))) == 1
+
+
+# Ahead of windows.
+
+
+@pytest.mark.parametrize(
+    ("window", "before", "expected"),
+    [
+        ({"from": "08:00", "to": "19:00", "days": ["Mon-Fri"]}, "30m", "30 7 * * 1,2,3,4,5"),
+        ({"from": "08:00", "to": "19:00"}, "1h", "0 7 * * *"),
+        ({"from": "00:10", "to": "02:00", "days": ["Mon", "Sun"]}, "30m", "40 23 * * 0,6"),
+        ({"from": "00:00", "to": "24:00", "days": ["Mon"]}, "24h", "0 0 * * 0"),
+    ],
+)
+def test_the_schedule_is_ahead_of_the_window(window, before, expected):
+    pool = WarmPoolTemplate.model_validate({"windows": [{"name": "w", "replicas": 1, **window}]})
+    assert schedules(pool, parse_duration(before)) == {"w": expected}
+
+
+@pytest.mark.parametrize(
+    ("before", "windows", "expected"),
+    [
+        (
+            "90s",
+            [{"name": "w", "replicas": 1, "from": "08:00", "to": "09:00"}],
+            "whole minutes from 1m to 24h",
+        ),
+        (
+            "25h",
+            [{"name": "w", "replicas": 1, "from": "08:00", "to": "09:00"}],
+            "whole minutes from 1m to 24h",
+        ),
+        ("30m", [{"name": "w", "replicas": 1, "cron": "0 8 * * *", "duration": "1h"}], "by days of the week"),
+    ],
+)
+def test_what_has_no_schedule_is_refused(before, windows, expected):
+    pool = WarmPoolTemplate.model_validate({"windows": windows})
+    with pytest.raises(WarmError, match=expected):
+        schedules(pool, parse_duration(before))
+
+
+async def test_the_cron_jobs_of_a_pool_replace_those_of_an_earlier_one(cluster, tmp_path, uri):
+    found = target(tmp_path, uri=uri, cache=CLAIM)
+    jobs = await on_a_cluster.jobs_for(cluster, found)
+    half, hour = timedelta(minutes=30), timedelta(hours=1)
+    windows = [{"name": name, "replicas": 1, "from": "08:00", "to": "09:00"} for name in ("a", "b")]
+    both = WarmPoolTemplate.model_validate({"timeZone": "Europe/Berlin", "windows": windows})
+    one = WarmPoolTemplate.model_validate({"timeZone": "Europe/Berlin", "windows": windows[:1]})
+    made = list(cron_jobs(jobs, both, half))
+    assert [fault for obj in made for fault in faults(obj)] == []
+    first = await on_a_cluster.schedule(cluster, found, made)
+    again = await on_a_cluster.schedule(cluster, found, made)
+    assert (len(first["applied"]), again) == (2, {"applied": first["applied"], "deleted": []})
+    other = await on_a_cluster.schedule(cluster, found, list(cron_jobs(jobs, one, hour)))
+    assert set(other["deleted"]) == set(first["applied"])
+    (left,) = await cluster.list(CRON_JOB, "default")
+    assert (left["spec"]["schedule"], left["spec"]["timeZone"]) == ("0 7 * * *", "Europe/Berlin")
+    assert left["spec"]["jobTemplate"]["spec"] == jobs[0]["spec"]
+    assert len(left["metadata"]["name"]) <= 52
+    assert await on_a_cluster.remove(cluster, found) == [f"cronjob/{left['metadata']['name']}"]
 
 
 # On one machine.
