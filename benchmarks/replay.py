@@ -116,7 +116,10 @@ def simulate(results: ReplayResults, *, by_probe: bool) -> tuple[Calibration, li
     assert found.service is not None
     assert found.cold_start is not None
     replica = ReplicaSpec(
-        cold_start=found.cold_start.spec, slowdown=found.service.slowdown or 0.0, hourly=price().per_hour
+        cold_start=found.cold_start.spec,
+        slowdown=found.service.slowdown or 0.0,
+        stop_seconds=found.stop_s or 0.0,
+        hourly=price().per_hour,
     )
     arms = _only(results, lambda name: name in ARMS)
     return found, compare_with_simulation(arms, found.service.service, replica, packaged_prices())

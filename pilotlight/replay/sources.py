@@ -85,7 +85,12 @@ def model_used(
         return None
     # A replay without a start needs none in its simulation, either.
     start = found.cold_start.spec if found.cold_start is not None else ColdStartSpec(seconds=1.0)
-    replica = shape.model_copy(update={"cold_start": start, "slowdown": found.service.slowdown or 0.0})
+    fitted = {
+        "cold_start": start,
+        "slowdown": found.service.slowdown or 0.0,
+        "stop_seconds": found.stop_s or 0.0,
+    }
+    replica = shape.model_copy(update=fitted)
     return ModelUsed(
         found.service.service, replica, "a fit to this very replay", tuple(calibrating.comments(found))
     )

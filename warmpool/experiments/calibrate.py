@@ -101,6 +101,8 @@ class Calibration:
     concurrency: int | None = None
     """The Revision's container concurrency; None: not known."""
     gpus: int | None = None
+    stop_s: float | None = None
+    """Median seconds from the order to stop until a replica was gone; None: not measured."""
 
     def to_spec(self) -> dict[str, Any]:
         """The part of an experiment's `spec` that it settles, as a YAML file has it."""
@@ -112,6 +114,8 @@ class Calibration:
             replica["coldStart"] = _wire(self.cold_start.spec)
         if self.service is not None and self.service.slowdown is not None:
             replica["slowdown"] = round(min(10.0, self.service.slowdown), 4)
+        if self.stop_s is not None:
+            replica["stopSeconds"] = round(self.stop_s, 3)
         if self.concurrency is not None:
             replica["concurrency"] = self.concurrency
         if self.gpus is not None:
@@ -146,6 +150,7 @@ def calibrate_results(
     seconds += [start.seconds for start in starts]
     phases = [request.phases for request in requests if request.cold and request.phases]
     phases += [start.phases for start in starts if start.phases]
+    stops = [taken for found in results for arm in found.arms for taken in arm.stops]
     headers = {(found.header.container_concurrency, found.header.gpus) for found in results}
     concurrency, gpus = headers.pop() if len(headers) == 1 else (None, None)
     known = any(found.header.service for found in results)
@@ -163,6 +168,7 @@ def calibrate_results(
         phases=fit_phases(phases),
         concurrency=concurrency if known else None,
         gpus=gpus if known else None,
+        stop_s=float(np.median(stops)) if stops else None,
     )
 
 

@@ -61,6 +61,8 @@ class ReplicaSpec(StrictModel):
     """Share by which each further request in a replica lengthens one that begins there."""
     speed: Annotated[float, Field(gt=0, le=1000)] = 1.0
     """How much faster than the trace's service times it serves: a larger GPU, a smaller model."""
+    stop_seconds: Annotated[float, Field(ge=0, le=3600)] = 0.0
+    """How long its GPUs are held after the order to stop, while it ends."""
     hourly: Annotated[float, Field(ge=0, le=10_000)] | None = None
     """The price of one GPU for an hour; None: the price list's."""
     service: ServiceTime | None = None

@@ -76,6 +76,7 @@ def replica_of(shape: ReplicaSpec, prices: PriceList) -> Replica:
         concurrency=shape.concurrency,
         slowdown=shape.slowdown,
         hourly=hourly,
+        stop_s=shape.stop_seconds,
         warmths=_warmths(shape.warmth, prices),
     )
 

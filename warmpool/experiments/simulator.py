@@ -68,6 +68,7 @@ class Replica:
         concurrency: requests at once (`containerConcurrency`); 0: no limit.
         slowdown: share by which each further request in a replica lengthens one that begins there.
         hourly: the price of one GPU for an hour.
+        stop_s: how long its GPUs are held after the order to stop, while it ends.
         warmths: how warm it rests; it starts to its resting warmth in its cold start less the time to wake.
     """
 
@@ -76,6 +77,7 @@ class Replica:
     concurrency: int = 1
     slowdown: float = 0.0
     hourly: float = 0.0
+    stop_s: float = 0.0
     warmths: Warmths = field(default_factory=Warmths)
 
 
@@ -427,6 +429,8 @@ class FunctionSimulation:
         idle: dict[Warmth, float] = {
             warmth: float(spent[data_path.IDLE_S + index]) for index, warmth in enumerate(WARMTHS)
         }
+        stopped = self._started - self._ready - self._starting
+        idle["hot"] += stopped * self._replica.stop_s * self._replica.gpus
         shares = self._replica.warmths.shares
         charged = starting + busy + waking
         charged += sum(seconds * shares.get(warmth, 1.0) for warmth, seconds in idle.items())

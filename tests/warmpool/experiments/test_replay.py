@@ -188,6 +188,7 @@ def test_an_experiment_takes_what_calibrate_prints(tmp_path):
     assert service == found.service.service
     assert replica.cold_start == found.cold_start.spec
     assert (replica.concurrency, replica.slowdown) == (4, pytest.approx(0.1, abs=0.01))
+    assert replica.stop_seconds == 0.4
     assert "60 warm requests" in lines[0]
     assert "5 starts, median 4.20 s" in lines[1]
     assert "import 2.00 s" in lines[2]
@@ -263,6 +264,17 @@ def test_a_pool_that_was_on_is_hot_before_the_first_request_and_goes_when_it_was
     assert (found.cold_starts.live, found.cold_starts.simulated) == (0, 0)
     assert found.e2e_p95_s.error == pytest.approx(0.0, abs=0.02)
     assert 62 < found.gpu_s.simulated < 62 + 14
+
+
+def test_a_replica_holds_its_gpus_while_it_stops():
+    slow = REPLICA.model_copy(update={"stop_seconds": 5.0})
+
+    (at_once,), (later,) = (
+        compare_with_simulation(replayed(), SERVICE, shape, packaged_prices(), seeds=3)
+        for shape in (REPLICA, slow)
+    )
+
+    assert later.gpu_s.simulated == pytest.approx(at_once.gpu_s.simulated + 2 * 5.0)
 
 
 def test_what_is_not_known_is_not_compared(tmp_path):
