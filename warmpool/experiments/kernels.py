@@ -344,3 +344,14 @@ def idle_ticks(
             if now_worth < floor:
                 return passed, now_worth, price
     return seconds, floor, price
+
+
+@_jit
+def held_floors(floors: Ints, peaks: Ints) -> Ints:
+    held = np.zeros_like(floors)
+    for k in range(floors.shape[0]):
+        before = 0
+        for move in range(floors.shape[1]):
+            before = min(floors[k, move], max(before, peaks[move]))
+            held[k, move] = before
+    return held

@@ -1,16 +1,15 @@
-"""A WarmPool for a trace: windows that a person can read first, a keep-alive where it buys something.
+"""A WarmPool for a trace: windows that a person can read first, a forecast only where it buys something.
 
-Candidates are weekly windows whose edges and replicas follow the demand of the same hours of earlier weeks,
-each with several keep-alives. The first part of the trace chooses: the cheapest candidate that keeps the
-objective. The days held back judge: what the choice would have cost and left cold on traffic that it has
-not seen.
+The first part of the trace chooses among the `candidates`: the cheapest that keeps the objective, or the one
+with the fewest cold starts within a budget. The simulator checks the choice on the same days, and where its
+queues leave more requests cold, the objective is tightened and another one is chosen. The days held back
+judge: what the choice would have cost and how long users would have waited on traffic that it has not seen.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -19,80 +18,53 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import numpy.typing as npt
 
-from warmpool.domain.duration import format_duration
-from warmpool.domain.field_types import DAYS
+from warmpool.domain.cost import ReplicaPrice
+from warmpool.domain.floor import Floor
 from warmpool.domain.pool import WarmPoolTemplate
-from warmpool.experiments import levels
+from warmpool.experiments import candidates, levels
+from warmpool.experiments.candidates import Candidate
 from warmpool.experiments.errors import ExperimentError
-from warmpool.experiments.levels import MOVE_TICKS, DemandSeries
+from warmpool.experiments.floors import FixedFloor, FloorPolicy, ForecastFloor, PoolFloor, Second
+from warmpool.experiments.simulator import FunctionSimulation, Load, Replica, Result
 
 Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
-SLOT_S: Final = 600
-_SLOTS: Final = 86_400 // SLOT_S
+DAYS_A_MONTH: Final = 30
 _DAY_S: Final = 86_400.0
 _LEAST_DAYS: Final = 2.0
-_GROUPS: Final = (
-    ("weekdays", ("Mon", "Tue", "Wed", "Thu", "Fri"), (0, 1, 2, 3, 4)),
-    ("saturday", ("Sat",), (5,)),
-    ("sunday", ("Sun",), (6,)),
-)
-_SHARES: Final = (0.1, 0.25, 0.5, 0.75)
-"""How many of the earlier days must have had requests in a slot for a window to cover it."""
-_QUANTILES: Final = (0.5, 0.8, 0.95, 1.0)
-"""Of the slots' peaks inside a window: its replicas."""
-_KEEP_ALIVE_S: Final = (0, 300, 900, 1800, 3600)
-_STABLE_WINDOW_S: Final = 60
-"""How long Knative itself keeps a replica after the last request."""
+_TAIL: Final = 0.05
+"""The share of requests above their p95."""
+_FORECAST_GAIN: Final = 0.03
+"""A forecast is recommended where it saves at least this share of the GPU-seconds of windows alone."""
+_BUDGET_RATES: Final = (0.005, 0.01, 0.02, 0.05)
+"""What a forecast is told where the objective is a budget."""
+_ATTEMPTS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
-class WeeklySpan:
-    """A weekly window in slots of ten minutes, counted from the quiet hour at which a day begins.
+class Objective:
+    """What the pool is to achieve; exactly one is given."""
 
-    Attributes:
-        group: index of its days in `_GROUPS`.
-        first: its first slot.
-        end: the slot after its last.
-        replicas: its floor.
-    """
+    cold_start_rate: float | None = None
+    """At most this share of the requests waits for a start."""
+    ttft_p95_s: float | None = None
+    """At most one request in twenty waits longer than this for its first token, s."""
+    monthly_budget: float | None = None
+    """The Service costs at most this in thirty days, with as few cold starts as that pays for."""
 
-    group: int
-    first: int
-    end: int
-    replicas: int
+    def __post_init__(self) -> None:
+        given = (self.cold_start_rate, self.ttft_p95_s, self.monthly_budget)
+        if sum(value is not None for value in given) != 1:
+            raise ExperimentError(
+                "must have exactly one objective: a rate of cold starts, a p95 TTFT, a budget"
+            )
 
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """Windows and a keep-alive (s); `origin` is the slot after midnight at which their days begin."""
-
-    spans: tuple[WeeklySpan, ...]
-    keep_alive_s: int
-    origin: int = 0
-
-    def spec(self, time_zone: str) -> WarmPoolTemplate:
-        """The WarmPool's spec without its target."""
-        windows = [self._window(span) for span in self.spans]
-        content: dict[str, Any] = {"timeZone": time_zone, "windows": windows}
-        if self.keep_alive_s:
-            content["keepAlive"] = format_duration(timedelta(seconds=self.keep_alive_s))
-        return WarmPoolTemplate.model_validate(content)
-
-    def _window(self, span: WeeklySpan) -> dict[str, Any]:
-        name, _, days = _GROUPS[span.group]
-        opens, closes = span.first + self.origin, span.end + self.origin
-        whole = span.end - span.first == _SLOTS
-        # What opens after midnight opens on the calendar's next day.
-        opening_days = [(day + opens // _SLOTS) % 7 for day in days]
-        return {
-            "name": name,
-            "days": [DAYS[day] for day in sorted(opening_days)],
-            "from": "00:00" if whole else _clock(opens % _SLOTS),
-            "to": "24:00" if whole else _clock(closes % _SLOTS or _SLOTS),
-            "replicas": span.replicas,
-        }
+    def __str__(self) -> str:
+        if self.cold_start_rate is not None:
+            return f"at most {self.cold_start_rate:.3g} of the requests cold"
+        if self.ttft_p95_s is not None:
+            return f"a p95 TTFT of at most {self.ttft_p95_s:g} s"
+        return f"at most {self.monthly_budget:,.2f} a month"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +73,24 @@ class Judged:
 
     name: str
     cold_rate: float
+    ttft_p50_s: float
+    ttft_p95_s: float
     gpu_s: float
     cost: float
     """For those days."""
     monthly: float
     """The same, for thirty days."""
+    daily_cold_rates: tuple[float, ...]
+    """Of each of those days that had requests."""
+
+    def keeps(self, objective: Objective) -> bool:
+        """Whether it kept the objective."""
+        if objective.cold_start_rate is not None:
+            return self.cold_rate <= objective.cold_start_rate
+        if objective.ttft_p95_s is not None:
+            return self.ttft_p95_s <= objective.ttft_p95_s
+        assert objective.monthly_budget is not None
+        return self.monthly <= objective.monthly_budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,253 +98,357 @@ class Recommendation:
     """The WarmPool to apply, and how it compares.
 
     Attributes:
-        spec: the WarmPool's spec without its target; None: no pool is cheapest.
-        objective: the rate of cold starts that was to be kept.
+        spec: the WarmPool's spec without its target; None: no pool is best.
+        objective: what was to be achieved.
         kept: whether the recommendation kept it on the days held back.
         trained_days: days that it was chosen by.
         held_back_days: days that judge it.
-        arms: the recommendation first, then no pool, and the smallest fixed floor that keeps the objective.
+        arms: the recommendation first, then today's setting, no pool, and the smallest fixed floor that keeps
+            the objective.
         confidence: a sentence on how far to trust it.
+        forecast_buys: what the forecast buys over windows alone, as a sentence; empty without one.
     """
 
     spec: WarmPoolTemplate | None
-    objective: float
+    objective: Objective
     kept: bool
     trained_days: float
     held_back_days: float
     arms: tuple[Judged, ...]
     confidence: str
+    forecast_buys: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Days:
+    """A part of the trace, from its own second 0 at `start`."""
+
+    load: Load
+    start: datetime
+    demand: levels.DemandSeries
+
+    @property
+    def days(self) -> float:
+        """How long it lasts."""
+        return float(self.load.arrivals[-1]) / _DAY_S
 
 
 def recommend(
-    arrivals: Floats,
-    service_s: Floats,
+    load: Load,
+    replica: Replica,
     *,
     start: datetime,
     time_zone: str,
-    load_s: float,
-    concurrency: int,
-    hourly: float,
-    gpus: int,
-    objective: float,
+    objective: Objective,
+    today: WarmPoolTemplate | None = None,
+    currency: str = "USD",
+    progress: Callable[[str], None] | None = None,
 ) -> Recommendation:
     """The WarmPool for a trace.
 
     Args:
-        arrivals: (n,) seconds since `start`, ascending.
-        service_s: (n,) seconds.
+        load: the requests, in seconds since `start`.
+        replica: how long it takes to start, what it takes at once, and its price.
         start: the instant of second 0, with an offset.
         time_zone: whose clock the windows follow.
-        load_s: how long a replica takes to start, s.
-        concurrency: requests that one replica takes at once.
-        hourly: the price of a GPU for an hour.
-        gpus: GPUs of one replica.
-        objective: the acceptable rate of cold starts.
+        objective: what the pool is to achieve.
+        today: the setting to compare with; None: there is no pool today.
+        currency: of the prices.
+        progress: told what is being done.
 
     Raises:
-        ExperimentError: the trace is shorter than two days.
+        ExperimentError: the trace is shorter than two days, or no pool can keep the objective.
     """
-    days = float(arrivals[-1]) / _DAY_S if len(arrivals) else 0.0
+    told = progress or (lambda _: None)
+    past, later = _split(load, start)
+    choice = _Choice(past, replica, objective, ZoneInfo(time_zone))
+    told("comparing candidates")
+    chosen, alternative = choice.best(told)
+    arms: list[tuple[str, FloorPolicy]] = [
+        ("recommended", _policy(chosen.spec(time_zone), later.start, replica))
+    ]
+    if today is not None:
+        arms.append(("today", _policy(today, later.start, replica)))
+    arms.append(("no pool", FixedFloor(0)))
+    fixed = choice.fixed(later)
+    if fixed is not None:
+        arms.append((f"always {fixed} hot", FixedFloor(fixed)))
+    if alternative is not None:
+        arms.append(("windows alone", _policy(alternative.spec(time_zone), later.start, replica)))
+    judged = []
+    for name, policy in arms:
+        told(f"simulating the days held back: {name}")
+        judged.append(_judge(name, later, policy, replica))
+    buys = ""
+    if alternative is not None:
+        buys = _buys(judged[0], judged.pop(), currency)
+    budget: dict[str, Any] | None = None
+    if objective.monthly_budget is not None:
+        budget = {"amount": objective.monthly_budget, "currency": currency}
+    return Recommendation(
+        spec=None if chosen.needless else chosen.spec(time_zone, budget),
+        objective=objective,
+        kept=judged[0].keeps(objective),
+        trained_days=past.days,
+        held_back_days=later.days,
+        arms=tuple(judged),
+        confidence=_confidence(judged[0], objective, past.days, later, possible=choice.possible),
+        forecast_buys=buys,
+    )
+
+
+def _split(load: Load, start: datetime) -> tuple[_Days, _Days]:
+    """The days that choose, and those that judge."""
+    days = float(load.arrivals[-1]) / _DAY_S if len(load.arrivals) else 0.0
     if days < _LEAST_DAYS:
         raise ExperimentError(
             f"the trace lasts {days:.2f} days; a recommendation needs at least {_LEAST_DAYS:g}, "
             "of which the last third judges it"
         )
     split = math.ceil(days * 2 / 3) * _DAY_S
-    if split >= arrivals[-1]:
-        split = float(arrivals[-1]) * 2 / 3
-    zone = ZoneInfo(time_zone)
-    train, rest = arrivals < split, arrivals >= split
-    demand = levels.demand_of(arrivals[train], service_s[train])
-    origin = _quietest_slot(demand, start, zone)
-    candidates = _candidates(_slots(demand, start, zone, origin, concurrency), origin)
-    outcome = _simulate(
-        candidates, arrivals[train], service_s[train], demand, start, zone, load_s, concurrency
-    )
-    kept = np.flatnonzero(outcome.cold_rate <= objective)
-    best = int(kept[np.argmin(outcome.gpu_s[kept])]) if len(kept) else int(np.argmin(outcome.cold_rate))
-    chosen = candidates[best]
+    if split >= load.arrivals[-1]:
+        split = float(load.arrivals[-1]) * 2 / 3
+    before = load.arrivals < split
+    return _part(load, before, 0.0, start), _part(load, ~before, split, start)
 
-    later, later_service = arrivals[rest] - split, service_s[rest]
-    later_start = start + timedelta(seconds=split)
-    later_demand = levels.demand_of(later, later_service)
-    most = int(later_demand.peak.max())
-    fixed = [_everyday(count) for count in range(1, -(-most // concurrency) + 1)]
-    compared = [chosen, Candidate((), 0), *fixed]
-    judged = _simulate(compared, later, later_service, later_demand, later_start, zone, load_s, concurrency)
-    held_back = float(later[-1]) / _DAY_S
-    rate = hourly * gpus / 3600
 
-    def arm(index: int, name: str) -> Judged:
-        cost = float(judged.gpu_s[index]) * rate
-        return Judged(
-            name, float(judged.cold_rate[index]), float(judged.gpu_s[index]), cost, cost / held_back * 30
+def _part(load: Load, of: npt.NDArray[np.bool_], origin: float, start: datetime) -> _Days:
+    part = Load(load.name, load.arrivals[of] - origin, load.service_s[of], load.first_token_s[of])
+    begins = start + timedelta(seconds=origin)
+    return _Days(part, begins, levels.demand_of(part.arrivals, part.service_s))
+
+
+class _Choice:
+    """Chooses a candidate by the days at the beginning of the trace."""
+
+    def __init__(self, past: _Days, replica: Replica, objective: Objective, zone: ZoneInfo) -> None:
+        self._past = past
+        self._replica = replica
+        self._objective = objective
+        self._zone = zone
+        self._load_s = replica.cold_starts.p95_s
+        self._per_second = replica.hourly * replica.gpus / 3600
+        self.possible = True
+        """Whether a candidate keeps the objective on these days."""
+        if objective.monthly_budget is None:
+            self._limit = self._admissible_rate(past.load)
+            told = tuple(sorted({min(1.0, self._limit * share) for share in (0.5, 1.0, 2.0)}))
+        else:
+            self._limit = objective.monthly_budget * past.days / DAYS_A_MONTH
+            told = _BUDGET_RATES
+        self._candidates = candidates.from_history(past.demand, past.start, zone, replica.concurrency, told)
+        self._outcome = self._outcome_of(self._candidates, past)
+
+    def _admissible_rate(self, load: Load) -> float:
+        """The rate of cold starts that keeps the objective."""
+        if self._objective.cold_start_rate is not None:
+            return self._objective.cold_start_rate
+        limit = self._objective.ttft_p95_s
+        assert limit is not None
+        slow_warm = float((load.first_token_s > limit).mean())
+        slow_cold = float((load.first_token_s + self._load_s > limit).mean())
+        if slow_warm > _TAIL:
+            warm = float(np.quantile(load.first_token_s, 0.95))
+            raise ExperimentError(
+                f"a p95 TTFT of {limit:g} s cannot be kept by any pool: that of warm requests is {warm:.2f} s"
+            )
+        return min(1.0, (_TAIL - slow_warm) / (slow_cold - slow_warm)) if slow_cold > _TAIL else 1.0
+
+    def _outcome_of(self, of: Sequence[Candidate], days: _Days) -> levels.Outcome:
+        load = days.load
+        return candidates.outcome(
+            of,
+            load.arrivals,
+            load.service_s,
+            days.demand,
+            days.start,
+            self._zone,
+            self._load_s,
+            self._replica.concurrency,
         )
 
-    arms = [arm(0, "recommended"), arm(1, "no pool")]
-    enough = next((at for at in range(2, len(compared)) if judged.cold_rate[at] <= objective), None)
-    if enough is not None:
-        arms.append(arm(enough, f"always {enough - 1} hot"))
-    needless = not chosen.spans and not chosen.keep_alive_s
-    return Recommendation(
-        spec=None if needless else chosen.spec(time_zone),
-        objective=objective,
-        kept=arms[0].cold_rate <= objective,
-        trained_days=split / _DAY_S,
-        held_back_days=held_back,
-        arms=tuple(arms),
-        confidence=_confidence(arms[0], objective, split / _DAY_S, int(rest.sum()), possible=bool(len(kept))),
+    def best(self, told: Callable[[str], None]) -> tuple[Candidate, Candidate | None]:
+        """The candidate to recommend; with a forecast, also the best one without."""
+        limit = self._limit
+        for attempt in range(_ATTEMPTS):
+            index, self.possible = self._pick(limit, forecasts=True)
+            plain, possible = self._pick(limit, forecasts=False)
+            if possible and not self._worth_a_forecast(index, plain):
+                index = plain
+            chosen = self._candidates[index]
+            if not self.possible or attempt == _ATTEMPTS - 1:
+                break
+            told("checking the choice")
+            result = _simulate(
+                self._past.load,
+                _policy(chosen.spec(self._zone.key), self._past.start, self._replica),
+                self._replica,
+            )
+            excess = self._excess(result)
+            if excess <= 1:
+                break
+            limit /= excess
+        return chosen, self._candidates[plain] if index != plain else None
+
+    def _pick(self, limit: float, *, forecasts: bool) -> tuple[int, bool]:
+        """The best candidate, and whether it keeps the objective."""
+        usable = np.array([forecasts or candidate.forecast is None for candidate in self._candidates])
+        cold, cost = self._outcome.cold_rate, self._outcome.gpu_s * self._per_second
+        if self._objective.monthly_budget is None:
+            kept = np.flatnonzero(usable & (cold <= limit))
+            if len(kept):
+                return int(kept[np.argmin(cost[kept])]), True
+            usable_at = np.flatnonzero(usable)
+            return int(usable_at[np.argmin(cold[usable_at])]), False
+        kept = np.flatnonzero(usable & (cost <= limit))
+        if len(kept):
+            return int(kept[np.lexsort((cost[kept], cold[kept]))[0]]), True
+        usable_at = np.flatnonzero(usable)
+        return int(usable_at[np.argmin(cost[usable_at])]), False
+
+    def _worth_a_forecast(self, index: int, plain: int) -> bool:
+        if self._objective.monthly_budget is None:
+            return bool(self._outcome.gpu_s[index] <= self._outcome.gpu_s[plain] * (1 - _FORECAST_GAIN))
+        return bool(self._outcome.cold_rate[index] <= self._outcome.cold_rate[plain] * (1 - _FORECAST_GAIN))
+
+    def _excess(self, result: Result) -> float:
+        """How many times the limit the simulated result is at."""
+        if self._objective.monthly_budget is not None:
+            return result.cost / max(self._limit, 1e-9)
+        if self._objective.ttft_p95_s is not None:
+            p95 = result.percentile(result.first_token_s, 95) or 0.0
+            if p95 <= self._objective.ttft_p95_s:
+                return 1.0
+            return max(1.25, result.cold_rate / max(self._limit, 1e-9))
+        return result.cold_rate / max(self._limit, 1e-9)
+
+    def fixed(self, later: _Days) -> int | None:
+        """The smallest fixed floor that keeps the objective on these days; None if none does."""
+        most = -(-int(later.demand.peak.max()) // self._replica.concurrency)
+        if self._objective.monthly_budget is not None:
+            return 1 if most else None
+        floors = [candidates.everyday(count) for count in range(1, most + 1)]
+        if not floors:
+            return None
+        rates = self._outcome_of(floors, later).cold_rate
+        return next((count for count, rate in enumerate(rates, 1) if rate <= self._limit), None)
+
+
+class _HighestFloor:
+    """A pool with a forecast: that compiled, everything else as the controller decides."""
+
+    def __init__(self, forecast: ForecastFloor, pool: PoolFloor, most: int | None) -> None:
+        self._forecast = forecast
+        self._pool = pool
+        self._most = most
+        self.drains = not pool.spec.windows
+
+    def observe(self, second: Second, now: float) -> None:
+        """Both learn."""
+        self._forecast.observe(second, now)
+        self._pool.observe(second, now)
+
+    def idle(self, seconds: int) -> int:
+        """As long as the forecast stays."""
+        return self._pool.idle(self._forecast.idle(seconds))
+
+    def decide(self, now: float) -> tuple[Floor, float]:
+        """The higher floor, until either changes."""
+        forecast, forecast_until = self._forecast.decide(now)
+        pool, pool_until = self._pool.decide(now)
+        bounded = forecast if self._most is None else forecast.at_most(self._most)
+        return pool | bounded, min(forecast_until, pool_until)
+
+
+def _policy(spec: WarmPoolTemplate, start: datetime, replica: Replica) -> FloorPolicy:
+    """What holds the floor of a pool."""
+    load_s = replica.cold_starts.p95_s
+    lead = spec.lead_time
+    pool = PoolFloor(
+        spec.model_copy(update={"forecast": None, "signals": ()}),
+        start,
+        lead=lead if isinstance(lead, timedelta) else timedelta(seconds=load_s),
+        price=ReplicaPrice(
+            Decimal(str(replica.hourly)) * replica.gpus / 3600,
+            spec.limits.budget.currency if spec.limits.budget else "USD",
+        ),
+        requests_per_replica=float(replica.concurrency or 100),
+    )
+    if spec.forecast is None:
+        return pool
+    objective = spec.forecast.objective
+    rate = objective.cold_start_rate
+    if objective.ttft_p95 is not None:
+        rate = _TAIL if load_s > objective.ttft_p95.total_seconds() else 1.0
+    forecast = ForecastFloor(
+        load_s, target=rate, price=objective.cold_start_price, concurrency=max(1, replica.concurrency)
+    )
+    return _HighestFloor(forecast, pool, spec.limits.max)
+
+
+def _simulate(load: Load, policy: FloorPolicy, replica: Replica) -> Result:
+    simulation = FunctionSimulation(load, replica, policy)
+    while not simulation.finished:
+        simulation.step()
+    return simulation.result()
+
+
+def _judge(name: str, days: _Days, policy: FloorPolicy, replica: Replica) -> Judged:
+    result = _simulate(days.load, policy, replica)
+    day = (days.load.arrivals // _DAY_S).astype(np.int64)
+    return Judged(
+        name=name,
+        cold_rate=result.cold_rate,
+        ttft_p50_s=result.percentile(result.first_token_s, 50) or 0.0,
+        ttft_p95_s=result.percentile(result.first_token_s, 95) or 0.0,
+        gpu_s=result.gpu_s,
+        cost=result.cost,
+        monthly=result.cost / days.days * DAYS_A_MONTH,
+        daily_cold_rates=tuple(float(result.cold[day == each].mean()) for each in np.unique(day)),
+    )
+
+
+def _buys(chosen: Judged, windows: Judged, currency: str) -> str:
+    """What a forecast buys over windows alone on the days held back."""
+    saved = windows.monthly - chosen.monthly
+    worth = f"saves {saved:,.2f} {currency}" if saved >= 0 else f"costs {-saved:,.2f} {currency} more"
+    return (
+        f"The forecast {worth} a month over windows alone on the days held back "
+        f"({chosen.cold_rate:.2%} cold instead of {windows.cold_rate:.2%})."
     )
 
 
 def _confidence(
-    chosen: Judged, objective: float, trained_days: float, requests: int, *, possible: bool
+    chosen: Judged, objective: Objective, trained_days: float, later: _Days, *, possible: bool
 ) -> str:
+    requests = len(later.load.arrivals)
     if not possible:
         return (
-            f"No candidate kept {objective:.2%} on the days that it was chosen by; this one came nearest. "
-            "A forecast or a higher fixed floor may."
+            f"No candidate kept the objective ({objective}) on the days that it was chosen by; this one came "
+            "nearest."
         )
-    expected = max(objective, 1e-9) * requests
-    if expected < 5:
+    rate = objective.cold_start_rate
+    if rate is not None and rate * requests < 5:
         return (
-            f"Weak: the days held back have {requests:,} requests, of which {expected:.1f} may be cold; "
-            "a longer trace says more."
+            f"Weak: the days held back have {requests:,} requests, of which {rate * requests:.1f} may be "
+            "cold; a longer trace says more."
         )
-    if chosen.cold_rate > objective:
-        return (
-            f"Not kept on the days held back: {chosen.cold_rate:.2%} were cold instead of {objective:.2%}. "
-            + (
-                "Less than a week was there to learn from, so some days of the week were never seen."
-                if trained_days < 7
-                else "Those days differ from the ones before; look at it again after another week."
-            )
+    if not chosen.keeps(objective):
+        got = {
+            True: f"{chosen.cold_rate:.2%} cold",
+            objective.ttft_p95_s is not None: f"a p95 TTFT of {chosen.ttft_p95_s:.1f} s",
+            objective.monthly_budget is not None: f"{chosen.monthly:,.2f} a month",
+        }[True]
+        return f"Not kept on the days held back: {got}, not {objective}. " + (
+            "Less than a week was there to learn from, so some days of the week were never seen."
+            if trained_days < 7
+            else "Those days differ from the ones before; look at it again after another week."
         )
+    days = len(chosen.daily_cold_rates)
+    kept = f"Kept on the days held back, which it had not seen: {requests:,} requests on {days} days"
+    if rate is not None and days > 1:
+        good = sum(daily <= rate for daily in chosen.daily_cold_rates)
+        kept += f", {good} of them by themselves, the worst with {max(chosen.daily_cold_rates):.2%} cold"
     if trained_days < 7:
-        return "Kept on the days held back, but less than a week of days was there to learn from."
-    return "Kept on the days held back, which it had not seen."
-
-
-def _everyday(replicas: int) -> Candidate:
-    return Candidate(tuple(WeeklySpan(group, 0, _SLOTS, replicas) for group in range(len(_GROUPS))), 0)
-
-
-def _clock(slot: int) -> str:
-    minutes = slot * SLOT_S // 60
-    return f"{minutes // 60:02d}:{minutes % 60:02d}"
-
-
-def _local_slots(start: datetime, zone: ZoneInfo, count: int, origin: int) -> tuple[Ints, Ints]:
-    """The weekday and the slot of the day of each ten minutes since `start`, by the zone's clock.
-
-    A day begins `origin` slots after midnight.
-    """
-    weekdays, slots = np.zeros(count, np.int64), np.zeros(count, np.int64)
-    for index in range(count):
-        local = (start + timedelta(seconds=index * SLOT_S)).astimezone(zone)
-        slot = (local.hour * 60 + local.minute) * 60 // SLOT_S - origin
-        weekdays[index] = (local.weekday() + slot // _SLOTS) % 7
-        slots[index] = slot % _SLOTS
-    return weekdays, slots
-
-
-def _quietest_slot(demand: DemandSeries, start: datetime, zone: ZoneInfo) -> int:
-    """Where a day had best begin: the middle of the longest time of the day without much demand."""
-    count = -(-len(demand.running) // SLOT_S)
-    _, slots = _local_slots(start, zone, count, 0)
-    padded = np.pad(demand.running, (0, count * SLOT_S - len(demand.running)))
-    per_slot = np.zeros(_SLOTS)
-    np.add.at(per_slot, slots, padded.reshape(count, SLOT_S).sum(axis=1))
-    if not per_slot.any():
-        return 0
-    # Four hours around each slot, around the clock.
-    width = 24
-    around = np.concatenate([per_slot[-width // 2 :], per_slot, per_slot[: width // 2]])
-    sums = np.convolve(around, np.ones(width), mode="valid")[:_SLOTS]
-    return int(np.argmin(sums))
-
-
-def _slots(
-    demand: DemandSeries, start: datetime, zone: ZoneInfo, origin: int, concurrency: int
-) -> list[list[list[int]]]:
-    """The replicas that each slot of the day needed on each earlier day: by group of days, then slot."""
-    last = int(np.flatnonzero(demand.peak)[-1]) + 1
-    count = -(-last // SLOT_S)
-    peaks = np.pad(demand.peak[:last], (0, count * SLOT_S - last)).reshape(count, SLOT_S).max(axis=1)
-    weekdays, slots = _local_slots(start, zone, count, origin)
-    found: list[list[list[int]]] = [[[] for _ in range(_SLOTS)] for _ in _GROUPS]
-    for peak, weekday, slot in zip(peaks, weekdays, slots, strict=True):
-        group = next(index for index, (_, _, days) in enumerate(_GROUPS) if weekday in days)
-        found[group][slot].append(-(-int(peak) // concurrency))
-    return found
-
-
-def _candidates(slots: Sequence[Sequence[Sequence[int]]], origin: int) -> list[Candidate]:
-    """Windows for each share and quantile, the same for every group of days, with each keep-alive."""
-    plans: dict[tuple[WeeklySpan, ...], None] = {(): None}
-    for share, quantile in itertools.product(_SHARES, _QUANTILES):
-        spans = [
-            span
-            for group, by_slot in enumerate(slots)
-            if (span := _span(group, by_slot, share, quantile)) is not None
-        ]
-        plans[tuple(spans)] = None
-    return [Candidate(spans, keep_alive, origin) for spans in plans for keep_alive in _KEEP_ALIVE_S]
-
-
-def _span(group: int, by_slot: Sequence[Sequence[int]], share: float, quantile: float) -> WeeklySpan | None:
-    busy = [
-        slot
-        for slot, peaks in enumerate(by_slot)
-        if peaks and sum(peak > 0 for peak in peaks) / len(peaks) >= share
-    ]
-    if not busy:
-        return None
-    first, end = busy[0], busy[-1] + 1
-    peaks = [peak for slot in range(first, end) for peak in by_slot[slot]]
-    replicas = math.ceil(float(np.quantile(peaks, quantile)))
-    return WeeklySpan(group, first, end, replicas) if replicas else None
-
-
-def _simulate(  # noqa: PLR0917 - a trace three ways and what a replica is
-    candidates: Sequence[Candidate],
-    arrivals: Floats,
-    service_s: Floats,
-    demand: DemandSeries,
-    start: datetime,
-    zone: ZoneInfo,
-    load_s: float,
-    concurrency: int,
-) -> levels.Outcome:
-    """All candidates on the same requests at once; windows are early by the load time."""
-    seconds = demand.moves * MOVE_TICKS
-    per_slot = SLOT_S // MOVE_TICKS
-    lead = math.ceil(load_s / MOVE_TICKS)
-    last_busy = int(arrivals[-1] + service_s[-1]) // MOVE_TICKS + 1
-    idle_s = _idle_seconds(demand)
-    by_origin = {
-        origin: _local_slots(start, zone, -(-seconds // SLOT_S), origin)
-        for origin in {candidate.origin for candidate in candidates}
-    }
-    floors = np.zeros((len(candidates), demand.moves), np.int64)
-    for index, candidate in enumerate(candidates):
-        weekdays, slots = by_origin[candidate.origin]
-        group_of = np.array([0, 0, 0, 0, 0, 1, 2])[weekdays]
-        by_slot = np.zeros(len(slots), np.int64)
-        for span in candidate.spans:
-            inside = (group_of == span.group) & (slots >= span.first) & (slots < span.end)
-            by_slot[inside] = span.replicas
-        scheduled = np.repeat(by_slot, per_slot)[: demand.moves]
-        early = np.concatenate([scheduled[lead:], np.zeros(lead, np.int64)])
-        floor = np.maximum(scheduled, early)
-        floor[last_busy:] = 0  # a schedule goes on for ever; the trace does not
-        kept = idle_s < max(_STABLE_WINDOW_S, candidate.keep_alive_s)
-        floors[index] = np.maximum(floor, kept[MOVE_TICKS - 1 :: MOVE_TICKS][: demand.moves])
-    return levels.simulate(arrivals, service_s, floors, load_s, ahead=True, concurrency=concurrency)
-
-
-def _idle_seconds(demand: DemandSeries) -> Ints:
-    """For each second, how long ago the last request ran; large before the first one."""
-    seconds = np.arange(len(demand.peak))
-    last = np.maximum.accumulate(np.where(demand.peak > 0, seconds, -(10**9)))
-    return np.asarray(seconds - last)
+        return f"{kept}. Less than a week of days was there to learn from."
+    return f"{kept}."
