@@ -4,10 +4,8 @@ import json
 import os
 import signal
 import threading
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import typer
 import yaml
@@ -17,17 +15,16 @@ from rich.table import Table
 from pilotlight import terminal
 
 try:
-    from pilotlight.cli import experiment_live
+    from pilotlight.cli import experiment_live, trace_source
+    from pilotlight.cli.recommend import recommend
     from warmpool.adapters.price_file import read_prices
-    from warmpool.domain.pool import WarmPoolSpec
     from warmpool.experiments import describe as describing
     from warmpool.experiments import imports as importing
-    from warmpool.experiments import recommend as recommending
     from warmpool.experiments import report as reporting
     from warmpool.experiments import run as running
     from warmpool.experiments.errors import ExperimentError
     from warmpool.experiments.experiment import ServiceTime, read_experiment
-    from warmpool.experiments.formats import read_trace
+    from warmpool.experiments.formats import write_trace
     from warmpool.experiments.parts import service_model
 except ModuleNotFoundError as error:
     raise typer.BadParameter(
@@ -42,9 +39,9 @@ app = typer.Typer(
 app.command()(experiment_live.replay)
 app.command()(experiment_live.calibrate)
 app.command()(experiment_live.compare)
+app.command()(recommend)
 
 _INTERRUPTED = 130
-_A_MONDAY = datetime(2026, 3, 2, tzinfo=UTC)
 
 Prices = Annotated[
     Path | None, typer.Option("--prices", help="Price list.", show_default="the packaged examples")
@@ -158,17 +155,34 @@ def _show(report: running.ExperimentReport) -> None:
 
 @app.command()
 def describe(
-    trace: Annotated[Path, typer.Argument(metavar="TRACE", help="Trace file, CSV or JSON lines.")],
+    trace: trace_source.TraceFile = None,
     *,
+    history: trace_source.History = None,
+    prometheus: trace_source.PrometheusUrl = None,
+    prometheus_token_file: trace_source.TokenFile = None,
+    prometheus_ca_file: trace_source.CaFile = None,
+    service: trace_source.Service = None,
+    last: trace_source.Last = trace_source.DEFAULT_LAST,
     service_s: Annotated[
         float | None, typer.Option("--service-s", min=0.001, help="Seconds of every request.")
     ] = None,
-    skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Go on after a bad row.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="For arrivals that the trace does not hold.")] = 0,
+    seed: trace_source.Seed = 0,
+    skip_bad_rows: trace_source.SkipBadRows = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print a trace's rate, bursts, rhythm and concurrency."""
-    read = read_trace(trace, seed=seed, skip_bad_rows=skip_bad_rows)
+    chosen = trace_source.source(
+        trace,
+        history,
+        prometheus,
+        prometheus_token_file,
+        prometheus_ca_file,
+        service,
+        last,
+        seed,
+        skip_bad_rows=skip_bad_rows,
+    )
+    read = chosen.read(trace_source.now())
     model = service_model(ServiceTime(fixed_seconds=service_s))
     found = describing.describe(read, model.times(read))
     if as_json:
@@ -201,74 +215,27 @@ def describe(
 
 
 @app.command()
-def recommend(
-    trace: Annotated[Path, typer.Argument(metavar="TRACE", help="Trace file, two days or longer.")],
+def collect(
+    out: Annotated[Path, typer.Argument(metavar="TRACE.csv", help="Trace file to write.")],
     *,
-    target: Annotated[str, typer.Option(help="The Service that the WarmPool is for.")] = "my-service",
-    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Its namespace.")] = "default",
-    objective: Annotated[
-        float, typer.Option(min=0.0001, max=1, help="Acceptable share of cold starts.")
-    ] = 0.01,
-    load_s: Annotated[float, typer.Option("--load-s", min=0.1, help="Seconds that a replica starts.")] = 30,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests that a replica takes at once.")] = 1,
-    service_s: Annotated[
-        float | None, typer.Option("--service-s", min=0.001, help="Seconds of every request.")
-    ] = None,
-    gpu: Annotated[
-        str | None, typer.Option(help="GPU in the price list.", show_default="its default")
-    ] = None,
-    gpus: Annotated[int, typer.Option(min=1, help="GPUs of one replica.")] = 1,
-    prices: Prices = None,
-    start: Annotated[
-        str | None, typer.Option(help="Instant of the first request; by default the trace's own.")
-    ] = None,
-    time_zone: Annotated[str, typer.Option("--time-zone", help="Whose clock the windows follow.")] = "UTC",
-    skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Go on after a bad row.")] = False,
+    service: trace_source.Service,
+    history: trace_source.History = None,
+    prometheus: trace_source.PrometheusUrl = None,
+    prometheus_token_file: trace_source.TokenFile = None,
+    prometheus_ca_file: trace_source.CaFile = None,
+    last: trace_source.Last = trace_source.DEFAULT_LAST,
+    seed: trace_source.Seed = 0,
 ) -> None:
-    """Print the WarmPool to apply as YAML; how it compares goes to standard error."""
-    begins = _instant(start)
-    WarmPoolSpec.parse({"target": target})  # before the trace is read, which may take long
-    read = read_trace(trace, skip_bad_rows=skip_bad_rows)
-    if begins is None and read.start is None:
-        typer.echo("the trace has no dates: its first request is taken for Monday 00:00 (--start)", err=True)
-        begins = _A_MONDAY
-    listed = read_prices(prices)
-    price = listed.of(gpu)
-    if price is None:
-        raise ExperimentError(f"--gpu {gpu}: has no price; must be one of {', '.join(listed.gpus)}")
-    found = recommending.recommend(
-        read.arrivals,
-        service_model(ServiceTime(fixed_seconds=service_s)).times(read),
-        start=begins or read.start or _A_MONDAY,
-        time_zone=_zone(time_zone),
-        load_s=load_s,
-        concurrency=concurrency,
-        hourly=float(price.hourly),
-        gpus=gpus,
-        objective=objective,
+    """Write the recorded demand of a Service as a plain trace, for `experiment run` and other tools."""
+    chosen = trace_source.source(
+        None, history, prometheus, prometheus_token_file, prometheus_ca_file, service, last, seed
     )
-    typer.echo(
-        f"chosen by {found.trained_days:.1f} days, judged by the {found.held_back_days:.1f} days after them:",
-        err=True,
-    )
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("", "cold", "GPU-hours", f"cost {listed.currency}", "a month"):
-        table.add_column(name, justify="right" if name else "left")
-    for arm in found.arms:
-        table.add_row(
-            arm.name,
-            f"{arm.cold_rate:.2%}",
-            f"{arm.gpu_s / 3600:,.1f}",
-            f"{arm.cost:,.2f}",
-            f"{arm.monthly:,.2f}",
-        )
-    terminal.stderr_console().print(table)
-    typer.echo(found.confidence, err=True)
-    if found.spec is None:
-        typer.echo("no pool is cheapest: Knative's autoscaler alone keeps the objective", err=True)
-        return
-    pool = found.spec.to_object(name=target, namespace=namespace, target=target)
-    typer.echo(yaml.safe_dump(pool, sort_keys=False, width=110), nl=False)
+    read = chosen.read(trace_source.now())
+    try:
+        count = write_trace(read, out)
+    except OSError as error:
+        raise ExperimentError(f"{out}: cannot be written: {error.strerror}") from error
+    typer.echo(f"{count:,} requests of {read.duration_s / 86_400:,.1f} days written to {out}")
 
 
 @app.command("import")
@@ -306,25 +273,6 @@ def import_(
         else found.spec.to_object(name=name, namespace=namespace, target=name)
     )
     typer.echo(yaml.safe_dump(content, sort_keys=False, width=110), nl=False)
-
-
-def _instant(text: str | None) -> datetime | None:
-    """The instant of `--start`; None without it."""
-    if text is None:
-        return None
-    try:
-        instant = datetime.fromisoformat(text)
-    except ValueError:
-        raise ExperimentError(f"--start {text}: must be an instant such as 2026-03-02T00:00:00Z") from None
-    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
-
-
-def _zone(name: str) -> str:
-    try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError):
-        raise ExperimentError(f"--time-zone {name}: must be a zone such as Europe/Berlin") from None
-    return name
 
 
 def _figure(value: float | None, pattern: str) -> str:

@@ -21,13 +21,15 @@ from pilotlight.demo.report import DemoReport, Price
 from warmpool.adapters.price_file import packaged_prices
 from warmpool.domain.pool import WarmPoolTemplate
 from warmpool.experiments.calibrate import calibrate_results
+from warmpool.experiments.cold_start import Constant
 from warmpool.experiments.errors import ExperimentError
 from warmpool.experiments.experiment import ArmSpec, Experiment, parse_experiment
 from warmpool.experiments.generate import generate
-from warmpool.experiments.recommend import recommend
+from warmpool.experiments.recommend import Objective, recommend
 from warmpool.experiments.replay_results import ReplayHeader, ReplayResults, RequestRecord
 from warmpool.experiments.report import write
 from warmpool.experiments.run import ArmResult, prepare, run
+from warmpool.experiments.simulator import Load, Replica
 
 PEAK: Final = 0.02
 """Requests per second in the busiest hour of a working day: one in fifty seconds."""
@@ -224,14 +226,17 @@ def _recommended(
     weeks = generator.model_copy(update={"duration": _WEEK * _LEARNING_WEEKS})
     start = _MONDAY - _WEEK * _LEARNING_WEEKS
     past = generate(weeks, start, seed=1)
-    return recommend(
-        past.arrivals,
-        np.full(len(past), service_s),
-        start=past.start or start,
-        time_zone="UTC",
-        load_s=cold_start_s,
+    load = Load("demo", past.arrivals, np.full(len(past), service_s), np.full(len(past), service_s))
+    replica = Replica(
+        cold_starts=Constant(cold_start_s),
         concurrency=experiment.spec.replica.concurrency,
         hourly=price.per_hour,
-        gpus=1,
-        objective=OBJECTIVE,
+    )
+    return recommend(
+        load,
+        replica,
+        start=past.start or start,
+        time_zone="UTC",
+        objective=Objective(cold_start_rate=OBJECTIVE),
+        currency=price.currency,
     ).spec

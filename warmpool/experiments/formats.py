@@ -135,6 +135,30 @@ def read_trace(path: Path, *, seed: int = 0, skip_bad_rows: bool = False) -> Tra
     )
 
 
+def write_trace(trace: Trace, path: Path) -> int:
+    """Write a trace as plain CSV; returns how many requests it has.
+
+    Times are seconds since 1970 where the trace says when it began, else since its first request.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    origin = trace.start.timestamp() if trace.start else 0.0
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["timestamp", "function", "service_s", "input_tokens", "output_tokens"])
+        for index, arrival in enumerate(trace.arrivals):
+            known = (trace.service_s[index], trace.input_tokens[index], trace.output_tokens[index])
+            writer.writerow(
+                [
+                    f"{origin + float(arrival):.3f}",
+                    trace.names[trace.functions[index]],
+                    *("" if math.isnan(value) else f"{value:.6g}" for value in known),
+                ]
+            )
+    return len(trace)
+
+
 def _text_of(path: Path) -> str:
     try:
         content = path.read_bytes()

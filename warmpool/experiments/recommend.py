@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
@@ -25,13 +26,16 @@ from warmpool.experiments import candidates, levels
 from warmpool.experiments.candidates import Candidate
 from warmpool.experiments.errors import ExperimentError
 from warmpool.experiments.floors import FixedFloor, FloorPolicy, ForecastFloor, PoolFloor, Second
-from warmpool.experiments.simulator import FunctionSimulation, Load, Replica, Result
+from warmpool.experiments.result import Result
+from warmpool.experiments.simulator import FunctionSimulation, Load, Replica
 
 Floats = npt.NDArray[np.float64]
 
 DAYS_A_MONTH: Final = 30
 _DAY_S: Final = 86_400.0
 _LEAST_DAYS: Final = 2.0
+_TWO_WEEKS: Final = 14 - 3
+"""Days from the first request to the last, of which weekends at the end may be free."""
 _TAIL: Final = 0.05
 """The share of requests above their p95."""
 _FORECAST_GAIN: Final = 0.03
@@ -79,7 +83,7 @@ class Judged:
     cost: float
     """For those days."""
     monthly: float
-    """The same, for thirty days."""
+    """The same, for thirty such days."""
     daily_cold_rates: tuple[float, ...]
     """Of each of those days that had requests."""
 
@@ -205,7 +209,9 @@ def _split(load: Load, start: datetime) -> tuple[_Days, _Days]:
             f"the trace lasts {days:.2f} days; a recommendation needs at least {_LEAST_DAYS:g}, "
             "of which the last third judges it"
         )
-    split = math.ceil(days * 2 / 3) * _DAY_S
+    # Whole weeks are held back where there are two: a month of working days alone would cost too much.
+    weeks = max(1, int(days / 3 // 7))
+    split = (math.ceil(days) - 7 * weeks if days > _TWO_WEEKS else math.ceil(days * 2 / 3)) * _DAY_S
     if split >= load.arrivals[-1]:
         split = float(load.arrivals[-1]) * 2 / 3
     before = load.arrivals < split
