@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from knative.autoscaling.annotations import MIN_SCALE
 from knative.client.cluster import Cluster
-from knative.client.errors import Conflict, NotFound
+from knative.client.errors import AlreadyExists, Conflict, NotFound
 from knative.client.resources import POD_AUTOSCALER, REVISION, WARM_POOL, Object
 from warmpool.domain.field_types import MAX_REPLICAS
 from warmpool.domain.spec_errors import SpecError
@@ -100,6 +100,22 @@ async def give_up(cluster: Cluster, name: str, namespace: str) -> list[str]:
         if ownership.FINALIZER in left["metadata"].get("finalizers", ()):
             await _remove_finalizer(cluster, left)
     return released
+
+
+async def apply(cluster: Cluster, wanted: Object) -> Object:
+    """Create a WarmPool, or give one that exists this spec and leave its labels; returns it as it is then.
+
+    Raises:
+        ClusterError: the API refuses it.
+    """
+    meta = {"namespace": "default", **wanted["metadata"]}
+    try:
+        return await cluster.create(WARM_POOL, {**wanted, "metadata": meta})
+    except AlreadyExists:
+        before = await cluster.get(WARM_POOL, meta["name"], meta["namespace"])
+    spec = wanted.get("spec") or {}
+    gone = dict.fromkeys(before["spec"].keys() - spec.keys())
+    return await cluster.patch(WARM_POOL, meta["name"], meta["namespace"], {"spec": {**spec, **gone}})
 
 
 async def enable(cluster: Cluster, name: str, namespace: str, *, on: bool) -> None:

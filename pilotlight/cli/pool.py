@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +18,7 @@ from pilotlight.kubeconfig import connect
 from warmpool import explanation, operations
 from warmpool.adapters.admin_key import read_admin_key
 from warmpool.domain.duration import parse_duration
+from warmpool.domain.pool import KIND
 
 app = typer.Typer(no_args_is_help=True, help="Warm pools: what they hold, why, and what it costs.")
 
@@ -49,6 +51,41 @@ def token(
             f"{admin_key_file}: {error.strerror}", param_hint="--admin-key-file"
         ) from None
     typer.echo(service_token(key, before if slash else namespace, name))
+
+
+@app.command("apply")
+def apply(
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE.yaml", help="WarmPools, as `experiment recommend` prints; - is stdin."),
+    ],
+    *,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Create WarmPools, or give those that exist the spec of the file."""
+    try:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+        pools = [found for found in yaml.safe_load_all(text) if found is not None]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise typer.BadParameter(f"{file}: cannot be read: {error}", param_hint="FILE.yaml") from None
+    if not pools:
+        raise typer.BadParameter(f"{file}: has no WarmPool", param_hint="FILE.yaml")
+    for pool in pools:
+        kind = pool.get("kind") if isinstance(pool, dict) else None
+        name = (pool.get("metadata") or {}).get("name") if isinstance(pool, dict) else None
+        if kind != KIND or not name:
+            raise typer.BadParameter(
+                f"{file}: kind = {kind!r} and name = {name!r}, must be a {KIND} with a name",
+                param_hint="FILE.yaml",
+            )
+
+    async def run() -> list[Object]:
+        async with connect(kubeconfig) as cluster:
+            return [await operations.apply(cluster, pool) for pool in pools]
+
+    for pool in asyncio.run(run()):
+        meta = pool["metadata"]
+        typer.echo(f"warmpool {meta['namespace']}/{meta['name']} applied")
 
 
 @app.command("ls")

@@ -18,11 +18,12 @@ from pilotlight.cli import trace_source
 from warmpool.adapters.price_file import read_prices
 from warmpool.domain.cost import PriceList
 from warmpool.domain.pool import KIND, WarmPoolSpec, WarmPoolTemplate
-from warmpool.experiments import imports, run
+from warmpool.experiments import imports
 from warmpool.experiments import recommend as recommending
 from warmpool.experiments.cold_start import Constant
 from warmpool.experiments.errors import ExperimentError
 from warmpool.experiments.experiment import ServiceTime
+from warmpool.experiments.parts import service_model
 from warmpool.experiments.recommend import Objective, Recommendation
 from warmpool.experiments.simulator import Load, Replica
 from warmpool.experiments.trace import Trace
@@ -193,7 +194,7 @@ def _today(file: Path | None) -> WarmPoolTemplate | None:
 
 def _load(trace: Trace, service_s: float | None) -> Load:
     """The requests, and when each has its first token: after its prompt."""
-    model = run.service_model(ServiceTime(fixed_seconds=service_s))
+    model = service_model(ServiceTime(fixed_seconds=service_s))
     times = model.times(trace)
     first = np.minimum(times, model.base_s + model.input_token_s * np.nan_to_num(trace.input_tokens))
     return Load(trace.names[0] if trace.names else "function", trace.arrivals, times, first)

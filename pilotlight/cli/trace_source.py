@@ -21,7 +21,7 @@ from warmpool.experiments.minutes import Minute, trace_of_minutes
 from warmpool.experiments.trace import Trace
 
 TraceFile = Annotated[
-    Path | None, typer.Argument(metavar="[TRACE]", help="Trace file: CSV, JSON lines or Parquet.")
+    Path | None, typer.Argument(metavar="[TRACE]", help="Trace file: CSV or JSON lines, also with gzip.")
 ]
 History = Annotated[
     Path | None,

@@ -129,3 +129,38 @@ def test_a_recommendation_needs_a_target_and_an_instant_that_can_be(cli: Cli, tm
     assert (target.returncode, start.returncode) == (2, 2)
     assert "target = 'Bad Name!', must be lower-case letters" in target.stderr
     assert "--start yesterday: must be an instant" in start.stderr
+
+
+def test_a_recommendation_is_printed_as_json_with_today_and_the_objective(cli: Cli, tmp_path):
+    trace = tmp_path / "trace.csv"
+    rows = [86_400 * day + 3600 * hour for day in range(4) for hour in range(9, 17)]
+    trace.write_text("timestamp,service_s\n" + "\n".join(f"{row},4" for row in rows) + "\n")
+    today = tmp_path / "today.yaml"
+    today.write_text(yaml.safe_dump(scaled_object(cron())))
+
+    ran = cli.run("experiment", "recommend", str(trace), "--ttft-p95", "5", "--today", str(today), "--json")
+
+    found = json.loads(ran.stdout)
+    assert found["objective"] == "a p95 TTFT of at most 5 s"
+    assert [arm["name"] for arm in found["arms"]][:3] == ["recommended", "today", "no pool"]
+    assert found["pool"]["kind"] == "WarmPool"
+
+
+def test_options_that_cannot_be_are_refused_before_anything_is_read(cli: Cli, tmp_path):
+    refused = {
+        ("t.csv", "--history", "w.db"): "give exactly one of a trace file, --history and --prometheus",
+        (): "give exactly one of a trace file, --history and --prometheus",
+        ("--history", "w.db"): "--service = '', must be NAMESPACE/NAME",
+        ("--history", "w.db", "--service", "a/b", "--last", "soon"): "--last = 'soon', must be a duration",
+        ("--history", "w.db", "--service", "a/b"): "w.db: there is no such file",
+        ("--prometheus", "http://localhost:1", "--service", "a/b"): "does not answer",
+        ("t.csv", "--cold-start-rate", "0%"): "--cold-start-rate = '0%', must be a share",
+        ("t.csv", "--cold-start-rate", "1%", "--budget", "4"): "give at most one of --cold-start-rate",
+        ("t.csv", "--today", "none.yaml"): "--today none.yaml: cannot be read",
+        ("t.csv", "--time-zone", "Mars"): "--time-zone Mars: must be a zone",
+    }
+    for arguments, message in refused.items():
+        ran = cli.run("experiment", "recommend", *arguments)
+        assert ran.returncode == 2, ran.stderr
+        assert message in ran.stderr
+        assert len(ran.stderr.splitlines()) == 1

@@ -308,3 +308,37 @@ def test_an_agent_that_is_refused_leaves_the_platform_running_and_names_the_patc
     assert "needs the feature flags kubernetes.podspec-nodeselector for nodeSelector" in output
     assert '{"data":{"kubernetes.podspec-nodeselector":"enabled"}}' in output
     assert get(f"{url}/default/echo-demo/")["service"] == "echo-demo"
+
+
+def test_from_a_trace_to_an_applied_warm_pool_in_three_commands(cli, echo_agent, tmp_path):
+    trace = tmp_path / "trace.csv"
+    rows = [
+        86_400 * day + 3600 * hour + 600 * step
+        for day in range(9)
+        if day % 7 < 5
+        for hour in range(9, 17)
+        for step in range(6)
+    ]
+    trace.write_text("timestamp,service_s\n" + "\n".join(f"{row},4" for row in rows) + "\n")
+    running, _ = started(cli, "-f", str(echo_agent))
+    running.until(lambda text: "Ctrl-C stops" in text)
+    kubeconfig = str(cli.state / "kubeconfig")
+
+    described = cli.run("experiment", "describe", str(trace))
+    recommended = cli.run(
+        "experiment", "recommend", str(trace), "--target", "echo-demo", "--start", "2026-03-02T09:00:00Z",
+        "--load-s", "60", "--concurrency", "4", timeout=200,
+    )  # fmt: skip
+    (tmp_path / "pool.yaml").write_text(recommended.stdout)
+    applied = cli.run("pool", "apply", str(tmp_path / "pool.yaml"), "--kubeconfig", kubeconfig)
+    shown = cli.run("pool", "show", "echo-demo", "--kubeconfig", kubeconfig)
+
+    assert (described.returncode, recommended.returncode) == (0, 0), recommended.stderr
+    assert applied.stdout == "warmpool default/echo-demo applied\n", applied.stderr
+    (window,) = yaml.safe_load(shown.stdout)["spec"]["windows"]
+    assert (window["days"], window["replicas"]) == (["Mon", "Tue", "Wed", "Thu", "Fri"], 1)
+    assert (window["from"], window["to"]) == ("08:50", "17:00")  # the first request comes on the hour
+    (tmp_path / "pool.yaml").write_text(recommended.stdout.replace("WarmPool", "Pool"))
+    refused = cli.run("pool", "apply", str(tmp_path / "pool.yaml"), "--kubeconfig", kubeconfig)
+    assert refused.returncode == 2
+    assert "must be a WarmPool with a name" in refused.stderr

@@ -40,8 +40,8 @@ async def metrics_page() -> AsyncIterator[Page]:
 
 
 @asynccontextmanager
-async def prometheus(folder: Path, port: int, target: str) -> AsyncIterator[str]:
-    """A Prometheus that scrapes `target` ten times a second; its URL."""
+async def prometheus(folder: Path, port: int, target: str, data: Path | None = None) -> AsyncIterator[str]:
+    """A Prometheus that scrapes `target` ten times a second; its URL. It has the blocks of `data`."""
     host, _, path = target.removeprefix("http://").partition("/")
     folder.mkdir()
     (folder / "prometheus.yml").write_text(
@@ -62,7 +62,8 @@ async def prometheus(folder: Path, port: int, target: str) -> AsyncIterator[str]
     process = await asyncio.create_subprocess_exec(
         BINARY,
         f"--config.file={folder / 'prometheus.yml'}",
-        f"--storage.tsdb.path={folder / 'data'}",
+        f"--storage.tsdb.path={data or folder / 'data'}",
+        "--storage.tsdb.retention.time=10y",
         f"--web.listen-address=127.0.0.1:{port}",
         "--log.level=error",
     )

@@ -1,18 +1,26 @@
 """Signals and demand from a real Prometheus server."""
 
 import asyncio
+from asyncio.subprocess import DEVNULL
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pytest
+import yaml
 from aiohttp import web
+from typer.testing import CliRunner
 
 from knative.local.apiserver import certificates
+from pilotlight.cli.experiment import app
 from tests.warmpool.conftest import make_controller
 from tests.warmpool.prometheus import metrics_page, needs_prometheus, prometheus, scraped
 from warmpool.adapters.prometheus import Prometheus
 from warmpool.adapters.prometheus_api import PrometheusServer
+from warmpool.adapters.prometheus_history import read_minutes
 from warmpool.adapters.prometheus_signals import PrometheusSignals
 from warmpool.controller import Settings
+from warmpool.domain.pool import WarmPoolSpec
+from warmpool.experiments.minutes import Minute, trace_of_minutes
 from warmpool.ports import DemandUnavailableError
 
 METRICS = """
@@ -152,3 +160,77 @@ async def test_a_token_that_is_missing_is_named_where_demand_is_read(tmp_path):
     source = Prometheus(PrometheusServer("http://localhost:1", tmp_path / "none"))
     with pytest.raises(DemandUnavailableError, match="none cannot be read"):
         await source.read(datetime.now(UTC))
+
+
+PAST = datetime(2026, 3, 2, tzinfo=UTC)
+
+
+def past_samples() -> str:
+    """Twelve days of one request a minute from 09:00 to 17:00, a counter that begins anew, two names."""
+    labels = 'namespace_name="default",service_name="generate",revision_name="generate-1"'
+    count, counter, gauge = 5000, [], []
+    for index in range(12 * 1440):
+        moment = PAST + timedelta(minutes=index)
+        busy = 9 <= moment.hour < 17 and moment.weekday() < 5
+        count = 0 if index == 4 * 1440 + 600 else count + (2 if busy else 0)
+        at = f"{moment.timestamp():.0f}"
+        counter.append(f"activator_request_count_total{{{labels}}} {count} {at}")
+        gauge.append(f"autoscaler_stable_request_concurrency{{{labels}}} {0.1 if busy else 0} {at}")
+    return "\n".join(
+        [
+            "# TYPE activator_request_count counter",
+            *counter,
+            "# TYPE autoscaler_stable_request_concurrency gauge",
+            *gauge,
+            "# EOF",
+            "",
+        ]
+    )
+
+
+@pytest.fixture
+async def archive(page, tmp_path, unused_tcp_port):
+    """A Prometheus with a past: its own tool makes blocks of samples in OpenMetrics' format."""
+    (tmp_path / "past.txt").write_text(past_samples())
+    command = ["promtool", "tsdb", "create-blocks-from", "openmetrics", str(tmp_path / "past.txt")]
+    folder = tmp_path / "prometheus"
+    made = await asyncio.create_subprocess_exec(*command, str(tmp_path / "data"), stdout=DEVNULL)
+    assert await made.wait() == 0
+    async with prometheus(folder, unused_tcp_port, page.url, data=tmp_path / "data") as url:
+        yield url
+
+
+@needs_prometheus
+async def test_the_demand_of_weeks_is_read_by_the_minute(archive):
+    minutes = await read_minutes(
+        PrometheusServer(archive),
+        ("default", "generate"),
+        PAST - timedelta(days=2),
+        PAST + timedelta(days=12),
+    )
+    none = await read_minutes(
+        PrometheusServer(archive), ("default", "other"), PAST, PAST + timedelta(days=12)
+    )
+    days = {minute.at.date() for minute in minutes}
+    trace = trace_of_minutes([Minute(one.at, one.arrivals, one.concurrency) for one in minutes], "generate")
+
+    assert none == []
+    assert len(days) == 10  # the working days of twelve
+    assert sum(minute.arrivals for minute in minutes) == 2 * 8 * 60 * 10 - 2  # what a restart swallowed
+    assert all(8 <= minute.at.hour < 17 for minute in minutes)
+    assert float(np.median(trace.service_s)) == pytest.approx(3.0, rel=0.01)
+
+
+@needs_prometheus
+async def test_a_recommendation_is_made_from_a_prometheus(archive, tmp_path):
+    since = datetime.now(UTC) - PAST
+    run = CliRunner().invoke
+    command = ["recommend", "--prometheus", archive, "--service", "default/generate", "--load-s", "60"]
+    command += ["--concurrency", "4", "--last", f"{since.days + 1}d"]
+    done = await asyncio.to_thread(run, app, command)
+
+    assert done.exit_code == 0, done.output
+    pool = yaml.safe_load(done.stdout)
+    assert pool["metadata"] == {"name": "generate", "namespace": "default"}
+    assert WarmPoolSpec.parse(pool["spec"])
+    assert "judged by the" in done.stderr

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 from zoneinfo import ZoneInfo
@@ -72,6 +72,18 @@ class Candidate:
     forecast: float | None = None
 
     @property
+    def fixed(self) -> bool:
+        """Whether it is one floor around the clock."""
+        return (
+            bool(self.spans)
+            and all(
+                span.first == 0 and span.end == _SLOTS and span.replicas == self.spans[0].replicas
+                for span in self.spans
+            )
+            and len(self.spans) == len(_GROUPS)
+        )
+
+    @property
     def needless(self) -> bool:
         """Whether it holds nothing at all."""
         return not self.spans and not self.keep_alive_s and self.forecast is None
@@ -79,6 +91,9 @@ class Candidate:
     def spec(self, time_zone: str, budget: dict[str, Any] | None = None) -> WarmPoolTemplate:
         """The WarmPool's spec without its target."""
         windows = [self._window(span) for span in self.spans]
+        if self.fixed:
+            always = {"name": "always", "from": "00:00", "to": "24:00"}
+            windows = [{**always, "replicas": self.spans[0].replicas}]
         content: dict[str, Any] = {"timeZone": time_zone, "windows": windows}
         if self.keep_alive_s:
             content["keepAlive"] = format_duration(timedelta(seconds=self.keep_alive_s))
@@ -111,6 +126,7 @@ def from_history(
     plans = _plans(_slots(demand, start, zone, origin, concurrency))
     return [
         *(Candidate(spans, keep_alive, origin) for spans in plans for keep_alive in _KEEP_ALIVE_S),
+        *(Candidate(_earlier(spans), 0, origin) for spans in plans if spans),
         *(Candidate(spans, 0, origin, rate) for spans in _distinct(plans) for rate in rates),
     ]
 
@@ -118,6 +134,11 @@ def from_history(
 def everyday(replicas: int) -> Candidate:
     """The same floor around the clock."""
     return Candidate(tuple(WeeklySpan(group, 0, _SLOTS, replicas) for group in range(len(_GROUPS))))
+
+
+def _earlier(spans: Sequence[WeeklySpan]) -> tuple[WeeklySpan, ...]:
+    """The same windows, opened a slot before the first request: one that comes on the hour is not cold."""
+    return tuple(replace(span, first=max(0, span.first - 1)) for span in spans)
 
 
 def _distinct(plans: Sequence[tuple[WeeklySpan, ...]]) -> list[tuple[WeeklySpan, ...]]:

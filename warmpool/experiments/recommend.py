@@ -1,9 +1,10 @@
 """A WarmPool for a trace: windows that a person can read first, a forecast only where it buys something.
 
 The first part of the trace chooses among the `candidates`: the cheapest that keeps the objective, or the one
-with the fewest cold starts within a budget. The simulator checks the choice on the same days, and where its
-queues leave more requests cold, the objective is tightened and another one is chosen. The days held back
-judge: what the choice would have cost and how long users would have waited on traffic that it has not seen.
+with the fewest cold starts within a budget. On its last week the simulator decides among the best of each
+kind, and where its queues leave too many requests cold, the objective is tightened and others are tried. The
+days held back judge: what the choice would have cost and how long users would have waited on traffic that it
+has not seen.
 """
 
 from __future__ import annotations
@@ -38,11 +39,14 @@ _TWO_WEEKS: Final = 14 - 3
 """Days from the first request to the last, of which weekends at the end may be free."""
 _TAIL: Final = 0.05
 """The share of requests above their p95."""
-_FORECAST_GAIN: Final = 0.03
-"""A forecast is recommended where it saves at least this share of the GPU-seconds of windows alone."""
+_GAIN: Final = 0.03
+"""What a fixed floor or a forecast has to save over windows to be recommended instead."""
 _BUDGET_RATES: Final = (0.005, 0.01, 0.02, 0.05)
 """What a forecast is told where the objective is a budget."""
 _ATTEMPTS: Final = 3
+_MOST_FIXED: Final = 64
+"""The highest fixed floor that is tried."""
+_CHECKED_DAYS: Final = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +179,7 @@ def recommend(
         arms.append(("today", _policy(today, later.start, replica)))
     arms.append(("no pool", FixedFloor(0)))
     fixed = choice.fixed(later)
-    if fixed is not None:
+    if fixed is not None and chosen != candidates.everyday(fixed):
         arms.append((f"always {fixed} hot", FixedFloor(fixed)))
     if alternative is not None:
         arms.append(("windows alone", _policy(alternative.spec(time_zone), later.start, replica)))
@@ -242,7 +246,12 @@ class _Choice:
         else:
             self._limit = objective.monthly_budget * past.days / DAYS_A_MONTH
             told = _BUDGET_RATES
-        self._candidates = candidates.from_history(past.demand, past.start, zone, replica.concurrency, told)
+        self._candidates = [
+            *candidates.from_history(past.demand, past.start, zone, replica.concurrency, told),
+            *self._fixed_floors(past),
+        ]
+        self._simulated: dict[int, Result] = {}
+        """Of the last week of these days, by candidate."""
         self._outcome = self._outcome_of(self._candidates, past)
 
     def _admissible_rate(self, load: Load) -> float:
@@ -275,52 +284,75 @@ class _Choice:
 
     def best(self, told: Callable[[str], None]) -> tuple[Candidate, Candidate | None]:
         """The candidate to recommend; with a forecast, also the best one without."""
-        limit = self._limit
-        for attempt in range(_ATTEMPTS):
-            index, self.possible = self._pick(limit, forecasts=True)
-            plain, possible = self._pick(limit, forecasts=False)
-            if possible and not self._worth_a_forecast(index, plain):
-                index = plain
-            chosen = self._candidates[index]
-            if not self.possible or attempt == _ATTEMPTS - 1:
+        limit, recent = self._limit, self._recent()
+        for _ in range(_ATTEMPTS):
+            finalists = self._finalists(limit)
+            for index in finalists:
+                if index not in self._simulated:
+                    told("checking the choice")
+                    policy = _policy(
+                        self._candidates[index].spec(self._zone.key), recent.start, self._replica
+                    )
+                    self._simulated[index] = _simulate(recent.load, policy, self._replica)
+            excess = {index: self._excess(self._simulated[index], recent.days) for index in finalists}
+            kept = [index for index in finalists if excess[index] <= 1]
+            if kept or not self.possible:
                 break
-            told("checking the choice")
-            result = _simulate(
-                self._past.load,
-                _policy(chosen.spec(self._zone.key), self._past.start, self._replica),
-                self._replica,
-            )
-            excess = self._excess(result)
-            if excess <= 1:
-                break
-            limit /= excess
-        return chosen, self._candidates[plain] if index != plain else None
+            limit /= min(excess.values())
+        of = kept or [min(excess, key=lambda index: excess[index])]
+        chosen = of[0]
+        for index in of[1:]:  # windows first, for a person can read them; another kind has to be worth it
+            if self._worth(index)[0] < self._worth(chosen)[0] * (1 - _GAIN):
+                chosen = index
+        without = next(index for index in finalists if self._candidates[index].forecast is None)
+        is_forecast = self._candidates[chosen].forecast is not None
+        return self._candidates[chosen], self._candidates[without] if is_forecast else None
 
-    def _pick(self, limit: float, *, forecasts: bool) -> tuple[int, bool]:
-        """The best candidate, and whether it keeps the objective."""
-        usable = np.array([forecasts or candidate.forecast is None for candidate in self._candidates])
-        cold, cost = self._outcome.cold_rate, self._outcome.gpu_s * self._per_second
+    def _finalists(self, limit: float) -> list[int]:
+        """The best windows, the best fixed floor, and a forecast where it promises something."""
+        kinds = [
+            self._pick(limit, lambda candidate: candidate.forecast is None and not candidate.fixed),
+            self._pick(limit, lambda candidate: candidate.fixed),
+            self._pick(limit, lambda candidate: candidate.forecast is not None),
+        ]
+        self.possible = any(possible for _, possible in kinds)
+        windows, fixed, forecast = kinds
+        if windows[1] and not self._promises(forecast[0], windows[0]):
+            kinds = [windows, fixed]
+        return [index for index, possible in kinds if possible or not self.possible]
+
+    def _worth(self, index: int) -> tuple[float, float]:
+        """What is to be as low as possible, in the simulation of the last week."""
+        result = self._simulated[index]
+        by_cost = (result.cost, result.cold_rate)
+        return by_cost if self._objective.monthly_budget is None else (by_cost[1], by_cost[0])
+
+    def _recent(self) -> _Days:
+        """The last week of these days, on which the choice is checked."""
+        load = self._past.load
+        begins = max(0.0, math.floor(self._past.days - _CHECKED_DAYS) * _DAY_S)
+        return _part(load, load.arrivals >= begins, begins, self._past.start)
+
+    def _pick(self, limit: float, usable: Callable[[Candidate], bool]) -> tuple[int, bool]:
+        """The best of the usable candidates, and whether it keeps the objective."""
+        of = np.flatnonzero([usable(candidate) for candidate in self._candidates])
+        cold, cost = self._outcome.cold_rate[of], self._outcome.gpu_s[of] * self._per_second
         if self._objective.monthly_budget is None:
-            kept = np.flatnonzero(usable & (cold <= limit))
-            if len(kept):
-                return int(kept[np.argmin(cost[kept])]), True
-            usable_at = np.flatnonzero(usable)
-            return int(usable_at[np.argmin(cold[usable_at])]), False
-        kept = np.flatnonzero(usable & (cost <= limit))
-        if len(kept):
-            return int(kept[np.lexsort((cost[kept], cold[kept]))[0]]), True
-        usable_at = np.flatnonzero(usable)
-        return int(usable_at[np.argmin(cost[usable_at])]), False
+            kept, best, nearest = cold <= limit, (cold, cost), int(np.argmin(cold))
+        else:
+            kept, best, nearest = cost <= limit, (cost, cold), int(np.argmin(cost))
+        if not kept.any():
+            return int(of[nearest]), False
+        return int(of[kept][np.lexsort(tuple(values[kept] for values in best))[0]]), True
 
-    def _worth_a_forecast(self, index: int, plain: int) -> bool:
-        if self._objective.monthly_budget is None:
-            return bool(self._outcome.gpu_s[index] <= self._outcome.gpu_s[plain] * (1 - _FORECAST_GAIN))
-        return bool(self._outcome.cold_rate[index] <= self._outcome.cold_rate[plain] * (1 - _FORECAST_GAIN))
+    def _promises(self, forecast: int, windows: int) -> bool:
+        of = self._outcome.gpu_s if self._objective.monthly_budget is None else self._outcome.cold_rate
+        return bool(of[forecast] <= of[windows] * (1 - _GAIN))
 
-    def _excess(self, result: Result) -> float:
-        """How many times the limit the simulated result is at."""
+    def _excess(self, result: Result, days: float) -> float:
+        """How many times the limit the simulated result of some days is at."""
         if self._objective.monthly_budget is not None:
-            return result.cost / max(self._limit, 1e-9)
+            return result.cost / days * DAYS_A_MONTH / self._objective.monthly_budget
         if self._objective.ttft_p95_s is not None:
             p95 = result.percentile(result.first_token_s, 95) or 0.0
             if p95 <= self._objective.ttft_p95_s:
@@ -328,14 +360,17 @@ class _Choice:
             return max(1.25, result.cold_rate / max(self._limit, 1e-9))
         return result.cold_rate / max(self._limit, 1e-9)
 
+    def _fixed_floors(self, days: _Days) -> list[Candidate]:
+        most = -(-int(days.demand.peak.max()) // self._replica.concurrency)
+        return [candidates.everyday(count) for count in range(1, min(most, _MOST_FIXED) + 1)]
+
     def fixed(self, later: _Days) -> int | None:
         """The smallest fixed floor that keeps the objective on these days; None if none does."""
-        most = -(-int(later.demand.peak.max()) // self._replica.concurrency)
-        if self._objective.monthly_budget is not None:
-            return 1 if most else None
-        floors = [candidates.everyday(count) for count in range(1, most + 1)]
+        floors = self._fixed_floors(later)
         if not floors:
             return None
+        if self._objective.monthly_budget is not None:
+            return 1
         rates = self._outcome_of(floors, later).cold_rate
         return next((count for count, rate in enumerate(rates, 1) if rate <= self._limit), None)
 
@@ -348,6 +383,7 @@ class _HighestFloor:
         self._pool = pool
         self._most = most
         self.drains = not pool.spec.windows
+        self.orders_warmth = pool.orders_warmth
 
     def observe(self, second: Second, now: float) -> None:
         """Both learn."""

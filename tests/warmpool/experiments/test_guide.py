@@ -33,6 +33,15 @@ def test_every_command_of_the_guide_exists_with_its_options(line):
     assert {word for word in words[3:] if word.startswith("--")} <= known
 
 
+def test_every_objective_and_source_of_the_guide_is_an_option_of_recommend():
+    known = {
+        option for parameter in get_command(app).commands["recommend"].params for option in parameter.opts
+    }
+    tables = GUIDE.split("| objective |")[1].split("## ")[0] + GUIDE.split("| source |")[1].split("## ")[0]
+
+    assert set(re.findall(r"`(--[a-z0-9-]+)", tables)) <= known
+
+
 def test_files_that_the_guide_links_to_are_there():
     for link in re.findall(r"\]\(([^)#]+)", GUIDE):
         assert (ROOT / "docs" / link).exists(), link
