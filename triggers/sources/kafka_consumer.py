@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ T = TypeVar("T")
 MAX_OUTSTANDING: Final = 1000
 """Messages of one partition that are fetched and not done; it is paused above, and resumed below the half."""
 _POLL_S: Final = 0.02
+_BUSY_POLL_S: Final = 0.001
+"""While calls come one after the other, as commits do: each of them waits for the end of a poll."""
+_BUSY_S: Final = 0.1
 _FETCH: Final = 500
 
 
@@ -56,6 +60,7 @@ class GroupMember:
         self._progress: dict[int, PartitionProgress] = {}
         self._paused: set[int] = set()
         self._stopping = threading.Event()
+        self._called_at = 0.0
         self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
         self.lock = threading.RLock()
         self.error: BrokerError | None = None
@@ -100,6 +105,7 @@ class GroupMember:
                 call, future = self._calls.get_nowait()
             except queue.Empty:
                 return
+            self._called_at = time.monotonic()
             if not future.set_running_or_notify_cancel():
                 continue
             try:
@@ -158,7 +164,8 @@ class GroupMember:
         while not self._stopping.is_set():
             self._run_calls()
             try:
-                raws = [self._consumer.poll(_POLL_S)]
+                busy = time.monotonic() - self._called_at < _BUSY_S
+                raws = [self._consumer.poll(_BUSY_POLL_S if busy else _POLL_S)]
                 if raws[0] is not None:
                     raws += self._consumer.consume(_FETCH, 0)
             except (KafkaException, RuntimeError):

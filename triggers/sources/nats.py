@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,6 +31,7 @@ from triggers.sources.base import (
 )
 from triggers.sources.credentials import broker_url, read_credentials
 from triggers.sources.group_order import GroupOrder
+from triggers.sources.nats_pull import PullConsumer
 
 if TYPE_CHECKING:
     from triggers.sources.settings import BrokerSettings
@@ -132,11 +133,10 @@ class NatsSource:
         self._connection = _Connection(spec, settings)
         self._consumer = spec.consumer_name(settings.consumer)
         self._lease_s = settings.lease_s
-        self._subscription: Any = None
+        self._pull: PullConsumer | None = None
         self._order: GroupOrder[Msg] = GroupOrder(_sequence)
         self._pattern: str | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._extended_at = 0.0
 
     @property
     def _spec(self) -> NatsStream:
@@ -154,6 +154,7 @@ class NatsSource:
 
     async def open(self) -> None:
         """Connect, and make the durable consumer or bring it up to date."""
+        await self._end_tasks()
         info = await self._connection.open()
         self._order.clear()
         self._pattern = _pattern(self._spec.subject, info)
@@ -169,9 +170,9 @@ class NatsSource:
         )
         with translated(self._spec.stream):
             await context.add_consumer(self._spec.stream, config)
-            self._subscription = await context.pull_subscribe_bind(
-                consumer=self._consumer, stream=self._spec.stream
-            )
+            self._pull = PullConsumer(self._connection.client, self._spec.stream, self._consumer)
+            await self._pull.start()
+        self._start(self._keep_held())
 
     async def receive(self, limit: int, wait_s: float) -> list[Message]:
         """Pull; in an ordered source what may not be lent yet is held."""
@@ -179,7 +180,6 @@ class NatsSource:
         deadline = time.monotonic() + wait_s
         while True:
             if self._spec.ordered:
-                await self._extend_held()
                 if taken := self._order.take(limit):
                     return [self._message(raw) for raw in taken]
                 if len(self._order) >= BATCH:  # all of them wait for the first one of their group
@@ -199,30 +199,12 @@ class NatsSource:
 
     async def _fetch(self, limit: int, wait_s: float) -> list[Msg]:
         self._connection.client  # noqa: B018 - raises when the connection is closed
-        call = asyncio.create_task(self._fetched(limit, wait_s))
-        self._tasks.add(call)
-        call.add_done_callback(self._tasks.discard)
-        try:
-            return await asyncio.shield(call)
-        except asyncio.CancelledError:
-            call.add_done_callback(self._give_back)
-            raise
-
-    async def _fetched(self, limit: int, wait_s: float) -> list[Msg]:
+        assert self._pull is not None
         with translated(self._spec.stream):
-            try:
-                found: list[Msg] = await self._subscription.fetch(limit, timeout=wait_s)
-            except (nats.errors.TimeoutError, TimeoutError):
-                self._connection.client  # noqa: B018 - the client takes a lost connection for silence
-                return []
+            found = await self._pull.receive(limit, wait_s)
+        if not found:
+            self._connection.client  # noqa: B018
         return found
-
-    def _give_back(self, call: asyncio.Task[list[Msg]]) -> None:
-        if call.cancelled() or call.exception() is not None or not call.result():
-            return
-        task = asyncio.ensure_future(self._answer(call.result(), b"-NAK"))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     def _message(self, raw: Msg) -> Message:
         headers = raw.headers or {}
@@ -269,7 +251,10 @@ class NatsSource:
             await self._answer([raw], f'-NAK {{"delay": {nanoseconds}}}'.encode())
             return
         await self._answer([raw], b"+WPI")
-        task = asyncio.create_task(self._return_later(raw, delay_s))
+        self._start(self._return_later(raw, delay_s))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -296,11 +281,14 @@ class NatsSource:
         """Start the consumer's ack wait anew, which is the lease: JetStream takes no other time."""
         await self._answer([_raw(message) for message in messages], b"+WPI")
 
-    async def _extend_held(self) -> None:
-        now = time.monotonic()
-        if len(self._order) and now - self._extended_at > self._lease_s / 3:
-            self._extended_at = now
-            await self._answer(self._order.held(), b"+WPI")
+    async def _keep_held(self) -> None:
+        """Prolong the loans of messages that wait here to be taken."""
+        while True:
+            await asyncio.sleep(self._lease_s / 3)
+            fetched = () if self._pull is None else tuple(self._pull.fetched)
+            if held := [*self._order.held(), *fetched]:
+                with contextlib.suppress(BrokerError):  # `receive` says so
+                    await self._answer(held, b"+WPI")
 
     async def backlog(self) -> Backlog:
         """Messages that were not delivered, and those that wait for a retry or are lent."""
@@ -352,15 +340,24 @@ class NatsSource:
                 sequence = raw.seq + 1
         return found
 
-    async def close(self) -> None:
-        """End the connection; what was lent comes back when its loan ends."""
+    async def _end_tasks(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if len(self._order):
-            with contextlib.suppress(BrokerError):
-                await self._answer(self._order.held(), b"-NAK")
-            self._order.clear()
+
+    async def close(self) -> None:
+        """End the connection; what was lent comes back when its loan ends."""
+        await self._end_tasks()
+        pull, self._pull = self._pull, None
+        with contextlib.suppress(BrokerError):
+            held = self._order.held()
+            if pull is not None:
+                with translated(self._spec.stream):
+                    await pull.stop()
+                held += pull.fetched
+            if held:
+                await self._answer(held, b"-NAK")
+        self._order.clear()
         await self._connection.close()
 
 
