@@ -160,7 +160,7 @@ async def _serve(folder: Path, pools: int, edge: int, pipe: Connection) -> None:
     config = uvicorn.Config(api, host="127.0.0.1", port=0, log_level="error", lifespan="off")
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110  uvicorn has no event for it
+    while not server.started:
         await asyncio.sleep(0.01)
     pipe.send(server.servers[0].sockets[0].getsockname()[1])
     while not await asyncio.to_thread(pipe.poll, 0.2):
@@ -203,7 +203,7 @@ async def measure(folder: Path, port: int, pools: int, edge: int, pipe: Connecti
             await cluster.patch(WARM_POOL, f"p{number:05}", "default", {"spec": spec})
         await asyncio.sleep(max(0.0, (opens - datetime.now(UTC)).total_seconds()) + 10)
         pipe.send("done")
-        while not pipe.poll():  # noqa: ASYNC110  a pipe has none either
+        while not pipe.poll():
             await asyncio.sleep(0.05)
         stored: dict[str, float] = pipe.recv()
         result |= edges(stored, edge, opens)
