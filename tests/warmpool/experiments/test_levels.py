@@ -1,11 +1,13 @@
 """Floors on a trace: the sweep agrees with closed forms, and its laws hold."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from warmpool.experiments import bound, levels, policies
+from warmpool.experiments import bound, kernels, levels, policies
 from warmpool.policy import hazard
 
 
@@ -134,3 +136,26 @@ def test_what_the_simulator_compiles_decides_as_what_the_controller_runs():
                 for price in (0.0, 120.0, 1000.0)
             ]
             assert plain == compiled[:, second // hazard.MOVE_TICKS].tolist()
+
+
+def test_erlang_staffing_has_the_blocking_of_erlang_b():
+    # B(1..5) at a load of 1.8; a hair above, so that so many servers are enough.
+    blocking = np.array([0.6429, 0.3665, 0.1803, 0.0750, 0.0263]) + 5e-5
+
+    floors = kernels.erlang_floors(np.array([1.8]), np.array([1.0]), blocking)
+
+    assert floors[:, 0].tolist() == [1, 2, 3, 4, 5]
+
+
+def test_with_one_shot_replicas_beyond_a_floor_demand_exceeds_it_as_often_as_poisson_says():
+    rate, mean_s, held = 0.9, 2.0, 3
+    shares = []
+    for seed in range(8):
+        arrivals = poisson(seed, rate, 40_000)
+        service = np.random.default_rng(seed + 100).exponential(mean_s, len(arrivals))
+        demand = levels.demand_of(arrivals, service)
+        shares.append((demand.running[100 : -levels.DRAIN_S] > held).mean())
+    load = rate * mean_s
+    exact = 1 - sum(load**k / math.factorial(k) for k in range(held + 1)) * math.exp(-load)
+    error = np.std(shares, ddof=1) / math.sqrt(len(shares))
+    assert abs(np.mean(shares) - exact) < 3 * error

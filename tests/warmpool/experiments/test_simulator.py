@@ -78,6 +78,34 @@ def test_littles_law_holds_and_no_request_is_lost(seed, concurrency, floor, rate
     assert result.idle_gpu_s >= -1e-6
 
 
+class Watched(FixedFloor):
+    """A fixed floor that adds up the requests inside, second by second, as the autoscaler sees them."""
+
+    inside_s = 0.0
+
+    def observe(self, second, now):
+        self.inside_s += second.concurrency
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    concurrency=st.sampled_from([0, 1, 4]),
+    rate=st.sampled_from([0.005, 0.1, 1.5]),
+    slowdown=st.sampled_from([0.0, 0.2]),
+)
+def test_requests_inside_are_their_rate_times_their_time_inside(seed, concurrency, rate, slowdown):
+    load = poisson(seed, rate, 150, 4.0)
+    watched = Watched(0)
+
+    result = simulate(
+        load, Replica(LogNormal(15.0, 0.3), concurrency=concurrency, slowdown=slowdown), watched, seed=seed
+    )
+
+    # Little's law: the mean number inside, times the time, is the sum of the times inside.
+    assert watched.inside_s == pytest.approx((result.waited_s + result.served_s).sum(), rel=1e-9)
+
+
 def test_the_same_seed_gives_the_same_bytes():
     load = poisson(1, 0.5, 500, 3.0)
     replica = Replica(LogNormal(20.0, 0.4), concurrency=0)
