@@ -83,7 +83,7 @@ class Watched(FixedFloor):
 
     inside_s = 0.0
 
-    def observe(self, second, now):
+    def observe(self, second, now):  # noqa: ARG002 - as in every policy
         self.inside_s += second.concurrency
 
 
