@@ -1,18 +1,21 @@
 """examples/clusters: whole, strict, and with exactly the flags that they need."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 import yaml
+from typer.main import get_command
 
 from knative import feature_flags
 from knative.client.resources import CONFIG_MAP, NAMESPACE
-from pilotlight import deploy, stack
+from pilotlight import cli, deploy, stack
 from pilotlight.agent import Agent
 from pilotlight.agent_reader import load_agent
+from pilotlight.cli.weights_warm import app as warm_app
 from pilotlight.compile import compile_agent, compile_for_cluster
 from pilotlight.warm_weights.jobs import warm_job, warm_target
 from tests.pilotlight.kubernetes_schemas import faults, known
@@ -141,3 +144,58 @@ async def test_each_is_accepted_with_its_flags_only_and_filled_in_as_knative_doe
 def test_the_reduced_schemas_are_json_schemas():
     document = json.loads((Path(__file__).parent / "data" / "kubernetes_schemas.json").read_text())
     jsonschema.Draft202012Validator.check_schema(document)
+
+
+WALK = (Path(__file__).parents[2] / "docs" / "clusters.md").read_text().split("## From an empty cluster")[1]
+
+
+def shown_after(command: str) -> list[str]:
+    """The lines that the guide shows after a command."""
+    after = WALK.split(f"$ {command}")[1].splitlines()[1:]
+    lines = []
+    for line in after:
+        if line.strip().startswith(("$", "```")):
+            break
+        lines.append(line.strip())
+    return lines
+
+
+def test_the_guide_applies_what_the_example_has():
+    created = [
+        f"{obj['kind'].lower()}.{obj['apiVersion'].partition('/')[0]}/{obj['metadata']['name']} created"
+        if "/" in obj["apiVersion"]
+        else f"{obj['kind'].lower()}/{obj['metadata']['name']} created"
+        for obj in documents("eks", "cluster.yaml")
+    ]
+    assert shown_after("kubectl apply -f examples/clusters/eks/cluster.yaml") == created
+    objects = [*compile_agent(agent("eks")), *compile_for_cluster(agent("eks"))]
+    deployed = [f"{obj['kind'].lower()}/{obj['metadata']['name']} created" for obj in objects]
+    assert shown_after("pilotlight deploy -f examples/clusters/eks/agent.yaml") == deployed
+
+
+def test_the_guide_names_the_flags_of_the_example():
+    (config_map,) = documents("eks", "knative.yaml")
+    error, fix = shown_after("pilotlight doctor -f examples/clusters/eks/agent.yaml")
+    assert error.startswith("error    flags: not enabled in config-features:")
+    assert json.loads(fix.split("-p '")[1].rstrip("'"))["data"] == config_map["data"]
+
+
+def test_the_guides_commands_and_options_exist():
+    commands = [
+        line.strip().removeprefix("$ ") for line in WALK.splitlines() if line.strip().startswith("$ pil")
+    ]
+    commands += re.findall(r"`(pilotlight [^`]+)`", WALK.split("## Remove an agent")[0])
+    assert len(commands) >= 6
+    for command in commands:
+        words = command.partition(" | ")[0].split()[1:]
+        found = cli.load(words[0])
+        name = words[1] if words[1:] and not words[1].startswith("-") else ""
+        found = getattr(found, "commands", {}).get(name, found)
+        known_options = {
+            option for parameter in found.params for option in parameter.opts + parameter.secondary_opts
+        }
+        if words[:2] == ["weights", "warm"]:
+            known_options |= {
+                option for p in get_command(warm_app).params for option in p.opts + p.secondary_opts
+            }
+        assert {word for word in words if word.startswith("-")} <= known_options, command
