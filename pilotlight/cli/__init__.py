@@ -43,7 +43,7 @@ COMMANDS: dict[str, Lazy] = {
     "status": Lazy("Show Services, replicas and warm pools.", "platform"),
     "logs": Lazy("Print what a Service's replicas wrote.", "platform"),
     "top": Lazy("Watch Services live: replicas, warmth, floor, requests/s, TTFT, cost so far.", "platform"),
-    "cost": Lazy("Show what warm pools have cost, by Service, agent, key or team.", "cost"),
+    "cost": Lazy("Show what warm pools have cost in their period, divided by what each caller used.", "cost"),
     "key": Lazy("Keys of function URLs: create, ls, revoke; rotate.", "key"),
     "demo": Lazy("Serve real vLLM tokens from zero, then again with a warm pool, and compare.", "demo"),
     "controller": Lazy("Run the warm-pool controller alone, against any kubeconfig.", "controller"),

@@ -47,6 +47,8 @@ _WORDS: Final = [
     *("who", "will", "more", "no", "if", "out", "so", "said", "what", "up", "its", "about", "into", "than"),
 ]
 
+_NO_PROGRESS = "X-Pilotlight-Progress"
+
 
 class Dialect(StrEnum):
     """How the function is asked."""
@@ -147,7 +149,12 @@ class Exchange:
         body = self._body(prompt, max_tokens)
         try:
             async with session.request(
-                method, self.url, json=body, headers=self.headers, timeout=timeout
+                # The answer's own head has the timings; a stream that waits for a start would begin without.
+                method,
+                self.url,
+                json=body,
+                headers={_NO_PROGRESS: "off", **self.headers},
+                timeout=timeout,
             ) as response:
                 reading.begin(response)
                 if response.status >= 400:
