@@ -8,25 +8,23 @@ and other groups go on.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
-from collections import Counter, deque
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from triggers.decisions.answers import Outcome, Verdict, failed_items, one_line
-from triggers.decisions.cloud_events import Event, MalformedEventError, event_of
-from triggers.delivery.health import Health, Part
-from triggers.delivery.loans import Loan, Loans, pauses
+from triggers.delivery.counts import TriggerCounts
+from triggers.delivery.courier import Courier
+from triggers.delivery.health import Health
+from triggers.delivery.loans import Loans, pauses
 from triggers.delivery.publisher import Publisher
-from triggers.delivery.sender import Sender, Unit
+from triggers.delivery.sender import Sender
 from triggers.delivery.settler import Settler
-from triggers.delivery.target import Answer, HttpTarget, address_of, open_session, service_address
+from triggers.delivery.target import HttpTarget, address_of, open_session, service_address
 from triggers.delivery.target_auth import TargetCredential
 from triggers.delivery.waker import PATH, Waker
 from triggers.messages import Backlog, Message
@@ -35,7 +33,6 @@ from triggers.sources.base import BrokerError, BrokerMisconfiguredError
 from triggers.sources.factory import make_destination, make_source
 from triggers.sources.settings import BrokerSettings
 from triggers.spec.brokers import QueueRef
-from triggers.spec.filters import matches
 from triggers.spec.trigger import TriggerSpec
 
 log = logging.getLogger("triggers")
@@ -100,10 +97,9 @@ class Dispatcher:
         self.name = name
         self.spec = spec
         self._options = options
-        self._metrics = metrics
-        self._labels = (namespace, name)
+        self._counts = TriggerCounts(namespace, name, metrics)
         self._key = f"{namespace}/{name}"
-        self.health = Health(self._key, self._part_changed)
+        self.health = Health(self._key, self._counts.part_changed)
         settings = BrokerSettings(
             consumer=self._key,
             lease_s=options.lease_s,
@@ -111,20 +107,13 @@ class Dispatcher:
             environment=options.environment,
         )
         self._source = make_source(spec.source, settings)
-        self._loans = Loans(self._source, self.health, self._count_lost)
+        self._loans = Loans(self._source, self.health, self._counts.lost)
         self._dead_letter = self._publisher("deadLetter", spec.dead_letter, settings)
         self._reply = self._publisher("reply", spec.reply, settings)
-        self._groups: dict[str, deque[Loan]] = {}
-        self._batch: list[Loan] = []
-        self._batch_timer: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._waiting: set[asyncio.Task[Any]] = set()
-        self._stopping = False
         self._opened = asyncio.Event()
         self._backlog = Backlog()
-        self._ended: Counter[str] = Counter()
         self._sender: Sender
-        self._settler: Settler
+        self._courier: Courier
         self._waker: Waker
 
     def _publisher(
@@ -139,7 +128,7 @@ class Dispatcher:
         limiter = None if sender is None else sender.limiter
         return Snapshot(
             opened=self._opened.is_set(),
-            ended=dict(self._ended),
+            ended=dict(self._counts.ended),
             backlog=self._backlog,
             in_flight=0 if limiter is None else limiter.in_flight,
             limit=self.spec.concurrency if limiter is None else limiter.limit,
@@ -160,10 +149,9 @@ class Dispatcher:
                 for task in done - {stopped}:
                     task.result()  # none of them ends by itself: raises
             finally:
-                self._stopping = True
                 keeping, *others = background
                 await _cancelled(stopped, *others)
-                await self._drain()
+                await self._courier.drain(self._options.drain_s)
                 await _cancelled(keeping)
 
     @asynccontextmanager
@@ -181,7 +169,7 @@ class Dispatcher:
                 session,
                 [service_address(one, self.namespace, PATH, gateway) for one in self._to_wake()],
                 self.spec.timeout,
-                self._metrics.wakes.labels(*self._labels).inc,
+                self._counts.woke,
             )
             stack.push_async_callback(self._waker.close)
             address = address_of(self.spec.target, self.namespace, gateway)
@@ -189,21 +177,27 @@ class Dispatcher:
                 self.spec,
                 HttpTarget(session, address, self.spec.timeout, self._credential()),
                 self.health,
-                self._count_request,
-                self._count_first,
+                self._counts.request,
+                self._counts.first,
             )
-            self._settler = Settler(
+            settler = Settler(
                 name=self._key,
                 spec=self.spec,
                 address=self._source.address,
                 loans=self._loans,
                 dead_letter=self._dead_letter,
                 reply=self._reply,
-                settled=self._count_settled,
+                settled=self._counts.settled,
             )
-            parts: tuple[Part, ...] = ("source", "target", "deadLetter", "reply")
-            for part in parts:
-                self._metrics.up.labels(*self._labels, part).set(1)
+            self._courier = Courier(
+                name=self._key,
+                spec=self.spec,
+                source=self._source,
+                loans=self._loans,
+                sender=self._sender,
+                settler=settler,
+                duplicate=self._counts.duplicate,
+            )
             yield
 
     def _credential(self) -> TargetCredential | None:
@@ -259,188 +253,9 @@ class Dispatcher:
     def _take(self, messages: list[Message]) -> None:
         if messages:
             self._waker.wake()
-            self._metrics.received.labels(*self._labels).inc(len(messages))
+            self._counts.received(len(messages))
         for message in messages:
-            loan = self._loans.add(message)
-            if self._source.limits.ordered and message.group is not None:
-                self._into_group(message.group, loan)
-            elif self.spec.batch.size > 1:
-                self._into_batch(loan)
-            else:
-                self._start(self._deliver([loan]))
-        self._metrics.in_hand.labels(*self._labels).set(len(self._loans))
-
-    def _into_group(self, group: str, loan: Loan) -> None:
-        if group in self._groups:
-            self._groups[group].append(loan)
-            return
-        self._groups[group] = deque([loan])
-        self._start(self._deliver_group(group))
-
-    def _into_batch(self, loan: Loan) -> None:
-        if (loan.message.attempt or 1) > 1:
-            # One that failed before is sent alone, so that it cannot take others with it.
-            self._start(self._deliver([loan]))
-            return
-        self._batch.append(loan)
-        if len(self._batch) >= self.spec.batch.size:
-            self._send_batch()
-        elif self._batch_timer is None:
-            loop = asyncio.get_running_loop()
-            self._batch_timer = loop.call_later(self.spec.batch.window, self._send_batch)
-
-    def _send_batch(self) -> None:
-        if self._batch_timer is not None:
-            self._batch_timer.cancel()
-            self._batch_timer = None
-        batch, self._batch = self._batch, []
-        if batch:
-            self._start(self._deliver(batch))
-
-    def _start(self, work: Coroutine[Any, Any, object]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    # Delivering
-
-    async def _deliver_group(self, group: str) -> None:
-        """Send a group's messages in their order; one that has to be tried again sends the others back."""
-        waiting = self._groups[group]
-        try:
-            while waiting:
-                size = self.spec.batch.size if (waiting[0].message.attempt or 1) == 1 else 1
-                loans = [waiting.popleft() for _ in range(min(size, len(waiting)))]
-                if not await self._deliver(loans):
-                    break
-        finally:
-            del self._groups[group]
-        await self._loans.release(list(waiting))
-
-    async def _deliver(self, loans: list[Loan]) -> bool:
-        """Send messages in one request and settle them; False: some of them come again."""
-        try:
-            return await self._send(loans)
-        except Exception:
-            # A defect of the dispatcher that one message meets must neither stop others nor hold it for ever.
-            log.exception("trigger %s: internal error; the messages are tried again", self._key)
-            for loan in loans:
-                if loan in self._loans.held:
-                    await self._loans.retry(loan, self.spec.retry.backoff.max)
-            return False
-
-    async def _send(self, loans: list[Loan]) -> bool:
-        try:
-            unit, settled = await self._unit(loans)
-            if not unit.loans:
-                return settled
-            attempt = self._settler.attempt(unit.loans[0])
-            task = asyncio.current_task()
-            assert task is not None
-            with self._interruptible(task):
-
-                def posting(begins: bool) -> None:  # noqa: FBT001 - told by the sender
-                    (self._waiting.discard if begins else self._waiting.add)(task)
-
-                answer = await self._sender.send(unit, attempt, posting)
-        except asyncio.CancelledError:
-            # Not sent, or its answer was not waited for: the queue has it again at once.
-            await self._loans.release([loan for loan in loans if loan in self._loans.held])
-            raise
-        return await self._settle(unit, answer) and settled
-
-    @contextmanager
-    def _interruptible(self, task: asyncio.Task[Any]) -> Iterator[None]:
-        """A shutdown may cancel the task at once: it waits, and nothing is under way."""
-        if self._stopping:
-            raise asyncio.CancelledError
-        self._waiting.add(task)
-        try:
-            yield
-        finally:
-            self._waiting.discard(task)
-
-    async def _unit(self, loans: list[Loan]) -> tuple[Unit, bool]:
-        """What is to be sent of them; the others are settled. False: one of those comes again."""
-        unit_loans: list[Loan] = []
-        events: list[Event] = []
-        settled = True
-        for loan in loans:
-            if not settled and self._source.limits.ordered:
-                await self._loans.release([loan])
-                continue
-            try:
-                event, gone = await self._event(loan)
-            except MalformedEventError as error:
-                outcome = Outcome(Verdict.REJECTED, "malformed-event", str(error))
-                settled &= await self._settler.failed(loan, loan.message.id, outcome)
-                continue
-            if event is None:
-                settled &= gone
-                continue
-            unit_loans.append(loan)
-            events.append(event)
-        return Unit(tuple(unit_loans), tuple(events)), settled
-
-    async def _event(self, loan: Loan) -> tuple[Event | None, bool]:
-        """The event to send. None: the message is settled without it; False beside it: it comes again.
-
-        Raises:
-            MalformedEventError: the message says that it is a CloudEvent, and is none.
-        """
-        if self._settler.is_done(loan):
-            self._metrics.duplicates.labels(*self._labels).inc()
-            await self._settler.acknowledge(loan, "duplicate")
-            return None, True
-        if (reason := self._settler.given_up(loan)) is not None:
-            return None, await self._settler.dead_letter(loan, loan.message.id, reason)
-        event = event_of(loan.message, source=self._source.address, kind=self.spec.source.kind)
-        if not matches(self.spec.filters, event.attributes):
-            await self._settler.acknowledge(loan, "filtered")
-            return None, True
-        return event, True
-
-    async def _settle(self, unit: Unit, answer: Answer) -> bool:
-        """Settle the messages of an answered request; False: some of them come again."""
-        pairs = list(zip(unit.loans, unit.events, strict=True))
-        if answer.outcome.verdict is Verdict.DELIVERED:
-            ids = [event.id for event in unit.events]
-            failed = failed_items(answer.body, ids) if self.spec.batch.size > 1 else frozenset()
-            said = one_line(answer.body.decode("utf-8", "replace"))
-            outcome = Outcome(Verdict.FAILED, "batch-item", said)
-        else:
-            failed = frozenset(event.id for event in unit.events)
-            outcome = answer.outcome
-            if outcome.verdict is Verdict.REJECTED and len(pairs) > 1:
-                # Which of them it will not take shows when each is sent alone.
-                outcome = Outcome(Verdict.FAILED, outcome.reason, outcome.detail)
-        all_settled = True
-        for loan, event in pairs:
-            if event.id in failed:
-                all_settled &= await self._settler.failed(loan, event.id, outcome)
-            else:
-                all_settled &= await self._settler.delivered(loan, event, answer)
-        self._metrics.in_hand.labels(*self._labels).set(len(self._loans))
-        return all_settled
-
-    # Stopping
-
-    async def _drain(self) -> None:
-        """Give back what is not sent; wait for requests under way, then give those back too."""
-        self._send_batch()
-        for task in tuple(self._waiting):
-            task.cancel()
-        if self._tasks:
-            _, late = await asyncio.wait(tuple(self._tasks), timeout=self._options.drain_s)
-            if late:
-                log.warning(
-                    "trigger %s: %d requests were not answered in %g s; their messages go back",
-                    self._key, len(late), self._options.drain_s,
-                )  # fmt: skip
-            await _cancelled(*late)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(5):
-                await self._loans.release(list(self._loans.held))
+            self._courier.take(self._loans.add(message))
 
     # Observing
 
@@ -450,7 +265,7 @@ class Dispatcher:
         while True:
             try:
                 self._backlog = self._with_own(await self._source_backlog())
-                self._show_backlog()
+                self._show()
             except BrokerError as error:
                 if self.spec.paused:  # else whoever takes messages reports it
                     self.health.fails("source", "Unavailable", str(error))
@@ -476,35 +291,15 @@ class Dispatcher:
         messages = None if backlog.messages is None else backlog.messages + len(own)
         return Backlog(messages, max(ages, default=None))
 
-    def _show_backlog(self) -> None:
-        service = self.spec.target.service or ""
-        labels = (self.namespace, service, self._source.address, self.name)
-        if self._backlog.messages is not None:
-            self._metrics.backlog.labels(*labels).set(self._backlog.messages)
-        self._metrics.oldest_age.labels(*labels).set(self._backlog.oldest_age_s or 0.0)
-        self._metrics.in_flight.labels(*self._labels).set(self._sender.limiter.in_flight)
-        self._metrics.limit.labels(*self._labels).set(self._sender.limiter.limit)
-
-    def _part_changed(self, part: Part, works: bool) -> None:  # noqa: FBT001 - a callback of Health
-        self._metrics.up.labels(*self._labels, part).set(1 if works else 0)
-        if not works:
-            self._metrics.errors.labels(*self._labels, part).inc()
-
-    def _count_lost(self, count: int) -> None:
-        self._metrics.lost_loans.labels(*self._labels).inc(count)
-
-    def _count_settled(self, outcome: str) -> None:
-        self._ended[outcome] += 1
-        self._metrics.settled.labels(*self._labels, outcome).inc()
-
-    def _count_request(self, outcome: Outcome, seconds: float) -> None:
-        self._metrics.requests.labels(*self._labels, outcome.verdict.value, outcome.reason).inc()
-        self._metrics.request_seconds.labels(*self._labels).observe(seconds)
-
-    def _count_first(self, loan: Loan) -> None:
-        if loan.message.enqueued is not None and loan.message.attempt in {None, 1}:
-            age = datetime.now(UTC) - loan.message.enqueued
-            self._metrics.queue_seconds.labels(*self._labels).observe(max(0.0, age.total_seconds()))
+    def _show(self) -> None:
+        self._counts.show(
+            self._backlog,
+            service=self.spec.target.service or "",
+            queue=self._source.address,
+            in_hand=len(self._loans),
+            in_flight=self._sender.limiter.in_flight,
+            limit=self._sender.limiter.limit,
+        )
 
 
 async def _cancelled(*tasks: asyncio.Task[Any]) -> None:

@@ -112,11 +112,11 @@ async def test_a_request_that_takes_longer_than_the_visibility_timeout_is_no_fai
     await rig.queues()
 
     async def answer(_call):
-        await asyncio.sleep(5)  # the queue's visibility timeout is 2 s
+        await asyncio.sleep(7)  # the queue's visibility timeout is 4 s
         return web.Response()
 
     rig.function.handler = answer
-    async with rig.dispatching():
+    async with rig.dispatching(options=Options(poll_s=1, lease_s=4)):
         await rig.send(b"{}")
         await rig.until_settled("delivered", 1)
     assert len(rig.function.calls) == 1

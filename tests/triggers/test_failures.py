@@ -207,10 +207,11 @@ async def test_a_reply_queue_that_is_away_holds_the_message_and_the_function_is_
     await rig.queues()
     name = "replies-that-come-later"
     reply = rig.broker.ref(name).model_dump(exclude_none=True)
-    async with rig.dispatching(reply=reply) as dispatcher:
+    options = Options(poll_s=1, lease_s=2 * LEASE_S)
+    async with rig.dispatching(reply=reply, options=options) as dispatcher:
         await rig.send(b"x")
         await until(lambda: dispatcher.health.trouble("reply") is not None)
-        await asyncio.sleep(LEASE_S + 1)  # longer than the loan, which is prolonged
+        await asyncio.sleep(2 * LEASE_S + 1)  # longer than the loan, which is prolonged
         rig.broker.client().create_queue(QueueName=name)
         await rig.until_settled("delivered", 1)
     assert len(rig.function.calls) == 1

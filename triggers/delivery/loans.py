@@ -124,10 +124,11 @@ class Loans:
             if lease_s is None:
                 await asyncio.sleep(_LONGEST_WAIT_S)
                 continue
-            await asyncio.sleep(lease_s / 4)
+            step = lease_s / 6
+            await asyncio.sleep(step)
             now = time.monotonic()
             # A younger loan has most of its time left, and most are settled by then.
-            due = [loan.message for loan in self._held if now - loan.taken_at >= lease_s / 4]
+            due = [loan.message for loan in self._held if now - loan.taken_at >= step]
             if not due:
                 continue
             try:

@@ -65,15 +65,15 @@ class Settler:
         self._settled = settled
         self._history: Memory[tuple[Attempt, ...]] = Memory()
         self._done: Memory[bool] = Memory()
-        self._given_up: Memory[str] = Memory()
+        self._given_up: Memory[tuple[str, str]] = Memory()
         self._said_that_it_stays = False
 
     def is_done(self, loan: Loan) -> bool:
         """The message was delivered by this process, and its acknowledgement was lost."""
         return self._done.get(loan.message.id) is not None
 
-    def given_up(self, loan: Loan) -> str | None:
-        """The reason why the message was given up, where its dead letter could not be published then."""
+    def given_up(self, loan: Loan) -> tuple[str, str] | None:
+        """Event id and reason of a message whose dead letter could not be published when it was given up."""
         return self._given_up.get(loan.message.id)
 
     def attempt(self, loan: Loan) -> int:
@@ -168,7 +168,7 @@ class Settler:
             except MessageRefusedError:
                 await self._dead_letter.publish(dead_letters.shortened(letter))
         except BrokerError:
-            self._given_up.put(loan.message.id, reason)
+            self._given_up.put(loan.message.id, (event_id, reason))
             return await self._keep(loan)
         log.warning("trigger %s: message %s is dead-lettered: %s", self._name, loan.message.id, reason)
         self._given_up.forget(loan.message.id)

@@ -240,6 +240,7 @@ async def test_a_request_is_retried_as_often_as_its_own_budget_allows(gateway, r
         gateway.activator.set_endpoints(KEY, (bad,))
         async with gateway.request("POST", "/", data=b"x", headers=headers) as response:
             assert response.status == 502
+            assert "x-pilotlight-undelivered" not in response.headers, "a replica has seen it"
     assert len(seen) == posts
 
 

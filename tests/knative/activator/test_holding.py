@@ -99,6 +99,7 @@ async def test_a_full_queue_is_503_with_retry_after(gateway):
     async with gateway.request("GET", "/") as response:
         problem = await response.json(content_type="application/problem+json")
     assert (response.status, response.headers["retry-after"], problem["retryable"]) == (503, "1", True)
+    assert response.headers["x-pilotlight-undelivered"] == "true"
     await gateway.ready(await gateway.replica())
     assert {status for status, _ in await asyncio.gather(*asking)} == {200}
 
@@ -109,6 +110,7 @@ async def test_a_held_request_ends_with_the_services_timeout(gateway):
         problem = await response.json(content_type="application/problem+json")
     assert (response.status, problem["retryable"]) == (504, True)
     assert "0.3 s" in problem["detail"]
+    assert response.headers["x-pilotlight-undelivered"] == "true"
     assert gateway.activator.waiting(KEY) == 0
 
 
