@@ -10,7 +10,9 @@ import yaml
 from pilotlight.agent import AgentFileError
 from pilotlight.agent_reader import load_agent
 from pilotlight.compile import compile_agent
+from pilotlight.gpu_settings import packaged_types
 from tests.pilotlight.kubernetes_schemas import faults
+from warmpool.adapters.price_file import packaged_prices
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "support" / "agent.yaml"
 PRODUCT = "nvidia.com/gpu.product"
@@ -239,3 +241,17 @@ def test_a_price_list_of_ones_own_has_the_price(tmp_path, monkeypatch):
     prices.write_text("gpus: 1")
     with pytest.raises(AgentFileError, match=f"PILOTLIGHT_PRICES={prices}: "):
         load(tmp_path, {}, {"gpu": {"type": "nvidia-h200"}, **POOL})
+
+
+def test_the_packaged_table_is_consistent():
+    types = packaged_types()
+    assert set(packaged_prices().gpus) <= set(types), "what has a price can be asked for"
+    for name, known in types.items():
+        assert known.node_labels[PRODUCT], name
+        assert known.memory_bytes > 10 << 30, name
+        for profile in known.mig:
+            size = int(profile.partition(".")[2].removesuffix("gb"))
+            # A profile is named by decimal gigabytes, rounded.
+            assert size * 1e9 <= known.memory_bytes * 1.05, (name, profile)
+    values = [value for known in types.values() for value in known.node_labels[PRODUCT]]
+    assert len(values) == len(set(values)), "a label's value names one type"
