@@ -8,7 +8,6 @@ from pilotlight.agent_triggers import AgentTrigger
 from pilotlight.compile_keda import keda_objects, replicas_at_most
 from pilotlight.compile_pod import SAFE_SECURITY_CONTEXT
 from pilotlight.compile_triggers import trigger_object
-from triggers.spec.brokers import QueueRef
 from triggers.spec.trigger import TriggerSpec
 
 TRIGGER_LABEL: Final = "pilotlight.dev/trigger"
@@ -65,11 +64,6 @@ def _account(agent: Agent) -> list[dict[str, Any]]:
 def secrets_of(agent: Agent, trigger: AgentTrigger) -> tuple[str, ...]:
     """The Secrets that the trigger's queues and its target name."""
     return TriggerSpec.parse(trigger_object(agent, trigger)["spec"]).secrets
-
-
-def secret_of(ref: QueueRef) -> str | None:
-    """The Secret that a queue names; queues of SQS name none."""
-    return getattr(getattr(ref, ref.kind), "secret", None)
 
 
 def _deployment(agent: Agent, trigger: AgentTrigger, name: str) -> dict[str, Any]:

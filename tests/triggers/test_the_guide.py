@@ -1,5 +1,6 @@
 """docs/triggers.md says what there is: fields, defaults, conditions, metrics, commands."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -10,9 +11,11 @@ from typer.testing import CliRunner
 
 from pilotlight.agent_triggers import AgentTrigger
 from pilotlight.cli.trigger import app
+from pilotlight.dispatcher_settings import DispatcherSettings
 from triggers.__main__ import app as process
 from triggers.decisions.answers import outcome_of_status
 from triggers.metrics import TriggerMetrics
+from triggers.sources.credentials import SECRETS_VARIABLE, read_credentials
 from triggers.sources.sqs import MAX_VISIBILITY_S
 from triggers.spec.field_types import format_seconds
 from triggers.spec.trigger import TriggerSpec
@@ -33,10 +36,37 @@ def row(name: str) -> str:
 
 
 def test_the_examples_are_valid():
-    entry, trigger = (yaml.safe_load(block) for block in blocks("yaml"))
+    entry, trigger, cluster = (yaml.safe_load(block) for block in blocks("yaml"))
     [written] = entry["spec"]["triggers"]
     assert AgentTrigger.model_validate(written).source.kind == "sqs"
     assert TriggerSpec.parse(trigger["spec"]).secrets == ("rabbitmq",)
+    assert DispatcherSettings.model_validate(cluster["spec"]["dispatcher"]).max_replicas == 4
+
+
+def test_the_credentials_are_those_that_are_read(tmp_path):
+    table = GUIDE.split("## Credentials")[1].split("\n## ")[0]
+    for key in ("url", "username", "password", "token", "nats.creds", "ca.crt", "tls.crt", "tls.key"):
+        assert f"`{key}`" in table
+        (tmp_path / "broker").mkdir(exist_ok=True)
+        (tmp_path / "broker" / key).write_text("x")
+    found = read_credentials({SECRETS_VARIABLE: str(tmp_path)}, "NATS", "broker")
+    assert None not in {getattr(found, field.name) for field in dataclasses.fields(found)}
+    assert SECRETS_VARIABLE in table
+    variables = {
+        f"NATS_{name}": "x" for name in ("URL", "USERNAME", "PASSWORD", "TOKEN", "CREDS_FILE", "CA_FILE")
+    }
+    found = read_credentials(variables, "NATS", None)
+    assert (found.url, found.password, found.creds_file) == ("x", "x", "x")
+    for name in (
+        "_USERNAME",
+        "_PASSWORD_FILE",
+        "_CA_FILE",
+        "_CERT_FILE",
+        "_KEY_FILE",
+        "NATS_CREDS_FILE",
+        "KAFKA_URL",
+    ):
+        assert name in table
 
 
 def test_the_table_has_every_field_and_its_default():
