@@ -11,7 +11,12 @@ from pilotlight.node_placement import label_misfit, taint_text, tolerates, untol
 
 _PASSING = ("node.kubernetes.io/", "node.cloudprovider.kubernetes.io/", "karpenter.sh/")
 """Beginnings of keys of taints by which a node says that it is not ready, being started, or drained."""
-_TYPE_LABELS = (PRODUCT_LABEL, GKE_LABEL, "karpenter.k8s.aws/instance-gpu-name")
+_TYPE_LABELS = (
+    PRODUCT_LABEL,
+    GKE_LABEL,
+    "karpenter.k8s.aws/instance-gpu-name",
+    "eks.amazonaws.com/instance-gpu-name",
+)
 
 
 def gpus(facts: ClusterFacts, needs: Sequence[StageNeeds]) -> Iterator[Finding]:

@@ -177,7 +177,7 @@ POOL = {"warmPool": {"windows": [{"name": "always", "from": "00:00", "to": "24:0
         (
             {"gpu": {"type": "nvidia-a10g", "nodeLabel": GKE}},
             {},
-            f'spec.gpu.type = "nvidia-a10g": has no value of the node label {GKE} (known: {PRODUCT}, {KARPENTER})',
+            f'spec.gpu.type = "nvidia-a10g": has no value of the node label {GKE} (known: {PRODUCT}, {KARPENTER}',
         ),
         (
             {},
