@@ -129,7 +129,7 @@ def simpy_with_kpa(requests: int, seed: int) -> float:  # noqa: C901, PLR0915 - 
             yield env.timeout(1.0)
             change(0)
             mean, state["area"] = state["area"], 0.0
-            autoscaler.record(env.now - 1.0, concurrency=mean, requests=0.0)
+            autoscaler.record(env.now, concurrency=mean, requests=0.0)
             ready = state["pods"]
             autoscaler.ready = autoscaler.total = ready
             if env.now % 2 == 0 or not autoscaler.desired_scale:

@@ -84,23 +84,25 @@ class LinearWindow:
         """The first instant at which `level` of the average has another value, while each second adds 0.
 
         Args:
-            now: a whole second; the one before it has been recorded.
+            now: a whole second, which has been recorded.
             level: does not fall when its argument rises.
             until: later instants do not matter.
         """
         second = math.floor(now)
-        if self._first is None or self._last != second - 1 or second != now:
+        if self._first is None or self._last != second or second != now:
             return now
         size = len(self._buckets)
-        total = self._total - self._buckets[second % size]
-        value = level(_round_half_up(total / min(second - self._first, size - 1)))
-        end = second + size if until == math.inf else min(second + size, math.ceil(until))
+        total = self._total
+        value = level(_round_half_up(total / min(second - self._first + 1, size)))
+        end = second + size + 1
+        if until != math.inf:
+            end = min(end, math.ceil(until))
         for later in range(second + 1, end):
             gone = self._buckets[later % size]
             if not gone and later - self._first >= size:
                 continue  # the average is that of the second before
             total -= gone
-            if level(_round_half_up(total / min(later - self._first, size - 1))) != value:
+            if level(_round_half_up(total / min(later - self._first + 1, size))) != value:
                 return float(later)
         return math.inf
 

@@ -260,7 +260,7 @@ class FunctionSimulation:
 
     def _pass_to(self, target: float) -> None:
         if self._ready:
-            self._autoscaler.record_zeros(int(self.now), int(target) - 1)
+            self._autoscaler.record_zeros(int(self.now) + 1, int(target))
         self.now = target
         self._set_floor()
 
@@ -286,7 +286,7 @@ class FunctionSimulation:
         self._ready, self._starting = ready, starting
         present = ready + starting
         if mean or arrived or ready:
-            autoscaler.record(end - 1.0, concurrency=mean - self._first_report, requests=float(arrived))
+            autoscaler.record(end, concurrency=mean - self._first_report, requests=float(arrived))
             self._first_report = 0.0
         due = False
         if autoscaler.ready != ready or autoscaler.total != present:

@@ -125,7 +125,7 @@ def test_a_level_stays_for_as_long_as_it_is_foretold(values, window, target, kin
     foretold = kind(window)
     for second, value in enumerate(values):
         foretold.record(float(second), value)
-    now = len(values)
+    now = len(values) - 1
 
     def level(average: float) -> int:
         return -int(-average // target)
@@ -133,10 +133,11 @@ def test_a_level_stays_for_as_long_as_it_is_foretold(values, window, target, kin
     until = foretold.stays(float(now), level)
 
     found = level(foretold.average(now))
-    for second in range(now, int(min(until, now + 2 * window))):
-        assert level(foretold.average(second)) == found
+    for second in range(now + 1, int(min(until, now + 2 * window))):
         foretold.record(float(second), 0.0)
+        assert level(foretold.average(second)) == found
     if now < until < now + 2 * window:
+        foretold.record(until, 0.0)
         assert level(foretold.average(until)) != found
 
 
@@ -148,8 +149,8 @@ def test_a_settled_autoscaler_decides_nothing_else_until_it_says(values, ready, 
     now = 0.0
     for value in [*values, *([0.0] * 8)]:
         autoscaler.ready = autoscaler.total = ready
-        autoscaler.record(now, concurrency=value, requests=value)
         now += 1.0
+        autoscaler.record(now, concurrency=value, requests=value)
         if now % 2 == 0:
             autoscaler.decide(now)
             autoscaler.reconcile(now)
@@ -158,8 +159,8 @@ def test_a_settled_autoscaler_decides_nothing_else_until_it_says(values, ready, 
 
     before = (autoscaler.desired_scale, autoscaler.replicas, autoscaler.kpa)
     while now + 1 < min(until, 400):
-        autoscaler.record(now, concurrency=0.0, requests=0.0)
         now += 1.0
+        autoscaler.record(now, concurrency=0.0, requests=0.0)
         if now % 2 == 0:
             assert not autoscaler.decide(now)
         assert (autoscaler.desired_scale, autoscaler.replicas, autoscaler.kpa) == before
