@@ -21,7 +21,8 @@ from warmpool.experiments.minutes import Minute, trace_of_minutes
 from warmpool.experiments.trace import Trace
 
 TraceFile = Annotated[
-    Path | None, typer.Argument(metavar="[TRACE]", help="Trace file: CSV or JSON lines, also with gzip.")
+    Path | None,
+    typer.Argument(metavar="[TRACE]", help="Trace file: CSV, JSON lines (both also with gzip) or Parquet."),
 ]
 History = Annotated[
     Path | None,

@@ -11,7 +11,16 @@ from datetime import datetime, time, timedelta
 from decimal import Decimal
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.alias_generators import to_camel
 
 from warmpool.domain import date_ranges
@@ -179,3 +188,18 @@ def _parse_share(value: object) -> object:
 Share = Annotated[
     float, BeforeValidator(_parse_share), PlainSerializer(lambda share: f"{share:.6g}", return_type=str)
 ]
+
+
+class LocalSpan(StrictModel):
+    """From a start to an end, once, on the clock of the pool's zone."""
+
+    start: LocalDateTime
+    end: LocalDateTime
+
+    @field_validator("end")
+    @classmethod
+    def _after_start(cls, value: LocalDateTime, info: ValidationInfo) -> LocalDateTime:
+        start = info.data.get("start")
+        if start is not None and value <= start:
+            raise ValueError(f'must be after "start" = {start:%Y-%m-%dT%H:%M}')
+        return value

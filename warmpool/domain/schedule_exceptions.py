@@ -11,15 +11,13 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
-    ValidationInfo,
-    field_validator,
     model_validator,
 )
 
 from warmpool.domain.date_ranges import DateRange, merge
 from warmpool.domain.field_types import (
     Dates,
-    LocalDateTime,
+    LocalSpan,
     Name,
     Replicas,
     StrictModel,
@@ -76,19 +74,8 @@ class DayException(_Exception):
         return merge([*named, *(self.holidays.within(first, last) if self.holidays else ())])
 
 
-class SpanException(_Exception):
+class SpanException(_Exception, LocalSpan):
     """One span without the usual windows, from a start to an end; `replicas` are held during it instead."""
-
-    start: LocalDateTime
-    end: LocalDateTime
-
-    @field_validator("end")
-    @classmethod
-    def _after_start(cls, value: LocalDateTime, info: ValidationInfo) -> LocalDateTime:
-        start = info.data.get("start")
-        if start is not None and value <= start:
-            raise ValueError(f'must be after "start" = {start:%Y-%m-%dT%H:%M}')
-        return value
 
 
 _SPAN_FIELDS: Final = frozenset({"start", "end"})

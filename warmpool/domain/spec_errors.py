@@ -36,6 +36,7 @@ _EXPECTED: Final = {
     "greater_than": "must be above {gt}",
     "less_than": "must be below {lt}",
     "float_type": "must be a number",
+    "float_parsing": "must be a number",
     "finite_number": "must be a finite number",
     "union_tag_invalid": "must be one of {expected_tags}",
     "union_tag_not_found": "must name its {discriminator}",

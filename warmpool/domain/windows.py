@@ -27,7 +27,7 @@ from warmpool.domain.field_types import (
     Dates,
     Days,
     Duration,
-    LocalDateTime,
+    LocalSpan,
     Name,
     Replicas,
     StrictModel,
@@ -153,19 +153,8 @@ class CronWindow(_Window):
         return len(self.schedule.daily_spans(self.duration))
 
 
-class SpanWindow(_Window):
+class SpanWindow(_Window, LocalSpan):
     """A window that is open once, from a start to an end on the clock of the pool's zone."""
-
-    start: LocalDateTime
-    end: LocalDateTime
-
-    @field_validator("end")
-    @classmethod
-    def _after_start(cls, value: LocalDateTime, info: ValidationInfo) -> LocalDateTime:
-        start = info.data.get("start")
-        if start is not None and value <= start:
-            raise ValueError(f'must be after "start" = {start:%Y-%m-%dT%H:%M}')
-        return value
 
 
 _KINDS: Final = {

@@ -147,7 +147,9 @@ def _parse_start(value: object) -> object:
             value = datetime.fromisoformat(value)
         except ValueError:
             raise ValueError("must be an instant such as 2026-03-02T00:00:00Z") from None
-    if isinstance(value, datetime) and value.tzinfo is None:
+    if not isinstance(value, datetime):
+        raise ValueError("must be an instant such as 2026-03-02T00:00:00Z")  # noqa: TRY004  as above
+    if value.tzinfo is None:
         value = value.replace(tzinfo=UTC)
     return value
 

@@ -1,4 +1,4 @@
-"""Reading trace files. The format is recognised by its columns; gzip by its first bytes.
+"""Reading trace files. The format is recognised by its columns; gzip and Parquet by their first bytes.
 
 | format | columns |
 | --- | --- |
@@ -8,6 +8,7 @@
 | BurstGPT | Timestamp, Model, Request tokens, Response tokens, ... |
 | Mooncake | JSON lines with timestamp (ms), input_length, output_length |
 | ServeGen windows | client, t, rate, cv, pattern, shape, scale |
+| Alibaba GenTD26 | gmt_create, exec_time_seconds, checkpoint_model_version_id, ... (lora_request_trace.csv) |
 | counts per minute | a time or minute column, and requests or count |
 | plain | timestamp and, if known, function, service_s, input_tokens, output_tokens |
 
@@ -36,6 +37,7 @@ from warmpool.experiments.trace import MOST_REQUESTS, BadRow, Floats, Trace, tra
 
 _MINUTE_S: Final = 60.0
 _GZIP: Final = b"\x1f\x8b"
+_PARQUET: Final = b"PAR1"
 _MOST_ROWS_NAMED: Final = 1000
 _MOST_DAYS: Final = 400
 """A simulation keeps some numbers for each second of a trace."""
@@ -96,13 +98,10 @@ def read_trace(path: Path, *, seed: int = 0, skip_bad_rows: bool = False) -> Tra
     Raises:
         TraceError: the file cannot be read, its format is unknown, it has no requests, or a row is bad.
     """
-    text = _text_of(path)
-    if not text.strip():
-        raise TraceError(f"{path}: is empty")
     columns = _Columns()
     bad: list[BadRow] = []
     rng = np.random.default_rng(seed)
-    lines, reader = _rows_of(path, text)
+    lines, reader = _rows_of(path)
     for line, row in lines:
         try:
             if isinstance(row, Exception):
@@ -159,9 +158,8 @@ def write_trace(trace: Trace, path: Path) -> int:
     return len(trace)
 
 
-def _text_of(path: Path) -> str:
+def _text_of(path: Path, content: bytes) -> str:
     try:
-        content = path.read_bytes()
         if content[:2] == _GZIP:
             content = gzip.decompress(content)
         return content.decode("utf-8-sig")
@@ -172,19 +170,54 @@ def _text_of(path: Path) -> str:
         raise TraceError(f"{path}: is not UTF-8 (byte {problem.start})") from problem
 
 
-def _rows_of(path: Path, text: str) -> tuple[Iterator[tuple[int, Row | Exception]], Reader]:
+def _rows_of(path: Path) -> tuple[Iterator[tuple[int, Row | Exception]], Reader]:
+    try:
+        content = path.read_bytes()
+    except OSError as problem:
+        raise TraceError(f"{path}: cannot be read: {problem.strerror}") from problem
+    if content[:4] == _PARQUET:
+        header, numbered = _parquet_rows(path)
+        return numbered, _known_reader(path, header)
+    text = _text_of(path, content)
+    if not text.strip():
+        raise TraceError(f"{path}: is empty")
     first = text.split("\n", 1)[0]
     if path.suffix == ".jsonl" or first.lstrip().startswith("{"):
         return _json_rows(text), _mooncake
     rows = csv.reader(io.StringIO(text))
     header = [name.strip() for name in next(rows, [])]
+    return _csv_rows(rows, header), _known_reader(path, header)
+
+
+def _known_reader(path: Path, header: Sequence[str]) -> Reader:
     reader = _reader_of(header)
     if reader is None:
         raise TraceError(
             f"{path}:1: columns {', '.join(header[:8])} are those of no known format; "
             "a plain trace has timestamp[,function,service_s,input_tokens,output_tokens]"
         )
-    return _csv_rows(rows, header), reader
+    return reader
+
+
+def _parquet_rows(path: Path) -> tuple[list[str], Iterator[tuple[int, Row | Exception]]]:
+    """Columns, and rows numbered from 1, with their values as text."""
+    try:
+        # Only those who have such files install it.
+        import pyarrow.parquet as pq  # noqa: PLC0415
+    except ModuleNotFoundError as missing:
+        raise TraceError(f"{path}: Parquet needs: pip install 'pilotlight[parquet]'") from missing
+    try:
+        file = pq.ParquetFile(path)
+        header = list(file.schema_arrow.names)
+        batches = [batch.to_pylist() for batch in file.iter_batches()]
+    except (OSError, ValueError) as problem:  # pyarrow's own errors are among these
+        raise TraceError(f"{path}: is not a Parquet file that can be read: {problem}") from problem
+    rows = (
+        {name: "" if value is None else str(value) for name, value in row.items()}
+        for batch in batches
+        for row in batch
+    )
+    return header, iter(enumerate(rows, 1))
 
 
 def _csv_rows(rows: Iterator[list[str]], header: Sequence[str]) -> Iterator[tuple[int, Row | Exception]]:
@@ -284,6 +317,12 @@ def _burst_gpt(row: Row, columns: _Columns, _: np.random.Generator) -> None:
     )
 
 
+def _gentd26(row: Row, columns: _Columns, _: np.random.Generator) -> None:
+    time, columns.epoch = _instant(row["gmt_create"], "gmt_create")
+    model = row.get("checkpoint_model_version_id") or "function"
+    columns.add(time, model, _optional(row, "exec_time_seconds"))
+
+
 def _mooncake(row: Row, columns: _Columns, _: np.random.Generator) -> None:
     columns.add(
         _number(row, "timestamp") / 1000,
@@ -347,5 +386,6 @@ _FORMATS: Final[Sequence[tuple[frozenset[str], Callable[[], Reader]]]] = (
     (frozenset({"HashFunction", "1", "1440"}), lambda: _azure_functions_2019),
     (frozenset({"Timestamp", "Request tokens", "Response tokens"}), lambda: _burst_gpt),
     (frozenset({"t", "rate", "shape", "scale"}), _ServeGen),
+    (frozenset({"gmt_create", "exec_time_seconds"}), lambda: _gentd26),
     (frozenset({"timestamp"}), lambda: _plain),
 )

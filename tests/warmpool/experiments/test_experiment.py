@@ -21,6 +21,9 @@ EXAMPLES = Path(__file__).parents[3] / "examples" / "experiments"
 MONDAY = datetime(2026, 3, 2, tzinfo=UTC)
 
 
+SIGNAL = {"name": "s", "query": "up", "target": {"value": 1}}
+
+
 def document(**spec) -> dict:
     return {
         "apiVersion": "pilotlight.dev/v1alpha1",
@@ -117,6 +120,15 @@ def test_the_examples_are_read_and_can_be_prepared(path):
             'must be a share such as "1%" or 0.01',
         ),
         ({"trace": {}}, "exactly one of file and generate"),
+        ({"start": None}, "spec.start = None, must be an instant such as 2026-03-02T00:00:00Z"),
+        (
+            {"arms": [{"name": "a", "pool": {"signals": [SIGNAL]}}]},
+            "must have a pool without signals: a trace has no metrics",
+        ),
+        (
+            {"arms": [{"name": "a", "pool": {"signals": [{**SIGNAL, "target": {"value": "x"}}]}}]},
+            "signals[0].target.value = 'x', must be a number",
+        ),
         (
             {"trace": {"generate": {"kind": "poisson", "duration": "1h", "rate": -1}}},
             "spec.trace.generate.rate = -1, must be above 0",

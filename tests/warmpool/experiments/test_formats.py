@@ -2,14 +2,18 @@
 
 import gzip
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from warmpool.experiments.errors import TraceError
 from warmpool.experiments.formats import read_trace
 from warmpool.experiments.trace import ServiceModel
+
+NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 
 
 def written(folder: Path, text: str, name: str = "trace.csv") -> Path:
@@ -149,3 +153,51 @@ def test_a_damaged_archive_is_named(tmp_path):
 
     with pytest.raises(TraceError, match=r"trace\.csv\.gz: cannot be read"):
         read_trace(path)
+
+
+def test_alibaba_gentd26(tmp_path):
+    trace = read_trace(
+        written(
+            tmp_path,
+            "gmt_create,predict_type,predict_status,exec_time_seconds,groupId,prompt_length,"
+            "negative_prompt_length,num_images_per_prompt,num_inference_steps,checkpoint_model_version_id,"
+            "num_lora\n"
+            "2024-11-15 16:57:50,TXT_2_IMG,SUCCEED,32.0,G0000,63.0,26.0,1.0,30.0,M0000,0\n"
+            "2024-11-15 16:57:40,IMG_2_IMG,PROCESSING,,G0001,12.0,,2.0,20.0,M0001,1\n",
+            "lora_request_trace.csv",
+        )
+    )
+
+    assert trace.start == datetime(2024, 11, 15, 16, 57, 40, tzinfo=UTC)
+    assert trace.arrivals.tolist() == [0.0, 10.0]
+    assert [trace.names[index] for index in trace.functions] == ["M0001", "M0000"]
+    assert ServiceModel().times(trace)[1] == 32.0
+
+
+def test_parquet_has_the_same_columns(tmp_path):
+    table = pa.table(
+        {
+            "timestamp": [NOON + timedelta(seconds=5), NOON],
+            "function": ["b", "a"],
+            "service_s": [1.5, None],
+        }
+    )
+    parquet.write_table(table, tmp_path / "trace.parquet")
+    trace = read_trace(tmp_path / "trace.parquet")
+
+    assert trace.arrivals.tolist() == [0.0, 5.0]
+    assert trace.start == NOON
+    assert [trace.names[index] for index in trace.functions] == ["a", "b"]
+    assert ServiceModel(base_s=0.5).times(trace)[1] == 1.5
+
+
+def test_a_bad_row_and_a_broken_file_of_parquet_are_named(tmp_path):
+    parquet.write_table(pa.table({"timestamp": ["1", "soon", "3"]}), tmp_path / "trace.parquet")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 and nothing else")
+
+    with pytest.raises(TraceError, match=r"trace\.parquet:2: timestamp = 'soon', must be seconds"):
+        read_trace(tmp_path / "trace.parquet")
+    skipped = read_trace(tmp_path / "trace.parquet", skip_bad_rows=True)
+    assert (len(skipped), skipped.bad_rows[0].line) == (2, 2)
+    with pytest.raises(TraceError, match=r"broken\.parquet: is not a Parquet file"):
+        read_trace(tmp_path / "broken.parquet")
