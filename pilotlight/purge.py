@@ -1,7 +1,7 @@
 """Remove everything that an agent has left: what `delete` removes, and its marks, Jobs and cached model."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,8 +94,8 @@ def _cache(agent: Agent) -> WarmTarget | None:
 
 async def purge(
     cluster: Cluster, found: PurgePlan, objects: Sequence[dict[str, Any]], *, timeout_s: float
-) -> list[str]:
-    """Carry a plan out; what was done, a line for each step.
+) -> AsyncIterator[str]:
+    """Carry a plan out; yields a line for each step that is done.
 
     Pools go first, so that no controller raises a floor again; the model goes last, once replicas have let go
     of it.
@@ -103,17 +103,19 @@ async def purge(
     Raises:
         WarmError: the model could not be removed from the cache; everything else is gone.
     """
-    done = []
     for name in found.pools:
         floors = await operations.give_up(cluster, name, found.namespace)
         given = f", floor of {', '.join(floors)} given back" if floors else ""
-        done.append(f"warmpool/{name} deleted{given}")
-    done += [f"{name} deleted" for name in await deploy.delete(cluster, objects)]
+        yield f"warmpool/{name} deleted{given}"
+    for name in await deploy.delete(cluster, objects):
+        yield f"{name} deleted"
     if found.cache is None:
-        return done
+        return
     if found.folder is not None:
-        return [*done, await _remove_here(found.cache.uri, found.folder, timeout_s=timeout_s)]
-    done += [f"{name} deleted" for name in await on_a_cluster.remove(cluster, found.cache)]
+        yield await _remove_here(found.cache.uri, found.folder, timeout_s=timeout_s)
+        return
+    for name in await on_a_cluster.remove(cluster, found.cache):
+        yield f"{name} deleted"
     jobs = await on_a_cluster.jobs_for(cluster, found.cache, remove=True)
     await on_a_cluster.start(cluster, jobs)
     fills = await on_a_cluster.follow(cluster, jobs, _ignore, timeout_s=timeout_s)
@@ -123,7 +125,7 @@ async def purge(
             f"in {found.namespace}; everything else is gone"
         )
     await on_a_cluster.remove(cluster, found.cache)
-    return [*done, f"{found.cache.uri} removed from claim {found.cache.claim}"]
+    yield f"{found.cache.uri} removed from claim {found.cache.claim}"
 
 
 async def _remove_here(uri: str, folder: Path, *, timeout_s: float) -> str:

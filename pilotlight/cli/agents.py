@@ -225,7 +225,7 @@ def delete(
                     raise typer.BadParameter("nobody can be asked here: say --yes", param_hint="--purge")
                 typer.confirm("Remove all of it?", abort=True)
             for found, objects in plans:
-                for line in await purging.purge(cluster, found, objects, timeout_s=timeout):
+                async for line in purging.purge(cluster, found, objects, timeout_s=timeout):
                     typer.echo(line)
 
     asyncio.run(run())
