@@ -157,7 +157,8 @@ async def _refuse_what_cannot_work(cluster: Cluster, checked: Agents, *, force: 
     """Say what the checks of `doctor` warn of; an error ends the deploy before anything is written."""
     lines = await check_cluster(cluster, checked)
     for line in lines:
-        if line.finding.level is Level.WARNING or (force and line.finding.level is Level.ERROR):
+        shown = {Level.WARNING, Level.UNKNOWN} | ({Level.ERROR} if force else set())
+        if line.finding.level in shown:
             typer.echo(line.text, err=True)
     if has_errors(lines) and not force:
         errors = [line.message for line in lines if line.finding.level is Level.ERROR]

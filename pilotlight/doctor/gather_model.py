@@ -11,8 +11,12 @@ from pilotlight.doctor.model_memory import ModelFacts
 from weights.errors import WeightsError
 from weights.sources import listing
 from weights.sources.factory import open_source
+from weights.sources.retry_policy import ReadRetryPolicy
 
 _LONGEST_READING_S = 20.0
+_QUICK = ReadRetryPolicy(attempts=2, connect_attempts=1, connect_timeout=3.0, read_timeout=5.0)
+"""A check is not worth waiting for: what does not answer is unknown. A thread that reads cannot be ended, and
+the process waits for it."""
 
 
 async def read_models(agents: Sequence[Agent]) -> Mapping[int, ModelFacts | Unknown]:
@@ -42,7 +46,7 @@ def read_model(uri: str) -> ModelFacts:
         WeightsError: it cannot be read, or must not be loaded.
         ValueError: its config.json is no JSON object.
     """
-    source = open_source(uri)
+    source = open_source(uri, retry=_QUICK)
     try:
         manifest = listing.inspect(source)
         entry = next((file for file in manifest.files if file.path == "config.json"), None)

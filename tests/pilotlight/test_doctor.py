@@ -2,6 +2,8 @@
 
 import json
 import re
+import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from pilotlight.doctor.gather_model import read_model
 from pilotlight.doctor.needs import rights, stages
 from pilotlight.doctor.run import Agents, check_cluster
 from tests.warmpool.conftest import KINDS, ApiServer, kubeconfig
+from weights.errors import WeightsError
 from weights.make_model import make_model
 
 
@@ -280,3 +283,16 @@ def test_the_flags_that_doctor_asks_for_are_those_of_the_cluster_examples(cloud)
     needs = stages([load_agent(folder / "agent.yaml")])
     needed = {f"kubernetes.{flag}" for need in needs for flag in feature_flags.needed(need.spec)}
     assert needed - {"kubernetes.podspec-volumes-emptydir"} == enabled
+
+
+def test_a_store_that_does_not_answer_is_given_up_soon(tmp_path, monkeypatch):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+        began = time.monotonic()
+        with pytest.raises(WeightsError, match="s3://models/llama"):
+            read_model("s3://models/llama")
+    assert time.monotonic() - began < 20
