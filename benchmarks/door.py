@@ -87,7 +87,7 @@ def stage(log: Path, **variables: str) -> Iterator[tuple[str, psutil.Process]]:
 
 
 def load(
-    served: tuple[str, psutil.Process], key: str | None, folder: Path, *, connections: int, seconds: float
+    served: tuple[str, psutil.Process], key: str | None, folder: Path, *, connections: int, seconds: int
 ) -> tuple[float, float]:
     """Requests answered in a second, and the stage's processor time for each in microseconds."""
     url, process = served
@@ -97,7 +97,7 @@ def load(
         'wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\n'
         f"wrk.body = '{BODY}'\n{header}"
     )
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "-s", str(script), f"{url}/invoke"]
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(script), f"{url}/invoke"]
     before = sum(process.cpu_times()[:2])
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     if "Non-2xx" in out or (rate := re.search(r"Requests/sec:\s+([0-9.]+)", out)) is None:
@@ -107,7 +107,7 @@ def load(
     return float(rate[1]), (sum(process.cpu_times()[:2]) - before) / int(requests[1]) * 1e6
 
 
-def measure(rounds: int, seconds: float, connections: int) -> dict[str, object]:
+def measure(rounds: int, seconds: int, connections: int) -> dict[str, object]:
     """The figures."""
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as running:
         folder = Path(name)
@@ -121,7 +121,7 @@ def measure(rounds: int, seconds: float, connections: int) -> dict[str, object]:
         rates: dict[str, list[float]] = {arm: [] for arm in arms}
         processor: dict[str, list[float]] = {arm: [] for arm in arms}
         for served, key in arms.values():  # connections, caches, counters
-            load(served, key, folder, connections=connections, seconds=min(1.0, seconds))
+            load(served, key, folder, connections=connections, seconds=1)
         for _ in range(rounds):
             for arm, (served, key) in arms.items():
                 rate, cpu_us = load(served, key, folder, connections=connections, seconds=seconds)
@@ -151,7 +151,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What checking a key costs a stage.")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--rounds", type=at_least(1), default=5, help="of each arm, alternating")
-    parser.add_argument("--seconds", type=at_least(0.5), default=3.0, help="of each round")
+    parser.add_argument("--seconds", type=at_least(1), default=3, help="of each round")
     parser.add_argument("--connections", type=at_least(1), default=32)
     given = parser.parse_args()
     if shutil.which("wrk") is None:
