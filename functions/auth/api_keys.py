@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
@@ -115,6 +115,11 @@ class Refusal:
     detail: str
 
 
+_Entry: TypeAlias = tuple[str, str, str, datetime | None, tuple[str, ...], tuple[str, ...]]
+"""Name, salt, hash, end, agents, scopes. No object that the garbage collector would have to look through: a
+thousand records would be a large part of what a stage keeps."""
+
+
 class KeyRing:
     """The keys of a Secret, found by their IDs.
 
@@ -123,10 +128,16 @@ class KeyRing:
     """
 
     def __init__(self, records: Mapping[str, KeyRecord]) -> None:
-        self._by_id = {record.id: (record, _caller(name, record)) for name, record in records.items()}
+        self._records = {name: record.to_json() for name, record in records.items()}
+        self._entries: dict[str, _Entry] = {
+            record.id: (name, record.salt, record.hash, record.expires, record.agents, record.scopes)
+            for name, record in records.items()
+        }
+        self._callers: dict[str, Caller] = {}
+        """Of keys that were used."""
 
     def __len__(self) -> int:
-        return len(self._by_id)
+        return len(self._entries)
 
     def check(self, key: str, *, agent: str | None, scope: str, now: datetime) -> Caller | Refusal:
         """Who the key is; or why it does not open this.
@@ -138,26 +149,27 @@ class KeyRing:
             now: the instant.
         """
         match = _KEY.fullmatch(key)
-        found = None if match is None else self._by_id.get(match[1])
-        if match is None or found is None:
+        entry = None if match is None else self._entries.get(match[1])
+        if match is None or entry is None:
             # A hash is made all the same: the time of a refusal does not tell which IDs there are.
             hmac.compare_digest(_hash(_NO_SALT, key[-64:]), _NO_HASH)
             return _UNKNOWN
-        record, caller = found
-        name = caller.name
-        if not hmac.compare_digest(_hash(record.salt, match[2]), record.hash):
+        name, salt, kept, expires, agents, scopes = entry
+        if not hmac.compare_digest(_hash(salt, match[2]), kept):
             return _UNKNOWN
-        if record.expires is not None and now >= record.expires:
-            return Refusal(401, f"key {name} expired at {record.expires:%Y-%m-%d %H:%M:%S %Z}")
-        if record.agents and agent not in record.agents:
-            return Refusal(403, f"key {name} is for agent {' and '.join(record.agents)}, not for {agent}")
-        if scope not in record.scopes:
-            return Refusal(403, f"key {name} has scope {' and '.join(record.scopes)}, this needs {scope}")
+        if expires is not None and now >= expires:
+            return Refusal(401, f"key {name} expired at {expires:%Y-%m-%d %H:%M:%S %Z}")
+        if agents and agent not in agents:
+            return Refusal(403, f"key {name} is for agent {' and '.join(agents)}, not for {agent}")
+        if scope not in scopes:
+            return Refusal(403, f"key {name} has scope {' and '.join(scopes)}, this needs {scope}")
+        return self._callers.get(name) or self._caller(name)
+
+    def _caller(self, name: str) -> Caller:
+        record = parse_record(self._records[name])
+        caller = Caller(name, "key", record.team, CallerLimits(**record.limits.model_dump()))
+        self._callers[name] = caller
         return caller
-
-
-def _caller(name: str, record: KeyRecord) -> Caller:
-    return Caller(name, "key", record.team, CallerLimits(**record.limits.model_dump()))
 
 
 def read_records(entries: Iterable[tuple[str, bytes]]) -> tuple[dict[str, KeyRecord], dict[str, str]]:
