@@ -1,5 +1,6 @@
 """`pilotlight doctor`, and what `deploy` takes from it: against the local platform, and a cluster with nodes."""
 
+import asyncio
 import json
 import re
 import socket
@@ -61,6 +62,15 @@ def broken_of_the_guide() -> tuple[str, str]:
     return document, output
 
 
+async def run_the_patches(output: str, config: Path) -> None:
+    """Do what the fixes say, as kubectl would."""
+    commands = re.findall(r"fix: kubectl -n (\S+) patch configmap (\S+) --type merge -p '(.*)'", output)
+    assert len(commands) == 2
+    async with Cluster.from_kubeconfig(config) as cluster:
+        for namespace, name, patch in commands:
+            await cluster.patch(CONFIG_MAP, name, namespace, json.loads(patch))
+
+
 def test_three_broken_things_are_named_with_their_fixes_and_deploy_refuses_them(cli, tmp_path):
     running = cli.start("up", "--port", "0", "--api-port", "0", "--state", str(cli.state))
     running.until(lambda text: "Ctrl-C stops" in text)
@@ -95,6 +105,12 @@ def test_three_broken_things_are_named_with_their_fixes_and_deploy_refuses_them(
     assert "must not set the field(s): spec.template.spec.nodeSelector" in forced.stderr
     assert "needs the feature flags kubernetes.podspec-nodeselector for nodeSelector" in forced.stderr
     assert '{"data":{"kubernetes.podspec-nodeselector":"enabled"}}' in forced.stderr
+
+    asyncio.run(run_the_patches(result.stdout, Path(config)))
+    mended = cli.run("doctor", "-f", "broken.yaml", "--kubeconfig", config).stdout
+    assert [line.split(":")[0] for line in mended.splitlines() if line.startswith("error")] == [
+        "error    objects"
+    ]
 
     found = json.loads(cli.run("doctor", "--state", str(cli.state), "--json").stdout)
     assert found["ok"] is True
