@@ -21,6 +21,7 @@ class TriggerMetrics:
             ("namespace", "service", "queue", "trigger"),
             registry=registry,
         )
+        self.waiting = self._gauge("backlog", "Messages that wait, as far as the broker says.")
         self.oldest_age = Gauge(
             "pilotlight_queue_oldest_message_age_seconds",
             "Age of the oldest message that waits.",
@@ -77,7 +78,15 @@ class TriggerMetrics:
 
     def forget(self, namespace: str, trigger: str) -> None:
         """Remove the gauges of a Trigger that is no more; counters stay, as Prometheus expects."""
-        for gauge in (self.in_flight, self.in_hand, self.limit, self.backlog, self.oldest_age, self.up):
+        for gauge in (
+            self.in_flight,
+            self.in_hand,
+            self.limit,
+            self.backlog,
+            self.waiting,
+            self.oldest_age,
+            self.up,
+        ):
             gauge.remove_by_labels({"namespace": namespace, "trigger": trigger})
 
     def _counter(self, name: str, text: str) -> Counter:

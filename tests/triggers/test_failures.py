@@ -247,9 +247,12 @@ async def test_a_target_that_answers_garbage_fails_and_one_that_is_not_there_is_
 async def test_a_paused_trigger_takes_nothing_and_tells_its_backlog(rig):
     await rig.queues()
     await rig.send(b"1", b"2")
-    async with rig.dispatching(paused=True) as dispatcher:
+    target = {"service": "function"}
+    async with rig.dispatching(paused=True, target=target) as dispatcher:
         await until(lambda: dispatcher.snapshot.backlog.messages == 2)
-        assert rig.metric("pilotlight_queue_backlog", service="", queue=dispatcher._source.address) == 2
+        assert rig.metric("pilotlight_trigger_backlog") == 2
+        labels = {"service": "function", "queue": dispatcher._source.address}
+        assert rig.metric("pilotlight_queue_backlog", **labels) == 2
     assert rig.function.calls == []
 
 

@@ -69,7 +69,9 @@ class TriggerCounts:
         namespace, name = self._labels
         labels = (namespace, service, queue, name)
         if backlog.messages is not None:
-            self._metrics.backlog.labels(*labels).set(backlog.messages)
+            self._metrics.waiting.labels(*self._labels).set(backlog.messages)
+            if service:  # demand of a Service, for the warm-pool controller
+                self._metrics.backlog.labels(*labels).set(backlog.messages)
         self._metrics.oldest_age.labels(*labels).set(backlog.oldest_age_s or 0.0)
         self._metrics.in_hand.labels(*self._labels).set(in_hand)
         self._metrics.in_flight.labels(*self._labels).set(in_flight)
