@@ -16,6 +16,7 @@ from knative.autoscaling.config import AutoscalerConfig
 from pilotlight import yaml_locations
 from pilotlight.agent import Agent, AgentFileError
 from pilotlight.compile import autoscaling
+from pilotlight.compile_gpu import gpu_of
 from pilotlight.gpu_problems import gpu_problems
 from warmpool.adapters.price_file import read_prices
 from warmpool.domain.spec_errors import TEXT_NOT_BOOLEAN, SpecError, without_kinds
@@ -70,6 +71,8 @@ def load_agent(path: Path, *, tell: Callable[[str], None] = _on_stderr) -> Agent
 
 
 def _gpu_problems(path: Path, document: yaml_locations.Located, agent: Agent) -> list[str]:
+    if not any(gpu_of(agent, stage) for stage in agent.spec.stages):
+        return []
     named = os.environ.get(PRICES_VARIABLE)
     try:
         prices = read_prices(Path(named) if named else None)

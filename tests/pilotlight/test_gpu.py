@@ -241,6 +241,7 @@ def test_a_price_list_of_ones_own_has_the_price(tmp_path, monkeypatch):
     prices.write_text("gpus: 1")
     with pytest.raises(AgentFileError, match=f"PILOTLIGHT_PRICES={prices}: "):
         load(tmp_path, {}, {"gpu": {"type": "nvidia-h200"}, **POOL})
+    assert load(tmp_path, {}, {}), "where nothing asks for a price, none is read"
 
 
 def test_the_packaged_table_is_consistent():
