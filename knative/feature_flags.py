@@ -49,8 +49,7 @@ ADD_CAPABILITIES: Final = "containerspec-addcapabilities"
 FIELD_REF: Final = "podspec-fieldref"
 INIT_CONTAINERS: Final = "podspec-init-containers"
 ON_BY_DEFAULT: Final = frozenset({EMPTY_DIR})
-FREE_CAPABILITY: Final = "NET_BIND_SERVICE"
-"""The one capability that needs no flag."""
+MOUNT_PROPAGATION: Final = "podspec-volumes-mount-propagation"
 
 
 def is_enabled(flag: str, data: Mapping[str, str]) -> bool:
@@ -94,8 +93,10 @@ def _needed_by(
         claim = volumes.get(mount.get("name"), {}).get("persistentVolumeClaim")
         if claim is not None and not mount.get("readOnly") and not claim.get("readOnly"):
             yield CLAIM_WRITE, f"volumeMounts[{mount['name']}] (written to)"
+        if mount.get("mountPropagation"):
+            yield MOUNT_PROPAGATION, f"volumeMounts[{mount.get('name')}].mountPropagation"
     capabilities = (container.get("securityContext") or {}).get("capabilities") or {}
-    if set(capabilities.get("add") or ()) - {FREE_CAPABILITY}:
+    if capabilities.get("add"):
         yield ADD_CAPABILITIES, "securityContext.capabilities.add"
     for entry in container.get("env") or ():
         if (entry.get("valueFrom") or {}).keys() & {"fieldRef", "resourceFieldRef"}:

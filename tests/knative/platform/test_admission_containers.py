@@ -23,6 +23,11 @@ def pair(**beside: Any) -> dict[str, Any]:
     return {"containers": [MAIN, {"name": "beside", "image": "x", **beside}]}
 
 
+def mounted(source: dict[str, Any], **mount: Any) -> dict[str, Any]:
+    container = {**MAIN, "volumeMounts": [{"name": "v", "mountPath": "/v", **mount}]}
+    return {"containers": [container], "volumes": [{"name": "v", **source}]}
+
+
 def resources(**amounts: Any) -> dict[str, Any]:
     return {"containers": [{"name": "main", "image": "x", "resources": amounts}]}
 
@@ -43,6 +48,34 @@ def resources(**amounts: Any) -> dict[str, Any]:
             (
                 "more than one container port is set: containers[*].ports\n"
                 "Only a single port is allowed across all containers"
+            ),
+        ),
+        (
+            {"containers": [MAIN], "securityContext": {"fsGroup": 1, "fsGroupChangePolicy": "Always"}},
+            {"kubernetes.podspec-securitycontext": "enabled"},
+            "must not set the field(s): securityContext.fsGroupChangePolicy",
+        ),
+        (
+            pair(securityContext={"capabilities": {"add": ["NET_BIND_SERVICE"]}}),
+            {},
+            "must not set the field(s): containers[1].securityContext.capabilities.add",
+        ),
+        (
+            mounted({"persistentVolumeClaim": {"claimName": "c", "readOnly": True}}),
+            CLAIMS,
+            "volume is readOnly but volume mount is not: containers[0].volumeMounts[0].readOnly",
+        ),
+        (
+            mounted({"emptyDir": {}}, mountPropagation="HostToContainer"),
+            {},
+            "must not set the field(s): containers[0].volumeMounts[0].mountPropagation",
+        ),
+        (
+            mounted({"emptyDir": {}}, mountPropagation="Bidirectional"),
+            {"kubernetes.podspec-volumes-mount-propagation": "enabled"},
+            (
+                "mount propagation should be set to None or HostToContainer: "
+                "containers[0].volumeMounts[0].mountPropagation"
             ),
         ),
         (pair(), {"multi-container": "disabled"}, "multi-container is off, but found 2 containers"),

@@ -155,9 +155,7 @@ def _security(context: Mapping[str, Any], config: ServingConfig) -> Errors:
     if context.get("privileged"):
         yield field_errors.disallowed("privileged")
     added = (context.get("capabilities") or {}).get("add") or []
-    if not config.enabled(feature_flags.ADD_CAPABILITIES) and any(
-        item != feature_flags.FREE_CAPABILITY for item in added
-    ):
+    if added and not config.enabled(feature_flags.ADD_CAPABILITIES):
         yield field_errors.disallowed("capabilities.add")
     for key in ("runAsUser", "runAsGroup"):
         value = context.get(key)
@@ -187,12 +185,19 @@ def _mounts(
         elif clean in seen:
             yield FieldError(f'"{clean}" must be unique', (f"{where}.mountPath",))
         seen.add(clean)
-        volume = by_name.get(name) or {}
-        writes = not mount.get("readOnly")
-        if (
-            "persistentVolumeClaim" in volume
-            and writes
-            and not (volume["persistentVolumeClaim"] or {}).get("readOnly")
-            and not config.enabled(feature_flags.CLAIM_WRITE)
-        ):
-            yield field_errors.disallowed(f"{where}.readOnly")
+        yield from field_errors.via(where, _mount_of(by_name.get(name) or {}, mount, config))
+
+
+def _mount_of(volume: Mapping[str, Any], mount: Mapping[str, Any], config: ServingConfig) -> Errors:
+    """Whether a volume may be mounted so."""
+    claim = volume.get("persistentVolumeClaim")
+    if claim is not None and not mount.get("readOnly"):
+        if claim.get("readOnly"):
+            yield FieldError("volume is readOnly but volume mount is not", ("readOnly",))
+        elif not config.enabled(feature_flags.CLAIM_WRITE):
+            yield field_errors.disallowed("readOnly")
+    propagation = mount.get("mountPropagation")
+    if propagation is not None and not config.enabled(feature_flags.MOUNT_PROPAGATION):
+        yield field_errors.disallowed("mountPropagation")
+    elif propagation not in {None, "None", "HostToContainer"}:
+        yield FieldError("mount propagation should be set to None or HostToContainer", ("mountPropagation",))

@@ -17,6 +17,8 @@ from knative.local.apiserver.admission.probe_spec import ContainerRole
 from knative.local.apiserver.admission.serving_config import ServingConfig
 from knative.local.apiserver.metadata import is_subdomain
 
+_POD_SECURITY = {"runAsUser", "runAsGroup", "runAsNonRoot", "fsGroup", "supplementalGroups", "seccompProfile"}
+"""The fields of a pod's security context that Knative has, whatever the flags."""
 _PLAIN_VOLUMES = ("secret", "configMap", "projected", "emptyDir")
 
 
@@ -26,6 +28,8 @@ def revision_spec(spec: Mapping[str, Any], config: ServingConfig) -> Errors:
     for field, flag in feature_flags.FIELDS.items():
         if field in spec and not config.enabled(flag):
             yield field_errors.disallowed(field)
+    if unknown := sorted((spec.get("securityContext") or {}).keys() - _POD_SECURITY):
+        yield field_errors.disallowed(*(f"securityContext.{key}" for key in unknown))
     volumes = spec.get("volumes") or []
     yield from _volumes(volumes, config)
     containers = spec.get("containers") or []

@@ -45,6 +45,9 @@ def fill_revision_spec(spec: Object, config: ServingConfig, owner: Mapping[str, 
             if not any(probe.get(key) is not None for key in ("httpGet", "tcpSocket", "exec", "grpc")):
                 probe["tcpSocket"] = {"port": 0}
             probe.setdefault("successThreshold", 1)
+            if probe.get("periodSeconds"):
+                probe.setdefault("failureThreshold", 3)
+                probe.setdefault("timeoutSeconds", 1)
 
 
 def _fill_container(
@@ -59,8 +62,9 @@ def _fill_container(
         if not any(kind in volume for kind in _WRITABLE):
             mount["readOnly"] = True
     for probe in ("readinessProbe", "livenessProbe", "startupProbe"):
-        if (request := (container.get(probe) or {}).get("httpGet")) is not None:
-            request.setdefault("port", 0)
+        for request in ("httpGet", "grpc"):
+            if (asked := (container.get(probe) or {}).get(request)) is not None:
+                asked.setdefault("port", 0)
 
 
 def _name_containers(containers: Sequence[Object], taken: set[str], wanted: str) -> None:
