@@ -257,6 +257,18 @@ def test_a_dead_letter_says_all_and_its_replay_is_the_message_with_the_id_of_its
     assert again.id != letter.id
 
 
+def test_dead_letters_of_a_message_and_of_its_replay_are_no_duplicates_of_each_other():
+    def letter(identity: str) -> str:
+        made = dead_letters.dead_letter(
+            Message(identity, b"x"),
+            event_id="e-1", trigger="default/t", source="arn:q", reason="r", attempts=1, history=(), at=NOW,
+        )  # fmt: skip
+        return made.id
+
+    assert letter("m-1") == letter("m-1"), "published again after a lost answer"
+    assert letter("m-1") != letter("m-2"), "the same event, replayed"
+
+
 @pytest.mark.parametrize("attributes", [{}, {"pilotlight-origin": "no JSON"}, {"pilotlight-origin": "[1]"}])
 def test_a_message_that_another_program_put_there_is_read_too(attributes):
     read = dead_letters.read(Message("m", b"x", attributes))

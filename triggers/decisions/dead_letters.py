@@ -74,7 +74,9 @@ def dead_letter(
         attributes[RESPONSE] = history[-1].detail
     if past:
         attributes[HISTORY] = json.dumps(past)
-    return OutgoingMessage(f"{event_id}-dead-{attempts}", message.body, attributes, message.group)
+    # By the message, not by the event: a broker that removes duplicates by this id must not take the dead
+    # letter of a replayed message for that of the first one.
+    return OutgoingMessage(f"{message.id}-dead", message.body, attributes, message.group)
 
 
 def shortened(letter: OutgoingMessage) -> OutgoingMessage:
