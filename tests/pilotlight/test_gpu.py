@@ -1,6 +1,7 @@
 """`gpu` of an agent file: what it becomes in the objects, and how refusals read."""
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.pilotlight.kubernetes_schemas import faults
 from warmpool.adapters.price_file import packaged_prices
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "support" / "agent.yaml"
+GUIDE = Path(__file__).parents[2] / "docs" / "clusters.md"
 PRODUCT = "nvidia.com/gpu.product"
 GKE = "cloud.google.com/gke-accelerator"
 KARPENTER = "karpenter.k8s.aws/instance-gpu-name"
@@ -256,3 +258,13 @@ def test_the_packaged_table_is_consistent():
             assert size * 1e9 <= known.memory_bytes * 1.05, (name, profile)
     values = [value for known in types.values() for value in known.node_labels[PRODUCT]]
     assert len(values) == len(set(values)), "a label's value names one type"
+
+
+def test_the_examples_of_the_guide_are_accepted(tmp_path):
+    section = GUIDE.read_text().split("\n## GPUs\n")[1].split("\n## ")[0]
+    shorthands, types = re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)
+    for line in shorthands.splitlines():
+        assert limits(load(tmp_path, {}, yaml.safe_load(line))["generate"]), line
+    spec = yaml.safe_load(types)["spec"]
+    (name,) = spec["gpuTypes"]
+    assert limits(load(tmp_path, spec, {"gpu": {"type": name}})["generate"])

@@ -75,3 +75,12 @@ def test_refusals_name_field_and_what_is_right(tmp_path, s3, expected):
     with pytest.raises(AgentFileError) as caught:
         containers(tmp_path, s3)
     assert expected in str(caught.value)
+
+
+def test_the_example_of_the_guide_is_accepted(tmp_path):
+    guide = (Path(__file__).parents[2] / "docs" / "clusters.md").read_text()
+    block = guide.split("\n## S3 and its credentials\n")[1].split("```yaml\n")[1].split("```")[0]
+    spec = yaml.safe_load(block)["spec"]
+    pod, container = containers(tmp_path, spec.pop("s3"), **spec)["generate"]
+    assert pod["serviceAccountName"] == "reads-s3"
+    assert container["envFrom"] == [{"secretRef": {"name": "s3-credentials"}}]
