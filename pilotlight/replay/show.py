@@ -11,7 +11,7 @@ from pilotlight import terminal
 from warmpool.domain.cost import PriceList
 from warmpool.experiments.compare import Difference
 from warmpool.experiments.replay_error import ArmComparison, Compared
-from warmpool.experiments.replay_report import FIGURES, ModelUsed, remarks, shown, shown_error
+from warmpool.experiments.replay_report import FIGURES, ModelUsed, chain_remarks, remarks, shown, shown_error
 from warmpool.experiments.replay_results import ReplayResults
 
 
@@ -53,6 +53,8 @@ def show(
         )
         for text in remarks(arm):
             typer.echo(f"note: {text}")
+    for text in chain_remarks(results.header):
+        typer.echo(f"note: {text}")
     typer.echo(f"simulated with {model.source}")
     for text in model.notes:
         typer.echo(f"  {text}")

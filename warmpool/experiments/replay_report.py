@@ -106,7 +106,8 @@ def to_html(header: ReplayHeader, arms: Sequence[ArmComparison], model: ModelUse
         f'<th scope="col">{name}</th>'
         for name in ("arm", "figure", "measured", "simulated", "5 to 95 % of the seeds", "error")
     )
-    notes = "".join(f"<li>{html.escape(text)}</li>" for arm in arms for text in remarks(arm))
+    said = [*chain_remarks(header), *(text for arm in arms for text in remarks(arm))]
+    notes = "".join(f"<li>{html.escape(text)}</li>" for text in said)
     fit = "".join(f"<li>{html.escape(text)}</li>" for text in model.notes)
     content = html.escape(json.dumps(to_json(header, arms, model), indent=2))
     return page(
@@ -121,6 +122,16 @@ def to_html(header: ReplayHeader, arms: Sequence[ArmComparison], model: ModelUse
         f"<h2>The simulated function</h2><p>From {html.escape(model.source)}.</p><ul>{fit}</ul>"
         f"<details><summary>All figures as JSON</summary><pre>{content}</pre></details>",
     )
+
+
+def chain_remarks(header: ReplayHeader) -> list[str]:
+    """What a reader has to know where the URL is that of a chain, not of the Service that is simulated."""
+    if header.service is None or f"/{header.service}/" in f"{header.url}/":
+        return []
+    name = header.service.rpartition("/")[2]
+    if f"//{name}." in header.url:
+        return []
+    return [f"only the starts of {name} are simulated: those of the other stages lengthen cold requests"]
 
 
 def remarks(arm: ArmComparison) -> list[str]:

@@ -14,7 +14,7 @@ from warmpool.experiments.compare import compare
 from warmpool.experiments.errors import ExperimentError
 from warmpool.experiments.experiment import ColdStartSpec, ReplicaSpec, ServiceTime, read_model
 from warmpool.experiments.replay_error import compare_with_simulation
-from warmpool.experiments.replay_report import ModelUsed, to_html, write
+from warmpool.experiments.replay_report import ModelUsed, chain_remarks, to_html, write
 from warmpool.experiments.replay_results import (
     ArmRecord,
     GpuSeconds,
@@ -296,6 +296,18 @@ def test_what_is_not_known_is_not_compared(tmp_path):
         assert text in page
     assert not re.search(r'(?:src|href)="[^#]', page)
     assert sorted(path.name for path in files) == ["replay.html", "replay.json"]
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://localhost:8080/default/x/invoke", False),
+        ("http://x.default.example.com/invoke", False),
+        ("http://localhost:8080/default/orchestrate-support/invoke", True),
+    ],
+)
+def test_that_only_one_stage_of_a_chain_is_simulated_is_said(url, said):
+    assert bool(chain_remarks(replace(HEADER, url=url))) is said
 
 
 # --------------------------------------------------------------------------------------------------- compare
