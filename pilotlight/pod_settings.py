@@ -14,6 +14,10 @@ from weights.cache.location import CACHE_DIR_VARIABLE, CACHE_QUOTA_VARIABLE
 
 _RESERVED_PREFIXES = ("autoscaling.knative.dev/", "serving.knative.dev/", "networking.knative.dev/")
 _RESERVED_MOUNTS = frozenset({"/", "/dev", "/dev/log", "/tmp", "/var", "/var/log"})  # noqa: S108  # names, not uses
+_POD_SECURITY = frozenset(
+    {"runAsUser", "runAsGroup", "runAsNonRoot", "fsGroup", "supplementalGroups", "seccompProfile"}
+)
+"""The fields of a pod's security context that Knative passes on."""
 _AFFINITIES = ("nodeAffinity", "podAffinity", "podAntiAffinity")
 
 
@@ -31,6 +35,12 @@ def _metadata(values: dict[str, str]) -> dict[str, str]:
         if key.startswith(_RESERVED_PREFIXES):
             raise ValueError(f"must not have {key!r}: write scaling, progressDeadline or public in the stage")
     return values
+
+
+def _pod_security(value: dict[str, Any]) -> dict[str, Any]:
+    if unknown := sorted(value.keys() - _POD_SECURITY):
+        raise ValueError(f"must have only {', '.join(sorted(_POD_SECURITY))}, not {', '.join(unknown)}")
+    return value
 
 
 def _affinity(value: dict[str, Any]) -> dict[str, Any]:
@@ -223,7 +233,7 @@ class PodSettings(AgentModel):
     volumes: list[Volume] = Field(default_factory=list)
     volume_mounts: list[VolumeMount] = Field(default_factory=list)
     security_context: dict[str, Any] = Field(default_factory=dict)
-    pod_security_context: dict[str, Any] | None = None
+    pod_security_context: Annotated[dict[str, Any], AfterValidator(_pod_security)] | None = None
     """The pod's `securityContext`, for `fsGroup`."""
     liveness_probe: LivenessProbe | None = None
     annotations: Metadata = Field(default_factory=dict)

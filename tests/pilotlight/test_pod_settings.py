@@ -227,6 +227,11 @@ def test_a_volume_is_in_the_pods_that_mount_it(tmp_path):
             {},
             "spec.tolerations.0.effect = \"Never\": Input should be 'NoSchedule'",
         ),
+        (
+            {"podSecurityContext": {"fsGroupChangePolicy": "Always"}},
+            {},
+            "spec.podSecurityContext: must have only fsGroup, runAsGroup,",
+        ),
         ({"affinity": {"nodes": {}}}, {}, "spec.affinity: must have only nodeAffinity, podAffinity"),
         (
             {"annotations": {"autoscaling.knative.dev/min-scale": "1"}},
