@@ -18,7 +18,9 @@ from rich.markup import escape
 from knative.client.errors import ClusterError
 from pilotlight import deploy, stack, terminal
 from pilotlight.agent import Agent, Kind
+from pilotlight.agent_triggers import AgentTrigger
 from pilotlight.compile import compile_agent
+from pilotlight.compile_triggers import trigger_object
 from pilotlight.gateway import PROCESS_FILE
 
 PROMPT = "How do I reset my password?"
@@ -42,6 +44,15 @@ def curl_line(gateway: str, agent: Agent, prompt: str) -> str:
     )
     body = json.dumps({"input": prompt, "parameters": {"max_tokens": 48}, "stream": True})
     return f"curl -N {url}{key} -H 'Content-Type: application/json' -d {shlex.quote(body)}"
+
+
+def send_line(agent: Agent, trigger: AgentTrigger) -> str:
+    """A command that sends a message to one of the agent's queues."""
+    name = trigger_object(agent, trigger)["metadata"]["name"]
+    space = "" if agent.metadata.namespace == "default" else f"{agent.metadata.namespace}/"
+    target = next(stage for stage in agent.spec.stages if stage.name == (trigger.stage or agent.entry().name))
+    body = "{}" if target.kind is Kind.CONTAINER else json.dumps({"input": PROMPT})
+    return f"pilotlight trigger send {space}{name} {shlex.quote(body)}"
 
 
 async def up(config: stack.StackConfig, agents: Sequence[Agent], console: Console | None = None) -> None:
@@ -109,6 +120,8 @@ async def _deploy(running: stack.Stack, agents: Sequence[Agent], console: Consol
             soft_wrap=True,
         )
         console.print("  " + curl_line(running.gateway_url, agent, PROMPT), soft_wrap=True, highlight=False)
+        for trigger in agent.spec.triggers:
+            console.print("  " + send_line(agent, trigger), soft_wrap=True, highlight=False)
         if agent.spec.auth is not None and agent.spec.auth.type == "keys":
             console.print("  KEY=$(pilotlight key create NAME) makes the key that it needs", highlight=False)
 

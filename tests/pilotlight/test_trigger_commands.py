@@ -98,6 +98,7 @@ def test_messages_from_send_to_replay(cli, agent, tmp_path):
     running = cli.start("up", "--port", "0", "--api-port", "0", "--state", str(cli.state), "-f", str(agent))
     output = running.until(lambda text: "Ctrl-C stops" in text)
     assert "trigger/orders-shop created" in output
+    assert "pilotlight trigger send orders-shop '{}'" in output
     triggers = Triggers(cli)
 
     assert (
