@@ -57,6 +57,12 @@ CASES = {
         [series("reason", "1x80", reason=AdjustmentRule.REPLICAS)], "WarmPoolBudgetSpent", "5m", False,
     ),
     "writes that fail for long": ([series("failures", "0+1x80")], "WarmPoolWritesFail", "10m", True),
+    "a signal without a reading": (
+        [series("signal_readable", "0x80", signal="gpu")], "WarmPoolSignalUnreadable", "16m", True,
+    ),
+    "a signal that is read again": (
+        [series("signal_readable", "0x20 1x60", signal="gpu")], "WarmPoolSignalUnreadable", "16m", False,
+    ),
     "one refused write": ([series("failures", "0x4 1 0x70")], "WarmPoolWritesFail", "10m", False),
 }  # fmt: skip
 

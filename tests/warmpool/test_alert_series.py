@@ -21,7 +21,8 @@ def expressions() -> list[str]:
 async def test_a_floor_above_max_scale_is_not_missing(cluster, clock, knative):
     knative.service("generate", annotations={MAX_SCALE: "2"})
     window = {"name": "always", "days": ["Mon-Sun"], "from": "00:00", "to": "24:00", "replicas": 5}
-    await knative.pool(windows=[window])
+    signal = {"name": "queue", "query": "sum(jobs)", "target": {"averageValue": 5}}
+    await knative.pool(windows=[window], signals=[signal])
     controller = make_controller(cluster, clock=clock)
     for _ in range(3):
         await controller.tick()

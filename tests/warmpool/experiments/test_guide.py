@@ -45,3 +45,15 @@ def test_every_objective_and_source_of_the_guide_is_an_option_of_recommend():
 def test_files_that_the_guide_links_to_are_there():
     for link in re.findall(r"\]\(([^)#]+)", GUIDE):
         assert (ROOT / "docs" / link).exists(), link
+
+
+def test_what_a_spared_wait_costs_follows_from_the_table_of_the_guide():
+    rows = dict(re.findall(r"^(pool off|always on) +(.*)$", GUIDE, re.MULTILINE))
+    off, on = (
+        (float(re.findall(r"[\d.]+(?=%)", row)[0]) / 100, float(row.split()[-1])) for row in rows.values()
+    )
+    spared, more = round(4259 * (off[0] - on[0])), on[1] - off[1]
+    found = re.search(r"costs (\d+) cents \(([\d.]+) USD for ([\d,]+) of them", GUIDE)
+
+    assert found is not None
+    assert found.groups() == (f"{100 * more / spared:.0f}", f"{more:.2f}", f"{spared:,}")
