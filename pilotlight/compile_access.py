@@ -9,7 +9,7 @@ from knative.labels import AGENT_LABEL, ALLOWED_ORIGINS_ANNOTATION
 from pilotlight.agent import Agent, Kind, StageSpec
 
 STAGE_TOKEN_VOLUME = "pilotlight-stage-token"  # noqa: S105  # a name
-_KEYS_VOLUME = "pilotlight-keys"
+KEYS_VOLUME = "pilotlight-keys"
 _KEYS_DIR = "/var/run/pilotlight/keys"
 _STAGE_TOKEN_DIR = "/var/run/pilotlight/stage-token"  # noqa: S105  # a folder
 
@@ -49,7 +49,7 @@ def secret_mounts(agent: Agent, stage: StageSpec) -> list[SecretMount]:
         return []
     mounts = []
     if auth.type == "keys":
-        mounts.append(SecretMount(_KEYS_VOLUME, auth.secret, _KEYS_DIR))
+        mounts.append(SecretMount(KEYS_VOLUME, auth.secret, _KEYS_DIR))
     if _has_stage_token(agent):
         secret = stage_token_secret(agent.metadata.name)
         mounts.append(SecretMount(STAGE_TOKEN_VOLUME, secret, _STAGE_TOKEN_DIR))

@@ -39,7 +39,7 @@ _REPLACED = (
     "image_pull_secrets",
 )
 CACHE_VOLUME = "pilotlight-cache"
-_SHM_VOLUME = "pilotlight-shm"
+SHM_VOLUME = "pilotlight-shm"
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,8 @@ def _volumes(
         volumes.append(authorities[0])
         mounts.append(authorities[1])
     if (memory := _shared_memory(agent, stage)) is not None:
-        volumes.append({"name": _SHM_VOLUME, "emptyDir": memory})
-        mounts.append({"name": _SHM_VOLUME, "mountPath": "/dev/shm"})  # noqa: S108  # a mount point
+        volumes.append({"name": SHM_VOLUME, "emptyDir": memory})
+        mounts.append({"name": SHM_VOLUME, "mountPath": "/dev/shm"})  # noqa: S108  # a mount point
     secrets = secret_mounts(agent, stage)
     volumes += [secret.volume() for secret in secrets]
     mounts += [secret.mount() for secret in secrets]

@@ -12,7 +12,8 @@ from knative.env_vars import PREFIX
 from knative.labels import AGENT_LABEL, WARMS_LABEL
 from pilotlight.agent import Agent, Kind, StageSpec
 from pilotlight.compile import compile_agent
-from pilotlight.compile_pod import CACHE_VOLUME
+from pilotlight.compile_access import KEYS_VOLUME, STAGE_TOKEN_VOLUME
+from pilotlight.compile_pod import SHM_VOLUME
 from pilotlight.node_placement import misfit
 from weights.cache.location import CACHE_DIR_VARIABLE
 
@@ -218,8 +219,8 @@ def warm_job(
 
 
 def _is_needed(volume: str) -> bool:
-    """Whether the download needs a volume: the cache, and those that the file names."""
-    return volume == CACHE_VOLUME or not volume.startswith("pilotlight-")
+    """Whether the download needs a volume: not those for requests and for workers that share tensors."""
+    return volume not in {KEYS_VOLUME, STAGE_TOKEN_VOLUME, SHM_VOLUME}
 
 
 def _is_passed(variable: str) -> bool:

@@ -19,6 +19,8 @@ from pilotlight.warm_weights.fill_state import Fill, State, with_line
 from pilotlight.warm_weights.jobs import WarmError, WarmTarget
 from weights.cache.location import CACHE_DIR_VARIABLE, default_cache_dir
 
+_CA_BUNDLE = "AWS_CA_BUNDLE"
+
 
 def folder_of(target: WarmTarget, state_dir: Path) -> Path:
     """The folder of this machine that the stage's replicas see as their cache."""
@@ -44,14 +46,12 @@ async def fill(
         show: called with the state whenever it has changed.
         timeout_s: seconds that it may take.
     """
-    own = {item["name"]: str(item.get("value") or "") for item in target.container.get("env") or ()}
-    basic = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "weights.fill_cache",
         target.uri,
-        env=basic | inherited_env() | referenced | own | {CACHE_DIR_VARIABLE: str(folder)},
+        env=_environment(target, folder, referenced),
         stdout=asyncio.subprocess.PIPE,
         start_new_session=True,  # Ctrl-C is for this process, which then ends that one
     )
@@ -74,6 +74,14 @@ async def fill(
     if code == 0:
         return replace(state, state=State.DONE)
     return replace(state, state=State.FAILED, detail=state.detail or f"exit code {code}")
+
+
+def _environment(target: WarmTarget, folder: Path, referenced: dict[str, str]) -> dict[str, str]:
+    own = {item["name"]: str(item.get("value") or "") for item in target.container.get("env") or ()}
+    if not Path(own.get(_CA_BUNDLE, "/")).exists():
+        del own[_CA_BUNDLE]  # a file of a volume, which only the platform mounts
+    basic = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
+    return basic | inherited_env() | referenced | own | {CACHE_DIR_VARIABLE: str(folder)}
 
 
 async def referenced_env(cluster: Cluster, target: WarmTarget) -> dict[str, str]:

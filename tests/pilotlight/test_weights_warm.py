@@ -100,6 +100,19 @@ def test_the_job_is_the_stages_pod_without_its_gpu(tmp_path):
     assert pod["restartPolicy"] == "Never"
 
 
+def test_the_download_has_credentials_and_authorities_of_s3_and_nothing_of_callers(tmp_path):
+    s3 = {"endpoint": "https://s3.example.com", "credentialsSecret": "k", "caBundle": {"configMap": "ca"}}
+    pod = warm_job(target(tmp_path, cache=CLAIM, s3=s3, auth="keys"))["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    env = {item["name"]: item["value"] for item in container["env"]}
+    assert container["envFrom"] == [{"secretRef": {"name": "k"}}]
+    mounts = [mount["mountPath"] for mount in container["volumeMounts"]]
+    assert env["AWS_ENDPOINT_URL"] == "https://s3.example.com"
+    assert any(env["AWS_CA_BUNDLE"].startswith(f"{path}/") for path in mounts)
+    assert len(mounts) == len(pod["volumes"]) == 2
+    assert {name for name in env if name.startswith("PILOTLIGHT_")} == {"PILOTLIGHT_CACHE_DIR"}
+
+
 def test_the_name_follows_from_what_the_job_does(tmp_path):
     found = target(tmp_path, cache=CLAIM)
     assert warm_job(found) == warm_job(found)
