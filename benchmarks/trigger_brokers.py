@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -76,6 +77,7 @@ def running_broker(kind: str) -> Iterator[RunningBroker | None]:
         if kind == "sqs":
             queues = stack.enter_context(moto_server(folder))
             environment = {**aws_environment(), "AWS_ENDPOINT_URL": queues.endpoint}
+            os.environ.update(environment)  # boto3 in this process reads it, too
         elif kind == "rabbitmq":
             if brokers.rabbitmq_home() is None:
                 yield None

@@ -231,6 +231,7 @@ async def survive(broker: RunningBroker, messages: int, kills: int, seed: int) -
                 )
 
         killed: Counter[str] = Counter()
+        order: list[str] = []
         try:
             for what in victims:
                 start(what)
@@ -238,7 +239,10 @@ async def survive(broker: RunningBroker, messages: int, kills: int, seed: int) -
                 before = len(log.read_text().splitlines())
                 await until(lambda before=before: len(log.read_text().splitlines()) > before + 20, 60)
                 await asyncio.sleep(chance.uniform(0, 0.3))
-                what = chance.choice(["dispatcher", "function", *(["broker"] if broker.durable else [])])
+                if not order:  # each of them as often as the others
+                    order = ["dispatcher", "function", *(["broker"] if broker.durable else [])]
+                    chance.shuffle(order)
+                what = order.pop()
                 killed[what] += 1
                 if what == "broker":
                     await asyncio.to_thread(broker.kill)

@@ -113,3 +113,19 @@ async def _publish(rig: Rig, messages: int) -> None:
             *(destination.publish(OutgoingMessage(f"m-{n}", json.dumps({"n": n}).encode())) for n in numbers)
         )
     await destination.close()
+
+
+class KillContract:
+    """For each broker: a dispatcher that is killed while it works, and a function that breaks connections."""
+
+    async def test_nothing_is_lost_when_the_dispatcher_is_killed(
+        self, broker, function, tmp_path, monkeypatch
+    ):
+        for name, value in broker.settings().environment.items():
+            monkeypatch.setenv(name, value)
+        rig = Rig(broker, function)
+        await rig.queues()
+        result = await survive(rig, tmp_path, messages=100, kills=1, seed=11, within_s=100)
+        assert result.lost == set()
+        assert set(result.dead) == {number for number in result.sent if number % POISON == 0}
+        assert all(len(keys) == 1 for keys in result.keys.values()), "duplicates carry the same key"

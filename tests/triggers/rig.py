@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -87,7 +88,8 @@ class Rig:
 
     async def waiting(self, ref: QueueRef | None = None) -> int:
         """Messages that wait in the source, or in another queue."""
-        source = make_source(ref or self.source, self.broker.settings())
+        settings = dataclasses.replace(self.broker.settings(), consumer="default/test")
+        source = make_source(ref or self.source, settings)
         await source.open()
         backlog = await source.backlog()
         await source.close()

@@ -4,6 +4,7 @@ import nats
 import pytest
 
 from tests.triggers.brokers import PASSWORD, USERNAME, WRONG, BrokerProcess, nats_server, running, unique
+from tests.triggers.kills import KillContract
 from tests.triggers.source_contract import LEASE_S, SourceContract
 from triggers.sources.settings import BrokerSettings
 from triggers.spec.brokers import NatsStream, QueueRef
@@ -53,7 +54,7 @@ def server(tmp_path_factory):
         yield process
 
 
-class TestNats(SourceContract):
+class TestNats(SourceContract, KillContract):
     @pytest.fixture
     def broker(self, server) -> Nats:
         return Nats(server)

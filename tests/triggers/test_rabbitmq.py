@@ -15,6 +15,7 @@ from tests.triggers.brokers import (
     rabbitmq_home,
     unique,
 )
+from tests.triggers.kills import KillContract
 from tests.triggers.source_contract import (
     LEASE_S,
     SourceContract,
@@ -86,7 +87,7 @@ def server(tmp_path_factory):
         yield process
 
 
-class TestRabbitmq(SourceContract):
+class TestRabbitmq(SourceContract, KillContract):
     @pytest.fixture
     def broker(self, server) -> Rabbitmq:
         return Rabbitmq(server)

@@ -21,7 +21,14 @@ from confluent_kafka import Message as KafkaMessage
 from triggers.messages import Backlog, Message, OutgoingMessage
 from triggers.sources.base import BrokerError, BrokerUnavailableError, Limits
 from triggers.sources.group_order import GroupOrder
-from triggers.sources.kafka_client import CALL_S, check_topic, configuration, error_of, translated
+from triggers.sources.kafka_client import (
+    CALL_S,
+    RebalancingError,
+    check_topic,
+    configuration,
+    error_of,
+    translated,
+)
 from triggers.sources.kafka_consumer import Fetched, GroupMember
 
 if TYPE_CHECKING:
@@ -32,6 +39,7 @@ T = TypeVar("T")
 
 BATCH: Final = 500
 _ID_HEADER: Final = "message-id"
+_REBALANCE_PAUSE_S: Final = 0.05
 _STARTED_S: Final = 1.0
 """An attempt that takes longer is noted while it runs, so that it counts even if this process is killed."""
 
@@ -80,7 +88,7 @@ class KafkaSource:
         return Limits(batch=BATCH, ordered=True)
 
     async def open(self) -> None:
-        """Find the topic, and join the group; a member that is there already stays."""
+        """Find the topic; the group is joined by the first `receive`, and a member that is there stays."""
         loop = asyncio.get_running_loop()
         if self._member is None:
             self._member = GroupMember(
@@ -98,8 +106,6 @@ class KafkaSource:
                 if known is not None and isinstance(error, BrokerUnavailableError):
                     raise known from None
                 raise
-            self._member.start()
-            self._start(self._note_long_attempts())
             return
         await self._between_polls(check_topic, self._member.consumer, self._spec.topic, self._member.error)
         self._member.error = None
@@ -114,7 +120,10 @@ class KafkaSource:
         return await asyncio.to_thread(function, *arguments)
 
     async def _between_polls(self, function: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.wrap_future(self._require().submit(lambda: function(*arguments)))
+        member = self._require()
+        if not member.joined:
+            return await self._run(function, *arguments)
+        return await asyncio.wrap_future(member.submit(lambda: function(*arguments)))
 
     def _start(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
@@ -152,6 +161,9 @@ class KafkaSource:
     async def receive(self, limit: int, wait_s: float) -> list[Message]:
         """What the member fetched, one message of each key or partition."""
         deadline = time.monotonic() + wait_s
+        if not self._require().joined:
+            self._require().start()
+            self._start(self._note_long_attempts())
         while True:
             member = self._require()
             self._changed.clear()
@@ -213,7 +225,7 @@ class KafkaSource:
             partitions, self._uncommitted = self._uncommitted, set()
             error: BrokerError | None = None
             try:
-                await self._between_polls(self._require().commit, partitions)
+                await self._committed_soon(partitions)
             except BrokerError as raised:
                 error = raised
                 self._uncommitted |= partitions
@@ -224,6 +236,19 @@ class KafkaSource:
                     future.set_result(None)
                 else:
                     future.set_exception(error)
+
+    async def _committed_soon(self, partitions: set[int]) -> None:
+        """Commit; while the group rebalances, again, for those partitions that stay."""
+        deadline = time.monotonic() + CALL_S
+        while True:
+            try:
+                await self._between_polls(self._require().commit, partitions)
+            except RebalancingError:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(_REBALANCE_PAUSE_S)
+            else:
+                return
 
     async def _note_long_attempts(self) -> None:
         while True:

@@ -21,6 +21,16 @@ if TYPE_CHECKING:
     from triggers.spec.brokers import KafkaTopic
 
 CALL_S: Final = 10.0
+
+
+class RebalancingError(BrokerUnavailableError):
+    """The group shares out its partitions anew: the same call succeeds soon, or the partition is gone."""
+
+
+_REBALANCING: Final = {
+    KafkaError.REBALANCE_IN_PROGRESS, KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID,
+    KafkaError._ASSIGNMENT_LOST,  # noqa: SLF001
+}  # fmt: skip
 _MISCONFIGURED: Final = {
     KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError.TOPIC_AUTHORIZATION_FAILED,  # noqa: SLF001
     KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED,
@@ -68,6 +78,8 @@ def error_of(error: KafkaError, topic: str) -> BrokerError:
     text = " ".join(error.str().split())[:200]
     if error.code() in _MISCONFIGURED:
         return BrokerMisconfiguredError(f"{topic}: Kafka answers {error.name()}: {text}")
+    if error.code() in _REBALANCING:
+        return RebalancingError(f"{topic}: Kafka shares out the partitions anew ({error.name()})")
     if error.code() in _REFUSED:
         return MessageRefusedError(f"{topic}: Kafka does not take the message: {error.name()}")
     return BrokerUnavailableError(f"{topic}: Kafka cannot be reached ({error.name()}: {text})")

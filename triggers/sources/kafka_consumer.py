@@ -95,7 +95,7 @@ class GroupMember:
         """
         future: Future[T] = Future()
         self._calls.put((call, future))
-        if self._stopping.is_set():
+        if self._stopping.is_set() or not self.joined:
             self._run_calls()
         return future
 
@@ -112,6 +112,11 @@ class GroupMember:
                 future.set_result(call())
             except Exception as error:  # noqa: BLE001 - raised where the result is awaited
                 future.set_exception(error)
+
+    @property
+    def joined(self) -> bool:
+        """Whether it has asked to be a member."""
+        return self._thread.ident is not None
 
     def start(self) -> None:
         """Join the group."""

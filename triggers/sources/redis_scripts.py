@@ -28,16 +28,16 @@ RECEIVE: Final = (
 -- Returns entries {id, fields, count}, the last delivered id, ms until the next one is due (-1: none).
 local consumer, limit, lease = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local entries = {}
-local function lend(id, fields)
+local function lend(id, fields, count)
   redis.call('ZADD', lent, now + lease, id)
-  entries[#entries + 1] = {id, fields, delivered(id)}
+  entries[#entries + 1] = {id, fields, count}
 end
 for _, set in ipairs({delayed, lent}) do
   if #entries < limit then
     for _, id in ipairs(redis.call('ZRANGEBYSCORE', set, '-inf', now, 'LIMIT', 0, limit - #entries)) do
       redis.call('ZREM', set, id)
       local claimed = redis.call('XCLAIM', stream, group, consumer, 0, id)
-      if claimed[1] and claimed[1][2] then lend(id, claimed[1][2]) end
+      if claimed[1] and claimed[1][2] then lend(id, claimed[1][2], delivered(id)) end
     end
   end
 end
@@ -45,9 +45,10 @@ if #entries < limit then
   local read =
     redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', limit - #entries, 'STREAMS', stream, '>')
   if read then
-    for _, entry in ipairs(read[1][2]) do lend(entry[1], entry[2]) end
+    for _, entry in ipairs(read[1][2]) do lend(entry[1], entry[2], 1) end
   end
 end
+if #entries > 0 then return {entries, '', 0} end
 local last = '0-0'
 for _, info in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
   local of = {}

@@ -124,6 +124,8 @@ class RedisStreamSource:
         self._scripts: dict[str, Any] = {}
         self._adopted_at: float | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._acknowledging: list[tuple[Sequence[Message], asyncio.Future[set[bytes]]]] = []
+        self._acknowledger: asyncio.Task[None] | None = None
 
     @property
     def _stream(self) -> str:
@@ -243,8 +245,33 @@ class RedisStreamSource:
         return [message for message in messages if _receipt(message)[0] in lost]
 
     async def acknowledge(self, messages: Sequence[Message]) -> Sequence[Message]:
-        """XACK those that are lent to us."""
-        return await self._settle(redis_scripts.ACKNOWLEDGE, int(self._connection.spec.delete_done), messages)
+        """XACK those that are lent to us, together with what others acknowledge while a call is under way."""
+        waiting = asyncio.get_running_loop().create_future()
+        self._acknowledging.append((messages, waiting))
+        if self._acknowledger is None or self._acknowledger.done():
+            self._acknowledger = asyncio.create_task(self._acknowledge_all())
+        lost: set[bytes] = await waiting
+        return [message for message in messages if _receipt(message)[0] in lost]
+
+    async def _acknowledge_all(self) -> None:
+        while self._acknowledging:
+            asked, self._acknowledging = self._acknowledging, []
+            together = [message for messages, _ in asked for message in messages]
+            lost: set[bytes] = set()
+            error: BrokerError | None = None
+            try:
+                own = int(self._connection.spec.delete_done)
+                found = await self._settle(redis_scripts.ACKNOWLEDGE, own, together)
+                lost = {_receipt(message)[0] for message in found}
+            except BrokerError as raised:
+                error = raised
+            for _, future in asked:
+                if future.cancelled():
+                    continue
+                if error is None:
+                    future.set_result(lost)
+                else:
+                    future.set_exception(error)
 
     async def retry(self, message: Message, delay_s: float) -> None:
         """The entry stays pending; the server keeps when it is due, and counts the attempts."""
