@@ -101,6 +101,7 @@ class TraceSource:
         if self.history is not None:
             if not self.history.is_file():
                 raise ExperimentError(f"{self.history}: there is no such file")
+            self.measured_cold_start_s()  # refuses what is no history, which would look like no demand
             minutes = history_database.read_minutes(self.history, self.key, since)
         else:
             assert self.prometheus is not None
