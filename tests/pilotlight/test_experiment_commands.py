@@ -83,7 +83,7 @@ def test_a_recommendation_is_a_warm_pool_that_can_be_applied(cli: Cli, tmp_path)
     trace.write_text("timestamp,service_s\n" + "\n".join(f"{row},4" for row in rows) + "\n")
 
     ran = cli.run("experiment", "recommend", str(trace), "--target", "generate-support", "--load-s", "60",
-                  "--start", "2026-03-02T09:00:00Z", "--concurrency", "4")  # fmt: skip
+                  "--start", "2026-03-02T09:00:00Z", "--concurrency", "4", timeout=200)  # fmt: skip
 
     assert ran.returncode == 0, ran.stderr
     pool = yaml.safe_load(ran.stdout)
@@ -138,7 +138,9 @@ def test_a_recommendation_is_printed_as_json_with_today_and_the_objective(cli: C
     today = tmp_path / "today.yaml"
     today.write_text(yaml.safe_dump(scaled_object(cron())))
 
-    ran = cli.run("experiment", "recommend", str(trace), "--ttft-p95", "5", "--today", str(today), "--json")
+    ran = cli.run(
+        "experiment", "recommend", str(trace), "--ttft-p95", "5", "--today", str(today), "--json", timeout=200
+    )
 
     found = json.loads(ran.stdout)
     assert found["objective"] == "a p95 TTFT of at most 5 s"
