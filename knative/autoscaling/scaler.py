@@ -201,4 +201,9 @@ def reconcile(
         reason=reason,
         message=message,
     )
-    return after, ScalerResult(scaled.replicas, mode, scaled.recheck_at)
+    recheck_at = scaled.recheck_at
+    if recheck_at is not None and state.active is ActiveStatus.UNKNOWN and active is ActiveStatus.TRUE:
+        # Activated without any demand, a floor that was withdrawn while its replica started: it may go to
+        # zero after a window. On a cluster the change of the status brings the next reconcile.
+        recheck_at = now + spec.autoscaling.window_s
+    return after, ScalerResult(scaled.replicas, mode, recheck_at)

@@ -120,7 +120,7 @@ def replay(
     results = read_results(folder / RESULTS)
     used = model_used(results, source, None if given is None else (*given, str(calibration)))
     compared = [] if used is None else compare_with_simulation(results, used.service, used.replica, listed)
-    if used is not None:
+    if used is not None and compared:
         write(folder, results.header, compared, used)
     if as_json:
         typer.echo(json.dumps(to_json(results.header, compared, used), indent=2))

@@ -19,11 +19,12 @@ def show(
     results: ReplayResults, compared: Sequence[ArmComparison], model: ModelUsed | None, prices: PriceList
 ) -> None:
     """Print measured and simulated figures side by side."""
-    if model is None:
+    if model is None or not compared:
         answered = sum(request.error is None for request in results.requests)
+        why = "; too few are known to be warm for a simulation: give --calibration, or replay more"
         typer.echo(
-            f"{answered:,} of {len(results.requests):,} requests were answered; too few are known to be warm "
-            "for a simulation: give --calibration, or replay more"
+            f"{answered:,} of {len(results.requests):,} requests were answered"
+            + (why if model is None and answered else "")
         )
         return
     table = Table(box=None, pad_edge=False, header_style="bold")

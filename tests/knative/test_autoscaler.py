@@ -184,6 +184,25 @@ def test_after_a_floor_is_lowered_the_windows_decide():
     assert machine.decisions[-1][0] - lowered <= 35
 
 
+def test_a_floor_that_is_withdrawn_while_its_replica_starts_is_gone_a_window_after_that_is_ready():
+    machine = Machine(start_s=float("inf"))
+    machine.add(remembered=0)
+    machine.autoscaler.set_revision(machine.make(min_scale=1))
+    machine.settle()
+    machine.run(5)
+    machine.autoscaler.set_revision(machine.make())
+    machine.settle()
+    machine.run(20)
+    assert machine.decision.active is ActiveStatus.UNKNOWN
+    machine.start_s = 0.0  # now it is ready
+    machine.settle()
+    assert (machine.decision.replicas, machine.decision.active) == (1, ActiveStatus.TRUE)
+    machine.run(59)
+    assert machine.decision.replicas == 1
+    machine.run(12)
+    assert machine.decision.replicas == 0
+
+
 def test_an_unreachable_revision_ignores_its_floor():
     machine = Machine(min_scale=4, reachable=False)
     machine.add(remembered=0)
