@@ -221,16 +221,13 @@ class NatsSource:
             receipt=raw,
         )
 
-    async def _answer(self, raws: Sequence[Msg], answer: bytes, *, confirmed: bool = False) -> None:
+    async def _answer(self, raws: Sequence[Msg], answer: bytes) -> None:
         """Answer deliveries; their reply subjects stay valid on a new connection."""
         client = self._connection.client
         with translated(self._spec.stream):
-            if confirmed:
-                await asyncio.gather(*(client.request(raw.reply, answer, timeout=_CALL_S) for raw in raws))
-            else:
-                for raw in raws:
-                    await client.publish(raw.reply, answer)
-                await client.flush(timeout=round(_CALL_S))
+            for raw in raws:
+                await client.publish(raw.reply, answer)
+            await client.flush(timeout=round(_CALL_S))
 
     def _settle(self, messages: Sequence[Message]) -> None:
         for message in messages:
@@ -238,10 +235,19 @@ class NatsSource:
                 self._order.settle(message.group, _sequence(_raw(message)))
 
     async def acknowledge(self, messages: Sequence[Message]) -> Sequence[Message]:
-        """Confirmed by the server, which takes answers to earlier deliveries as well: none is returned."""
-        await self._answer([_raw(message) for message in messages], b"+ACK", confirmed=True)
+        """Confirmed by the server, which is silent about messages that it no longer counts as lent."""
+        client = self._connection.client
+        calls = (client.request(_raw(one).reply, b"+ACK", timeout=_CALL_S) for one in messages)
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        lost = []
+        for message, result in zip(messages, results, strict=True):
+            if isinstance(result, TimeoutError) and client.is_connected:
+                lost.append(message)
+            elif isinstance(result, BaseException):
+                with translated(self._spec.stream):
+                    raise result
         self._settle(messages)
-        return []
+        return lost
 
     async def retry(self, message: Message, delay_s: float) -> None:
         """The server delivers it again after the delay, and counts the delivery."""
