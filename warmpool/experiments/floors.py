@@ -66,7 +66,7 @@ class FloorPolicy(Protocol):
         """Take in up to so many seconds without any request; returns after how many it must be asked."""
 
     def decide(self, now: float) -> tuple[Floor, float]:
-        """The floor at `now` and the instant at which it may be another without any demand."""
+        """The floor at `now`, and when it may be another without demand and without `idle` saying so."""
 
 
 @dataclass(slots=True)
@@ -295,7 +295,7 @@ class ForecastFloor:
             wanted = min(wanted, max(self._floor.replicas, self._peak))
             if wanted != self._floor.replicas:
                 self._floor = Floor.of(wanted)
-        return self._floor, (self._move_at if self._floor.replicas else NEVER)
+        return self._floor, NEVER  # `idle` knows when it falls
 
 
 class SeriesFloor:

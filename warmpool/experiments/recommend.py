@@ -28,7 +28,7 @@ from warmpool.experiments.candidates import Candidate
 from warmpool.experiments.errors import ExperimentError
 from warmpool.experiments.floors import FixedFloor, FloorPolicy, ForecastFloor, PoolFloor, Second
 from warmpool.experiments.result import Result
-from warmpool.experiments.simulator import FunctionSimulation, Load, Replica
+from warmpool.experiments.simulator import Load, Replica, simulate
 
 Floats = npt.NDArray[np.float64]
 
@@ -429,10 +429,7 @@ def _policy(spec: WarmPoolTemplate, start: datetime, replica: Replica) -> FloorP
 
 
 def _simulate(load: Load, policy: FloorPolicy, replica: Replica) -> Result:
-    simulation = FunctionSimulation(load, replica, policy)
-    while not simulation.finished:
-        simulation.step()
-    return simulation.result()
+    return simulate(load, replica, policy)
 
 
 def _judge(name: str, days: _Days, policy: FloorPolicy, replica: Replica) -> Judged:

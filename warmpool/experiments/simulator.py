@@ -227,9 +227,7 @@ class FunctionSimulation:
     def _quiet_until(self) -> float:
         """Until when nothing can happen without a request, on a whole second."""
         arrival = float(self._arrivals[self._arrived]) if self._arrived < self._known else _NEVER
-        # A floor that moves by demand alone is asked by `idle`; one with an instant of its own at that.
-        until = _NEVER if self._policy.drains else self._floor_until
-        until = min(arrival, until, self._horizon, self._end)
+        until = min(arrival, self._floor_until, self._horizon, self._end)
         if self._upstream_ended and arrival == _NEVER and self._floor.replicas and not self._policy.drains:
             until = min(until, math.ceil(self._charged_until))
         if math.floor(until) <= self.now:
