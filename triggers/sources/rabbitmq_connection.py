@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from triggers.spec.brokers import RabbitmqQueue
 
 CALL_S: Final = 10.0
+_CONNECTION: Final = re.compile(r"<\w+: \"amqps?://[^>]*>")
+"""How the client shows a connection: with its user and its address in memory."""
 
 for _name in ("aiormq", "aio_pika"):
     # They log a stack for every connection that breaks; the dispatcher says so in one line.
@@ -57,7 +60,8 @@ def translated(queue: str) -> Iterator[None]:
 
 
 def _line(error: BaseException) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__)[:200]
+    text = _CONNECTION.sub("the connection", " ".join(str(error).split()))
+    return (text or type(error).__name__)[:200]
 
 
 class RabbitmqConnection:
