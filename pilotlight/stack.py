@@ -9,7 +9,7 @@ import contextlib
 import math
 import os
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ from pilotlight.dispatching import Dispatching, EmbeddedSqs, validate_trigger
 from warmpool.adapters.clock import SystemClock
 from warmpool.adapters.exposition import MetricsPage
 from warmpool.adapters.history import SqliteHistory
+from warmpool.adapters.metrics import MetricsCollector
 from warmpool.adapters.phases import HttpPhases
 from warmpool.adapters.price_file import packaged_prices
 from warmpool.adapters.prometheus_api import PrometheusServer
@@ -109,6 +110,7 @@ async def running(config: StackConfig) -> AsyncIterator[Stack]:
     """
     admin_key = secrets.token_urlsafe(32)
     dispatching = Dispatching(config.state_dir)
+    pages: list[Callable[[], str]] = [dispatching.render]
     platform = Platform(
         PlatformConfig(
             state_dir=config.state_dir,
@@ -122,7 +124,7 @@ async def running(config: StackConfig) -> AsyncIterator[Stack]:
             allowed_origins=_listed(config.env.get(env_vars.ALLOWED_ORIGINS)),
             progress_s=_progress_seconds(config.env),
             validating={WARM_POOL: _validate_pool, TRIGGER: validate_trigger},
-            more_metrics=dispatching.render,
+            more_metrics=lambda: "".join(page() for page in pages),
         )
     )
     try:
@@ -132,7 +134,7 @@ async def running(config: StackConfig) -> AsyncIterator[Stack]:
     try:
         async with (
             Cluster.from_kubeconfig(platform.kubeconfig) as cluster,
-            _controlling(platform, cluster, config, admin_key),
+            _controlling(platform, cluster, config, admin_key, pages),
             EmbeddedSqs(config.state_dir, os.environ, config.sqs) as sqs,
             dispatching.running(cluster, platform.gateway_url, sqs),
         ):
@@ -165,9 +167,16 @@ def _validate_pool(obj: Object, old: Object | None) -> AdmissionResponse:
 
 @asynccontextmanager
 async def _controlling(
-    platform: Platform, cluster: Cluster, config: StackConfig, admin_key: str
+    platform: Platform,
+    cluster: Cluster,
+    config: StackConfig,
+    admin_key: str,
+    pages: list[Callable[[], str]],
 ) -> AsyncIterator[None]:
-    """The warm-pool controller, with what this machine can tell it: demand, history, the replicas' warmth."""
+    """The warm-pool controller, with what this machine can tell it: demand, history, the replicas' warmth.
+
+    Its metrics are added to `pages`.
+    """
     stop = asyncio.Event()
     with contextlib.closing(SqliteHistory(config.state_dir / "warmpool.db")) as history:
         controller = Controller(
@@ -181,6 +190,8 @@ async def _controlling(
             warmth_client=HttpWarmthClient(cluster, admin_key),
             phases=HttpPhases(cluster),
         )
+        collector = MetricsCollector(controller)
+        pages.append(lambda: collector.render().decode())
         task = asyncio.create_task(controller.run(stop), name="warm-pool controller")
         try:
             yield

@@ -2,9 +2,10 @@
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -40,8 +41,17 @@ async def metrics_page() -> AsyncIterator[Page]:
 
 
 @asynccontextmanager
-async def prometheus(folder: Path, port: int, target: str, data: Path | None = None) -> AsyncIterator[str]:
-    """A Prometheus that scrapes `target` ten times a second; its URL. It has the blocks of `data`."""
+async def prometheus(
+    folder: Path,
+    port: int,
+    target: str,
+    data: Path | None = None,
+    more: Sequence[Mapping[str, Any]] = (),
+) -> AsyncIterator[str]:
+    """A Prometheus that scrapes `target` ten times a second; its URL.
+
+    It has the blocks of `data`, and scrapes what the configurations `more` say.
+    """
     host, _, path = target.removeprefix("http://").partition("/")
     folder.mkdir()
     (folder / "prometheus.yml").write_text(
@@ -53,7 +63,8 @@ async def prometheus(folder: Path, port: int, target: str, data: Path | None = N
                         "job_name": "page",
                         "metrics_path": f"/{path}",
                         "static_configs": [{"targets": [host]}],
-                    }
+                    },
+                    *more,
                 ],
             }
         )
