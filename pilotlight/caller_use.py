@@ -2,8 +2,7 @@
 
 import asyncio
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,10 @@ from knative.client.cluster import Cluster
 from knative.client.resources import POD
 from knative.labels import PORT_ANNOTATION
 from pilotlight import metrics_page
-from pilotlight.cost_account import CallerUse
+from pilotlight.cost_account import KEY_REQUESTS, KEY_TOKENS, CallerUse, uses_of
+from pilotlight.metric_samples import Sample
 from warmpool.adapters.prometheus_api import PrometheusServer
 
-_REQUESTS = "pilotlight_key_requests_total"
-_TOKENS = "pilotlight_key_tokens_total"
 _CONTAINER_PORT = 8080
 
 
@@ -32,7 +30,9 @@ async def of_running_replicas(cluster: Cluster) -> list[CallerUse]:
     return [
         use
         for namespace, samples in zip(spaces, found, strict=True)
-        for use in _uses((name, {**labels, "namespace": namespace}, value) for name, labels, value in samples)
+        for use in uses_of(
+            (name, {**labels, "namespace": namespace}, value) for name, labels, value in samples
+        )
     ]
 
 
@@ -48,27 +48,14 @@ async def of_prometheus(server: PrometheusServer, since: datetime, now: datetime
         PrometheusError: it does not answer.
     """
     seconds = max(60, int((now - since).total_seconds()))
-    samples: list[metrics_page.Sample] = []
+    samples: list[Sample] = []
     async with server.session() as session:
-        for name in (_REQUESTS, _TOKENS):
+        for name in (KEY_REQUESTS, KEY_TOKENS):
             query = f"sum by (namespace, stage, key, team) (increase({name}[{seconds}s]))"
             parameters = {"query": query, "time": f"{now.timestamp():.3f}"}
             _, result = await server.query(session, "query", parameters)
             samples += [(name, row["metric"], float(row["value"][1])) for row in result]
-    return _uses(samples)
-
-
-def _uses(samples: Iterable[metrics_page.Sample]) -> list[CallerUse]:
-    counts: defaultdict[tuple[str, str, str, str], dict[str, float]] = defaultdict(
-        lambda: {_REQUESTS: 0.0, _TOKENS: 0.0}
-    )
-    for name, labels, value in samples:
-        if name in {_REQUESTS, _TOKENS}:
-            who = tuple(labels.get(label, "") for label in ("namespace", "stage", "key", "team"))
-            counts[who[0], who[1], who[2], who[3]][name] += value
-    return [
-        CallerUse(*who, requests=count[_REQUESTS], tokens=count[_TOKENS]) for who, count in counts.items()
-    ]
+    return uses_of(samples)
 
 
 def _logged(namespace: str, file: Path) -> Iterator[CallerUse]:

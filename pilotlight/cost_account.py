@@ -5,12 +5,18 @@ divided as well: it was held for those who call.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
-from typing import Literal
+from typing import Any, Literal
+
+from knative.labels import AGENT_LABEL
+from pilotlight.metric_samples import Sample
 
 By = Literal["service", "agent", "key", "team"]
+KEY_REQUESTS = "pilotlight_key_requests_total"
+KEY_TOKENS = "pilotlight_key_tokens_total"
 NOBODY = "(no key)"
 """The share of a Service that no request with a key has used."""
 
@@ -49,6 +55,42 @@ class CostShare:
     currency: str
     requests: float
     tokens: float
+
+
+def uses_of(samples: Iterable[Sample]) -> list[CallerUse]:
+    """What callers used, as samples of replicas say that carry a `namespace` label."""
+    counts: defaultdict[tuple[str, str, str, str], dict[str, float]] = defaultdict(
+        lambda: {KEY_REQUESTS: 0.0, KEY_TOKENS: 0.0}
+    )
+    for name, labels, value in samples:
+        if name in {KEY_REQUESTS, KEY_TOKENS}:
+            who = tuple(labels.get(label, "") for label in ("namespace", "stage", "key", "team"))
+            counts[who[0], who[1], who[2], who[3]][name] += value
+    return [
+        CallerUse(*who, requests=count[KEY_REQUESTS], tokens=count[KEY_TOKENS])
+        for who, count in counts.items()
+    ]
+
+
+def service_costs(
+    pools: Iterable[Mapping[str, Any]], services: Iterable[Mapping[str, Any]]
+) -> tuple[list[ServiceCost], datetime | None]:
+    """What each pool has cost as its status says, and when the earliest of their periods began."""
+    agents = {
+        (meta["namespace"], meta["name"]): str((meta.get("labels") or {}).get(AGENT_LABEL, ""))
+        for meta in (service["metadata"] for service in services)
+    }
+    found: list[ServiceCost] = []
+    begun: list[datetime] = []
+    for pool in pools:
+        namespace, target = pool["metadata"]["namespace"], str((pool.get("spec") or {}).get("target", ""))
+        account = (pool.get("status") or {}).get("cost") or {}
+        if "toDate" not in account:
+            continue
+        begun += [datetime.fromisoformat(account["periodStart"])] if "periodStart" in account else []
+        amount, currency = Decimal(str(account["toDate"])), str(account.get("currency", ""))
+        found.append(ServiceCost(namespace, target, agents.get((namespace, target), ""), amount, currency))
+    return found, min(begun, default=None)
 
 
 def shares(costs: Iterable[ServiceCost], uses: Iterable[CallerUse], by: By) -> list[CostShare]:

@@ -23,6 +23,7 @@ from pilotlight.compile import NO_IMAGE
 from pilotlight.compile_access import STAGE_TOKEN_VOLUME, stage_token_secret
 from pilotlight.doctor.serving_checks import SERVING_NAMESPACE
 from pilotlight.doctor.serving_checks import patch as flags_patch
+from pilotlight.readiness import Readiness, ready_condition
 
 FIELD_MANAGER = "pilotlight-deploy"
 
@@ -38,21 +39,6 @@ class Applied:
     namespace: str
     outcome: str
     """`created`, `configured` or `unchanged`."""
-
-
-@dataclass(frozen=True)
-class Readiness:
-    """The Ready condition of one Service; `status` is True, False or Unknown as Kubernetes writes it."""
-
-    name: str
-    status: str
-    reason: str
-    message: str
-
-    @property
-    def failed(self) -> bool:
-        """Ready is False: Knative has given up for now."""
-        return self.status == "False"
 
 
 class DeployError(RuntimeError):
@@ -218,20 +204,6 @@ async def delete(cluster: Cluster, objects: Sequence[dict[str, Any]]) -> list[st
 async def readiness(cluster: Cluster, name: str, namespace: str) -> Readiness:
     """The Ready condition of a Service as it stands."""
     return ready_condition(await cluster.get(SERVICE, name, namespace))
-
-
-def ready_condition(service: dict[str, Any]) -> Readiness:
-    """The Ready condition in a Service object; Unknown while its latest generation is unobserved."""
-    name = service["metadata"]["name"]
-    status = service.get("status", {})
-    if status.get("observedGeneration") != service["metadata"].get("generation"):
-        return Readiness(name, "Unknown", "Outdated", "the latest change has not been seen yet")
-    for condition in status.get("conditions", ()):
-        if condition["type"] == "Ready":
-            return Readiness(
-                name, condition["status"], condition.get("reason", ""), condition.get("message", "")
-            )
-    return Readiness(name, "Unknown", "", "")
 
 
 async def watch_until_ready(

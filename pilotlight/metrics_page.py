@@ -1,17 +1,20 @@
 """Reads Prometheus pages: the platform's, and those of replicas."""
 
+import asyncio
 import base64
 import ssl
-from collections.abc import Mapping
+from collections.abc import Collection
 from pathlib import Path
 
 import aiohttp
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-Sample = tuple[str, Mapping[str, str], float]
-"""Name, labels and value."""
+from pilotlight.metric_samples import Sample
+
 _TIMEOUT = aiohttp.ClientTimeout(total=1)
+_LARGE = 200_000
+"""Characters from which on parsing would hold up what else runs in this process."""
 
 
 def api_server(path: Path) -> tuple[str, ssl.SSLContext]:
@@ -25,8 +28,14 @@ def api_server(path: Path) -> tuple[str, ssl.SSLContext]:
     return str(cluster["server"]).rstrip("/"), trust
 
 
-async def read(http: aiohttp.ClientSession, url: str) -> list[Sample]:
-    """The samples at a URL; none where no page of metrics is served within a second."""
+async def read(http: aiohttp.ClientSession, url: str, names: Collection[str] | None = None) -> list[Sample]:
+    """The samples at a URL; none where no page of metrics is served within a second.
+
+    Args:
+        http: the client.
+        url: of the page.
+        names: of the samples to read; None reads all. A large page is read in a thread of its own.
+    """
     try:
         async with http.get(url, timeout=_TIMEOUT) as response:
             if response.status != 200:
@@ -34,6 +43,15 @@ async def read(http: aiohttp.ClientSession, url: str) -> list[Sample]:
             text = await response.text()
     except (aiohttp.ClientError, TimeoutError):
         return []
+    if len(text) > _LARGE:
+        return await asyncio.to_thread(_samples, text, names)
+    return _samples(text, names)
+
+
+def _samples(text: str, names: Collection[str] | None) -> list[Sample]:
+    if names is not None:  # before they are parsed, which is what takes long
+        begins = tuple(name + end for name in names for end in "{ ")
+        text = "".join(line for line in text.splitlines(keepends=True) if line.startswith(begins))
     try:
         families = list(text_string_to_metric_families(text))
     except ValueError:  # a container's /metrics may be anything

@@ -6,7 +6,7 @@ from typing import Any
 
 from knative.autoscaling.annotations import SCALE_DOWN_DELAY, WINDOW
 from knative.literals import parse_duration
-from pilotlight.metrics_page import Sample
+from pilotlight.metric_samples import Sample
 
 DEFAULT_WINDOW_S = 60.0
 DEFAULT_GRACE_S = 30.0
@@ -44,6 +44,31 @@ def service_warnings(
     found += _given_up(own, start_s)
     found += _kept_awake(own)
     return found
+
+
+def kept_by(namespace: str, service: str, samples: Iterable[Sample]) -> str:
+    """The requests that have kept a Service's replicas for the last five minutes; empty without any.
+
+    Scrapes, probes and health checks keep a Service from scaling to zero as any request does.
+
+    Args:
+        namespace: the Service's.
+        service: its name.
+        samples: of the platform's metrics.
+    """
+    calls: dict[tuple[str, str, str], float] = {}
+    for name, labels, value in samples:
+        if name == RECENT and (labels["namespace"], labels["service"]) == (namespace, service):
+            key = labels["method"], labels["path"], labels["user_agent"]
+            calls[key] = calls.get(key, 0.0) + value
+    if not calls:
+        return ""
+    (method, path, agent), number = max(calls.items(), key=lambda item: item[1])
+    what = f"{method} {path}" if path else "many kinds"
+    by = f" by {agent}" if agent else ""
+    others = sum(calls.values()) - number
+    more = f", and {others:.0f} others" if others else ""
+    return f"requests: {what}{by}, {number:.0f} in 5 minutes{more}"
 
 
 def _start_seconds(pool: Mapping[str, Any] | None, samples: Iterable[Sample]) -> float | None:

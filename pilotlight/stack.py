@@ -14,6 +14,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
 from knative import env_vars
 from knative.client.cluster import Cluster
 from knative.client.errors import Cause
@@ -21,6 +24,9 @@ from knative.client.resources import TRIGGER, WARM_POOL, Object
 from knative.local.apiserver.admission.validating_function import AdmissionResponse
 from knative.local.platform.config import PlatformConfig, PlatformError
 from knative.local.platform.platform import Platform
+from pilotlight.dashboard.app import Dashboard
+from pilotlight.dashboard.gather import Gatherer
+from pilotlight.dashboard.tokens import kept_token
 from pilotlight.dispatching import Dispatching, EmbeddedSqs, validate_trigger
 from warmpool.adapters.clock import SystemClock
 from warmpool.adapters.exposition import MetricsPage
@@ -35,6 +41,8 @@ from warmpool.adapters.waker import HttpWaker
 from warmpool.controller import Controller
 from warmpool.domain.admission import review_pool
 
+DASHBOARD_TOKEN = "dashboard-token"  # noqa: S105  # the file's name
+"""In the state folder: what opens the dashboard. It outlives a restart, and so does the page's link."""
 # What a replica inherits besides PATH and HOME: where S3 is, who we are there, and engine settings.
 _INHERITED = (
     "AWS_",
@@ -84,11 +92,27 @@ class Stack:
 
     platform: Platform
     cluster: Cluster
+    dashboard_token: str
+
+    @property
+    def dashboard_url(self) -> str:
+        """The page, with the token that opens it: browsers send nothing of what is behind the #."""
+        return f"{self.platform.api_url}/ui/#token={self.dashboard_token}"
 
     @property
     def gateway_url(self) -> str:
         """Where function URLs answer."""
         return self.platform.gateway_url
+
+
+class _Page:
+    """What answers below `/ui`: the dashboard, once it runs."""
+
+    def __init__(self) -> None:
+        self.app: ASGIApp = PlainTextResponse("the platform is starting", 503)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app(scope, receive, send)
 
 
 def _listed(value: str | None) -> tuple[str, ...]:
@@ -110,7 +134,8 @@ async def running(config: StackConfig) -> AsyncIterator[Stack]:
     """
     admin_key = secrets.token_urlsafe(32)
     dispatching = Dispatching(config.state_dir)
-    pages: list[Callable[[], str]] = [dispatching.render]
+    metrics: list[Callable[[], str]] = [dispatching.render]
+    page = _Page()
     platform = Platform(
         PlatformConfig(
             state_dir=config.state_dir,
@@ -124,7 +149,8 @@ async def running(config: StackConfig) -> AsyncIterator[Stack]:
             allowed_origins=_listed(config.env.get(env_vars.ALLOWED_ORIGINS)),
             progress_s=_progress_seconds(config.env),
             validating={WARM_POOL: _validate_pool, TRIGGER: validate_trigger},
-            more_metrics=lambda: "".join(page() for page in pages),
+            more_metrics=lambda: "".join(text() for text in metrics),
+            pages=page,
         )
     )
     try:
@@ -138,7 +164,13 @@ async def running(config: StackConfig) -> AsyncIterator[Stack]:
             EmbeddedSqs(config.state_dir, os.environ, config.sqs) as sqs,
             dispatching.running(cluster, platform.gateway_url, sqs),
         ):
-            yield Stack(platform, cluster)
+            token = kept_token(config.state_dir / DASHBOARD_TOKEN)
+            gatherer = Gatherer(cluster, f"{platform.api_url}/metrics")
+            page.app = Dashboard(
+                gatherer, lambda: {token: "write"}, operator=cluster, hosts=platform.config.hosts
+            )
+            async with gatherer.running():
+                yield Stack(platform, cluster, token)
     finally:
         await platform.stop()
 
@@ -191,7 +223,7 @@ async def _controlling(
             phases=HttpPhases(cluster),
         )
         collector = MetricsCollector(controller)
-        pages.append(lambda: collector.render().decode())
+        metrics.append(lambda: collector.render().decode())
         task = asyncio.create_task(controller.run(stop), name="warm-pool controller")
         try:
             yield

@@ -1,6 +1,6 @@
 """What `pilotlight status` prints: each Service, its replicas, and what keeps them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,12 @@ from knative.client.cluster import Cluster
 from knative.client.errors import NotFound
 from knative.client.resources import POD, POD_AUTOSCALER, REVISION, SERVICE, WARM_POOL
 from knative.labels import SERVICE_LABEL
-from pilotlight import deploy, kubeconfig, metrics_page, terminal
+from pilotlight import kubeconfig, metrics_page, terminal
 from pilotlight.gateway import running_gateway
+from pilotlight.metric_samples import Sample
+from pilotlight.readiness import pod_is_ready, ready_condition
 from pilotlight.service_urls import reachable_url
-from pilotlight.service_warnings import RECENT, service_warnings
+from pilotlight.service_warnings import kept_by, service_warnings
 
 
 async def status(named: Path | None, state: Path | None, console: Console | None = None) -> None:
@@ -51,9 +53,7 @@ async def status(named: Path | None, state: Path | None, console: Console | None
             )
 
 
-async def _warnings(
-    cluster: Cluster, service: dict[str, Any], samples: Iterable[metrics_page.Sample]
-) -> list[str]:
+async def _warnings(cluster: Cluster, service: dict[str, Any], samples: Iterable[Sample]) -> list[str]:
     meta = service["metadata"]
     try:
         pool = (await cluster.get(WARM_POOL, meta["name"], meta["namespace"])).get("status")
@@ -62,15 +62,13 @@ async def _warnings(
     return service_warnings(service, pool, samples)
 
 
-async def _row(
-    cluster: Cluster, service: dict[str, Any], samples: Iterable[metrics_page.Sample]
-) -> tuple[str, ...]:
+async def _row(cluster: Cluster, service: dict[str, Any], samples: Iterable[Sample]) -> tuple[str, ...]:
     meta = service["metadata"]
     namespace, name = meta["namespace"], meta["name"]
-    ready = deploy.ready_condition(service)
+    ready = ready_condition(service)
     revision = service.get("status", {}).get("latestReadyRevisionName")
     pods = await cluster.list(POD, namespace, label_selector=f"{SERVICE_LABEL}={name}")
-    hot = sum(_is_ready(pod) for pod in pods)
+    hot = sum(pod_is_ready(pod) for pod in pods)
     desired = floor = "-"
     if revision:
         try:
@@ -91,35 +89,4 @@ async def _row(
     else:
         reasons = [str(pool.get("reason", "")), kept_by(namespace, name, samples) if pods else ""]
         why = "; ".join(filter(None, reasons))
-    state = {"True": "yes", "False": "no"}.get(ready.status, "not yet")
-    return f"{namespace}/{name}", state, f"{hot}/{len(pods)}", desired, floor, why
-
-
-def kept_by(namespace: str, service: str, samples: Iterable[metrics_page.Sample]) -> str:
-    """The requests that have kept a Service's replicas for the last five minutes; empty without any.
-
-    Scrapes, probes and health checks keep a Service from scaling to zero as any request does.
-
-    Args:
-        namespace: the Service's.
-        service: its name.
-        samples: of the platform's metrics.
-    """
-    calls: dict[tuple[str, str, str], float] = {}
-    for name, labels, value in samples:
-        if name == RECENT and (labels["namespace"], labels["service"]) == (namespace, service):
-            key = labels["method"], labels["path"], labels["user_agent"]
-            calls[key] = calls.get(key, 0.0) + value
-    if not calls:
-        return ""
-    (method, path, agent), number = max(calls.items(), key=lambda item: item[1])
-    what = f"{method} {path}" if path else "many kinds"
-    by = f" by {agent}" if agent else ""
-    others = sum(calls.values()) - number
-    more = f", and {others:.0f} others" if others else ""
-    return f"requests: {what}{by}, {number:.0f} in 5 minutes{more}"
-
-
-def _is_ready(pod: Mapping[str, Any]) -> bool:
-    conditions = pod.get("status", {}).get("conditions", ())
-    return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
+    return f"{namespace}/{name}", ready.shown, f"{hot}/{len(pods)}", desired, floor, why

@@ -76,6 +76,7 @@ async def up(config: stack.StackConfig, agents: Sequence[Agent], console: Consol
                 console.print("[bold]pilotlight[/] runs", highlight=False)
                 console.print(f"  functions  {running.gateway_url}")
                 console.print(f"  api        {running.platform.api_url}  (GPU slots: {config.gpus})")
+                console.print(f"  dashboard  {running.dashboard_url}", soft_wrap=True, highlight=False)
                 console.print(f"  limits     {running.platform.limits}")
                 console.print(f"  export KUBECONFIG={running.platform.kubeconfig}", soft_wrap=True)
                 deploying = asyncio.create_task(_deploy(running, agents, console))

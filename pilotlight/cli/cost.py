@@ -3,19 +3,15 @@
 import asyncio
 import json
 from datetime import UTC, datetime
-from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 from rich.table import Table
 
-from knative.client.cluster import Cluster
-from knative.client.errors import NotFound
 from knative.client.resources import SERVICE, WARM_POOL
-from knative.labels import AGENT_LABEL
 from pilotlight import caller_use, kubeconfig, paths, terminal
-from pilotlight.cost_account import CostShare, ServiceCost, shares
+from pilotlight.cost_account import CostShare, service_costs, shares
 from warmpool.adapters.prometheus_api import PrometheusServer
 
 app = typer.Typer()
@@ -48,7 +44,10 @@ def cost(
 
     async def run() -> list[CostShare]:
         async with kubeconfig.connect(kubeconfig_file, directory) as cluster:
-            costs, since = await _costs(cluster, namespace)
+            pools, services = await asyncio.gather(
+                cluster.list(WARM_POOL, namespace), cluster.list(SERVICE, namespace)
+            )
+            costs, since = service_costs(pools, services)
             if prometheus is not None:
                 now = datetime.now(UTC)
                 uses = await caller_use.of_prometheus(PrometheusServer(prometheus), since or now, now)
@@ -76,30 +75,6 @@ def cost(
         typer.echo(
             "use is what replicas counted themselves; with --prometheus it is the whole period's", err=True
         )
-
-
-async def _costs(cluster: Cluster, namespace: str | None) -> tuple[list[ServiceCost], datetime | None]:
-    """What each pool has cost, and when the earliest of their periods began."""
-    found: list[ServiceCost] = []
-    begun: list[datetime] = []
-    for pool in await cluster.list(WARM_POOL, namespace):
-        meta, target = pool["metadata"], str((pool.get("spec") or {}).get("target", ""))
-        account = (pool.get("status") or {}).get("cost") or {}
-        if "toDate" not in account:
-            continue
-        begun += [datetime.fromisoformat(account["periodStart"])] if "periodStart" in account else []
-        agent = await _agent(cluster, target, meta["namespace"])
-        amount, currency = Decimal(str(account["toDate"])), str(account.get("currency", ""))
-        found.append(ServiceCost(meta["namespace"], target, agent, amount, currency))
-    return found, min(begun, default=None)
-
-
-async def _agent(cluster: Cluster, service: str, namespace: str) -> str:
-    try:
-        found = await cluster.get(SERVICE, service, namespace)
-    except NotFound:
-        return ""
-    return str((found["metadata"].get("labels") or {}).get(AGENT_LABEL, ""))
 
 
 def _json(line: CostShare) -> dict[str, Any]:

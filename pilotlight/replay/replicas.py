@@ -19,6 +19,7 @@ from knative.client.errors import ClusterError
 from knative.client.resources import POD
 from knative.labels import READY_AT_ANNOTATION, SCHEDULED_AT_ANNOTATION, SERVICE_LABEL
 from pilotlight import metrics_page
+from pilotlight.metric_samples import Sample
 from warmpool.experiments.replay_results import GpuSeconds
 
 _STATES: Final = ("busy", "idle", "starting")
@@ -173,7 +174,7 @@ class PlatformAccounts:
         return gpu_seconds_of(samples, namespace, service)
 
 
-def gpu_seconds_of(samples: Sequence[metrics_page.Sample], namespace: str, service: str) -> GpuSeconds | None:
+def gpu_seconds_of(samples: Sequence[Sample], namespace: str, service: str) -> GpuSeconds | None:
     """The GPU-seconds of one Service in a page of metrics; None if it does not count them."""
     totals = dict.fromkeys(_STATES, 0.0)
     found = False

@@ -3,7 +3,7 @@
 import pytest
 
 from pilotlight.service_urls import reachable_url
-from pilotlight.status import kept_by
+from pilotlight.service_warnings import kept_by
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from knative.client.resources import Resource
 from knative.local.apiserver.admission.validating_function import ValidatingFunction
+from knative.local.apiserver.api.app import AsgiApp
 from transport.request_head import HeadLimits
 
 LOOPBACK = "127.0.0.1"
@@ -60,6 +61,8 @@ class PlatformConfig:
     """Seconds between the comments in a stream that waits for a start; 0: none."""
     more_metrics: Callable[[], str] | None = None
     """Makes further text for `/metrics`, for what runs beside the platform."""
+    pages: AsgiApp | None = None
+    """Answers the paths below `/ui` of the API's port, access included, for what runs beside the platform."""
     head_limits: HeadLimits = field(default_factory=HeadLimits)
     """Size and time of a request's head, at the gateway and at the API."""
     api_body_timeout_s: float = 30.0

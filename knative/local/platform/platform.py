@@ -214,6 +214,7 @@ class Platform:
             address=self._authority(self._api_port),
             hosts=config.hosts,
             body_timeout_s=config.api_body_timeout_s,
+            pages=config.pages,
         )
 
         kubelet.start()

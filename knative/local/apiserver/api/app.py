@@ -36,6 +36,7 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Handler = Callable[[Request, RequestInfo], Awaitable[Response]]
+AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Api:
@@ -50,6 +51,7 @@ class Api:
         address: the host and port that the API is reached at, for discovery.
         hosts: host names, beside `localhost` and IP addresses, under which requests are answered.
         body_timeout_s: seconds in which the body of a request has to come.
+        pages: answers the paths below `/ui`, whose access it checks itself.
     """
 
     def __init__(
@@ -63,10 +65,12 @@ class Api:
         address: str,
         hosts: Collection[str] = (),
         body_timeout_s: float = READ_TIMEOUT_S,
+        pages: AsgiApp | None = None,
     ) -> None:
         self._registry = registry
         self._access = AccessRules(token, hosts)
         self._metrics = metrics
+        self._pages = pages
         self._documents = StaticDocuments(registry.kinds, address)
         self.watches = WatchBroadcaster(registry.store)
         self._reads = ReadHandlers(registry, self.watches, now)
@@ -86,6 +90,9 @@ class Api:
             await send({"type": "websocket.close", "code": 1008})
             return
         request = Request(scope, receive)
+        if self._pages is not None and (request.url.path + "/").startswith("/ui/"):
+            await self._pages(scope, receive, send)
+            return
         try:
             response = await self._answer(request)
         except errors.ApiError as problem:

@@ -1,0 +1,1 @@
+"""The dashboard: one page of agents, Services, warm pools, cold starts and cost."""
