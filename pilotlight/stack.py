@@ -160,7 +160,7 @@ async def running(config: StackConfig) -> AsyncIterator[Stack]:
     try:
         async with (
             Cluster.from_kubeconfig(platform.kubeconfig) as cluster,
-            _controlling(platform, cluster, config, admin_key, pages),
+            _controlling(platform, cluster, config, admin_key, metrics),
             EmbeddedSqs(config.state_dir, os.environ, config.sqs) as sqs,
             dispatching.running(cluster, platform.gateway_url, sqs),
         ):
@@ -203,11 +203,11 @@ async def _controlling(
     cluster: Cluster,
     config: StackConfig,
     admin_key: str,
-    pages: list[Callable[[], str]],
+    metrics: list[Callable[[], str]],
 ) -> AsyncIterator[None]:
     """The warm-pool controller, with what this machine can tell it: demand, history, the replicas' warmth.
 
-    Its metrics are added to `pages`.
+    Its metrics are added to `metrics`.
     """
     stop = asyncio.Event()
     with contextlib.closing(SqliteHistory(config.state_dir / "warmpool.db")) as history:
