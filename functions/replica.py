@@ -5,6 +5,7 @@ the event loop's thread.
 """
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -100,8 +101,8 @@ class ReplicaTracker:
             self._current, self._current_began = ColdStartTiming(warmth), self._clock()
         if state is State.HOT:
             self._hot_since = self._clock()
-            done = ColdStartTiming(
-                self._current.warmth, self._current.phases, self._hot_since - self._current_began
+            done = dataclasses.replace(
+                self._current, total=self._hot_since - self._current_began, hot_at=self._hot_since
             )
             self._last = done
             for completed in self._cold_start_observers:
@@ -117,8 +118,8 @@ class ReplicaTracker:
             self.to(State.FAILED, cause=cause)
 
     def record(self, phase: Phase, seconds: float) -> None:
-        """Add a phase's seconds to the cold start under way."""
-        self._current = self._current.with_phase(phase, seconds)
+        """Add a phase's seconds, which end now, to the cold start under way."""
+        self._current = self._current.with_phase(phase, seconds, ended=self._clock())
 
     @contextmanager
     def measure(self, phase: Phase) -> Iterator[None]:

@@ -102,6 +102,8 @@ class FunctionSettings:
     """Folder of the Secret with the token of the agent's own stages."""
     progress_seconds: float = 2.0
     """Seconds between the comments in a stream that waits for a start; 0: none."""
+    telemetry: Mapping[str, str] = field(default_factory=dict)
+    """OpenTelemetry's own variables (`OTEL_*`), see `transport.spans`."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @property
@@ -151,6 +153,7 @@ class FunctionSettings:
             jwt=reader.read(env_vars.JWT, _json_object, None),
             stage_token_dir=reader.read(env_vars.STAGE_TOKEN_DIR, Path, None),
             progress_seconds=reader.read(env_vars.PROGRESS_SECONDS, _seconds, defaults.progress_seconds),
+            telemetry={key: value for key, value in environ.items() if key.startswith("OTEL_")},
             log_level=reader.read(
                 env_vars.LOG_LEVEL, _one_of("debug", "info", "warning", "error"), defaults.log_level
             ),

@@ -6,7 +6,8 @@ cheap and does no I/O: the port is already open, and `start` runs in the backgro
 
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -21,6 +22,8 @@ from functions.settings import FunctionSettings, SettingsError
 from functions.timing import ColdStartTiming, Phase, ServerTiming
 from knative import env_vars
 from transport.propagation import DEADLINE, RETRIES
+from transport.spans import Kind, Spans, Value
+from transport.trace_context import continue_trace
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
@@ -89,6 +92,7 @@ class RequestContext:
         "request_id",
         "retries_left",
         "retries_used",
+        "spans",
         "traceparent",
         "ttft",
         "usage",
@@ -138,6 +142,8 @@ class RequestContext:
         """`Idempotency-Key` as received."""
         self.waiting_for: str | None = None
         """The stage whose answer it waits for."""
+        self.spans: Spans | None = None
+        """Records spans; None: nobody asks for them."""
         self._clock = clock
         self._timings: list[ServerTiming] = []
 
@@ -197,6 +203,29 @@ class RequestContext:
             *self._timings,
             ServerTiming("total", self._clock() - self.arrived),
         )
+
+    @contextmanager
+    def span(self, name: str, kind: Kind = "internal", **attributes: Value) -> Iterator[str]:
+        """Record the block as a span of the request; gives the `traceparent` to hand on."""
+        if self.spans is None:
+            yield self.traceparent
+            return
+        own, began, error = continue_trace(self.traceparent), self.now(), None
+        try:
+            yield own
+        except BaseException as raised:
+            error = str(raised) or type(raised).__name__
+            raise
+        finally:
+            self.spans.record(
+                name,
+                traceparent=own,
+                parent=self.traceparent,
+                began=began,
+                kind=kind,
+                attributes=attributes,
+                error=error,
+            )
 
     def headers(self) -> dict[str, str]:
         """Headers for a call that is made on behalf of this request."""

@@ -43,13 +43,21 @@ class ColdStartTiming:
     phases: Mapping[Phase, float] = field(default_factory=dict)
     total: float | None = None
     """Seconds from the decision to HOT; less than the sum where phases overlap. None until it is known."""
+    intervals: tuple[tuple[Phase, float, float], ...] = field(default=(), compare=False, repr=False)
+    """When each phase began and ended, on the clock of the replica, where that is known."""
+    hot_at: float | None = field(default=None, compare=False, repr=False)
+    """When it was complete, on the same clock."""
 
-    def with_phase(self, phase: Phase, seconds: float) -> "ColdStartTiming":
-        """The same with a phase's seconds added."""
+    def with_phase(self, phase: Phase, seconds: float, *, ended: float | None = None) -> "ColdStartTiming":
+        """The same with a phase's seconds added, which ended at an instant of the replica's clock."""
         if seconds < 0:
             raise ValueError(f"{phase} = {seconds} s, must be at least 0")
         return ColdStartTiming(
-            self.warmth, {**self.phases, phase: self.phases.get(phase, 0.0) + seconds}, self.total
+            self.warmth,
+            {**self.phases, phase: self.phases.get(phase, 0.0) + seconds},
+            self.total,
+            self.intervals if ended is None else (*self.intervals, (phase, ended - seconds, ended)),
+            self.hot_at,
         )
 
 

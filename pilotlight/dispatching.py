@@ -16,6 +16,7 @@ from knative.client.errors import Cause, ClusterError
 from knative.client.resources import SECRET, Object
 from knative.local.apiserver.admission.validating_function import AdmissionResponse
 from pilotlight import aws_server
+from transport.spans import SpanQueue, Spans
 from triggers.admission import review_trigger
 from triggers.controller import TriggerController
 from triggers.dispatcher import Options
@@ -125,8 +126,9 @@ class MountedSecrets:
 class Dispatching:
     """The dispatchers of a platform. Their metrics are there before the first dispatcher is."""
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, spans: SpanQueue | None = None) -> None:
         self._state_dir = state_dir
+        self._spans = None if spans is None else Spans(spans, "dispatcher")
         self._metrics = TriggerMetrics(CollectorRegistry())
 
     def render(self) -> str:
@@ -143,6 +145,7 @@ class Dispatching:
                 gateway=gateway,
                 poll_s=_POLL_S,
                 drain_s=_DRAIN_S,
+                spans=self._spans,
                 embedded_sqs=await sqs.url_for(spec),
                 environment=await secrets.environment(namespace, spec.secrets),
             )

@@ -28,6 +28,7 @@ from pilotlight.dashboard.app import Dashboard
 from pilotlight.dashboard.gather import Gatherer
 from pilotlight.dashboard.tokens import kept_token
 from pilotlight.dispatching import Dispatching, EmbeddedSqs, validate_trigger
+from transport.spans import open_queue
 from warmpool.adapters.clock import SystemClock
 from warmpool.adapters.exposition import MetricsPage
 from warmpool.adapters.history import SqliteHistory
@@ -54,6 +55,7 @@ _INHERITED = (
     "TOKENIZERS_",
     "LD_LIBRARY_PATH",
     "XDG_",
+    "OTEL_",
 )
 
 
@@ -133,7 +135,8 @@ async def running(config: StackConfig) -> AsyncIterator[Stack]:
         StackError: a port is taken, the state folder is in use or cannot be written.
     """
     admin_key = secrets.token_urlsafe(32)
-    dispatching = Dispatching(config.state_dir)
+    spans = open_queue(config.env)
+    dispatching = Dispatching(config.state_dir, spans)
     metrics: list[Callable[[], str]] = [dispatching.render]
     page = _Page()
     platform = Platform(
@@ -149,6 +152,7 @@ async def running(config: StackConfig) -> AsyncIterator[Stack]:
             allowed_origins=_listed(config.env.get(env_vars.ALLOWED_ORIGINS)),
             progress_s=_progress_seconds(config.env),
             validating={WARM_POOL: _validate_pool, TRIGGER: validate_trigger},
+            spans=spans,
             more_metrics=lambda: "".join(text() for text in metrics),
             pages=page,
         )
@@ -173,6 +177,8 @@ async def running(config: StackConfig) -> AsyncIterator[Stack]:
                 yield Stack(platform, cluster, token)
     finally:
         await platform.stop()
+        if spans is not None:
+            await asyncio.to_thread(spans.close)
 
 
 def _progress_seconds(env: Mapping[str, str]) -> float:

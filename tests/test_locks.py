@@ -13,9 +13,9 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = {
     "controller": [],
-    "triggers": ["triggers"],
-    "functions-gpu": ["gpu", "onnx"],
-    "functions-cpu": ["cpu", "onnx"],
+    "triggers": ["triggers", "otel"],
+    "functions-gpu": ["gpu", "onnx", "otel"],
+    "functions-cpu": ["cpu", "onnx", "otel"],
 }
 PACKAGE = re.compile(
     r"^([A-Za-z0-9._-]+)==(\S+)(?: ; .*)? \\$((?:\n    --hash=sha256:[0-9a-f]{64}(?: \\)?$)+)", re.MULTILINE

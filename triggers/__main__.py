@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from knative.client.cluster import Cluster
 from knative.client.errors import ClusterError
+from transport.spans import Spans, open_queue
 from triggers import health_server
 from triggers.controller import TriggerController
 from triggers.dispatcher import Options
@@ -72,7 +73,9 @@ def main(
 ) -> None:
     """Post the messages of queues to functions until SIGTERM, which finishes or returns what is under way."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    spans = open_queue(os.environ)
     options = Options(
+        spans=None if spans is None else Spans(spans, os.environ.get("OTEL_SERVICE_NAME") or "dispatcher"),
         gateway=gateway,
         poll_s=poll_seconds,
         drain_s=drain_seconds,
@@ -89,6 +92,9 @@ def main(
         for problem in problems:
             typer.echo(f"error: {problem}", err=True)
         raise typer.Exit(1) from None
+    finally:
+        if spans is not None:
+            spans.close()
 
 
 async def _run(

@@ -17,6 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from transport.spans import Spans
+from triggers.delivery.attempt_spans import AttemptSpans
 from triggers.delivery.counts import TriggerCounts
 from triggers.delivery.courier import Courier
 from triggers.delivery.health import Health
@@ -55,6 +57,7 @@ class Options:
         embedded_sqs: URL of an SQS server of this machine's own, see `BrokerSettings`.
         wake_ahead: False measures without it.
         key_file: file with the key that the target asks for, read for each request. None: it asks for none.
+        spans: records a span for each attempt; None: nobody asks for them.
         environment: where addresses and credentials of brokers, and the folder of Secrets, are named.
     """
 
@@ -65,6 +68,7 @@ class Options:
     embedded_sqs: str | None = None
     wake_ahead: bool = True
     key_file: Path | None = None
+    spans: Spans | None = None
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
 
 
@@ -179,6 +183,7 @@ class Dispatcher:
                 self.health,
                 self._counts.request,
                 self._counts.first,
+                spans=None if self._options.spans is None else AttemptSpans(self._options.spans, self._key),
             )
             settler = Settler(
                 name=self._key,

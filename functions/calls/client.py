@@ -195,7 +195,8 @@ class StageClient:
         began = context.now()
         context.waiting_for = self.name
         try:
-            response = await self._through_breaker(request, context)
+            with context.span("stage call", "client", **{"pilotlight.target": self.name}) as traceparent:
+                response = await self._through_breaker(request, context, traceparent)
         except ProblemError as error:
             self._observe(self.name, outcome_of(error), context.now() - began)
             raise
@@ -214,21 +215,28 @@ class StageClient:
         return sender
 
     async def _through_breaker(
-        self, request: StageRequest, context: RequestContext
+        self, request: StageRequest, context: RequestContext, traceparent: str
     ) -> aiohttp.ClientResponse:
         try:
             async with await self._breakers.get_breaker(self.name):
-                return await self._send(request, context)
+                return await self._send(request, context, traceparent)
         except OpenedState as error:
             left = max(0.0, error.opened_at + self._policy.breaker_seconds - time.time())
             raise CircuitOpenError(self.name, self._policy.breaker_failures, left) from None
 
-    async def _send(self, request: StageRequest, context: RequestContext) -> aiohttp.ClientResponse:
+    async def _send(
+        self, request: StageRequest, context: RequestContext, traceparent: str
+    ) -> aiohttp.ClientResponse:
         try:
             response = await self._session.post(
                 f"{self._url}/invoke",
                 data=request.model_dump_json(exclude_none=True).encode(),
-                headers={"Content-Type": "application/json", **context.headers(), **self._sender(context)},
+                headers={
+                    "Content-Type": "application/json",
+                    **context.headers(),
+                    "traceparent": traceparent,
+                    **self._sender(context),
+                },
             )
         except (aiohttp.ClientError, OSError) as error:
             raise StageUnreachableError(self.name, self._url, error) from error

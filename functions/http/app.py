@@ -27,9 +27,12 @@ from functions.http.request_state import state_of
 from functions.lifecycle import Lifecycle, State
 from functions.metrics import CONTENT_TYPE, Metrics
 from functions.replica import ReplicaTracker
+from functions.request_spans import ColdStartSpans
 from functions.settings import FunctionSettings
 from functions.stage import RequestContext, Stage, StageRuntime, StartError
 from functions.timing import ColdStartTiming
+from transport.span_metrics import SpanMetrics
+from transport.spans import SpanQueue, Spans, open_queue
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +71,11 @@ class StageApp:
         self.settings = settings
         self.replica = replica
         self.metrics = Metrics(stage=stage.name, kind=stage.kind)
+        self._span_queue = open_queue(settings.telemetry)
+        spans = None if self._span_queue is None else _spans(self._span_queue, stage, settings)
+        if self._span_queue is not None and spans is not None:
+            self.metrics.registry.register(SpanMetrics(self._span_queue))
+            replica.on_cold_start(ColdStartSpans(spans))
         _observe(replica, self.metrics, stage, settings)
 
         routes = self._routes = stage.routes(StageRuntime(replica, self.metrics))
@@ -93,6 +101,7 @@ class StageApp:
             settings=settings,
             authenticator=Authenticator(settings),
             direct_routes=routes.direct,
+            spans=spans,
         )
         self._app: ASGIApp = self._middleware
         if settings.allowed_origins:
@@ -150,6 +159,8 @@ class StageApp:
             for total in self._middleware.caller_totals():
                 log.info(USE_BY_KEY, extra={"stage": self.stage.name, "agent": self.settings.agent, **total})
             await self.stage.close()
+            if self._span_queue is not None:
+                await asyncio.to_thread(self._span_queue.close)
 
     def _add_probes(self) -> None:
         @self.api.get("/healthz/live", tags=["probes"], responses=_PROBE_RESPONSES)
@@ -258,6 +269,13 @@ def _observe(replica: ReplicaTracker, metrics: Metrics, stage: Stage, settings: 
     replica.on_cold_start(metrics.cold_start)
     replica.on_cold_start(lambda cold_start: _log_cold_start(stage, settings, cold_start))
     metrics.changed(replica.lifecycle)
+
+
+def _spans(queue: SpanQueue, stage: Stage, settings: FunctionSettings) -> Spans:
+    attributes: dict[str, str | int | float | bool] = {"pilotlight.kind": stage.kind}
+    if settings.agent:
+        attributes["pilotlight.agent"] = settings.agent
+    return Spans(queue, settings.telemetry.get("OTEL_SERVICE_NAME") or stage.name, attributes)
 
 
 async def _start(stage: Stage, replica: ReplicaTracker) -> None:

@@ -28,6 +28,7 @@ from functions.lifecycle import State
 from functions.metrics import Metrics
 from functions.problems import ProblemError, problem_of
 from functions.replica import ReplicaTracker
+from functions.request_spans import record_request
 from functions.settings import FunctionSettings
 from functions.stage import DirectRoute, RequestContext
 from functions.timing import format_server_timing
@@ -42,7 +43,9 @@ from transport.propagation import (
     parse_held,
     parse_retries,
 )
+from transport.spans import Spans
 from transport.stream_dialects import asks_for_stream, dialect_of
+from transport.trace_context import continue_trace
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +69,7 @@ class RequestMiddleware:
         settings: deadline and queue limit.
         direct_routes: paths that go past `app`.
         authenticator: says who sends a request.
+        spans: records a span for each request; None: nobody asks for them.
         clock: monotonic seconds.
     """
 
@@ -79,6 +83,7 @@ class RequestMiddleware:
         settings: FunctionSettings,
         authenticator: Authenticator,
         direct_routes: Sequence[DirectRoute] = (),
+        spans: Spans | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._app = app
@@ -88,6 +93,7 @@ class RequestMiddleware:
         self._metrics = metrics
         self._settings = settings
         self._clock = clock
+        self._spans = spans
         self._authenticator = authenticator
         self._accounts = CallerAccounts(clock)
         self._by_caller = CallerMetrics(metrics.registry, stage=stage, agent=settings.agent or "")
@@ -119,15 +125,17 @@ class RequestMiddleware:
             return
         arrived = self._clock()
         headers = {key: value for key, value in scope["headers"] if key in _READ}
+        received = _text(headers, b"traceparent")
         context = RequestContext(
             request_id=tracing.request_id(_text(headers, b"x-request-id")),
-            traceparent=tracing.continue_trace(_text(headers, b"traceparent")),
+            traceparent=continue_trace(received),
             arrived=arrived,
             deadline=None,
             warmth=self._replica.lifecycle.warmth,
             retries_left=parse_retries(headers.get(RETRIES)),
             clock=self._clock,
         )
+        context.spans = self._spans
         context.idempotency_key = _text(headers, b"idempotency-key")
         state = RequestState(context, self.active, progress_off=headers.get(PROGRESS, b"").lower() == OFF)
         state.attach(scope)
@@ -148,6 +156,8 @@ class RequestMiddleware:
             code, seconds = response.status or CLIENT_CLOSED_REQUEST, self._clock() - arrived
             self._metrics.request(code, seconds)
             self._by_caller.finished(context.caller, code=code, seconds=seconds, usage=context.usage)
+            if self._spans is not None:
+                record_request(self._spans, context, received, method=scope["method"], path=path, code=code)
 
     async def _identify(
         self, path: str, headers: dict[bytes, bytes], context: RequestContext

@@ -92,25 +92,26 @@ class Generate:
 
     async def _events(self, request: StageRequest, context: RequestContext) -> AsyncIterator[StageEvent]:
         async with self._host.hot(context) as engine:
-            began = context.now()
-            chunks = (
-                engine.generate(GenerateRequest(request.id, request.input, request.parameters))
-                if isinstance(request.input, str)
-                else engine.chat(ChatRequest(request.id, request.input, request.parameters))
-            )
-            texts: list[str] = []
-            reason: FinishReason | None = None
-            usage = Usage()
-            async with aclosing(chunks) as stream:  # type: ignore[type-var]
-                async for chunk in stream:
-                    if context.ttft is None and (chunk.text or chunk.finish_reason):
-                        context.ttft = context.now() - context.arrived
-                        context.record(Phase.PREFILL, context.now() - began)
-                    reason = chunk.finish_reason or reason
-                    usage = chunk.usage or usage
-                    if chunk.text:
-                        texts.append(chunk.text)
-                        yield Delta(chunk.text)
+            with context.span("engine"):
+                began = context.now()
+                chunks = (
+                    engine.generate(GenerateRequest(request.id, request.input, request.parameters))
+                    if isinstance(request.input, str)
+                    else engine.chat(ChatRequest(request.id, request.input, request.parameters))
+                )
+                texts: list[str] = []
+                reason: FinishReason | None = None
+                usage = Usage()
+                async with aclosing(chunks) as stream:  # type: ignore[type-var]
+                    async for chunk in stream:
+                        if context.ttft is None and (chunk.text or chunk.finish_reason):
+                            context.ttft = context.now() - context.arrived
+                            context.record(Phase.PREFILL, context.now() - began)
+                        reason = chunk.finish_reason or reason
+                        usage = chunk.usage or usage
+                        if chunk.text:
+                            texts.append(chunk.text)
+                            yield Delta(chunk.text)
         reply = StageReply(
             id=request.id,
             stage=self.name,

@@ -17,7 +17,8 @@ from functions.timing import (
     format_server_timing,
     parse_server_timing,
 )
-from functions.tracing import continue_trace, request_id
+from functions.tracing import request_id
+from transport.trace_context import continue_trace
 
 
 @pytest.mark.parametrize(("before", "after"), list(itertools.product(State, State)))

@@ -23,6 +23,7 @@ from triggers.decisions.cloud_events import (
     structured_request,
 )
 from triggers.decisions.rates import TokenBucket
+from triggers.delivery.attempt_spans import AttemptSpans
 from triggers.delivery.health import Health
 from triggers.delivery.limiter import Limiter
 from triggers.delivery.loans import Loan, pauses
@@ -52,8 +53,11 @@ class Sender:
         health: Health,
         observe: Callable[[Outcome, float], None],
         first: Callable[[Loan], None],
+        *,
+        spans: AttemptSpans | None = None,
     ) -> None:
-        """`observe` is told of every request, `first` of a message's first one."""
+        """`observe` is told of every request, `first` of a message's first one, `spans` records each."""
+        self._spans = spans
         self._spec = spec
         self._target = target
         self._health = health
@@ -79,7 +83,8 @@ class Sender:
             "X-Request-Id": _key(unit.events),
             "X-Pilotlight-Attempt": str(attempt),
         }
-        if len(unit.events) == 1 and (parent := unit.events[0].attributes.get("traceparent")):
+        parent = unit.events[0].attributes.get("traceparent") if len(unit.events) == 1 else None
+        if parent:
             headers["traceparent"] = parent
         await self._rate_allows(len(unit.loans))
         for pause in pauses(1.0, _LONGEST_PAUSE_S):
@@ -92,9 +97,20 @@ class Sender:
                         self._first(loan)
                 posting(True)
                 try:
+                    if self._spans is not None:
+                        headers["traceparent"] = self._spans.begin(parent)
                     answer = await self._target.post(request, headers)
                 finally:
                     posting(False)
+                if self._spans is not None:
+                    self._spans.ended(
+                        traceparent=headers["traceparent"],
+                        parent=parent,
+                        events=unit.events,
+                        outcome=answer.outcome,
+                        attempt=attempt,
+                        began=began,
+                    )
                 if self._tried(answer.outcome, began, pause):
                     return answer
         raise AssertionError("pauses never end")

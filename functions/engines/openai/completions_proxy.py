@@ -56,17 +56,18 @@ class CompletionsProxy:
         options = options if isinstance(options, dict) else {}
         if streamed:
             body["stream_options"] = {**options, "include_usage": True}
-        async with engine.post(self._path, context.request_id, body) as response:
-            head = [(b"content-type", response.headers.get("Content-Type", "application/json").encode())]
-            if not streamed or response.content_type != "text/event-stream":
-                whole = await response.read()
-                context.usage = _Event(whole).usage
-                self._metrics.generation(TokenTimes(context.arrived), context.usage)
-                await downstream.send_whole(response.status, head, whole)
-                return
-            await self._stream(
-                response, head, context, downstream, send_usage=bool(options.get("include_usage"))
-            )
+        with context.span("engine", "client"):
+            async with engine.post(self._path, context.request_id, body) as response:
+                head = [(b"content-type", response.headers.get("Content-Type", "application/json").encode())]
+                if not streamed or response.content_type != "text/event-stream":
+                    whole = await response.read()
+                    context.usage = _Event(whole).usage
+                    self._metrics.generation(TokenTimes(context.arrived), context.usage)
+                    await downstream.send_whole(response.status, head, whole)
+                    return
+                await self._stream(
+                    response, head, context, downstream, send_usage=bool(options.get("include_usage"))
+                )
 
     async def _stream(
         self,

@@ -85,17 +85,18 @@ class VllmProxy:
         """Send the request to the engine; False if that died before, so that the next engine can be tried."""
         async with self._controller.hot(context) as engine:
             try:
-                response = await engine.pool.request(
-                    engine.address,
-                    request.method.encode(),
-                    request.target,
-                    _headers(request.headers, context, len(request.body)),
-                    request.body,
-                )
-                try:
-                    await self._relay(response, engine, context, downstream, usage)
-                finally:
-                    response.close()
+                with context.span("engine", "client") as traceparent:
+                    response = await engine.pool.request(
+                        engine.address,
+                        request.method.encode(),
+                        request.target,
+                        _headers(request.headers, context, traceparent, len(request.body)),
+                        request.body,
+                    )
+                    try:
+                        await self._relay(response, engine, context, downstream, usage)
+                    finally:
+                        response.close()
             except ConnectError as error:
                 # Nothing was sent. A socket closes before the death of its process is reported.
                 if await engine.is_dying():
@@ -147,14 +148,14 @@ class VllmProxy:
 
 
 def _headers(
-    headers: Iterable[tuple[bytes, bytes]], context: RequestContext, length: int
+    headers: Iterable[tuple[bytes, bytes]], context: RequestContext, traceparent: str, length: int
 ) -> list[tuple[bytes, bytes]]:
     passed = end_to_end(headers, without=_SET_BY_THE_PROXY)
     passed.append((b"host", b"vllm"))
     if length:
         passed.append((b"content-length", b"%d" % length))
     passed.append((b"x-request-id", context.request_id.encode()))
-    passed.append((b"traceparent", context.traceparent.encode()))
+    passed.append((b"traceparent", traceparent.encode()))
     return passed
 
 

@@ -20,12 +20,14 @@ from knative.local.activator.protocol import EXTENSION
 from knative.local.activator.recent_requests import caller_of
 from knative.local.activator.request_body import Receive
 from knative.local.activator.request_checks import check_access, request_limits
+from knative.local.activator.request_spans import RequestTrace
 from knative.local.activator.routes import RouteMatch, RouteTable, ServiceRoute, host_of, known_services
 from knative.local.activator.throttler import QUEUE_DEPTH, PodTracker, RevisionThrottler
 from knative.local.routing import Endpoint, RevisionKey, RevisionSpec, StartFailure, TrafficTarget
 from knative.local.stats import RevisionStat
 from transport.pool import UpstreamPool
 from transport.propagation import UNDELIVERED
+from transport.spans import Spans
 
 REPORT_S = 1.0
 UNROUTED_TIMEOUT_S = 300.0
@@ -45,6 +47,7 @@ class Activator:
         queue_depth: how many requests may wait for one Revision; further ones are answered 503.
         access: which hosts and origins are allowed.
         progress_s: seconds between the comments in a stream that waits for a start; 0: none.
+        spans: records a span for each request; None: nobody asks for them.
     """
 
     def __init__(
@@ -55,7 +58,9 @@ class Activator:
         queue_depth: int = QUEUE_DEPTH,
         access: AccessPolicy | None = None,
         progress_s: float = PROGRESS_S,
+        spans: Spans | None = None,
     ) -> None:
+        self._spans = spans
         self._queue_depth = queue_depth
         self._access = access or AccessPolicy()
         self.start_phase: Callable[[RevisionKey], str] = lambda _: "schedule"
@@ -230,6 +235,7 @@ class Activator:
             self._active[key] = throttler
             self._on_stats((RevisionStat(key, arrived, 1.0, 1.0),))
         throttler.recent.add(caller_of(scope["method"], match.raw_path, scope["headers"]), arrived)
+        trace = None if self._spans is None else RequestTrace(self._spans, scope["headers"])
         exchange = Exchange(
             self._pool,
             clock=self._clock,
@@ -240,6 +246,7 @@ class Activator:
             throttler=throttler,
             limits=limits,
             progress=self._progress,
+            traceparent=None if trace is None else trace.traceparent,
         )
         try:
             await exchange.run(arrived)
@@ -247,6 +254,8 @@ class Activator:
             now = self._clock()
             stats.leave(now)
             throttler.counts.add(exchange.status, now - arrived)
+            if trace is not None:
+                trace.ended(scope, throttler.spec, exchange, arrived)
             if self._removed and self._removed.get(key) is throttler and not throttler.in_flight:
                 del self._removed[key]
 

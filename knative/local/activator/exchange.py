@@ -68,7 +68,8 @@ class Exchange:
 
     __slots__ = (
         "_clock", "_connection", "_delivered", "_held", "_limits", "_match", "_pool", "_progress", "_receive",
-        "_retries_used", "_scope", "_send", "_started", "_task", "_throttler", "_timeouts", "status",
+        "_retries_used", "_scope", "_send", "_started", "_task", "_throttler", "_timeouts", "_traceparent",
+        "held_s", "status",
     )  # fmt: skip
 
     def __init__(
@@ -83,8 +84,10 @@ class Exchange:
         throttler: RevisionThrottler,
         limits: RequestLimits,
         progress: ProgressComments | None,
+        traceparent: str | None = None,
     ) -> None:
         self._pool = pool
+        self._traceparent = traceparent
         self._clock = clock
         self._scope = scope
         self._receive = receive
@@ -102,6 +105,8 @@ class Exchange:
         self._held: HeldStream | None = None
         self.status = CLIENT_CLOSED_REQUEST
         """The response's status code."""
+        self.held_s = 0.0
+        """Seconds for which the request waited for a replica."""
 
     async def run(self, arrived: float) -> None:
         """Answer the request, which arrived at the instant `arrived`.
@@ -146,7 +151,7 @@ class Exchange:
             pod = throttler.acquire(avoid=pod) or await self._wait(arrived, body)
             if pod is None:
                 return
-            held_s = self._clock() - arrived
+            held_s = self.held_s = self._clock() - arrived
             try:
                 failure = await self._attempt(pod, body, held_s)
             finally:
@@ -274,6 +279,7 @@ class Exchange:
             prefix=match.prefix,
             held_s=held_s,
             limits=self._limits_left(held_s),
+            traceparent=self._traceparent,
         )
         if self._held is not None and self._held.begun:
             # The head says that the stream has no content coding.

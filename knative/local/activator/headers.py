@@ -13,6 +13,7 @@ from http import HTTPStatus
 
 from transport.headers import Field, end_to_end
 from transport.propagation import DEADLINE, HELD, RETRIES, RETRIES_USED
+from transport.trace_context import TRACEPARENT
 
 _SET_HERE = frozenset(
     {
@@ -26,6 +27,7 @@ _SET_HERE = frozenset(
         RETRIES,
     }
 )
+_SET_WITH_TRACE = _SET_HERE | {TRACEPARENT}
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """A value that `Forwarded` needs no quotes for (RFC 9110, 5.6.2)."""
 
@@ -49,6 +51,7 @@ def for_replica(
     prefix: bytes,
     held_s: float,
     limits: RequestLimits,
+    traceparent: str | None = None,
 ) -> list[Field]:
     """The request's fields as the replica gets them.
 
@@ -60,13 +63,16 @@ def for_replica(
         prefix: the part of the path that named the Service; empty if the host did.
         held_s: seconds for which the request was held.
         limits: what the request has left.
+        traceparent: that of the activator's span; None: the client's is passed on.
     """
     headers = tuple(headers)
     given: dict[bytes, bytes] = {}
     for name, value in headers:
         if name in _SET_HERE:
             given[name] = given[name] + b", " + value if name in given else value
-    sent = end_to_end(headers, without=_SET_HERE)
+    sent = end_to_end(headers, without=_SET_HERE if traceparent is None else _SET_WITH_TRACE)
+    if traceparent is not None:
+        sent.append((TRACEPARENT, traceparent.encode()))
     before = given.get(b"x-forwarded-for")
     if client:
         sent.append((b"x-forwarded-for", before + b", " + client.encode() if before else client.encode()))

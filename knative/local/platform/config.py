@@ -11,6 +11,7 @@ from knative.client.resources import Resource
 from knative.local.apiserver.admission.validating_function import ValidatingFunction
 from knative.local.apiserver.api.app import AsgiApp
 from transport.request_head import HeadLimits
+from transport.spans import SpanQueue
 
 LOOPBACK = "127.0.0.1"
 _LOOPBACK_HOSTS = frozenset({LOOPBACK, "::1", "localhost"})
@@ -59,6 +60,8 @@ class PlatformConfig:
     those of this machine; `*` for any."""
     progress_s: float = 2.0
     """Seconds between the comments in a stream that waits for a start; 0: none."""
+    spans: SpanQueue | None = None
+    """Where the activator's spans go; None: nobody asks for them."""
     more_metrics: Callable[[], str] | None = None
     """Makes further text for `/metrics`, for what runs beside the platform."""
     pages: AsgiApp | None = None

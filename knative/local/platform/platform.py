@@ -49,6 +49,7 @@ from knative.local.platform.listeners import LOOPBACK_IPV6, listen
 from knative.local.platform.metrics import PlatformMetrics
 from knative.local.platform.state_folder import StateFolder
 from transport.request_head import HeadLimits, with_head_limits
+from transport.spans import Spans
 
 _HOUSEKEEPING_S = 10.0
 _REVISION_GC_ROUNDS = 360
@@ -175,6 +176,7 @@ class Platform:
             time.monotonic,
             access=_access_policy(config),
             progress_s=config.progress_s,
+            spans=None if config.spans is None else Spans(config.spans, "activator"),
         )
         slots = GpuSlots(config.gpus)
         meter = GpuMeter(time.monotonic, activator.busy_seconds)
