@@ -1,4 +1,4 @@
-"""`pilotlight cost`: what pools have cost, by Service, agent, key or team."""
+"""`pilotlight cost`: what pools have cost, by Service, pool, agent, key, team or reason."""
 
 import asyncio
 import json
@@ -10,8 +10,8 @@ import typer
 from rich.table import Table
 
 from knative.client.resources import SERVICE, WARM_POOL
-from pilotlight import caller_use, kubeconfig, paths, terminal
-from pilotlight.cost_account import CostShare, service_costs, shares
+from pilotlight import caller_use, cost_export, kubeconfig, paths, terminal
+from pilotlight.cost_account import CallerUse, CostShare, ServiceCost, service_costs, shares
 from warmpool.adapters.prometheus_api import PrometheusServer
 
 app = typer.Typer()
@@ -21,8 +21,16 @@ app = typer.Typer()
 def cost(
     *,
     by: Annotated[
-        Literal["service", "agent", "key", "team"], typer.Option(help="What a line stands for.")
+        Literal["service", "pool", "agent", "key", "team", "reason"],
+        typer.Option(help="What a line stands for."),
     ] = "service",
+    form: Annotated[
+        Literal["table", "json", "csv", "parquet"],
+        typer.Option("--format", help="csv and parquet: a row for each pool and name, columns as in FOCUS."),
+    ] = "table",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File for csv or parquet. Default: csv is printed.")
+    ] = None,
     prometheus: Annotated[
         str | None,
         typer.Option(envvar="PILOTLIGHT_PROMETHEUS", help="URL of a Prometheus that scrapes the replicas."),
@@ -40,9 +48,13 @@ def cost(
     as_json: Annotated[bool, typer.Option("--json", help="Print the lines as JSON.")] = False,
 ) -> None:
     """Show what warm pools have cost in their period, divided by what each caller used."""
+    if form == "parquet" and output is None:
+        raise typer.BadParameter("--format parquet needs --output FILE")
+    if output is not None and form not in {"csv", "parquet"}:
+        raise typer.BadParameter(f"--output {output} needs --format csv or parquet")
     directory = (state or paths.state_dir()).expanduser().absolute()
 
-    async def run() -> list[CostShare]:
+    async def run() -> tuple[list[ServiceCost], list[CallerUse]]:
         async with kubeconfig.connect(kubeconfig_file, directory) as cluster:
             pools, services = await asyncio.gather(
                 cluster.list(WARM_POOL, namespace), cluster.list(SERVICE, namespace)
@@ -55,12 +67,24 @@ def cost(
                 uses = await caller_use.of_running_replicas(cluster)
                 if kubeconfig_file is None or kubeconfig_file.parent == directory:
                     uses += caller_use.of_ended_replicas(directory / "logs")
-        return shares(costs, [use for use in uses if namespace in {None, use.namespace}], by)
+        return costs, [use for use in uses if namespace in {None, use.namespace}]
 
-    lines = asyncio.run(run())
-    if as_json:
+    costs, uses = asyncio.run(run())
+    if form in {"csv", "parquet"}:
+        _export(cost_export.rows(costs, uses, by), form, output)
+        return
+    lines = shares(costs, uses, by)
+    if as_json or form == "json":
         typer.echo(json.dumps([_json(line) for line in lines], indent=2))
         return
+    _show(lines, by)
+    if lines and by in {"key", "team"} and prometheus is None:
+        typer.echo(
+            "use is what replicas counted themselves; with --prometheus it is the whole period's", err=True
+        )
+
+
+def _show(lines: list[CostShare], by: str) -> None:
     if not lines:
         typer.echo("nothing has cost or used anything that is counted")
         return
@@ -69,12 +93,24 @@ def cost(
         table.add_column(column, overflow="fold")
     for line in lines:
         amount = "-" if line.amount is None else f"{line.amount:.2f} {line.currency}"
-        table.add_row(line.name, amount, f"{line.requests:.0f}", f"{line.tokens:.0f}")
+        used = ("-" if count is None else f"{count:.0f}" for count in (line.requests, line.tokens))
+        table.add_row(line.name, amount, *used)
     terminal.console().print(table)
-    if by in {"key", "team"} and prometheus is None:
-        typer.echo(
-            "use is what replicas counted themselves; with --prometheus it is the whole period's", err=True
-        )
+
+
+def _export(rows: list[cost_export.Row], form: str, output: Path | None) -> None:
+    if form == "csv":
+        text = cost_export.as_csv(rows)
+        if output is None:
+            typer.echo(text, nl=False)
+        else:
+            output.write_text(text, encoding="utf-8")
+        return
+    assert output is not None
+    try:
+        cost_export.write_parquet(rows, output)
+    except ImportError:
+        raise typer.BadParameter("--format parquet needs: pip install 'pilotlight[parquet]'") from None
 
 
 def _json(line: CostShare) -> dict[str, Any]:

@@ -62,7 +62,7 @@ USES = st.builds(
 )
 
 
-@given(st.lists(USES, max_size=20), st.sampled_from(["service", "agent", "key", "team"]))
+@given(st.lists(USES, max_size=20), st.sampled_from(["service", "pool", "agent", "key", "team", "reason"]))
 def test_the_shares_add_up_to_the_whole(uses, by):
     total = sum(line.amount or Decimal(0) for line in shares([GENERATE, CLEAN], uses, by))
     assert abs(total - 100) < Decimal("1e-20")

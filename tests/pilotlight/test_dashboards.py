@@ -116,8 +116,15 @@ async def test_every_query_has_a_result_on_a_running_platform(tmp_path, model_ur
                 await operations.send(TriggerSpec.parse(trigger["spec"]), settings, body, {}, None)
                 key = await keys.create(running.cluster, KEYS_SECRET, "default", "ci", team="web")
                 await call(f"{running.gateway_url}/default/generate-demo/invoke", key)
-                missing = await without_result(url, queries())
+                missing = await without_result(url, queries() | {"docs": documented_query()})
     assert not missing
+
+
+def documented_query() -> str:
+    """The cost by key of docs/observability.md."""
+    text = (Path(__file__).parents[2] / "docs" / "observability.md").read_text()
+    [query] = re.findall(r"```promql\n(.*?)```", text, re.DOTALL)
+    return query
 
 
 async def call(url: str, key: str) -> None:
