@@ -47,6 +47,9 @@ COMMANDS: dict[str, Lazy] = {
     "key": Lazy("Keys of function URLs: create, ls, revoke; rotate.", "key"),
     "demo": Lazy("Serve real vLLM tokens from zero, then again with a warm pool, and compare.", "demo"),
     "controller": Lazy("Run the warm-pool controller alone, against any kubeconfig.", "controller"),
+    "dashboard": Lazy(
+        "Serve the dashboard of a cluster, read-only; `pilotlight up` serves its own.", "dashboard"
+    ),
     "pool": Lazy("Warm pools: what they hold, why, and what it costs.", "pool"),
     "trigger": Lazy("Event triggers: queues whose messages are posted to functions.", "trigger"),
     "experiment": Lazy(

@@ -36,6 +36,8 @@ _SHARE = 10
 """A reading that took t seconds is followed by a pause of at least this many times t."""
 _PAGE_IS_OPEN_S = 15.0
 """After its last request."""
+_STALE_S = 3.0
+"""From this age on, a page that is opened waits for the next reading, at most as long."""
 _REPLICAS_READ = 128
 _AT_ONCE = 16
 _CONTAINER_PORT = 8080
@@ -76,6 +78,8 @@ class Gatherer:
         self._asked_at = float("-inf")
         self._asked = asyncio.Event()
         self._first = asyncio.Event()
+        self._next = asyncio.Event()
+        self._gathered_at = float("-inf")
         self._body = b"{}"
 
     @asynccontextmanager
@@ -90,10 +94,14 @@ class Gatherer:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def overview(self) -> bytes:
-        """The document as JSON, at most a pause between two readings old."""
+        """The document as JSON, at most some seconds old."""
         self._asked_at = monotonic()
         self._asked.set()
         await self._first.wait()
+        if monotonic() - self._gathered_at > _STALE_S:  # nobody has looked for a while
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_STALE_S):
+                    await self._next.wait()
         return self._body
 
     async def service(self, namespace: str, name: str) -> dict[str, Any] | None:
@@ -153,7 +161,10 @@ class Gatherer:
                     await self._gather(http)
                 except Exception:  # the page says less; what it shows must not end
                     log.exception("the dashboard could not be brought up to date")
+                self._gathered_at = monotonic()
                 self._first.set()
+                self._next.set()
+                self._next = asyncio.Event()
                 await self._pause(_SHARE * (monotonic() - begin))
 
     async def _pause(self, least_s: float) -> None:

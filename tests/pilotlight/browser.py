@@ -56,11 +56,12 @@ class Tab:
         return done["result"].get("value")
 
     async def until(self, condition: str, timeout: float = 30) -> Any:
-        """Wait until a JavaScript expression is true; its value."""
+        """Wait until a JavaScript expression is true; its value. One that throws is not true yet."""
+        guarded = f"(() => {{ try {{ return ({condition}); }} catch {{ return false; }} }})()"
         try:
             async with asyncio.timeout(timeout):
                 while True:
-                    if found := await self.run(condition):
+                    if found := await self.run(guarded):
                         return found
                     await asyncio.sleep(0.1)
         except TimeoutError:

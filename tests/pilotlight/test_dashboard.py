@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import time
 import urllib.error
 import urllib.request
 from datetime import UTC, datetime
@@ -10,7 +11,7 @@ from datetime import UTC, datetime
 import pytest
 
 from knative.client.cluster import Cluster
-from knative.client.resources import SERVICE, WARM_POOL
+from knative.client.resources import CONFIG_MAP, SERVICE, WARM_POOL
 from tests.pilotlight.browser import chromium, needs_chromium
 
 HOSTILE = "<img src=x onerror=window.hostile=1>\"'&</script><script>window.hostile=1</script>"
@@ -61,9 +62,13 @@ def test_files_are_for_everyone_and_data_for_who_has_the_token(cli, echo_agent):
         assert (status, b"echo" in body) == (401, False), given
     bearer = f"Bearer {token}"
     assert answer(f"{page}api/services/default/echo-demo")[0] == 401
-    status, headers, body = answer(overview, Authorization=bearer)
-    assert (status, headers["X-Pilotlight-Right"]) == (200, "write")
-    shown = json.loads(body)
+    for _ in range(20):  # a reading a second
+        status, headers, body = answer(overview, Authorization=bearer)
+        assert (status, headers["X-Pilotlight-Right"]) == (200, "write")
+        shown = json.loads(body)
+        if [echo["ready"] for echo in shown["services"]] == ["yes"]:
+            break
+        time.sleep(0.5)
     (echo,) = shown["services"]
     assert (echo["id"], echo["agent"], echo["ready"]) == ("default/echo-demo", "demo", "yes")
     assert shown["problems"] == []
@@ -141,7 +146,7 @@ async def test_the_page_shows_services_and_holds_a_pool(cli, echo_agent, tmp_pat
         await tab.open("about:blank")
         await tab.open(link)
         await tab.until(
-            "document.querySelector('#service-table tbody button')?.innerText === 'default/echo-demo'"
+            "document.querySelector('#service-table tbody button').innerText === 'default/echo-demo'"
         )
         assert await tab.run("location.href") == page, "the token is not left in the address bar"
         # by keyboard: the first thing that Enter can open in the table
@@ -186,6 +191,8 @@ async def test_the_page_shows_services_and_holds_a_pool(cli, echo_agent, tmp_pat
 async def test_a_thousand_services_are_shown_by_the_hundred_and_filtered(cli, tmp_path):
     link, _ = await asyncio.to_thread(started, cli)
     async with Cluster.from_kubeconfig(cli.state / "kubeconfig") as cluster:
+        zero = {"data": {"allow-zero-initial-scale": "true"}}
+        await cluster.patch(CONFIG_MAP, "config-autoscaler", "knative-serving", zero)
         for begin in range(0, 1000, 50):
             await asyncio.gather(
                 *(cluster.create(SERVICE, service(f"s{n:04}")) for n in range(begin, begin + 50))

@@ -18,17 +18,19 @@ function picture(width, height, label) {
 function historyChart(rows, now, label) {
   const width = 560, height = 190, left = 30, right = 8, top = 8, bottom = 22;
   const root = picture(width, height, label);
-  const begin = now - 3600;
+  // What is known of the last hour, five minutes at least.
+  const span = Math.min(3600, 300 * Math.max(1, Math.ceil((now - (rows[0]?.[0] ?? now)) / 300)));
+  const begin = now - span;
   const top_value = Math.max(1, ...rows.map((row) => Math.max(row[1] ?? 0, row[2] ?? 0, row[3] ?? 0)));
-  const x = (at) => left + (Math.max(0, at - begin) / 3600) * (width - left - right);
+  const x = (at) => left + (Math.max(0, at - begin) / span) * (width - left - right);
   const y = (value) => height - bottom - (value / top_value) * (height - top - bottom);
   const step = Math.max(1, Math.ceil(top_value / 4));
   for (let value = 0; value <= top_value; value += step) {
     root.append(svg("line", { class: "grid", x1: left, x2: width - right, y1: y(value), y2: y(value) }),
       svg("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, String(value)));
   }
-  for (let minutes = 60; minutes >= 0; minutes -= 15) {
-    root.append(svg("text", { x: x(now - minutes * 60), y: height - 6, "text-anchor": minutes === 60 ? "start" : minutes ? "middle" : "end" },
+  for (const minutes of [span / 60, span / 120, 0]) {
+    root.append(svg("text", { x: x(now - minutes * 60), y: height - 6, "text-anchor": minutes === span / 60 ? "start" : minutes ? "middle" : "end" },
       minutes ? `-${minutes} min` : "now"));
   }
   const path = (column) => {
@@ -104,13 +106,13 @@ function calendarChart(calendar, label) {
 
 /** An agent: queues, who calls, who is called. */
 function agentGraph(agent, services) {
-  const box = 168, gap = 46, high = 46;
+  const box = 186, gap = 44, high = 46;
   const short = (text) => (text.length > 24 ? `${text.slice(0, 23)}…` : text);
   const called = new Set(agent.calls.map(([, to]) => to));
   const columns = [agent.queues.map(([from]) => from), agent.stages.filter((s) => !called.has(s.service)).map((s) => s.service),
     agent.stages.filter((s) => called.has(s.service)).map((s) => s.service)].filter((column) => column.length);
   const rows = Math.max(...columns.map((column) => column.length));
-  const width = Math.max(560, columns.length * (box + gap) - gap + 4), height = rows * (high + 10) + 4;
+  const width = Math.max(660, columns.length * (box + gap) - gap + 4), height = rows * (high + 10) + 4;
   const root = picture(width, height, `The stages of ${agent.id}`);
   const at = new Map();
   columns.forEach((column, c) => column.forEach((name, r) => at.set(name, [2 + c * (box + gap), 2 + r * (high + 10)])));
@@ -124,7 +126,7 @@ function agentGraph(agent, services) {
   for (const [name, [x, y]] of at) {
     const service = services.get(name);
     const state = !service || queues.has(name) ? "" : service.pending ? "starting" : service.replicas ? "hot" : "";
-    const text = queues.has(name) ? "queue" : service ? `${service.kind ?? "service"} · ${service.replicas} ready${service.pending ? `, ${service.pending} starting` : ""} · floor ${service.floor}` : "";
+    const text = queues.has(name) ? "queue" : service ? `${service.replicas} ready${service.pending ? `, ${service.pending} starting` : ""} · floor ${service.floor}` : "";
     root.append(svg("rect", { class: `stage ${state}`, x, y, width: box, height: high, rx: 6 }),
       svg("text", { class: "name", x: x + 8, y: y + 19 }, short(name.split("/")[1] ?? name)), svg("text", { x: x + 8, y: y + 36 }, text));
   }

@@ -92,7 +92,7 @@ function showTiles(overview) {
 /** Keep the rows that have not changed: focus, selection and scrolling stay. */
 function fill(body, items, row) {
   const known = new Map([...body.children].map((node) => [node.dataset.id, node]));
-  let before = body.firstChild;
+  let before = body.firstChild; // what stands where the next row belongs
   for (const item of items) {
     const text = JSON.stringify(item);
     let node = known.get(item.id);
@@ -133,7 +133,7 @@ function showAgents(overview) {
   const text = JSON.stringify([overview.agents.length, shown, shown.map((a) => a.stages.map(({ service }) => { const s = services.get(service); return s && [s.replicas, s.pending, s.floor]; }))]);
   if (text === agentsShown) return;
   agentsShown = text;
-  const nodes = shown.map((agent) => el("div", {}, el("h3", {}, agent.id), agentGraph(agent, services)));
+  const nodes = shown.map((agent) => el("div", {}, el("h3", {}, agent.id), el("div", { class: "scroll" }, agentGraph(agent, services))));
   if (overview.agents.length > shown.length) nodes.push(el("p", { class: "quiet" }, `and ${overview.agents.length - shown.length} more`));
   $("agents").replaceChildren(...(nodes.length ? nodes : [el("p", { class: "quiet" }, "No agents. Deploy one: pilotlight deploy -f agent.yaml")]));
 }
@@ -199,11 +199,19 @@ async function showDetail() {
   const put = (part, ...nodes) => panel.querySelector(`.part-${part}`).replaceChildren(...nodes.filter(Boolean));
   put("chart", el("h3", {}, "Floor against demand, last hour"), historyChart(found.points, Date.now() / 1000, `Floor, ready replicas and demand of ${id} in the last hour`),
     el("ul", { class: "legend" }, ...[["floor", "floor"], ["ready", "ready replicas"], ["demand", "demand (replicas that the requests fill)"]].map(([name, text]) => el("li", {}, el("i", { class: name }), text))));
-  put("why", el("h3", {}, "Why, and what comes next"), found.explanation.length ? el("pre", {}, found.explanation.join("\n")) : el("p", { class: "quiet" }, "No WarmPool: it scales to zero, and the first request waits for a start."));
+  put("why", el("h3", {}, "Why, and what comes next"), ...(found.explanation.length ? why(found) : [el("p", { class: "quiet" }, "No WarmPool: it scales to zero, and the first request waits for a start.")]));
   put("week", found.calendar && el("h3", {}, `Seven days ahead (${found.calendar.timeZone})`), found.calendar && calendarChart(found.calendar, `The schedule's floor of ${id} in the next seven days`));
   const starts = found.starts.slice(0, 5).map((start) => [`${new Date(start.readyAt).toLocaleTimeString()} · ${start.pod} · ${start.seconds.toFixed(2)} s`, start.phases, start.seconds]);
   if (found.medians.length) starts.unshift(["median of the measured starts", found.medians, null]);
   put("starts", el("h3", {}, "Cold starts by phase"), starts.length ? waterfall(starts, `Phases of the latest starts of ${id}`) : el("p", { class: "quiet" }, "None seen yet."));
+}
+
+/** Every rule with its say; the whole text of `pilotlight pool explain` behind a heading that stays as it was. */
+function why(found) {
+  const rows = found.rules.map((rule) => el("tr", {}, el("td", {}, rule.rule), el("td", {}, rule.held), el("td", {}, rule.detail)));
+  const open = $("detail").querySelector("details")?.open ?? !rows.length;
+  return [rows.length ? el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ...["rule", "asks for", "because"].map((name) => el("th", {}, name)))), el("tbody", {}, ...rows))) : null,
+    el("p", { class: "quiet" }, "The highest counts, then limits, then the budget."), el("details", { open }, el("summary", {}, "pilotlight pool explain"), el("pre", {}, found.explanation.join("\n")))];
 }
 
 function actions(id) {
