@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from functions.gpu_devices import held_devices
 from functions.lifecycle import Warmth
 from knative import env_vars
 from weights.cache.location import CACHE_QUOTA_VARIABLE, default_cache_dir, parse_cache_quota
@@ -102,6 +103,8 @@ class FunctionSettings:
     """Folder of the Secret with the token of the agent's own stages."""
     progress_seconds: float = 2.0
     """Seconds between the comments in a stream that waits for a start; 0: none."""
+    gpu_devices: tuple[str, ...] | None = ()
+    """Indices or UUIDs of the GPUs that the replica holds; None: all that NVML shows."""
     telemetry: Mapping[str, str] = field(default_factory=dict)
     """OpenTelemetry's own variables (`OTEL_*`), see `transport.spans`."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -153,6 +156,7 @@ class FunctionSettings:
             jwt=reader.read(env_vars.JWT, _json_object, None),
             stage_token_dir=reader.read(env_vars.STAGE_TOKEN_DIR, Path, None),
             progress_seconds=reader.read(env_vars.PROGRESS_SECONDS, _seconds, defaults.progress_seconds),
+            gpu_devices=held_devices(environ),
             telemetry={key: value for key, value in environ.items() if key.startswith("OTEL_")},
             log_level=reader.read(
                 env_vars.LOG_LEVEL, _one_of("debug", "info", "warning", "error"), defaults.log_level

@@ -19,6 +19,7 @@ from functions import termination_message
 from functions.auth.authenticator import Authenticator
 from functions.auth.caller import USE_BY_KEY
 from functions.contract import Problem, StageReply
+from functions.gpu_metrics import GpuMetrics
 from functions.http.api_description import INVOKE_BODY, INVOKE_RESPONSES, describe
 from functions.http.error_handlers import ErrorHandlers
 from functions.http.invocation import Invocation
@@ -71,6 +72,7 @@ class StageApp:
         self.settings = settings
         self.replica = replica
         self.metrics = Metrics(stage=stage.name, kind=stage.kind)
+        self.metrics.extra.append(GpuMetrics(stage=stage.name, kind=stage.kind, devices=settings.gpu_devices))
         self._span_queue = open_queue(settings.telemetry)
         spans = None if self._span_queue is None else _spans(self._span_queue, stage, settings)
         if self._span_queue is not None and spans is not None:
