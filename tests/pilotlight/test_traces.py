@@ -18,10 +18,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from typer.testing import CliRunner
 
 from knative.client.resources import CONFIG_MAP, TRIGGER
 from pilotlight import deploy, stack
 from pilotlight.agent_reader import load_agent
+from pilotlight.cli import app
 from pilotlight.compile import compile_agent
 from tests.pilotlight.openai_server import openai_server
 from tests.triggers.moto_server import moto_server
@@ -228,3 +230,22 @@ async def test_a_stage_counts_what_became_of_its_spans(tmp_path, receiver):
         assert stage.wait() == 0
     [(service, span)] = [one for one in receiver.of_trace("a" * 32) if one[1].name == "POST /invoke"]
     assert (service, span.parent_span_id.hex()) == ("postprocess", "b" * 16)
+
+
+def test_the_endpoint_of_an_agent_file_reaches_stages_and_dispatchers(tmp_path):
+    named = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector.monitoring:4318"}
+    document = agent("http://localhost:1/v1")
+    document["spec"] |= {
+        "env": named,
+        "dispatcher": {"image": "example.com/triggers:1", "awsSecret": "aws", "env": named},
+    }
+    document["spec"]["triggers"][0]["source"]["sqs"]["region"] = "eu-central-1"
+    (tmp_path / "agent.yaml").write_text(yaml.safe_dump(document))
+    done = CliRunner().invoke(app, ["render", "--dispatchers", "-f", str(tmp_path / "agent.yaml")])
+    rendered = CliRunner().invoke(app, ["render", "-f", str(tmp_path / "agent.yaml")])
+    assert (done.exit_code, rendered.exit_code) == (0, 0), (done.output, rendered.output)
+    objects = [one for text in (done.stdout, rendered.stdout) for one in yaml.safe_load_all(text) if one]
+    pods = [one["spec"]["template"]["spec"] for one in objects if one["kind"] in {"Service", "Deployment"}]
+    found = [{one["name"]: one.get("value") for one in pod["containers"][0]["env"]} for pod in pods]
+    assert len(found) == 3
+    assert all(variables.items() >= named.items() for variables in found)
