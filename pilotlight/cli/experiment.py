@@ -33,6 +33,7 @@ except ModuleNotFoundError as error:
 
 app = typer.Typer(
     no_args_is_help=True,
+    add_completion=False,
     help="Experiments: what warm pools would cost on a trace, and what users would feel.",
 )
 

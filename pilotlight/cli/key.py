@@ -17,7 +17,9 @@ from pilotlight.access_settings import KEYS_SECRET
 from pilotlight.kubeconfig import connect
 from warmpool.domain.duration import parse_duration
 
-app = typer.Typer(no_args_is_help=True, help="Keys of function URLs: create, ls, revoke; rotate.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Keys of function URLs: create, ls, revoke; rotate."
+)
 
 _NAME = re.compile(r"[A-Za-z0-9][-._A-Za-z0-9]{0,62}")
 

@@ -20,7 +20,9 @@ from warmpool.adapters.admin_key import read_admin_key
 from warmpool.domain.duration import parse_duration
 from warmpool.domain.pool import KIND
 
-app = typer.Typer(no_args_is_help=True, help="Warm pools: what they hold, why, and what it costs.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Warm pools: what they hold, why, and what it costs."
+)
 
 Name = Annotated[str, typer.Argument(help="NAME or NAMESPACE/NAME of a WarmPool.")]
 Kubeconfig = Annotated[

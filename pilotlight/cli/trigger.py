@@ -25,7 +25,11 @@ from triggers.sources.settings import BrokerSettings
 from triggers.spec.brokers import QueueRef
 from triggers.spec.trigger import TriggerSpec
 
-app = typer.Typer(no_args_is_help=True, help="Event triggers: queues whose messages are posted to functions.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Event triggers: queues whose messages are posted to functions.",
+)
 dlq = typer.Typer(no_args_is_help=True, help="Dead letters: messages that were given up, and why.")
 app.add_typer(dlq, name="dlq")
 

@@ -43,6 +43,7 @@ class _Group(TyperGroup):
 app = typer.Typer(
     cls=_Group,
     no_args_is_help=True,
+    add_completion=False,
     help="Model weights: pull, warm, ls, plan, verify, prune, rm, make-model.",
 )
 
