@@ -123,7 +123,7 @@ async def test_a_stream_that_loses_its_engine_ends_with_an_error(hot, http):
         rest = await response.content.read()
     *_, last = [line for line in rest.decode().split("\n\n") if line]
     error = json.loads(last.removeprefix("data: "))["error"]
-    assert (error["code"], error["retryable"]) == (503, True)
+    assert (error["code"], error["retryable"]) == ("service_unavailable", True)
 
 
 async def test_a_stage_stream_that_loses_its_engine_ends_with_a_problem(hot, http):

@@ -128,7 +128,7 @@ def test_targets_without_a_revision_follow_the_newest():
                 "containers": [
                     {
                         "name": "owner-main",
-                        "readinessProbe": {"httpGet": {"path": "/"}, "successThreshold": 1},
+                        "readinessProbe": {"httpGet": {"path": "/", "port": 0}, "successThreshold": 1},
                         "resources": {"requests": {"cpu": "250m"}, "limits": {"cpu": "2", "memory": "1Gi"}},
                     }
                 ],
