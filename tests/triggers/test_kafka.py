@@ -80,7 +80,9 @@ class MockCluster:
 @pytest.fixture(scope="module")
 def cluster():
     if os.environ.get("PILOTLIGHT_TEST_KAFKA") != "1":
-        pytest.skip("a fresh group joins the mock cluster too slowly at times; PILOTLIGHT_TEST_KAFKA=1 runs these")
+        pytest.skip(
+            "a fresh group joins the mock cluster too slowly at times; PILOTLIGHT_TEST_KAFKA=1 runs these"
+        )
     cluster = MockCluster()
     yield cluster
     cluster.close()
