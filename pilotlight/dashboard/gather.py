@@ -36,8 +36,8 @@ _SHARE = 10
 """A reading that took t seconds is followed by a pause of at least this many times t."""
 _PAGE_IS_OPEN_S = 15.0
 """After its last request."""
-_STALE_S = 3.0
-"""From this age on, a page that is opened waits for the next reading, at most as long."""
+_FRESH_S = 0.5
+"""How long a page that is opened waits for a new reading at most; it begins with the last one otherwise."""
 _REPLICAS_READ = 128
 _AT_ONCE = 16
 _CONTAINER_PORT = 8080
@@ -79,7 +79,6 @@ class Gatherer:
         self._asked = asyncio.Event()
         self._first = asyncio.Event()
         self._next = asyncio.Event()
-        self._gathered_at = float("-inf")
         self._body = b"{}"
 
     @asynccontextmanager
@@ -95,12 +94,13 @@ class Gatherer:
 
     async def overview(self) -> bytes:
         """The document as JSON, at most some seconds old."""
+        was_open = monotonic() - self._asked_at <= _PAGE_IS_OPEN_S
         self._asked_at = monotonic()
         self._asked.set()
         await self._first.wait()
-        if monotonic() - self._gathered_at > _STALE_S:  # nobody has looked for a while
+        if not was_open:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_STALE_S):
+                async with asyncio.timeout(_FRESH_S):
                     await self._next.wait()
         return self._body
 
@@ -161,7 +161,6 @@ class Gatherer:
                     await self._gather(http)
                 except Exception:  # the page says less; what it shows must not end
                     log.exception("the dashboard could not be brought up to date")
-                self._gathered_at = monotonic()
                 self._first.set()
                 self._next.set()
                 self._next = asyncio.Event()
