@@ -21,6 +21,7 @@ from pilotlight.agent_values import (
 )
 from pilotlight.dispatcher_settings import DispatcherSettings
 from pilotlight.gpu_settings import GPU, GpuType
+from pilotlight.mesh_settings import Mesh, MeshSettings, MeshType
 from pilotlight.pod_settings import PodSettings
 from pilotlight.s3_settings import S3
 from warmpool.domain.pool import WarmPoolTemplate
@@ -252,6 +253,8 @@ class AgentSpec(PodSettings):
     allowed_origins: list[Origin] = Field(default_factory=list)
     """Origins of other sites' pages that may call from a browser."""
     network_policy: NetworkPolicySettings = Field(default_factory=NetworkPolicySettings)
+    mesh: Mesh = Field(default_factory=MeshSettings)
+    """The cluster's service mesh, which encrypts between pods and knows them by their accounts."""
     progress_seconds: float | None = Field(default=None, ge=0)
     """Seconds between the comments in a stream that waits for a start; 0: none. By default 2."""
     s3: S3 | None = None
@@ -363,6 +366,11 @@ class Agent(AgentModel):
             raise AgentFileError(f"--model {uri}: {error}") from error
         model = self.spec.model.model_copy(update={"uri": uri})
         return self.model_copy(update={"spec": self.spec.model_copy(update={"model": model})})
+
+    def with_mesh(self, mesh: MeshType) -> "Agent":
+        """The same agent in another mesh."""
+        settings = self.spec.mesh.model_copy(update={"type": mesh})
+        return self.model_copy(update={"spec": self.spec.model_copy(update={"mesh": settings})})
 
     def is_public(self, stage: StageSpec) -> bool:
         """Whether a stage is reachable from outside the cluster."""

@@ -12,6 +12,8 @@ from pilotlight.agent import Agent, EngineSpec, Kind, StageSpec
 from pilotlight.compile_access import access_annotations, access_environment, network_policy
 from pilotlight.compile_pod import compile_pod
 from pilotlight.compile_triggers import trigger_object
+from pilotlight.mesh.objects import mesh_objects
+from pilotlight.mesh.pods import pod_annotations, pod_labels
 
 NO_IMAGE = "pilotlight.invalid/set-spec.image"
 """The image of an agent that names none: the local platform runs no images, and this host cannot exist
@@ -31,9 +33,9 @@ def compile_agent(agent: Agent) -> list[dict[str, Any]]:
 
 
 def compile_for_cluster(agent: Agent) -> list[dict[str, Any]]:
-    """What a cluster gets beside `compile_agent`, and one machine has no use for: its NetworkPolicy."""
+    """What a cluster gets beside `compile_agent`, and one machine has no use for: NetworkPolicy, mesh."""
     policy = network_policy(agent)
-    return [] if policy is None else [policy]
+    return [*([] if policy is None else [policy]), *mesh_objects(agent)]
 
 
 def _service(agent: Agent, stage: StageSpec) -> dict[str, Any]:
@@ -66,6 +68,7 @@ def _service(agent: Agent, stage: StageSpec) -> dict[str, Any]:
             **agent.metadata.labels,
             **agent.spec.labels,
             **stage.labels,
+            **pod_labels(agent),
             AGENT_LABEL: agent.metadata.name,
             STAGE_LABEL: stage.kind.value,
         },
@@ -73,6 +76,7 @@ def _service(agent: Agent, stage: StageSpec) -> dict[str, Any]:
         annotations={
             **pod.annotations,
             **access_annotations(agent, stage),
+            **pod_annotations(agent, stage),
             **agent.spec.annotations,
             **stage.annotations,
         },

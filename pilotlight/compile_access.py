@@ -18,6 +18,8 @@ _PROXY_PORTS = (8012, 8013, 8112)
 _METRICS_PORTS = (9090, 9091)
 """The queue-proxy's: for the autoscaler, and its own metrics."""
 _CONTAINER_PORT = 8080
+_MESH_PORTS = {"istio-ambient": (15008,), "linkerd": (4143,)}
+"""At which a mesh's proxy takes connections of other proxies, in place of the port that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,10 @@ def network_policy(agent: Agent) -> dict[str, Any] | None:
     settings = agent.spec.network_policy
     if not settings.enabled or agent.spec.auth is None:
         return None
-    serving = _rule(settings.ingress_namespaces, (*_PROXY_PORTS, *_METRICS_PORTS))
-    observers = _rule(settings.observer_namespaces, (_CONTAINER_PORT, *_PROXY_PORTS, *_METRICS_PORTS))
+    proxies = (*_PROXY_PORTS, *_METRICS_PORTS, *_MESH_PORTS.get(agent.spec.mesh.type, ()))
+    serving = _rule(settings.ingress_namespaces, proxies)
+    observers = _rule(settings.observer_namespaces, (_CONTAINER_PORT, *proxies))
+    within = [_within(agent)] if agent.spec.mesh.type == "istio" else []
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -106,7 +110,7 @@ def network_policy(agent: Agent) -> dict[str, Any] | None:
         "spec": {
             "podSelector": {"matchLabels": {AGENT_LABEL: agent.metadata.name}},
             "policyTypes": ["Ingress"],
-            "ingress": [serving, *([observers] if settings.observer_namespaces else [])],
+            "ingress": [serving, *([observers] if settings.observer_namespaces else []), *within],
         },
     }
 
@@ -117,6 +121,20 @@ def _rule(namespaces: list[str], ports: tuple[int, ...]) -> dict[str, Any]:
         "from": [{"namespaceSelector": {"matchExpressions": [names]}}],
         "ports": [{"protocol": "TCP", "port": port} for port in ports],
     }
+
+
+def _within(agent: Agent) -> dict[str, Any]:
+    """Sidecars send requests straight to pods, past Knative's gateway: the agent's own, and its callers'."""
+    callers = sorted({caller.partition("/")[0] for caller in agent.spec.mesh.callers})
+    own = {AGENT_LABEL: agent.metadata.name}
+    peers: list[dict[str, Any]] = [
+        {"podSelector": {"matchLabels": labels}}
+        for labels in (own, {"app.kubernetes.io/component": "trigger-dispatcher"})
+    ]
+    if callers:
+        names = {"key": "kubernetes.io/metadata.name", "operator": "In", "values": callers}
+        peers.append({"namespaceSelector": {"matchExpressions": [names]}})
+    return {"from": peers, "ports": [{"protocol": "TCP", "port": port} for port in _PROXY_PORTS]}
 
 
 def _has_stage_token(agent: Agent) -> bool:

@@ -8,6 +8,7 @@ from pilotlight.agent_triggers import AgentTrigger
 from pilotlight.compile_keda import keda_objects, replicas_at_most
 from pilotlight.compile_pod import SAFE_SECURITY_CONTEXT
 from pilotlight.compile_triggers import trigger_object
+from pilotlight.mesh.pods import mesh_annotations, pod_labels
 from triggers.spec.trigger import TriggerSpec
 
 TRIGGER_LABEL: Final = "pilotlight.dev/trigger"
@@ -119,8 +120,9 @@ def _deployment(agent: Agent, trigger: AgentTrigger, name: str) -> dict[str, Any
             else {"type": "Recreate"},
             "template": {
                 "metadata": {
-                    "labels": labels,
+                    "labels": {**labels, **pod_labels(agent)},
                     "annotations": {
+                        **mesh_annotations(agent),
                         "prometheus.io/scrape": "true",
                         "prometheus.io/port": str(_PORT),
                         "prometheus.io/path": "/metrics",

@@ -8,6 +8,7 @@ from pilotlight.agent import Agent, Kind, StageSpec
 from pilotlight.agent_values import AgentModel
 from pilotlight.compile_access import secret_mounts
 from pilotlight.compile_gpu import compile_gpu, place
+from pilotlight.mesh.identities import account_of
 from pilotlight.pod_settings import Cache, LivenessProbe
 
 SAFE_SECURITY_CONTEXT: dict[str, Any] = {
@@ -81,6 +82,8 @@ def compile_pod(agent: Agent, stage: StageSpec) -> Pod:
         automount = False
     if automount is not None:
         fields["automountServiceAccountToken"] = automount
+    if spec.mesh.type != "none":
+        fields["serviceAccountName"] = account_of(agent, stage)
 
     gpu = compile_gpu(agent, stage)
     if gpu is not None:

@@ -10,9 +10,16 @@ from knative.client.cluster import Cluster
 from knative.client.errors import ClusterError, Forbidden, Invalid, NotFound
 from knative.client.resources import (
     CONFIG_MAP,
+    DESTINATION_RULE,
+    ISTIO_AUTHORIZATION,
+    LINKERD_AUTHORIZATION,
+    LINKERD_SERVER,
+    MESH_TLS_AUTHENTICATION,
     NETWORK_POLICY,
+    PEER_AUTHENTICATION,
     SECRET,
     SERVICE,
+    SERVICE_ACCOUNT,
     TRIGGER,
     WARM_POOL,
     Resource,
@@ -27,7 +34,19 @@ from pilotlight.readiness import Readiness, ready_condition
 
 FIELD_MANAGER = "pilotlight-deploy"
 
-_RESOURCES = {resource.kind: resource for resource in (SERVICE, WARM_POOL, TRIGGER, NETWORK_POLICY)}
+_LOCAL = (SERVICE, WARM_POOL, TRIGGER)
+"""What one machine has a use for: its pods are processes on loopback."""
+_OF_A_CLUSTER = (
+    NETWORK_POLICY,
+    SERVICE_ACCOUNT,
+    PEER_AUTHENTICATION,
+    ISTIO_AUTHORIZATION,
+    DESTINATION_RULE,
+    LINKERD_SERVER,
+    LINKERD_AUTHORIZATION,
+    MESH_TLS_AUTHENTICATION,
+)
+_RESOURCES = {(resource.api_version, resource.kind): resource for resource in (*_LOCAL, *_OF_A_CLUSTER)}
 
 
 @dataclass(frozen=True)
@@ -47,7 +66,7 @@ class DeployError(RuntimeError):
 
 def resource_of(obj: dict[str, Any]) -> Resource:
     """The resource that an object of an agent belongs to."""
-    return _RESOURCES[obj["kind"]]
+    return _RESOURCES[obj["apiVersion"], obj["kind"]]
 
 
 async def check(cluster: Cluster, objects: Sequence[dict[str, Any]]) -> None:
@@ -121,8 +140,8 @@ def lets_everyone_call(obj: dict[str, Any]) -> bool:
 
 
 def _for_server(objects: Sequence[dict[str, Any]], *, local: bool) -> list[dict[str, Any]]:
-    """The objects without those that one machine has no use for: its pods are processes on loopback."""
-    return [obj for obj in objects if not (local and obj["kind"] == NETWORK_POLICY.kind)]
+    """The objects without those that one machine has no use for."""
+    return [obj for obj in objects if not local or resource_of(obj) in _LOCAL]
 
 
 async def _ensure_stage_tokens(cluster: Cluster, objects: Sequence[dict[str, Any]]) -> list[Applied]:

@@ -50,6 +50,17 @@ NAMESPACE = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
 CONFIG_MAP = Resource("", "v1", "configmaps", "ConfigMap")
 SECRET = Resource("", "v1", "secrets", "Secret")
 NETWORK_POLICY = Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
+PEER_AUTHENTICATION = Resource("security.istio.io", "v1", "peerauthentications", "PeerAuthentication")
+ISTIO_AUTHORIZATION = Resource("security.istio.io", "v1", "authorizationpolicies", "AuthorizationPolicy")
+DESTINATION_RULE = Resource("networking.istio.io", "v1", "destinationrules", "DestinationRule")
+LINKERD_SERVER = Resource("policy.linkerd.io", "v1beta3", "servers", "Server")
+LINKERD_AUTHORIZATION = Resource(
+    "policy.linkerd.io", "v1alpha1", "authorizationpolicies", "AuthorizationPolicy"
+)
+MESH_TLS_AUTHENTICATION = Resource(
+    "policy.linkerd.io", "v1alpha1", "meshtlsauthentications", "MeshTLSAuthentication"
+)
+SERVICE_ACCOUNT = Resource("", "v1", "serviceaccounts", "ServiceAccount")
 LEASE = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 JOB = Resource("batch", "v1", "jobs", "Job")
 CRON_JOB = Resource("batch", "v1", "cronjobs", "CronJob")

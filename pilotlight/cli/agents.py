@@ -25,6 +25,8 @@ from pilotlight.doctor.report import has_errors
 from pilotlight.doctor.run import Agents, check_cluster
 from pilotlight.gateway import default_gateway
 from pilotlight.kubeconfig import connect
+from pilotlight.mesh.objects import mesh_notes
+from pilotlight.mesh_settings import MESH_TYPES
 from pilotlight.service_urls import reachable_url
 from weights.sources.address import absolute_uri
 
@@ -46,13 +48,28 @@ Kubeconfig = Annotated[
 ]
 
 
-def load(paths: list[Path], model: str | None = None) -> list[Agent]:
+MeshOption = Annotated[
+    str | None,
+    typer.Option(
+        "--mesh",
+        metavar="|".join(MESH_TYPES),
+        help="The cluster's service mesh, instead of the file's spec.mesh.",
+    ),
+]
+
+
+def load(paths: list[Path], model: str | None = None, mesh: str | None = None) -> list[Agent]:
     """Read the agent files, with the model replaced where one is named.
 
     A relative path of a model is relative to its agent file; that of `--model`, to the folder in which the
     command runs.
     """
     agents = [load_agent(path) for path in paths]
+    if mesh is not None:
+        known = next((item for item in MESH_TYPES if item == mesh), None)
+        if known is None:
+            raise typer.BadParameter(f"'{mesh}' must be one of {', '.join(MESH_TYPES)}", param_hint="--mesh")
+        agents = [agent.with_mesh(known) for agent in agents]
     if model is None:
         return agents
     checked = [agent.with_model(model) for agent in agents]  # names what was given if it is no address
@@ -61,7 +78,8 @@ def load(paths: list[Path], model: str | None = None) -> list[Agent]:
 
 def compile_all(agents: list[Agent]) -> list[dict[str, Any]]:
     """The objects of all agents, in order."""
-    return [obj for agent in agents for obj in (*compile_agent(agent), *compile_for_cluster(agent))]
+    # Policies and accounts first: no pod starts before what guards it is there.
+    return [obj for agent in agents for obj in (*compile_for_cluster(agent), *compile_agent(agent))]
 
 
 @app.command()
@@ -69,6 +87,7 @@ def render(
     file: AgentFile,
     *,
     model: ModelUri = None,
+    mesh: MeshOption = None,
     dispatchers: Annotated[
         bool,
         typer.Option(
@@ -79,8 +98,9 @@ def render(
     output: Annotated[str, typer.Option("--output", "-o", help="yaml or json.")] = "yaml",
 ) -> None:
     """Print the Knative Services, WarmPools and Triggers that an agent file compiles to."""
-    agents = load(file, model)
+    agents = load(file, model, mesh)
     objects = _compile_dispatchers(agents) if dispatchers else compile_all(agents)
+    _note_what_the_mesh_leaves(agents)
     if not dispatchers and any(map(deploying.names_no_image, objects)):
         typer.echo("note: spec.image is not set, so these objects run on the local platform only", err=True)
     if any(map(deploying.says_not_who_may_call, objects)):
@@ -114,6 +134,11 @@ def _compile_dispatchers(agents: list[Agent]) -> list[dict[str, Any]]:
     return objects
 
 
+def _note_what_the_mesh_leaves(agents: list[Agent]) -> None:
+    for note in dict.fromkeys(note for agent in agents for note in mesh_notes(agent)):
+        typer.echo(f"note: {note}", err=True)
+
+
 def _warn_of_open_stages(objects: list[dict[str, Any]]) -> None:
     if opened := [obj["metadata"]["name"] for obj in objects if deploying.lets_everyone_call(obj)]:
         typer.echo(f"warning: auth: none lets everyone call {', '.join(opened)} who reaches them", err=True)
@@ -124,6 +149,7 @@ def deploy(
     file: AgentFile,
     *,
     model: ModelUri = None,
+    mesh: MeshOption = None,
     kubeconfig: Kubeconfig = None,
     wait: Annotated[bool, typer.Option(help="Wait until every Service is ready.")] = True,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait.")] = 600,
@@ -133,9 +159,9 @@ def deploy(
     ] = False,
 ) -> None:
     """Apply an agent file to a cluster, or to the platform on this machine."""
-    agents = load(file, model)
+    agents = load(file, model, mesh)
     objects = compile_all(agents)
-
+    _note_what_the_mesh_leaves(agents)
     _warn_of_open_stages(objects)
 
     async def run() -> None:

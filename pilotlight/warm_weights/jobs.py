@@ -14,6 +14,7 @@ from pilotlight.agent import Agent, Kind, StageSpec
 from pilotlight.compile import compile_agent
 from pilotlight.compile_access import KEYS_VOLUME, STAGE_TOKEN_VOLUME
 from pilotlight.compile_pod import SHM_VOLUME
+from pilotlight.mesh.pods import OUTSIDE_ANNOTATIONS, OUTSIDE_LABELS
 from pilotlight.node_placement import misfit
 from weights.cache.location import CACHE_DIR_VARIABLE
 
@@ -191,16 +192,17 @@ def warm_job(
     annotations = {
         key: value
         for key, value in template["metadata"].get("annotations", {}).items()
-        if not key.partition("/")[0].endswith("knative.dev")
+        if not key.partition("/")[0].endswith(("knative.dev", "istio.io", "linkerd.io"))
     }
     spec = {
         "backoffLimit": _REMOVAL_RETRIES if remove else _RETRIES,
         "activeDeadlineSeconds": _DEADLINE_S,
         "ttlSecondsAfterFinished": _KEPT_S,
         "template": {
-            # A sidecar that stays would keep the Job from ending.
-            "metadata": {"labels": labels | {"sidecar.istio.io/inject": "false"}}
-            | ({"annotations": annotations} if annotations else {}),
+            "metadata": {
+                "labels": labels | OUTSIDE_LABELS,
+                "annotations": annotations | OUTSIDE_ANNOTATIONS,
+            },
             "spec": pod,
         },
     }

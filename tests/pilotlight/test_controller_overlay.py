@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import kubernetes.client
 import pytest
 import yaml
 
@@ -30,9 +31,28 @@ def one(rendered: list[dict[str, Any]], kind: str) -> dict[str, Any]:
 def test_every_object_passes_the_schemas_of_a_real_api_server(rendered):
     checked = [obj for obj in rendered if known(obj)]
     assert {obj["kind"] for obj in rendered} - {obj["kind"] for obj in checked} == {
-        "CustomResourceDefinition"
+        "CustomResourceDefinition",
+        "PodDisruptionBudget",
+        "PriorityClass",
     }
     assert [fault for obj in checked for fault in faults(obj)] == []
+
+
+def test_the_controller_has_a_priority_and_does_not_block_a_drain(rendered):
+    priority, budget = one(rendered, "PriorityClass"), one(rendered, "PodDisruptionBudget")
+    pod = one(rendered, "Deployment")["spec"]["template"]
+    base = yaml.safe_load((EXAMPLE.parents[1] / "knative/manifests/controller/deployment.yaml").read_text())
+    assert base["spec"]["template"]["spec"]["priorityClassName"] == priority["metadata"]["name"]
+    # Kubernetes keeps a thousand millions and more for itself.
+    assert 0 < priority["value"] <= 1_000_000_000
+    assert budget["spec"]["maxUnavailable"] == 1
+    selected = budget["spec"]["selector"]["matchLabels"].items()
+    assert selected <= pod["metadata"]["labels"].items()
+    for obj, model in (
+        (priority, kubernetes.client.V1PriorityClass),
+        (budget["spec"], kubernetes.client.V1PodDisruptionBudgetSpec),
+    ):
+        assert set(obj) <= set(model.attribute_map.values())
 
 
 def test_what_the_overlay_says_is_what_the_controller_gets(rendered):

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from knative.client.cluster import Cluster
 from knative.client.resources import POD, REVISION
-from knative.labels import PORT_ANNOTATION, REVISION_LABEL, SERVICE_LABEL
+from knative.labels import OBSERVED_PORT_ANNOTATION, PORT_ANNOTATION, REVISION_LABEL, SERVICE_LABEL
 from warmpool.domain.counts import parse_count
 from warmpool.domain.object_key import ObjectKey
 
@@ -35,9 +35,9 @@ def replica_url(pod: Mapping[str, Any], path: str) -> str | None:
     """The URL of a path on a ready replica; None for a pod that has no such URL.
 
     Requests go to the pod's own address and to a port number, whatever else its annotations say: labels and
-    annotations are written by whoever made the pod. The port is queue-proxy's, or the one that the local
-    platform writes on its pods. A pod in the host's network has the address of the node, where other things
-    listen, and gets no request.
+    annotations are written by whoever made the pod. The port is queue-proxy's, the one that a mesh leaves
+    open for it, or the one that the local platform writes on its pods. A pod in the host's network has the
+    address of the node, where other things listen, and gets no request.
     """
     meta, status = pod["metadata"], pod.get("status") or {}
     ready = any(
@@ -50,7 +50,8 @@ def replica_url(pod: Mapping[str, Any], path: str) -> str | None:
     except ValueError:
         return None
     annotations = meta.get("annotations") or {}
-    port = parse_count(annotations.get(PORT_ANNOTATION, _QUEUE_PROXY_PORT))
+    observed = annotations.get(OBSERVED_PORT_ANNOTATION, _QUEUE_PROXY_PORT)
+    port = parse_count(annotations.get(PORT_ANNOTATION, observed))
     if port is None or not 0 < port < 65_536:
         return None
     host = f"[{address}]" if address.version == 6 else str(address)
