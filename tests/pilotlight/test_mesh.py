@@ -150,9 +150,7 @@ def test_the_network_policy_lets_the_meshs_own_connections_through(tmp_path):
 
 
 def test_dispatchers_are_in_the_mesh_and_jobs_are_not(tmp_path):
-    path = written(
-        tmp_path, mesh="istio", triggers=[TRIGGER], dispatcher={"image": "example.com/triggers:1"}
-    )
+    path = written(tmp_path, mesh="istio", triggers=[TRIGGER], dispatcher={"image": "example.com/triggers:1"})
     agent = load_agent(path)
     (deployment,) = [obj for obj in dispatcher_objects(agent) if obj["kind"] == "Deployment"]
     assert deployment["spec"]["template"]["metadata"]["labels"]["sidecar.istio.io/inject"] == "true"
