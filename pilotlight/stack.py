@@ -29,6 +29,7 @@ from pilotlight.dashboard.gather import Gatherer
 from pilotlight.dashboard.tokens import kept_token
 from pilotlight.dispatching import Dispatching, EmbeddedSqs, validate_trigger
 from transport.spans import open_queue
+from warmpool.adapters.answers import ReplicaAnswers
 from warmpool.adapters.clock import SystemClock
 from warmpool.adapters.exposition import MetricsPage
 from warmpool.adapters.history import SqliteHistory
@@ -227,6 +228,7 @@ async def _controlling(
             waker=HttpWaker(platform.gateway_url),
             warmth_client=HttpWarmthClient(cluster, admin_key),
             phases=HttpPhases(cluster),
+            answers=ReplicaAnswers(cluster),
         )
         collector = MetricsCollector(controller)
         metrics.append(lambda: collector.render().decode())

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from warmpool.domain.account import Account
+from warmpool.domain.answers import AnswerCounts, RolloutWindow
 from warmpool.domain.cold_start import ColdStart, ColdStartSamples, ColdStartStats
 from warmpool.domain.decision import Decision
 from warmpool.domain.field_types import Warmth
@@ -84,6 +85,18 @@ class PhaseSource(Protocol):
 
         None when that is unknown: an application need not report it. Raises nothing.
         """
+        ...
+
+
+class AnswerSource(Protocol):
+    """Counts what both Revisions of a rollout answer during one of its steps."""
+
+    async def read(self, window: RolloutWindow) -> tuple[Mapping[str, AnswerCounts], str]:
+        """Counts by Revision since the window was read first, and why something is missing (or nothing)."""
+        ...
+
+    def forget(self, windows: Collection[RolloutWindow]) -> None:
+        """Drop what is remembered of any window that is not among these."""
         ...
 
 

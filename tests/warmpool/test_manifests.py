@@ -63,8 +63,8 @@ async def test_the_role_allows_exactly_what_the_controller_does(knative, api, tm
     async with Cluster.from_kubeconfig(kubeconfig(tmp_path, proxy.port, "proxied")) as through:
         controller = make_controller(through, clock=clock, warmth_client=HttpWarmthClient(through, "secret"))
         knative.service("generate")
-        await knative.pool(windows=[{**OFFICE, "warmth": "standby"}])
-        await controller.tick()
+        await knative.pool(windows=[{**OFFICE, "warmth": "standby"}], rollout={})
+        await controller.tick()  # names the Revision that has the traffic
         knative.old = True
         knative.settle()
         await controller.tick()

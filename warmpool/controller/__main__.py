@@ -19,6 +19,7 @@ from knative.client.cluster import Cluster
 from knative.client.errors import ClusterError
 from warmpool.adapters import logs
 from warmpool.adapters.admin_key import read_admin_key
+from warmpool.adapters.answers import ReplicaAnswers
 from warmpool.adapters.clock import SystemClock
 from warmpool.adapters.exposition import MetricsPage
 from warmpool.adapters.health import HealthServer
@@ -195,6 +196,7 @@ async def serve(options: Options) -> None:
             waker=HttpWaker(options.gateway),
             warmth_client=HttpWarmthClient(cluster, options.admin_key) if options.admin_key else None,
             phases=HttpPhases(cluster),
+            answers=ReplicaAnswers(cluster),
             settings=Settings(interval=timedelta(seconds=options.interval_s)),
         )
         health = HealthServer(controller, clock, host=options.host, port=options.port)

@@ -11,11 +11,12 @@ from typing import Any, Final
 from knative.autoscaling.annotations import MIN_SCALE
 from knative.client.cluster import Cluster
 from knative.client.errors import AlreadyExists, ClusterError, Conflict, NotFound, TooManyRequests
-from knative.client.resources import EVENT, POD_AUTOSCALER, REVISION, WARM_POOL
+from knative.client.resources import EVENT, POD_AUTOSCALER, REVISION, SERVICE, WARM_POOL
 from warmpool.controller.cluster_cache import ClusterCache
 from warmpool.domain.object_key import ObjectKey
 from warmpool.ports import Clock
-from warmpool.reconcile import events, ownership
+from warmpool.reconcile import canary_record, events, ownership
+from warmpool.reconcile.canary_values import TrafficWrite
 from warmpool.reconcile.planning import AutoscalerWrite, FloorWrite
 from warmpool.reconcile.views import PoolView
 
@@ -94,6 +95,44 @@ class ClusterWriter:
         self.writes += 1
         self._cache.put(POD_AUTOSCALER, found)
         log.info("podautoscaler %s/%s: min-scale %s", namespace, write.name, value)
+
+    async def set_traffic(self, namespace: str, write: TrafficWrite) -> bool:
+        """Write a Service's traffic and the record of its rollout in one server-side apply.
+
+        Both belong to a field manager of their own, so that whoever applies the Service without a traffic
+        block changes neither. Nothing is written when somebody else has changed the traffic since.
+
+        Raises:
+            ClusterError: the API refuses it.
+        """
+        for _ in range(_ATTEMPTS):
+            try:
+                found = await self._send(lambda: self._cluster.get(SERVICE, write.service, namespace))
+            except NotFound:
+                self._cache.remove(SERVICE, (namespace, write.service))
+                return False
+            self._cache.put(SERVICE, found)
+            present = canary_record.parse_traffic((found.get("spec") or {}).get("traffic"))
+            if not canary_record.same(present, write.before):
+                return False
+            meta: dict[str, Any] = {"name": write.service, "namespace": namespace}
+            meta["resourceVersion"] = found["metadata"]["resourceVersion"]
+            body: dict[str, Any] = {"metadata": meta}
+            if write.record is not None:
+                meta["annotations"] = {canary_record.RECORD: canary_record.write(write.record)}
+                body["spec"] = {"traffic": [entry.to_wire() for entry in write.record.traffic]}
+            try:
+                applied = await self._send(partial(self._apply_traffic, body))
+            except Conflict:
+                continue
+            self.writes += 1
+            self._cache.put(SERVICE, applied)
+            log.info("service %s/%s: traffic %s", namespace, write.service, body.get("spec", "given back"))
+            return True
+        raise Conflict(409, "Conflict", f"Service {write.service} keeps changing")
+
+    async def _apply_traffic(self, body: dict[str, Any]) -> Any:
+        return await self._cluster.apply(SERVICE, body, field_manager=canary_record.FIELD_MANAGER, force=True)
 
     async def set_finalizer(self, pool: PoolView, *, present: bool) -> None:
         """Add the controller's finalizer to a pool, or remove it.

@@ -207,10 +207,10 @@ def _matters(before: PoolView | None, pool: PoolView) -> bool:
     """Whether anything but the status has changed, which the controller writes itself."""
     if before is None:
         return True
-    return (before.uid, before.generation, before.hold, before.deleting, before.finalizers) != (
-        pool.uid,
-        pool.generation,
-        pool.hold,
-        pool.deleting,
-        pool.finalizers,
-    )
+    return _inputs(before) != _inputs(pool)
+
+
+def _inputs(pool: PoolView) -> tuple[object, ...]:
+    """What of a pool is written by others."""
+    orders = (pool.hold, pool.rollout_order, pool.rollout_paused)
+    return (pool.uid, pool.generation, orders, pool.deleting, pool.finalizers)

@@ -18,6 +18,7 @@ from warmpool.controller.cluster_cache import ClusterCache
 from warmpool.domain.object_key import ObjectKey
 from warmpool.ports import Waker, WarmthClient
 from warmpool.reconcile import status, transition, warmth_orders
+from warmpool.reconcile.canary_values import TrafficWrite
 from warmpool.reconcile.planning import FloorWrite
 from warmpool.reconcile.reconciler import ReconcileResult
 from warmpool.reconcile.state import PoolState
@@ -61,6 +62,15 @@ class EffectRunner:
         self._warmth_client = warmth_client
         self._replan = replan
 
+    async def move_traffic(self, pending: PendingEffects) -> None:
+        """Write the traffic of one pool's target, before any floor: a rollback must not wait for replicas."""
+        write = pending.result.traffic
+        if write is not None:
+            await self._attempt(pending, partial(self._move_traffic, pending.key[0], write), "traffic")
+
+    async def _move_traffic(self, namespace: str, write: TrafficWrite) -> None:
+        await self._writer.set_traffic(namespace, write)
+
     async def write_floors(self, pending: PendingEffects) -> None:
         """Write the finalizer and then the floors of one pool: a deletion must not leave a floor behind.
 
@@ -83,12 +93,14 @@ class EffectRunner:
         if result.wake:
             await self._attempt(pending, partial(self._wake, pending))
 
-    async def _attempt(self, pending: PendingEffects, write: Callable[[], Awaitable[None]]) -> str | None:
+    async def _attempt(
+        self, pending: PendingEffects, write: Callable[[], Awaitable[None]], what: str = "floor"
+    ) -> str | None:
         """Make one write; an error is added to the outcome and returned."""
         try:
             await write()
         except Exception as error:  # noqa: BLE001  whatever it is, it must stop neither other writes nor other pools
-            text = _describe(error, pending.key, "floor")
+            text = _describe(error, pending.key, what)
             errors = dict.fromkeys([*filter(None, [pending.done.write_error]), text])
             pending.done = replace(pending.done, write_error="; ".join(errors))
             return text

@@ -15,6 +15,7 @@ from datetime import datetime
 
 from knative.client.cluster import Cluster
 from warmpool.controller.actuator import ClusterWriter
+from warmpool.controller.answer_reader import AnswerReader
 from warmpool.controller.cluster_cache import WATCHED, ClusterCache
 from warmpool.controller.demand_reader import DemandReader
 from warmpool.controller.effects import EffectRunner, PendingEffects
@@ -25,9 +26,12 @@ from warmpool.controller.scheduling import SchedulingCheck
 from warmpool.controller.settings import Settings
 from warmpool.controller.signal_reader import SignalReader
 from warmpool.controller.snapshot_builder import SnapshotBuilder
+from warmpool.domain.answers import RolloutWindow
 from warmpool.domain.cost import PriceList
 from warmpool.domain.object_key import ObjectKey
+from warmpool.domain.rollout import Rollout as RolloutPlan
 from warmpool.ports import (
+    AnswerSource,
     Clock,
     ControllerCounts,
     DemandSource,
@@ -80,6 +84,7 @@ class Controller:
         waker: Waker | None = None,
         warmth_client: WarmthClient | None = None,
         phases: PhaseSource | None = None,
+        answers: AnswerSource | None = None,
         settings: Settings | None = None,
     ) -> None:
         """All but cluster, clock and prices may be left out.
@@ -89,6 +94,7 @@ class Controller:
         `waker` an autoscaler that lost its data stays at zero until a request arrives. Without a
         `warmth_client` replicas are as warm as their own configuration makes them, and the status of a pool
         that wants less says so. Without `phases` it is not known how the time of a cold start is spent.
+        Without a source of `answers` no rollout passes a step by itself.
         """
         self._cluster = cluster
         self._clock = clock
@@ -98,6 +104,7 @@ class Controller:
         self._settings = settings or Settings()
         self._demand = DemandReader(demand, self._history, self._settings.interval)
         self._signals = SignalReader(signals, self._settings.interval)
+        self._answers = AnswerReader(answers, self._settings.interval)
         self._waker = waker
         self._phase_collector = PhaseCollector(phases, self._history, self._clock) if phases else None
         self.cache = ClusterCache()
@@ -105,7 +112,9 @@ class Controller:
         parallel = self._settings.parallel
         self._scheduling = SchedulingCheck(cluster, self.cache, parallel=parallel)
         self._orphans = OrphanedFloors(self._writer, self.cache, parallel=parallel)
-        self._snapshots = SnapshotBuilder(self.cache, self._demand, self._signals, self._history, prices)
+        self._snapshots = SnapshotBuilder(
+            self.cache, self._demand, self._signals, self._history, prices, self._answers
+        )
         self._effects = EffectRunner(self._writer, self.cache, waker, warmth_client, self._replan)
         self.states: dict[ObjectKey, PoolState] = {}
         """What is remembered of each pool."""
@@ -187,6 +196,7 @@ class Controller:
             await self.refresh()
         await self._demand.read(now)
         await self._signals.read(self._queries(), now)
+        await self._answers.read(self._windows(), now)
         await self._scheduling.check(self._slow_starts(now))
         before = self._writer.writes
         report = TickReport()
@@ -199,6 +209,7 @@ class Controller:
         if only is None:
             keys = [key for key in keys if self._is_due(key, now)]
         pending = await self._reconcile(keys, now, report)
+        await self._each(pending, self._effects.move_traffic)
         # Floors first: when many windows open at once, no floor waits for the event of another one.
         await self._each(pending, self._effects.write_floors)
         await self._each(pending, self._effects.order_warmth)
@@ -289,6 +300,15 @@ class Controller:
             signal.query for spec in specs if spec is not None and spec.enabled for signal in spec.signals
         }
 
+    def _windows(self) -> dict[RolloutWindow, RolloutPlan]:
+        """The steps of rollouts whose answers are to be counted."""
+        found: dict[RolloutWindow, RolloutPlan] = {}
+        for key, state in self.states.items():
+            pool, window = self.cache.pools.get(key), state.analysis.window
+            if window is not None and pool is not None and pool.spec is not None and pool.spec.rollout:
+                found[window] = pool.spec.rollout
+        return found
+
     def _record_cold_starts(self, result: ReconcileResult) -> None:
         target = result.pool.target
         for start in result.cold_starts if target else ():
@@ -351,6 +371,7 @@ class Controller:
             await Loop(self, self._cluster, self._clock, self._settings, self._namespace).run(stop)
         finally:
             await self._signals.close()
+            await self._answers.close()
             if self._phase_collector is not None:
                 await self._phase_collector.close()
             if self._waker is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from warmpool.controller.answer_reader import AnswerReader
 from warmpool.controller.cluster_cache import ClusterCache
 from warmpool.controller.demand_reader import DemandReader
 from warmpool.controller.signal_reader import SignalReader
@@ -16,15 +17,17 @@ from warmpool.reconcile.views import PoolView
 class SnapshotBuilder:
     """Makes snapshots of pools."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  one source of each kind
         self,
         cache: ClusterCache,
         demand: DemandReader,
         signals: SignalReader,
         history: History,
         prices: PriceList,
+        answers: AnswerReader,
     ) -> None:
         self._cache = cache
+        self._answers = answers
         self._demand = demand
         self._signals = signals
         self._history = history
@@ -53,6 +56,7 @@ class SnapshotBuilder:
             cold_starts=self._history.cold_starts(target) if target else None,
             history_error=self._history.problem,
             prices=self._prices,
+            answers=self._answers.of(target),
         )
 
     def basis(self, pool: PoolView) -> object:
@@ -60,7 +64,9 @@ class SnapshotBuilder:
         cold_starts = self._history.cold_starts(pool.target) if pool.target else None
         errors = (self._demand.error, self._history.problem)
         signals = self._signals.of(pool.spec)
-        return self._cache.versions[pool.key], self._demand.of(pool.target), signals, cold_starts, errors
+        answers = self._answers.of(pool.target)
+        versions, demand = self._cache.versions[pool.key], self._demand.of(pool.target)
+        return versions, demand, signals, cold_starts, errors, answers
 
     def known_account(self, pool: PoolView) -> Account | None:
         """The account in the history or in the pool's status, whichever was counted later."""

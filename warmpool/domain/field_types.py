@@ -203,3 +203,21 @@ class LocalSpan(StrictModel):
         if start is not None and value <= start:
             raise ValueError(f'must be after "start" = {start:%Y-%m-%dT%H:%M}')
         return value
+
+
+def _parse_margin(value: object) -> object:
+    """`2%`, 0.02, or `off`."""
+    if value is None or value in {"off", False}:  # YAML reads an unquoted off as false
+        return None
+    try:
+        return _parse_share(value)
+    except ValueError as problem:
+        raise ValueError(f"{problem}, or off") from None
+
+
+Margin = Annotated[
+    float | None,
+    BeforeValidator(_parse_margin),
+    PlainSerializer(lambda share: "off" if share is None else f"{share:.6g}", return_type=str),
+]
+"""A difference that is allowed between two shares; None: they are not compared."""

@@ -26,6 +26,7 @@ from warmpool.domain.field_types import (
     StrictModel,
     ZoneName,
 )
+from warmpool.domain.rollout import Rollout
 from warmpool.domain.schedule_exceptions import DayException, ScheduleException
 from warmpool.domain.signals import MAX_SIGNALS, Signal
 from warmpool.domain.spec_errors import SpecError, describe_errors
@@ -105,6 +106,8 @@ class WarmPoolTemplate(StrictModel):
     lead_time: AutoOrDuration = "auto"
     """How long before a window opens the floor rises; `auto` is the cold start's measured p95."""
     limits: Limits = Limits()
+    rollout: Rollout | None = None
+    """How a new Revision gets the traffic; None: as the Service says."""
     enabled: bool = True
 
     @field_validator("windows", "exceptions", "signals")

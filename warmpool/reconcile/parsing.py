@@ -28,7 +28,7 @@ from warmpool.domain.object_key import ObjectKey
 from warmpool.domain.observation import Hold
 from warmpool.domain.pool import WarmPoolSpec
 from warmpool.domain.spec_errors import SpecError
-from warmpool.reconcile import ownership
+from warmpool.reconcile import canary_record, ownership
 from warmpool.reconcile.views import (
     AutoscalerView,
     KnativeCondition,
@@ -88,6 +88,8 @@ def parse_pool(obj: Mapping[str, Any], before: PoolView | None = None) -> PoolVi
         hold=_hold(meta.get("annotations") or {}),
         deleting="deletionTimestamp" in meta,
         finalizers=tuple(meta.get("finalizers") or ()),
+        rollout_order=(meta.get("annotations") or {}).get(canary_record.ORDER),
+        rollout_paused=(meta.get("annotations") or {}).get(canary_record.PAUSED) == "true",
         status_json=json.dumps(obj.get("status") or {}),
     )
 
@@ -142,7 +144,20 @@ def parse_service(obj: Mapping[str, Any]) -> ServiceView:
         container_concurrency=pod.get("containerConcurrency") or 0,
         timeout_s=float(pod.get("timeoutSeconds") or 300),
         progress_deadline_s=_seconds(annotations.get(PROGRESS_DEADLINE_ANNOTATION)) or 600.0,
+        spec_traffic=canary_record.parse_traffic((obj.get("spec") or {}).get("traffic")),
+        rollout=canary_record.read(meta.get("annotations") or {}),
+        traffic_manager=_traffic_manager(meta.get("managedFields")),
     )
+
+
+def _traffic_manager(managed: object) -> str:
+    """The field manager that wrote `spec.traffic` last; empty when it is not known."""
+    found = [
+        (str(entry.get("time", "")), str(entry.get("manager", "")))
+        for entry in (managed if isinstance(managed, list) else ())
+        if isinstance(entry, Mapping) and "f:traffic" in ((entry.get("fieldsV1") or {}).get("f:spec") or {})
+    ]
+    return max(found, default=("", ""))[1]
 
 
 def _gpus(containers: Iterable[Mapping[str, Any]]) -> dict[str, int]:

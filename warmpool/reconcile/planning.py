@@ -15,7 +15,7 @@ from typing import Final
 from warmpool.domain.floor import Floor
 from warmpool.domain.object_key import ObjectKey
 from warmpool.reconcile import ownership, rollouts
-from warmpool.reconcile.rollouts import Headroom
+from warmpool.reconcile.rollouts import Headroom, RolloutShares
 from warmpool.reconcile.views import AutoscalerView, RevisionView, ServiceView, TrafficShare
 
 LONGEST_EXPIRY: Final = timedelta(hours=24)
@@ -116,11 +116,14 @@ def plan_floor(
     revisions: Iterable[RevisionView],
     now: datetime,
     headroom: Headroom = UNLIMITED,
+    *,
+    divided: Mapping[str, int] | None = None,
 ) -> WritePlan:
     """The writes for one pool.
 
     `revisions` are those of the target and any other whose floor the pool holds. Every Revision that should
-    have no floor of this pool gets its own min-scale back.
+    have no floor of this pool gets its own min-scale back. `divided` is the floor of each Revision during a
+    rollout in steps; None: it follows the traffic.
     """
     present = [revision for revision in revisions if not revision.deleting]
     targets: dict[str, RevisionView] = {}
@@ -129,15 +132,11 @@ def plan_floor(
     crowded_out: str | None = None
     if service is not None and not service.deleting:
         targets = {revision.name: revision for revision in present if revision.service == service.key}
-        by_traffic = shares_by_traffic(desired.floor.replicas, service.traffic)
-        shares = {name: share for name, share in by_traffic.items() if name in targets}
-        held = {
-            name: owner.written or 0
-            for name, revision in targets.items()
-            if (owner := revision.ownership) and owner.pool == desired.pool
-        }
-        shares = rollouts.shares_during_shift(shares, service, held, headroom)
-        rollout = rollouts.shares_during_rollout(shares, service, targets, desired.crowded_out, headroom)
+        rollout = (
+            _by_traffic(desired, service, targets, headroom)
+            if divided is None
+            else RolloutShares({name: share for name, share in divided.items() if name in targets})
+        )
         shares, crowded_out = rollout.shares, rollout.crowded_out
         notes += [rollout.note] if rollout.note else []
     writes: list[FloorWrite] = []
@@ -152,6 +151,21 @@ def plan_floor(
         if write is not None:
             writes.append(write)
     return WritePlan(tuple(writes), shares, tuple(notes), crowded_out)
+
+
+def _by_traffic(
+    desired: DesiredFloor, service: ServiceView, targets: Mapping[str, RevisionView], headroom: Headroom
+) -> RolloutShares:
+    """The floor of each Revision as the Service divides its traffic."""
+    by_traffic = shares_by_traffic(desired.floor.replicas, service.traffic)
+    shares = {name: share for name, share in by_traffic.items() if name in targets}
+    held = {
+        name: owner.written or 0
+        for name, revision in targets.items()
+        if (owner := revision.ownership) and owner.pool == desired.pool
+    }
+    shares = rollouts.shares_during_shift(shares, service, held, headroom)
+    return rollouts.shares_during_rollout(shares, service, targets, desired.crowded_out, headroom)
 
 
 def release_floors(revisions: Iterable[RevisionView]) -> tuple[FloorWrite, ...]:

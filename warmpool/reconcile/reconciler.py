@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final
@@ -15,7 +15,17 @@ from warmpool.domain.floor import NOTHING
 from warmpool.domain.observation import DEFAULT_DRAIN, DEFAULT_LEAD, Observation
 from warmpool.domain.pool import WarmPoolSpec
 from warmpool.policy import budget, compose
-from warmpool.reconcile import charging, conditions, contention, planning, rollout_check, warmth_orders
+from warmpool.reconcile import (
+    canary_record,
+    canary_step,
+    charging,
+    conditions,
+    contention,
+    planning,
+    rollout_check,
+    warmth_orders,
+)
+from warmpool.reconcile.canary_values import Phase, RolloutInputs, RolloutStep, TrafficWrite
 from warmpool.reconcile.conditions import Findings, Refusal, RefusedPool
 from warmpool.reconcile.planning import AutoscalerWrite, DesiredFloor, WritePlan
 from warmpool.reconcile.rollout_check import RolloutProgress, RolloutStatus
@@ -49,6 +59,10 @@ class ReconcileResult:
     """Whether to send the Service a wake-up request."""
     warmth: WarmthTarget | None = None
     """The warmth that replicas are to be ordered to; None: they are left alone."""
+    rollout: RolloutStep | None = None
+    """What the rollout of the target came to; None: the pool has none."""
+    traffic: TrafficWrite | None = None
+    """The target's traffic, if it is to be changed."""
     add_finalizer: bool = False
     remove_finalizer: bool = False
     """Whether the pool is being deleted and has given everything back."""
@@ -80,13 +94,18 @@ def reconcile(snapshot: Snapshot, state: PoolState, now: datetime) -> ReconcileR
         pool.key[1], decision.floor, decision.until, decision.follows_demand, state.crowded_out
     )
     headroom = _headroom(snapshot, state, decision, observation, now)
-    plan = planning.plan_floor(desired, snapshot.service, snapshot.revisions, now, headroom)
+    rollout = _roll_out(snapshot, state, decision, headroom, now)
+    divided = rollout.floors if rollout is not None else None
+    plan = planning.plan_floor(desired, snapshot.service, snapshot.revisions, now, headroom, divided=divided)
+    if rollout is not None and rollout.waits_for_replicas:
+        plan = replace(plan, notes=(*plan.notes, rollout.detail))
     plan = contention.back_off(plan, state.lowerings, now)
     rollouts = _check_rollouts(snapshot, state, plan, now)
     if decision.floor.replicas:  # while an earlier floor drains, its own reason still counts
         account = account.because(decision.reason)
     limit = pool.spec.limits.budget
     checks = [decision.until, decision.decide_again, *(status.check_again for status in rollouts.values())]
+    checks.append(rollout.check_again if rollout is not None else None)
     return ReconcileResult(
         pool=pool,
         at=now,
@@ -94,7 +113,9 @@ def reconcile(snapshot: Snapshot, state: PoolState, now: datetime) -> ReconcileR
         policy_states=policy_states,
         account=account,
         plan=plan,
-        report=_report(snapshot, observation, decision, policy_states, plan, account, now),
+        report=replace(
+            _report(snapshot, observation, decision, policy_states, plan, account, now), rollout=rollout
+        ),
         findings=conditions.findings(snapshot, decision, plan, rollouts),
         rollouts=rollouts,
         autoscaler_writes=(
@@ -107,6 +128,8 @@ def reconcile(snapshot: Snapshot, state: PoolState, now: datetime) -> ReconcileR
         ),
         wake=any(status.wake for status in rollouts.values()),
         warmth=_warmth(decision, observation, snapshot.ready),
+        rollout=rollout,
+        traffic=rollout.write if rollout is not None else canary_step.give_back(snapshot.service),
         add_finalizer=not pool.finalized,
         next_at=min((check for check in checks if check is not None and check > now), default=None),
         ready=snapshot.ready,
@@ -176,6 +199,7 @@ def _refused(snapshot: Snapshot, state: PoolState, refusal: RefusedPool, now: da
         findings=None,
         refusal=refusal,
         autoscaler_writes=autoscaler_writes,
+        traffic=canary_step.give_back(snapshot.service) if pool.deleting and snapshot.service else None,
         remove_finalizer=pool.deleting and pool.finalized and not writes and not autoscaler_writes,
         next_at=next_at,
     )
@@ -219,6 +243,35 @@ def _headroom(
         ready={name: autoscaler.actual or 0 for name, autoscaler in snapshot.autoscalers.items()},
         stuck=frozenset(late | unschedulable),
         affordable=_affordable(decision, observation, deadline + observation.drain),
+    )
+
+
+def _roll_out(
+    snapshot: Snapshot, state: PoolState, decision: Decision, headroom: Headroom, now: datetime
+) -> RolloutStep | None:
+    """The next step of the target's rollout; None without one."""
+    pool, service = snapshot.pool, snapshot.service
+    assert pool.spec is not None
+    assert service is not None
+    if pool.spec.rollout is None:
+        return None
+    if decision.disabled:
+        stable = service.rollout.stable if service.rollout else None
+        return RolloutStep(Phase.PAUSED, "the pool is disabled, and its rollout with it", stable)
+    return canary_step.step(
+        RolloutInputs(
+            spec=pool.spec.rollout,
+            service=service,
+            revisions={revision.name: revision for revision in snapshot.target_revisions},
+            autoscalers=snapshot.autoscalers,
+            floor=decision.floor.replicas,
+            order=canary_record.parse_order(pool.rollout_order),
+            paused=pool.rollout_paused,
+            affordable=headroom.affordable,
+            reading=snapshot.answers,
+            analysis=state.analysis,
+        ),
+        now,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from warmpool.domain.answers import AnswerReading
 from warmpool.domain.cold_start import ColdStartStats
 from warmpool.domain.cost import PriceList
 from warmpool.domain.observation import Demand
@@ -33,6 +34,8 @@ class Snapshot:
     cold_starts: ColdStartStats | None
     history_error: str | None
     prices: PriceList
+    answers: AnswerReading | None = None
+    """What both Revisions of a rollout answered in its present step; None: nothing was counted yet."""
 
     @property
     def target_revisions(self) -> Sequence[RevisionView]:

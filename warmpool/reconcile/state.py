@@ -11,6 +11,7 @@ from warmpool.domain.account import Account
 from warmpool.domain.decision import Decision
 from warmpool.domain.floor import Floor
 from warmpool.policy import compose
+from warmpool.reconcile.canary_analysis import AnalysisState
 from warmpool.reconcile.contention import FloorLowering
 from warmpool.reconcile.rollout_check import RolloutProgress
 
@@ -44,6 +45,8 @@ class PoolState:
     """By Revision name."""
     crowded_out: str | None = None
     """The Revision whose rollout found no free GPUs."""
+    analysis: AnalysisState = field(default_factory=AnalysisState)
+    """The looks at the present step of a rollout."""
     account: Account | None = None
     announced: Announcement | None = None
     warmth_applied: WarmthTarget | None = None

@@ -16,6 +16,7 @@ from warmpool.domain.decision import Decision
 from warmpool.domain.duration import format_duration
 from warmpool.domain.floor import Floor
 from warmpool.reconcile import ownership
+from warmpool.reconcile.canary_values import Phase, RolloutStep
 from warmpool.reconcile.conditions import PoolCondition
 from warmpool.reconcile.views import PoolView
 
@@ -66,6 +67,7 @@ class StatusReport:
     gpu: str | None = None
     price: GpuPrice | None = None
     currency: str = "USD"
+    rollout: RolloutStep | None = None
 
 
 def build(
@@ -110,6 +112,7 @@ def build(
         "leadTime": format_duration(report.lead),
         "leadTimeSource": report.lead_source,
         "cost": _cost(pool, report),
+        "rollout": _rollout(report.rollout),
         "revisions": [
             _without_unknown(
                 {
@@ -126,6 +129,28 @@ def build(
         "conditions": _conditions(pool, conditions, now),
     }
     return _without_unknown(status)
+
+
+def _rollout(step: RolloutStep | None) -> dict[str, Any] | None:
+    if step is None:
+        return None
+    verdict = step.analysis.verdict if step.window is not None or step.phase is Phase.ROLLED_BACK else None
+    shown = {
+        "phase": step.phase.value,
+        "stable": step.stable,
+        "canary": step.canary,
+        "percent": step.percent,
+        "nextPercent": step.next_percent,
+        "since": ownership.timestamp(step.since) if step.since else None,
+        "detail": step.detail,
+        "analysis": [
+            {"name": entry.name, "outcome": entry.outcome.value, "detail": entry.detail}
+            for entry in verdict.comparisons
+        ]
+        if verdict is not None
+        else None,
+    }
+    return _without_unknown(shown)
 
 
 def patch(

@@ -13,6 +13,8 @@ from typing import Any
 
 from warmpool.domain.floor import NOTHING
 from warmpool.reconcile import conditions, contention, rollout_check, status
+from warmpool.reconcile.canary_analysis import AnalysisState
+from warmpool.reconcile.canary_values import Phase
 from warmpool.reconcile.conditions import PoolCondition
 from warmpool.reconcile.events import PoolEvent
 from warmpool.reconcile.planning import FloorWrite
@@ -77,7 +79,7 @@ def describe(result: ReconcileResult, state: PoolState, effects: EffectResults) 
     warnings = _warnings(result, shown)
     if effects.write_error is not None:
         return StatusAndEvents(document, tuple(warnings), None)
-    events = (*_floor_changed(result, state), *warnings)
+    events = (*_floor_changed(result, state), *rollout_events(result), *warnings)
     return StatusAndEvents(document, events, Announcement(result.decision.floor))
 
 
@@ -103,6 +105,22 @@ def _floor_changed(result: ReconcileResult, state: PoolState) -> list[PoolEvent]
     return [PoolEvent("Normal", "FloorChanged", text, _occurrence(result))]
 
 
+def rollout_events(result: ReconcileResult) -> list[PoolEvent]:
+    """What the rollout has come to, when that is new."""
+    rollout = result.rollout
+    if rollout is None:
+        return []
+    before = result.pool.status.get("rollout") or {}
+    known = (before.get("phase"), before.get("canary"), before.get("percent", 0), before.get("stable"))
+    if known == (rollout.phase.value, rollout.canary, rollout.percent, rollout.stable):
+        return []
+    warns = rollout.phase in {Phase.ROLLED_BACK, Phase.OVERRIDDEN}
+    occurrence = f"{rollout.canary} {rollout.percent} {result.at.isoformat()}"
+    return [
+        PoolEvent("Warning" if warns else "Normal", f"Rollout{rollout.phase}", rollout.detail, occurrence)
+    ]
+
+
 def _warnings(result: ReconcileResult, shown: tuple[PoolCondition, ...]) -> list[PoolEvent]:
     """One event for each condition that has become a warning, or a warning with another reason."""
     previous: Mapping[Any, Any] = {
@@ -126,6 +144,7 @@ def has_effects(result: ReconcileResult, state: PoolState) -> bool:
     described = describe(result, state, no_effects(state))
     return bool(
         result.plan.writes
+        or result.traffic
         or result.autoscaler_writes
         or result.wake
         or result.add_finalizer
@@ -176,6 +195,7 @@ def next_state(
         decided,
         rollouts={name: entry.progress for name, entry in (result.rollouts or {}).items()},
         crowded_out=result.plan.crowded_out,
+        analysis=result.rollout.analysis if result.rollout is not None else AnalysisState(),
         lowerings=contention.after_writes(state.lowerings, effects.floors_written, now),
         warmth_applied=effects.warmth_applied if result.warmth else None,
         warmth_error=effects.warmth_error if result.warmth else None,

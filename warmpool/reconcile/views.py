@@ -16,6 +16,7 @@ from warmpool.domain.object_key import ObjectKey
 from warmpool.domain.observation import DEFAULT_DRAIN, Hold
 from warmpool.domain.pool import WarmPoolSpec
 from warmpool.reconcile import ownership
+from warmpool.reconcile.canary_record import RolloutRecord, Traffic
 from warmpool.reconcile.ownership import FloorOwnership
 
 
@@ -48,6 +49,9 @@ class PoolView:
     finalizers: tuple[str, ...]
     status_json: str
     """Its status in the cluster, as text: a fifth of the memory of the values, which are rarely needed."""
+    rollout_order: str | None = None
+    """What a person has ordered about a Revision, see `canary_record`."""
+    rollout_paused: bool = False
 
     @property
     def status(self) -> Mapping[str, Any]:
@@ -102,6 +106,12 @@ class ServiceView:
     """The resource that names its GPUs, e.g. `nvidia.com/mig-1g.10gb`; None: `nvidia.com/gpu`."""
     progress_deadline_s: float = 600.0
     """How long the first replicas of a Revision may take to become ready."""
+    spec_traffic: Traffic = ()
+    """The split that it asks for; `traffic` is the one in effect."""
+    rollout: RolloutRecord | None = None
+    """What its pool's rollout has done so far."""
+    traffic_manager: str = ""
+    """Who wrote that split last, as the API calls them."""
 
 
 @dataclass(frozen=True, slots=True)
