@@ -17,6 +17,7 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 _COLD_START_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377)
 REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+_LENGTH_BUCKETS = (1, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 _TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2)
 
 ExtraMetrics = Callable[[], Awaitable[bytes]]
@@ -73,6 +74,10 @@ class Metrics:
             "Mean seconds per output token after the first, by request.",
             _TOKEN_BUCKETS,
         )
+        self._length = histogram("pilotlight_answer_tokens", "Tokens of each answer.", _LENGTH_BUCKETS)
+        self._refusals = Counter(
+            "pilotlight_refusals", "Answers that decline to answer.", names, registry=self.registry
+        ).labels(**where)
         self._batch_size = histogram(
             "pilotlight_batch_size",
             "Requests that the engine has at once, itself included, seen by each request as it begins.",
@@ -118,8 +123,10 @@ class Metrics:
         """A request has come to the engine, which has so many now."""
         self._batch_size.observe(requests)
 
-    def generation(self, times: TokenTimes, usage: Usage | None) -> None:
-        """A generation ended (or was cut off)."""
+    def generation(self, times: TokenTimes, usage: Usage | None, *, refused: bool = False) -> None:
+        """A generation ended (or was cut off); `refused`: the model declined to answer."""
+        length = usage.completion_tokens if usage is not None else None
+        self.answer(length if length is not None or not times.tokens else len(times.tokens), refused=refused)
         if times.ttft is not None:
             self._ttft.observe(times.ttft)
         for gap in times.itl:
@@ -133,6 +140,13 @@ class Metrics:
             ):
                 if count is not None:
                     self._tokens.labels(**self._where, direction=direction).inc(count)
+
+    def answer(self, tokens: int | None, *, refused: bool) -> None:
+        """An answer ended, with so many tokens (None: unknown); `refused`: it declines."""
+        if tokens is not None:
+            self._length.observe(tokens)
+        if refused:
+            self._refusals.inc()
 
     async def page(self) -> bytes:
         """The whole page; a source that does not answer is left out and said so in a comment."""

@@ -25,6 +25,7 @@ from pilotlight.mesh_settings import Mesh, MeshSettings, MeshType
 from pilotlight.pod_settings import PodSettings
 from pilotlight.s3_settings import S3
 from warmpool.domain.pool import WarmPoolTemplate
+from warmpool.domain.rollout import Rollout
 
 API_VERSION = "pilotlight.dev/v1alpha1"
 
@@ -135,6 +136,8 @@ class StageSpec(PodSettings):
     resources: Resources = Field(default_factory=Resources)
     scaling: Scaling = Field(default_factory=Scaling)
     warm_pool: WarmPoolTemplate | None = None
+    rollout: Rollout | None = None
+    """How a new Revision gets the traffic; goes before a `rollout` of the warm pool."""
     warmth: Literal["hot", "asleep", "standby"] = "hot"
     snapshot: bool = False
     """Write a snapshot of the template process, for later cold starts to restore; for engine vllm."""
@@ -377,5 +380,8 @@ class Agent(AgentModel):
         return stage.public or stage is self.entry()
 
     def pool(self, stage: StageSpec) -> WarmPoolTemplate | None:
-        """The stage's warm pool: its own, else the agent's."""
-        return stage.warm_pool or self.spec.warm_pool
+        """The stage's warm pool: its own, else the agent's; with a rollout, one that may hold nothing."""
+        pool = stage.warm_pool or self.spec.warm_pool
+        if stage.rollout is None:
+            return pool
+        return (pool or WarmPoolTemplate()).model_copy(update={"rollout": stage.rollout})

@@ -25,7 +25,7 @@ from knative.client.resources import (
     Resource,
 )
 from knative.labels import AGENT_LABEL
-from pilotlight import keys
+from pilotlight import keys, rollouts
 from pilotlight.compile import NO_IMAGE
 from pilotlight.compile_access import STAGE_TOKEN_VOLUME, stage_token_secret
 from pilotlight.doctor.serving_checks import SERVING_NAMESPACE
@@ -117,6 +117,15 @@ async def _missing_flags(cluster: Cluster, obj: dict[str, Any]) -> str:
     return f"  needs the feature flags {listed}\n  fix: {flags_patch(missing)}"
 
 
+def _rolled_out(objects: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    """The Services that have a rollout, whose next Revision must get no traffic by itself."""
+    return [
+        (obj["spec"]["target"], obj["metadata"]["namespace"])
+        for obj in objects
+        if obj["kind"] == WARM_POOL.kind and obj["spec"].get("rollout") is not None
+    ]
+
+
 def says_not_who_may_call(obj: dict[str, Any]) -> bool:
     """Whether a Service runs a stage that does not know whose requests to answer."""
     if obj["kind"] != SERVICE.kind:
@@ -180,6 +189,9 @@ async def apply(cluster: Cluster, objects: Sequence[dict[str, Any]]) -> list[App
     """Apply all or nothing: every object is tried with a dry run before the first is written."""
     await check(cluster, objects)
     done = await _ensure_stage_tokens(cluster, objects)
+    for name, namespace in _rolled_out(objects):
+        if await rollouts.pin(cluster, name, namespace):
+            done.append(Applied("Traffic", name, namespace, "configured"))
     for obj in _for_server(objects, local=await is_local_platform(cluster)):
         meta = obj["metadata"]
         resource = resource_of(obj)

@@ -26,6 +26,7 @@ from functions.http.work_scope import WorkScope
 from functions.metrics import Metrics
 from functions.problems import ProblemError, field_errors, invalid, problem_of
 from functions.stage import RequestContext, Stage
+from functions.text.refusals import declines
 from functions.timing import TokenTimes
 
 log = logging.getLogger(__name__)
@@ -151,7 +152,7 @@ class Invocation:
         ttft = self._context.ttft if self._context.ttft is not None else times.ttft
         self._context.usage = reply.usage
         if self._stage.kind == "generate":
-            self._metrics.generation(times, reply.usage)
+            self._metrics.generation(times, reply.usage, refused=declines(reply.text))
         phases = {
             timing.name: timing.seconds
             for timing in self._context.timings

@@ -51,6 +51,7 @@ COMMANDS: dict[str, Lazy] = {
         "Serve the dashboard of a cluster, read-only; `pilotlight up` serves its own.", "dashboard"
     ),
     "pool": Lazy("Warm pools: what they hold, why, and what it costs.", "pool"),
+    "rollout": Lazy("Rollouts of new Revisions in steps: status, promote, abort, pause, resume.", "rollout"),
     "trigger": Lazy("Event triggers: queues whose messages are posted to functions.", "trigger"),
     "experiment": Lazy(
         "Experiments: what warm pools would cost on a trace, and what users would feel.", "experiment"

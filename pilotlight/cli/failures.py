@@ -8,6 +8,7 @@ from pilotlight.deploy import DeployError
 from pilotlight.invoke import InvokeError
 from pilotlight.keys import KeysError
 from pilotlight.replay.errors import ReplayError
+from pilotlight.rollouts import RolloutError
 from pilotlight.stack import StackError
 from pilotlight.warm_weights.jobs import WarmError
 from triggers.sources.base import BrokerError
@@ -26,6 +27,7 @@ _HAPPENED = (
     InvokeError,
     KeysError,
     ReplayError,
+    RolloutError,
     StackError,
     ClusterError,
     PrometheusError,

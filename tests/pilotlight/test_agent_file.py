@@ -100,6 +100,14 @@ def test_pool_of_a_stage_goes_before_the_pool_of_the_agent(tmp_path):
     assert pool["spec"]["target"] == "generate-a"
 
 
+def test_a_rollout_of_a_stage_is_in_its_pool_and_leaves_the_services_traffic_out(tmp_path):
+    found = objects(write(tmp_path, changed(rollout={"steps": [10, 100], "margins": {"ttft": "off"}})))
+    spec = found["WarmPool", "generate-a"]["spec"]
+    assert spec["rollout"] == {"steps": [10, 100], "margins": {"ttft": "off"}}
+    assert "traffic" not in found["Service", "generate-a"]["spec"]
+    assert objects(write(tmp_path, changed(rollout={})))["WarmPool", "generate-a"]["spec"]["rollout"] == {}
+
+
 def test_defaults_leave_knatives_own_defaults_in_force(tmp_path):
     template = objects(write(tmp_path, MINIMAL))["Service", "generate-a"]["spec"]["template"]
     assert not [key for key in template["metadata"]["annotations"] if "autoscaling" in key]
@@ -130,6 +138,9 @@ DAILY = {"from": "08:00", "to": "09:00", "replicas": 1}
         ({"resources": {"limits": {"nvidia.com/gpu": "0.5"}}}, 11, "must be a whole number, not 0.5"),
         ({"resources": {"requests": {"nvidia.com/gpu": 1}}}, 11, "must stand in limits"),
         ({"resources": {"limits": {"memory": "lots"}}}, 13, 'memory = "lots": must be a Kubernetes quantity'),
+        ({"rollout": {"steps": [5, 5, 100]}}, 12, "must be whole percentages that rise"),
+        ({"rollout": {"pause": "0s"}}, 12, 'pause = "0s": must be from "1s" to "7d"'),
+        ({"rollout": {"margins": {"errors": "200%"}}}, 13, "rollout.margins.errors"),
         ({"kind": "generat"}, 10, "'ingest', 'generate'"),
         ({"kind": "container"}, 9, "needs an image"),
         ({"name": "Generate"}, 9, "lower-case letters"),

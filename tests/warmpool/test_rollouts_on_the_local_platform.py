@@ -1,13 +1,18 @@
 """Rollouts of real processes under real load: a good Revision, bad ones, and what people do meanwhile."""
 
+import asyncio
 from contextlib import AsyncExitStack
 
 import pytest
+from typer.testing import CliRunner
 
 from knative.client.cluster import Cluster
 from knative.client.resources import EVENT, REVISION, SERVICE, WARM_POOL
 from knative.local.platform.config import PlatformConfig
 from knative.local.platform.platform import Platform
+from pilotlight import rollouts
+from pilotlight.cli.rollout import app
+from pilotlight.rollouts import RolloutError
 from tests.warmpool.rollout_platform import NAME, ROLLOUT, Scenario, controlling, until
 from warmpool.reconcile import canary_record
 
@@ -20,6 +25,15 @@ async def scenario(tmp_path):
     config = PlatformConfig(state_dir=tmp_path / "state", gateway_port=0, api_port=0, gpus=4)
     async with Platform(config) as platform, Cluster.from_kubeconfig(platform.kubeconfig) as cluster:
         yield Scenario(platform, cluster)
+
+
+async def by_hand(scenario, *arguments):
+    """`pilotlight rollout ...` as a user's terminal would run it; what it prints."""
+    command = [*arguments, f"--kubeconfig={scenario.platform.kubeconfig}"]
+    done = await asyncio.to_thread(CliRunner(env={"COLUMNS": "300"}).invoke, app, command)
+    if done.exception is not None:
+        raise done.exception
+    return done.stdout.strip()
 
 
 async def floors(cluster):
@@ -101,13 +115,40 @@ async def test_an_edit_by_hand_wins_until_it_is_resumed(scenario):
 
         await until(third)
         assert await scenario.traffic() == {OLD: 30, NEW: 70}
-        order = {canary_record.ORDER: f"resume {NEW} now"}
-        await scenario.cluster.patch(WARM_POOL, "pool", "default", {"metadata": {"annotations": order}})
+        await by_hand(scenario, "pause", NAME)
+        assert await by_hand(scenario, "resume", NAME) == f"the rollout of {NEW} goes on"
+        assert await by_hand(scenario, "resume", NAME) == f"the rollout of {NEW} goes on"  # after the edit
         await scenario.phase("Analysing", canary=f"{NAME}-00003", percent=10)
+        assert await by_hand(scenario, "abort", f"default/{NAME}") == (
+            f"{NAME}-00003 loses its traffic; `pilotlight rollout resume` begins again with it"
+        )
+        await scenario.phase("RolledBack", canary=f"{NAME}-00003")
+        assert "aborted by hand" in await by_hand(scenario, "status", NAME)
+        assert await by_hand(scenario, "promote", NAME)
+        await scenario.phase("Steady", stable=f"{NAME}-00003")
+        with pytest.raises(RolloutError, match="there is no new Revision to abort; the rollout is Steady"):
+            await by_hand(scenario, "abort", NAME)
+        assert "Steady" in await by_hand(scenario, "status")
+        # Without its rollout the Service follows its newest Revision again.
+        await scenario.cluster.patch(WARM_POOL, "pool", "default", {"spec": {"rollout": None}})
+
+        async def given_back():
+            service = await scenario.service()
+            return service["spec"]["traffic"] == [{"latestRevision": True, "percent": 100}]
+
+        await until(given_back)
+        assert canary_record.RECORD not in (await scenario.service())["metadata"]["annotations"]
 
 
 async def test_a_revision_that_never_becomes_ready_costs_no_request(scenario):
-    await scenario.deploy({"V": "1"}, annotations={"serving.knative.dev/progress-deadline": "5s"})
+    await scenario.deploy({"V": "1"})
+
+    async def pinned():
+        return await rollouts.pin(scenario.cluster, NAME, "default")
+
+    await until(pinned)  # as `pilotlight deploy` does before it applies a Service that gets its rollout
+    assert not await pinned()
+    assert await scenario.traffic() == {OLD: 100}
     await scenario.pool()
     async with controlling(scenario.platform, scenario.cluster):
         await scenario.phase("Steady", stable=OLD)

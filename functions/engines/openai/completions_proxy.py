@@ -16,6 +16,7 @@ import aiohttp
 from functions.contract import Usage
 from functions.engines import openai_dialect as dialect
 from functions.engines.openai.client import OpenAIEngine, cut_off, malformed
+from functions.engines.openai_refusals import Beginning, refused
 from functions.http.reverse_proxy import ProxyRequest, ProxyResponse, ReverseProxy
 from functions.metrics import Metrics
 from functions.problems import ProblemError
@@ -62,7 +63,9 @@ class CompletionsProxy:
                 if not streamed or response.content_type != "text/event-stream":
                     whole = await response.read()
                     context.usage = _Event(whole).usage
-                    self._metrics.generation(TokenTimes(context.arrived), context.usage)
+                    self._metrics.generation(
+                        TokenTimes(context.arrived), context.usage, refused=refused(whole)
+                    )
                     await downstream.send_whole(response.status, head, whole)
                     return
                 await self._stream(
@@ -79,6 +82,7 @@ class CompletionsProxy:
         send_usage: bool,
     ) -> None:
         instants: list[float] = []
+        beginning = Beginning()
         usage: Usage | None = None
         ended = False
         async for received in self._events(response):
@@ -95,11 +99,13 @@ class CompletionsProxy:
             elif received.data:
                 ended |= event.is_last
                 instants.append(context.now())
+            beginning.add(received.raw)
             await downstream.send(received.raw)
         if not ended:
             raise cut_off()
         await downstream.end()
-        self._metrics.generation(TokenTimes(context.arrived, tuple(instants)), usage)
+        times = TokenTimes(context.arrived, tuple(instants))
+        self._metrics.generation(times, usage, refused=beginning.refused)
 
     async def _events(self, response: aiohttp.ClientResponse) -> AsyncIterator[ServerSentEvent]:
         """The events, and comments that keep the connection open."""

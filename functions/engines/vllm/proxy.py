@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from functions.auth.authenticator import CREDENTIALS
 from functions.contract import Usage
+from functions.engines.openai_refusals import Beginning, refused
 from functions.engines.vllm.client import VllmEngine
 from functions.engines.vllm.usage import UsageFilter, ask_for_usage, usage_in
 from functions.engines.vllm.warmth_controller import WarmthController
@@ -48,6 +49,7 @@ _SET_BY_THE_PROXY = frozenset(
 _SET_BY_THE_STAGE = frozenset({b"date", b"server", b"x-request-id"})
 """Response fields that this server sends itself."""
 _WITH_STREAM_OPTIONS = frozenset({b"/v1/chat/completions", b"/v1/completions"})
+_OK = 200
 _ERROR_EVENT = b'data: {"error"'
 
 
@@ -106,6 +108,13 @@ class VllmProxy:
                 raise engine.died() from error
         return True
 
+    def _count(self, status: int, body: bytes) -> Usage | None:
+        """Count a whole answer; its tokens, where it reports them."""
+        known = usage_in(body)
+        if known is not None and status == _OK:
+            self._metrics.answer(known.completion_tokens, refused=refused(body))
+        return known
+
     async def _relay(
         self,
         response: UpstreamResponse,
@@ -121,11 +130,13 @@ class VllmProxy:
         if not (response.header(b"content-type") or b"").startswith(b"text/event-stream"):
             body = await response.read_all()
             engine.last_output = context.now()
+            known = self._count(status, body)
             if usage is not None:
-                context.usage = usage_in(body)
+                context.usage = known
             await downstream.send_whole(status, head, body)
             return
         instants: list[float] = []
+        beginning = Beginning()
         while data := await response.read():
             if _ERROR_EVENT in data and await engine.is_dying():
                 raise engine.died()
@@ -133,6 +144,7 @@ class VllmProxy:
                 context.ttft = context.now() - context.arrived
                 context.record(Phase.PREFILL, context.ttft)
                 await downstream.start(status, head)
+            beginning.add(data)
             now = engine.last_output = context.now()
             instants.extend((now,) * tokens_in(data))
             if usage is not None:
@@ -144,7 +156,8 @@ class VllmProxy:
         if usage is not None and (rest := usage.rest()):
             await downstream.send(rest)
         await downstream.end()
-        self._metrics.generation(TokenTimes(context.arrived, tuple(instants)), None)
+        times = TokenTimes(context.arrived, tuple(instants))
+        self._metrics.generation(times, None, refused=beginning.refused)
 
 
 def _headers(
