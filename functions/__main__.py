@@ -61,9 +61,9 @@ def _serve(kind: str, settings: FunctionSettings, listening: socket.socket, bega
     try:
         stage = importlib.import_module(f"functions.stages.{kind}").build(settings)
         app = create_app(stage, settings, replica=ReplicaTracker(process_started=began))
+        return serve(app, listening)
     except SettingsError as error:
         return _complain("; ".join(error.problems), EXIT_USAGE)
-    return serve(app, listening)
 
 
 def _listen(settings: FunctionSettings) -> socket.socket:

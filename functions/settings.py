@@ -99,6 +99,8 @@ class FunctionSettings:
     """Folder of the Secret with the keys' records."""
     jwt: Mapping[str, Any] | None = None
     """As `functions.auth.jwt_tokens.JwtSettings`, which checks it."""
+    tls_dir: Path | None = None
+    """Folder with `ca.crt`, `tls.crt` and `tls.key` of the server; None: it speaks plain HTTP."""
     stage_token_dir: Path | None = None
     """Folder of the Secret with the token of the agent's own stages."""
     progress_seconds: float = 2.0
@@ -154,6 +156,7 @@ class FunctionSettings:
             auth=reader.read(env_vars.AUTH, _one_of("keys", "jwt", "none", "stages"), None),
             keys_dir=reader.read(env_vars.KEYS_DIR, Path, None),
             jwt=reader.read(env_vars.JWT, _json_object, None),
+            tls_dir=reader.read(env_vars.TLS_DIR, Path, None),
             stage_token_dir=reader.read(env_vars.STAGE_TOKEN_DIR, Path, None),
             progress_seconds=reader.read(env_vars.PROGRESS_SECONDS, _seconds, defaults.progress_seconds),
             gpu_devices=held_devices(environ),

@@ -48,6 +48,8 @@ PORT_ANNOTATION = f"{PILOTLIGHT}/port"
 OBSERVED_PORT_ANNOTATION = f"{PILOTLIGHT}/observed-port"
 """On a Revision and its pods: the port at which a pod is asked for metrics and warmth by its address, where
 queue-proxy's does not take such requests."""
+TLS_ANNOTATION = f"{PILOTLIGHT}/tls"
+"""On a Pod of the local platform: its process speaks TLS with clients that the platform has certified."""
 SCHEDULED_AT_ANNOTATION = f"{PILOTLIGHT}/scheduled-at"
 STARTED_AT_ANNOTATION = f"{PILOTLIGHT}/started-at"
 READY_AT_ANNOTATION = f"{PILOTLIGHT}/ready-at"

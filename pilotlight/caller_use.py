@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ import aiohttp
 from functions.auth.caller import USE_BY_KEY
 from knative.client.cluster import Cluster
 from knative.client.resources import POD
-from knative.labels import PORT_ANNOTATION
+from knative.labels import PORT_ANNOTATION, TLS_ANNOTATION
 from pilotlight import metrics_page
 from pilotlight.cost_account import KEY_REQUESTS, KEY_TOKENS, CallerUse, uses_of
 from pilotlight.metric_samples import Sample
@@ -21,10 +22,13 @@ from warmpool.adapters.prometheus_api import PrometheusServer
 _CONTAINER_PORT = 8080
 
 
-async def of_running_replicas(cluster: Cluster) -> list[CallerUse]:
-    """Since each replica began, as its own metrics say; a replica that does not answer is left out."""
+async def of_running_replicas(cluster: Cluster, tls: ssl.SSLContext | None = None) -> list[CallerUse]:
+    """Since each replica began, as its own metrics say; a replica that does not answer is left out.
+
+    `tls` is for replicas that speak TLS.
+    """
     pods = [(pod["metadata"]["namespace"], _url(pod)) for pod in await cluster.list(POD)]
-    async with aiohttp.ClientSession() as http:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=tls or True)) as http:
         found = await asyncio.gather(*(metrics_page.read(http, url) for _, url in pods if url))
     spaces = [namespace for namespace, url in pods if url]
     return [
@@ -81,5 +85,7 @@ def _logged(namespace: str, file: Path) -> Iterator[CallerUse]:
 def _url(pod: Mapping[str, Any]) -> str | None:
     """The metrics of a replica, at its own address: what comes through a gateway would need a key."""
     address = (pod.get("status") or {}).get("podIP")
-    port = (pod["metadata"].get("annotations") or {}).get(PORT_ANNOTATION, _CONTAINER_PORT)
-    return f"http://{address}:{port}/metrics" if address else None
+    annotations = pod["metadata"].get("annotations") or {}
+    scheme = "https" if TLS_ANNOTATION in annotations else "http"
+    port = annotations.get(PORT_ANNOTATION, _CONTAINER_PORT)
+    return f"{scheme}://{address}:{port}/metrics" if address else None

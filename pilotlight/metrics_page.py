@@ -10,7 +10,9 @@ import aiohttp
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from knative.local.certificate_authority import clients_folder
 from pilotlight.metric_samples import Sample
+from transport.mutual_tls import MutualTls
 
 _TIMEOUT = aiohttp.ClientTimeout(total=1)
 _LARGE = 200_000
@@ -28,16 +30,30 @@ def api_server(path: Path) -> tuple[str, ssl.SSLContext]:
     return str(cluster["server"]).rstrip("/"), trust
 
 
-async def read(http: aiohttp.ClientSession, url: str, names: Collection[str] | None = None) -> list[Sample]:
+def replica_tls(state_dir: Path) -> ssl.SSLContext | None:
+    """For connections to the replicas of this machine's platform; None: it has certified nobody."""
+    try:
+        return MutualTls.client(clients_folder(state_dir)).context
+    except OSError:
+        return None
+
+
+async def read(
+    http: aiohttp.ClientSession,
+    url: str,
+    names: Collection[str] | None = None,
+    tls: ssl.SSLContext | None = None,
+) -> list[Sample]:
     """The samples at a URL; none where no page of metrics is served within a second.
 
     Args:
         http: the client.
         url: of the page.
+        tls: for a replica that speaks TLS; None: as the client is set up.
         names: of the samples to read; None reads all. A large page is read in a thread of its own.
     """
     try:
-        async with http.get(url, timeout=_TIMEOUT) as response:
+        async with http.get(url, timeout=_TIMEOUT, ssl=tls or True) as response:
             if response.status != 200:
                 return []
             text = await response.text()

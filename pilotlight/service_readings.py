@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from knative.autoscaling.annotations import MIN_SCALE
-from knative.labels import PORT_ANNOTATION, SERVICE_LABEL
+from knative.labels import PORT_ANNOTATION, SERVICE_LABEL, TLS_ANNOTATION
 from pilotlight.metric_samples import Key, Sample, by_service, total
 from pilotlight.readiness import pod_is_ready, ready_condition
 
@@ -81,7 +81,8 @@ def metrics_url(pod: Object) -> str | None:
     """Where a replica of this machine's platform serves its own metrics."""
     port = pod["metadata"].get("annotations", {}).get(PORT_ANNOTATION)
     ip = pod.get("status", {}).get("podIP")
-    return f"http://{ip}:{port}/metrics" if port and ip else None
+    scheme = "https" if TLS_ANNOTATION in pod["metadata"].get("annotations", {}) else "http"
+    return f"{scheme}://{ip}:{port}/metrics" if port and ip else None
 
 
 def pods_by_service(pods: Iterable[Object]) -> dict[Key, list[Object]]:

@@ -13,14 +13,17 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from functions.settings import KINDS
 from knative import env_vars
 from knative.client.cluster import Cluster
 from knative.client.errors import Cause
 from knative.client.resources import TRIGGER, WARM_POOL, Object
+from knative.labels import STAGE_LABEL
 from knative.local.apiserver.admission.validating_function import AdmissionResponse
 from knative.local.platform.config import PlatformConfig, PlatformError
 from knative.local.platform.platform import Platform
@@ -77,6 +80,7 @@ class StackConfig:
         prometheus: URL of a Prometheus that the signals of WarmPools are read from.
         sqs: URL of an SQS server of this machine's own; None: one starts with the first Trigger that needs
             it.
+        mtls: whether gateway and stages speak mutual TLS.
     """
 
     state_dir: Path
@@ -87,6 +91,7 @@ class StackConfig:
     env: Mapping[str, str] = field(default_factory=dict)
     prometheus: str | None = None
     sqs: str | None = None
+    mtls: bool = False
 
 
 @dataclass(frozen=True)
@@ -156,6 +161,7 @@ async def running(config: StackConfig) -> AsyncIterator[Stack]:
             spans=spans,
             more_metrics=lambda: "".join(text() for text in metrics),
             pages=page,
+            speaks_tls=_is_a_stage_of_ours if config.mtls else None,
         )
     )
     try:
@@ -170,7 +176,7 @@ async def running(config: StackConfig) -> AsyncIterator[Stack]:
             dispatching.running(cluster, platform.gateway_url, sqs),
         ):
             token = kept_token(config.state_dir / DASHBOARD_TOKEN)
-            gatherer = Gatherer(cluster, f"{platform.api_url}/metrics")
+            gatherer = Gatherer(cluster, f"{platform.api_url}/metrics", tls=platform.replica_tls)
             page.app = Dashboard(
                 gatherer, lambda: {token: "write"}, operator=cluster, hosts=platform.config.hosts
             )
@@ -180,6 +186,11 @@ async def running(config: StackConfig) -> AsyncIterator[Stack]:
         await platform.stop()
         if spans is not None:
             await asyncio.to_thread(spans.close)
+
+
+def _is_a_stage_of_ours(pod: Mapping[str, Any]) -> bool:
+    """Whether a pod runs one of the project's own stages: containers of users speak plain HTTP."""
+    return (pod["metadata"].get("labels") or {}).get(STAGE_LABEL) in KINDS
 
 
 def _progress_seconds(env: Mapping[str, str]) -> float:
@@ -226,9 +237,9 @@ async def _controlling(
             signals=PrometheusSignals(PrometheusServer(config.prometheus)) if config.prometheus else None,
             history=history,
             waker=HttpWaker(platform.gateway_url),
-            warmth_client=HttpWarmthClient(cluster, admin_key),
-            phases=HttpPhases(cluster),
-            answers=ReplicaAnswers(cluster),
+            warmth_client=HttpWarmthClient(cluster, admin_key, tls=platform.replica_tls),
+            phases=HttpPhases(cluster, tls=platform.replica_tls),
+            answers=ReplicaAnswers(cluster, tls=platform.replica_tls),
         )
         collector = MetricsCollector(controller)
         metrics.append(lambda: collector.render().decode())

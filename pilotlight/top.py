@@ -5,6 +5,7 @@ between them and nothing else. Unknown values are shown as `-`.
 """
 
 import asyncio
+import ssl
 from pathlib import Path
 from time import monotonic
 
@@ -60,7 +61,14 @@ def _shown(value: float | None, pattern: str) -> str:
 class Reader:
     """Takes readings from the API, the platform's metrics and the replicas' own."""
 
-    def __init__(self, cluster: Cluster, http: aiohttp.ClientSession, server: str) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        http: aiohttp.ClientSession,
+        server: str,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._tls = tls
         self._cluster = cluster
         self._http = http
         self._server = server
@@ -74,7 +82,7 @@ class Reader:
             metrics_page.read(self._http, f"{self._server}/metrics"),
         )
         asked = [(pod, url) for pod in pods if (url := metrics_url(pod))]
-        own = await asyncio.gather(*(metrics_page.read(self._http, url) for _, url in asked))
+        own = await asyncio.gather(*(metrics_page.read(self._http, url, tls=self._tls) for _, url in asked))
         by_pod = {
             (pod["metadata"]["namespace"], pod["metadata"]["name"]): samples
             for (pod, _), samples in zip(asked, own, strict=True)
@@ -91,7 +99,7 @@ async def top(named: Path | None, state: Path | None, *, interval_s: float, once
         kubeconfig.connect(path) as cluster,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trust)) as http,
     ):
-        reader = Reader(cluster, http, server)
+        reader = Reader(cluster, http, server, metrics_page.replica_tls(path.parent))
         before = await reader.read()
         if once:
             await asyncio.sleep(interval_s)

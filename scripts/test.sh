@@ -15,7 +15,9 @@ sh scripts/criu.sh build/criu >/dev/null 2>build/criu.log ||
   echo "no CRIU 4.1 (build/criu.log says why): the tests of snapshots are skipped"
 nothing=5 # pytest's exit code when no test was selected: one half of a selection may well be empty
 
-"$python" -m pytest -n auto --dist loadfile -m "not clock$without" "$@"
+# One more than there are processors: many tests wait for something.
+workers=$(($(nproc) + 1))
+"$python" -m pytest -n "$workers" --dist loadfile --no-loadscope-reorder -m "not clock$without" "$@"
 parallel=$?
 if [ $parallel -ne 0 ] && [ $parallel -ne $nothing ]; then exit $parallel; fi
 "$python" -m pytest -m "clock$without" "$@"

@@ -25,6 +25,31 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["HOME"] = home
 
 
+LONGEST_FIRST = (
+    "pilotlight/test_demo.py",
+    "pilotlight/replay/test_replay_commands.py",
+    "triggers/test_promise.py",
+    "knative/platform/test_simulated_autoscaler.py",
+    "pilotlight/test_agent_end_to_end.py",
+    "functions/test_vllm_standby.py",
+    "pilotlight/test_up.py",
+    "pilotlight/test_experiment_commands.py",
+    "warmpool/test_prometheus.py",
+    "functions/test_vllm_answers.py",
+)
+"""Files whose tests take a minute and more, mostly waiting: begun late, one of them would end all alone."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the longest files first; the others stay in their order."""
+
+    def rank(item: pytest.Item) -> int:
+        path = item.path.as_posix()
+        return next((n for n, name in enumerate(LONGEST_FIRST) if path.endswith(name)), len(LONGEST_FIRST))
+
+    items.sort(key=rank)
+
+
 @pytest.fixture(scope="session")
 def made_model(tmp_path_factory: pytest.TempPathFactory) -> MadeModel:
     """A small Llama with tokenizer, the same in every run."""

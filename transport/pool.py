@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import ssl
 from collections.abc import AsyncIterable, Iterable
+from dataclasses import dataclass
 
 from transport.connection import (
     Connection,
@@ -14,7 +16,16 @@ from transport.connection import (
     request_head,
 )
 
-Address = tuple[str, int] | str
+
+@dataclass(frozen=True, slots=True)
+class TlsAddress:
+    """Host and port of a server that speaks TLS."""
+
+    host: str
+    port: int
+
+
+Address = tuple[str, int] | str | TlsAddress
 """Host and port, or the path of a unix socket."""
 
 
@@ -29,12 +40,20 @@ class UpstreamPool:
         idle_s: seconds after which an unused connection is closed. Less than the servers' own limit, so that
             no request is sent into a connection that the server is closing.
         connect_s: seconds that opening a connection may take.
+        tls: context for servers at a `TlsAddress`.
     """
 
-    def __init__(self, *, idle_s: float = 4.0, connect_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        *,
+        idle_s: float = 4.0,
+        connect_s: float = 10.0,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._idle_s = idle_s
         self._connect_s = connect_s
+        self._tls = tls
         self._idle: dict[Address, list[tuple[float, Connection]]] = {}
         """Unused connections with the instant since when; the longest unused one first."""
         self._open: set[Connection] = set()
@@ -117,6 +136,10 @@ class UpstreamPool:
             async with asyncio.timeout(self._connect_s):
                 if isinstance(address, str):
                     _, connection = await self._loop.create_unix_connection(make, address)
+                elif isinstance(address, TlsAddress):
+                    _, connection = await self._loop.create_connection(
+                        make, address.host, address.port, ssl=self._context()
+                    )
                 else:
                     _, connection = await self._loop.create_connection(make, *address)
         except OSError as error:  # TimeoutError is one
@@ -125,6 +148,11 @@ class UpstreamPool:
             raise ConnectError("the server closed the connection at once")
         self._open.add(connection)
         return connection
+
+    def _context(self) -> ssl.SSLContext:
+        if self._tls is None:
+            raise ConnectError("the server speaks TLS, and this client has no certificate")
+        return self._tls
 
     def _keep(self, address: Address, connection: Connection) -> None:
         if self._closed:

@@ -12,6 +12,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from http import HTTPStatus
+from pathlib import Path
 
 import uvicorn
 
@@ -19,11 +20,16 @@ from functions.http.app import StageApp
 from functions.http.problem_response import problem_body
 from functions.lifecycle import State
 from functions.problems import MEDIA_TYPE, ProblemError
+from functions.settings import SettingsError
+from knative import env_vars
+from transport.mutual_tls import AUTHORITY, CERTIFICATE, KEY, MutualTls
 from transport.one_write import OneWriteProtocol
 from transport.request_head import HeadLimitedProtocol, HeadLimits, with_head_limits
 
 log = logging.getLogger(__name__)
 
+RENEWAL_SECONDS = 2
+"""Between two looks for a new certificate."""
 KEEP_ALIVE_SECONDS = 75
 """Longer than the proxies in front keep a connection, so that this end never closes one that they use."""
 
@@ -47,6 +53,7 @@ class StageServer(uvicorn.Server):
 
     def __init__(self, app: StageApp) -> None:
         settings = app.settings
+        tls = None if settings.tls_dir is None else _certified(settings.tls_dir)
         limits = HeadLimits(fields_bytes=settings.head_bytes, timeout_s=settings.head_seconds)
         config = uvicorn.Config(
             app,
@@ -60,9 +67,11 @@ class StageServer(uvicorn.Server):
             proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=5,
+            ssl_context_factory=None if tls is None else lambda *_: tls.context,
         )
         super().__init__(config)
         self.app = app
+        self._tls = tls
         self.exit_code = 0
         self._stopping: asyncio.Task[None] | None = None
 
@@ -81,11 +90,14 @@ class StageServer(uvicorn.Server):
         signals = (signal.SIGTERM, signal.SIGINT)
         for number in signals:
             loop.add_signal_handler(number, self._on_signal, signal.Signals(number).name)
-        failing = loop.create_task(self._watch_failure())
+        watching = [loop.create_task(self._watch_failure())]
+        if self._tls is not None:
+            watching.append(loop.create_task(_renew(self._tls)))
         try:
             yield
         finally:
-            failing.cancel()
+            for task in watching:
+                task.cancel()
             for number in signals:
                 loop.remove_signal_handler(number)
 
@@ -109,6 +121,21 @@ class StageServer(uvicorn.Server):
             self.exit_code = 1
             await asyncio.sleep(self.app.settings.failure_seconds)
             self.should_exit = True
+
+
+def _certified(folder: Path) -> MutualTls:
+    try:
+        return MutualTls.server(folder)
+    except OSError as error:
+        problem = f"must have {AUTHORITY}, {CERTIFICATE} and {KEY}: {error}"
+        raise SettingsError((f"{env_vars.TLS_DIR} = {str(folder)!r}: {problem}",)) from error
+
+
+async def _renew(tls: MutualTls) -> None:
+    while True:
+        await asyncio.sleep(RENEWAL_SECONDS)
+        if tls.refresh():
+            log.info("the server's certificate was replaced")
 
 
 def serve(app: StageApp, listening: socket.socket) -> int:

@@ -75,3 +75,5 @@ class Endpoint:
     pod: str
     host: str
     port: int
+    tls: bool = False
+    """It speaks TLS, and expects a certificate of its client."""

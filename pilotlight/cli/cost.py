@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from knative.client.resources import SERVICE, WARM_POOL
-from pilotlight import caller_use, cost_export, kubeconfig, paths, terminal
+from pilotlight import caller_use, cost_export, kubeconfig, metrics_page, paths, terminal
 from pilotlight.cost_account import CallerUse, CostShare, ServiceCost, service_costs, shares
 from warmpool.adapters.prometheus_api import PrometheusServer
 
@@ -64,7 +64,7 @@ def cost(
                 now = datetime.now(UTC)
                 uses = await caller_use.of_prometheus(PrometheusServer(prometheus), since or now, now)
             else:
-                uses = await caller_use.of_running_replicas(cluster)
+                uses = await caller_use.of_running_replicas(cluster, metrics_page.replica_tls(directory))
                 if kubeconfig_file is None or kubeconfig_file.parent == directory:
                     uses += caller_use.of_ended_replicas(directory / "logs")
         return costs, [use for use in uses if namespace in {None, use.namespace}]

@@ -38,6 +38,12 @@ def up(
         str | None,
         typer.Option(envvar="PILOTLIGHT_PROMETHEUS", help="URL of a Prometheus for signals of WarmPools."),
     ] = None,
+    mtls: Annotated[
+        bool,
+        typer.Option(
+            "--mtls", help="Mutual TLS between the gateway and stages, by certificates made for this machine."
+        ),
+    ] = False,
     state: StateDir = None,
 ) -> None:
     """Start a Knative on this machine, with the warm-pool controller; Ctrl-C stops it and all replicas."""
@@ -49,6 +55,7 @@ def up(
         gpus=gpus,
         env=inherited_env(),
         prometheus=prometheus,
+        mtls=mtls,
     )
     uvloop.run(running.up(config, loaded))
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -65,9 +66,18 @@ class Gatherer:
         cluster: the API.
         platform: URL of the platform's metrics; None: a cluster, which has no such page.
         namespace: the one to look at; None: all.
+        tls: for replicas that speak TLS.
     """
 
-    def __init__(self, cluster: Cluster, platform: str | None, namespace: str | None = None) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        platform: str | None,
+        namespace: str | None = None,
+        *,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._tls = tls
         self._cluster = cluster
         self._platform = platform
         self._cache = ObjectCache(cluster, namespace)
@@ -153,7 +163,7 @@ class Gatherer:
         ]
 
     async def _run(self) -> None:
-        async with aiohttp.ClientSession() as http:
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=self._tls or True)) as http:
             await asyncio.sleep(0.2)  # what exists has come by then, as a rule
             while True:
                 begin = monotonic()

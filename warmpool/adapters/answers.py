@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any, Final
@@ -25,9 +26,12 @@ _LONGEST_BODY: Final = 4 * 1024 * 1024
 class ReplicaAnswers:
     """Reads the pages of both Revisions' replicas and remembers where each began in a window."""
 
-    def __init__(self, cluster: Cluster, *, timeout_s: float = 5.0) -> None:
+    def __init__(
+        self, cluster: Cluster, *, timeout_s: float = 5.0, tls: ssl.SSLContext | None = None
+    ) -> None:
         """`timeout_s` is for one page."""
         self._cluster = cluster
+        self._tls = tls
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._limit = asyncio.Semaphore(_CONCURRENT)
         self._replicas: dict[RolloutWindow, dict[str, dict[str, ReplicaCounts]]] = {}
@@ -44,7 +48,8 @@ class ReplicaAnswers:
             for pod in pods
             if _revision(pod) in names and (url := replica_url(pod, PATH)) is not None
         ]
-        async with aiohttp.ClientSession(timeout=self._timeout) as session:
+        connector = aiohttp.TCPConnector(ssl=self._tls or True)
+        async with aiohttp.ClientSession(timeout=self._timeout, connector=connector) as session:
             pages = await asyncio.gather(*(self._page(session, url) for _, url in asked))
         first = window not in self._replicas
         known = self._replicas.setdefault(window, {window.stable: {}, window.canary: {}})

@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import math
+import ssl
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final
@@ -34,8 +35,11 @@ _LONGEST_NAME: Final = 32
 class HttpPhases:
     """Asks the newest replicas of a Service for their phases."""
 
-    def __init__(self, cluster: Cluster, *, timeout_s: float = 2.0) -> None:
-        """`timeout_s` is for one response."""
+    def __init__(
+        self, cluster: Cluster, *, timeout_s: float = 2.0, tls: ssl.SSLContext | None = None
+    ) -> None:
+        """`timeout_s` is for one response; `tls` for replicas that speak TLS."""
+        self._tls = tls
         self._cluster = cluster
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
 
@@ -48,7 +52,8 @@ class HttpPhases:
             return None
         pods.sort(key=lambda pod: str(pod["metadata"].get("creationTimestamp") or ""), reverse=True)
         urls = [url for pod in pods if (url := replica_url(pod, PATH))][:_ASKED]
-        async with aiohttp.ClientSession(timeout=self._timeout) as session:
+        connector = aiohttp.TCPConnector(ssl=self._tls or True)
+        async with aiohttp.ClientSession(timeout=self._timeout, connector=connector) as session:
             answers = await asyncio.gather(*(self._ask(session, url) for url in urls))
         young = [known for known in answers if known is not None and known[0] <= within.total_seconds()]
         return min(young, key=lambda known: known[0])[1] if young else None

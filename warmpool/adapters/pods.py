@@ -9,7 +9,13 @@ from typing import Any, Final
 
 from knative.client.cluster import Cluster
 from knative.client.resources import POD, REVISION
-from knative.labels import OBSERVED_PORT_ANNOTATION, PORT_ANNOTATION, REVISION_LABEL, SERVICE_LABEL
+from knative.labels import (
+    OBSERVED_PORT_ANNOTATION,
+    PORT_ANNOTATION,
+    REVISION_LABEL,
+    SERVICE_LABEL,
+    TLS_ANNOTATION,
+)
 from warmpool.domain.counts import parse_count
 from warmpool.domain.object_key import ObjectKey
 
@@ -55,4 +61,5 @@ def replica_url(pod: Mapping[str, Any], path: str) -> str | None:
     if port is None or not 0 < port < 65_536:
         return None
     host = f"[{address}]" if address.version == 6 else str(address)
-    return f"http://{host}:{port}{path}"
+    scheme = "https" if TLS_ANNOTATION in annotations else "http"
+    return f"{scheme}://{host}:{port}{path}"

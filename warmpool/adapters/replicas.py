@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Sequence
 from typing import Final
 
@@ -24,8 +25,18 @@ _LONGEST_BODY: Final = 200
 class HttpWarmthClient:
     """Reads and changes the warmth of a Service's replicas."""
 
-    def __init__(self, cluster: Cluster, key: str, *, timeout_s: float = 5.0) -> None:
-        """`key` derives the PILOTLIGHT_ADMIN_TOKEN of each Service's replicas (`knative.service_token`)."""
+    def __init__(
+        self, cluster: Cluster, key: str, *, timeout_s: float = 5.0, tls: ssl.SSLContext | None = None
+    ) -> None:
+        """A client.
+
+        Args:
+            cluster: where the replicas are.
+            key: derives the PILOTLIGHT_ADMIN_TOKEN of each Service's replicas (`knative.service_token`).
+            timeout_s: for one response.
+            tls: for replicas that speak TLS.
+        """
+        self._tls = tls
         self._cluster = cluster
         self._key = key
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
@@ -59,7 +70,8 @@ class HttpWarmthClient:
 
     def _session(self, service: ObjectKey) -> aiohttp.ClientSession:
         headers = {"Authorization": f"Bearer {service_token(self._key, *service)}"}
-        return aiohttp.ClientSession(timeout=self._timeout, headers=headers)
+        connector = aiohttp.TCPConnector(ssl=self._tls or True)
+        return aiohttp.ClientSession(timeout=self._timeout, headers=headers, connector=connector)
 
     async def _read(self, session: aiohttp.ClientSession, name: str, url: str) -> ReplicaWarmth | str:
         failure = f"the warmth of {name} cannot be read"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
@@ -48,6 +49,7 @@ class Activator:
         access: which hosts and origins are allowed.
         progress_s: seconds between the comments in a stream that waits for a start; 0: none.
         spans: records a span for each request; None: nobody asks for them.
+        tls: for replicas that speak TLS.
     """
 
     def __init__(
@@ -59,8 +61,10 @@ class Activator:
         access: AccessPolicy | None = None,
         progress_s: float = PROGRESS_S,
         spans: Spans | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._spans = spans
+        self._tls = tls
         self._queue_depth = queue_depth
         self._access = access or AccessPolicy()
         self.start_phase: Callable[[RevisionKey], str] = lambda _: "schedule"
@@ -179,7 +183,7 @@ class Activator:
 
     async def start(self) -> None:
         """Open the connection pool and start reporting each second (ASGI's lifespan does this)."""
-        self._pool = UpstreamPool()
+        self._pool = UpstreamPool(tls=self._tls)
         self._reporting = asyncio.create_task(self._report())
 
     def stop_holding(self) -> None:

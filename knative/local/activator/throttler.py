@@ -18,6 +18,7 @@ from knative.local.activator.recent_requests import RecentRequests
 from knative.local.activator.request_stats import RequestStats
 from knative.local.activator.response_counts import ResponseCounts
 from knative.local.routing import Endpoint, RevisionSpec, StartFailure
+from transport.pool import Address, TlsAddress
 from transport.retry_budget import RetryBudget
 
 QUEUE_DEPTH = 10_000
@@ -51,7 +52,9 @@ class PodTracker:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
-        self.address = (endpoint.host, endpoint.port)
+        self.address: Address = (endpoint.host, endpoint.port)
+        if endpoint.tls:
+            self.address = TlsAddress(endpoint.host, endpoint.port)
         self.in_flight = 0
         self.busy_since = 0.0
         self.busy_s = 0.0

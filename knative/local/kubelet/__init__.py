@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from knative.local.kubelet.kubelet import Kubelet, KubeletConfig
+from knative.local.kubelet.kubelet import Kubelet, KubeletConfig, ReplicaTls
 
-__all__ = ["Kubelet", "KubeletConfig"]
+__all__ = ["Kubelet", "KubeletConfig", "ReplicaTls"]

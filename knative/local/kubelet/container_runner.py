@@ -15,7 +15,7 @@ from typing import Any
 
 from knative import env_vars
 from knative.client.resources import Object
-from knative.labels import PORT_ANNOTATION, STARTED_AT_ANNOTATION
+from knative.labels import PORT_ANNOTATION, STARTED_AT_ANNOTATION, TLS_ANNOTATION
 from knative.local import objects
 from knative.local.apiserver.records import Key
 from knative.local.kubelet import environment, gpus, limits, mount_namespace, probe_loop
@@ -86,6 +86,7 @@ class ContainerRunner:
         self._state = state
         self._slots = slots
         self._serves = serves
+        self._serves_tls = False
         self._log = (pod.key.namespace, pod.key.name, None if serves else state.name)
         self._process: Process | None = None
 
@@ -169,6 +170,7 @@ class ContainerRunner:
         runtime, key = self._pod.runtime, self._pod.key
         port_env = {} if port is None else {"PORT": str(port)}
         of_service = runtime.service_env(key)
+        self._serves_tls = self._serves and env_vars.TLS_DIR in of_service
         base = {**runtime.base_env, **of_service, **port_env, **gpus.device_environment(self._slots)}
         env = environment.build(self._spec, base, self._sources)
         env |= {**port_env, "HOSTNAME": key.name, **runtime.identity_env}
@@ -269,6 +271,8 @@ class ContainerRunner:
         pod.state.has_run = True
         if port is not None:
             pod.state.annotations[PORT_ANNOTATION] = str(port)
+            if self._serves_tls:
+                pod.state.annotations[TLS_ANNOTATION] = "true"
             pod.state.annotations[STARTED_AT_ANNOTATION] = objects.micro_timestamp(begun)
         pod.on_change()
 
@@ -335,7 +339,13 @@ class ContainerRunner:
     ) -> None:
         """Probe the run until cancelled; `inside` is the command prefix of exec probes."""
         serving_port = int(self._pod.state.annotations.get(PORT_ANNOTATION) or port or 0)
-        wanted = ContainerProbes.of(self._spec, self._pod.serving, serving_port, serves=self._serves)
+        wanted = ContainerProbes.of(
+            self._spec,
+            self._pod.serving,
+            serving_port,
+            serves=self._serves,
+            tls=TLS_ANNOTATION in self._pod.state.annotations,
+        )
 
         async def attempt(probe: Probe) -> ProbeResult:
             return await self._pod.runtime.prober.attempt(probe, env, folder, inside)

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import logging
 import os
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -47,6 +48,18 @@ Drained = Callable[[RevisionKey, str, float], Awaitable[bool]]
 
 
 @dataclass(frozen=True, slots=True)
+class ReplicaTls:
+    """TLS between the platform and its replicas."""
+
+    folder: Path
+    """With the replicas' certificate; they are told where it is."""
+    context: ssl.SSLContext
+    """For connections to them."""
+    spoken_by: Callable[[Mapping[str, Any]], bool]
+    """Whether a pod's process can speak TLS: those of users may not know how."""
+
+
+@dataclass(frozen=True, slots=True)
 class KubeletConfig:
     """How pods are run."""
 
@@ -68,6 +81,8 @@ class KubeletConfig:
     """Environment of every container, below its own variables."""
     admin_key: str | None = None
     """Derives the ADMIN_TOKEN of every Service's containers; None: they have none but their own."""
+    tls: ReplicaTls | None = None
+    """None: replicas speak plain HTTP."""
     backoff_s: float = 10.0
     """Wait before the second restart in a row, in seconds; doubles each time."""
     stop_grace_s: float = 10.0
@@ -110,7 +125,7 @@ class Kubelet:
         self._workers: dict[Key, PodWorker] = {}
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._slots_released = asyncio.Condition()
-        self._prober = Prober(config.host)
+        self._prober = Prober(config.host, None if config.tls is None else config.tls.context)
         self.logs = ContainerLogs(config.logs)
         self._volumes = Volumes(config.volumes, config.claims)
         self._limits = LimitEnforcer(f"pilotlight-{config.platform_id}", config.cgroups)
@@ -154,9 +169,14 @@ class Kubelet:
         """What a pod's containers have in their environment because of their Service."""
         pod = self._object(resources.POD, key.namespace, key.name)
         service = objects.labels_of(pod).get(SERVICE_LABEL) if pod is not None else None
-        if self._config.admin_key is None or service is None:
+        if pod is None or service is None:
             return {}
-        return {env_vars.ADMIN_TOKEN: service_token(self._config.admin_key, key.namespace, service)}
+        env = {}
+        if self._config.admin_key is not None:
+            env[env_vars.ADMIN_TOKEN] = service_token(self._config.admin_key, key.namespace, service)
+        if self._config.tls is not None and self._config.tls.spoken_by(pod):
+            env[env_vars.TLS_DIR] = str(self._config.tls.folder)
+        return env
 
     # start and stop
 

@@ -23,14 +23,22 @@ class ContainerProbes:
     liveness: Probe | None
 
     @classmethod
-    def of(cls, container: Mapping[str, Any], serving: Mapping[str, Any], port: int, *, serves: bool) -> Self:
+    def of(
+        cls,
+        container: Mapping[str, Any],
+        serving: Mapping[str, Any],
+        port: int,
+        *,
+        serves: bool,
+        tls: bool = False,
+    ) -> Self:
         """The probes of a container of a pod whose serving container listens on `port`.
 
         The serving container's port is probed even if it names no readiness probe, as Knative does; any other
         container without one is ready as soon as it runs.
         """
         found = [
-            probes.parse(container.get(f"{kind}Probe"), serving, port)
+            probes.parse(container.get(f"{kind}Probe"), serving, port, tls=tls)
             for kind in ("startup", "readiness", "liveness")
         ]
         if serves and found[1] is None:

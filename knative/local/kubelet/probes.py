@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ class Probe:
     """`http`, `tcp`, `exec`."""
     port: int = 0
     path: str = "/"
+    tls: bool = False
+    """The server speaks TLS and expects a certificate."""
     headers: tuple[tuple[str, str], ...] = ()
     command: tuple[str, ...] = ()
     initial_delay_s: float = 0.0
@@ -46,8 +49,13 @@ class ProbeResult:
     message: str = ""
 
 
-def parse(spec: Mapping[str, Any] | None, container: Mapping[str, Any], port: int) -> Probe | None:
-    """The probe that a container's specification describes; `port` is the one its process listens on."""
+def parse(
+    spec: Mapping[str, Any] | None, container: Mapping[str, Any], port: int, *, tls: bool = False
+) -> Probe | None:
+    """The probe that a container's specification describes.
+
+    `port` is the one its process listens on, and `tls` whether it speaks TLS there.
+    """
     if not spec:
         return None
     common: dict[str, Any] = {
@@ -61,6 +69,7 @@ def parse(spec: Mapping[str, Any] | None, container: Mapping[str, Any], port: in
         return Probe(
             "http",
             port=_port(http.get("port"), container, port),
+            tls=tls and _port(http.get("port"), container, port) == port,
             path="/" + str(http.get("path") or "").lstrip("/"),
             headers=tuple((item["name"], item["value"]) for item in http.get("httpHeaders") or ()),
             **common,
@@ -82,8 +91,10 @@ def _port(wanted: Any, container: Mapping[str, Any], port: int) -> int:
 class Prober:
     """Carries out the probes of all pods, with a bound on connections at a time."""
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, host: str, tls: ssl.SSLContext | None = None) -> None:
+        """`tls`: the context for servers that speak TLS."""
         self._host = host
+        self._tls = tls
         self._session: aiohttp.ClientSession | None = None
         self.phases: dict[int, str] = {}
         """What replicas that are not ready yet say that they do, by port."""
@@ -111,9 +122,10 @@ class Prober:
 
     async def _http(self, probe: Probe) -> ProbeResult:
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit=_MAX_CONNECTIONS, force_close=True)
+            connector = aiohttp.TCPConnector(limit=_MAX_CONNECTIONS, force_close=True, ssl=self._tls or True)
             self._session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
-        url = f"http://{self._host}:{probe.port}{probe.path}"
+        scheme = "https" if probe.tls else "http"
+        url = f"{scheme}://{self._host}:{probe.port}{probe.path}"
         headers = {"User-Agent": "kube-probe/pilotlight", **dict(probe.headers)}
         try:
             async with self._session.get(url, headers=headers, allow_redirects=False) as answer:

@@ -6,10 +6,12 @@ import socket
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from knative.client.resources import Resource
 from knative.local.apiserver.admission.validating_function import ValidatingFunction
 from knative.local.apiserver.api.app import AsgiApp
+from knative.local.certificate_authority import Lifetimes
 from transport.request_head import HeadLimits
 from transport.spans import SpanQueue
 
@@ -58,6 +60,10 @@ class PlatformConfig:
     allowed_origins: Collection[str] = ()
     """Origins such as `https://app.example` whose pages may write to functions and open WebSockets, besides
     those of this machine; `*` for any."""
+    speaks_tls: Callable[[Mapping[str, Any]], bool] | None = None
+    """Whether a pod's process can speak mutual TLS by the files in `PILOTLIGHT_TLS_DIR`; the activator then
+    speaks it with these. None: all is plain HTTP."""
+    certificate_lifetimes: Lifetimes = field(default_factory=Lifetimes)
     progress_s: float = 2.0
     """Seconds between the comments in a stream that waits for a start; 0: none."""
     spans: SpanQueue | None = None

@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import secrets
 import socket
+import ssl
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -33,6 +35,7 @@ from knative.local.apiserver.api.server import ApiProtocol, ApiServer
 from knative.local.apiserver.records import StoreError
 from knative.local.apiserver.registry import Registry
 from knative.local.apiserver.store import Store
+from knative.local.certificate_authority import CertificateAuthority
 from knative.local.controllers import settings as serving_settings
 from knative.local.controllers.autoscaler import Autoscaler
 from knative.local.controllers.controller_manager import ControllerManager
@@ -40,7 +43,7 @@ from knative.local.controllers.event_emitter import EventEmitter
 from knative.local.controllers.settings import KnativeSettings
 from knative.local.controllers.work_queue import WorkQueue
 from knative.local.event_recorder import EventRecorder
-from knative.local.kubelet import Kubelet, KubeletConfig
+from knative.local.kubelet import Kubelet, KubeletConfig, ReplicaTls
 from knative.local.kubelet.gpus import GpuMeter, GpuSlots
 from knative.local.platform import background, controllers, kubeconfig
 from knative.local.platform.bootstrap import create_initial_objects
@@ -48,10 +51,15 @@ from knative.local.platform.config import LOOPBACK, PlatformConfig, PlatformErro
 from knative.local.platform.listeners import LOOPBACK_IPV6, listen
 from knative.local.platform.metrics import PlatformMetrics
 from knative.local.platform.state_folder import StateFolder
+from transport.mutual_tls import MutualTls
 from transport.request_head import HeadLimits, with_head_limits
 from transport.spans import Spans
 
+log = logging.getLogger(__name__)
+
 _HOUSEKEEPING_S = 10.0
+_RENEWAL_S = 2.0
+"""Between two looks at the certificates' age; replicas look for new ones as often."""
 _REVISION_GC_ROUNDS = 360
 """Rounds of housekeeping from one garbage collection of Revisions to the next: an hour."""
 
@@ -78,6 +86,7 @@ class Platform:
         self._api_port = config.api_port
         self._running = False
         self._kubelet: Kubelet | None = None
+        self._replica_tls: ssl.SSLContext | None = None
 
     # addresses
 
@@ -108,6 +117,11 @@ class Platform:
         if mechanism is None or not mechanism.limits_cpu:
             return "memory sampled each second, CPU not limited"
         return f"memory and CPU by {mechanism}"
+
+    @property
+    def replica_tls(self) -> ssl.SSLContext | None:
+        """For connections to replicas; known once it runs. None: they speak plain HTTP."""
+        return self._replica_tls
 
     def _authority(self, port: int) -> str:
         host = self.config.public_host
@@ -169,6 +183,7 @@ class Platform:
         create_initial_objects(registry)
         registry.collect_garbage()
 
+        certified = self._certified()
         queue = WorkQueue()
         autoscaler = Autoscaler(time.monotonic, queue.add_scaled)
         activator = Activator(
@@ -177,13 +192,14 @@ class Platform:
             access=_access_policy(config),
             progress_s=config.progress_s,
             spans=None if config.spans is None else Spans(config.spans, "activator"),
+            tls=None if certified is None else certified.context,
         )
         slots = GpuSlots(config.gpus)
         meter = GpuMeter(time.monotonic, activator.busy_seconds)
         kubelet = Kubelet(
             registry,
             activator.drained,
-            self._kubelet_config(platform_id),
+            self._kubelet_config(platform_id, certified),
             slots=slots,
             meter=meter,
             recorder=EventRecorder(registry, _utc_now, "kubelet"),
@@ -255,7 +271,24 @@ class Platform:
         self._stack.push_async_callback(asyncio.to_thread, store.close)
         return store
 
-    def _kubelet_config(self, platform_id: str) -> KubeletConfig:
+    def _certified(self) -> ReplicaTls | None:
+        """Certificates for what passes between this platform and its replicas, renewed while it runs."""
+        config = self.config
+        if config.speaks_tls is None:
+            return None
+        authority = CertificateAuthority(self._folder.tls, config.certificate_lifetimes)
+        try:
+            authority.renew(_utc_now())
+            client = MutualTls.client(authority.clients)
+        except OSError as problem:
+            raise PlatformError(
+                f"{self._folder.tls}: no certificates can be made there: {problem}"
+            ) from problem
+        self._replica_tls = client.context
+        background.run(_renewal(authority, client), "certificates", self._stack)
+        return ReplicaTls(authority.replicas, client.context, config.speaks_tls)
+
+    def _kubelet_config(self, platform_id: str, tls: ReplicaTls | None) -> KubeletConfig:
         config, folder = self.config, self._folder
         return KubeletConfig(
             host=LOOPBACK,
@@ -267,6 +300,7 @@ class Platform:
             workdir=config.workdir,
             env=config.env,
             admin_key=config.admin_key,
+            tls=tls,
             backoff_s=config.crash_backoff_s,
             stop_grace_s=config.stop_grace_s,
             cgroups=folder.cgroups if config.cgroups else None,
@@ -282,6 +316,16 @@ def _access_policy(config: PlatformConfig) -> AccessPolicy:
 
 def _utc_now() -> datetime:
     return datetime.now(UTC)
+
+
+async def _renewal(authority: CertificateAuthority, client: MutualTls) -> None:
+    while True:
+        await asyncio.sleep(_RENEWAL_S)
+        try:
+            await asyncio.to_thread(authority.renew, _utc_now())
+        except OSError as problem:  # tried again until the certificates end
+            log.warning("certificates cannot be renewed: %s", problem)
+        client.refresh()
 
 
 async def _housekeeping(events: EventRecorder, kubelet: Kubelet, manager: ControllerManager) -> None:

@@ -9,6 +9,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from knative.local.certificate_authority import TLS_FOLDER
 from knative.local.platform.config import PlatformError
 
 _OWNER_ONLY = stat.S_IRWXU
@@ -31,6 +32,8 @@ class StateFolder:
         self.volumes = path / "volumes"
         self.claims = path / "claims"
         """Folders of PersistentVolumeClaims, `NAMESPACE/NAME`."""
+        self.tls = path / TLS_FOLDER
+        """Certificates for what passes between the platform and its replicas."""
         self.cgroups = path / "cgroups"
         """The file that remembers where control groups were made."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from knative.autoscaling.revision_autoscaler import ScaleDecision
 from knative.client.resources import Object
-from knative.labels import PORT_ANNOTATION, READY_AT_ANNOTATION
+from knative.labels import PORT_ANNOTATION, READY_AT_ANNOTATION, TLS_ANNOTATION
 from knative.local import conditions, objects
 from knative.local.conditions import Condition
 from knative.local.routing import Endpoint
@@ -34,6 +34,7 @@ def endpoints(pods: Pods) -> tuple[Endpoint, ...]:
                 objects.name_of(pod),
                 pod["status"]["podIP"],
                 int(objects.annotations_of(pod)[PORT_ANNOTATION]),
+                TLS_ANNOTATION in objects.annotations_of(pod),
             )
             for pod in ready(pods)
             if PORT_ANNOTATION in objects.annotations_of(pod)
