@@ -1,6 +1,6 @@
 """What mutual TLS between gateway and stage costs: requests a second with it over requests a second without.
 
-The same stage (postprocess) on two local platforms, `pilotlight up --mtls` and without; the requests go to its
+The same stage (postprocess) on two local platforms, `pilotlight up --mtls` and without; requests go to its
 function URL. The first part is the client's plain HTTP in both. Load comes from wrk, a Debian package.
 
     python benchmarks/mtls.py            a table
