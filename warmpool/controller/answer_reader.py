@@ -43,7 +43,8 @@ class AnswerReader:
             task = self._tasks.get(window)
             if task is not None and not task.done():
                 continue
-            if before is not None and before <= now < before + plan.interval - _EARLY:
+            pause = plan.next_look((before or now) - window.since)
+            if before is not None and before <= now < before + pause - _EARLY:
                 continue
             self._asked_at[window] = now
             name = f"answers of {window.canary}"

@@ -74,7 +74,7 @@ class Rollout(StrictModel):
     pause: Duration = timedelta(minutes=2)
     """The least time at each step."""
     interval: Duration = timedelta(seconds=30)
-    """Time between two analyses."""
+    """Time between two analyses; the first ones of a step are earlier."""
     confidence: Annotated[float, Field(strict=False, ge=_LOWEST_CONFIDENCE, le=_HIGHEST_CONFIDENCE)] = 0.95
     """Of each step: that a step passed is within its margins, and that a Revision rolled back is worse."""
     min_answers: Annotated[int, Field(ge=1, le=1_000_000)] = 50
@@ -108,6 +108,13 @@ class Rollout(StrictModel):
         if self.margins.errors is None and self.margins.ttft is None and len(self.steps) > 1:
             raise ValueError("must have margins.errors or margins.ttft: without both nothing is judged")
         return self
+
+    def next_look(self, elapsed: timedelta) -> timedelta:
+        """How long after one look the next one is, so long after the step began.
+
+        The first ones are early, at about one, two, four seconds and so on: what is very bad is seen at once.
+        """
+        return min(self.interval, max(_SHORTEST, elapsed))
 
     def after(self, percent: int) -> int:
         """The step that follows `percent`."""

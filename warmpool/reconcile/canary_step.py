@@ -272,8 +272,9 @@ def _consumed(inputs: RolloutInputs, record: RolloutRecord) -> str:
 
 
 def _next_look(inputs: RolloutInputs, analysis: AnalysisState, now: datetime) -> datetime:
+    since = analysis.window.since if analysis.window is not None else now
     fresh = analysis.read_at is None
-    return now + (_SOON if fresh else inputs.spec.interval)
+    return now + (_SOON if fresh else inputs.spec.next_look(now - since))
 
 
 def _roll_back(inputs: RolloutInputs, record: RolloutRecord, canary: str, why: str) -> RolloutStep:
