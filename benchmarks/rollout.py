@@ -40,6 +40,7 @@ from knative.client.cluster import Cluster  # noqa: E402
 from knative.client.resources import REVISION, SERVICE, WARM_POOL  # noqa: E402
 from knative.local.platform.config import PlatformConfig  # noqa: E402
 from knative.local.platform.platform import Platform  # noqa: E402
+from warmpool.adapters.answer_source import Answers  # noqa: E402
 from warmpool.adapters.answers import ReplicaAnswers  # noqa: E402
 from warmpool.adapters.clock import SystemClock  # noqa: E402
 from warmpool.adapters.exposition import MetricsPage  # noqa: E402
@@ -162,7 +163,7 @@ async def started(gpus: int, *, controlled: bool) -> AsyncIterator[Run]:
                 clock=SystemClock(),
                 prices=packaged_prices(),
                 demand=MetricsPage(f"{platform.api_url}/metrics"),
-                answers=ReplicaAnswers(cluster),
+                answers=Answers(ReplicaAnswers(cluster)),
             )
             task = asyncio.create_task(controller.run(stop)) if controlled else None
             try:

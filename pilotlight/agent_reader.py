@@ -18,6 +18,7 @@ from pilotlight.agent import Agent, AgentFileError
 from pilotlight.compile import autoscaling
 from pilotlight.compile_gpu import gpu_of
 from pilotlight.gpu_problems import gpu_problems
+from pilotlight.quality_prompts import read_prompt_files
 from warmpool.adapters.price_file import read_prices
 from warmpool.domain.spec_errors import TEXT_NOT_BOOLEAN, SpecError, without_kinds
 from weights.cache.location import default_cache_dir
@@ -49,6 +50,12 @@ def load_agent(path: Path, *, tell: Callable[[str], None] = _on_stderr) -> Agent
         raise AgentFileError(str(error)) from error
     if not isinstance(document.value, dict):
         raise AgentFileError(f"{path}:1: must be a mapping with apiVersion, kind, metadata and spec")
+    unread = [
+        f"{path}:{document.line(where)}: {'.'.join(map(str, where))}: {text}"
+        for where, text in read_prompt_files(document.value, path.absolute().parent)
+    ]
+    if unread:
+        raise AgentFileError("\n".join(unread))
     try:
         agent = Agent.model_validate(document.value)
     except ValidationError as error:

@@ -32,6 +32,7 @@ from pilotlight.dashboard.gather import Gatherer
 from pilotlight.dashboard.tokens import kept_token
 from pilotlight.dispatching import Dispatching, EmbeddedSqs, validate_trigger
 from transport.spans import open_queue
+from warmpool.adapters.answer_source import Answers
 from warmpool.adapters.answers import ReplicaAnswers
 from warmpool.adapters.clock import SystemClock
 from warmpool.adapters.exposition import MetricsPage
@@ -39,8 +40,10 @@ from warmpool.adapters.history import SqliteHistory
 from warmpool.adapters.metrics import MetricsCollector
 from warmpool.adapters.phases import HttpPhases
 from warmpool.adapters.price_file import packaged_prices
+from warmpool.adapters.prometheus_answers import PrometheusAnswers
 from warmpool.adapters.prometheus_api import PrometheusServer
 from warmpool.adapters.prometheus_signals import PrometheusSignals
+from warmpool.adapters.quality import ROLLOUT_KEY_FILE, ReplicaQuality, read_key
 from warmpool.adapters.replicas import HttpWarmthClient
 from warmpool.adapters.waker import HttpWaker
 from warmpool.controller import Controller
@@ -239,7 +242,13 @@ async def _controlling(
             waker=HttpWaker(platform.gateway_url),
             warmth_client=HttpWarmthClient(cluster, admin_key, tls=platform.replica_tls),
             phases=HttpPhases(cluster, tls=platform.replica_tls),
-            answers=ReplicaAnswers(cluster, tls=platform.replica_tls),
+            answers=Answers(
+                ReplicaAnswers(cluster, tls=platform.replica_tls),
+                PrometheusAnswers(PrometheusServer(config.prometheus)) if config.prometheus else None,
+            ),
+            quality=ReplicaQuality(
+                cluster, key=read_key(os.environ.get(ROLLOUT_KEY_FILE)), tls=platform.replica_tls
+            ),
         )
         collector = MetricsCollector(controller)
         metrics.append(lambda: collector.render().decode())

@@ -17,7 +17,9 @@ from warmpool.domain.decision import Decision
 from warmpool.domain.field_types import Warmth
 from warmpool.domain.object_key import ObjectKey
 from warmpool.domain.observation import Demand
+from warmpool.domain.proportions import Proportion
 from warmpool.domain.replica_warmth import ReplicaWarmth
+from warmpool.domain.rollout import QualityCheck, Rollout
 from warmpool.domain.signals import SignalReading
 
 
@@ -91,12 +93,22 @@ class PhaseSource(Protocol):
 class AnswerSource(Protocol):
     """Counts what both Revisions of a rollout answer during one of its steps."""
 
-    async def read(self, window: RolloutWindow) -> tuple[Mapping[str, AnswerCounts], str]:
+    async def read(self, window: RolloutWindow, plan: Rollout) -> tuple[Mapping[str, AnswerCounts], str]:
         """Counts by Revision since the window was read first, and why something is missing (or nothing)."""
         ...
 
     def forget(self, windows: Collection[RolloutWindow]) -> None:
         """Drop what is remembered of any window that is not among these."""
+        ...
+
+
+class QualitySource(Protocol):
+    """Makes the quality check of a rollout."""
+
+    async def ask(
+        self, window: RolloutWindow, check: QualityCheck
+    ) -> tuple[Mapping[str, Proportion] | None, str]:
+        """Answers that are not as expected, of all, by Revision; None and why, if there are none yet."""
         ...
 
 

@@ -108,6 +108,18 @@ def test_a_rollout_of_a_stage_is_in_its_pool_and_leaves_the_services_traffic_out
     assert objects(write(tmp_path, changed(rollout={})))["WarmPool", "generate-a"]["spec"]["rollout"] == {}
 
 
+def test_the_prompts_of_a_quality_check_come_from_a_file_beside_the_agent_file(tmp_path):
+    (tmp_path / "checks.yaml").write_text("- Say hello\n- {prompt: '2 + 2?', contains: ['4']}\n")
+    found = objects(write(tmp_path, changed(rollout={"quality": {"promptsFile": "checks.yaml"}})))
+    assert found["WarmPool", "generate-a"]["spec"]["rollout"]["quality"] == {
+        "prompts": [{"prompt": "Say hello"}, {"prompt": "2 + 2?", "contains": ["4"]}]
+    }
+    (tmp_path / "checks.yaml").write_text("hello")
+    for name, says in (("checks.yaml", "must be a list of prompts"), ("none.yaml", "No such file")):
+        told = refusal(write(tmp_path, changed(rollout={"quality": {"promptsFile": name}})))
+        assert f"spec.stages.0.rollout.quality: promptsFile = '{name}': {says}" in told
+
+
 def test_defaults_leave_knatives_own_defaults_in_force(tmp_path):
     template = objects(write(tmp_path, MINIMAL))["Service", "generate-a"]["spec"]["template"]
     assert not [key for key in template["metadata"]["annotations"] if "autoscaling" in key]

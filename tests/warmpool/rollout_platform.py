@@ -10,6 +10,7 @@ import pytest
 from knative.client.cluster import Cluster
 from knative.client.resources import SERVICE, WARM_POOL
 from tests.warmpool.conftest import make_controller
+from warmpool.adapters.answer_source import Answers
 from warmpool.adapters.answers import ReplicaAnswers
 from warmpool.adapters.exposition import MetricsPage
 from warmpool.controller import Settings
@@ -168,7 +169,7 @@ async def controlling(platform, cluster, **options):
     running = make_controller(
         cluster,
         demand=MetricsPage(f"{platform.api_url}/metrics"),
-        answers=ReplicaAnswers(cluster),
+        answers=Answers(ReplicaAnswers(cluster)),
         settings=Settings(interval=timedelta(seconds=1), gather=timedelta(milliseconds=20)),
         **options,
     )

@@ -61,20 +61,22 @@ def parse_page(text: str) -> ReplicaTotals:
                 continue
             if sample.name == REQUESTS:
                 answers += sample.value
-                errors += sample.value if _is_error(sample.labels.get("code", "")) else 0.0
+                errors += sample.value if is_error(sample.labels.get("code", "")) else 0.0
             elif sample.name == REFUSALS:
                 refusals = (refusals or 0.0) + sample.value
-            elif (bound := _bound(sample.labels.get("le", ""))) is not None:
+            elif (bound := bound_of(sample.labels.get("le", ""))) is not None:
                 buckets = histograms.setdefault(sample.name.removesuffix("_bucket"), {})
                 buckets[bound] = buckets.get(bound, 0.0) + sample.value
     return ReplicaTotals(answers, errors, refusals, histograms)
 
 
-def _is_error(code: str) -> bool:
+def is_error(code: str) -> bool:
+    """Whether a status is one of the server's errors."""
     return code.isdigit() and int(code) >= _FIRST_ERROR
 
 
-def _bound(text: str) -> float | None:
+def bound_of(text: str) -> float | None:
+    """The upper bound of a bucket; None for what is none."""
     try:
         return float(text)
     except ValueError:

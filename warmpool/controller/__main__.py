@@ -19,6 +19,7 @@ from knative.client.cluster import Cluster
 from knative.client.errors import ClusterError
 from warmpool.adapters import logs
 from warmpool.adapters.admin_key import read_admin_key
+from warmpool.adapters.answer_source import Answers
 from warmpool.adapters.answers import ReplicaAnswers
 from warmpool.adapters.clock import SystemClock
 from warmpool.adapters.exposition import MetricsPage
@@ -27,8 +28,10 @@ from warmpool.adapters.history import SqliteHistory
 from warmpool.adapters.phases import HttpPhases
 from warmpool.adapters.price_file import read_prices
 from warmpool.adapters.prometheus import Prometheus
+from warmpool.adapters.prometheus_answers import PrometheusAnswers
 from warmpool.adapters.prometheus_api import PrometheusServer
 from warmpool.adapters.prometheus_signals import PrometheusSignals
+from warmpool.adapters.quality import ROLLOUT_KEY_FILE, ReplicaQuality, read_key
 from warmpool.adapters.replicas import HttpWarmthClient
 from warmpool.adapters.waker import HttpWaker
 from warmpool.adapters.webhook import WebhookServer
@@ -61,6 +64,7 @@ class Options:
     metrics_page: str | None
     gateway: str | None
     admin_key: str | None
+    rollout_key: str | None
     host: str
     port: int
     webhook_certificate: Path | None
@@ -117,6 +121,13 @@ def main(
             help="Key of which each Service's ADMIN_TOKEN is derived (see `pilotlight pool token`).",
         ),
     ] = None,
+    rollout_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar=ROLLOUT_KEY_FILE,
+            help="Key with which the quality checks of rollouts call stages that ask for one.",
+        ),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address of health and metrics.")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port of health and metrics; 0 picks one.")
@@ -148,6 +159,7 @@ def main(
         metrics_page=metrics_page,
         gateway=gateway,
         admin_key=read_admin_key(admin_key_file) if admin_key_file else None,
+        rollout_key=read_key(rollout_key_file),
         host=host,
         port=port,
         webhook_certificate=webhook_certificate,
@@ -196,7 +208,11 @@ async def serve(options: Options) -> None:
             waker=HttpWaker(options.gateway),
             warmth_client=HttpWarmthClient(cluster, options.admin_key) if options.admin_key else None,
             phases=HttpPhases(cluster),
-            answers=ReplicaAnswers(cluster),
+            answers=Answers(
+                ReplicaAnswers(cluster),
+                PrometheusAnswers(options.prometheus) if options.prometheus else None,
+            ),
+            quality=ReplicaQuality(cluster, key=options.rollout_key),
             settings=Settings(interval=timedelta(seconds=options.interval_s)),
         )
         health = HealthServer(controller, clock, host=options.host, port=options.port)

@@ -9,10 +9,11 @@ from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
-from warmpool.domain.answers import AnswerReading, RolloutWindow
+from warmpool.domain.answers import AnswerCounts, AnswerReading, RolloutWindow
 from warmpool.domain.object_key import ObjectKey
-from warmpool.domain.rollout import Rollout
-from warmpool.ports import AnswerSource
+from warmpool.domain.proportions import Proportion
+from warmpool.domain.rollout import QualityCheck, Rollout
+from warmpool.ports import AnswerSource, QualitySource
 
 log = logging.getLogger(__name__)
 
@@ -25,10 +26,10 @@ _EARLY: Final = timedelta(milliseconds=100)
 class AnswerReader:
     """Reads a source once in each interval of a rollout, and keeps the latest reading of each Service."""
 
-    def __init__(self, source: AnswerSource | None, interval: timedelta) -> None:
-        """`interval` is the controller's: a window is read again within it when it has just begun."""
+    def __init__(self, source: AnswerSource | None, quality: QualitySource | None) -> None:
+        """Without a source nothing is counted, without `quality` no check is made."""
         self._source = source
-        self._interval = interval
+        self._quality = quality
         self._readings: dict[ObjectKey, AnswerReading] = {}
         self._asked_at: dict[RolloutWindow, datetime] = {}
         self._tasks: dict[RolloutWindow, asyncio.Task[None]] = {}
@@ -48,7 +49,7 @@ class AnswerReader:
                 continue
             self._asked_at[window] = now
             name = f"answers of {window.canary}"
-            self._tasks[window] = asyncio.create_task(self._read(self._source, window, now), name=name)
+            self._tasks[window] = asyncio.create_task(self._read(self._source, window, plan, now), name=name)
         running = [task for task in self._tasks.values() if not task.done()]
         if running:
             await asyncio.wait(running, timeout=_PATIENCE_S)
@@ -75,10 +76,26 @@ class AnswerReader:
         if over and self._source is not None:
             self._source.forget(windows)
 
-    async def _read(self, source: AnswerSource, window: RolloutWindow, now: datetime) -> None:
+    async def _read(self, source: AnswerSource, window: RolloutWindow, plan: Rollout, now: datetime) -> None:
+        counts: Mapping[str, AnswerCounts] = {}
+        quality: Mapping[str, Proportion] | None = None
         try:
-            counts, problem = await source.read(window)
+            if window.percent:
+                counts, problem = await source.read(window, plan)
+            else:
+                quality, problem = await self._check(window, plan.quality)
         except Exception as fault:  # a fault in a source must not stop the floors that do not need it
             log.exception("answers of %s/%s cannot be counted", *window.service)
-            counts, problem = {}, f"answers cannot be counted: {fault!r}"
-        self._readings[window.service] = AnswerReading(window, now, counts, problem=problem)
+            problem = f"answers cannot be counted: {fault!r}"
+        self._readings[window.service] = AnswerReading(window, now, counts, quality, problem)
+
+    async def _check(
+        self, window: RolloutWindow, check: QualityCheck | None
+    ) -> tuple[Mapping[str, Proportion] | None, str]:
+        """Make the check, once; why it could not be made, or nothing."""
+        if self._quality is None or check is None:
+            return None, "this controller makes no quality checks"
+        before = self._readings.get(window.service)
+        if before is not None and before.window == window and before.quality is not None:
+            return before.quality, ""
+        return await self._quality.ask(window, check)

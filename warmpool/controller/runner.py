@@ -39,6 +39,7 @@ from warmpool.ports import (
     InMemoryHistory,
     PhaseSource,
     PoolMetrics,
+    QualitySource,
     SignalSource,
     Waker,
     WarmthClient,
@@ -85,6 +86,7 @@ class Controller:
         warmth_client: WarmthClient | None = None,
         phases: PhaseSource | None = None,
         answers: AnswerSource | None = None,
+        quality: QualitySource | None = None,
         settings: Settings | None = None,
     ) -> None:
         """All but cluster, clock and prices may be left out.
@@ -94,7 +96,8 @@ class Controller:
         `waker` an autoscaler that lost its data stays at zero until a request arrives. Without a
         `warmth_client` replicas are as warm as their own configuration makes them, and the status of a pool
         that wants less says so. Without `phases` it is not known how the time of a cold start is spent.
-        Without a source of `answers` no rollout passes a step by itself.
+        Without a source of `answers` no rollout passes a step by itself, and without `quality` none that has
+        a quality check.
         """
         self._cluster = cluster
         self._clock = clock
@@ -104,7 +107,7 @@ class Controller:
         self._settings = settings or Settings()
         self._demand = DemandReader(demand, self._history, self._settings.interval)
         self._signals = SignalReader(signals, self._settings.interval)
-        self._answers = AnswerReader(answers, self._settings.interval)
+        self._answers = AnswerReader(answers, quality)
         self._waker = waker
         self._phase_collector = PhaseCollector(phases, self._history, self._clock) if phases else None
         self.cache = ClusterCache()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated, Final, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -52,7 +52,7 @@ class QualityPrompt(StrictModel):
 
 
 class QualityCheck(StrictModel):
-    """Prompts that both Revisions are asked, at most once in each step."""
+    """Prompts that both Revisions are asked before the new one gets its first share."""
 
     prompts: Annotated[tuple[QualityPrompt, ...], Field(strict=False, min_length=1, max_length=MAX_PROMPTS)]
     judge: Annotated[str, Field(pattern=r"^https?://[^\s]+$", max_length=2048)] | None = None
@@ -81,6 +81,8 @@ class Rollout(StrictModel):
     """Answers of the new Revision below which no step passes."""
     latency_tolerance: Annotated[float, Field(strict=False, ge=0, le=10)] = 0.25
     """How much slower than the running Revision's p95 does not count as slow: 0.25 is a quarter."""
+    source: Literal["replicas", "prometheus"] = "replicas"
+    """Where the answers are counted: on the replicas' own pages, or by the controller's Prometheus."""
     surge: Replicas = 0
     """Replicas above the floor that may be warm for a step to be prepared."""
     margins: RolloutMargins = RolloutMargins()

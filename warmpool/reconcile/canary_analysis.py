@@ -117,35 +117,46 @@ def look(
     passing = may_pass and enough
     if passing:
         state = replace(state, passes=state.passes + 1, pass_seen=canary.answers)
-    verdict = judge(
-        spec,
-        canary,
-        stable,
-        _quality(reading, window),
-        looks=state.looks,
-        passes=state.passes if passing else 0,
-    )
+    verdict = judge(spec, canary, stable, looks=state.looks, passes=state.passes if passing else 0)
     return replace(state, verdict=verdict)
 
 
-def _quality(reading: AnswerReading, window: RolloutWindow) -> tuple[Proportion, Proportion] | None:
-    found = reading.quality or {}
-    if window.canary not in found or window.stable not in found:
-        return None
-    return found[window.canary], found[window.stable]
+def check(
+    state: AnalysisState, spec: Rollout, window: RolloutWindow, reading: AnswerReading | None
+) -> AnalysisState:
+    """The state after the quality check, which is made before the first share.
+
+    The prompts are all there are, not a sample of more: their shares are compared as they are.
+    """
+    if state.window != window:
+        state = AnalysisState(window, verdict=Verdict(detail="the quality check is being made"))
+    if reading is None or reading.window != window or reading.at == state.read_at:
+        return state
+    state = replace(state, read_at=reading.at)
+    margin, found = spec.margins.quality, reading.quality
+    if found is None or margin is None:
+        return replace(state, verdict=Verdict(detail=reading.problem or "the quality check is being made"))
+    canary, stable = found[window.canary], found[window.stable]
+    worse = canary.share - stable.share > margin + 1e-9
+    outcome = Outcome.FAIL if worse else Outcome.PASS
+    text = (
+        f"{canary.hits} of {canary.total} prompts not answered as expected, {stable.hits} of {stable.total} "
+        f"by the running Revision; {margin:.1%} more are allowed"
+    )
+    entry = Comparison("quality", canary, stable, margin, outcome, text)
+    return replace(state, verdict=Verdict(outcome, (entry,), str(entry)))
 
 
 def judge(
     spec: Rollout,
     canary: AnswerCounts,
     stable: AnswerCounts,
-    quality: tuple[Proportion, Proportion] | None = None,
     *,
     looks: int = 1,
     passes: int = 1,
 ) -> Verdict:
     """One look: the `looks`-th that can fail, and the `passes`-th that can pass (0: it cannot)."""
-    shares = list(_shares(spec, canary, stable, quality))
+    shares = list(_shares(spec, canary, stable))
     allowed = 1 - spec.confidence
     fail_at = allowed / max(1, len(shares)) * _spent(looks)
     pass_at = 1 - allowed * _spent(passes) if passes else None
@@ -157,8 +168,6 @@ def judge(
         detail = f"{canary.answers} answers of the new Revision, at least {spec.min_answers} are needed"
         return Verdict(Outcome.WAIT, found, detail)
     waiting = [entry for entry in found if entry.outcome is Outcome.WAIT]
-    if spec.quality is not None and spec.margins.quality is not None and quality is None:
-        return Verdict(Outcome.WAIT, found, "the quality check has not ended yet")
     if not found or waiting:
         return Verdict(Outcome.WAIT, found, "; ".join(map(str, waiting)) or "nothing can be compared")
     return Verdict(Outcome.PASS, found, "; ".join(map(str, found)))
@@ -169,12 +178,7 @@ def _spent(look: int) -> float:
     return 6 / (math.pi * max(1, look)) ** 2
 
 
-def _shares(
-    spec: Rollout,
-    canary: AnswerCounts,
-    stable: AnswerCounts,
-    quality: tuple[Proportion, Proportion] | None,
-) -> Iterator[_Shares]:
+def _shares(spec: Rollout, canary: AnswerCounts, stable: AnswerCounts) -> Iterator[_Shares]:
     margins = spec.margins
     if margins.errors is not None:
         yield _Shares(
@@ -215,8 +219,6 @@ def _shares(
             f"of answers with more than {bound:g} tokens",
             two_sided=True,
         )
-    if margins.quality is not None and quality is not None:
-        yield _Shares("quality", *quality, margins.quality, "of the check's answers not as expected")
 
 
 def _both(canary: Histogram | None, stable: Histogram | None) -> tuple[Histogram, Histogram] | None:

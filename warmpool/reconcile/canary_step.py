@@ -236,7 +236,8 @@ def _warm(
     scale = inputs.autoscalers.get(canary.name)
     ready, goal = (scale.actual or 0) if scale else 0, _possible(held[canary.name], canary)
     if ready >= goal and (canary.min_scale or 0) >= goal:
-        return _move(inputs, record, base, target, now)
+        checked = _check(inputs, record, replace(base, floors=held), now) if target < 100 else None
+        return checked or _move(inputs, record, base, target, now)
     text = f"{ready} of {goal} replicas of {canary.name} are warm for {target} %"
     if stuck is None:
         return replace(base, detail=text, floors=held)
@@ -247,6 +248,25 @@ def _warm(
     freed = inputs.floor - held[record.stable]
     does = f"{freed} of the floor is released for it" if freed > 0 else "it waits"
     return replace(base, detail=f"{text}: {stuck}; {does}", floors=held, waits_for_replicas=True)
+
+
+def _check(
+    inputs: RolloutInputs, record: RolloutRecord, base: RolloutStep, now: datetime
+) -> RolloutStep | None:
+    """What the quality check before the first share leads to; None: to that share."""
+    spec = inputs.spec
+    if base.percent or spec.quality is None or spec.margins.quality is None or record.canary is None:
+        return None
+    window = RolloutWindow(inputs.service.key, record.stable, record.canary, 0, record.since or now)
+    analysis = canary_analysis.check(inputs.analysis, spec, window, inputs.reading)
+    verdict = analysis.verdict
+    if verdict.outcome is Outcome.PASS:
+        return None
+    if verdict.outcome is Outcome.FAIL:
+        back = _roll_back(inputs, record, record.canary, f"before its first share: {verdict.detail}")
+        return replace(back, analysis=analysis)
+    again = _next_look(inputs, analysis, now)
+    return replace(base, detail=verdict.detail, analysis=analysis, window=window, check_again=again)
 
 
 def _move(

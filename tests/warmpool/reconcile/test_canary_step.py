@@ -20,6 +20,7 @@ from tests.warmpool.reconcile.builders import (
     traffic,
 )
 from warmpool.domain.answers import AnswerCounts, AnswerReading, RolloutWindow
+from warmpool.domain.proportions import Proportion
 from warmpool.domain.rollout import Rollout
 from warmpool.reconcile import canary_record, canary_step, parsing, reconciler
 from warmpool.reconcile.canary_analysis import AnalysisState, Outcome
@@ -227,6 +228,27 @@ def test_without_a_free_gpu_it_frees_what_the_step_needs_or_waits_and_says_so():
     last = inputs(recorded(50), ready=(1, 3), order=parse_order("promote r2 t"))
     last = replace(last, revisions={**last.revisions, "r2": stuck()})
     assert canary_step.step(last, LATER).write.record.stable == "r2"
+
+
+@pytest.mark.parametrize(
+    ("found", "phase", "percent", "told"),
+    [
+        (None, Phase.WARMING, None, "no replica answers"),
+        ((1, 0), Phase.ANALYSING, 5, "has 5 %"),
+        ((2, 0), Phase.ROLLED_BACK, 0, "before its first share: quality: 2 of 10 prompts"),
+        ((5, 4), Phase.ANALYSING, 5, "has 5 %"),
+    ],
+)
+def test_a_quality_check_comes_before_the_first_share(found, phase, percent, told):
+    spec = Rollout.model_validate({"quality": {"prompts": [{"prompt": "p"}] * 10}})
+    view = inputs(recorded(0), ready=(4, 1), written=1, spec=spec)
+    waiting = canary_step.step(view, LATER)
+    assert (waiting.phase, waiting.write, waiting.window.percent) == (Phase.WARMING, None, 0)
+    quality = found and {"r2": Proportion(found[0], 10), "r1": Proportion(found[1], 10)}
+    reading = AnswerReading(waiting.window, LATER, {}, quality, "" if found else "no replica answers")
+    step = canary_step.step(replace(view, reading=reading), LATER)
+    assert (step.phase, step.write.record.percent if step.write else None) == (phase, percent)
+    assert told in step.detail
 
 
 def test_without_money_for_both_it_waits_and_says_so():
