@@ -71,6 +71,8 @@ class FunctionSettings:
     gateway: str | None = None
     """URL that stage calls connect to, with the stage's host in `Host`; None to connect to the stages."""
     cache_dir: Path = field(default_factory=lambda: default_cache_dir({}))
+    runs_dir: Path | None = None
+    """Folder for the SQLite file of durable runs."""
     cache_quota: int | None = None
     """Bytes that the cache may take; None: no limit."""
     snapshot: bool = False
@@ -140,6 +142,7 @@ class FunctionSettings:
             stage_config=reader.read(env_vars.STAGE_CONFIG, _json_object, {}),
             gateway=reader.read(env_vars.GATEWAY, _http_url, None),
             cache_dir=default_cache_dir(environ),
+            runs_dir=reader.read(env_vars.RUNS_DIR, Path, None),
             cache_quota=reader.read(CACHE_QUOTA_VARIABLE, parse_cache_quota, None),
             snapshot=reader.read(env_vars.SNAPSHOT, _boolean, defaults.snapshot),
             warmth=reader.read(env_vars.WARMTH, _warmth, Warmth.HOT),

@@ -90,8 +90,15 @@ class StageClient:
         self._answered: float | None = None
         self._waking: asyncio.Task[None] | None = None
 
-    async def call(self, request: StageRequest, context: RequestContext) -> StageAnswer:
+    async def call(
+        self, request: StageRequest, context: RequestContext, *, idempotency_key: str | None = None
+    ) -> StageAnswer:
         """The stage's whole reply.
+
+        Args:
+            request: what is asked.
+            context: on whose behalf, and until when.
+            idempotency_key: the same for each attempt of one step; a stage that honours it acts once.
 
         Raises:
             ProblemError: the stage's own problem, or one about it; `stage` names it.
@@ -103,7 +110,7 @@ class StageClient:
             async for attempt in retries.attempts():
                 with attempt:
                     attempts = attempt.num
-                    response = await self._post(request, context)
+                    response = await self._post(request, context, idempotency_key)
                     try:
                         body = await response.read()
                     except (aiohttp.ClientError, OSError) as error:
@@ -190,13 +197,15 @@ class StageClient:
                 stage=self.name,
             ) from None
 
-    async def _post(self, request: StageRequest, context: RequestContext) -> aiohttp.ClientResponse:
+    async def _post(
+        self, request: StageRequest, context: RequestContext, idempotency_key: str | None = None
+    ) -> aiohttp.ClientResponse:
         """A response with status 200 and its body unread."""
         began = context.now()
         context.waiting_for = self.name
         try:
             with context.span("stage call", "client", **{"pilotlight.target": self.name}) as traceparent:
-                response = await self._through_breaker(request, context, traceparent)
+                response = await self._through_breaker(request, context, traceparent, idempotency_key)
         except ProblemError as error:
             self._observe(self.name, outcome_of(error), context.now() - began)
             raise
@@ -215,17 +224,25 @@ class StageClient:
         return sender
 
     async def _through_breaker(
-        self, request: StageRequest, context: RequestContext, traceparent: str
+        self,
+        request: StageRequest,
+        context: RequestContext,
+        traceparent: str,
+        idempotency_key: str | None,
     ) -> aiohttp.ClientResponse:
         try:
             async with await self._breakers.get_breaker(self.name):
-                return await self._send(request, context, traceparent)
+                return await self._send(request, context, traceparent, idempotency_key)
         except OpenedState as error:
             left = max(0.0, error.opened_at + self._policy.breaker_seconds - time.time())
             raise CircuitOpenError(self.name, self._policy.breaker_failures, left) from None
 
     async def _send(
-        self, request: StageRequest, context: RequestContext, traceparent: str
+        self,
+        request: StageRequest,
+        context: RequestContext,
+        traceparent: str,
+        idempotency_key: str | None,
     ) -> aiohttp.ClientResponse:
         try:
             response = await self._session.post(
@@ -236,6 +253,7 @@ class StageClient:
                     **context.headers(),
                     "traceparent": traceparent,
                     **self._sender(context),
+                    **({} if idempotency_key is None else {"Idempotency-Key": idempotency_key}),
                 },
             )
         except (aiohttp.ClientError, OSError) as error:

@@ -32,9 +32,14 @@ from functions.contract import (
     StageTiming,
     Usage,
 )
+from functions.http.invocation import Invocation
 from functions.idempotency import AnswerStore, parse_key
-from functions.lifecycle import State
+from functions.lifecycle import Lifecycle, State
 from functions.metrics import REQUEST_BUCKETS
+from functions.orchestration.runs.config import RunsConfig
+from functions.orchestration.runs.durable_runs import DurableRuns, database_url
+from functions.orchestration.runs.durable_steps import DurableSteps
+from functions.orchestration.steps import PlainSteps, Steps
 from functions.problems import ProblemError
 from functions.replica import ReplicaTracker
 from functions.settings import FunctionSettings, SettingsError
@@ -61,6 +66,8 @@ class OrchestrateConfig(CallPolicy):
     """For how long the answer to a whole request with `Idempotency-Key` is given again; 0: never."""
     idempotency_megabytes: Annotated[int, Field(ge=1, le=100_000)] = 64
     """Of the answers that are kept, in memory and in the cache folder each."""
+    runs: RunsConfig | None = None
+    """Durable runs; without it a request lives and ends with its replica."""
     wake_idle_seconds: Annotated[float, Field(ge=0)] = 10.0
     """Seconds after its last answer for which a stage counts as awake."""
 
@@ -94,7 +101,9 @@ class Orchestrate:
 
     kind = "orchestrate"
 
-    def __init__(self, settings: FunctionSettings, config: OrchestrateConfig) -> None:
+    def __init__(
+        self, settings: FunctionSettings, config: OrchestrateConfig, *, runs_url: str | None = None
+    ) -> None:
         self.name = settings.stage_name or self.kind
         self._settings = settings
         self._config = config
@@ -105,6 +114,9 @@ class Orchestrate:
             keep_s=config.idempotency_seconds,
             max_bytes=config.idempotency_megabytes * 1_000_000,
         )
+        self._runs: DurableRuns | None = None
+        if config.runs is not None and runs_url is not None:
+            self._runs = DurableRuns(config.runs, runs_url, self._durable, ReplyCodec(), stage=self.name)
         self._observe: ObserveCall = lambda _target, _outcome, _seconds: None
 
     async def start(self, replica: ReplicaTracker) -> None:
@@ -125,6 +137,9 @@ class Orchestrate:
             for address in self._settings.stages
             if address.kind != self.kind
         )
+        if self._runs is not None:
+            self._runs.start()
+            replica.on_change(self._on_change)
         replica.to(State.HOT)
 
     async def invoke(self, request: StageRequest, context: RequestContext) -> StageReply | Events:
@@ -156,6 +171,26 @@ class Orchestrate:
     async def _work(self, request: StageRequest, context: RequestContext) -> StageReply | Events:
         context.default_deadline(self._config.deadline_seconds)
         context.limit_retries(self._config.retries)
+        self._wake(context)
+        if request.stream:
+            return self._stream(request, context)
+        progress = await self._fold(self._chain, _Progress(request.input), request, context)
+        return self._reply(request, progress)
+
+    async def _durable(
+        self, request: StageRequest, context: RequestContext, steps: DurableSteps
+    ) -> StageReply:
+        """The reply to a durable run, by way of its recorded steps."""
+        context.limit_retries(self._config.retries)
+        self._wake(context)
+        progress = await self._fold(self._chain, _Progress(request.input), request, context, steps)
+        return self._reply(request, progress)
+
+    def _on_change(self, lifecycle: Lifecycle) -> None:
+        if lifecycle.state is State.DRAINING and self._runs is not None:
+            self._runs.drain()
+
+    def _wake(self, context: RequestContext) -> None:
         if self._config.wake:
             for client in self._chain[1:]:
                 client.wake(
@@ -163,20 +198,18 @@ class Orchestrate:
                     idle_seconds=self._config.wake_idle_seconds,
                     patience_seconds=self._config.deadline_seconds,
                 )
-        if request.stream:
-            return self._stream(request, context)
-        progress = await self._fold(self._chain, _Progress(request.input), request, context)
-        return self._reply(request, progress)
 
     async def close(self) -> None:
-        """End the background calls and the connections."""
+        """End the background calls and the connections; give durable runs back."""
+        if self._runs is not None:
+            await self._runs.close()
         for client in self._chain:
             await client.close()
         if self._session is not None:
             await self._session.close()
 
     def routes(self, runtime: StageRuntime) -> StageRoutes:
-        """No routes of its own; registers the metrics of stage calls."""
+        """Those of durable runs, where there are any; registers the metrics of stage calls."""
         registry = runtime.metrics.registry
         calls = Counter(
             "pilotlight_stage_calls",
@@ -197,7 +230,12 @@ class Orchestrate:
             seconds.labels(target=target).observe(took)
 
         self._observe = observe
-        return StageRoutes()
+        if self._runs is None:
+            return StageRoutes()
+        metrics = runtime.metrics
+        return self._runs.routes(
+            lambda context: Invocation(self, metrics, context, accepts_empty_input=False)
+        )
 
     async def _fold(
         self,
@@ -205,11 +243,20 @@ class Orchestrate:
         progress: _Progress,
         request: StageRequest,
         context: RequestContext,
+        steps: Steps | None = None,
     ) -> _Progress:
+        recorded = steps or PlainSteps()
         for client in chain:
-            called = await client.call(next_request(request, progress.value), context)
-            context.record(client.name, called.timing.seconds)
-            progress = progress.after(client.name, called.reply)
+            following = next_request(request, progress.value)
+
+            async def call(
+                key: str, client: StageClient = client, following: StageRequest = following
+            ) -> StageReply:
+                called = await client.call(following, context, idempotency_key=key or None)
+                context.record(client.name, called.timing.seconds)
+                return called.reply
+
+            progress = progress.after(client.name, await recorded.run(client.name, call))
         return progress
 
     async def _stream(self, request: StageRequest, context: RequestContext) -> Events:
@@ -257,6 +304,22 @@ class Orchestrate:
         )
 
 
+class ReplyCodec:
+    """Replies of stages as recorded results."""
+
+    def dump(self, result: StageReply) -> str:
+        """As JSON."""
+        return result.model_dump_json(exclude_none=True)
+
+    def load(self, text: str) -> StageReply:
+        """From JSON."""
+        return StageReply.model_validate_json(text)
+
+    def usage(self, result: StageReply) -> dict[str, int]:
+        """Tokens by kind."""
+        return result.usage.model_dump(exclude_none=True)
+
+
 def build(settings: FunctionSettings) -> Orchestrate:
     """The stage of these settings.
 
@@ -266,4 +329,6 @@ def build(settings: FunctionSettings) -> Orchestrate:
     if not any(stage.kind != Orchestrate.kind for stage in settings.stages):
         shape = 'a JSON list of {"name", "kind", "url"} with a stage to call'
         raise SettingsError((f"{env_vars.STAGES} = unset, must be {shape}",))
-    return Orchestrate(settings, parse_config(OrchestrateConfig, settings))
+    config = parse_config(OrchestrateConfig, settings)
+    runs_url = None if config.runs is None else database_url(config.runs, settings)
+    return Orchestrate(settings, config, runs_url=runs_url)
