@@ -16,7 +16,7 @@ from warmpool.reconcile import ownership
 
 FIELD_MANAGER: Final = "pilotlight-rollout"
 """Owns the traffic and the record of a Service, by server-side apply."""
-RECORD: Final = "pilotlight.dev/rollout"
+RECORD: Final = "pilotlight.dev/rollout-record"
 """On a Service: the record, as JSON."""
 ORDER: Final = "pilotlight.dev/rollout-order"
 """On a WarmPool: what a person has ordered last, `VERB REVISION INSTANT`."""

@@ -225,23 +225,27 @@ def _warm(
     """Get the replicas for the next share ready, then move the traffic."""
     target = base.next_percent or 100
     held = floors(inputs.floor, record.stable, canary.name, target, surge=inputs.spec.surge)
+    goal = _possible(held[canary.name], canary)
     extra = sum(held.values()) > inputs.floor
     stuck = canary.unschedulable
-    if stuck is None and extra and not inputs.affordable:
+    poor = extra and not inputs.affordable
+    if (poor or stuck is not None) and target == 100 and goal > 1:
+        # The last one of the old floor goes with the traffic, and what it holds becomes the new one's. Where
+        # money lacks the floor is less meanwhile; a replica that waits for a GPU goes on waiting.
+        goal -= 1
+        held[canary.name] -= 1 if poor else 0
+        poor = False
+    if poor:
         stuck = "the budget cannot pay for both Revisions at once"
-    if stuck is not None and target == 100 and held[canary.name] > 1:
-        # The last one of the old floor goes with the traffic, and what it held is the new one's.
-        held[canary.name] -= 1
-        stuck = canary.unschedulable
     scale = inputs.autoscalers.get(canary.name)
-    ready, goal = (scale.actual or 0) if scale else 0, _possible(held[canary.name], canary)
+    ready = (scale.actual or 0) if scale else 0
     if ready >= goal and (canary.min_scale or 0) >= goal:
         checked = _check(inputs, record, replace(base, floors=held), now) if target < 100 else None
         return checked or _move(inputs, record, base, target, now)
     text = f"{ready} of {goal} replicas of {canary.name} are warm for {target} %"
     if stuck is None:
         return replace(base, detail=text, floors=held)
-    if canary.unschedulable is None:
+    if poor:
         held = {record.stable: inputs.floor}
         if base.percent:
             held = floors(inputs.floor, record.stable, canary.name, base.percent)

@@ -228,6 +228,9 @@ def test_without_a_free_gpu_it_frees_what_the_step_needs_or_waits_and_says_so():
     last = inputs(recorded(50), ready=(1, 3), order=parse_order("promote r2 t"))
     last = replace(last, revisions={**last.revisions, "r2": stuck()})
     assert canary_step.step(last, LATER).write.record.stable == "r2"
+    waiting = canary_step.step(replace(last, autoscalers={"r2": autoscaler("r2", actual=2)}), LATER)
+    assert waiting.floors == {"r1": 1, "r2": 4}  # the fourth goes on waiting, so that nothing flaps
+    assert "2 of 3 replicas of r2 are warm for 100 %" in waiting.detail
 
 
 @pytest.mark.parametrize(
