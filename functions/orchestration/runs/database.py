@@ -215,15 +215,17 @@ class Database:
     def _transaction(self, batch: list[_Write]) -> list[Any]:
         connection = self._own_connection()
         try:
+            # Begun even where `work` executes nothing, or it would not be ended.
+            transaction = connection.begin()
             if self.is_sqlite:
                 self._begin_sqlite(connection, synced=any(write.synced for write in batch))
             results = [write.work(connection) for write in batch]
-            connection.commit()
+            transaction.commit()
         except (sa.exc.DBAPIError, sqlite3.Error, OSError):
             self._drop(connection)
             raise
         except BaseException:  # of `work`: the connection is well
-            connection.rollback()
+            transaction.rollback()
             raise
         return results
 

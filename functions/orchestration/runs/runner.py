@@ -150,8 +150,6 @@ class RunRunner:
     async def _keep_leases(self) -> None:
         while True:
             await asyncio.sleep(self.config.lease_seconds / 3)
-            if not self._active:
-                continue
             asked = time.monotonic()
             # The place of a run that is being stored is not a lease yet.
             working = {
@@ -159,6 +157,8 @@ class RunRunner:
                 for name, active in self._active.items()
                 if active.task is not None
             }
+            if not working:
+                continue
             try:
                 renewed = await self.store.renew(self.replica, working, lease_s=self.config.lease_seconds)
             except DatabaseError as error:
