@@ -118,6 +118,8 @@ def look(
     if passing:
         state = replace(state, passes=state.passes + 1, pass_seen=canary.answers)
     verdict = judge(spec, canary, stable, looks=state.looks, passes=state.passes if passing else 0)
+    if state.verdict.outcome is Outcome.PASS and verdict.outcome is Outcome.WAIT:
+        return state  # it has passed: replicas for the next step may be starting, and only a failure counts
     return replace(state, verdict=verdict)
 
 

@@ -13,11 +13,11 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from warmpool.domain.answers import RolloutWindow
-from warmpool.reconcile import canary_analysis, canary_record
+from warmpool.reconcile import canary_analysis, canary_record, canary_writes
 from warmpool.reconcile.canary_analysis import AnalysisState, Outcome
 from warmpool.reconcile.canary_record import Order, RolloutRecord
-from warmpool.reconcile.canary_values import Phase, RolloutInputs, RolloutStep, TrafficWrite, floors
-from warmpool.reconcile.views import RevisionView, ServiceView
+from warmpool.reconcile.canary_values import Phase, RolloutInputs, RolloutStep, floors
+from warmpool.reconcile.views import RevisionView
 
 _SOON: Final = timedelta(seconds=1)
 
@@ -27,9 +27,9 @@ def step(inputs: RolloutInputs, now: datetime) -> RolloutStep:
     service = inputs.service
     record = service.rollout
     if record is None:
-        return _adopt(inputs)
+        return canary_writes.adopt(inputs)
     if not canary_record.same(service.spec_traffic, record.traffic):
-        return _overridden(inputs, record, now)
+        return canary_writes.overridden(inputs, record, now)
     canary = inputs.revisions.get(service.latest_created or "")
     if canary is None or canary.deleting or canary.name == record.stable:
         return _steady(inputs, record)
@@ -44,37 +44,31 @@ def _with_canary(  # noqa: PLR0911  one return for each thing that may have beco
     if canary.name == record.failed:
         if order not in {"resume", "promote"}:
             text = f"{canary.name} was rolled back: {record.reason}"
-            return _at_rest(inputs, record, Phase.ROLLED_BACK, text, canary.name)
+            return canary_writes.at_rest(inputs, record, Phase.ROLLED_BACK, text, canary.name)
         done = inputs.order.text if inputs.order is not None and order == "resume" else record.order
         record = replace(record, failed=None, reason="", order=done)
     elif order == "abort":
-        return _roll_back(inputs, record, canary.name, "aborted by hand")
+        return canary_writes.roll_back(inputs, record, canary.name, "aborted by hand")
     if _broken(canary):
         ready = canary.conditions["Ready"]
         why = f"it never became ready: {ready.reason}: {ready.message}".rstrip(": ")
-        return _roll_back(inputs, record, canary.name, why)
+        return canary_writes.roll_back(inputs, record, canary.name, why)
     if record.canary not in {None, canary.name}:
         fresh = replace(record, canary=None, percent=0, since=None)
-        return _write(inputs, fresh, Phase.STARTING, f"{canary.name} takes the place of {record.canary}")
+        return canary_writes.write(
+            inputs, fresh, Phase.STARTING, f"{canary.name} takes the place of {record.canary}"
+        )
     if record.canary is not None:
         return _advance(inputs, record, canary, promote=order == "promote", now=now)
     if not _is_ready(canary):
         return _starting(inputs, record, canary, promote=order == "promote")
     tagged = replace(record, canary=canary.name, since=now)
-    return _write(inputs, tagged, Phase.WARMING, f"{canary.name} is ready and is being warmed")
+    return canary_writes.write(inputs, tagged, Phase.WARMING, f"{canary.name} is ready and is being warmed")
 
 
 def _is_ready(canary: RevisionView) -> bool:
     ready = canary.conditions.get("Ready")
     return ready is not None and ready.status == "True"
-
-
-def give_back(service: ServiceView) -> TrafficWrite | None:
-    """The write that ends all rollouts of a Service, once its newest Revision has the traffic anyway."""
-    record = service.rollout
-    if record is None or record.percent or service.latest_created != record.stable:
-        return None
-    return TrafficWrite(service.key[1], service.spec_traffic, None)
 
 
 def _live(order: Order | None, record: RolloutRecord, canary: str) -> str | None:
@@ -90,68 +84,11 @@ def _broken(canary: RevisionView) -> bool:
     return ready is not None and ready.status == "False" and canary.unschedulable is None
 
 
-def _adopt(inputs: RolloutInputs) -> RolloutStep:
-    """The first record of a Service: the Revision that has its traffic is the running one."""
-    service = inputs.service
-    sole = canary_record.sole(service.spec_traffic)
-    serving = next((share.revision for share in service.traffic if share.percent == 100), None)
-    if sole is None and service.spec_traffic:
-        text = (
-            "the Service's traffic is divided by hand: give one Revision 100 %, "
-            "and the rollout begins with it"
-        )
-        return RolloutStep(Phase.OVERRIDDEN, text, None)
-    stable = sole.revision if sole is not None and sole.revision is not None else serving
-    if stable is None or stable not in inputs.revisions:
-        return RolloutStep(
-            Phase.STARTING, "no Revision has been ready yet; the first one gets all traffic", None
-        )
-    record = RolloutRecord(stable, canary_record.split(service.spec_traffic, stable, None, 0))
-    return _write(
-        inputs, record, Phase.STEADY, f"{stable} has the traffic; a new Revision gets none by itself"
-    )
-
-
-def _overridden(inputs: RolloutInputs, record: RolloutRecord, now: datetime) -> RolloutStep:
-    service, order = inputs.service, inputs.order
-    live = order is not None and order.text != record.order
-    sole = canary_record.sole(service.spec_traffic)
-    if live and order is not None:
-        done = replace(record, order=order.text)
-        named = sole.revision if sole is not None else None
-        if order.verb == "resume" and named in inputs.revisions and named is not None:
-            adopted = replace(done, stable=named, canary=None, percent=0, since=None, failed=None, reason="")
-            return _write(inputs, adopted, Phase.STEADY, f"{named} has the traffic, as it was set by hand")
-        if order.verb == "resume":
-            return _write(
-                inputs, replace(done, since=now), Phase.ANALYSING, "the rollout goes on where it was"
-            )
-        if order.verb == "abort":
-            return _roll_back(inputs, done, order.revision, "aborted by hand")
-    who = f" by {service.traffic_manager}" if service.traffic_manager else ""
-    entries = ", ".join(f"{entry.revision or 'latest'} {entry.percent} %" for entry in service.spec_traffic)
-    text = (
-        f"the traffic was changed{who} to {entries}: the rollout leaves it alone until "
-        "`pilotlight rollout resume`"
-    )
-    return RolloutStep(Phase.OVERRIDDEN, text, record.stable, record.canary, record.percent)
-
-
 def _steady(inputs: RolloutInputs, record: RolloutRecord) -> RolloutStep:
     if record.percent:  # the template went back to the running Revision in the middle of a rollout
         back = replace(record, canary=None, percent=0, since=None)
-        return _write(inputs, back, Phase.STEADY, f"{record.stable} has the traffic")
-    return _at_rest(inputs, record, Phase.STEADY, f"{record.stable} has the traffic", None)
-
-
-def _at_rest(
-    inputs: RolloutInputs, record: RolloutRecord, phase: Phase, text: str, canary: str | None
-) -> RolloutStep:
-    if record.stable not in inputs.revisions:
-        text = f"the Revision {record.stable}, which has the traffic, is gone"
-    return RolloutStep(
-        phase, text, record.stable, canary, floors={record.stable: inputs.floor}, since=record.since
-    )
+        return canary_writes.write(inputs, back, Phase.STEADY, f"{record.stable} has the traffic")
+    return canary_writes.at_rest(inputs, record, Phase.STEADY, f"{record.stable} has the traffic", None)
 
 
 def _starting(
@@ -203,9 +140,9 @@ def _advance(
         base = replace(base, analysis=analysis, window=window, check_again=_next_look(inputs, analysis, now))
         verdict = analysis.verdict
         if verdict.outcome is Outcome.FAIL:
-            back = _roll_back(inputs, record, canary.name, f"at {percent} %: {verdict.detail}")
+            back = canary_writes.roll_back(inputs, record, canary.name, f"at {percent} %: {verdict.detail}")
             return replace(back, analysis=analysis)
-        held = floors(inputs.floor, record.stable, canary.name, percent)
+        held = _held(inputs, record, canary.name, percent)
         if inputs.paused:
             return replace(base, phase=Phase.PAUSED, detail=f"paused at {percent} %", floors=held)
         if verdict.outcome is not Outcome.PASS:
@@ -214,9 +151,17 @@ def _advance(
                 text = f"the step lasts until {since + spec.pause:%H:%M:%S} UTC at least; {text}"
             return replace(base, phase=Phase.ANALYSING, detail=text, floors=held)
     if inputs.paused and not promote:
-        held = floors(inputs.floor, record.stable, canary.name, spec.steps[0])
+        held = _held(inputs, record, canary.name, spec.steps[0])
         return replace(base, phase=Phase.PAUSED, detail="paused before the first share", floors=held)
     return _warm(inputs, record, canary, base, now)
+
+
+def _held(inputs: RolloutInputs, record: RolloutRecord, canary: str, percent: int) -> dict[str, int]:
+    """The floors of a share that is there already: no more than the pool's where the budget ends."""
+    held = floors(inputs.floor, record.stable, canary, percent)
+    if not inputs.affordable:
+        held[canary] = max(0, held[canary] - max(0, sum(held.values()) - inputs.floor))
+    return held
 
 
 def _warm(
@@ -267,7 +212,9 @@ def _check(
     if verdict.outcome is Outcome.PASS:
         return None
     if verdict.outcome is Outcome.FAIL:
-        back = _roll_back(inputs, record, record.canary, f"before its first share: {verdict.detail}")
+        back = canary_writes.roll_back(
+            inputs, record, record.canary, f"before its first share: {verdict.detail}"
+        )
         return replace(back, analysis=analysis)
     again = _next_look(inputs, analysis, now)
     return replace(base, detail=verdict.detail, analysis=analysis, window=window, check_again=again)
@@ -278,10 +225,10 @@ def _move(
 ) -> RolloutStep:
     canary = record.canary or ""
     if target == 100:
-        moved = RolloutRecord(canary, record.traffic, order=_consumed(inputs, record))
-        return _write(inputs, moved, Phase.STEADY, f"{canary} has all of the traffic")
+        moved = RolloutRecord(canary, record.traffic, order=canary_writes.consumed_order(inputs, record))
+        return canary_writes.write(inputs, moved, Phase.STEADY, f"{canary} has all of the traffic")
     moved = replace(record, percent=target, since=now)
-    written = _write(inputs, moved, Phase.ANALYSING, f"{canary} has {target} % of the traffic")
+    written = canary_writes.write(inputs, moved, Phase.ANALYSING, f"{canary} has {target} % of the traffic")
     return replace(written, analysis=base.analysis)
 
 
@@ -291,52 +238,7 @@ def _possible(goal: int, canary: RevisionView) -> int:
     return min([goal, *limits])
 
 
-def _consumed(inputs: RolloutInputs, record: RolloutRecord) -> str:
-    return inputs.order.text if inputs.order is not None else record.order
-
-
 def _next_look(inputs: RolloutInputs, analysis: AnalysisState, now: datetime) -> datetime:
     since = analysis.window.since if analysis.window is not None else now
     fresh = analysis.read_at is None
     return now + (_SOON if fresh else inputs.spec.next_look(now - since))
-
-
-def _roll_back(inputs: RolloutInputs, record: RolloutRecord, canary: str, why: str) -> RolloutStep:
-    """Traffic first; the floor follows it."""
-    back = replace(
-        record,
-        canary=None,
-        percent=0,
-        since=None,
-        failed=canary,
-        reason=why,
-        order=_consumed(inputs, record),
-    )
-    written = _write(inputs, back, Phase.ROLLED_BACK, f"{canary} was rolled back: {why}")
-    return replace(written, canary=canary)
-
-
-def _write(inputs: RolloutInputs, record: RolloutRecord, phase: Phase, text: str) -> RolloutStep:
-    """The step that writes a record, with the traffic that belongs to it."""
-    before = inputs.service.spec_traffic
-    traffic = canary_record.split(before, record.stable, record.canary, record.percent)
-    written = replace(record, traffic=traffic)
-    held = {record.stable: inputs.floor}
-    if record.canary is not None:
-        held = floors(
-            inputs.floor,
-            record.stable,
-            record.canary,
-            record.percent or inputs.spec.steps[0],
-            surge=inputs.spec.surge,
-        )
-    return RolloutStep(
-        phase,
-        text,
-        record.stable,
-        record.canary,
-        record.percent,
-        floors=held,
-        since=record.since,
-        write=TrafficWrite(inputs.service.key[1], before, written),
-    )

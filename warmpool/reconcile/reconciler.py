@@ -18,6 +18,7 @@ from warmpool.policy import budget, compose
 from warmpool.reconcile import (
     canary_record,
     canary_step,
+    canary_writes,
     charging,
     conditions,
     contention,
@@ -129,7 +130,7 @@ def reconcile(snapshot: Snapshot, state: PoolState, now: datetime) -> ReconcileR
         wake=any(status.wake for status in rollouts.values()),
         warmth=_warmth(decision, observation, snapshot.ready),
         rollout=rollout,
-        traffic=rollout.write if rollout is not None else canary_step.give_back(snapshot.service),
+        traffic=rollout.write if rollout is not None else canary_writes.give_back(snapshot.service),
         add_finalizer=not pool.finalized,
         next_at=min((check for check in checks if check is not None and check > now), default=None),
         ready=snapshot.ready,
@@ -199,7 +200,7 @@ def _refused(snapshot: Snapshot, state: PoolState, refusal: RefusedPool, now: da
         findings=None,
         refusal=refusal,
         autoscaler_writes=autoscaler_writes,
-        traffic=canary_step.give_back(snapshot.service) if pool.deleting and snapshot.service else None,
+        traffic=canary_writes.give_back(snapshot.service) if pool.deleting and snapshot.service else None,
         remove_finalizer=pool.deleting and pool.finalized and not writes and not autoscaler_writes,
         next_at=next_at,
     )

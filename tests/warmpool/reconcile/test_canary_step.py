@@ -22,7 +22,7 @@ from tests.warmpool.reconcile.builders import (
 from warmpool.domain.answers import AnswerCounts, AnswerReading, RolloutWindow
 from warmpool.domain.proportions import Proportion
 from warmpool.domain.rollout import Rollout
-from warmpool.reconcile import canary_record, canary_step, parsing, reconciler
+from warmpool.reconcile import canary_record, canary_step, canary_writes, parsing, reconciler
 from warmpool.reconcile.canary_analysis import AnalysisState, Outcome
 from warmpool.reconcile.canary_record import RolloutRecord, TrafficEntry, parse_order
 from warmpool.reconcile.canary_values import Phase, RolloutInputs, floors, needed
@@ -260,6 +260,25 @@ def test_without_money_for_both_it_waits_and_says_so():
     assert step.floors == {"r1": 1}
     assert "the budget cannot pay for both Revisions at once; it waits" in step.detail
     assert canary_step.step(replace(view, floor=4), LATER).floors == {"r1": 3, "r2": 1}
+    sharing = inputs(recorded(5), floor=0, affordable=False)
+    assert canary_step.step(sharing, LATER).floors == {"r1": 0, "r2": 0}
+    assert canary_step.step(replace(sharing, affordable=True), LATER).floors == {"r1": 0, "r2": 1}
+
+
+def test_a_step_that_has_passed_stays_so_while_replicas_start_unless_it_fails():
+    view = inputs(recorded(25), ready=(3, 1), written=1)
+    first = canary_step.step(replace(view, reading=answers(view, *GOOD)), LATER)
+    assert (first.phase, first.floors) == (Phase.WARMING, {"r1": 2, "r2": 2})
+    later, more = LATER + timedelta(seconds=30), (AnswerCounts(2010), AnswerCounts(20_100))
+    view = replace(view, analysis=first.analysis)
+    again = canary_step.step(replace(view, reading=answers(view, *more, at=later)), later)
+    assert (again.phase, again.floors) == (Phase.WARMING, {"r1": 2, "r2": 2})
+    worse = (AnswerCounts(2100, 100), AnswerCounts(20_200))
+    view = replace(view, analysis=again.analysis)
+    last = canary_step.step(
+        replace(view, reading=answers(view, *worse, at=later + timedelta(seconds=30))), later
+    )
+    assert last.phase is Phase.ROLLED_BACK
 
 
 @given(st.integers(0, 50), st.integers(1, 100), st.integers(0, 5))
@@ -322,9 +341,9 @@ def test_the_reconciler_holds_the_divided_floor_and_shows_the_rollout():
 
 def test_without_a_rollout_the_traffic_is_given_back_once_nothing_is_under_way():
     view = service(created="r1", spec_traffic=PINNED, rollout=recorded())
-    assert canary_step.give_back(view).record is None
-    assert canary_step.give_back(replace(view, latest_created="r2")) is None
-    assert canary_step.give_back(service()) is None
+    assert canary_writes.give_back(view).record is None
+    assert canary_writes.give_back(replace(view, latest_created="r2")) is None
+    assert canary_writes.give_back(service()) is None
 
 
 def test_a_service_is_read_with_its_traffic_its_record_and_who_wrote_it():
