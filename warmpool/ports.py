@@ -211,6 +211,10 @@ class PoolMetrics:
     failures: int
     budget_left: float | None
     account: Account | None
+    rollout_phase: str | None = None
+    """Where its rollout is; None: it has none."""
+    rollout_percent: int = 0
+    """The newest Revision's share of the traffic during it."""
 
 
 class ControllerStatus(Protocol):

@@ -9,6 +9,7 @@ import yaml
 
 import knative
 from warmpool.domain.decision import AdjustmentRule
+from warmpool.reconcile.canary_values import Phase
 
 RULES = Path(knative.__file__).parent / "manifests" / "controller" / "monitoring" / "rules.yaml"
 POOL = {"namespace": "default", "pool": "office", "target": "generate"}
@@ -62,6 +63,12 @@ CASES = {
     ),
     "a signal that is read again": (
         [series("signal_readable", "0x20 1x60", signal="gpu")], "WarmPoolSignalUnreadable", "16m", False,
+    ),
+    "a rollout that was rolled back": (
+        [series("rollout", "1x80", phase=Phase.ROLLED_BACK.value)], "RolloutStopped", "5m", True,
+    ),
+    "a rollout that goes on": (
+        [series("rollout", "1x80", phase=Phase.ANALYSING.value)], "RolloutStopped", "5m", False,
     ),
     "one refused write": ([series("failures", "0x4 1 0x70")], "WarmPoolWritesFail", "10m", False),
 }  # fmt: skip

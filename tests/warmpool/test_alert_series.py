@@ -22,7 +22,7 @@ async def test_a_floor_above_max_scale_is_not_missing(cluster, clock, knative):
     knative.service("generate", annotations={MAX_SCALE: "2"})
     window = {"name": "always", "days": ["Mon-Sun"], "from": "00:00", "to": "24:00", "replicas": 5}
     signal = {"name": "queue", "query": "sum(jobs)", "target": {"averageValue": 5}}
-    await knative.pool(windows=[window], signals=[signal])
+    await knative.pool(windows=[window], signals=[signal], rollout={})
     controller = make_controller(cluster, clock=clock)
     for _ in range(3):
         await controller.tick()

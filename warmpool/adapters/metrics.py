@@ -65,6 +65,14 @@ class MetricsCollector:
             "1 while a signal can be read",
             labels=(*_POOL, "signal"),
         )
+        phase = GaugeMetricFamily(
+            "pilotlight_warmpool_rollout", "1 for the phase of the rollout", labels=(*_POOL, "phase")
+        )
+        percent = GaugeMetricFamily(
+            "pilotlight_warmpool_rollout_percent",
+            "Percent of the traffic that the newest Revision has during a rollout",
+            labels=_POOL,
+        )
         for pool in self._controller.pool_metrics():
             labels = [*pool.key, pool.target]
             gauges["floor"].add_metric(labels, pool.decision.floor.replicas)
@@ -81,12 +89,15 @@ class MetricsCollector:
                 readable.add_metric([*labels, entry.name], 0 if entry.problem else 1)
                 if entry.value is not None:
                     signal.add_metric([*labels, entry.name], entry.value)
+            if pool.rollout_phase is not None:
+                phase.add_metric([*labels, pool.rollout_phase], 1)
+                percent.add_metric(labels, pool.rollout_percent)
             if pool.account is not None:
                 for why, amount in pool.account.by_reason.items():
                     cost.add_metric([*labels, why, self._controller.currency], float(amount))
                 gpu.add_metric([*labels, "busy"], pool.account.busy_gpu_s)
                 gpu.add_metric([*labels, "idle"], pool.account.idle_gpu_s)
-        yield from (*gauges.values(), reason, signal, readable, cost, gpu)
+        yield from (*gauges.values(), reason, signal, readable, phase, percent, cost, gpu)
 
     def _loop(self) -> Iterator[Metric]:
         counts = self._controller.counts

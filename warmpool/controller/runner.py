@@ -163,6 +163,8 @@ class Controller:
                 failures=state.failures,
                 budget_left=left,
                 account=state.account,
+                rollout_phase=state.rollout.phase.value if state.rollout else None,
+                rollout_percent=state.rollout.percent if state.rollout else 0,
             )
 
     # ------------------------------------------------------------------------------------------ one pass

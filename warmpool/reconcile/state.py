@@ -12,6 +12,7 @@ from warmpool.domain.decision import Decision
 from warmpool.domain.floor import Floor
 from warmpool.policy import compose
 from warmpool.reconcile.canary_analysis import AnalysisState
+from warmpool.reconcile.canary_values import RolloutStep
 from warmpool.reconcile.contention import FloorLowering
 from warmpool.reconcile.rollout_check import RolloutProgress
 
@@ -47,6 +48,8 @@ class PoolState:
     """The Revision whose rollout found no free GPUs."""
     analysis: AnalysisState = field(default_factory=AnalysisState)
     """The looks at the present step of a rollout."""
+    rollout: RolloutStep | None = None
+    """The last step of its rollout."""
     account: Account | None = None
     announced: Announcement | None = None
     warmth_applied: WarmthTarget | None = None

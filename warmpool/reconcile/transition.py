@@ -195,6 +195,7 @@ def next_state(
         decided,
         rollouts={name: entry.progress for name, entry in (result.rollouts or {}).items()},
         crowded_out=result.plan.crowded_out,
+        rollout=result.rollout,
         analysis=result.rollout.analysis if result.rollout is not None else AnalysisState(),
         lowerings=contention.after_writes(state.lowerings, effects.floors_written, now),
         warmth_applied=effects.warmth_applied if result.warmth else None,
