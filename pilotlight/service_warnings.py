@@ -15,6 +15,7 @@ DEFAULT_TIMEOUT_S = 300.0
 """Knative's default of `timeoutSeconds`."""
 RECENT = "pilotlight_recent_requests"
 _PROBED = re.compile(r"/(?:health|healthz|livez|readyz|ping|version|metrics|status)?(?:/(?:live|ready))?/?")
+_STOPPED = {"RolledBack", "Overridden"}
 _PROBERS = re.compile(
     r"kube-probe|prometheus|googlehc|elb-healthchecker|amazon-route53|uptime|blackbox|datadog|pingdom",
     re.IGNORECASE,
@@ -43,7 +44,22 @@ def service_warnings(
     )
     found += _given_up(own, start_s)
     found += _kept_awake(own)
+    found += _stopped_rollout(pool)
     return found
+
+
+def rollout_in_short(pool: Mapping[str, Any] | None) -> str:
+    """A rollout that is under way, in a few words; empty without one."""
+    rollout = (pool or {}).get("rollout") or {}
+    phase = rollout.get("phase", "Steady")
+    if phase in _STOPPED or phase == "Steady" or not rollout.get("canary"):
+        return ""
+    return f"rollout {phase}: {rollout['canary']} {rollout.get('percent', 0)} %"
+
+
+def _stopped_rollout(pool: Mapping[str, Any] | None) -> list[str]:
+    rollout = (pool or {}).get("rollout") or {}
+    return [str(rollout.get("detail", ""))] if rollout.get("phase") in _STOPPED else []
 
 
 def kept_by(namespace: str, service: str, samples: Iterable[Sample]) -> str:

@@ -1,5 +1,6 @@
 """What `pilotlight status` prints: each Service, its replicas, and what keeps them."""
 
+import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from pilotlight.gateway import running_gateway
 from pilotlight.metric_samples import Sample
 from pilotlight.readiness import pod_is_ready, ready_condition
 from pilotlight.service_urls import reachable_url
-from pilotlight.service_warnings import kept_by, service_warnings
+from pilotlight.service_warnings import kept_by, rollout_in_short, service_warnings
 
 
 async def status(named: Path | None, state: Path | None, console: Console | None = None) -> None:
@@ -62,24 +63,33 @@ async def _warnings(cluster: Cluster, service: dict[str, Any], samples: Iterable
     return service_warnings(service, pool, samples)
 
 
+async def _scale(cluster: Cluster, revision: str, namespace: str) -> tuple[int, int]:
+    """Replicas that the autoscaler wants of a Revision, and its floor.
+
+    Raises:
+        NotFound: it is gone.
+    """
+    scaler = await cluster.get(POD_AUTOSCALER, revision, namespace)
+    wanted = scaler.get("status", {}).get("desiredScale", 0)
+    found = await cluster.get(REVISION, revision, namespace)
+    return max(0, int(wanted)), int(found["metadata"].get("annotations", {}).get(MIN_SCALE) or 0)
+
+
 async def _row(cluster: Cluster, service: dict[str, Any], samples: Iterable[Sample]) -> tuple[str, ...]:
     meta = service["metadata"]
     namespace, name = meta["namespace"], meta["name"]
     ready = ready_condition(service)
-    revision = service.get("status", {}).get("latestReadyRevisionName")
+    shown = service.get("status", {})
+    carrying = [entry["revisionName"] for entry in shown.get("traffic", ()) if entry.get("percent")]
+    revisions = dict.fromkeys(carrying or filter(None, [shown.get("latestReadyRevisionName")]))
     pods = await cluster.list(POD, namespace, label_selector=f"{SERVICE_LABEL}={name}")
     hot = sum(pod_is_ready(pod) for pod in pods)
-    desired = floor = "-"
-    if revision:
-        try:
-            scaler = await cluster.get(POD_AUTOSCALER, revision, namespace)
-            desired = str(scaler.get("status", {}).get("desiredScale", "-"))
-            annotations = (await cluster.get(REVISION, revision, namespace))["metadata"].get(
-                "annotations", {}
-            )
-            floor = annotations.get(MIN_SCALE, "0")
-        except NotFound:
-            pass
+    scales: list[tuple[int, int]] = []
+    for revision in revisions:
+        with contextlib.suppress(NotFound):
+            scales.append(await _scale(cluster, revision, namespace))
+    desired = str(sum(wanted for wanted, _ in scales)) if scales else "-"
+    floor = str(sum(held for _, held in scales)) if scales else "-"
     try:
         pool = (await cluster.get(WARM_POOL, name, namespace)).get("status", {})
     except NotFound:
@@ -87,6 +97,7 @@ async def _row(cluster: Cluster, service: dict[str, Any], samples: Iterable[Samp
     if ready.status != "True":
         why = f"{ready.reason} {ready.message}".strip()
     else:
-        reasons = [str(pool.get("reason", "")), kept_by(namespace, name, samples) if pods else ""]
+        kept = kept_by(namespace, name, samples) if pods else ""
+        reasons = [str(pool.get("reason", "")), kept, rollout_in_short(pool)]
         why = "; ".join(filter(None, reasons))
     return f"{namespace}/{name}", ready.shown, f"{hot}/{len(pods)}", desired, floor, why

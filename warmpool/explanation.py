@@ -96,6 +96,9 @@ def _floor(status: Mapping[str, Any]) -> list[str]:
         if condition["status"] != healthy:
             head = f"{condition['type']} is {condition['status']} ({condition['reason']})"
             lines.append(f"{head}: {condition.get('message') or 'no message'}")
+    if rollout := status.get("rollout"):
+        share = f", {rollout['canary']} has {rollout.get('percent', 0)} %" if rollout.get("canary") else ""
+        lines.append(f"Rollout {rollout.get('phase')}{share}: {rollout.get('detail')}.")
     return lines
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pilotlight.service_warnings import service_warnings
+from pilotlight.service_warnings import rollout_in_short, service_warnings
 
 
 def service(*, annotations=None, probe=True, **spec):
@@ -73,3 +73,19 @@ def test_a_warning_names_what_will_hurt_and_what_helps(given, pool, samples, sai
     assert len(found) == len(said), found
     for text, part in zip(found, said, strict=True):
         assert part in text
+
+
+@pytest.mark.parametrize(
+    ("rollout", "short", "warned"),
+    [
+        (None, "", []),
+        ({"phase": "Steady", "percent": 0}, "", []),
+        ({"phase": "Analysing", "canary": "a-2", "percent": 5}, "rollout Analysing: a-2 5 %", []),
+        ({"phase": "RolledBack", "canary": "a-2", "detail": "a-2 was worse"}, "", ["a-2 was worse"]),
+    ],
+)
+def test_a_rollout_is_told_in_short_and_warned_of_once_it_has_stopped(rollout, short, warned):
+    pool = {"rollout": rollout} if rollout else {}
+    service = {"metadata": {"name": "a", "namespace": "default"}, "spec": {"template": {"spec": {}}}}
+    assert rollout_in_short(pool) == short
+    assert service_warnings(service, pool, []) == warned

@@ -65,6 +65,8 @@ def at_rest(
     """The running Revision has everything, and nothing is to be done."""
     if record.stable not in inputs.revisions:
         text = f"the Revision {record.stable}, which has the traffic, is gone"
+    if inputs.paused:
+        text = f"{text}; the rollout is paused: a new Revision gets nothing until it is resumed"
     return RolloutStep(
         phase, text, record.stable, canary, floors={record.stable: inputs.floor}, since=record.since
     )
