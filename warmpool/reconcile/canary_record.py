@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -63,12 +63,18 @@ class RolloutRecord:
     """The canary's share."""
     since: datetime | None = None
     """When it got that share."""
+    passed: bool = False
+    """Whether it has passed at that share, and replicas for the next one are starting."""
     failed: str | None = None
     """The Revision that was rolled back last."""
     reason: str = ""
     """Why."""
     order: str = ""
     """The last order that was carried out."""
+
+    def without_canary(self) -> RolloutRecord:
+        """The same with no canary: the running Revision has everything."""
+        return replace(self, canary=None, percent=0, since=None, passed=False)
 
 
 def parse_traffic(entries: object) -> Traffic:
@@ -123,6 +129,7 @@ def read(annotations: Mapping[str, Any]) -> RolloutRecord | None:
             canary=found.get("canary"),
             percent=int(found.get("percent", 0)),
             since=ownership.parse_instant(found.get("since")),
+            passed=found.get("passed") is True,
             failed=found.get("failed"),
             reason=str(found.get("reason", "")),
             order=str(found.get("order", "")),
@@ -139,6 +146,7 @@ def write(record: RolloutRecord) -> str:
         "canary": record.canary,
         "percent": record.percent or None,
         "since": since,
+        "passed": record.passed or None,
         "failed": record.failed,
         "reason": record.reason[:_LONGEST_REASON] or None,
         "order": record.order or None,

@@ -16,7 +16,7 @@ from warmpool.domain.answers import RolloutWindow
 from warmpool.reconcile import canary_analysis, canary_record, canary_writes
 from warmpool.reconcile.canary_analysis import AnalysisState, Outcome
 from warmpool.reconcile.canary_record import Order, RolloutRecord
-from warmpool.reconcile.canary_values import Phase, RolloutInputs, RolloutStep, floors
+from warmpool.reconcile.canary_values import Phase, RolloutInputs, RolloutStep, TrafficWrite, floors
 from warmpool.reconcile.views import RevisionView
 
 _SOON: Final = timedelta(seconds=1)
@@ -54,7 +54,7 @@ def _with_canary(  # noqa: PLR0911  one return for each thing that may have beco
         why = f"it never became ready: {ready.reason}: {ready.message}".rstrip(": ")
         return canary_writes.roll_back(inputs, record, canary.name, why)
     if record.canary not in {None, canary.name}:
-        fresh = replace(record, canary=None, percent=0, since=None)
+        fresh = record.without_canary()
         return canary_writes.write(
             inputs, fresh, Phase.STARTING, f"{canary.name} takes the place of {record.canary}"
         )
@@ -86,7 +86,7 @@ def _broken(canary: RevisionView) -> bool:
 
 def _steady(inputs: RolloutInputs, record: RolloutRecord) -> RolloutStep:
     if record.percent:  # the template went back to the running Revision in the middle of a rollout
-        back = replace(record, canary=None, percent=0, since=None)
+        back = record.without_canary()
         return canary_writes.write(inputs, back, Phase.STEADY, f"{record.stable} has the traffic")
     return canary_writes.at_rest(inputs, record, Phase.STEADY, f"{record.stable} has the traffic", None)
 
@@ -145,7 +145,7 @@ def _advance(
         held = _held(inputs, record, canary.name, percent)
         if inputs.paused:
             return replace(base, phase=Phase.PAUSED, detail=f"paused at {percent} %", floors=held)
-        if verdict.outcome is not Outcome.PASS:
+        if verdict.outcome is not Outcome.PASS and not record.passed:
             text = verdict.detail
             if not may_pass and analysis.looks:
                 text = f"the step lasts until {since + spec.pause:%H:%M:%S} UTC at least; {text}"
@@ -153,7 +153,17 @@ def _advance(
     if inputs.paused and not promote:
         held = _held(inputs, record, canary.name, spec.steps[0])
         return replace(base, phase=Phase.PAUSED, detail="paused before the first share", floors=held)
-    return _warm(inputs, record, canary, base, now)
+    following = _warm(inputs, record, canary, base, now)
+    return following if promote else _noted(inputs, record, following)
+
+
+def _noted(inputs: RolloutInputs, record: RolloutRecord, following: RolloutStep) -> RolloutStep:
+    """With the pass in the record while the next share waits: replicas that start outlive a controller."""
+    if following.write is not None or not record.percent or record.passed:
+        return following
+    noted = replace(record, passed=True)
+    before = inputs.service.spec_traffic
+    return replace(following, write=TrafficWrite(inputs.service.key[1], before, noted))
 
 
 def _held(inputs: RolloutInputs, record: RolloutRecord, canary: str, percent: int) -> dict[str, int]:
@@ -227,7 +237,7 @@ def _move(
     if target == 100:
         moved = RolloutRecord(canary, record.traffic, order=canary_writes.consumed_order(inputs, record))
         return canary_writes.write(inputs, moved, Phase.STEADY, f"{canary} has all of the traffic")
-    moved = replace(record, percent=target, since=now)
+    moved = replace(record, percent=target, since=now, passed=False)
     written = canary_writes.write(inputs, moved, Phase.ANALYSING, f"{canary} has {target} % of the traffic")
     return replace(written, analysis=base.analysis)
 

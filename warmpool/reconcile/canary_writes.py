@@ -42,7 +42,7 @@ def overridden(inputs: RolloutInputs, record: RolloutRecord, now: datetime) -> R
         done = replace(record, order=order.text)
         named = sole.revision if sole is not None else None
         if order.verb == "resume" and named in inputs.revisions and named is not None:
-            adopted = replace(done, stable=named, canary=None, percent=0, since=None, failed=None, reason="")
+            adopted = replace(done.without_canary(), stable=named, failed=None, reason="")
             return write(inputs, adopted, Phase.STEADY, f"{named} has the traffic, as it was set by hand")
         if order.verb == "resume":
             return write(
@@ -82,15 +82,8 @@ def give_back(service: ServiceView) -> TrafficWrite | None:
 
 def roll_back(inputs: RolloutInputs, record: RolloutRecord, canary: str, why: str) -> RolloutStep:
     """Traffic first; the floor follows it."""
-    back = replace(
-        record,
-        canary=None,
-        percent=0,
-        since=None,
-        failed=canary,
-        reason=why,
-        order=consumed_order(inputs, record),
-    )
+    order = consumed_order(inputs, record)
+    back = replace(record.without_canary(), failed=canary, reason=why, order=order)
     written = write(inputs, back, Phase.ROLLED_BACK, f"{canary} was rolled back: {why}")
     return replace(written, canary=canary)
 
