@@ -16,9 +16,10 @@ from warmpool.adapters.exposition import MetricsPage
 from warmpool.controller import Settings
 
 FUNCTION = """
-import http.server, os, random, threading, time
+import http.server, os, threading, time
 errors, delay = float(os.environ.get("ERRORS", "0")), float(os.environ.get("DELAY", "0"))
 bounds, counts, codes, lock = (0.05, 0.1, 0.25, 0.5, 1.0, float("inf")), [0] * 6, {200: 0, 500: 0}, threading.Lock()
+asked = [0]
 if os.environ.get("NEVER"):
     raise SystemExit("this Revision never becomes ready")
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -33,7 +34,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             began = time.monotonic()
             time.sleep(delay)
-            status = 500 if random.random() < errors else 200
+            with lock:
+                asked[0] += 1
+                status = 500 if errors and asked[0] % round(1 / errors) == 0 else 200
             took, body = time.monotonic() - began, os.environ["K_REVISION"].encode()
             with lock:
                 codes[status] += 1
