@@ -196,6 +196,19 @@ def _is_a_stage_of_ours(pod: Mapping[str, Any]) -> bool:
     return (pod["metadata"].get("labels") or {}).get(STAGE_LABEL) in KINDS
 
 
+def _rollout_key() -> str | None:
+    """The key of rollouts' quality checks.
+
+    Raises:
+        StackError: the file that the environment names cannot be read.
+    """
+    named = os.environ.get(ROLLOUT_KEY_FILE)
+    try:
+        return read_key(named)
+    except (OSError, UnicodeDecodeError) as error:
+        raise StackError(f"{ROLLOUT_KEY_FILE} = {named}: cannot be read: {error}") from error
+
+
 def _progress_seconds(env: Mapping[str, str]) -> float:
     """What replicas are told, the gateway heeds too.
 
@@ -246,9 +259,7 @@ async def _controlling(
                 ReplicaAnswers(cluster, tls=platform.replica_tls),
                 PrometheusAnswers(PrometheusServer(config.prometheus)) if config.prometheus else None,
             ),
-            quality=ReplicaQuality(
-                cluster, key=read_key(os.environ.get(ROLLOUT_KEY_FILE)), tls=platform.replica_tls
-            ),
+            quality=ReplicaQuality(cluster, key=_rollout_key(), tls=platform.replica_tls),
         )
         collector = MetricsCollector(controller)
         metrics.append(lambda: collector.render().decode())

@@ -297,6 +297,7 @@ async def test_the_official_client_streams_through_the_stage(http, usage):
     assert api.bodies[0]["stream_options"] == {"include_usage": True}
     assert 'pilotlight_tokens_total{direction="completion",kind="generate",stage="gen"} 3.0' in page
     assert 'pilotlight_time_to_first_token_seconds_count{kind="generate",stage="gen"} 1.0' in page
+    assert 'pilotlight_answer_tokens_bucket{kind="generate",le="4.0",stage="gen"} 1.0' in page
 
 
 async def test_the_official_client_sees_the_other_sides_refusals_as_what_they_are(http):

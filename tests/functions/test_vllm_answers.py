@@ -347,6 +347,27 @@ async def _page(replica: VllmReplica, session: aiohttp.ClientSession) -> str:
         return await response.text()
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_the_length_of_each_answer_is_counted_streamed_or_whole(hot, http, stream):
+    async def counted():
+        page = await _page(hot, http)
+        lines = [line for line in page.splitlines() if line.startswith("pilotlight_answer_tokens_")]
+        return {line.partition("{")[0]: float(line.rsplit(" ", 1)[1]) for line in lines if "le=" not in line}
+
+    before = await counted()
+    name = (await (await http.get(f"{hot.url}/v1/models")).json())["data"][0]["id"]
+    body = {"model": name, "prompt": "Hello", "max_tokens": 5, "ignore_eos": True, "stream": stream}
+    async with http.post(f"{hot.url}/v1/completions", json=body) as response:
+        assert response.status == 200
+        await response.read()
+    after = await counted()
+    grown = {
+        key: after[key] - before[key]
+        for key in ("pilotlight_answer_tokens_count", "pilotlight_answer_tokens_sum")
+    }
+    assert grown == {"pilotlight_answer_tokens_count": 1, "pilotlight_answer_tokens_sum": 5}
+
+
 async def test_one_page_has_the_metrics_of_the_replica_and_of_the_engine(hot, http):
     async with http.get(f"{hot.url}/metrics") as response:
         page = await response.text()

@@ -64,7 +64,7 @@ class Options:
     metrics_page: str | None
     gateway: str | None
     admin_key: str | None
-    rollout_key: str | None
+    rollout_key_file: Path | None
     host: str
     port: int
     webhook_certificate: Path | None
@@ -159,7 +159,7 @@ def main(
         metrics_page=metrics_page,
         gateway=gateway,
         admin_key=read_admin_key(admin_key_file) if admin_key_file else None,
-        rollout_key=read_key(rollout_key_file),
+        rollout_key_file=rollout_key_file,
         host=host,
         port=port,
         webhook_certificate=webhook_certificate,
@@ -212,7 +212,7 @@ async def serve(options: Options) -> None:
                 ReplicaAnswers(cluster),
                 PrometheusAnswers(options.prometheus) if options.prometheus else None,
             ),
-            quality=ReplicaQuality(cluster, key=options.rollout_key),
+            quality=ReplicaQuality(cluster, key=read_key(options.rollout_key_file)),
             settings=Settings(interval=timedelta(seconds=options.interval_s)),
         )
         health = HealthServer(controller, clock, host=options.host, port=options.port)
