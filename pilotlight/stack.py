@@ -25,6 +25,7 @@ from knative.client.errors import Cause
 from knative.client.resources import TRIGGER, WARM_POOL, Object
 from knative.labels import STAGE_LABEL
 from knative.local.apiserver.admission.validating_function import AdmissionResponse
+from knative.local.kubelet.preimported import Preimported
 from knative.local.platform.config import PlatformConfig, PlatformError
 from knative.local.platform.platform import Platform
 from pilotlight.dashboard.app import Dashboard
@@ -64,6 +65,13 @@ _INHERITED = (
     "XDG_",
     "OTEL_",
 )
+_STAGES = Preimported(
+    "functions",
+    (
+        *("functions.logs", "functions.http.app", "functions.http.server", "functions.replica"),
+        *(f"functions.stages.{kind}" for kind in KINDS),
+    ),
+)
 
 
 class StackError(RuntimeError):
@@ -84,6 +92,7 @@ class StackConfig:
         sqs: URL of an SQS server of this machine's own; None: one starts with the first Trigger that needs
             it.
         mtls: whether gateway and stages speak mutual TLS.
+        preimport: whether replicas of stages are forked from a process that has imported them.
     """
 
     state_dir: Path
@@ -95,6 +104,7 @@ class StackConfig:
     prometheus: str | None = None
     sqs: str | None = None
     mtls: bool = False
+    preimport: bool = True
 
 
 @dataclass(frozen=True)
@@ -165,6 +175,7 @@ async def running(config: StackConfig) -> AsyncIterator[Stack]:
             more_metrics=lambda: "".join(text() for text in metrics),
             pages=page,
             speaks_tls=_is_a_stage_of_ours if config.mtls else None,
+            preimported=_STAGES if config.preimport else None,
         )
     )
     try:

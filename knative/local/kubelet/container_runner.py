@@ -24,6 +24,7 @@ from knative.local.kubelet.limit_enforcer import EnforcedLimits
 from knative.local.kubelet.mount_namespace import BindMount
 from knative.local.kubelet.pod_runtime import PodRuntime, Termination
 from knative.local.kubelet.ports import NoFreePort
+from knative.local.kubelet.preimported import Start
 from knative.local.kubelet.probe_loop import ContainerProbes, ProbeHandlers
 from knative.local.kubelet.probes import Probe, ProbeResult
 from knative.local.kubelet.process import Process, ProcessStartError
@@ -89,6 +90,7 @@ class ContainerRunner:
         self._serves_tls = False
         self._log = (pod.key.namespace, pod.key.name, None if serves else state.name)
         self._process: Process | None = None
+        self._start: Start | None = None
 
     async def run(self) -> None:
         """Start the container, and restart it whenever it exits, until its pod is asked to terminate."""
@@ -228,8 +230,9 @@ class ContainerRunner:
             await runtime.limits.end(enforced)
             raise ContainerConfigError(f"cannot open its log: {problem}") from problem
         begun = runtime.now()
+        start = Start(command, env, folder, mounts, enforced.folders)
         try:
-            self._process = Process.start(
+            self._process = runtime.forkserver.fork(start, output) or Process.start(
                 command,
                 env=env,
                 folder=folder,
@@ -245,6 +248,7 @@ class ContainerRunner:
         finally:
             os.close(output)
         runtime.limits.begin(enforced, self._process)
+        self._start = start
         self._set_running(begun, port)
         inside = mount_namespace.enter(self._process.pid, folder) if mounts else ()
         probing = asyncio.ensure_future(self._probe(env, folder, port, inside))
@@ -375,6 +379,9 @@ class ContainerRunner:
     def _set_ready(self, ready: bool) -> None:  # noqa: FBT001  # the value is the state
         self._state.ready = ready
         self._pod.on_change()
+        if ready and self._start is not None:
+            # Only now, so that its imports are in no start's way.
+            self._pod.runtime.forkserver.prepare(self._start)
 
 
 async def _first(exited: asyncio.Future[int], *waiting: Awaitable[Any]) -> None:

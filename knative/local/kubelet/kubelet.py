@@ -30,6 +30,7 @@ from knative.local.kubelet.logs import ContainerLogs
 from knative.local.kubelet.pod_runtime import PodRuntime
 from knative.local.kubelet.pod_worker import PodWorker
 from knative.local.kubelet.ports import PortAllocator
+from knative.local.kubelet.preimported import Forkserver, Preimported
 from knative.local.kubelet.probes import Prober
 from knative.local.kubelet.volumes import Volumes
 from knative.local.routing import RevisionKey
@@ -89,6 +90,8 @@ class KubeletConfig:
     """Seconds from SIGTERM to SIGKILL when the platform stops."""
     cgroups: Path | None = None
     """The file that remembers where control groups were made; None: none are made."""
+    preimported: Preimported | None = None
+    """A Python module whose containers are forked from a process that has imported it."""
 
 
 class Kubelet:
@@ -130,12 +133,14 @@ class Kubelet:
         self._volumes = Volumes(config.volumes, config.claims)
         self._limits = LimitEnforcer(f"pilotlight-{config.platform_id}", config.cgroups)
         self._stopping = False
+        identity = {process.PLATFORM_VARIABLE: config.platform_id}
+        self._forkserver = Forkserver(config.preimported, self._base_env(), identity, config.workdir)
         self._runtime = PodRuntime(
             host=config.host,
             workdir=config.workdir,
             base_env=self._base_env(),
             service_env=self._service_env,
-            identity_env={process.PLATFORM_VARIABLE: config.platform_id},
+            identity_env=identity,
             backoff_s=config.backoff_s,
             ports=PortAllocator(config.host),
             prober=self._prober,
@@ -143,6 +148,7 @@ class Kubelet:
             slots=slots,
             volumes=self._volumes,
             limits=self._limits,
+            forkserver=self._forkserver,
             now=now,
             config_maps=lambda namespace, name: self._object(resources.CONFIG_MAP, namespace, name),
             secrets=lambda namespace, name: self._object(resources.SECRET, namespace, name),
@@ -210,6 +216,7 @@ class Kubelet:
         if self._tasks:
             await asyncio.wait(list(self._tasks.values()))
         await self._prober.close()
+        self._forkserver.close()
         await asyncio.to_thread(process.end_all, self._config.platform_id, 1.0)
         await self._limits.stop()
         await asyncio.to_thread(self._volumes.clear)

@@ -54,6 +54,11 @@ class EnforcedLimits:
         """The command prefix that runs the container in its control group."""
         return () if self.group is None else self.group.wrapper
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The folders of its control group: a process enters it by its id in their `cgroup.procs`."""
+        return () if self.group is None else self.group.folders
+
     def exceeded(self) -> str | None:
         """What to report if it was killed for its memory; None if it was not."""
         limit = self.limits.memory_bytes

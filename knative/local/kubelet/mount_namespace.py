@@ -79,10 +79,23 @@ def wrapper(mounts: Sequence[BindMount]) -> tuple[str, ...]:
     """The command prefix that runs a container with these mounts."""
     if not mounts:
         return ()
-    arguments: list[str] = []
-    for mount in mounts:
-        arguments += [str(mount.source), str(mount.path), "ro" if mount.read_only else "rw"]
-    return (*command_prefix(), "sh", "-c", _BIND, "sh", *arguments, "--")
+    return (*command_prefix(), "sh", "-c", _BIND, "sh", *_arguments(mounts), "--")
+
+
+def bind_command(mounts: Sequence[BindMount]) -> tuple[str, ...]:
+    """The command that makes these mounts in the mount namespace it runs in, which is its caller's own."""
+    if not mounts:
+        return ()
+    private = 'mount -n --make-rprivate / && exec sh -c "$@"'
+    return ("sh", "-c", private, "sh", _BIND, "sh", *_arguments(mounts), "--", "true")
+
+
+def _arguments(mounts: Sequence[BindMount]) -> list[str]:
+    return [
+        text
+        for mount in mounts
+        for text in (str(mount.source), str(mount.path), "ro" if mount.read_only else "rw")
+    ]
 
 
 def enter(pid: int, folder: Path) -> tuple[str, ...]:

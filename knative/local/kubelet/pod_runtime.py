@@ -16,6 +16,7 @@ from knative.local.kubelet.gpus import GpuSlots
 from knative.local.kubelet.limit_enforcer import LimitEnforcer
 from knative.local.kubelet.logs import ContainerLogs
 from knative.local.kubelet.ports import PortAllocator
+from knative.local.kubelet.preimported import Forkserver
 from knative.local.kubelet.probes import Prober
 from knative.local.kubelet.volumes import Volumes
 
@@ -42,6 +43,7 @@ class PodRuntime:
     slots: GpuSlots
     volumes: Volumes
     limits: LimitEnforcer
+    forkserver: Forkserver
     now: Callable[[], datetime]
     config_maps: Callable[[str, str], Mapping[str, Any] | None]
     """A ConfigMap by namespace and name."""

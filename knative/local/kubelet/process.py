@@ -14,7 +14,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -29,7 +29,7 @@ class ProcessStartError(Exception):
 
 
 @cache
-def _dies_with_parent() -> tuple[str, ...]:
+def dies_with_parent() -> tuple[str, ...]:
     """The command prefix that makes the kernel kill a process when its parent dies."""
     program = shutil.which("setpriv")
     if program is None:
@@ -64,12 +64,12 @@ class Process:
     `exited` resolves to its exit code; death by a signal is 128 plus its number, as in a container's state.
     """
 
-    def __init__(self, popen: subprocess.Popen[bytes]) -> None:
-        self._popen = popen
-        self.pid = popen.pid
+    def __init__(self, pid: int, poll: Callable[[], int | None]) -> None:
+        self._poll = poll
+        self.pid = pid
         loop = asyncio.get_running_loop()
         self.exited: asyncio.Future[int] = loop.create_future()
-        self._descriptor: int | None = os.pidfd_open(popen.pid)
+        self._descriptor: int | None = os.pidfd_open(pid)
         loop.add_reader(self._descriptor, self._on_exit)
 
     @classmethod
@@ -100,7 +100,7 @@ class Process:
         try:
             popen = subprocess.Popen(  # noqa: S603  # running the user's command is the purpose
                 # Last before the program: a change of user namespace would undo it.
-                [*wrapper, *_dies_with_parent(), program, *command[1:]],
+                [*wrapper, *dies_with_parent(), program, *command[1:]],
                 env=dict(env),
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
@@ -110,7 +110,17 @@ class Process:
             )
         except (OSError, ValueError) as problem:  # ValueError: a null character
             raise ProcessStartError(f"cannot start {command[0]}: {problem}") from problem
-        return cls(popen)
+        return cls(popen.pid, popen.poll)
+
+    @classmethod
+    def of_child(cls, pid: int) -> Process:
+        """A child of this process that leads a session of its own, however it was made."""
+
+        def poll() -> int | None:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            return os.waitstatus_to_exitcode(status) if ended else None
+
+        return cls(pid, poll)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the whole process group."""
@@ -121,7 +131,7 @@ class Process:
         """The first process has exited: kill the rest of its group, as happens in a container."""
         if self._descriptor is None:
             return
-        code = self._popen.poll()
+        code = self._poll()
         if code is None:
             return
         asyncio.get_running_loop().remove_reader(self._descriptor)

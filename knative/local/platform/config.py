@@ -12,6 +12,7 @@ from knative.client.resources import Resource
 from knative.local.apiserver.admission.validating_function import ValidatingFunction
 from knative.local.apiserver.api.app import AsgiApp
 from knative.local.certificate_authority import Lifetimes
+from knative.local.kubelet.preimported import Preimported
 from transport.request_head import HeadLimits
 from transport.spans import SpanQueue
 
@@ -52,6 +53,9 @@ class PlatformConfig:
     cgroups: bool = True
     """Whether control groups enforce containers' limits where the machine permits it. Without them, memory is
     sampled once a second and CPU is not limited."""
+    preimported: Preimported | None = None
+    """A Python module whose containers are forked from a process that has imported it. None: all are started
+    by `exec`."""
 
     allowed_hosts: Collection[str] = ()
     """Host names under which the API and path URLs of functions may be called, besides IP addresses,

@@ -304,6 +304,7 @@ class Platform:
             backoff_s=config.crash_backoff_s,
             stop_grace_s=config.stop_grace_s,
             cgroups=folder.cgroups if config.cgroups else None,
+            preimported=config.preimported,
         )
 
     def _url_of(self, name: str, namespace: str) -> str:

@@ -14,6 +14,7 @@ from knative.local.kubelet.logs import ContainerLogs
 from knative.local.kubelet.pod_runtime import PodRuntime
 from knative.local.kubelet.pod_worker import PodWorker
 from knative.local.kubelet.ports import PortAllocator
+from knative.local.kubelet.preimported import Forkserver
 from knative.local.kubelet.probes import Prober, ProbeResult
 from knative.local.kubelet.volumes import Volumes
 
@@ -59,6 +60,7 @@ def runtime(tmp_path, events, statuses) -> PodRuntime:
         slots=GpuSlots(1),
         volumes=Volumes(tmp_path / "volumes", tmp_path / "claims"),
         limits=LimitEnforcer("unused", None),
+        forkserver=Forkserver(None, {}, {}, tmp_path),
         now=lambda: datetime.now(UTC),
         config_maps=broken,
         secrets=broken,
