@@ -1,6 +1,6 @@
 """Seconds to the first token: a fresh vLLM server compared with each warmth level of a replica.
 
-    python benchmarks/cold_start.py [--json] [--runs N] [--plain-runs N]
+    python benchmarks/cold_start.py [--json] [--runs N] [--plain-runs N] [--chain-runs N] [--only-chain]
 
 | figure | from | to |
 |---|---|---|
@@ -9,6 +9,8 @@
 | `cold_without_snapshot_s` | the same with an empty cache | the same |
 | `standby_s` | a request sent to a replica in standby | the same |
 | `restart_s` | SIGKILL of the engine core of a hot replica | the same, the client trying again |
+| `chain_cold_forked_s` | a request to a chain of four stages at zero (`cold_chain.py`) | the same |
+| `chain_cold_import_s` | the same, where every stage and the template import | the same |
 
 Snapshots need CRIU 4.1 or later and its rights (`--criu PROGRAM`, or `criu` in PATH); else `cold_s` is null.
 All with the same model and options, on one machine, one after the other. Figures are medians, for each phase
@@ -18,6 +20,7 @@ as well, and ratios of medians.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import json
 import os
@@ -36,6 +39,7 @@ import psutil
 sys.path[0] = str(Path(__file__).parents[1])
 
 from benchmarks.arguments import at_least  # noqa: E402 - see above
+from benchmarks.cold_chain import measure_chain  # noqa: E402
 from benchmarks.vllm_servers import Server, call, plain_vllm, replica, wait_for_state  # noqa: E402
 from tests.weights.s3 import s3_server  # noqa: E402
 from weights.make_model import make_model  # noqa: E402
@@ -204,11 +208,22 @@ def main() -> None:
     parser.add_argument(
         "--plain-runs", type=at_least(1), default=3, help="fresh starts of each server (default 3)"
     )
+    parser.add_argument(
+        "--chain-runs",
+        type=at_least(0),
+        default=3,
+        help="cold starts of the whole chain in each of its arms (default 3; 0: none)",
+    )
+    parser.add_argument("--only-chain", action="store_true", help="nothing but the chain")
     parser.add_argument("--criu", type=Path, help="CRIU's program (default: criu in PATH)")
     options = parser.parse_args()
     variables = {} if options.criu is None else {"PILOTLIGHT_CRIU": str(options.criu.absolute())}
     with tempfile.TemporaryDirectory(prefix="pilotlight-bench-") as scratch:
-        figures = measure(Path(scratch), options.runs, options.plain_runs, variables)
+        figures = {}
+        if not options.only_chain:
+            figures |= measure(Path(scratch), options.runs, options.plain_runs, variables)
+        if options.chain_runs:
+            figures |= asyncio.run(measure_chain(Path(scratch), options.chain_runs, variables))
     if options.json:
         print(json.dumps(figures))
         return

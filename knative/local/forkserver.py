@@ -16,6 +16,7 @@ import platform
 import runpy
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -28,9 +29,10 @@ _CLONE_NUMBERS = {"x86_64": 56, "aarch64": 220}
 _CLONE_PARENT, _CLONE_CHILD_SETTID, _CLONE_CHILD_CLEARTID = 0x8000, 0x01000000, 0x00200000
 _CLONE_NEWNS = 0x20000
 _PR_SET_PDEATHSIG, _PR_GET_TID_ADDRESS = 1, 40
-_PR_SET_MM, _PR_SET_MM_ARG_END = 35, 9
-_ARG_START = 47
-"""Position of the command line's address in `/proc/self/stat`; its end follows (proc_pid_stat(5), from 0)."""
+_PR_SET_MM, _PR_SET_MM_MAP = 35, 14
+_MAP_FIELDS = (26, 27, 45, 46, 47, None, 28, 48, 49, 50, 51)
+"""The addresses of `struct prctl_mm_map` by their number in `/proc/self/stat` (proc_pid_stat(5)): code, data,
+heap, its end (which is not there), stack, command line, environment."""
 _START_FAILED = 128
 """Exit code of a replica that could not be made, as Kubernetes shows it."""
 # The interpreter lock stays held: between `clone` and the interpreter's own care after it nothing may run.
@@ -127,20 +129,20 @@ def _become(parent: int, channel: int, output: int) -> dict[str, Any]:
 
 def _show_command(command: list[str]) -> None:
     """Have `ps` show the replica's own command, where the one that it inherited is at least as long."""
+    # What follows the parenthesis begins with the third field.
     fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    # The part behind the parenthesis begins with the third field.
-    begin, end = (int(fields[index - 2]) for index in (_ARG_START, _ARG_START + 1))
+    _LIBC.sbrk.restype = ctypes.c_ulong
+    addresses = [_LIBC.sbrk(0) if number is None else int(fields[number - 3]) for number in _MAP_FIELDS]
+    begin, end = addresses[7:9]
     text = b"".join(os.fsencode(word) + b"\0" for word in command)
-    if 0 < len(text) <= end - begin:
-        ctypes.memmove(begin, text.ljust(end - begin, b"\0"), end - begin)
-        # Without CAP_SYS_RESOURCE empty arguments follow.
-        _LIBC.prctl(
-            _PR_SET_MM,
-            _PR_SET_MM_ARG_END,
-            ctypes.c_ulong(begin + len(text)),
-            ctypes.c_ulong(0),
-            ctypes.c_ulong(0),
-        )
+    if len(text) > end - begin:
+        return
+    ctypes.memmove(begin, text.ljust(end - begin, b"\0"), end - begin)
+    addresses[8] = begin + len(text)
+    # No auxiliary vector, and no other program: unlike a single address this needs no capability.
+    layout = struct.pack("=11QQII", *addresses, 0, 0, 0xFFFFFFFF)
+    size = ctypes.c_ulong(len(layout))
+    _LIBC.prctl(_PR_SET_MM, ctypes.c_ulong(_PR_SET_MM_MAP), layout, size, ctypes.c_ulong(0))
 
 
 def _make_mounts(command: list[str]) -> None:

@@ -99,7 +99,7 @@ async def test_a_forked_replica_is_given_what_one_started_by_exec_is(forking: Lo
         ):
             found["given"]["env"].pop(variable, None)
         assert found["thread"] == found["pid"]
-        assert found["command"].rstrip("\0").split("\0")[1:] == ["-m", MODULE, name]
+        assert found["command"].removesuffix("\0").split("\0")[1:] == ["-m", MODULE, name]
     assert forked["given"].pop("env") == executed["given"].pop("env")
     assert forked["given"] == executed["given"]
     assert forked["given"]["mounts"] == ("hello" if spec else None)
