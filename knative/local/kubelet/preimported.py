@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import os
 import socket
 import subprocess
@@ -102,8 +103,9 @@ class Forkserver:
                 self._control.setblocking(False)
                 if self._control.recv(len(forkserver.READY)) == forkserver.READY:
                     self._ready = True
-                else:  # its end
+                else:  # it said why, and would again
                     self.close()
+                    self._next_start = math.inf
         return self._ready
 
     def suits(self, start: Start) -> bool:
