@@ -29,6 +29,9 @@ T = TypeVar("T")
 
 MAX_OUTSTANDING: Final = 1000
 """Messages of one partition that are fetched and not done; it is paused above, and resumed below the half."""
+_SHORTEST_SESSION_S: Final = 2.0
+"""A broker may ask for more (`group.min.session.timeout.ms`, 6 s by default); it refuses less with its reason."""
+_LONGEST_SESSION_S: Final = 45.0
 _POLL_S: Final = 0.02
 _BUSY_POLL_S: Final = 0.001
 """While calls come one after the other, as commits do: each of them waits for the end of a poll."""
@@ -64,7 +67,7 @@ class GroupMember:
         self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
         self.lock = threading.RLock()
         self.error: BrokerError | None = None
-        session_ms = round(min(45.0, max(6.0, settings.lease_s)) * 1000)
+        session_ms = round(min(_LONGEST_SESSION_S, max(_SHORTEST_SESSION_S, settings.lease_s)) * 1000)
         self._consumer = Consumer(
             {
                 **configuration(spec, settings),
