@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,14 +91,18 @@ async def survive(
             dispatcher.kill()
         dispatcher.start()
         sent = set(range(messages))
-        async with asyncio.timeout(within_s):
-            while sent - set(delivered) - set(dead):
-                for letter in await rig.dead_letters_there():
+        deadline = time.monotonic() + within_s
+        async with rig.taking_dead_letters() as take:
+            while missing := sent - set(delivered) - set(dead):
+                assert time.monotonic() < deadline, f"{missing} did not come; {dispatcher.log[-2000:]}"
+                for letter in await take():
                     dead[json.loads(letter.message.body)["n"]] = letter.reason or ""
-            quiet = 0  # what was delivered, but not acknowledged, comes back when its loan ends
-            while quiet < 5:
-                quiet = 0 if await rig.waiting() else quiet + 1
-                await asyncio.sleep(1)
+        quiet = 0  # what was delivered, but not acknowledged, comes back when its loan ends
+        while quiet < 5:
+            waiting = await rig.waiting()
+            assert time.monotonic() < deadline, f"{waiting} still wait; {dispatcher.log[-2000:]}"
+            quiet = 0 if waiting else quiet + 1
+            await asyncio.sleep(1)
         dispatcher.terminate()
         return Survival(sent, delivered, dead, keys, await rig.waiting(), kills)
     finally:

@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -96,14 +97,24 @@ class Rig:
         assert backlog.messages is not None
         return backlog.messages
 
-    async def dead_letters_there(self) -> list[DeadLetter]:
-        """Take what is in the dead-letter queue now, or within a second."""
+    @asynccontextmanager
+    async def taking_dead_letters(self) -> AsyncIterator[Callable[[], Awaitable[list[DeadLetter]]]]:
+        """Takes what is in the dead-letter queue at each call, or comes within a second.
+
+        One consumer stays for all calls: joining a group of Kafka's may take longer than a call.
+        """
         source = make_source(self.dead, self.broker.settings())
         await source.open()
-        got = await source.receive(source.limits.batch, 1)
-        await source.acknowledge(got)
-        await source.close()
-        return [read(one) for one in got]
+
+        async def take() -> list[DeadLetter]:
+            got = await source.receive(source.limits.batch, 1)
+            await source.acknowledge(got)
+            return [read(one) for one in got]
+
+        try:
+            yield take
+        finally:
+            await source.close()
 
     async def dead_letters(self, count: int, within_s: float = 30) -> list[DeadLetter]:
         """Take so many dead letters."""
