@@ -30,7 +30,7 @@ T = TypeVar("T")
 MAX_OUTSTANDING: Final = 1000
 """Messages of one partition that are fetched and not done; it is paused above, and resumed below the half."""
 _SHORTEST_SESSION_S: Final = 2.0
-"""A broker may ask for more (`group.min.session.timeout.ms`, 6 s by default); it refuses less with its reason."""
+"""A broker may ask for more (`group.min.session.timeout.ms`, 6 s by default), and says so."""
 _LONGEST_SESSION_S: Final = 45.0
 _POLL_S: Final = 0.02
 _BUSY_POLL_S: Final = 0.001
