@@ -56,6 +56,7 @@ COMMANDS: dict[str, Lazy] = {
     "experiment": Lazy(
         "Experiments: what warm pools would cost on a trace, and what users would feel.", "experiment"
     ),
+    "model": Lazy("Models: quantize a checkpoint.", "model"),
     "weights": Lazy("Model weights: pull, warm, ls, plan, verify, prune, rm, make-model.", "weights"),
 }
 

@@ -1,0 +1,1 @@
+"""Smaller checkpoints in the compressed-tensors format that vLLM loads."""
