@@ -1,9 +1,11 @@
 """NATS JetStream against nats-server."""
 
 import nats
+import nats.js.api
 import pytest
 
 from tests.triggers.brokers import PASSWORD, USERNAME, WRONG, BrokerProcess, nats_server, running, unique
+from tests.triggers.full_dead_letters import FullDeadLetterContract
 from tests.triggers.kills import KillContract
 from tests.triggers.source_contract import LEASE_S, SourceContract
 from triggers.sources.settings import BrokerSettings
@@ -25,6 +27,22 @@ class Nats:
     async def _stream(self, subjects: list[str], name: str) -> None:
         client = await nats.connect(self.url, user=USERNAME, password=PASSWORD)
         await client.jetstream().add_stream(name=name, subjects=subjects)
+        await client.close()
+
+    async def full_queue(self) -> QueueRef:
+        name = unique("stream")
+        client = await nats.connect(self.url, user=USERNAME, password=PASSWORD)
+        await client.jetstream().add_stream(
+            name=name, subjects=[name], max_msgs=1, discard=nats.js.api.DiscardPolicy.NEW
+        )
+        await client.jetstream().publish(name, b"an older one")
+        await client.close()
+        return QueueRef(nats=NatsStream(stream=name, url=self.url))
+
+    async def make_room(self, ref: QueueRef) -> None:
+        assert ref.nats is not None
+        client = await nats.connect(self.url, user=USERNAME, password=PASSWORD)
+        await client.jetstream().purge_stream(ref.nats.stream)
         await client.close()
 
     async def queue(self) -> QueueRef:
@@ -54,7 +72,7 @@ def server(tmp_path_factory):
         yield process
 
 
-class TestNats(SourceContract, KillContract):
+class TestNats(SourceContract, KillContract, FullDeadLetterContract):
     @pytest.fixture
     def broker(self, server) -> Nats:
         return Nats(server)

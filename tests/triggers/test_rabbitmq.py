@@ -15,6 +15,7 @@ from tests.triggers.brokers import (
     rabbitmq_home,
     unique,
 )
+from tests.triggers.full_dead_letters import FullDeadLetterContract
 from tests.triggers.kills import KillContract
 from tests.triggers.source_contract import (
     LEASE_S,
@@ -61,6 +62,25 @@ class Rabbitmq:
         self._declared_at = time.monotonic()
         return QueueRef(rabbitmq=RabbitmqQueue(queue=name, url=self.url, ordered=ordered))
 
+    async def full_queue(self) -> QueueRef:
+        name = unique("queue")
+        async with await aio_pika.connect(
+            self.url.replace("//", f"//{USERNAME}:{PASSWORD}@", 1)
+        ) as connection:
+            channel = await connection.channel()
+            limits = {"x-max-length": 1, "x-overflow": "reject-publish"}
+            await channel.declare_queue(name, durable=True, arguments=limits)
+            await channel.default_exchange.publish(aio_pika.Message(b"an older one"), name)
+        return QueueRef(rabbitmq=RabbitmqQueue(queue=name, url=self.url))
+
+    async def make_room(self, ref: QueueRef) -> None:
+        assert ref.rabbitmq is not None
+        async with await aio_pika.connect(
+            self.url.replace("//", f"//{USERNAME}:{PASSWORD}@", 1)
+        ) as connection:
+            channel = await connection.channel()
+            await (await channel.get_queue(ref.rabbitmq.queue)).purge()
+
     def kill(self) -> None:
         # RabbitMQ 3.10 writes the registration of a new quorum queue a second later; killed before, it does not
         # find the queue's leader again.
@@ -87,7 +107,7 @@ def server(tmp_path_factory):
         yield process
 
 
-class TestRabbitmq(SourceContract, KillContract):
+class TestRabbitmq(SourceContract, KillContract, FullDeadLetterContract):
     @pytest.fixture
     def broker(self, server) -> Rabbitmq:
         return Rabbitmq(server)
