@@ -82,21 +82,19 @@ def quantize_checkpoint(
             target = staging / file.name
             with safe_open(file, framework="pt") as tensors:
                 names = list(tensors.keys())
-                if target.exists():
-                    resumed += 1
-                    progress(done := done + len(names), total)
-                    continue
-                chunks: dict[str, dict[str, Any]] = {}
-                with (staging / f"{file.name}.data").open("wb") as data:
-                    for name in names:
-                        parts = schemes.quantize(name, tensors.get_tensor(name), scheme, group)
-                        for key, part in parts.items():
-                            start = data.tell()
-                            _write(data, part)
-                            place = [start, data.tell()]
-                            chunks[key] = {"dtype": _dtype(key, part), "shape": list(part.shape)}
-                            chunks[key]["data_offsets"] = place
-                        progress(done := done + 1, total)
+            if target.exists():
+                resumed += 1
+                progress(done := done + len(names), total)
+                continue
+            chunks: dict[str, dict[str, Any]] = {}
+            with (staging / f"{file.name}.data").open("wb") as data:
+                for name in names:
+                    for key, part in _converted(file, name, scheme, group).items():
+                        start = data.tell()
+                        _write(data, part)
+                        chunks[key] = {"dtype": _dtype(key, part), "shape": list(part.shape)}
+                        chunks[key]["data_offsets"] = [start, data.tell()]
+                    progress(done := done + 1, total)
             _finish(staging / f"{file.name}.data", target, chunks)
         _finish_folder(source, staging, config, scheme, group)
         (staging / STATE).unlink()
@@ -139,6 +137,12 @@ def _survey(files: list[Path]) -> tuple[int, list[int]]:
     if not columns:
         raise ValueError(f"{files[0].parent} has no decoder layers under names that are known")
     return total, columns
+
+
+def _converted(file: Path, name: str, scheme: str, group: int) -> dict[str, torch.Tensor]:
+    """Opens the file anew: the pages of a mapping that stays open would count as memory of this process."""
+    with safe_open(file, framework="pt") as tensors:
+        return schemes.quantize(name, tensors.get_tensor(name), scheme, group)
 
 
 def _identity(source: Path, files: list[Path], scheme: str) -> dict[str, Any]:
