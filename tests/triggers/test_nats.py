@@ -1,13 +1,21 @@
 """NATS JetStream against nats-server."""
 
+import shutil
+from datetime import UTC, datetime
+
 import nats
 import nats.js.api
 import pytest
 
+from knative.local.certificate_authority import CertificateAuthority
 from tests.triggers.brokers import PASSWORD, USERNAME, WRONG, BrokerProcess, nats_server, running, unique
 from tests.triggers.full_dead_letters import FullDeadLetterContract
 from tests.triggers.kills import KillContract
 from tests.triggers.source_contract import LEASE_S, SourceContract
+from transport.mutual_tls import MutualTls
+from triggers.messages import OutgoingMessage
+from triggers.sources.base import BrokerError
+from triggers.sources.factory import make_destination, make_source
 from triggers.sources.settings import BrokerSettings
 from triggers.spec.brokers import NatsStream, QueueRef
 
@@ -76,3 +84,46 @@ class TestNats(SourceContract, KillContract, FullDeadLetterContract):
     @pytest.fixture
     def broker(self, server) -> Nats:
         return Nats(server)
+
+
+@pytest.fixture
+def certified(tmp_path) -> CertificateAuthority:
+    made = CertificateAuthority(tmp_path / "authority")
+    made.renew(datetime.now(UTC))
+    return made
+
+
+async def test_tls_and_a_password_come_from_a_mounted_secret(tmp_path, certified):
+    """The Secret has what cert-manager writes, and user and password beside it."""
+    secret = tmp_path / "secrets" / "nats"
+    shutil.copytree(certified.clients, secret)
+    (secret / "username").write_text(USERNAME)
+    (secret / "password").write_text(PASSWORD + "\n")
+    environment = {"PILOTLIGHT_TRIGGER_SECRETS": str(secret.parent)}
+    settings = BrokerSettings(lease_s=LEASE_S, environment=environment)
+    with running(nats_server(tmp_path, certified.replicas)) as server:
+        url = f"tls://127.0.0.1:{server.port}"
+        trust = MutualTls.client(certified.clients).context
+        client = await nats.connect(url, user=USERNAME, password=PASSWORD, tls=trust)
+        await client.jetstream().add_stream(name="orders", subjects=["orders"])
+        await client.close()
+        ref = QueueRef(nats=NatsStream(stream="orders", url=url, secret="nats"))
+        source, destination = make_source(ref, settings), make_destination(ref, settings)
+        await source.open()
+        await destination.open()
+        await destination.publish(OutgoingMessage("1", b"encrypted"))
+        [got] = await source.receive(1, 10)
+        assert got.body == b"encrypted"
+        await source.acknowledge([got])
+        await destination.close()
+        await source.close()
+
+        # A server of another authority is not believed, and nothing is sent to it.
+        foreign = CertificateAuthority(tmp_path / "foreign")
+        foreign.renew(datetime.now(UTC))
+        shutil.copy(foreign.clients / "ca.crt", secret / "ca.crt")
+        suspicious = make_source(ref, settings)
+        with pytest.raises(BrokerError, match="certificate") as raised:
+            await suspicious.open()
+        assert PASSWORD not in str(raised.value)
+        await suspicious.close()
