@@ -14,7 +14,6 @@ from triggers.spec.trigger import TriggerSpec
 TRIGGER_LABEL: Final = "pilotlight.dev/trigger"
 SECRETS_FOLDER: Final = "/etc/pilotlight/trigger-secrets"
 NO_IMAGE: Final = "pilotlight.invalid/set-spec.dispatcher.image"
-_KEY_FOLDER: Final = "/etc/pilotlight/target-key"
 _PORT: Final = 9095
 _MARGIN_S: Final = 30
 
@@ -83,12 +82,6 @@ def _deployment(agent: Agent, trigger: AgentTrigger, name: str) -> dict[str, Any
         mounts.append(
             {"name": f"secret-{number}", "mountPath": f"{SECRETS_FOLDER}/{secret}", "readOnly": True}
         )
-    if settings.target_key is not None:
-        env.append(
-            {"name": "PILOTLIGHT_TARGET_KEY_FILE", "value": f"{_KEY_FOLDER}/{settings.target_key.key}"}
-        )
-        volumes.append({"name": "target-key", "secret": {"secretName": settings.target_key.secret}})
-        mounts.append({"name": "target-key", "mountPath": _KEY_FOLDER, "readOnly": True})
     env_from = list(settings.env_from)
     if settings.aws_secret is not None:
         env_from.append({"secretRef": {"name": settings.aws_secret}})

@@ -29,9 +29,10 @@ def _to_wake(agent: Agent, trigger: AgentTrigger, target: StageSpec) -> list[Sta
 
 
 def _auth(agent: Agent, target: StageSpec) -> TargetAuth | None:
-    """The token of the agent's stages, where the agent says who may call and names no key for it."""
-    has_token = any(stage.kind is Kind.ORCHESTRATE for stage in agent.spec.stages)
-    if agent.spec.dispatcher.target_key is not None or not has_token:
+    """The key that the file names, else the token of the agent's stages where it says who may call."""
+    if agent.spec.dispatcher.target_key is not None:
+        return TargetAuth(bearer=agent.spec.dispatcher.target_key)
+    if not any(stage.kind is Kind.ORCHESTRATE for stage in agent.spec.stages):
         return None
     if agent.spec.auth is None or target.kind is Kind.CONTAINER:
         return None

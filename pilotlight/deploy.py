@@ -8,24 +8,10 @@ from typing import Any
 from knative import env_vars, feature_flags
 from knative.client.cluster import Cluster
 from knative.client.errors import ClusterError, Forbidden, Invalid, NotFound
-from knative.client.resources import (
-    CONFIG_MAP,
-    DESTINATION_RULE,
-    ISTIO_AUTHORIZATION,
-    LINKERD_AUTHORIZATION,
-    LINKERD_SERVER,
-    MESH_TLS_AUTHENTICATION,
-    NETWORK_POLICY,
-    PEER_AUTHENTICATION,
-    SECRET,
-    SERVICE,
-    SERVICE_ACCOUNT,
-    TRIGGER,
-    WARM_POOL,
-    Resource,
-)
+from knative.client.resources import CONFIG_MAP, SECRET, SERVICE, WARM_POOL
 from knative.labels import AGENT_LABEL
 from pilotlight import keys, rollouts
+from pilotlight.agent_resources import LOCAL, resource_of
 from pilotlight.compile import NO_IMAGE
 from pilotlight.compile_access import STAGE_TOKEN_VOLUME, stage_token_secret
 from pilotlight.doctor.serving_checks import SERVING_NAMESPACE
@@ -33,20 +19,6 @@ from pilotlight.doctor.serving_checks import patch as flags_patch
 from pilotlight.readiness import Readiness, ready_condition
 
 FIELD_MANAGER = "pilotlight-deploy"
-
-_LOCAL = (SERVICE, WARM_POOL, TRIGGER)
-"""What one machine has a use for: its pods are processes on loopback."""
-_OF_A_CLUSTER = (
-    NETWORK_POLICY,
-    SERVICE_ACCOUNT,
-    PEER_AUTHENTICATION,
-    ISTIO_AUTHORIZATION,
-    DESTINATION_RULE,
-    LINKERD_SERVER,
-    LINKERD_AUTHORIZATION,
-    MESH_TLS_AUTHENTICATION,
-)
-_RESOURCES = {(resource.api_version, resource.kind): resource for resource in (*_LOCAL, *_OF_A_CLUSTER)}
 
 
 @dataclass(frozen=True)
@@ -62,11 +34,6 @@ class Applied:
 
 class DeployError(RuntimeError):
     """A Service did not become ready; the text says which and why."""
-
-
-def resource_of(obj: dict[str, Any]) -> Resource:
-    """The resource that an object of an agent belongs to."""
-    return _RESOURCES[obj["apiVersion"], obj["kind"]]
 
 
 async def check(cluster: Cluster, objects: Sequence[dict[str, Any]]) -> None:
@@ -150,7 +117,7 @@ def lets_everyone_call(obj: dict[str, Any]) -> bool:
 
 def _for_server(objects: Sequence[dict[str, Any]], *, local: bool) -> list[dict[str, Any]]:
     """The objects without those that one machine has no use for."""
-    return [obj for obj in objects if not local or resource_of(obj) in _LOCAL]
+    return [obj for obj in objects if not local or resource_of(obj) in LOCAL]
 
 
 async def _ensure_stage_tokens(cluster: Cluster, objects: Sequence[dict[str, Any]]) -> list[Applied]:

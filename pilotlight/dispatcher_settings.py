@@ -1,17 +1,10 @@
 """What an agent file says about the pods that post its queues' messages on a cluster (pure)."""
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from pilotlight.agent_values import AgentModel, Label, Quantity
-
-
-class TargetKey(AgentModel):
-    """The Secret with the key that the agent asks for (`pilotlight key create`)."""
-
-    secret: Label
-    key: Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9]{1,253}$")] = "key"
 
 
 class DispatcherSettings(AgentModel):
@@ -25,7 +18,9 @@ class DispatcherSettings(AgentModel):
     """`aws`: KEDA reads SQS by the rights of its own account. None: by the Secret `awsSecret`."""
     aws_secret: Label | None = None
     """Secret with `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, for KEDA and for the pods."""
-    target_key: TargetKey | None = None
+    target_key: Label | None = None
+    """Secret whose `token` is the key that the agent asks for (`pilotlight key create`); by default the token
+    of the agent's own stages, where it has one."""
     max_replicas: int = Field(default=4, ge=1, le=1000)
     polling_seconds: int = Field(default=10, ge=1, le=3600)
     """Between two looks at the queue."""

@@ -11,6 +11,7 @@ from knative.client.errors import NotFound
 from knative.client.resources import WARM_POOL
 from pilotlight import deploy
 from pilotlight.agent import Agent
+from pilotlight.agent_resources import resource_of
 from pilotlight.warm_weights import on_a_cluster, on_this_machine
 from pilotlight.warm_weights.fill_state import Fill, State
 from pilotlight.warm_weights.jobs import WarmError, WarmTarget, warm_target
@@ -65,7 +66,7 @@ async def plan(
     for obj in objects:
         meta = obj["metadata"]
         try:
-            await cluster.get(deploy.resource_of(obj), meta["name"], meta["namespace"])
+            await cluster.get(resource_of(obj), meta["name"], meta["namespace"])
         except NotFound:
             continue
         there.append(obj)

@@ -65,10 +65,6 @@ def main(
     drain_seconds: Annotated[
         float, typer.Option(min=0, help="How long requests under way are waited for after SIGTERM.")
     ] = 30.0,
-    key_file: Annotated[
-        Path | None,
-        typer.Option(envvar="PILOTLIGHT_TARGET_KEY_FILE", help="File with the key that the targets ask for."),
-    ] = None,
     wake_ahead: Annotated[bool, typer.Option(help="Wake the stages behind the target.")] = True,
 ) -> None:
     """Post the messages of queues to functions until SIGTERM, which finishes or returns what is under way."""
@@ -82,7 +78,6 @@ def main(
         lease_s=lease_seconds,
         embedded_sqs=os.environ.get("PILOTLIGHT_EMBEDDED_SQS"),
         wake_ahead=wake_ahead,
-        key_file=key_file,
     )
     try:
         what = read_file(Path(trigger)) if trigger is not None and Path(trigger).is_file() else trigger

@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final, Literal
 
 from transport.spans import Spans
@@ -56,7 +55,6 @@ class Options:
         lease_s: seconds for which messages are borrowed at a time, where the broker lets the consumer choose.
         embedded_sqs: URL of an SQS server of this machine's own, see `BrokerSettings`.
         wake_ahead: False measures without it.
-        key_file: file with the key that the target asks for, read for each request. None: it asks for none.
         spans: records a span for each attempt; None: nobody asks for them.
         environment: where addresses and credentials of brokers, and the folder of Secrets, are named.
     """
@@ -67,7 +65,6 @@ class Options:
     lease_s: float = 30.0
     embedded_sqs: str | None = None
     wake_ahead: bool = True
-    key_file: Path | None = None
     spans: Spans | None = None
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
 
@@ -206,10 +203,8 @@ class Dispatcher:
             yield
 
     def _credential(self) -> TargetCredential | None:
-        auth, key_file = self.spec.target.auth, self._options.key_file
-        if auth is not None:
-            return TargetCredential.of_secret(auth, self._options.environment)
-        return None if key_file is None else TargetCredential(key_file)
+        auth = self.spec.target.auth
+        return None if auth is None else TargetCredential.of_secret(auth, self._options.environment)
 
     def _to_wake(self) -> list[str]:
         return list(self.spec.wake_ahead) if self._options.wake_ahead else []

@@ -5,20 +5,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from knative import env_vars
-from knative.client.resources import NETWORK_POLICY, SECRET, SERVICE, TRIGGER, WARM_POOL
+from knative.client.resources import SECRET, SERVICE, WARM_POOL
 from knative.labels import PROGRESS_DEADLINE_ANNOTATION
 from knative.literals import parse_duration, parse_quantity
 from pilotlight.agent import Agent, Kind, StageSpec
+from pilotlight.agent_resources import resource_of
 from pilotlight.agent_values import AgentModel
 from pilotlight.compile import compile_agent, compile_for_cluster
 from pilotlight.compile_access import secret_mounts
 from pilotlight.compile_gpu import gpu_of
 from pilotlight.doctor.cluster_facts import Reference, Right
 from pilotlight.doctor.findings import Location
+from pilotlight.mesh.objects import mesh_objects
 from warmpool.domain.pool import WarmPoolTemplate
 
 _GPU_PREFIXES = ("nvidia.com/gpu", "nvidia.com/mig-", "amd.com/gpu")
-_RESOURCES = {resource.kind: resource for resource in (SERVICE, WARM_POOL, TRIGGER, NETWORK_POLICY)}
 _DEFAULT_DEADLINE_S = 600.0
 
 
@@ -40,6 +41,7 @@ class StageNeeds:
         initial_scale: replicas that a new Revision starts with; None for the cluster's default.
         s3_objects: names of the objects that the agent's `s3` names.
         gpu_field: where its GPUs stand.
+        account_is_made: a deploy makes its ServiceAccount.
     """
 
     agent: int
@@ -55,6 +57,7 @@ class StageNeeds:
     initial_scale: int | None = None
     s3_objects: frozenset[str] = frozenset()
     gpu_field: Location = ("spec", "gpu")
+    account_is_made: bool = False
 
     def field(self, name: str) -> Location:
         """Where a setting stands: in the stage, or in `spec` for all."""
@@ -131,8 +134,14 @@ def _of(position: int, agent: Agent) -> Iterator[StageNeeds]:
             initial_scale=stage.scaling.initial,
             gpu_field=_gpu_field(agent, stage, index),
             s3_objects=frozenset() if agent.spec.s3 is None else agent.spec.s3.objects,
+            account_is_made=template["spec"].get("serviceAccountName") in _made_accounts(agent),
             progress_deadline_s=_DEFAULT_DEADLINE_S if seconds is None else float(seconds),
         )
+
+
+def _made_accounts(agent: Agent) -> set[str]:
+    """Names of the ServiceAccounts that a deploy makes, which need not be there before."""
+    return {obj["metadata"]["name"] for obj in mesh_objects(agent) if obj["kind"] == "ServiceAccount"}
 
 
 def _gpu_field(agent: Agent, stage: StageSpec, index: int) -> Location:
@@ -155,10 +164,9 @@ def _set_fields(model: AgentModel) -> frozenset[str]:
 def rights(agents: Sequence[Agent]) -> list[Right]:
     """The actions that a deploy takes."""
     kinds = {
-        (_RESOURCES[obj["kind"]], obj["metadata"]["namespace"])
+        (resource_of(obj), obj["metadata"]["namespace"])
         for agent in agents
         for obj in (*compile_agent(agent), *compile_for_cluster(agent))
-        if obj["kind"] in _RESOURCES
     }
     kinds |= {
         (SECRET, agent.metadata.namespace)
@@ -181,7 +189,7 @@ def references(need: StageNeeds) -> Iterator[tuple[Reference, Location]]:
     for field, kind in (("priorityClassName", "PriorityClass"), ("runtimeClassName", "RuntimeClass")):
         if field in spec:
             yield Reference(kind, spec[field]), need.field(field)
-    if "serviceAccountName" in spec:
+    if "serviceAccountName" in spec and not need.account_is_made:
         name = "serviceAccountName"
         yield Reference("ServiceAccount", spec[name], namespace), need.field(name)
     for secret in spec.get("imagePullSecrets") or ():

@@ -120,7 +120,7 @@ def test_what_keda_looks_at_is_what_the_dispatcher_consumes(tmp_path):
 
 
 def test_credentials_are_references_to_secrets(tmp_path):
-    objects, _ = render(tmp_path, trigger("kafka"), targetKey={"secret": "support-key"})
+    objects, _ = render(tmp_path, trigger("kafka"), targetKey="support-key")
     authentication, deployment = one(objects, "TriggerAuthentication"), one(objects, "Deployment")
     assert {entry["parameter"]: (entry["name"], entry["key"]) for entry in authentication["spec"]["secretTargetRef"]} == {
         "username": ("kafka", "username"), "password": ("kafka", "password"), "ca": ("kafka", "ca.crt"),
@@ -128,7 +128,7 @@ def test_credentials_are_references_to_secrets(tmp_path):
     pod = deployment["spec"]["template"]["spec"]
     assert [volume["secret"]["secretName"] for volume in pod["volumes"]] == ["kafka", "support-key"]
     mounts = [mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]]
-    assert "/etc/pilotlight/trigger-secrets/kafka" in mounts
+    assert {f"/etc/pilotlight/trigger-secrets/{name}" for name in ("kafka", "support-key")} <= set(mounts)
 
 
 def test_who_keeps_an_order_alone_has_one_pod(tmp_path):

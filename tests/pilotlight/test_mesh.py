@@ -13,6 +13,7 @@ from pilotlight.agent_reader import load_agent
 from pilotlight.cli import app
 from pilotlight.compile import compile_agent, compile_for_cluster
 from pilotlight.compile_dispatcher import dispatcher_objects
+from pilotlight.doctor.needs import references, rights, stages
 from pilotlight.warm_weights.jobs import warm_job, warm_target
 from warmpool.adapters.pods import replica_url
 
@@ -180,3 +181,15 @@ def test_what_the_mesh_cannot_tell_apart_is_said(tmp_path):
     without_keys = written(tmp_path, mesh="linkerd", auth=None)
     done = CliRunner().invoke(app, ["render", "-f", str(without_keys)])
     assert "hides who calls" in done.stderr
+
+
+def test_doctor_asks_for_the_rights_to_the_meshs_objects_and_not_for_accounts_that_deploy_makes(tmp_path):
+    agent = load_agent(written(tmp_path, mesh="istio"))
+    asked = {(right.resource, right.namespace) for right in rights([agent])}
+    assert {("peerauthentications", "agents"), ("authorizationpolicies", "knative-serving")} <= asked
+    assert ("serviceaccounts", "agents") in asked
+    named = {reference.kind for need in stages([agent]) for reference, _ in references(need)}
+    assert "ServiceAccount" not in named
+    own = load_agent(written(tmp_path, mesh="istio", serviceAccountName="s3-reader"))
+    named = {reference.name for need in stages([own]) for reference, _ in references(need)}
+    assert "s3-reader" in named
