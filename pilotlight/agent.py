@@ -23,6 +23,7 @@ from pilotlight.dispatcher_settings import DispatcherSettings
 from pilotlight.gpu_settings import GPU, GpuType
 from pilotlight.mesh_settings import Mesh, MeshSettings, MeshType
 from pilotlight.pod_settings import PodSettings
+from pilotlight.run_settings import run_settings
 from pilotlight.s3_settings import S3
 from warmpool.domain.pool import WarmPoolTemplate
 from warmpool.domain.rollout import Rollout
@@ -180,6 +181,8 @@ class StageSpec(PodSettings):
         self._check_batch()
         self._check_gpus()
         self._check_pool()
+        if self.kind is Kind.ORCHESTRATE:
+            run_settings(self.config)
         return self
 
     @property

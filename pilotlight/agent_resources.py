@@ -3,6 +3,7 @@
 from typing import Any
 
 from knative.client.resources import (
+    DEPLOYMENT,
     DESTINATION_RULE,
     ISTIO_AUTHORIZATION,
     LINKERD_AUTHORIZATION,
@@ -28,6 +29,7 @@ _OF_A_CLUSTER = (
     LINKERD_SERVER,
     LINKERD_AUTHORIZATION,
     MESH_TLS_AUTHENTICATION,
+    DEPLOYMENT,
 )
 _RESOURCES = {(resource.api_version, resource.kind): resource for resource in (*LOCAL, *_OF_A_CLUSTER)}
 

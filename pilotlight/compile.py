@@ -11,7 +11,9 @@ from knative.labels import AGENT_LABEL, CLUSTER_LOCAL, STAGE_LABEL, VISIBILITY_L
 from pilotlight.agent import Agent, EngineSpec, Kind, StageSpec
 from pilotlight.compile_access import access_annotations, access_environment, network_policy
 from pilotlight.compile_pod import compile_pod
+from pilotlight.compile_runs import runs_environment, stage_config
 from pilotlight.compile_triggers import trigger_object
+from pilotlight.compile_waker import waker_objects
 from pilotlight.mesh.objects import mesh_objects
 from pilotlight.mesh.pods import pod_annotations, pod_labels
 
@@ -33,9 +35,9 @@ def compile_agent(agent: Agent) -> list[dict[str, Any]]:
 
 
 def compile_for_cluster(agent: Agent) -> list[dict[str, Any]]:
-    """What a cluster gets beside `compile_agent`, and one machine has no use for: NetworkPolicy, mesh."""
+    """What only a cluster gets beside `compile_agent`: NetworkPolicy, mesh, the waker of durable runs."""
     policy = network_policy(agent)
-    return [*([] if policy is None else [policy]), *mesh_objects(agent)]
+    return [*([] if policy is None else [policy]), *mesh_objects(agent), *waker_objects(agent)]
 
 
 def _service(agent: Agent, stage: StageSpec) -> dict[str, Any]:
@@ -127,8 +129,9 @@ def _environment(agent: Agent, stage: StageSpec) -> dict[str, str]:
                     if other is not stage
                 ]
             )
+        env |= runs_environment(stage)
         if stage.config:
-            env[env_vars.STAGE_CONFIG] = json.dumps(stage.config)
+            env[env_vars.STAGE_CONFIG] = json.dumps(stage_config(stage))
     return env | stage.env
 
 

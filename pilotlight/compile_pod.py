@@ -8,6 +8,7 @@ from pilotlight.agent import Agent, Kind, StageSpec
 from pilotlight.agent_values import AgentModel
 from pilotlight.compile_access import secret_mounts
 from pilotlight.compile_gpu import compile_gpu, place
+from pilotlight.compile_runs import runs_mount
 from pilotlight.mesh.identities import account_of
 from pilotlight.pod_settings import Cache, LivenessProbe
 
@@ -129,7 +130,8 @@ def _volumes(
     if (memory := _shared_memory(agent, stage)) is not None:
         volumes.append({"name": SHM_VOLUME, "emptyDir": memory})
         mounts.append({"name": SHM_VOLUME, "mountPath": "/dev/shm"})  # noqa: S108  # a mount point
-    secrets = secret_mounts(agent, stage)
+    runs = runs_mount(stage)
+    secrets = [*secret_mounts(agent, stage), *([] if runs is None else [runs])]
     volumes += [secret.volume() for secret in secrets]
     mounts += [secret.mount() for secret in secrets]
     return volumes, mounts

@@ -32,6 +32,7 @@ from pilotlight.dashboard.app import Dashboard
 from pilotlight.dashboard.gather import Gatherer
 from pilotlight.dashboard.tokens import kept_token
 from pilotlight.dispatching import Dispatching, EmbeddedSqs, validate_trigger
+from pilotlight.run_waking import waking
 from transport.spans import open_queue
 from warmpool.adapters.answer_source import Answers
 from warmpool.adapters.answers import ReplicaAnswers
@@ -188,6 +189,7 @@ async def running(config: StackConfig) -> AsyncIterator[Stack]:
             _controlling(platform, cluster, config, admin_key, metrics),
             EmbeddedSqs(config.state_dir, os.environ, config.sqs) as sqs,
             dispatching.running(cluster, platform.gateway_url, sqs),
+            waking(config.state_dir, cluster, platform.gateway_url),
         ):
             token = kept_token(config.state_dir / DASHBOARD_TOKEN)
             gatherer = Gatherer(cluster, f"{platform.api_url}/metrics", tls=platform.replica_tls)

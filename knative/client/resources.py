@@ -62,6 +62,7 @@ MESH_TLS_AUTHENTICATION = Resource(
 )
 SERVICE_ACCOUNT = Resource("", "v1", "serviceaccounts", "ServiceAccount")
 LEASE = Resource("coordination.k8s.io", "v1", "leases", "Lease")
+DEPLOYMENT = Resource("apps", "v1", "deployments", "Deployment")
 JOB = Resource("batch", "v1", "jobs", "Job")
 CRON_JOB = Resource("batch", "v1", "cronjobs", "CronJob")
 PERSISTENT_VOLUME = Resource("", "v1", "persistentvolumes", "PersistentVolume", namespaced=False)

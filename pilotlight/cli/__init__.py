@@ -52,6 +52,7 @@ COMMANDS: dict[str, Lazy] = {
     ),
     "pool": Lazy("Warm pools: what they hold, why, and what it costs.", "pool"),
     "rollout": Lazy("Rollouts of new Revisions in steps: status, promote, abort, pause, resume.", "rollout"),
+    "run": Lazy("Durable runs: ls, show, events, cancel, resume, approve.", "run"),
     "trigger": Lazy("Event triggers: queues whose messages are posted to functions.", "trigger"),
     "experiment": Lazy(
         "Experiments: what warm pools would cost on a trace, and what users would feel.", "experiment"

@@ -20,6 +20,7 @@ from pilotlight.agent_reader import load_agent
 from pilotlight.compile import compile_agent, compile_for_cluster
 from pilotlight.compile_dispatcher import dispatcher_objects
 from pilotlight.compile_eventing import eventing_objects, limits_of
+from pilotlight.compile_runs import unfit_for_a_cluster
 from pilotlight.doctor.findings import Level
 from pilotlight.doctor.report import has_errors
 from pilotlight.doctor.run import Agents, check_cluster
@@ -109,6 +110,8 @@ def render(
             "reaches the gateway may call; on a cluster the stages refuse to start",
             err=True,
         )
+    for reason in _local_only(agents):
+        typer.echo(f"note: {reason}", err=True)
     _warn_of_open_stages(objects)
     if output == "yaml":
         typer.echo(yaml.safe_dump_all(objects, sort_keys=False, width=110), nl=False)
@@ -132,6 +135,11 @@ def _compile_dispatchers(agents: list[Agent]) -> list[dict[str, Any]]:
                     f"note: {trigger.name}: delivery eventing does without {', '.join(limits)}", err=True
                 )
     return objects
+
+
+def _local_only(agents: list[Agent]) -> list[str]:
+    """What of the agents works on one machine alone."""
+    return [reason for agent in agents if (reason := unfit_for_a_cluster(agent)) is not None]
 
 
 def _note_what_the_mesh_leaves(agents: list[Agent]) -> None:
@@ -166,6 +174,8 @@ def deploy(
 
     async def run() -> None:
         async with connect(kubeconfig) as cluster:
+            if (reasons := _local_only(agents)) and not await deploying.is_local_platform(cluster):
+                raise deploying.DeployError("\n".join(reasons))
             await _refuse_what_cannot_work(cluster, Agents(agents, file), force=force)
             if dry_run:
                 await deploying.check(cluster, objects)

@@ -9,6 +9,7 @@ from pilotlight.invoke import InvokeError
 from pilotlight.keys import KeysError
 from pilotlight.replay.errors import ReplayError
 from pilotlight.rollouts import RolloutError
+from pilotlight.runs import RunError
 from pilotlight.stack import StackError
 from pilotlight.warm_weights.jobs import WarmError
 from triggers.sources.base import BrokerError
@@ -28,6 +29,7 @@ _HAPPENED = (
     KeysError,
     ReplayError,
     RolloutError,
+    RunError,
     StackError,
     ClusterError,
     PrometheusError,

@@ -116,7 +116,7 @@ def kill(process: StageProcess) -> None:
 
 @contextlib.asynccontextmanager
 async def orchestrate_here(
-    tool: Tool, config: dict[str, Any], steps: tuple[str, ...] = FIVE, **settings: Any
+    tool: Tool, config: dict[str, Any], steps: tuple[str, ...] = FIVE, *, port: int = 0, **settings: Any
 ) -> AsyncIterator[str]:
     """Orchestrate in this process, behind real HTTP."""
     known = FunctionSettings(
@@ -125,7 +125,7 @@ async def orchestrate_here(
         stage_config=config,
         **settings,
     )
-    async with serving(create_app(build(known), known)) as url:
+    async with serving(create_app(build(known), known), port) as url:
         yield url
 
 

@@ -2,24 +2,28 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import signal
 import sqlite3
 import subprocess
 import tempfile
+import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from functions.contract import StageRequest
 from functions.orchestration.runs.database import Database
 from functions.orchestration.runs.errors import DatabaseError, LeaseLostError
 from functions.orchestration.runs.run_ids import new_run_id
 from functions.orchestration.runs.schema import version
 from functions.orchestration.runs.store import RunStore
 from functions.orchestration.runs.values import Hold, Owner, Run, RunState, Step, StepState
+from functions.orchestration.runs.waker import Waker
 from tests.functions.run_servers import (
     FIVE,
     counting_tool,
@@ -338,3 +342,57 @@ async def test_a_full_disk_refuses_what_is_new_and_holds_what_is_under_way(http,
         assert (await store.get(run.id)).steps == 1
     finally:
         await database.close()
+
+
+async def test_what_is_due_is_woken_and_a_request_is_open_for_as_long_as_a_run_works(http, tmp_path):
+    path = tmp_path / "runs.sqlite"
+    config = runs_config(path, leaseSeconds=3600)  # a replica looks by itself every twenty minutes
+    with counting_tool(tmp_path / "tool") as tool:
+        store = RunStore(Database(f"sqlite:///{path}"))
+        port = free_port()
+        waking = asyncio.create_task(Waker(store, f"http://127.0.0.1:{port}", look_s=0.05).run())
+        try:
+            tool.hold("three")
+            async with orchestrate_here(tool, config, port=port) as url:
+                await submit(http, url, "warm")  # the first look is over
+                await wait_until(lambda: tool.calls()["three"] == 1)
+                ids = [new_run_id() for _ in range(3)]
+                for run_id, state in zip(
+                    ids, (RunState.QUEUED, RunState.RUNNING, RunState.RUNNING), strict=True
+                ):
+                    running = state is RunState.RUNNING
+                    run = Run(
+                        run_id,
+                        Owner("anyone", ""),
+                        state,
+                        1.0,
+                        1.0,
+                        attempt=int(running),
+                        lease_owner="gone" if running else None,
+                        request=StageRequest(input=f"text {run_id[-4:]}").model_dump_json(exclude_none=True),
+                        origin=json.dumps(
+                            {"request_id": "r", "traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-01"}
+                        ),
+                    )
+                    await store.create(run, max_unfinished=100, lease_s=-1)
+                await store.renew("gone", {ids[2]: None}, lease_s=60)
+                await store.wait(Hold(ids[2], "gone", 1), waiting_for="timer one", wake_at=time.time() + 0.5)
+                await wait_until(lambda: tool.calls()["three"] == 4)
+
+                async def open_requests():
+                    return (await get(http, url, "healthz/ready"))[1]["in_flight"] >= 4
+
+                await wait_until(open_requests)
+                tool.let_go("three")
+                for run_id in ids:
+                    assert (await until(http, url, run_id))["state"] == "succeeded"
+
+                async def none_open():
+                    return (await get(http, url, "healthz/ready"))[1]["in_flight"] == 0
+
+                await wait_until(none_open)
+        finally:
+            waking.cancel()
+            await asyncio.gather(waking, return_exceptions=True)
+            await store.database.close()
+    assert set(tool.effects().values()) == {1}

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.alias_generators import to_camel
 
-from functions.stage import StageConfig
 
-
-class RunsConfig(StageConfig):
+class RunsConfig(BaseModel):
     """Durable runs; without it there are none."""
+
+    # As `functions.stage.StageConfig`, which knows a clock: agent files are checked without one.
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+    )
 
     store: Literal["sqlite", "postgres"]
     path: Annotated[str, Field(min_length=1, max_length=4096)] | None = None

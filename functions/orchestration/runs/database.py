@@ -170,14 +170,14 @@ class Database:
 
     def _migrate(self) -> None:
         if self.is_sqlite and self._url.database:
-            Path(self._url.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with self._engine.connect() as connection:
-            with connection.begin():
-                if self.is_sqlite:
-                    connection.exec_driver_sql("BEGIN IMMEDIATE")
-                migrate(connection)
-            if self.is_sqlite and self._url.database:
-                Path(self._url.database).chmod(0o600)
+            path = Path(self._url.database)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not path.exists():  # SQLite gives the files beside it the same permissions
+                path.touch(mode=0o600)
+        with self._engine.connect() as connection, connection.begin():
+            if self.is_sqlite:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            migrate(connection)
 
     def _write_all(self) -> None:
         """A writer's thread."""

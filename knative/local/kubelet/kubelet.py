@@ -74,6 +74,8 @@ class KubeletConfig:
     """Where folders made for a pod are."""
     claims: Path
     """Where the folders of PersistentVolumeClaims are, `NAMESPACE/NAME`."""
+    runs: Path
+    """Where stages keep their durable runs, a folder for each namespace."""
     platform_id: str
     """Identifies the platform's processes in their environment, so that a later one can end them."""
     workdir: Path
@@ -177,7 +179,7 @@ class Kubelet:
         service = objects.labels_of(pod).get(SERVICE_LABEL) if pod is not None else None
         if pod is None or service is None:
             return {}
-        env = {}
+        env = {env_vars.RUNS_DIR: str(self._config.runs / key.namespace)}
         if self._config.admin_key is not None:
             env[env_vars.ADMIN_TOKEN] = service_token(self._config.admin_key, key.namespace, service)
         if self._config.tls is not None and self._config.tls.spoken_by(pod):

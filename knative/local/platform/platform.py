@@ -296,6 +296,7 @@ class Platform:
             logs=folder.logs,
             volumes=folder.volumes,
             claims=folder.claims,
+            runs=folder.runs,
             platform_id=platform_id,
             workdir=config.workdir,
             env=config.env,

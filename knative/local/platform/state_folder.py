@@ -30,6 +30,8 @@ class StateFolder:
         self.logs = path / "logs"
         """Containers' output, `NAMESPACE/POD.log`."""
         self.volumes = path / "volumes"
+        self.runs = path / "runs"
+        """Files of durable runs, `NAMESPACE/SERVICE.sqlite`."""
         self.claims = path / "claims"
         """Folders of PersistentVolumeClaims, `NAMESPACE/NAME`."""
         self.tls = path / TLS_FOLDER
