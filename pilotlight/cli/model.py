@@ -11,12 +11,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from weights.quantize.checkpoint import quantize_checkpoint
 from weights.sizes import format_size
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Models: quantize.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Models: quantize a checkpoint.")
 
 
 @app.callback()
 def model() -> None:
-    """Models: quantize."""
+    """Models: quantize a checkpoint."""
 
 
 @app.command()
