@@ -126,8 +126,8 @@ def test_an_answer_has_the_properties_of_its_prompt_or_not(answer, prompt, expec
 class Pods:
     """What the quality check asks of a cluster: one pod of each Revision."""
 
-    def __init__(self, port: int) -> None:
-        self.port = port
+    def __init__(self, *ports: int) -> None:
+        self.ports = ports
 
     async def list(self, resource, *_):
         names = (WINDOW.stable, WINDOW.canary)
@@ -138,17 +138,16 @@ class Pods:
             {
                 "metadata": {
                     "labels": {"serving.knative.dev/revision": name},
-                    "annotations": {"pilotlight.dev/port": str(self.port + at)},
+                    "annotations": {"pilotlight.dev/port": str(port)},
                 },
                 "status": ready,
             }
-            for at, name in enumerate(names)
+            for port, name in zip(self.ports, names, strict=True)
         ]
 
 
-async def test_both_revisions_are_asked_and_judged(unused_tcp_port_factory):
-    ports = unused_tcp_port_factory()
-    texts, keys, judged = {ports: "The answer is 4", ports + 1: "I do not know"}, set(), []
+async def test_both_revisions_are_asked_and_judged():
+    texts, keys, judged = {}, set(), []
 
     async def invoke(request):
         keys.add(request.headers.get("authorization"))
@@ -164,20 +163,22 @@ async def test_both_revisions_are_asked_and_judged(unused_tcp_port_factory):
     app.router.add_post("/judge", judge)
     runner = web.AppRunner(app)
     await runner.setup()
-    for port in texts:
-        await web.TCPSite(runner, "127.0.0.1", port).start()
+    for _ in range(2):
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+    first, second = (address[1] for address in runner.addresses)
+    texts |= {first: "The answer is 4", second: "I do not know"}
     try:
-        quality = ReplicaQuality(Pods(ports), key="secret")
+        quality = ReplicaQuality(Pods(first, second), key="secret")
         prompts = ({"prompt": "2 + 2?", "contains": ["4"]}, {"prompt": "Hello"})
         check = QualityCheck.model_validate({"prompts": prompts})
         found, problem = await quality.ask(WINDOW, check)
         assert (found, problem) == ({"s-00001": Proportion(0, 2), "s-00002": Proportion(1, 2)}, "")
         assert keys == {"Bearer secret"}
-        by_judge = check.model_copy(update={"judge": f"http://127.0.0.1:{ports}/judge"})
+        by_judge = check.model_copy(update={"judge": f"http://127.0.0.1:{first}/judge"})
         assert (await quality.ask(WINDOW, by_judge))[0] == found
         assert {"prompt": "2 + 2?", "answer": "The answer is 4"} in judged
         assert 'without {"pass": true}' in (await quality.ask(WINDOW, by_judge))[1]
-        texts[ports + 1] = ""
+        texts[second] = ""
         assert "HTTP 401 at /invoke" in (await quality.ask(WINDOW, check))[1]
         nobody = RolloutWindow(WINDOW.service, "s-00001", "s-00009", 0, NOW)
         assert "waits for a ready replica of s-00009" in (await quality.ask(nobody, check))[1]
