@@ -57,4 +57,9 @@ def unfit_for_a_cluster(agent: Agent) -> str | None:
             return (
                 f"{where} must have path on a cluster, on a volume that outlives its pods, or store: postgres"
             )
+        if stage.scaling.min != 1:
+            return (
+                f"{where} must have scaling.min 1 on a cluster (nobody else sees the file to wake one), "
+                "or store: postgres"
+            )
     return None

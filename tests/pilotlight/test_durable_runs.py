@@ -88,7 +88,9 @@ def test_a_file_for_one_machine_is_refused_on_a_cluster(tmp_path):
     one = agent(tmp_path, {"store": "sqlite"}, scaling={"max": 1})
     assert "must have path on a cluster" in unfit_for_a_cluster(one)
     with_path = {"store": "sqlite", "path": "/data/runs.sqlite"}
-    assert unfit_for_a_cluster(agent(tmp_path, with_path, scaling={"max": 1})) is None
+    at_zero = agent(tmp_path, with_path, scaling={"max": 1})
+    assert "must have scaling.min 1 on a cluster" in str(unfit_for_a_cluster(at_zero))
+    assert unfit_for_a_cluster(agent(tmp_path, with_path, scaling={"min": 1, "max": 1})) is None
     assert [obj["kind"] for obj in compile_for_cluster(one)] == ["NetworkPolicy"]
 
 
