@@ -16,9 +16,7 @@ import argparse
 import contextlib
 import json
 import os
-import re
 import secrets
-import shutil
 import socket
 import statistics
 import subprocess
@@ -36,12 +34,12 @@ import psutil
 # Started by its path, Python looks for modules beside it first, where `weights` is a benchmark.
 sys.path[0] = str(Path(__file__).parents[1])
 
-from benchmarks.arguments import at_least  # noqa: E402 - see above
+from benchmarks import wrk  # noqa: E402 - see above
+from benchmarks.arguments import at_least  # noqa: E402
 from functions.auth.api_keys import ID_BYTES, SALT_BYTES, SECRET_BYTES, new_key  # noqa: E402
 
 KEYS = 1000
 TARGET = 0.9
-BODY = '{"input":"Where is my order?"}'
 
 
 def make_keys(folder: Path) -> tuple[str, str]:
@@ -91,20 +89,9 @@ def load(
 ) -> tuple[float, float]:
     """Requests answered in a second, and the stage's processor time for each in microseconds."""
     url, process = served
-    script = folder / "post.lua"
-    header = "" if key is None else f'wrk.headers["Authorization"] = "Bearer {key}"\n'
-    script.write_text(
-        'wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\n'
-        f"wrk.body = '{BODY}'\n{header}"
-    )
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(script), f"{url}/invoke"]
     before = sum(process.cpu_times()[:2])
-    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    if "Non-2xx" in out or (rate := re.search(r"Requests/sec:\s+([0-9.]+)", out)) is None:
-        raise SystemExit(f"not every request was answered:\n{out}")
-    requests = re.search(r"(\d+) requests in", out)
-    assert requests is not None
-    return float(rate[1]), (sum(process.cpu_times()[:2]) - before) / int(requests[1]) * 1e6
+    found = wrk.post(url, folder, connections=connections, seconds=seconds, key=key)
+    return found.per_second, (sum(process.cpu_times()[:2]) - before) / found.requests * 1e6
 
 
 def measure(rounds: int, seconds: int, connections: int) -> dict[str, object]:
@@ -154,8 +141,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=at_least(1), default=3, help="of each round")
     parser.add_argument("--connections", type=at_least(1), default=32)
     given = parser.parse_args()
-    if shutil.which("wrk") is None:
-        raise SystemExit("wrk is not installed: apt-get install wrk")
+    wrk.require()
     found = measure(given.rounds, given.seconds, given.connections)
     if given.json:
         print(json.dumps(found))

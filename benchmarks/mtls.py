@@ -16,7 +16,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import statistics
 import subprocess
 import sys
@@ -31,10 +30,10 @@ import yaml
 # Started by its path, Python looks for modules beside it first, where `weights` is a benchmark.
 sys.path[0] = str(Path(__file__).parents[1])
 
-from benchmarks.arguments import at_least  # noqa: E402 - see above
+from benchmarks import wrk  # noqa: E402 - see above
+from benchmarks.arguments import at_least  # noqa: E402
 
 TARGET = 0.7
-BODY = '{"input":"Where is my order?"}'
 AGENT = {
     "apiVersion": "pilotlight.dev/v1alpha1",
     "kind": "Agent",
@@ -78,33 +77,21 @@ def platform(folder: Path, *more: str) -> Iterator[str]:
         process.wait(30)
 
 
-def load(url: str, script: Path, *, connections: int, seconds: int) -> float:
-    """Requests answered in a second."""
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(script), f"{url}/invoke"]
-    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    if "Non-2xx" in out or (rate := re.search(r"Requests/sec:\s+([0-9.]+)", out)) is None:
-        raise SystemExit(f"not every request was answered:\n{out}")
-    return float(rate[1])
-
-
 def measure(rounds: int, seconds: int, connections: int) -> dict[str, object]:
     """The figures."""
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as running:
         folder = Path(name)
-        script = folder / "post.lua"
-        script.write_text(
-            f'wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\nwrk.body = \'{BODY}\'\n'
-        )
         urls = {
             "plain": running.enter_context(platform(folder / "plain")),
             "mtls": running.enter_context(platform(folder / "mtls", "--mtls")),
         }
         rates: dict[str, list[float]] = {arm: [] for arm in urls}
         for url in urls.values():
-            load(url, script, connections=connections, seconds=1)
+            wrk.post(url, folder, connections=connections, seconds=1)
         for _ in range(rounds):
             for arm, url in urls.items():
-                rates[arm].append(load(url, script, connections=connections, seconds=seconds))
+                found = wrk.post(url, folder, connections=connections, seconds=seconds)
+                rates[arm].append(found.per_second)
     ratio = statistics.median(a / b for a, b in zip(rates["mtls"], rates["plain"], strict=True))
     return {
         "mtls_vs_plain": round(ratio, 3),
@@ -124,8 +111,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=at_least(1), default=3, help="of each round")
     parser.add_argument("--connections", type=at_least(1), default=32)
     given = parser.parse_args()
-    if shutil.which("wrk") is None:
-        raise SystemExit("wrk is not installed: apt-get install wrk")
+    wrk.require()
     found = measure(given.rounds, given.seconds, given.connections)
     if given.json:
         print(json.dumps(found))

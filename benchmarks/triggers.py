@@ -442,6 +442,8 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.sources) - set(KINDS):
         parser.error(f"--sources: {', '.join(sorted(unknown))}, must be of {', '.join(KINDS)}")
+    # As Ctrl-C: the brokers that were started are ended.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     found = asyncio.run(run(options))
     if options.json:
         print(json.dumps(found))

@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic.alias_generators import to_camel
+from pydantic import BaseModel, ValidationError
 from starlette.types import ASGIApp
 
 from functions.auth.caller import ANYONE, Caller
@@ -30,19 +29,6 @@ if TYPE_CHECKING:
 
     from functions.metrics import Metrics
     from functions.replica import ReplicaTracker
-
-
-class StageConfig(BaseModel):
-    """Base of a stage kind's own settings: names as in the agent file (`maxCharacters`), strict, frozen."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        alias_generator=to_camel,
-        validate_by_name=True,
-        validate_by_alias=True,
-    )
 
 
 _DEADLINE = DEADLINE.decode()

@@ -10,16 +10,12 @@ from knative import env_vars, render
 from knative.labels import AGENT_LABEL, CLUSTER_LOCAL, STAGE_LABEL, VISIBILITY_LABEL
 from pilotlight.agent import Agent, EngineSpec, Kind, StageSpec
 from pilotlight.compile_access import access_annotations, access_environment, network_policy
-from pilotlight.compile_pod import compile_pod
+from pilotlight.compile_pod import NO_IMAGE, compile_pod
 from pilotlight.compile_runs import runs_environment, stage_config
 from pilotlight.compile_triggers import trigger_object
 from pilotlight.compile_waker import waker_objects
 from pilotlight.mesh.objects import mesh_objects
 from pilotlight.mesh.pods import pod_annotations, pod_labels
-
-NO_IMAGE = "pilotlight.invalid/set-spec.image"
-"""The image of an agent that names none: the local platform runs no images, and this host cannot exist
-(RFC 2606)."""
 
 
 def compile_agent(agent: Agent) -> list[dict[str, Any]]:

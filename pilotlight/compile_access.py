@@ -18,6 +18,8 @@ _PROXY_PORTS = (8012, 8013, 8112)
 _METRICS_PORTS = (9090, 9091)
 """The queue-proxy's: for the autoscaler, and its own metrics."""
 _CONTAINER_PORT = 8080
+_CALLERS = ("trigger-dispatcher", "runs-waker")
+"""Components that call an agent's stages beside its own."""
 _MESH_PORTS = {"istio-ambient": (15008,), "linkerd": (4143,)}
 """At which a mesh's proxy takes connections of other proxies, in place of the port that was asked for."""
 
@@ -129,7 +131,7 @@ def _within(agent: Agent) -> dict[str, Any]:
     own = {AGENT_LABEL: agent.metadata.name}
     peers: list[dict[str, Any]] = [
         {"podSelector": {"matchLabels": labels}}
-        for labels in (own, {"app.kubernetes.io/component": "trigger-dispatcher"})
+        for labels in (own, *({"app.kubernetes.io/component": name} for name in _CALLERS))
     ]
     if callers:
         names = {"key": "kubernetes.io/metadata.name", "operator": "In", "values": callers}

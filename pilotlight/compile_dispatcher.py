@@ -6,7 +6,7 @@ from typing import Any, Final
 from pilotlight.agent import Agent
 from pilotlight.agent_triggers import AgentTrigger
 from pilotlight.compile_keda import keda_objects, replicas_at_most
-from pilotlight.compile_pod import SAFE_SECURITY_CONTEXT
+from pilotlight.compile_pod import POD_SECURITY_CONTEXT, SAFE_SECURITY_CONTEXT
 from pilotlight.compile_triggers import trigger_object
 from pilotlight.mesh.pods import mesh_annotations, pod_labels
 from triggers.spec.trigger import TriggerSpec
@@ -125,13 +125,7 @@ def _deployment(agent: Agent, trigger: AgentTrigger, name: str) -> dict[str, Any
                     "serviceAccountName": settings.service_account_name or f"{agent.metadata.name}-triggers",
                     # SIGTERM ends the taking of messages; what is under way is finished or returned.
                     "terminationGracePeriodSeconds": drain_s(trigger) + _MARGIN_S,
-                    "securityContext": {
-                        "runAsNonRoot": True,
-                        "runAsUser": 10001,
-                        "runAsGroup": 10001,
-                        "fsGroup": 10001,
-                        "seccompProfile": {"type": "RuntimeDefault"},
-                    },
+                    "securityContext": POD_SECURITY_CONTEXT,
                     "containers": [{key: value for key, value in container.items() if value != []}],
                     **({"volumes": volumes} if volumes else {}),
                 },

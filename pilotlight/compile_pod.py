@@ -12,6 +12,10 @@ from pilotlight.compile_runs import runs_mount
 from pilotlight.mesh.identities import account_of
 from pilotlight.pod_settings import Cache, LivenessProbe
 
+NO_IMAGE = "pilotlight.invalid/set-spec.image"
+"""The image of an agent that names none: the local platform runs no images, and this host cannot exist
+(RFC 2606)."""
+
 SAFE_SECURITY_CONTEXT: dict[str, Any] = {
     "runAsNonRoot": True,
     "allowPrivilegeEscalation": False,
@@ -19,6 +23,15 @@ SAFE_SECURITY_CONTEXT: dict[str, Any] = {
     "seccompProfile": {"type": "RuntimeDefault"},
 }
 """For stages that run the project's own image; Kubernetes' Pod Security Standard "restricted" asks for it."""
+
+POD_SECURITY_CONTEXT: dict[str, Any] = {
+    "runAsNonRoot": True,
+    "runAsUser": 10001,
+    "runAsGroup": 10001,
+    "fsGroup": 10001,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+"""Of pods that run the project's images outside of Knative: the images' own user."""
 
 SNAPSHOT_SECURITY_CONTEXT: dict[str, Any] = {
     "runAsNonRoot": True,

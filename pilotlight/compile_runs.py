@@ -7,6 +7,8 @@ from pilotlight.agent import Agent, Kind, StageSpec
 from pilotlight.compile_access import SecretMount
 from pilotlight.run_settings import RUNS, URL_SECRET, RunSettings, run_settings
 
+WAKER_COMPONENT: Final = "runs-waker"
+"""In the label `app.kubernetes.io/component` of its pods."""
 _FOLDER: Final = "/var/run/pilotlight/runs-url"
 _VOLUME: Final = "pilotlight-runs-url"
 
@@ -14,6 +16,17 @@ _VOLUME: Final = "pilotlight-runs-url"
 def runs_of(stage: StageSpec) -> RunSettings | None:
     """The durable runs of a stage."""
     return run_settings(stage.config) if stage.kind is Kind.ORCHESTRATE else None
+
+
+def is_woken(stage: StageSpec) -> bool:
+    """Whether a waker looks into the stage's database on a cluster: one that it can reach."""
+    runs = runs_of(stage)
+    return runs is not None and runs.config.store == "postgres"
+
+
+def waker_name(agent: Agent) -> str:
+    """The waker's Deployment, and in a mesh its ServiceAccount."""
+    return f"{agent.metadata.name}-{WAKER_COMPONENT}"
 
 
 def stage_config(stage: StageSpec) -> dict[str, Any]:

@@ -7,12 +7,18 @@ from knative import env_vars
 from knative.labels import AGENT_LABEL
 from pilotlight.agent import Agent, StageSpec
 from pilotlight.compile_access import access_environment, secret_mounts
-from pilotlight.compile_pod import SAFE_SECURITY_CONTEXT
-from pilotlight.compile_runs import runs_environment, runs_mount, runs_of, stage_config
+from pilotlight.compile_pod import NO_IMAGE, POD_SECURITY_CONTEXT, SAFE_SECURITY_CONTEXT
+from pilotlight.compile_runs import (
+    WAKER_COMPONENT,
+    is_woken,
+    runs_environment,
+    runs_mount,
+    stage_config,
+    waker_name,
+)
 from pilotlight.mesh.pods import mesh_annotations, pod_labels
 
 WAKER_LABEL: Final = "pilotlight.dev/runs-waker"
-NO_IMAGE: Final = "pilotlight.invalid/set-spec.image"
 
 
 def waker_objects(agent: Agent) -> list[dict[str, Any]]:
@@ -20,16 +26,12 @@ def waker_objects(agent: Agent) -> list[dict[str, Any]]:
 
     With SQLite the file is on the volume of the one replica, so nobody else can look into it.
     """
-    for stage in agent.spec.stages:
-        runs = runs_of(stage)
-        if runs is not None and runs.config.store == "postgres":
-            return [_deployment(agent, stage)]
-    return []
+    return [_deployment(agent, stage) for stage in agent.spec.stages if is_woken(stage)]
 
 
 def _deployment(agent: Agent, stage: StageSpec) -> dict[str, Any]:
     namespace = agent.metadata.namespace
-    name = f"{agent.metadata.name}-runs-waker"
+    name = waker_name(agent)
     service = agent.service_name(stage)
     address = {
         "name": stage.name,
@@ -48,7 +50,7 @@ def _deployment(agent: Agent, stage: StageSpec) -> dict[str, Any]:
     secrets = [*secret_mounts(agent, stage), *([] if own is None else [own])]
     labels = {
         "app.kubernetes.io/name": "pilotlight",
-        "app.kubernetes.io/component": "runs-waker",
+        "app.kubernetes.io/component": WAKER_COMPONENT,
         WAKER_LABEL: name,
     }
     container = {
@@ -79,14 +81,10 @@ def _deployment(agent: Agent, stage: StageSpec) -> dict[str, Any]:
                     "annotations": mesh_annotations(agent),
                 },
                 "spec": {
+                    # In a mesh it is known by its account.
+                    **({} if agent.spec.mesh.type == "none" else {"serviceAccountName": name}),
                     "automountServiceAccountToken": False,
-                    "securityContext": {
-                        "runAsNonRoot": True,
-                        "runAsUser": 10001,
-                        "runAsGroup": 10001,
-                        "fsGroup": 10001,
-                        "seccompProfile": {"type": "RuntimeDefault"},
-                    },
+                    "securityContext": POD_SECURITY_CONTEXT,
                     "containers": [container],
                     "volumes": [secret.volume() for secret in secrets],
                 },

@@ -12,8 +12,8 @@ from knative.client.resources import CONFIG_MAP, SECRET, SERVICE, WARM_POOL
 from knative.labels import AGENT_LABEL
 from pilotlight import keys, rollouts
 from pilotlight.agent_resources import LOCAL, resource_of
-from pilotlight.compile import NO_IMAGE
 from pilotlight.compile_access import STAGE_TOKEN_VOLUME, stage_token_secret
+from pilotlight.compile_pod import NO_IMAGE
 from pilotlight.doctor.serving_checks import SERVING_NAMESPACE
 from pilotlight.doctor.serving_checks import patch as flags_patch
 from pilotlight.readiness import Readiness, ready_condition

@@ -15,7 +15,8 @@ from pydantic import Field
 
 from functions.calls.failures import CircuitOpenError, StageUnreachableError
 from functions.problems import ProblemError
-from functions.stage import RequestContext, StageConfig
+from functions.stage import RequestContext
+from functions.stage_config import StageConfig
 from transport.retry_budget import RetryBudget
 
 

@@ -18,7 +18,8 @@ from functions.contract import Delta, Final, FinishReason, StageEvent, StageRepl
 from functions.engine import ChatRequest, Engine, GenerateRequest
 from functions.replica import ReplicaTracker
 from functions.settings import FunctionSettings, SettingsError, read_secret
-from functions.stage import RequestContext, StageConfig, StageRoutes, StageRuntime, parse_config
+from functions.stage import RequestContext, StageRoutes, StageRuntime, parse_config
+from functions.stage_config import StageConfig
 from functions.timing import Phase
 from knative import env_vars
 

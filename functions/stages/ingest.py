@@ -18,7 +18,8 @@ from functions.lifecycle import State
 from functions.problems import ProblemError
 from functions.replica import ReplicaTracker
 from functions.settings import FunctionSettings
-from functions.stage import RequestContext, StageConfig, StageRoutes, StageRuntime, StartError, parse_config
+from functions.stage import RequestContext, StageRoutes, StageRuntime, StartError, parse_config
+from functions.stage_config import StageConfig
 from functions.text.normalisation import normalise
 from functions.text.special_tokens import SpecialTokens
 from functions.timing import Phase

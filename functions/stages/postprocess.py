@@ -17,7 +17,8 @@ from functions.lifecycle import State
 from functions.problems import ProblemError, field_errors
 from functions.replica import ReplicaTracker
 from functions.settings import FunctionSettings
-from functions.stage import RequestContext, StageConfig, StageRoutes, StageRuntime, parse_config
+from functions.stage import RequestContext, StageRoutes, StageRuntime, parse_config
+from functions.stage_config import StageConfig
 from functions.text.filters import FilterState, Whitespace, step
 from functions.text.json_answer import parse_answer
 from functions.timing import Phase

@@ -17,6 +17,7 @@ from pilotlight import paths
 from pilotlight import purge as purging
 from pilotlight.agent import Agent, Kind
 from pilotlight.agent_reader import load_agent
+from pilotlight.cli.options import Kubeconfig
 from pilotlight.compile import compile_agent, compile_for_cluster
 from pilotlight.compile_dispatcher import dispatcher_objects
 from pilotlight.compile_eventing import eventing_objects, limits_of
@@ -40,12 +41,6 @@ AgentFile = Annotated[
 ModelUri = Annotated[
     str | None,
     typer.Option("--model", metavar="URI", help="Use this model instead of the file's spec.model.uri."),
-]
-Kubeconfig = Annotated[
-    Path | None,
-    typer.Option(
-        "--kubeconfig", envvar="KUBECONFIG", help="Default: the platform that `pilotlight up` runs."
-    ),
 ]
 
 

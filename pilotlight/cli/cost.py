@@ -11,6 +11,7 @@ from rich.table import Table
 
 from knative.client.resources import SERVICE, WARM_POOL
 from pilotlight import caller_use, cost_export, kubeconfig, metrics_page, paths, terminal
+from pilotlight.cli.options import Kubeconfig
 from pilotlight.cost_account import CallerUse, CostShare, ServiceCost, service_costs, shares
 from warmpool.adapters.prometheus_api import PrometheusServer
 
@@ -39,12 +40,7 @@ def cost(
     state: Annotated[
         Path | None, typer.Option("--state", envvar="PILOTLIGHT_STATE", help="State folder of the platform.")
     ] = None,
-    kubeconfig_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--kubeconfig", envvar="KUBECONFIG", help="Default: the platform that `pilotlight up` runs."
-        ),
-    ] = None,
+    kubeconfig_file: Kubeconfig = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the lines as JSON.")] = False,
 ) -> None:
     """Show what warm pools have cost in their period, divided by what each caller used."""

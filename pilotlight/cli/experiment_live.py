@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 import yaml
 
+from pilotlight.cli.options import Kubeconfig
 from pilotlight.replay.exchange import Dialect, Exchange, dialect_of
 from pilotlight.replay.plan import TokenCounts, check_url, planned_requests
 from pilotlight.replay.probe import probe_arms
@@ -27,12 +28,6 @@ _HISTORIES = {".db", ".sqlite"}
 Url = Annotated[str, typer.Option(help="The function URL; its path tells how it is asked.")]
 Service = Annotated[
     str | None, typer.Option(help="NAMESPACE/NAME of its Service.", show_default="as the URL says")
-]
-Kubeconfig = Annotated[
-    Path | None,
-    typer.Option(
-        "--kubeconfig", envvar="KUBECONFIG", help="Default: the platform that `pilotlight up` runs."
-    ),
 ]
 State = Annotated[
     Path | None, typer.Option("--state", envvar="PILOTLIGHT_STATE", help="State folder of the platform.")

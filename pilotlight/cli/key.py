@@ -4,7 +4,6 @@ import asyncio
 import json
 import re
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +13,7 @@ from functions.auth.api_keys import KeyRecord
 from functions.auth.caller import is_name
 from pilotlight import keys, terminal
 from pilotlight.access_settings import KEYS_SECRET
+from pilotlight.cli.options import Kubeconfig
 from pilotlight.kubeconfig import connect
 from warmpool.domain.duration import parse_duration
 
@@ -24,12 +24,6 @@ app = typer.Typer(
 _NAME = re.compile(r"[A-Za-z0-9][-._A-Za-z0-9]{0,62}")
 
 Name = Annotated[str, typer.Argument(help="Name of the key; it stands in metrics.")]
-Kubeconfig = Annotated[
-    Path | None,
-    typer.Option(
-        "--kubeconfig", envvar="KUBECONFIG", help="Default: the platform that `pilotlight up` runs."
-    ),
-]
 Namespace = Annotated[str, typer.Option("--namespace", "-n", help="The agents' namespace.")]
 Secret = Annotated[str, typer.Option(help="The Secret, as spec.auth.secret names it.")]
 

@@ -12,6 +12,7 @@ from pilotlight import status as showing
 from pilotlight import top as live
 from pilotlight import up as running
 from pilotlight.cli import agents
+from pilotlight.cli.options import Kubeconfig
 from pilotlight.stack import StackConfig, inherited_env
 
 app = typer.Typer()
@@ -73,7 +74,7 @@ def down(
 
 
 @app.command()
-def status(*, state: StateDir = None, kubeconfig: agents.Kubeconfig = None) -> None:
+def status(*, state: StateDir = None, kubeconfig: Kubeconfig = None) -> None:
     """Show Services, replicas and warm pools."""
     asyncio.run(showing.status(kubeconfig, state))
 
@@ -97,7 +98,7 @@ def logs(
 def top(
     *,
     state: StateDir = None,
-    kubeconfig: agents.Kubeconfig = None,
+    kubeconfig: Kubeconfig = None,
     interval: Annotated[float, typer.Option(min=0.2, help="Seconds between readings.")] = 2.0,
     once: Annotated[bool, typer.Option("--once", help="Print one table and end.")] = False,
 ) -> None:

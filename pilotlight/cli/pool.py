@@ -14,6 +14,7 @@ from rich.table import Table
 from knative.client.resources import WARM_POOL, Object
 from knative.service_token import service_token
 from pilotlight import terminal
+from pilotlight.cli.options import Kubeconfig, Namespace
 from pilotlight.kubeconfig import connect
 from warmpool import explanation, operations
 from warmpool.adapters.admin_key import read_admin_key
@@ -25,13 +26,6 @@ app = typer.Typer(
 )
 
 Name = Annotated[str, typer.Argument(help="NAME or NAMESPACE/NAME of a WarmPool.")]
-Kubeconfig = Annotated[
-    Path | None,
-    typer.Option(
-        "--kubeconfig", envvar="KUBECONFIG", help="Default: the platform that `pilotlight up` runs."
-    ),
-]
-Namespace = Annotated[str, typer.Option("--namespace", "-n", help="Namespace, if NAME has none.")]
 
 
 @app.command("token")

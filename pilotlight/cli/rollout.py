@@ -12,6 +12,7 @@ from rich.table import Table
 
 from knative.client.resources import WARM_POOL, Object
 from pilotlight import rollouts, terminal
+from pilotlight.cli.options import Kubeconfig, Namespace
 from pilotlight.kubeconfig import connect
 from pilotlight.rollouts import Verb
 
@@ -22,13 +23,6 @@ app = typer.Typer(
 )
 
 Name = Annotated[str, typer.Argument(help="NAME or NAMESPACE/NAME of a Service or of its WarmPool.")]
-Kubeconfig = Annotated[
-    Path | None,
-    typer.Option(
-        "--kubeconfig", envvar="KUBECONFIG", help="Default: the platform that `pilotlight up` runs."
-    ),
-]
-Namespace = Annotated[str, typer.Option("--namespace", "-n", help="Namespace, if NAME has none.")]
 
 
 @app.command("status")

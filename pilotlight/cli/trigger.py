@@ -17,6 +17,7 @@ from rich.table import Table
 from knative.client.cluster import Cluster
 from knative.client.resources import TRIGGER, Object
 from pilotlight import terminal
+from pilotlight.cli.options import Kubeconfig, Namespace
 from pilotlight.dispatching import embedded_sqs
 from pilotlight.kubeconfig import connect, find_or_account
 from triggers import operations
@@ -34,13 +35,6 @@ dlq = typer.Typer(no_args_is_help=True, help="Dead letters: messages that were g
 app.add_typer(dlq, name="dlq")
 
 Name = Annotated[str, typer.Argument(help="NAME or NAMESPACE/NAME of a Trigger.")]
-Kubeconfig = Annotated[
-    Path | None,
-    typer.Option(
-        "--kubeconfig", envvar="KUBECONFIG", help="Default: the platform that `pilotlight up` runs."
-    ),
-]
-Namespace = Annotated[str, typer.Option("--namespace", "-n", help="Namespace, if NAME has none.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _BODY_SHOWN = 60
 

@@ -15,6 +15,7 @@ from knative.client.cluster import Cluster
 from pilotlight import paths, terminal
 from pilotlight.agent import Agent
 from pilotlight.cli import agents
+from pilotlight.cli.options import Kubeconfig
 from pilotlight.deploy import is_local_platform
 from pilotlight.kubeconfig import connect
 from pilotlight.warm_weights import on_a_cluster, on_this_machine
@@ -41,7 +42,7 @@ def warm(
     file: Annotated[Path, typer.Option("--file", "-f", help="Agent file.", show_default=False)],
     *,
     model: agents.ModelUri = None,
-    kubeconfig: agents.Kubeconfig = None,
+    kubeconfig: Kubeconfig = None,
     state: Annotated[
         Path | None,
         typer.Option("--state", envvar="PILOTLIGHT_STATE", help="State folder of the local platform."),

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from knative import render
 from knative.literals import parse_integer
 from pilotlight.agent import Agent, Kind
-from pilotlight.compile import NO_IMAGE
 from pilotlight.compile_gpu import PRICE_ANNOTATION, gpu_of, gpu_types
+from pilotlight.compile_pod import NO_IMAGE
 from pilotlight.doctor.cluster_facts import ClusterFacts
 from pilotlight.doctor.findings import Finding, Level, Unknown, ok, unknown
 from pilotlight.doctor.model_memory import ModelFacts, estimate

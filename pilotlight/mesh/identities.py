@@ -5,6 +5,7 @@ from typing import Any
 
 from knative.labels import AGENT_LABEL
 from pilotlight.agent import Agent, Kind, StageSpec
+from pilotlight.compile_runs import is_woken, waker_name
 
 SERVING_NAMESPACE = "knative-serving"
 """Of Knative's activator and autoscaler, where Knative's own manifests put them."""
@@ -31,20 +32,25 @@ def account_of(agent: Agent, stage: StageSpec) -> str:
 
 def accounts(agent: Agent) -> list[dict[str, Any]]:
     """The ServiceAccounts that the file does not name. They have no rights: an identity is all they are."""
-    namespace = agent.metadata.namespace
+    names = [
+        account_of(agent, stage)
+        for stage in agent.spec.stages
+        if not (stage.service_account_name or agent.spec.service_account_name)
+    ]
+    if any(is_woken(stage) for stage in agent.spec.stages):
+        names.append(waker_name(agent))
     return [
         {
             "apiVersion": "v1",
             "kind": "ServiceAccount",
             "metadata": {
-                "name": account_of(agent, stage),
-                "namespace": namespace,
+                "name": name,
+                "namespace": agent.metadata.namespace,
                 "labels": {AGENT_LABEL: agent.metadata.name},
             },
             "automountServiceAccountToken": False,
         }
-        for stage in agent.spec.stages
-        if not (stage.service_account_name or agent.spec.service_account_name)
+        for name in names
     ]
 
 
@@ -52,7 +58,8 @@ def callers_of(agent: Agent, stage: StageSpec) -> Callers:
     """Who may call a stage.
 
     An inner stage is called by the agent's orchestrate stage, and by the pods that post queues' messages to
-    it or wake it; the entry and public stages also by the ingress and by the file's `mesh.callers`.
+    it or wake it, or its durable runs; the entry and public stages also by the ingress and by the file's
+    `mesh.callers`.
     """
     namespace = agent.metadata.namespace
     found = [
@@ -63,6 +70,8 @@ def callers_of(agent: Agent, stage: StageSpec) -> Callers:
     if any(trigger.delivery == "dispatcher" for trigger in agent.spec.triggers):
         dispatcher = agent.spec.dispatcher.service_account_name or f"{agent.metadata.name}-triggers"
         found.append((namespace, dispatcher))
+    if is_woken(stage):
+        found.append((namespace, waker_name(agent)))
     if not agent.is_public(stage):
         return Callers(tuple(found), ())
     mesh = agent.spec.mesh

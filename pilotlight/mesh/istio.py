@@ -77,7 +77,10 @@ def _authorization(agent: Agent, stage: StageSpec, *, sidecars: bool) -> Object:
         },
     ]
     if sidecars:
-        observed = {"ports": [str(CONTAINER_PORT)], "paths": list(_OBSERVED_PATHS)}
+        observed = {
+            "ports": [str(CONTAINER_PORT)],
+            "paths": [*_OBSERVED_PATHS, *_quality_paths(agent, stage)],
+        }
         rules.append({"to": [{"operation": observed}]})
     elif observers:
         ports = [str(CONTAINER_PORT), *_REQUEST_PORTS]
@@ -91,6 +94,13 @@ def _authorization(agent: Agent, stage: StageSpec, *, sidecars: bool) -> Object:
         "metadata": _meta(agent, service),
         "spec": {"selector": {"matchLabels": {SERVICE_LABEL: service}}, "action": "ALLOW", "rules": rules},
     }
+
+
+def _quality_paths(agent: Agent, stage: StageSpec) -> list[str]:
+    """Where the controller asks both Revisions the prompts of a rollout; the stage still asks for its key."""
+    pool = agent.pool(stage)
+    quality = None if pool is None or pool.rollout is None else pool.rollout.quality
+    return [] if quality is None else [quality.path]
 
 
 def _sources(callers: Callers, *namespaces: str) -> list[Object]:

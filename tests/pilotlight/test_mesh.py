@@ -193,3 +193,33 @@ def test_doctor_asks_for_the_rights_to_the_meshs_objects_and_not_for_accounts_th
     own = load_agent(written(tmp_path, mesh="istio", serviceAccountName="s3-reader"))
     named = {reference.name for need in stages([own]) for reference, _ in references(need)}
     assert "s3-reader" in named
+
+
+def test_the_waker_of_durable_runs_may_call_orchestrate(tmp_path):
+    runs = {"store": "postgres", "urlSecret": {"secret": "runs", "key": "url"}}
+    stages = [*STAGES[:2], {**STAGES[2], "config": {"runs": runs}}]
+    found = objects(tmp_path, mesh="istio", stages=stages)
+    pod = found["Deployment", "demo-runs-waker"]["spec"]["template"]
+    assert pod["spec"]["serviceAccountName"] == "demo-runs-waker"
+    assert pod["metadata"]["labels"]["sidecar.istio.io/inject"] == "true"
+    assert ("ServiceAccount", "demo-runs-waker") in found
+    entry, inner = (json.dumps(found["AuthorizationPolicy", f"{name}-demo"]) for name in ("chain", "clean"))
+    assert "*/ns/agents/sa/demo-runs-waker" in entry
+    assert "runs-waker" not in inner
+    within = found["NetworkPolicy", "demo-ingress"]["spec"]["ingress"][-1]["from"]
+    component = pod["metadata"]["labels"]["app.kubernetes.io/component"]
+    assert {"podSelector": {"matchLabels": {"app.kubernetes.io/component": component}}} in within
+    plain = objects(tmp_path, stages=stages)["Deployment", "demo-runs-waker"]["spec"]["template"]["spec"]
+    assert "serviceAccountName" not in plain
+
+
+def test_the_controller_may_ask_the_prompts_of_a_rollouts_quality_check(tmp_path):
+    quality = {"prompts": [{"prompt": "2 + 2?", "contains": ["4"]}]}
+    stages = [{**STAGES[0], "rollout": {"quality": quality}}, *STAGES[1:]]
+    found = objects(tmp_path, mesh="istio", stages=stages)
+
+    def observed(name: str) -> list[str]:
+        return found["AuthorizationPolicy", name]["spec"]["rules"][-1]["to"][0]["operation"]["paths"]
+
+    assert "/invoke" in observed("generate-demo")
+    assert "/invoke" not in observed("clean-demo")

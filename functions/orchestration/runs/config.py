@@ -4,22 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic import Field, model_validator
+
+from functions.stage_config import StageConfig
 
 
-class RunsConfig(BaseModel):
+class RunsConfig(StageConfig):
     """Durable runs; without it there are none."""
-
-    # As `functions.stage.StageConfig`, which knows a clock: agent files are checked without one.
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        alias_generator=to_camel,
-        validate_by_name=True,
-        validate_by_alias=True,
-    )
 
     store: Literal["sqlite", "postgres"]
     path: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
