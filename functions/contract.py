@@ -1,11 +1,13 @@
 """The contract between stages: what every stage accepts at `POST /invoke` and what it answers.
 
 One shape for all stages, so that a chain is a fold: the next request's `input` is the last reply's `output`.
+A model that calls tools answers with a message instead of a text (`functions.dialogue`).
 Strict and bounded: unknown members are refused, sizes have limits, and nothing is coerced.
 
 Streaming (`"stream": true`) is server-sent events, one JSON object per event:
 
     event: delta    data: {"text": "..."}          zero or more
+    event: tool     data: {"index": 0, "id": "...", "name": "..."}   the model begins a call of a tool
     event: reply    data: StageReply               exactly one at the end of a good stream
     event: error    data: problem+json             instead of `reply`, at the end of a failed one
 
@@ -25,44 +27,23 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, JsonValue, Tag
 
+from functions.dialogue import (
+    MAX_MESSAGES,
+    MAX_TOOLS,
+    Message,
+    Text,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    Wire,
+    is_empty,
+)
 from transport import sse
-
-MAX_INPUT_CHARS = 1_000_000
-"""Characters of one text. A stage sets its own, tighter bound; this one protects the parser."""
-
-MAX_MESSAGES = 1_000
-"""Messages of one conversation."""
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
 """Bytes of one request body."""
 
-Text: TypeAlias = Annotated[str, Field(max_length=MAX_INPUT_CHARS)]
 StopSequence: TypeAlias = Annotated[str, Field(min_length=1, max_length=256)]
-
-
-class Wire(BaseModel):
-    """Base of everything in the contract: frozen, strict about names and types."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class Role(StrEnum):
-    """Who speaks in a conversation."""
-
-    SYSTEM = "system"
-    USER = "user"
-    ASSISTANT = "assistant"
-    TOOL = "tool"
-
-
-class Message(Wire):
-    """One message of a conversation; its content is text."""
-
-    # Not strict: JSON knows roles as strings.
-    role: Annotated[Role, Field(strict=False)]
-    content: Text
-    special_tokens: Literal["keep"] | None = None
-    """`keep` lets the tokenizer's special tokens in the content act; without it they are ordinary text."""
 
 
 def _kind_of_input(value: Any) -> str | None:
@@ -113,6 +94,13 @@ class Parameters(Wire):
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     ignore_eos: bool = False
     """Generate exactly `max_tokens`, for measurements."""
+    tools: Annotated[tuple[Tool, ...], Field(max_length=MAX_TOOLS, strict=False, exclude_if=is_empty)] = ()
+    """What the model may call; for a conversation."""
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    """Whether one answer may call several tools."""
+    response_format: dict[str, JsonValue] | None = None
+    """The shape of the answer as OpenAI's API has it: `{"type": "json_schema", "json_schema": {...}}`."""
 
 
 class StreamSegment(Wire):
@@ -140,8 +128,8 @@ class StageRequest(Wire):
 
     @property
     def text(self) -> str:
-        """The input as one text; the last message's content for a conversation."""
-        return self.input if isinstance(self.input, str) else self.input[-1].content
+        """The input as one text; the last message's for a conversation."""
+        return self.input if isinstance(self.input, str) else self.input[-1].text
 
 
 class FinishReason(StrEnum):
@@ -196,8 +184,13 @@ class StageReply(Wire):
 
     @property
     def text(self) -> str:
-        """The output as one text; the last message's content for a conversation."""
-        return self.output if isinstance(self.output, str) else self.output[-1].content
+        """The output as one text; the last message's for a conversation."""
+        return self.output if isinstance(self.output, str) else self.output[-1].text
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The calls that the model asks for."""
+        return () if isinstance(self.output, str) else self.output[-1].tool_calls
 
 
 class Problem(BaseModel):
@@ -227,6 +220,16 @@ class Delta:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolStart:
+    """The model has begun to call a tool; the whole call is in the reply."""
+
+    index: int
+    """Of the call among those of the answer, from 0."""
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Final:
     """The end of a good stream. `reply.output` is the whole text."""
 
@@ -240,14 +243,17 @@ class Failure:
     problem: Problem
 
 
-StageEvent: TypeAlias = Delta | Final | Failure
-EventName: TypeAlias = Literal["delta", "reply", "error"]
+StageEvent: TypeAlias = Delta | ToolStart | Final | Failure
+EventName: TypeAlias = Literal["delta", "tool", "reply", "error"]
 
 
 def encode_event(event: StageEvent) -> bytes:
     """One server-sent event, with its closing blank line."""
     if isinstance(event, Delta):
         return sse.encode_event(json.dumps({"text": event.text}).encode(), "delta")
+    if isinstance(event, ToolStart):
+        begun = {"index": event.index, "id": event.id, "name": event.name}
+        return sse.encode_event(json.dumps(begun).encode(), "tool")
     if isinstance(event, Final):
         return sse.encode_event(event.reply.model_dump_json(exclude_none=True).encode(), "reply")
     return sse.encode_event(event.problem.model_dump_json(exclude_none=True).encode(), "error")
@@ -264,8 +270,18 @@ def decode_event(name: str, data: str) -> StageEvent:
         if not isinstance(value, dict) or not isinstance(value.get("text"), str):
             raise ValueError(f'delta: data = {data[:80]!r}, must be {{"text": "..."}}')
         return Delta(value["text"])
+    if name == "tool":
+        return _tool_start(json.loads(data))
     if name == "reply":
         return Final(StageReply.model_validate_json(data))
     if name == "error":
         return Failure(Problem.model_validate_json(data))
-    raise ValueError(f"event = {name!r}, must be delta, reply or error")
+    raise ValueError(f"event = {name!r}, must be delta, tool, reply or error")
+
+
+def _tool_start(value: Any) -> ToolStart:
+    match value:
+        case {"index": int(index), "id": str(call), "name": str(name)} if index >= 0:
+            return ToolStart(index, call, name)
+        case _:
+            raise ValueError('tool: data must be {"index": 0, "id": "...", "name": "..."}')

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from functions.contract import FinishReason, Message, Parameters, Usage
+from functions.contract import FinishReason, Parameters, Usage
+from functions.dialogue import Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +39,22 @@ class EmbedRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCallPiece:
+    """A piece of a call of a tool: the first has id and name, all have some of the arguments."""
+
+    index: int
+    """Of the call among those of the answer."""
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """A piece of output. The last one has the finish reason and the usage; its text may be empty."""
 
     text: str
+    tool_calls: tuple[ToolCallPiece, ...] = ()
     tokens: int | None = None
     """Tokens in this piece; None where the engine does not say."""
     finish_reason: FinishReason | None = None

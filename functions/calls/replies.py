@@ -145,7 +145,7 @@ async def read_events(
             for raw in parser.feed(piece):
                 event = decode_event(raw.name, raw.data)
                 yield Final(finish(event.reply)) if isinstance(event, Final) else event
-                if not isinstance(event, Delta):
+                if isinstance(event, Final | Failure):
                     return
         reason = "it ended without a reply"
     except (aiohttp.ClientError, OSError) as error:

@@ -27,7 +27,9 @@ from functions.contract import (
     StageRequest,
     StageTiming,
     StreamSegment,
+    ToolStart,
 )
+from functions.dialogue import Message, Role
 from functions.stage import RequestContext
 
 Events: TypeAlias = AsyncGenerator[StageEvent, None]
@@ -57,7 +59,7 @@ async def from_model(
     try:
         async with client.stream(request, context) as events, aclosing(events):
             async for event in events:
-                ended = not isinstance(event, Delta)
+                ended = isinstance(event, Final | Failure)
                 if ttft is None and not ended:
                     ttft = context.now() - began
                 if isinstance(event, Final):
@@ -74,9 +76,11 @@ async def from_model(
 async def at_the_end(
     client: StageClient, events: Events, request: StageRequest, context: RequestContext
 ) -> Events:
-    """The events behind a stage that needs the whole text; nothing comes before the text is complete."""
+    """The events behind a stage that needs the whole text, of which nothing comes before it is complete."""
     async with aclosing(events) as stream:
         async for event in stream:
+            if isinstance(event, ToolStart):
+                yield event
             if isinstance(event, Failure):
                 yield event
                 return
@@ -116,12 +120,17 @@ async def by_segments(
         while True:
             text, end = await inbox.take()
             posted = context.now()
+            for begun in inbox.take_tools():
+                yield begun
+            if not text and end is None:
+                continue
             if isinstance(end, Failure) and not text:
                 yield end
                 return
             final = isinstance(end, Final)
             segment = StreamSegment(carry=carry, final=final)
-            called = await client.call(next_request(request, text, segment=segment), context)
+            value = _with_calls(text, end.reply) if isinstance(end, Final) else text
+            called = await client.call(next_request(request, value, segment=segment), context)
             seconds += called.timing.seconds
             attempts += called.timing.attempts
             carry = called.reply.carry
@@ -130,7 +139,8 @@ async def by_segments(
                 yield Delta(called.reply.text)
             if isinstance(end, Final):
                 timing = called.timing.model_copy(update={"seconds": seconds, "attempts": attempts})
-                reply = called.reply.model_copy(update={"output": "".join(out)})
+                output = _with_calls("".join(out), end.reply)
+                reply = called.reply.model_copy(update={"output": output})
                 yield Final(_merged(client, end.reply, reply, timing))
                 return
             if called.reply.finish_reason is FinishReason.STOP:
@@ -154,6 +164,7 @@ class _Inbox:
     def __init__(self, stage: str) -> None:
         self._stage = stage
         self._texts: list[str] = []
+        self._tools: list[ToolStart] = []
         self.end: Final | Failure | None = None
         self._error: Exception | None = None
         self._changed = asyncio.Event()
@@ -166,6 +177,8 @@ class _Inbox:
                 async for event in stream:
                     if isinstance(event, Delta):
                         self._texts.append(event.text)
+                    elif isinstance(event, ToolStart):
+                        self._tools.append(event)
                     else:
                         self.end = event
                     self._changed.set()
@@ -184,18 +197,30 @@ class _Inbox:
                 await self._ended.wait()
 
     async def take(self) -> tuple[str, Final | Failure | None]:
-        """All text that has arrived, waiting for at least a piece or the end; and the end if it has come.
+        """All text that has arrived, waiting for a piece, a call or the end; and the end if it has come.
 
         Raises:
             Exception: of the stream.
         """
-        while not (self._texts or self.end or self._error):
+        while not (self._texts or self._tools or self.end or self._error):
             await self._changed.wait()
             self._changed.clear()
         if self._error is not None:
             raise self._error
         text, self._texts = "".join(self._texts), []
         return text, self.end
+
+    def take_tools(self) -> list[ToolStart]:
+        """The calls of tools that have begun and were not taken yet."""
+        begun, self._tools = self._tools, []
+        return begun
+
+
+def _with_calls(text: str, reply: StageReply) -> Input:
+    """A streamed text, with the calls of tools that the model asked for beside it."""
+    if not reply.tool_calls:
+        return text
+    return (Message(role=Role.ASSISTANT, content=text or None, tool_calls=reply.tool_calls),)
 
 
 def _named(client: StageClient, reply: StageReply, before: JsonValue) -> dict[str, JsonValue]:

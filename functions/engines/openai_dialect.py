@@ -10,12 +10,16 @@ import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from functions.contract import FinishReason, Message, Parameters, Usage
-from functions.engine import Chunk, Embeddings
+from functions.contract import FinishReason, Parameters, Usage
+from functions.dialogue import Message, NamedTool, Role
+from functions.engine import Chunk, Embeddings, ToolCallPiece
 from transport.sse import EventParser, ServerSentEvent
 
 END_OF_STREAM = "[DONE]"
 """Data of the last event of a stream."""
+
+
+_OF_TOOLS = {"tools", "tool_choice", "parallel_tool_calls"}
 
 
 class DialectError(ValueError):
@@ -35,13 +39,43 @@ class CutOffError(Exception):
 
 
 def sampling_members(parameters: Parameters) -> dict[str, Any]:
-    """Members of a request for these parameters; what is at its default is left to the server."""
-    return parameters.model_dump(exclude_none=True, exclude_defaults=True)
+    """Members of a request for these parameters; what is at its default is left to the server.
+
+    Without those of tools, which `tool_members` has.
+    """
+    return parameters.model_dump(exclude_none=True, exclude_defaults=True, exclude=_OF_TOOLS)
 
 
-def message_members(messages: Sequence[Message]) -> list[dict[str, str]]:
-    """The member `messages` of a chat request."""
-    return [{"role": message.role.value, "content": message.content} for message in messages]
+def tool_members(parameters: Parameters) -> dict[str, Any]:
+    """Members of a chat request about tools."""
+    if not parameters.tools:
+        return {}
+    members: dict[str, Any] = {"tools": [tool.model_dump(exclude_none=True) for tool in parameters.tools]}
+    choice = parameters.tool_choice
+    if choice is not None:
+        members["tool_choice"] = choice.model_dump() if isinstance(choice, NamedTool) else choice
+    if parameters.parallel_tool_calls is not None:
+        members["parallel_tool_calls"] = parameters.parallel_tool_calls
+    return members
+
+
+def message_members(messages: Sequence[Message], *, developer: Role = Role.DEVELOPER) -> list[dict[str, Any]]:
+    """The member `messages` of a chat request.
+
+    Args:
+        messages: of the conversation.
+        developer: the role that stands for `developer`.
+    """
+    return [_members_of(message, developer) for message in messages]
+
+
+def _members_of(message: Message, developer: Role) -> dict[str, Any]:
+    role = developer if message.role is Role.DEVELOPER else message.role
+    members = message.model_dump(exclude_none=True, exclude={"role", "special_tokens", "tool_calls"})
+    members |= {"role": role.value, "content": members.get("content")}
+    if message.tool_calls:
+        members["tool_calls"] = [call.model_dump() for call in message.tool_calls]
+    return members
 
 
 async def stream_events(
@@ -86,7 +120,7 @@ async def stream_objects(pieces: AsyncIterator[bytes]) -> AsyncIterator[dict[str
 
 
 async def read_chunks(objects: AsyncIterator[dict[str, Any]]) -> AsyncIterator[Chunk]:
-    """The chunks of a streamed completion or chat; the last one has no text, but finish reason and usage.
+    """The chunks of a streamed completion or chat; the last one is empty but for finish reason and usage.
 
     Raises:
         StreamError: the server reported an error.
@@ -100,16 +134,28 @@ async def read_chunks(objects: AsyncIterator[dict[str, Any]]) -> AsyncIterator[C
             raise StreamError(json.dumps(value).encode())
         try:
             choice = (value.get("choices") or [{}])[0]
-            text = choice.get("text") or (choice.get("delta") or {}).get("content")
+            delta = choice.get("delta") or {}
+            text = choice.get("text") or delta.get("content")
+            calls = tuple(_piece(call) for call in delta.get("tool_calls") or ())
             reason = finish_reason(choice["finish_reason"]) if choice.get("finish_reason") else reason
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise DialectError(f"a chunk without choices ({type(error).__name__})") from None
         usage = usage_of(value.get("usage")) or usage
-        if text:
-            yield Chunk(str(text))
+        if text or calls:
+            yield Chunk(str(text or ""), tool_calls=calls)
     if reason is None:
         raise CutOffError
     yield Chunk("", finish_reason=reason, usage=usage)
+
+
+def _piece(call: Mapping[str, Any]) -> ToolCallPiece:
+    function = call.get("function") or {}
+    return ToolCallPiece(
+        index=int(call["index"]),
+        id=call.get("id") or None,
+        name=function.get("name") or None,
+        arguments=str(function.get("arguments") or ""),
+    )
 
 
 def read_embeddings(body: bytes, count: int) -> Embeddings:

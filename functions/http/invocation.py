@@ -111,7 +111,7 @@ class Invocation:
                 self._instants.append(self._context.now())
             elif isinstance(event, Failure):
                 raise ProblemError.of(event.problem)
-            else:
+            elif isinstance(event, Final):
                 body = self._finish(event.reply).model_dump_json(exclude_none=True).encode()
                 headers = [
                     (b"content-type", b"application/json"),
@@ -137,7 +137,7 @@ class Invocation:
             if not self._head_sent:
                 self._head_sent = True
                 await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
-            ended = not isinstance(event, Delta)
+            ended = isinstance(event, Final | Failure)
             await send({"type": "http.response.body", "body": encode_event(event), "more_body": True})
             if ended:
                 break

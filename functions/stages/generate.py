@@ -14,8 +14,20 @@ from typing import Annotated, Literal, Protocol
 
 from pydantic import Field
 
-from functions.contract import Delta, Final, FinishReason, StageEvent, StageReply, StageRequest, Usage
+from functions.contract import (
+    Delta,
+    Final,
+    FinishReason,
+    Input,
+    StageEvent,
+    StageReply,
+    StageRequest,
+    Usage,
+)
+from functions.dialogue import Message, Role, ToolCall
 from functions.engine import ChatRequest, Engine, GenerateRequest
+from functions.engines.tool_calls import ToolCalls
+from functions.problems import ProblemError
 from functions.replica import ReplicaTracker
 from functions.settings import FunctionSettings, SettingsError, read_secret
 from functions.stage import RequestContext, StageRoutes, StageRuntime, parse_config
@@ -80,7 +92,16 @@ class Generate:
         await self._host.start(replica)
 
     async def invoke(self, request: StageRequest, context: RequestContext) -> AsyncIterator[StageEvent]:
-        """Generate: a text is completed as it is, a conversation is answered."""
+        """Generate: a text is completed as it is, a conversation is answered.
+
+        Raises:
+            ProblemError: tools for a text.
+        """
+        if isinstance(request.input, str) and request.parameters.tools:
+            raise ProblemError(
+                422,
+                "parameters.tools: must be left out where input is a text, or input be a list of messages",
+            )
         return self._events(request, context)
 
     async def close(self) -> None:
@@ -101,11 +122,12 @@ class Generate:
                     else engine.chat(ChatRequest(request.id, request.input, request.parameters))
                 )
                 texts: list[str] = []
+                calls = ToolCalls(request.id)
                 reason: FinishReason | None = None
                 usage = Usage()
                 async with aclosing(chunks) as stream:  # type: ignore[type-var]
                     async for chunk in stream:
-                        if context.ttft is None and (chunk.text or chunk.finish_reason):
+                        if context.ttft is None and (chunk.text or chunk.tool_calls or chunk.finish_reason):
                             context.ttft = context.now() - context.arrived
                             context.record(Phase.PREFILL, context.now() - began)
                         reason = chunk.finish_reason or reason
@@ -113,15 +135,26 @@ class Generate:
                         if chunk.text:
                             texts.append(chunk.text)
                             yield Delta(chunk.text)
+                        for begun in calls.add(chunk.tool_calls):
+                            yield begun
+        called = calls.whole()
         reply = StageReply(
             id=request.id,
             stage=self.name,
-            output="".join(texts),
-            finish_reason=reason,
+            output=_output("".join(texts), called),
+            # Where a function was named, OpenAI's API says `stop`.
+            finish_reason=FinishReason.TOOL_CALLS if called and reason is FinishReason.STOP else reason,
             usage=usage,
             metadata=request.metadata,
         )
         yield Final(reply)
+
+
+def _output(text: str, calls: tuple[ToolCall, ...]) -> Input:
+    """A text, or the message with the calls that the model asks for."""
+    if not calls:
+        return text
+    return (Message(role=Role.ASSISTANT, content=text or None, tool_calls=calls),)
 
 
 def build(settings: FunctionSettings) -> Generate:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from functions.contract import Input, Message, StageReply, StageRequest, Usage
+from functions.contract import Input, StageReply, StageRequest, Usage
+from functions.dialogue import Message, tools_text
 from functions.lifecycle import State
 from functions.problems import ProblemError
 from functions.replica import ReplicaTracker
@@ -65,12 +66,14 @@ def normalise_input(value: Input) -> Input:
     """`normalise` for a text or for every message."""
     if isinstance(value, str):
         return normalise(value)
-    return tuple(m.model_copy(update={"content": normalise(m.content)}) for m in value)
+    return tuple(message.changed(normalise) for message in value)
 
 
 def texts(value: Input) -> tuple[str, ...]:
-    """The texts of an input, in order."""
-    return (value,) if isinstance(value, str) else tuple(message.content for message in value)
+    """The texts of an input, in order; of a conversation also those of calls of tools."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(text for message in value for text in message.texts)
 
 
 class Ingest:
@@ -128,7 +131,7 @@ class Ingest:
             raise ProblemError(422, "input is empty after normalising, must hold a text", title="Empty input")
         if not isinstance(value, str):
             value = self._with_special_tokens(value)
-        tokens = await self._count(value)
+        tokens = await self._count(value, tools_text(request.parameters.tools))
         if tokens is not None:
             self._check_fits(tokens, request)
         return StageReply(
@@ -162,10 +165,11 @@ class Ingest:
                 extra={"over": chars - limit, "unit": "characters"},
             )
 
-    async def _count(self, value: Input) -> int | None:
+    async def _count(self, value: Input, tools: str) -> int | None:
+        """Tokens of the prompt; with tools nearly, since each chat template lays them out in its own way."""
         if self._tokenizer is None:
             return None
-        parts = texts(value)
+        parts = (*texts(value), tools) if tools else texts(value)
         if sum(map(len, parts)) > _THREAD_CHARS:
             counts = await asyncio.to_thread(self._lengths, parts)
         else:
@@ -177,9 +181,10 @@ class Ingest:
             self._text_lengths[token] - 1
             for message in value
             if message.special_tokens is None
-            for token in self._special.all_in(message.content)
+            for text in message.texts
+            for token in self._special.all_in(text)
         ]
-        return sum(counts) + sum(as_text) + self._config.message_overhead * len(parts)
+        return sum(counts) + sum(as_text) + self._config.message_overhead * len(value)
 
     def _lengths(self, parts: tuple[str, ...]) -> list[int]:
         assert self._tokenizer is not None
@@ -195,7 +200,8 @@ class Ingest:
             return tuple(message.model_copy(update={"special_tokens": "keep"}) for message in messages)
         if self._config.special_tokens == "refuse":
             for at, message in enumerate(messages):
-                if (found := self._special.first_in(message.content)) is not None:
+                found = next(filter(None, map(self._special.first_in, message.texts)), None)
+                if found is not None:
                     raise ProblemError(
                         422,
                         f"input[{at}].content has the model's special token {found!r}, must be without "

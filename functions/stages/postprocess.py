@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, JsonValue, ValidationError, field_validator
 
-from functions.contract import MAX_INPUT_CHARS, FinishReason, StageReply, StageRequest, StopSequence
+from functions.contract import FinishReason, Input, StageReply, StageRequest, StopSequence
+from functions.dialogue import MAX_INPUT_CHARS
 from functions.lifecycle import State
 from functions.problems import ProblemError, field_errors
 from functions.replica import ReplicaTracker
@@ -105,7 +106,8 @@ class Postprocess:
         )
         state, out = await asyncio.to_thread(filtered) if characters > _THREAD_CHARS else filtered()
         data: dict[str, JsonValue] = {"redactions": dict(state.redactions), "stopped": state.stopped}
-        if final and state.text is not None:
+        calls = () if isinstance(request.input, str) else request.input[-1].tool_calls
+        if final and state.text is not None and not calls:
             if len(state.text) > _THREAD_CHARS:
                 data |= await asyncio.to_thread(self._check_json, state.text)
             else:
@@ -113,7 +115,7 @@ class Postprocess:
         return StageReply(
             id=request.id,
             stage=self.name,
-            output=out,
+            output=_with_text(request.input, out),
             data=data,
             finish_reason=FinishReason.STOP if state.stopped else None,
             carry=None if final else state.model_dump(mode="json"),
@@ -145,6 +147,13 @@ class Postprocess:
     def routes(self, runtime: StageRuntime) -> StageRoutes:  # noqa: ARG002 - the protocol
         """No routes of its own. A model's answer may be empty, and so may the last segment of a stream."""
         return StageRoutes(accepts_empty_input=True)
+
+
+def _with_text(value: Input, text: str) -> Input:
+    """The text; an answer that calls tools keeps its calls, whose arguments are for the tools."""
+    if isinstance(value, str) or not value[-1].tool_calls:
+        return text
+    return (value[-1].model_copy(update={"content": text or None}),)
 
 
 def _state(carry: dict[str, JsonValue] | None, *, keep_text: bool) -> FilterState:

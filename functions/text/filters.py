@@ -12,7 +12,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
-from functions.contract import MAX_INPUT_CHARS, Wire
+from functions.dialogue import MAX_INPUT_CHARS, Wire
 from functions.text.redaction import DETECTORS, redact
 
 Whitespace: TypeAlias = Literal["keep", "strip", "tidy"]

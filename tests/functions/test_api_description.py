@@ -11,6 +11,8 @@ from functions.settings import FunctionSettings, StageAddress
 from functions.stages import ingest, orchestrate, postprocess
 from tests.functions.servers import echo, scripted, serving, wait_ready
 
+CALL = {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
 SETTINGS = FunctionSettings(stages=(StageAddress("m", "generate", "http://m"),))
 STAGES = {"ingest": ingest.build, "postprocess": postprocess.build, "orchestrate": orchestrate.build}
 
@@ -62,7 +64,13 @@ def test_every_reference_is_defined_and_every_operation_has_its_errors(kind):
         ({"input": "x", "segment": {"carry": None, "final": False}}, True),
         ({"input": []}, False),
         ({"input": 3}, False),
-        ({"input": [{"role": "developer", "content": "x"}]}, False),
+        ({"input": [{"role": "developer", "content": [{"type": "text", "text": "x"}]}]}, True),
+        ({"input": [{"role": "assistant", "tool_calls": [CALL]}]}, True),
+        ({"input": [{"role": "tool", "content": "4", "tool_call_id": "call_1"}]}, True),
+        ({"input": "x", "parameters": {"tools": [TOOL], "tool_choice": "required"}}, True),
+        ({"input": "x", "parameters": {"tools": [TOOL], "tool_choice": "always"}}, False),
+        ({"input": [{"role": "critic", "content": "x"}]}, False),
+        ({"input": [{"role": "user", "content": [{"type": "video", "video": "x"}]}]}, False),
         ({"input": "x", "parameters": {"max_tokens": 0}}, False),
         ({"input": "x", "more": 1}, False),
         ({}, False),
@@ -115,19 +123,35 @@ async def test_a_problem_has_the_form_that_is_described(http, status):
     ("request_body", "detail", "fields"),
     [
         (
-            {"input": [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": "Hi"}]},
-            "input[0].role = 'developer': must be 'system', 'user', 'assistant' or 'tool'",
+            {"input": [{"role": "critic", "content": "Be brief."}, {"role": "user", "content": "Hi"}]},
+            "input[0].role = 'critic': must be 'system', 'developer', 'user', 'assistant' or 'tool'",
             ["input[0].role"],
         ),
         (
-            {"input": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]},
-            'input[0].content = \'[{"type": "text", "text": "Hi"}]\': must be a text',
+            {"input": [{"role": "user", "content": [{"type": "text", "text": 3}]}]},
+            "input[0].content[0].text = 3: must be a text",
+            ["input[0].content[0].text"],
+        ),
+        (
+            {"input": [{"role": "user", "content": 3}]},
+            "input[0].content = 3: must be a text, a list of parts, or null",
             ["input[0].content"],
         ),
         (
-            {"input": [{"role": "assistant", "content": None, "tool_calls": []}]},
-            "input[0].content: must be a text (and 1 more)",
-            ["input[0].content", "input[0].tool_calls"],
+            {"input": [{"role": "tool", "content": "4"}]},
+            (
+                'input[0] = \'{"role": "tool", "content": "4"}\': tool_call_id must be given with role '
+                "tool, and with no other"
+            ),
+            ["input[0]"],
+        ),
+        (
+            {"input": [{"role": "user", "content": [{"type": "video"}]}]},
+            (
+                'input[0].content[0] = \'{"type": "video"}\': must be an object of type text, refusal, image_url or '
+                "input_audio"
+            ),
+            ["input[0].content[0]"],
         ),
         ({"input": 3}, "input = 3: must be a text or a list of messages", ["input"]),
         ({"input": []}, "input = '[]': must have at least 1 item", ["input"]),

@@ -278,10 +278,14 @@ async def test_special_tokens_in_a_message_are_text_and_count_as_text(http, made
     async with serving(create_app(build(settings), settings)) as url:
         await wait_ready(http, url)
         # A client cannot make them act.
-        message = {"role": role, "content": content, "special_tokens": "keep"}
-        async with http.post(f"{url}/invoke", json={"input": [message]}) as response:
+        message = {"role": role, "content": content}
+        if role == "tool":
+            message["tool_call_id"] = "call_1"
+        async with http.post(
+            f"{url}/invoke", json={"input": [{**message, "special_tokens": "keep"}]}
+        ) as response:
             body = await response.json(content_type=None)
     assert response.status == 200
-    assert body["output"] == [{"role": role, "content": content}]
+    assert body["output"] == [message]
     assert body["data"]["prompt_tokens"] == as_text
     assert not body["data"]["changed"]

@@ -75,7 +75,10 @@ class OpenAIEngine:
 
     async def chat(self, request: ChatRequest) -> AsyncIterator[Chunk]:
         """See `Engine.chat`."""
-        members = {"messages": dialect.message_members(request.messages)}
+        members = {
+            "messages": dialect.message_members(request.messages),
+            **dialect.tool_members(request.parameters),
+        }
         async for chunk in self._stream("/chat/completions", request.id, members, request.parameters):
             yield chunk
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import aiohttp
 
-from functions.contract import Message, Parameters
+from functions.contract import Parameters
+from functions.dialogue import Message, Role
 from functions.engine import (
     ChatRequest,
     Chunk,
@@ -122,12 +123,17 @@ class VllmEngine:
     async def chat(self, request: ChatRequest) -> AsyncIterator[Chunk]:
         """Stream an answer; see `Engine.chat`. Special tokens in messages are text unless these keep them."""
         path, parameters = "/v1/chat/completions", request.parameters
-        members: dict[str, Any] = {"messages": dialect.message_members(request.messages)}
+        members: dict[str, Any] = {
+            "messages": _messages(request.messages),
+            **dialect.tool_members(parameters),
+        }
         special = self._special_tokens
         if special is not None and special.needed_for(request.messages):
-            ids = await self.prompt_ids(request.messages)
+            # The completions API, which takes ids, neither lays out tools and parts nor finds calls.
+            plain = not parameters.tools and all(_is_plain(message) for message in request.messages)
+            ids = await self.prompt_ids(request.messages) if plain else None
             if ids is None:
-                members = {"messages": dialect.message_members(special.broken(request.messages))}
+                members["messages"] = _messages(special.broken(request.messages))
             else:
                 path, members = "/v1/completions", {"prompt": ids}
                 # The completions API would end after 16 tokens, the chat API at the model's length.
@@ -153,7 +159,7 @@ class VllmEngine:
         return await self._special_tokens.as_text(ids, other)
 
     async def _tokenize(self, messages: Sequence[Message]) -> list[int]:
-        body = {"model": self._info.model, "messages": dialect.message_members(messages)}
+        body = {"model": self._info.model, "messages": _messages(messages)}
         try:
             async with self.session.post(BASE_URL + "/tokenize", json=body) as response:
                 content = await response.read()
@@ -301,6 +307,15 @@ class VllmEngine:
             return self.died()
         message = dialect.error_message(body) or f"vLLM answered {status}"
         return EngineError(message, retryable=status in {429, 503}, status=status)
+
+
+def _messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """The member `messages`. Chat templates of open models know `system`, where OpenAI's say `developer`."""
+    return dialect.message_members(messages, developer=Role.SYSTEM)
+
+
+def _is_plain(message: Message) -> bool:
+    return isinstance(message.content, str) and not message.tool_calls and message.role is not Role.TOOL
 
 
 def _malformed(error: dialect.DialectError) -> EngineError:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from functions.contract import Message
+from functions.dialogue import Message
 from functions.text.special_tokens import SpecialTokens, differing_positions
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ class SpecialTokenText:
     def needed_for(self, messages: Sequence[Message]) -> bool:
         """Whether a message holds a special token that has to be text."""
         return any(
-            message.special_tokens is None and self._tokens.first_in(message.content) is not None
+            message.special_tokens is None
+            and any(self._tokens.first_in(text) is not None for text in message.texts)
             for message in messages
         )
 
@@ -99,9 +100,7 @@ class SpecialTokenText:
 
     def _changed(self, messages: Sequence[Message], change: Callable[[str], str]) -> tuple[Message, ...]:
         return tuple(
-            message
-            if message.special_tokens is not None
-            else message.model_copy(update={"content": change(message.content)})
+            message if message.special_tokens is not None else message.changed(change, arguments=True)
             for message in messages
         )
 
