@@ -20,7 +20,9 @@ from functions.auth.authenticator import Authenticator
 from functions.auth.caller import USE_BY_KEY
 from functions.contract import Problem, StageReply
 from functions.gpu_metrics import GpuMetrics
+from functions.http.answer_format import ContractFormat
 from functions.http.api_description import INVOKE_BODY, INVOKE_RESPONSES, describe
+from functions.http.asgi_response import AsgiResponse
 from functions.http.error_handlers import ErrorHandlers
 from functions.http.invocation import Invocation
 from functions.http.middleware import RequestMiddleware
@@ -207,14 +209,8 @@ class StageApp:
         )
         async def invoke(request: Request) -> Response:
             """Do the stage's work: `StageRequest` in, `StageReply` out, or events with `"stream": true`."""
-            return _AsgiResponse(
-                Invocation(
-                    self.stage,
-                    self.metrics,
-                    context_of(request),
-                    accepts_empty_input=self._routes.accepts_empty_input,
-                )
-            )
+            contract = ContractFormat(accepts_empty_input=self._routes.accepts_empty_input)
+            return AsgiResponse(Invocation(self.stage, self.metrics, context_of(request), contract))
 
 
 def create_app(
@@ -251,17 +247,6 @@ class _StageApi(FastAPI):
         if not self.openapi_schema:
             self.openapi_schema = describe(super().openapi(), accepts_empty_input=self._accepts_empty_input)
         return self.openapi_schema
-
-
-class _AsgiResponse(Response):
-    """Hands the connection to an ASGI application, which reads the body and answers by itself."""
-
-    def __init__(self, app: Invocation) -> None:
-        super().__init__()
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, receive, send)
 
 
 def _observe(replica: ReplicaTracker, metrics: Metrics, stage: Stage, settings: FunctionSettings) -> None:

@@ -1,10 +1,9 @@
-"""`POST /invoke`: from the body's bytes to the reply or the stream of events."""
+"""A request for a stage's work: from the body's bytes to the reply or the stream of events."""
 
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
-from pydantic import ValidationError
 from starlette.types import Receive, Scope, Send
 
 from functions.contract import (
@@ -17,46 +16,19 @@ from functions.contract import (
     StageRequest,
     StageTiming,
     Usage,
-    encode_event,
 )
+from functions.http.answer_format import AnswerFormat
 from functions.http.problem_response import send_problem
 from functions.http.request_body import ClientDisconnectedError
 from functions.http.request_state import state_of
 from functions.http.work_scope import WorkScope
 from functions.metrics import Metrics
-from functions.problems import ProblemError, field_errors, invalid, problem_of
+from functions.problems import ProblemError, problem_of
 from functions.stage import RequestContext, Stage
 from functions.text.refusals import declines
 from functions.timing import TokenTimes
 
 log = logging.getLogger(__name__)
-
-
-def parse_request(body: bytes, *, request_id: str, accepts_empty_input: bool = True) -> StageRequest:
-    """The request in a body; without an `id` it takes `X-Request-Id`.
-
-    Raises:
-        ProblemError: 400 for a body that is not JSON, 422 for one that does not fit the contract.
-    """
-    try:
-        request = StageRequest.model_validate_json(body)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        if first["type"] == "json_invalid":
-            raise ProblemError(
-                400, f"the body is not JSON: {first['msg']}", errors=field_errors([{**first, "input": None}])
-            ) from None
-        raise invalid(error) from None
-    if request.input == "" and not accepts_empty_input:
-        raise ProblemError(
-            422,
-            "input is empty, must be a text of at least one character",
-            title="Empty input",
-            errors=[{"field": "input", "message": "must be a text of at least one character", "value": ""}],
-        )
-    if "id" not in request.model_fields_set:
-        return request.model_copy(update={"id": request_id})
-    return request
 
 
 class Invocation:
@@ -66,13 +38,13 @@ class Invocation:
         stage: does the work.
         metrics: where generations are counted.
         context: of the request.
-        accepts_empty_input: of the stage.
+        answer_format: how the request is written, and the answer.
     """
 
     def __init__(
-        self, stage: Stage, metrics: Metrics, context: RequestContext, *, accepts_empty_input: bool
+        self, stage: Stage, metrics: Metrics, context: RequestContext, answer_format: AnswerFormat
     ) -> None:
-        self._accepts_empty_input = accepts_empty_input
+        self._format = answer_format
         self._stage = stage
         self._context = context
         self._metrics = metrics
@@ -84,11 +56,7 @@ class Invocation:
         """Parse, work, answer. Nothing is raised that the stage raised: it becomes the answer."""
         try:
             state = state_of(scope)
-            request = parse_request(
-                state.body,
-                request_id=self._context.request_id,
-                accepts_empty_input=self._accepts_empty_input,
-            )
+            request = self._format.parse(state.body, request_id=self._context.request_id)
             async with WorkScope(receive, self._context, state.active):
                 await self._work(request, send)
         except ClientDisconnectedError:
@@ -112,7 +80,7 @@ class Invocation:
             elif isinstance(event, Failure):
                 raise ProblemError.of(event.problem)
             elif isinstance(event, Final):
-                body = self._finish(event.reply).model_dump_json(exclude_none=True).encode()
+                body = self._format.whole(self._finish(event.reply))
                 headers = [
                     (b"content-type", b"application/json"),
                     (b"content-length", str(len(body)).encode()),
@@ -138,7 +106,8 @@ class Invocation:
                 self._head_sent = True
                 await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
             ended = isinstance(event, Final | Failure)
-            await send({"type": "http.response.body", "body": encode_event(event), "more_body": True})
+            if piece := self._format.event(event):
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
             if ended:
                 break
         if not ended:
@@ -181,9 +150,10 @@ class Invocation:
         if self._complete:
             return  # interrupted while the last bytes were being sent
         if not self._head_sent:
-            await send_problem(send, problem)
+            await send_problem(send, problem, path=self._format.path)
             return
-        await send({"type": "http.response.body", "body": encode_event(Failure(problem)), "more_body": True})
+        end = self._format.event(Failure(problem))
+        await send({"type": "http.response.body", "body": end, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

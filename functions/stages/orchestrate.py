@@ -22,6 +22,7 @@ from functions.calls.client import ObserveCall, StageClient, open_session
 from functions.calls.failures import Outcome
 from functions.calls.retries import CallPolicy
 from functions.calls.streaming import Events, at_the_end, by_segments, from_model, next_request
+from functions.chat_api.routes import chat_router
 from functions.contract import (
     Delta,
     Final,
@@ -32,6 +33,7 @@ from functions.contract import (
     StageTiming,
     Usage,
 )
+from functions.http.answer_format import ContractFormat
 from functions.http.invocation import Invocation
 from functions.idempotency import AnswerStore, parse_key
 from functions.lifecycle import Lifecycle, State
@@ -209,7 +211,7 @@ class Orchestrate:
             await self._session.close()
 
     def routes(self, runtime: StageRuntime) -> StageRoutes:
-        """Those of durable runs, where there are any; registers the metrics of stage calls."""
+        """OpenAI's chat API, and durable runs where there are any; registers the metrics of stage calls."""
         registry = runtime.metrics.registry
         calls = Counter(
             "pilotlight_stage_calls",
@@ -230,12 +232,17 @@ class Orchestrate:
             seconds.labels(target=target).observe(took)
 
         self._observe = observe
-        if self._runs is None:
-            return StageRoutes()
         metrics = runtime.metrics
-        return self._runs.routes(
-            lambda context: Invocation(self, metrics, context, accepts_empty_input=False)
-        )
+        # A client may call the agent by its own name, or by that of the stage that it talks to.
+        names = tuple(dict.fromkeys(filter(None, (self._settings.agent, self.name))))
+        chat = chat_router(self, metrics, names)
+        if self._runs is None:
+            return StageRoutes(router=chat)
+        contract = ContractFormat(accepts_empty_input=False)
+        runs = self._runs.routes(lambda context: Invocation(self, metrics, context, contract))
+        if runs.router is not None:
+            chat.include_router(runs.router)
+        return replace(runs, router=chat)
 
     async def _fold(
         self,

