@@ -15,9 +15,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from warmpool.experiments.experiment import ReplicaSpec, ServiceTime
+from warmpool.experiments.html_page import page, write_files
 from warmpool.experiments.replay_error import ArmComparison, Compared
 from warmpool.experiments.replay_results import ReplayHeader
-from warmpool.experiments.report import page, write_files
 
 FIGURES: Final = (
     ("cold starts", "cold_starts"),

@@ -6,7 +6,6 @@ import csv
 import html
 import io
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,29 +13,12 @@ import yaml
 
 from warmpool.experiments import tables
 from warmpool.experiments.figures import PICTURES
+from warmpool.experiments.html_page import page, write_files
 from warmpool.experiments.result import Result
 from warmpool.experiments.run import ArmResult, ExperimentReport
 from warmpool.experiments.tables import Row
 
 _DIGITS: Final = 6
-_STYLE: Final = """
-:root{color-scheme:light dark;--ink:#111827;--dim:#6b7280;--line:#e5e7eb;--page:#fff;--best:#dcfce7}
-@media(prefers-color-scheme:dark){:root{--ink:#e5e7eb;--dim:#9ca3af;--line:#374151;--page:#111827;--best:#14532d}}
-body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--page);margin:0 auto;max-width:72rem;
-padding:1rem}
-h1{font-size:1.5rem;margin:.2rem 0}h2{font-size:1.15rem;margin:2rem 0 .5rem}p.dim,figcaption{color:var(--dim)}
-.scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
-th,td{padding:.35rem .6rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
-th:first-child{text-align:left;position:sticky;left:0;background:var(--page)}
-tr.best td{background:var(--best)}
-.scroll:focus-visible{outline:2px solid #2563eb}
-figure{margin:0}figure svg{width:100%;min-width:38rem;height:auto;background:#fff;border-radius:.4rem}
-a:focus-visible,summary:focus-visible{outline:2px solid #2563eb}pre{overflow-x:auto;font-size:.85rem}
-@media(max-width:40rem){thead th:first-child,tbody th{max-width:9rem;white-space:normal}}
-@media print{body{max-width:none;font-size:10pt;padding:0}.scroll{overflow:visible}
-figure svg{min-width:0}th,td{padding:.2rem .35rem;font-size:8pt}
-h2{break-after:avoid}figure,tr{break-inside:avoid}details{display:none}}
-"""
 
 
 def rows(report: ExperimentReport) -> list[Row]:
@@ -174,16 +156,6 @@ def to_html(report: ExperimentReport) -> str:
     )
 
 
-def page(title: str, body: str) -> str:
-    """A page of a report around its body."""
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body><main>"
-        f"{body}</main></body></html>\n"
-    )
-
-
 def _verdict(report: ExperimentReport) -> str:
     name = best(report)
     goal = f"at most {report.objective:.3g} of the requests cold".replace(
@@ -207,20 +179,3 @@ def write(report: ExperimentReport, folder: Path) -> list[Path]:
     }
     contents |= {f"{picture.name}.png": picture.png(report) for picture in PICTURES}
     return write_files(folder, contents)
-
-
-def write_files(folder: Path, contents: Mapping[str, bytes]) -> list[Path]:
-    """Write files by name into a folder; returns them.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name, content in contents.items():
-        # A reader never sees half of a file, also when the disk is full.
-        fresh = folder / f".{name}.new"
-        fresh.write_bytes(content)
-        fresh.replace(folder / name)
-        written.append(folder / name)
-    return written
