@@ -57,7 +57,7 @@ COMMANDS: dict[str, Lazy] = {
     "experiment": Lazy(
         "Experiments: what warm pools would cost on a trace, and what users would feel.", "experiment"
     ),
-    "model": Lazy("Models: quantize a checkpoint.", "model"),
+    "model": Lazy("Models: quantize a checkpoint, compare what it changes and saves.", "model"),
     "weights": Lazy("Model weights: pull, warm, ls, plan, verify, prune, rm, make-model.", "weights"),
 }
 

@@ -3,6 +3,7 @@
 from knative.client.errors import ClusterError
 from pilotlight.agent import AgentFileError
 from pilotlight.aws_server import AwsServerError
+from pilotlight.comparison.errors import CompareError, CompareInputError
 from pilotlight.demo.errors import DemoError
 from pilotlight.deploy import DeployError
 from pilotlight.invoke import InvokeError
@@ -19,10 +20,19 @@ from warmpool.domain.spec_errors import SpecError
 from warmpool.experiments.errors import ExperimentError, TraceError
 from weights import InvalidURIError, WeightsError
 
-_GIVEN = (AgentFileError, SpecError, TriggerSpecError, ExperimentError, TraceError, InvalidURIError)
+_GIVEN = (
+    AgentFileError,
+    CompareInputError,
+    SpecError,
+    TriggerSpecError,
+    ExperimentError,
+    TraceError,
+    InvalidURIError,
+)
 _HAPPENED = (
     AwsServerError,
     BrokerError,
+    CompareError,
     DemoError,
     DeployError,
     InvokeError,

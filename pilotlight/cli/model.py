@@ -1,4 +1,4 @@
-"""`pilotlight model ...`: smaller checkpoints of a model."""
+"""`pilotlight model ...`: smaller checkpoints of a model, made and compared."""
 
 import json
 from pathlib import Path
@@ -8,15 +8,19 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
+from pilotlight.cli.model_compare import compare
 from weights.quantize.checkpoint import quantize_checkpoint
 from weights.sizes import format_size
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Models: quantize a checkpoint.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Models: quantize a checkpoint, compare.")
 
 
 @app.callback()
 def model() -> None:
-    """Models: quantize a checkpoint."""
+    """Models: quantize a checkpoint, compare what it changes and saves."""
+
+
+app.command()(compare)
 
 
 @app.command()
