@@ -66,6 +66,8 @@ class FunctionSettings:
     """The engine's own options; for vLLM as on its command line, without the dashes in front."""
     stages: tuple[StageAddress, ...] = ()
     """The chain, in order, for orchestrate."""
+    graph: Mapping[str, Any] | None = None
+    """How these are bound together, as `functions.graph.settings`, which checks it; None: in order."""
     stage_config: Mapping[str, Any] = field(default_factory=dict)
     """The stage kind's own settings, checked by the stage."""
     gateway: str | None = None
@@ -139,6 +141,7 @@ class FunctionSettings:
             engine=reader.read(env_vars.ENGINE, _one_of(*ENGINES), defaults.engine),
             engine_args=reader.read(env_vars.ENGINE_ARGS, _engine_args, {}),
             stages=reader.read(env_vars.STAGES, _stages, ()),
+            graph=reader.read(env_vars.GRAPH, _json_object, None),
             stage_config=reader.read(env_vars.STAGE_CONFIG, _json_object, {}),
             gateway=reader.read(env_vars.GATEWAY, _http_url, None),
             cache_dir=default_cache_dir(environ),

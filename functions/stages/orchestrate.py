@@ -1,47 +1,44 @@
-"""The first stage of a chain: runs a request through the other stages, whole or as a stream.
+"""The first stage of an agent: takes a request through the graph of the other stages, whole or as a stream.
 
-A whole request is a fold over the chain. For a stream the stages up to the model are called whole and the
-model's events are streamed; each stage behind the model takes the stream segment by segment (postprocess), or
-the whole text at its end. While one segment is under way the text of the next one collects, so the number of
-posts follows the speed of the network, not the number of tokens.
+Without a graph the stages stand in one line, and each gets the output of the one before it. Stages that can
+run side by side do. Those that are certain to be needed are woken when the request arrives, so that cold ones
+start together.
 
-When a request arrives, all stages behind the first are woken at once, so that cold ones start side by side.
+For a stream the nodes up to the last that generates are called whole and its events are streamed; each stage
+behind it takes the stream segment by segment (postprocess), or the whole text at its end. While one segment
+is under way the text of the next one collects, so the number of posts follows the speed of the network, not
+the number of tokens.
 """
 
 import hashlib
-from collections.abc import Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 from prometheus_client import Counter, Histogram
-from pydantic import Field, JsonValue
+from pydantic import Field
 
 from functions.auth.authenticator import stage_token_of
 from functions.calls.client import ObserveCall, StageClient, open_session
 from functions.calls.failures import Outcome
 from functions.calls.retries import CallPolicy
-from functions.calls.streaming import Events, at_the_end, by_segments, from_model, next_request
+from functions.calls.streaming import Events
 from functions.chat_api.routes import chat_router
-from functions.contract import (
-    Delta,
-    Final,
-    FinishReason,
-    Input,
-    StageReply,
-    StageRequest,
-    StageTiming,
-    Usage,
-)
+from functions.contract import Final, StageReply, StageRequest
+from functions.graph.graph import Graph
+from functions.graph.settings import graph_of, parse_graph
 from functions.http.answer_format import ContractFormat
 from functions.http.invocation import Invocation
 from functions.idempotency import AnswerStore, parse_key
 from functions.lifecycle import Lifecycle, State
 from functions.metrics import REQUEST_BUCKETS
+from functions.orchestration.answers import Answer
+from functions.orchestration.graph_run import GraphRun
+from functions.orchestration.nodes import Node, Patience, StageNode
 from functions.orchestration.runs.config import RunsConfig
 from functions.orchestration.runs.durable_runs import DurableRuns, database_url
 from functions.orchestration.runs.durable_steps import DurableSteps
-from functions.orchestration.steps import PlainSteps, Steps
+from functions.orchestration.steps import Steps
 from functions.problems import ProblemError
 from functions.replica import ReplicaTracker
 from functions.settings import FunctionSettings, SettingsError
@@ -74,43 +71,25 @@ class OrchestrateConfig(CallPolicy):
     """Seconds after its last answer for which a stage counts as awake."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Progress:
-    """The result of the stages called so far."""
-
-    value: Input
-    finish_reason: FinishReason | None = None
-    usage: Usage = field(default_factory=Usage)
-    timings: tuple[StageTiming, ...] = ()
-    data: dict[str, JsonValue] = field(default_factory=dict)
-
-    def after(self, name: str, reply: StageReply) -> "_Progress":
-        """With the reply of one more stage; values that it does not give stay."""
-        usage = self.usage.model_copy(update=reply.usage.model_dump(exclude_none=True))
-        data = self.data if reply.data is None else {**self.data, name: reply.data}
-        return replace(
-            self,
-            value=reply.output,
-            finish_reason=reply.finish_reason or self.finish_reason,
-            usage=usage,
-            timings=(*self.timings, *reply.timings),
-            data=data,
-        )
-
-
 class Orchestrate:
     """The stage."""
 
     kind = "orchestrate"
 
     def __init__(
-        self, settings: FunctionSettings, config: OrchestrateConfig, *, runs_url: str | None = None
+        self,
+        settings: FunctionSettings,
+        config: OrchestrateConfig,
+        graph: Graph,
+        *,
+        runs_url: str | None = None,
     ) -> None:
         self.name = settings.stage_name or self.kind
         self._settings = settings
         self._config = config
         self._session: aiohttp.ClientSession | None = None
-        self._chain: tuple[StageClient, ...] = ()
+        self._graph = graph
+        self._nodes: dict[str, Node] = {}
         self._answers = AnswerStore(
             settings.cache_dir / "answers" / (settings.service or self.name),
             keep_s=config.idempotency_seconds,
@@ -125,20 +104,7 @@ class Orchestrate:
         """Open the session. No stage is called, so a cold one may stay cold."""
         replica.record(Phase.IMPORT, replica.age)
         self._session = open_session()
-        token = stage_token_of(self._settings)
-        policy = CallPolicy(**self._config.model_dump(include=set(CallPolicy.model_fields)))
-        self._chain = tuple(
-            StageClient(
-                self._session,
-                address,
-                gateway=self._settings.gateway,
-                policy=policy,
-                observe=self._observe,
-                stage_token=token,
-            )
-            for address in self._settings.stages
-            if address.kind != self.kind
-        )
+        self._nodes = self._open_nodes(self._session)
         if self._runs is not None:
             self._runs.start()
             replica.on_change(self._on_change)
@@ -173,40 +139,54 @@ class Orchestrate:
     async def _work(self, request: StageRequest, context: RequestContext) -> StageReply | Events:
         context.default_deadline(self._config.deadline_seconds)
         context.limit_retries(self._config.retries)
-        self._wake(context)
+        run = self._run(request, context)
         if request.stream:
-            return self._stream(request, context)
-        progress = await self._fold(self._chain, _Progress(request.input), request, context)
-        return self._reply(request, progress)
+            return self._stream(request, run)
+        return self._reply(request, await run.whole())
 
     async def _durable(
         self, request: StageRequest, context: RequestContext, steps: DurableSteps
     ) -> StageReply:
         """The reply to a durable run, by way of its recorded steps."""
         context.limit_retries(self._config.retries)
-        self._wake(context)
-        progress = await self._fold(self._chain, _Progress(request.input), request, context, steps)
-        return self._reply(request, progress)
+        return self._reply(request, await self._run(request, context, steps).whole())
 
     def _on_change(self, lifecycle: Lifecycle) -> None:
         if lifecycle.state is State.DRAINING and self._runs is not None:
             self._runs.drain()
 
-    def _wake(self, context: RequestContext) -> None:
-        if self._config.wake:
-            for client in self._chain[1:]:
-                client.wake(
-                    context.headers(),
-                    idle_seconds=self._config.wake_idle_seconds,
-                    patience_seconds=self._config.deadline_seconds,
-                )
+    def _run(self, request: StageRequest, context: RequestContext, steps: Steps | None = None) -> GraphRun:
+        return GraphRun(self._graph, self._nodes, request, context, steps, wake=self._config.wake)
+
+    def _open_nodes(self, session: "aiohttp.ClientSession") -> dict[str, Node]:
+        """The node of each stage."""
+        config = self._config
+        token = stage_token_of(self._settings)
+        policy = CallPolicy(**config.model_dump(include=set(CallPolicy.model_fields)))
+        patience = Patience(config.segment_seconds, config.wake_idle_seconds, config.deadline_seconds)
+        nodes: dict[str, Node] = {}
+        for address in self._settings.stages:
+            if address.kind == self.kind:
+                continue
+            placed = self._graph.by_name.get(address.name)
+            attempts = None if placed is None else placed.options.attempts
+            client = StageClient(
+                session,
+                address,
+                gateway=self._settings.gateway,
+                policy=policy if attempts is None else policy.model_copy(update={"attempts": attempts}),
+                observe=self._observe,
+                stage_token=token,
+            )
+            nodes[address.name] = StageNode(client, patience)
+        return nodes
 
     async def close(self) -> None:
         """End the background calls and the connections; give durable runs back."""
         if self._runs is not None:
             await self._runs.close()
-        for client in self._chain:
-            await client.close()
+        for node in self._nodes.values():
+            await node.close()
         if self._session is not None:
             await self._session.close()
 
@@ -244,69 +224,24 @@ class Orchestrate:
             chat.include_router(runs.router)
         return replace(runs, router=chat)
 
-    async def _fold(
-        self,
-        chain: Sequence[StageClient],
-        progress: _Progress,
-        request: StageRequest,
-        context: RequestContext,
-        steps: Steps | None = None,
-    ) -> _Progress:
-        recorded = steps or PlainSteps()
-        for client in chain:
-            following = next_request(request, progress.value)
-
-            async def call(
-                key: str, client: StageClient = client, following: StageRequest = following
-            ) -> StageReply:
-                called = await client.call(following, context, idempotency_key=key or None)
-                context.record(client.name, called.timing.seconds)
-                return called.reply
-
-            progress = progress.after(client.name, await recorded.run(client.name, call))
-        return progress
-
-    async def _stream(self, request: StageRequest, context: RequestContext) -> Events:
-        model = next((i for i, client in enumerate(self._chain) if client.kind == "generate"), None)
-        if model is None:
-            progress = await self._fold(self._chain, _Progress(request.input), request, context)
-            reply = self._reply(request, progress)
-            yield Delta(reply.text)
-            yield Final(reply)
-            return
-        progress = await self._fold(self._chain[:model], _Progress(request.input), request, context)
-        source, *filters = self._chain[model:]
-        unfinished: list[StageTiming] = []
-        events = from_model(source, next_request(request, progress.value, stream=True), context, unfinished)
-        for client in filters:
-            if client.kind == "postprocess":
-                pause = self._config.segment_seconds
-                events = by_segments(client, events, request, context, pause=pause)
-            else:
-                events = at_the_end(client, events, request, context)
-        async with aclosing(events) as stream:
-            async for event in stream:
+    async def _stream(self, request: StageRequest, run: GraphRun) -> Events:
+        async with aclosing(run.streamed()) as events:
+            async for event in events:
                 if isinstance(event, Final):
-                    progress = replace(progress, timings=(*progress.timings, *unfinished))
-                    yield Final(self._reply(request, self._joined(progress, event.reply)))
+                    update = {"stage": self.name, "metadata": request.metadata}
+                    yield Final(event.reply.model_copy(update=update))
                     return
                 yield event
 
-    def _joined(self, before: _Progress, streamed: StageReply) -> _Progress:
-        """The stages before the stream, and those of the stream, whose data has their names already."""
-        joined = before.after("", streamed.model_copy(update={"data": None}))
-        data = streamed.data if isinstance(streamed.data, dict) else {}
-        return replace(joined, data={**joined.data, **data})
-
-    def _reply(self, request: StageRequest, progress: _Progress) -> StageReply:
+    def _reply(self, request: StageRequest, answer: Answer) -> StageReply:
         return StageReply(
             id=request.id,
             stage=self.name,
-            output=progress.value,
-            data=progress.data,
-            finish_reason=progress.finish_reason,
-            usage=progress.usage,
-            timings=progress.timings,
+            output=answer.value,
+            data=answer.data,
+            finish_reason=answer.finish_reason,
+            usage=answer.usage,
+            timings=answer.timings,
             metadata=request.metadata,
         )
 
@@ -331,11 +266,17 @@ def build(settings: FunctionSettings) -> Orchestrate:
     """The stage of these settings.
 
     Raises:
-        SettingsError: a bad stage config, or no stages to call.
+        SettingsError: a bad stage config, a bad graph, or no stages to call.
     """
     if not any(stage.kind != Orchestrate.kind for stage in settings.stages):
         shape = 'a JSON list of {"name", "kind", "url"} with a stage to call'
         raise SettingsError((f"{env_vars.STAGES} = unset, must be {shape}",))
     config = parse_config(OrchestrateConfig, settings)
     runs_url = None if config.runs is None else database_url(config.runs, settings)
-    return Orchestrate(settings, config, runs_url=runs_url)
+    kinds = {stage.name: stage.kind for stage in settings.stages}
+    try:
+        bound = None if settings.graph is None else parse_graph(settings.graph)
+        graph = graph_of(kinds, bound, skipped=(Orchestrate.kind,))
+    except ValueError as error:
+        raise SettingsError((f"{env_vars.GRAPH}: {error}",)) from None
+    return Orchestrate(settings, config, graph, runs_url=runs_url)
