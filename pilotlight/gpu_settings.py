@@ -59,6 +59,8 @@ class GpuType(AgentModel):
 
     memory: Quantity
     """Of one device."""
+    compute_capability: Annotated[float, Field(ge=1, le=99)] | None = None
+    """As NVIDIA numbers its architectures; None where it is not known."""
     node_labels: dict[str, list[str]] = Field(default_factory=dict)
     """By a label's key, the values of nodes with this GPU."""
     mig: Annotated[list[str], AfterValidator(_profiles)] = Field(default_factory=list)

@@ -15,7 +15,7 @@ from pilotlight import deploy as deploying
 from pilotlight import invoke as invoking
 from pilotlight import paths
 from pilotlight import purge as purging
-from pilotlight.agent import Agent, Kind
+from pilotlight.agent import Agent, AgentFileError, Kind
 from pilotlight.agent_reader import load_agent
 from pilotlight.cli.options import Kubeconfig
 from pilotlight.compile import compile_agent, compile_for_cluster
@@ -24,7 +24,7 @@ from pilotlight.compile_eventing import eventing_objects, limits_of
 from pilotlight.compile_runs import unfit_for_a_cluster
 from pilotlight.doctor.findings import Level
 from pilotlight.doctor.report import has_errors
-from pilotlight.doctor.run import Agents, check_cluster
+from pilotlight.doctor.run import Agents, check_cluster, check_models_here
 from pilotlight.gateway import default_gateway
 from pilotlight.kubeconfig import connect
 from pilotlight.mesh.objects import mesh_notes
@@ -95,6 +95,7 @@ def render(
 ) -> None:
     """Print the Knative Services, WarmPools and Triggers that an agent file compiles to."""
     agents = load(file, model, mesh)
+    _refuse_models_that_cannot_work(Agents(agents, file))
     objects = _compile_dispatchers(agents) if dispatchers else compile_all(agents)
     _note_what_the_mesh_leaves(agents)
     if not dispatchers and any(map(deploying.names_no_image, objects)):
@@ -114,6 +115,21 @@ def render(
         typer.echo(json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}, indent=2))
     else:
         raise typer.BadParameter(f"'{output}' must be yaml or json", param_hint="--output")
+
+
+def _refuse_models_that_cannot_work(checked: Agents) -> None:
+    """Say what is known here of models and their options: of those in folders, and of options alone.
+
+    Raises:
+        AgentFileError: vLLM would refuse a model.
+    """
+    lines = asyncio.run(check_models_here(checked))
+    for line in lines:
+        if line.finding.level is Level.WARNING:
+            typer.echo(line.text, err=True)
+    if has_errors(lines):
+        errors = [line.message for line in lines if line.finding.level is Level.ERROR]
+        raise AgentFileError("\n".join(errors))
 
 
 def _compile_dispatchers(agents: list[Agent]) -> list[dict[str, Any]]:

@@ -3,7 +3,14 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from pilotlight.agent import Agent
-from pilotlight.doctor import addon_checks, gpu_checks, model_checks, object_checks, serving_checks
+from pilotlight.doctor import (
+    addon_checks,
+    gpu_checks,
+    model_checks,
+    object_checks,
+    quantization_checks,
+    serving_checks,
+)
 from pilotlight.doctor.cluster_facts import ClusterFacts
 from pilotlight.doctor.findings import Finding, Unknown
 from pilotlight.doctor.model_memory import ModelFacts
@@ -35,7 +42,10 @@ def check(
     yield from object_checks.access(facts, needs)
     yield from model_checks.images(facts, needs)
     yield from model_checks.model_places(facts, agents, needs)
-    yield from model_checks.memory(agents, needs, models)
+    if not facts.local:
+        # One machine has no GPU of the type that the file names, so there is nothing to hold a model against.
+        yield from model_checks.memory(agents, needs, models)
+    yield from quantization_checks.quantization(agents, models, gpus=not facts.local)
     yield from model_checks.cold_starts(facts, needs, models)
 
 

@@ -3,13 +3,16 @@
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from pilotlight.agent import Agent
+from pilotlight.agent import Agent, Kind
 from pilotlight.doctor.findings import Unknown
 from pilotlight.doctor.model_checks import device_memory
 from pilotlight.doctor.model_memory import ModelFacts
+from pilotlight.doctor.quantization_checks import names_quantization
 from weights.errors import WeightsError
 from weights.sources import listing
+from weights.sources.address import parse_uri
 from weights.sources.factory import open_source
 from weights.sources.retry_policy import ReadRetryPolicy
 
@@ -19,15 +22,39 @@ _QUICK = ReadRetryPolicy(attempts=2, connect_attempts=1, connect_timeout=3.0, re
 the process waits for it."""
 
 
-async def read_models(agents: Sequence[Agent]) -> Mapping[int, ModelFacts | Unknown]:
-    """The models whose GPU is known, by the index of their agent; nothing is read for the others."""
+async def read_models(
+    agents: Sequence[Agent], *, gpus: bool = True, remote: bool = True
+) -> Mapping[int, ModelFacts | Unknown]:
+    """The models whose GPU is known or whose quantization is named, by the index of their agent.
+
+    Models in folders of this machine are read in any case, the others not: reading costs requests.
+
+    Args:
+        agents: whose models.
+        gpus: whether the GPUs that the files name are those that models get.
+        remote: whether models that are not in a folder may be read.
+    """
     wanted = {
         index: agent.spec.model.uri
         for index, agent in enumerate(agents)
-        if agent.spec.model is not None and agent.spec.model.uri and device_memory(agent) is not None
+        if agent.spec.model is not None
+        and agent.spec.model.uri
+        and _is_wanted(agent, agent.spec.model.uri, gpus=gpus, remote=remote)
     }
     found = await asyncio.gather(*(_read(uri) for uri in wanted.values()))
     return dict(zip(wanted, found, strict=True))
+
+
+def _is_wanted(agent: Agent, uri: str, *, gpus: bool, remote: bool) -> bool:
+    stages = [
+        stage for stage in agent.spec.stages if stage.kind is Kind.GENERATE and stage.engine_type == "vllm"
+    ]
+    if not stages:
+        return False
+    location = parse_uri(uri)
+    if isinstance(location, Path):
+        return location.is_dir()
+    return remote and ((gpus and device_memory(agent) is not None) or any(map(names_quantization, stages)))
 
 
 async def _read(uri: str) -> ModelFacts | Unknown:

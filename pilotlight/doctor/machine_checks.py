@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from pilotlight.agent import Agent
+from pilotlight.doctor import quantization_checks
 from pilotlight.doctor.findings import Finding, Level, Unknown, ok, unknown
 from pilotlight.doctor.machine_facts import MachineFacts
 from pilotlight.doctor.model_memory import ModelFacts
@@ -23,6 +24,7 @@ def check(
     yield from _ports(facts)
     yield from _network(facts)
     yield from _engines(facts, agents)
+    yield from quantization_checks.quantization(agents, models, gpus=False)
 
 
 def _resources(facts: MachineFacts, models: Mapping[int, ModelFacts | Unknown]) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from knative.client.cluster import Cluster
 from pilotlight import yaml_locations
 from pilotlight.agent import Agent
 from pilotlight.deploy import is_local_platform
-from pilotlight.doctor import cluster_checks, machine_checks
+from pilotlight.doctor import cluster_checks, machine_checks, quantization_checks
 from pilotlight.doctor import needs as reading
 from pilotlight.doctor.cluster_facts import ClusterFacts
 from pilotlight.doctor.findings import Finding, Level, Unknown
@@ -45,12 +45,17 @@ class Agents:
         return f"{self.paths[finding.agent]}:{line}: {'.'.join(map(str, finding.field))}"
 
 
+async def check_models_here(agents: Agents) -> list[Line]:
+    """What can be said of models and their options without a cluster and without a request."""
+    models = await read_models(agents.agents, remote=False)
+    return agents.lines(quantization_checks.quantization(agents.agents, models))
+
+
 async def check_cluster(cluster: Cluster, agents: Agents) -> list[Line]:
     """The checks of a cluster that need no pod of their own."""
     needs = reading.stages(agents.agents)
     facts = await gather(cluster, needs, reading.rights(agents.agents))
-    # One machine has no GPU of the type that the file names, so there is nothing to hold a model against.
-    models = {} if facts.local else await read_models(agents.agents)
+    models = await read_models(agents.agents, gpus=not facts.local)
     return agents.lines(cluster_checks.check(facts, agents.agents, needs, models))
 
 
