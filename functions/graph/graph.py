@@ -187,9 +187,12 @@ def _ordered(nodes: Sequence[GraphNode]) -> list[GraphNode]:
 def _cycle(nodes: Sequence[GraphNode]) -> list[str]:
     """A circle, in the direction of the work, among nodes that are in one or behind one."""
     waiting = {node.name: node for node in nodes}
+    order = {node.name: at for at, node in enumerate(nodes)}
     path = [nodes[0].name]
     while True:
         before = next(name for name in waiting[path[-1]].after if name in waiting)
         if before in path:
-            return path[path.index(before) :][::-1]
+            circle = path[path.index(before) :][::-1]
+            first = min(range(len(circle)), key=lambda at: order[circle[at]])
+            return circle[first:] + circle[:first]
         path.append(before)
