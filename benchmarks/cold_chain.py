@@ -26,9 +26,10 @@ import aiohttp
 from functions.engines.vllm.template_snapshots import KIND
 from knative.client.resources import CONFIG_MAP, POD
 from pilotlight import deploy, stack
-from pilotlight.agent import Agent, Kind
+from pilotlight.agent import Agent
 from pilotlight.agent_reader import load_agent
 from pilotlight.compile import compile_agent
+from pilotlight.stage_spec import Kind
 from weights.make_model import make_model
 
 AGENT = Path(__file__).parents[1] / "examples" / "support" / "agent.yaml"

@@ -34,7 +34,6 @@ sys.path[0] = str(Path(__file__).parents[1])
 
 from benchmarks.arguments import at_least  # noqa: E402 - see above
 from pilotlight import deploy, stack  # noqa: E402
-from pilotlight.agent import Kind  # noqa: E402
 from pilotlight.agent_reader import load_agent  # noqa: E402
 from pilotlight.demo.run import demo_objects, price, read_prompts  # noqa: E402
 from pilotlight.replay.arms import POOL_OFF, POOL_ON, default_arms  # noqa: E402
@@ -44,6 +43,7 @@ from pilotlight.replay.probe import probe_arms  # noqa: E402
 from pilotlight.replay.sender import Planned  # noqa: E402
 from pilotlight.replay.session import Replay  # noqa: E402
 from pilotlight.replay.values import Platform, ReplayPlan, ReplayProgress, ResultsFile  # noqa: E402
+from pilotlight.stage_spec import Kind  # noqa: E402
 from warmpool.adapters.price_file import packaged_prices  # noqa: E402
 from warmpool.experiments.calibrate import Calibration, calibrate_results, comments  # noqa: E402
 from warmpool.experiments.experiment import ReplicaSpec  # noqa: E402

@@ -15,6 +15,7 @@ from knative.autoscaling import annotations as knative_annotations
 from knative.autoscaling.config import AutoscalerConfig
 from pilotlight import yaml_locations
 from pilotlight.agent import Agent, AgentFileError
+from pilotlight.agent_graph import graph_problems
 from pilotlight.compile import autoscaling
 from pilotlight.compile_gpu import gpu_of
 from pilotlight.gpu_problems import gpu_problems
@@ -67,14 +68,17 @@ def load_agent(path: Path, *, tell: Callable[[str], None] = _on_stderr) -> Agent
         found = knative_annotations.validate(autoscaling(stage).annotations(), _LENIENT)
         line = document.line(("spec", "stages", index, "scaling"))
         problems += [f"{path}:{line}: spec.stages.{index}.scaling: {problem}" for problem in found]
+    problems += [
+        f"{path}:{document.line(location)}: {'.'.join(map(str, location))}{text}"
+        for location, text in graph_problems(agent)
+    ]
     problems += _gpu_problems(path, document, agent)
     problems += _engine_problems(path, document, agent, tell)
     if problems:
         raise AgentFileError("\n".join(problems))
-    if agent.spec.model is None or agent.spec.model.uri is None:
-        return agent
     # Replicas run in other folders than this command, and may be started much later.
-    return agent.with_model(absolute_uri(agent.spec.model.uri, path.absolute().parent))
+    folder = path.absolute().parent
+    return agent.with_absolute_models(lambda uri: absolute_uri(uri, folder))
 
 
 def _gpu_problems(path: Path, document: yaml_locations.Located, agent: Agent) -> list[str]:

@@ -8,7 +8,8 @@ from typing import Any
 
 from knative import env_vars, render
 from knative.labels import AGENT_LABEL, CLUSTER_LOCAL, STAGE_LABEL, VISIBILITY_LABEL
-from pilotlight.agent import Agent, EngineSpec, Kind, StageSpec
+from pilotlight.agent import Agent
+from pilotlight.agent_graph import graph_settings
 from pilotlight.compile_access import access_annotations, access_environment, network_policy
 from pilotlight.compile_pod import NO_IMAGE, compile_pod
 from pilotlight.compile_runs import runs_environment, stage_config
@@ -16,6 +17,7 @@ from pilotlight.compile_triggers import trigger_object
 from pilotlight.compile_waker import waker_objects
 from pilotlight.mesh.objects import mesh_objects
 from pilotlight.mesh.pods import pod_annotations, pod_labels
+from pilotlight.stage_spec import EngineSpec, Kind, StageSpec
 
 
 def compile_agent(agent: Agent) -> list[dict[str, Any]]:
@@ -104,10 +106,12 @@ def _environment(agent: Agent, stage: StageSpec) -> dict[str, str]:
     if stage.kind is not Kind.CONTAINER:
         env |= access_environment(agent, stage)
         env[env_vars.AGENT] = agent.metadata.name
-        if agent.spec.model is not None and stage.reads_model:
-            if agent.spec.model.uri is not None:
-                env[env_vars.MODEL_URI] = agent.spec.model.uri
-            env[env_vars.MODEL_NAME] = agent.spec.model.name or agent.metadata.name
+        model = agent.spec.model_of(stage)
+        if model is not None:
+            if model.uri is not None:
+                env[env_vars.MODEL_URI] = model.uri
+            # A model of the stage's own is not what clients know by the agent's name.
+            env[env_vars.MODEL_NAME] = model.name or (stage.name if stage.model else agent.metadata.name)
         if stage.kind is Kind.GENERATE:
             engine = stage.engine or EngineSpec()
             env[env_vars.ENGINE] = engine.type
@@ -118,17 +122,23 @@ def _environment(agent: Agent, stage: StageSpec) -> dict[str, str]:
             if stage.snapshot:
                 env[env_vars.SNAPSHOT] = "true"
         if stage.kind is Kind.ORCHESTRATE:
-            env[env_vars.STAGES] = json.dumps(
-                [
-                    {"name": other.name, "kind": other.kind.value, "url": _url(agent, other)}
-                    for other in agent.spec.stages
-                    if other is not stage
-                ]
-            )
+            env |= _graph_environment(agent, stage)
         env |= runs_environment(stage)
         if stage.config:
             env[env_vars.STAGE_CONFIG] = json.dumps(stage_config(stage))
     return env | stage.env
+
+
+def _graph_environment(agent: Agent, entry: StageSpec) -> dict[str, str]:
+    """Which stages orchestrate calls, and how they are bound together."""
+    stages = [
+        {"name": stage.name, "kind": stage.kind.value, "url": _url(agent, stage)}
+        for stage in agent.spec.stages
+        if stage is not entry
+    ]
+    graph = graph_settings(agent)
+    bound = {} if graph is None else {env_vars.GRAPH: json.dumps(graph)}
+    return {env_vars.STAGES: json.dumps(stages), **bound}
 
 
 def _url(agent: Agent, stage: StageSpec) -> str:

@@ -6,7 +6,8 @@ from typing import Any
 
 from knative import env_vars
 from knative.labels import AGENT_LABEL, ALLOWED_ORIGINS_ANNOTATION
-from pilotlight.agent import Agent, Kind, StageSpec
+from pilotlight.agent import Agent
+from pilotlight.stage_spec import Kind, StageSpec
 
 STAGE_TOKEN_VOLUME = "pilotlight-stage-token"  # noqa: S105  # a name
 KEYS_VOLUME = "pilotlight-keys"

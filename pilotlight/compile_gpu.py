@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pilotlight.agent import Agent, Kind, StageSpec
+from pilotlight.agent import Agent
 from pilotlight.gpu_settings import GKE_LABEL, GPU, PRODUCT_LABEL, Gpu, GpuType, packaged_types
+from pilotlight.stage_spec import Kind, StageSpec
 
 PRICE_ANNOTATION = "pilotlight.dev/gpu"
 """On a Service: the name of its GPU in the warm-pool controller's price list."""

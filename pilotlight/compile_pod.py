@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pilotlight.agent import Agent, Kind, StageSpec
+from pilotlight.agent import Agent
 from pilotlight.agent_values import AgentModel
 from pilotlight.compile_access import secret_mounts
 from pilotlight.compile_gpu import compile_gpu, place
 from pilotlight.compile_runs import runs_mount
 from pilotlight.mesh.identities import account_of
 from pilotlight.pod_settings import Cache, LivenessProbe
+from pilotlight.stage_spec import Kind, StageSpec
 
 NO_IMAGE = "pilotlight.invalid/set-spec.image"
 """The image of an agent that names none: the local platform runs no images, and this host cannot exist

@@ -3,9 +3,10 @@
 from typing import Any, Final
 
 from knative import env_vars
-from pilotlight.agent import Agent, Kind, StageSpec
+from pilotlight.agent import Agent
 from pilotlight.compile_access import SecretMount
 from pilotlight.run_settings import RUNS, URL_SECRET, RunSettings, run_settings
+from pilotlight.stage_spec import Kind, StageSpec
 
 WAKER_COMPONENT: Final = "runs-waker"
 """In the label `app.kubernetes.io/component` of its pods."""

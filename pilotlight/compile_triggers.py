@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from pilotlight.agent import Agent, Kind, StageSpec
+from pilotlight.agent import Agent
 from pilotlight.agent_triggers import AgentTrigger
 from pilotlight.compile_access import stage_token_secret
+from pilotlight.stage_spec import Kind, StageSpec
 from triggers.spec.trigger import Target, TargetAuth, TriggerSpec, TriggerTemplate
 
 

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from knative import env_vars
 from knative.labels import AGENT_LABEL
-from pilotlight.agent import Agent, StageSpec
+from pilotlight.agent import Agent
 from pilotlight.compile_access import access_environment, secret_mounts
 from pilotlight.compile_pod import NO_IMAGE, POD_SECURITY_CONTEXT, SAFE_SECURITY_CONTEXT
 from pilotlight.compile_runs import (
@@ -17,6 +17,7 @@ from pilotlight.compile_runs import (
     waker_name,
 )
 from pilotlight.mesh.pods import mesh_annotations, pod_labels
+from pilotlight.stage_spec import StageSpec
 
 WAKER_LABEL: Final = "pilotlight.dev/runs-waker"
 

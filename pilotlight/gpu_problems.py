@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 
-from pilotlight.agent import Agent, StageSpec
+from pilotlight.agent import Agent
 from pilotlight.compile_gpu import PRICE_ANNOTATION, gpu_of, gpu_types
 from pilotlight.gpu_settings import Gpu, GpuType
+from pilotlight.stage_spec import StageSpec
 from warmpool.domain.cost import PriceList
 
 Location = tuple[str | int, ...]

@@ -17,11 +17,12 @@ from rich.markup import escape
 
 from knative.client.errors import ClusterError
 from pilotlight import deploy, stack, terminal
-from pilotlight.agent import Agent, Kind
+from pilotlight.agent import Agent
 from pilotlight.agent_triggers import AgentTrigger
 from pilotlight.compile import compile_agent
 from pilotlight.compile_triggers import trigger_object
 from pilotlight.gateway import PROCESS_FILE
+from pilotlight.stage_spec import Kind
 
 PROMPT = "How do I reset my password?"
 

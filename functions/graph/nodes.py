@@ -15,6 +15,8 @@ MAX_MAP_ITEMS: Final = 256
 MAX_NODES: Final = 100
 
 Name = Annotated[str, Field(min_length=1, max_length=63)]
+# Not strict: agent files have lists.
+Names = Annotated[tuple[Name, ...], Field(max_length=MAX_NODES, strict=False)]
 Expression = Annotated[str, Field(min_length=1, max_length=MAX_EXPRESSION_CHARS)]
 
 
@@ -25,8 +27,8 @@ class Switch(StageConfig):
     """Shares of requests by the stage that takes them."""
     key: Expression | None = None
     """CEL that gives a text; the stages of its case run."""
-    cases: dict[str, tuple[Name, ...]] = Field(default_factory=dict)
-    default: tuple[Name, ...] = ()
+    cases: dict[str, Names] = Field(default_factory=dict)
+    default: Names = ()
     """Those that run where no case has the key."""
 
     @model_validator(mode="after")
@@ -75,7 +77,7 @@ class Fallback(StageConfig):
 class NodeOptions(StageConfig):
     """How a stage is bound into the graph; without any it runs behind the one before it in the list."""
 
-    after: Annotated[tuple[Name, ...], Field(max_length=MAX_NODES)] | None = None
+    after: Names | None = None
     """The stages that it waits for; empty for one that begins. None: the one before it in the list."""
     when: Expression | None = None
     """CEL: the stage is called only if it holds."""

@@ -15,7 +15,7 @@ from pilotlight import deploy as deploying
 from pilotlight import invoke as invoking
 from pilotlight import paths
 from pilotlight import purge as purging
-from pilotlight.agent import Agent, AgentFileError, Kind
+from pilotlight.agent import Agent, AgentFileError
 from pilotlight.agent_reader import load_agent
 from pilotlight.cli.options import Kubeconfig
 from pilotlight.compile import compile_agent, compile_for_cluster
@@ -30,6 +30,7 @@ from pilotlight.kubeconfig import connect
 from pilotlight.mesh.objects import mesh_notes
 from pilotlight.mesh_settings import MESH_TYPES
 from pilotlight.service_urls import reachable_url
+from pilotlight.stage_spec import Kind
 from weights.sources.address import absolute_uri
 
 app = typer.Typer()

@@ -13,7 +13,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from pilotlight import terminal
-from pilotlight.agent import Kind
 from pilotlight.agent_reader import load_agent
 from pilotlight.comparison import summary
 from pilotlight.comparison.errors import CompareInputError
@@ -23,6 +22,7 @@ from pilotlight.comparison.values import Comparison
 from pilotlight.comparison.verdict import Limits, Verdict, verdicts
 from pilotlight.compile_gpu import gpu_types
 from pilotlight.gpu_settings import packaged_types
+from pilotlight.stage_spec import Kind
 from warmpool.adapters.price_file import read_prices
 
 

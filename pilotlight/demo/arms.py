@@ -14,8 +14,9 @@ from knative.client.cluster import Cluster
 from knative.client.resources import POD, WARM_POOL
 from knative.labels import SERVICE_LABEL
 from pilotlight import invoke
-from pilotlight.agent import Agent, Kind
+from pilotlight.agent import Agent
 from pilotlight.gpu_settings import GPU
+from pilotlight.stage_spec import Kind
 
 _GPU_SECONDS = re.compile(
     r"^pilotlight_gpu_seconds_total\{(?P<labels>[^}]*)\}\s+(?P<value>\S+)", re.MULTILINE

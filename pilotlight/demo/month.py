@@ -16,8 +16,9 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from pilotlight.agent import Agent, Kind
+from pilotlight.agent import Agent
 from pilotlight.demo.report import DemoReport, Price
+from pilotlight.stage_spec import Kind
 from warmpool.adapters.price_file import packaged_prices
 from warmpool.domain.pool import WarmPoolTemplate
 from warmpool.experiments.calibrate import calibrate_results

@@ -14,10 +14,11 @@ from functions.engines.vllm.template_snapshots import KIND
 from knative import env_vars
 from knative.client.resources import CONFIG_MAP
 from pilotlight import deploy
-from pilotlight.agent import Agent, Kind
+from pilotlight.agent import Agent
 from pilotlight.compile import compile_agent
 from pilotlight.demo.arms import Prompt, Request, Runner
 from pilotlight.stack import Stack
+from pilotlight.stage_spec import Kind
 
 _PROVIDED = Path("build/criu/criu")
 """Where `make demo` puts CRIU on a machine whose own is too old."""

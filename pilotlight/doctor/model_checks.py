@@ -4,13 +4,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from knative import render
 from knative.literals import parse_integer
-from pilotlight.agent import Agent, Kind
+from pilotlight.agent import Agent
 from pilotlight.compile_gpu import PRICE_ANNOTATION, gpu_of, gpu_types
 from pilotlight.compile_pod import NO_IMAGE
 from pilotlight.doctor.cluster_facts import ClusterFacts
 from pilotlight.doctor.findings import Finding, Level, Unknown, ok, unknown
 from pilotlight.doctor.model_memory import ModelFacts, estimate
 from pilotlight.doctor.needs import StageNeeds, is_gpu
+from pilotlight.stage_spec import Kind
 
 _ASSUMED_BYTES_PER_S = 250e6
 """From S3 or a shared file system to the device; an assumption for where nothing was measured."""

@@ -8,7 +8,7 @@ from knative import env_vars
 from knative.client.resources import SECRET, SERVICE, WARM_POOL
 from knative.labels import PROGRESS_DEADLINE_ANNOTATION
 from knative.literals import parse_duration, parse_quantity
-from pilotlight.agent import Agent, Kind, StageSpec
+from pilotlight.agent import Agent
 from pilotlight.agent_resources import resource_of
 from pilotlight.agent_values import AgentModel
 from pilotlight.compile import compile_agent, compile_for_cluster
@@ -17,6 +17,7 @@ from pilotlight.compile_gpu import gpu_of
 from pilotlight.doctor.cluster_facts import Reference, Right
 from pilotlight.doctor.findings import Location
 from pilotlight.mesh.objects import mesh_objects
+from pilotlight.stage_spec import Kind, StageSpec
 from warmpool.domain.pool import WarmPoolTemplate
 
 _GPU_PREFIXES = ("nvidia.com/gpu", "nvidia.com/mig-", "amd.com/gpu")

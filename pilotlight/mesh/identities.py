@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from knative.labels import AGENT_LABEL
-from pilotlight.agent import Agent, Kind, StageSpec
+from pilotlight.agent import Agent
 from pilotlight.compile_runs import is_woken, waker_name
+from pilotlight.stage_spec import Kind, StageSpec
 
 SERVING_NAMESPACE = "knative-serving"
 """Of Knative's activator and autoscaler, where Knative's own manifests put them."""

@@ -11,9 +11,10 @@ gateway's identity, and only that is checked here; the stage token tells the age
 from typing import Any
 
 from knative.labels import AGENT_LABEL, SERVICE_LABEL
-from pilotlight.agent import Agent, StageSpec
+from pilotlight.agent import Agent
 from pilotlight.mesh.identities import SERVING_NAMESPACE, Callers, account_of, callers_of
 from pilotlight.mesh.pods import CONTAINER_PORT
+from pilotlight.stage_spec import StageSpec
 
 _REQUEST_PORTS = ("8012", "8013", "8112")
 """Queue-proxy's: HTTP/1.1, HTTP/2, TLS."""

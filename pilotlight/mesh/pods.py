@@ -4,8 +4,9 @@ Knative copies those of a Revision's template to its pods, where the meshes' inj
 """
 
 from knative.labels import OBSERVED_PORT_ANNOTATION
-from pilotlight.agent import Agent, Kind, StageSpec
+from pilotlight.agent import Agent
 from pilotlight.mesh_settings import MeshType
+from pilotlight.stage_spec import Kind, StageSpec
 
 CONTAINER_PORT = 8080
 """Of the stage itself, behind queue-proxy."""

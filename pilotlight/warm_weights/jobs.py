@@ -10,12 +10,13 @@ from typing import Any
 from knative.client.resources import JOB
 from knative.env_vars import PREFIX
 from knative.labels import AGENT_LABEL, WARMS_LABEL
-from pilotlight.agent import Agent, Kind, StageSpec
+from pilotlight.agent import Agent
 from pilotlight.compile import compile_agent
 from pilotlight.compile_access import KEYS_VOLUME, STAGE_TOKEN_VOLUME
 from pilotlight.compile_pod import SHM_VOLUME
 from pilotlight.mesh.pods import OUTSIDE_ANNOTATIONS, OUTSIDE_LABELS
 from pilotlight.node_placement import misfit
+from pilotlight.stage_spec import Kind, StageSpec
 from weights.cache.location import CACHE_DIR_VARIABLE
 
 _PLACEMENT = ("nodeSelector", "affinity", "tolerations")

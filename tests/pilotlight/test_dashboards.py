@@ -16,9 +16,9 @@ from knative.client.resources import POD, TRIGGER
 from knative.labels import PORT_ANNOTATION, SERVICE_LABEL, STAGE_LABEL
 from pilotlight import deploy, keys, stack
 from pilotlight.access_settings import KEYS_SECRET
-from pilotlight.agent import Kind
 from pilotlight.agent_reader import load_agent
 from pilotlight.compile import compile_agent
+from pilotlight.stage_spec import Kind
 from tests.pilotlight.openai_server import openai_server
 from tests.triggers.moto_server import moto_server
 from tests.warmpool.prometheus import needs_prometheus, prometheus
