@@ -101,6 +101,11 @@ class AgentSpec(PodSettings):
                         f" (there: {', '.join(known) or 'none'})"
                     )
 
+    def model_uri(self, stage: StageSpec) -> str | None:
+        """The address of the model that a stage reads files of; None where there is none."""
+        model = self.model_of(stage)
+        return None if model is None else model.uri
+
     def _check_model(self) -> None:
         for stage in self.stages:
             model = self.model_of(stage) or ModelRef()

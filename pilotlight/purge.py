@@ -1,6 +1,7 @@
 """Remove everything that an agent has left: what `delete` removes, and its marks, Jobs and cached model."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from pilotlight.agent import Agent
 from pilotlight.agent_resources import resource_of
 from pilotlight.warm_weights import on_a_cluster, on_this_machine
 from pilotlight.warm_weights.fill_state import Fill, State
-from pilotlight.warm_weights.jobs import WarmError, WarmTarget, warm_target
+from pilotlight.warm_weights.jobs import WarmError, WarmTarget, loading_stages, warm_target
 from warmpool import operations
 from weights.cache.cache import Cache
 from weights.cache.pruning import Pruned
@@ -28,15 +29,15 @@ class PurgePlan:
     Attributes:
         pools: WarmPools, by name.
         objects: the agent's other objects that exist, as `kind/name`.
-        cache: the cache that has the agent's model; None without one of its own.
-        folder: that cache on this machine; None on a cluster.
+        caches: the caches that have the agent's models.
+        folder: of these on this machine; None on a cluster.
         kept: what stays because it is not only this agent's.
     """
 
     namespace: str
     pools: tuple[str, ...]
     objects: tuple[str, ...]
-    cache: WarmTarget | None
+    caches: tuple[WarmTarget, ...]
     folder: Path | None
     kept: tuple[str, ...]
 
@@ -44,10 +45,10 @@ class PurgePlan:
         """The plan for a person, a line for each thing."""
         found = [f"warmpool/{name}, its floors on Revisions and its finalizer" for name in self.pools]
         found += self.objects
-        if self.cache is not None:
-            place = self.folder or f"claim {self.cache.claim}"
-            found.append(f"{self.cache.uri} in {place}, except files that other models share")
-            found.append(f"Jobs and CronJobs of `pilotlight weights warm` for {self.cache.name}")
+        for cache in self.caches:
+            place = self.folder or f"claim {cache.claim}"
+            found.append(f"{cache.uri} in {place}, except files that other models share")
+            found.append(f"Jobs and CronJobs of `pilotlight weights warm` for {cache.name}")
         return [f"removes {line}" for line in found] + [f"keeps   {line}" for line in self.kept]
 
 
@@ -74,23 +75,26 @@ async def plan(
     others = tuple(
         f"{obj['kind'].lower()}/{obj['metadata']['name']}" for obj in there if obj["kind"] != WARM_POOL.kind
     )
-    kept = ["callers' keys, accounts and everything else that the file only names"]
+    caches = _caches(agent)
     folder = None
-    target = _cache(agent)
-    if target is not None and await deploy.is_local_platform(cluster):
-        folder = on_this_machine.folder_of(target, state_dir)
-    elif target is not None and target.claim is None:
-        target = None
-    if target is not None and target.claim is not None:
-        kept.insert(0, f"claim {target.claim} and the models of other agents in it")
-    return PurgePlan(agent.metadata.namespace, pools, others, target, folder, tuple(kept))
+    if caches and await deploy.is_local_platform(cluster):
+        folder = on_this_machine.folder_of(caches[0], state_dir)
+    else:
+        caches = [cache for cache in caches if cache.claim is not None]
+    claims = dict.fromkeys(cache.claim for cache in caches if cache.claim is not None)
+    kept = [f"claim {claim} and the models of other agents in it" for claim in claims]
+    kept.append("callers' keys, accounts and everything else that the file only names")
+    return PurgePlan(agent.metadata.namespace, pools, others, tuple(caches), folder, tuple(kept))
 
 
-def _cache(agent: Agent) -> WarmTarget | None:
-    try:
-        return warm_target(agent)
-    except WarmError:
-        return None  # it has no cache, or one that ends with its pods
+def _caches(agent: Agent) -> list[WarmTarget]:
+    """One for each model; none for a stage that has no cache, or one that ends with its pods."""
+    found: dict[str, WarmTarget] = {}
+    for stage in loading_stages(agent):
+        with contextlib.suppress(WarmError):
+            target = warm_target(agent, stage.name)
+            found.setdefault(f"{target.uri} {target.claim}", target)
+    return list(found.values())
 
 
 async def purge(
@@ -110,23 +114,22 @@ async def purge(
         yield f"warmpool/{name} deleted{given}"
     for name in await deploy.delete(cluster, objects):
         yield f"{name} deleted"
-    if found.cache is None:
-        return
-    if found.folder is not None:
-        yield await _remove_here(found.cache.uri, found.folder, timeout_s=timeout_s)
-        return
-    for name in await on_a_cluster.remove(cluster, found.cache):
-        yield f"{name} deleted"
-    jobs = await on_a_cluster.jobs_for(cluster, found.cache, remove=True)
-    await on_a_cluster.start(cluster, jobs)
-    fills = await on_a_cluster.follow(cluster, jobs, _ignore, timeout_s=timeout_s)
-    if left := [fill.name for fill in fills if fill.state is not State.DONE]:
-        raise WarmError(
-            f"{found.cache.uri} is still in claim {found.cache.claim}: see the log of job/{left[0]} "
-            f"in {found.namespace}; everything else is gone"
-        )
-    await on_a_cluster.remove(cluster, found.cache)
-    yield f"{found.cache.uri} removed from claim {found.cache.claim}"
+    for cache in found.caches:
+        if found.folder is not None:
+            yield await _remove_here(cache.uri, found.folder, timeout_s=timeout_s)
+            continue
+        for name in await on_a_cluster.remove(cluster, cache):
+            yield f"{name} deleted"
+        jobs = await on_a_cluster.jobs_for(cluster, cache, remove=True)
+        await on_a_cluster.start(cluster, jobs)
+        fills = await on_a_cluster.follow(cluster, jobs, _ignore, timeout_s=timeout_s)
+        if left := [fill.name for fill in fills if fill.state is not State.DONE]:
+            raise WarmError(
+                f"{cache.uri} is still in claim {cache.claim}: see the log of job/{left[0]} "
+                f"in {found.namespace}; the agent's objects are gone"
+            )
+        await on_a_cluster.remove(cluster, cache)
+        yield f"{cache.uri} removed from claim {cache.claim}"
 
 
 async def _remove_here(uri: str, folder: Path, *, timeout_s: float) -> str:

@@ -59,6 +59,10 @@ def warm(
             "--anywhere", help="Leave the stage's placement out, for a volume that every node can mount."
         ),
     ] = False,
+    stage: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The stage whose model it is, where several load one."),
+    ] = None,
     wait: Annotated[bool, typer.Option(help="Wait until the cache is filled.")] = True,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait.")] = 3600,
     before_windows: Annotated[
@@ -80,7 +84,7 @@ def warm(
     at work, and the same command follows them again. On this machine Ctrl-C ends it; what has arrived stays.
     """
     (agent,) = agents.load([file], model)
-    target = warm_target(agent)
+    target = warm_target(agent, stage)
     if anywhere and node:
         raise typer.BadParameter("excludes --node", param_hint="--anywhere")
     display = _Display(terminal.stderr_console())

@@ -21,7 +21,7 @@ def check(
     facts: ClusterFacts,
     agents: Sequence[Agent],
     needs: Sequence[StageNeeds],
-    models: Mapping[int, ModelFacts | Unknown],
+    models: Mapping[str, ModelFacts | Unknown],
 ) -> Iterator[Finding]:
     """Every finding; only that of the API where it does not answer."""
     yield from serving_checks.api(facts)

@@ -5,11 +5,12 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pilotlight.agent import Agent, Kind
+from pilotlight.agent import Agent
 from pilotlight.doctor.findings import Unknown
 from pilotlight.doctor.model_checks import device_memory
 from pilotlight.doctor.model_memory import ModelFacts
 from pilotlight.doctor.quantization_checks import names_quantization
+from pilotlight.stage_spec import Kind, StageSpec
 from weights.errors import WeightsError
 from weights.sources import listing
 from weights.sources.address import parse_uri
@@ -24,8 +25,8 @@ the process waits for it."""
 
 async def read_models(
     agents: Sequence[Agent], *, gpus: bool = True, remote: bool = True
-) -> Mapping[int, ModelFacts | Unknown]:
-    """The models whose GPU is known or whose quantization is named, by the index of their agent.
+) -> Mapping[str, ModelFacts | Unknown]:
+    """The models whose GPU is known or whose quantization is named, by their address.
 
     Models in folders of this machine are read in any case, the others not: reading costs requests.
 
@@ -34,27 +35,23 @@ async def read_models(
         gpus: whether the GPUs that the files name are those that models get.
         remote: whether models that are not in a folder may be read.
     """
-    wanted = {
-        index: agent.spec.model.uri
-        for index, agent in enumerate(agents)
-        if agent.spec.model is not None
-        and agent.spec.model.uri
-        and _is_wanted(agent, agent.spec.model.uri, gpus=gpus, remote=remote)
-    }
-    found = await asyncio.gather(*(_read(uri) for uri in wanted.values()))
+    wanted = dict.fromkeys(
+        uri
+        for agent in agents
+        for stage in agent.spec.stages
+        if (uri := agent.spec.model_uri(stage)) and _is_wanted(agent, stage, uri, gpus=gpus, remote=remote)
+    )
+    found = await asyncio.gather(*map(_read, wanted))
     return dict(zip(wanted, found, strict=True))
 
 
-def _is_wanted(agent: Agent, uri: str, *, gpus: bool, remote: bool) -> bool:
-    stages = [
-        stage for stage in agent.spec.stages if stage.kind is Kind.GENERATE and stage.engine_type == "vllm"
-    ]
-    if not stages:
+def _is_wanted(agent: Agent, stage: StageSpec, uri: str, *, gpus: bool, remote: bool) -> bool:
+    if stage.kind is not Kind.GENERATE or stage.engine_type != "vllm":
         return False
     location = parse_uri(uri)
     if isinstance(location, Path):
         return location.is_dir()
-    return remote and ((gpus and device_memory(agent) is not None) or any(map(names_quantization, stages)))
+    return remote and ((gpus and device_memory(agent, stage) is not None) or names_quantization(stage))
 
 
 async def _read(uri: str) -> ModelFacts | Unknown:

@@ -14,7 +14,7 @@ _LITTLE_DISK = 5 << 30
 
 
 def check(
-    facts: MachineFacts, agents: Sequence[Agent], models: Mapping[int, ModelFacts | Unknown]
+    facts: MachineFacts, agents: Sequence[Agent], models: Mapping[str, ModelFacts | Unknown]
 ) -> Iterator[Finding]:
     """Every finding, in the order of the report."""
     yield from _resources(facts, models)
@@ -27,7 +27,7 @@ def check(
     yield from quantization_checks.quantization(agents, models, gpus=False)
 
 
-def _resources(facts: MachineFacts, models: Mapping[int, ModelFacts | Unknown]) -> Iterator[Finding]:
+def _resources(facts: MachineFacts, models: Mapping[str, ModelFacts | Unknown]) -> Iterator[Finding]:
     yield ok("processors", f"{facts.processors:g} for replicas and the platform together")
     text = f"{facts.available_bytes / _GB:.1f} of {facts.memory_bytes / _GB:.1f} GB free"
     if facts.available_bytes < _LITTLE_MEMORY:

@@ -11,7 +11,7 @@ from pilotlight.doctor.cluster_facts import ClusterFacts
 from pilotlight.doctor.findings import Finding, Level, Unknown, ok, unknown
 from pilotlight.doctor.model_memory import ModelFacts, estimate
 from pilotlight.doctor.needs import StageNeeds, is_gpu
-from pilotlight.stage_spec import Kind
+from pilotlight.stage_spec import Kind, StageSpec
 
 _ASSUMED_BYTES_PER_S = 250e6
 """From S3 or a shared file system to the device; an assumption for where nothing was measured."""
@@ -20,10 +20,9 @@ _ASSUMED_REST_S = 60.0
 _IDLE_S = 60
 
 
-def device_memory(agent: Agent) -> int | None:
-    """Bytes of one device of the model's stage; None where nothing in the file names its type."""
-    stage = next((stage for stage in agent.spec.stages if stage.kind is Kind.GENERATE), None)
-    if stage is None or stage.engine_type != "vllm":
+def device_memory(agent: Agent, stage: StageSpec) -> int | None:
+    """Bytes of one device of a model's stage; None where nothing in the file names its type."""
+    if stage.engine_type != "vllm":
         return None
     types = gpu_types(agent)
     gpu = gpu_of(agent, stage)
@@ -41,19 +40,19 @@ def device_memory(agent: Agent) -> int | None:
 
 
 def memory(
-    agents: Sequence[Agent], needs: Sequence[StageNeeds], models: Mapping[int, ModelFacts | Unknown]
+    agents: Sequence[Agent], needs: Sequence[StageNeeds], models: Mapping[str, ModelFacts | Unknown]
 ) -> Iterator[Finding]:
     """Whether each model fits into its GPUs.
 
     Args:
         agents: as checked.
         needs: of their stages.
-        models: by the agent's index, for those whose GPU is known.
+        models: by their address, those whose GPU is known.
     """
     for need in needs:
-        model = models.get(need.agent)
+        model = models.get(need.model_uri or "")
         agent = agents[need.agent]
-        device = device_memory(agent)
+        device = device_memory(agent, agent.spec.stages[need.index])
         if need.kind is not Kind.GENERATE or model is None or device is None:
             continue
         if isinstance(model, Unknown):
@@ -80,7 +79,7 @@ def memory(
 
 
 def cold_starts(
-    facts: ClusterFacts, needs: Sequence[StageNeeds], models: Mapping[int, ModelFacts | Unknown]
+    facts: ClusterFacts, needs: Sequence[StageNeeds], models: Mapping[str, ModelFacts | Unknown]
 ) -> Iterator[Finding]:
     """Whether a request may wait for as long as a cold start takes."""
     measured = facts.cold_starts if not isinstance(facts.cold_starts, Unknown) else {}
@@ -88,7 +87,7 @@ def cold_starts(
     for need in needs:
         seconds = measured.get((need.namespace, need.service))
         source = "measured p95"
-        model = models.get(need.agent)
+        model = models.get(need.model_uri or "")
         if (
             seconds is None
             and need.kind is Kind.GENERATE
@@ -170,23 +169,19 @@ def model_places(
     """Whether a model in a folder is where pods can see it."""
     if facts.local:
         return
-    for position, agent in enumerate(agents):
-        uri = agent.spec.model.uri if agent.spec.model else None
-        if uri is None or uri.startswith("s3://"):
+    for need in needs:
+        uri = need.model_uri
+        if uri is None or uri.startswith("s3://") or need.kind is not Kind.GENERATE:
             continue
         path = uri.removeprefix("file://")
-        mounts = [
-            mount["mountPath"]
-            for need in needs
-            if need.agent == position and need.kind is Kind.GENERATE
-            for mount in need.spec["containers"][0].get("volumeMounts") or ()
-        ]
+        mounts = [mount["mountPath"] for mount in need.spec["containers"][0].get("volumeMounts") or ()]
         if not any(path == mount or path.startswith(f"{mount}/") for mount in mounts):
+            own = agents[need.agent].spec.stages[need.index].model is not None
             yield Finding(
                 Level.WARNING,
                 "model",
                 f"{path} is a folder of this machine: a pod has it only from its image or a volume",
                 "s3://BUCKET/PREFIX, or volumes and volumeMounts at that path",
-                ("spec", "model", "uri"),
-                position,
+                ("spec", "stages", need.index, "model", "uri") if own else ("spec", "model", "uri"),
+                need.agent,
             )

@@ -59,6 +59,8 @@ class StageNeeds:
     s3_objects: frozenset[str] = frozenset()
     gpu_field: Location = ("spec", "gpu")
     account_is_made: bool = False
+    model_uri: str | None = None
+    """Of the model whose files it reads."""
 
     def field(self, name: str) -> Location:
         """Where a setting stands: in the stage, or in `spec` for all."""
@@ -126,6 +128,7 @@ def _of(position: int, agent: Agent) -> Iterator[StageNeeds]:
             agent=position,
             index=index,
             kind=stage.kind,
+            model_uri=agent.spec.model_uri(stage),
             namespace=agent.metadata.namespace,
             service=obj["metadata"]["name"],
             spec=template["spec"],

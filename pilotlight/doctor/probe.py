@@ -44,11 +44,11 @@ async def probe(
         timeout_s: for one agent.
     """
     found: list[Finding] = []
-    for position, agent in enumerate(agents):
-        uri = agent.spec.model.uri if agent.spec.model else None
-        reader = next((need for need in needs if need.agent == position and need.reads_model), None)
-        if uri is None or reader is None:
+    readers = {(need.agent, need.model_uri): need for need in reversed(needs) if need.reads_model}
+    for (position, uri), reader in reversed(readers.items()):
+        if uri is None:
             continue
+        agent = agents[position]
         if cluster is None:
             lines: list[dict[str, Any]] = []
             await asyncio.to_thread(check_access.check, uri, os.environ, lines.append)

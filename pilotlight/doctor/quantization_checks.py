@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pilotlight.agent import Agent, Kind, StageSpec
+from pilotlight.agent import Agent
 from pilotlight.compile_gpu import gpu_of, gpu_types
 from pilotlight.doctor.findings import Finding, Level, Location, Unknown, ok, unknown
 from pilotlight.doctor.model_memory import ModelFacts
@@ -17,25 +17,27 @@ from pilotlight.doctor.quantization import (
     scheme_of,
     takes_any,
 )
+from pilotlight.stage_spec import Kind, StageSpec
 
 _BFLOAT16_CAPABILITY = 8.0
 _CHECK = "quantization"
 
 
 def quantization(
-    agents: Sequence[Agent], models: Mapping[int, ModelFacts | Unknown], *, gpus: bool = True
+    agents: Sequence[Agent], models: Mapping[str, ModelFacts | Unknown], *, gpus: bool = True
 ) -> Iterator[Finding]:
     """Whether vLLM takes each checkpoint with the options of its stage, on the GPUs that it may get.
 
     Args:
         agents: as checked.
-        models: by the agent's index, those that were looked for.
+        models: by their address, those that were looked for.
         gpus: whether models get the GPUs that the files name.
     """
     for position, agent in enumerate(agents):
         for index, stage in enumerate(agent.spec.stages):
             if stage.kind is Kind.GENERATE and stage.engine_type == "vllm":
-                yield from _Stage(position, agent, index, stage, gpus=gpus).findings(models.get(position))
+                model = models.get(agent.spec.model_uri(stage) or "")
+                yield from _Stage(position, agent, index, stage, gpus=gpus).findings(model)
 
 
 def names_quantization(stage: StageSpec) -> bool:

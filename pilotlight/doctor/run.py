@@ -97,5 +97,5 @@ async def check_machine(agents: Agents, state_dir: Path, *, platform: bool) -> l
     """
     folders = {"weights cache": default_cache_dir(os.environ), "state folder": state_dir}
     facts = await asyncio.to_thread(read_machine, folders, PORTS, platform=platform)
-    models: Mapping[int, ModelFacts | Unknown] = await read_models(agents.agents)
+    models: Mapping[str, ModelFacts | Unknown] = await read_models(agents.agents)
     return agents.lines(machine_checks.check(facts, agents.agents, models))

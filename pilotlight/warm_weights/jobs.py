@@ -82,14 +82,19 @@ class WarmTarget:
         return None if claim is None else str(claim["claimName"])
 
 
-def warm_target(agent: Agent) -> WarmTarget:
+def warm_target(agent: Agent, stage_name: str | None = None) -> WarmTarget:
     """The cache of an agent's model, and who reads it.
 
+    Args:
+        agent: as checked.
+        stage_name: of the stage that loads the model; None for the only one.
+
     Raises:
-        WarmError: no stage loads a model, the model is not copied, or its cache ends with the pod.
+        WarmError: no stage loads a model, several do and none is named, the model is not copied, or its cache
+            ends with the pod.
     """
-    stage = _reader(agent)
-    uri = (agent.spec.model and agent.spec.model.uri) or ""
+    stage = _reader(agent, stage_name)
+    uri = agent.spec.model_uri(stage) or ""
     if not uri.startswith("s3://"):
         raise WarmError(
             f"spec.model.uri = {uri!r}: a model on a file system is read in place, so no cache is filled"
@@ -114,11 +119,26 @@ def warm_target(agent: Agent) -> WarmTarget:
     return WarmTarget(service, uri, volume, cache_dir)
 
 
-def _reader(agent: Agent) -> StageSpec:
-    for stage in agent.spec.stages:
-        if stage.kind is Kind.GENERATE and stage.engine_type != "openai":
-            return stage
-    raise WarmError(f"agent {agent.metadata.name} has no stage of kind generate that loads weights")
+def loading_stages(agent: Agent) -> list[StageSpec]:
+    """The stages that load weights."""
+    return [
+        stage for stage in agent.spec.stages if stage.kind is Kind.GENERATE and stage.engine_type != "openai"
+    ]
+
+
+def _reader(agent: Agent, name: str | None) -> StageSpec:
+    loading = loading_stages(agent)
+    names = ", ".join(stage.name for stage in loading)
+    if not loading:
+        raise WarmError(f"agent {agent.metadata.name} has no stage of kind generate that loads weights")
+    if name is not None:
+        named = [stage for stage in loading if stage.name == name]
+        if not named:
+            raise WarmError(f"--stage {name}: must be a stage that loads weights (there: {names})")
+        return named[0]
+    if len({agent.spec.model_uri(stage) for stage in loading}) > 1:
+        raise WarmError(f"several stages of agent {agent.metadata.name} load models: --stage with {names}")
+    return loading[0]
 
 
 def nodes_of(target: WarmTarget, nodes: Sequence[Mapping[str, Any]]) -> list[str]:

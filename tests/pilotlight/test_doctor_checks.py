@@ -444,7 +444,7 @@ def vllm(folder: Path, gpu: dict[str, Any], args: dict[str, Any]) -> Agent:
     ],
 )
 def test_a_model_is_held_against_the_memory_of_its_gpu(tmp_path, gpu, args, level, text):
-    found = findings(GOOD, vllm(tmp_path, gpu, args), models={0: LLAMA_8B})
+    found = findings(GOOD, vllm(tmp_path, gpu, args), models={"s3://models/llama": LLAMA_8B})
     (finding,) = [item for item in found if item.check == "memory"]
     assert finding.level is level
     assert text in finding.text
@@ -464,13 +464,17 @@ def test_the_type_may_be_named_by_label_or_price(tmp_path, said, gigabytes):
     plain = agent(tmp_path, {"gpu": None, **said}, resources={"limits": {GPU: 1}}).spec.stages[0]
     stage = plain.model_copy(update={"engine": stage.engine})
     spec = agent(tmp_path, {"gpu": None, **said}).spec.model_copy(update={"stages": [stage]})
-    found = findings(GOOD, made.model_copy(update={"spec": spec}), models={0: LLAMA_8B})
+    found = findings(GOOD, made.model_copy(update={"spec": spec}), models={"s3://models/llama": LLAMA_8B})
     texts = [item.text for item in found if item.check == "memory"]
     assert [f"of {gigabytes} GB" in text for text in texts] == ([] if gigabytes is None else [True])
 
 
 def test_a_model_that_cannot_be_read_is_said(tmp_path):
-    found = findings(GOOD, vllm(tmp_path, {"type": "nvidia-l4"}, {}), models={0: Unknown("no credentials")})
+    found = findings(
+        GOOD,
+        vllm(tmp_path, {"type": "nvidia-l4"}, {}),
+        models={"s3://models/llama": Unknown("no credentials")},
+    )
     (finding,) = [item for item in found if item.check == "memory"]
     assert (finding.level, finding.text) == (
         Level.UNKNOWN,
@@ -511,7 +515,9 @@ def test_an_unknown_config_leaves_the_weights(tmp_path):
 
 def test_an_estimate_stands_in_for_a_cold_start_that_was_never_measured(tmp_path):
     found = findings(
-        GOOD, vllm(tmp_path, {"type": "nvidia-l4"}, {"max-model-len": 8192}), models={0: LLAMA_8B}
+        GOOD,
+        vllm(tmp_path, {"type": "nvidia-l4"}, {"max-model-len": 8192}),
+        models={"s3://models/llama": LLAMA_8B},
     )
     text = next(item.text for item in found if item.check == "cold start" and item.level is Level.OK)
     assert "takes 124 s (estimate: 60 s and the weights at 250 MB/s); requests wait up to 300 s" in text

@@ -104,7 +104,7 @@ def test_checkpoint_options_and_gpu_fit_or_the_place_is_named(
     level, words, field = expected
     config = {} if checkpoint is None else {"quantization_config": checkpoint}
     facts = ModelFacts(1, {"BF16": 1}, config)
-    (found,) = quantization([agent(tmp_path, gpu, **args)], {0: facts})
+    (found,) = quantization([agent(tmp_path, gpu, **args)], {"s3://models/m": facts})
     assert found.level is level
     assert words in found.text
     if level is not Level.OK:
@@ -115,13 +115,13 @@ def test_checkpoint_options_and_gpu_fit_or_the_place_is_named(
 
 def test_what_cannot_be_read_is_said_and_options_alone_are_checked(tmp_path: Path):
     odd = agent(tmp_path, "nvidia-l4", quantization="awq", dtype="float32")
-    found = list(quantization([odd], {0: Unknown("no answer")}))
+    found = list(quantization([odd], {"s3://models/m": Unknown("no answer")}))
     assert [one.level for one in found] == [Level.ERROR, Level.UNKNOWN]
     assert "whether the model of generate-chat is awq: unknown, because no answer" in found[1].text
     # On one machine no model gets the GPU that the file names.
     old = agent(tmp_path, "v100")
     facts = ModelFacts(1, {"I8": 1}, {"quantization_config": INT8})
-    assert [one.level for one in quantization([old], {0: facts}, gpus=False)] == [Level.OK]
+    assert [one.level for one in quantization([old], {"s3://models/m": facts}, gpus=False)] == [Level.OK]
     assert list(quantization([old], {})) == []
 
 
@@ -151,7 +151,7 @@ async def test_a_checkpoint_in_a_bucket_is_read_where_its_quantization_is_named(
         uri = s3.upload(model, "quantized", "m")
         named = agent(tmp_path, "nvidia-l4", uri, quantization="fp8")
         found = await read_models([named], gpus=False)
-        assert isinstance(found[0], ModelFacts)
+        assert isinstance(found[uri], ModelFacts)
         assert await read_models([named], remote=False) == {}
         plain = agent(tmp_path, "nvidia-l4", uri)
         assert await read_models([plain], gpus=False) == {}
