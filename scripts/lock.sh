@@ -33,8 +33,8 @@ lock controller -c constraints.txt
 lock triggers --extra triggers --extra otel -c constraints.txt
 # vLLM pins a setuptools of its own.
 grep -oE '^[A-Za-z0-9._-]+==[^ ]+' locks/controller.txt | grep -v '^setuptools==' >"$work/common.txt"
-lock functions-gpu --extra gpu --extra onnx --extra otel --extra runs -c "$work/common.txt"
+lock functions-gpu --extra gpu --extra onnx --extra otel --extra runs --extra mcp -c "$work/common.txt"
 # torch for CPUs has an index of its own, from which uv installs it; its companions are not needed.
 echo uv >>"$work/build.txt"
 printf '%s\n' torch torchvision torchaudio torchcodec triton >"$work/excluded.txt"
-lock functions-cpu --extra cpu --extra onnx --extra otel --extra runs -c constraints.txt --excludes "$work/excluded.txt"
+lock functions-cpu --extra cpu --extra onnx --extra otel --extra runs --extra mcp -c constraints.txt --excludes "$work/excluded.txt"

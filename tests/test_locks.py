@@ -14,8 +14,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = {
     "controller": [],
     "triggers": ["triggers", "otel"],
-    "functions-gpu": ["gpu", "onnx", "otel", "runs"],
-    "functions-cpu": ["cpu", "onnx", "otel", "runs"],
+    "functions-gpu": ["gpu", "onnx", "otel", "runs", "mcp"],
+    "functions-cpu": ["cpu", "onnx", "otel", "runs", "mcp"],
 }
 PACKAGE = re.compile(
     r"^([A-Za-z0-9._-]+)==(\S+)(?: ; .*)? \\$((?:\n    --hash=sha256:[0-9a-f]{64}(?: \\)?$)+)", re.MULTILINE

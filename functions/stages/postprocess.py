@@ -6,9 +6,8 @@ not redacted and is meant for the caller that posts the segments, not for the en
 """
 
 import asyncio
-from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, ValidationError, field_validator
 
@@ -22,10 +21,8 @@ from functions.stage import RequestContext, StageRoutes, StageRuntime, parse_con
 from functions.stage_config import StageConfig
 from functions.text.filters import FilterState, Whitespace, step
 from functions.text.json_answer import parse_answer
+from functions.text.json_schema import compile_schema
 from functions.timing import Phase
-
-if TYPE_CHECKING:
-    from jsonschema.protocols import Validator
 
 _THREAD_CHARS = 50_000
 """Texts longer than this are filtered in a thread, so that the event loop keeps answering."""
@@ -62,7 +59,7 @@ class PostprocessConfig(StageConfig):
     @classmethod
     def _schema_is_one(cls, value: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
         if value is not None:
-            _validator(value)
+            compile_schema(value)
         return value
 
 
@@ -74,7 +71,7 @@ class Postprocess:
     def __init__(self, settings: FunctionSettings, config: PostprocessConfig) -> None:
         self.name = settings.stage_name or self.kind
         self._config = config
-        self._schema = _validator(config.json_schema) if config.json_schema is not None else None
+        self._schema = compile_schema(config.json_schema) if config.json_schema is not None else None
 
     async def start(self, replica: ReplicaTracker) -> None:
         """Nothing to load."""
@@ -172,39 +169,6 @@ def _state(carry: dict[str, JsonValue] | None, *, keep_text: bool) -> FilterStat
             title="Invalid request",
             errors=errors,
         ) from None
-
-
-def _validator(schema: dict[str, JsonValue]) -> "Validator":
-    """The schema's validator.
-
-    Raises:
-        ValueError: it is not a JSON Schema, or refers to another document (nothing is ever fetched).
-    """
-    import jsonschema  # noqa: PLC0415 - only where a schema is configured
-    import referencing  # noqa: PLC0415
-
-    for reference in _references(schema):
-        if not reference.startswith("#"):
-            raise ValueError(f"$ref = {reference!r}, must be inside the schema and begin with #")
-    kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
-    try:
-        kind.check_schema(schema)
-    except jsonschema.SchemaError as error:
-        raise ValueError(f"{error.json_path}: {error.message}") from None
-    validator: Validator = kind(schema, registry=referencing.Registry())
-    return validator
-
-
-def _references(value: JsonValue) -> Iterator[str]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if key in {"$ref", "$dynamicRef"} and isinstance(item, str):
-                yield item
-            else:
-                yield from _references(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _references(item)
 
 
 def build(settings: FunctionSettings) -> Postprocess:
