@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from functions.graph.graph import Graph, build_graph
 from functions.graph.nodes import MAX_NODES, Name, NodeOptions
-from functions.problems import field_errors
 from functions.stage_config import StageConfig
 
 
@@ -31,19 +29,6 @@ class GraphSettings(StageConfig):
     nodes: Annotated[tuple[NodeEntry, ...], Field(min_length=1, max_length=MAX_NODES)]
     results: tuple[Name, ...] = ()
     """The nodes whose outputs are the answer; none: those behind which nothing has run."""
-
-
-def parse_graph(value: Mapping[str, Any]) -> GraphSettings:
-    """The settings in a JSON object.
-
-    Raises:
-        ValueError: names the field, its value and what would be right.
-    """
-    try:
-        return GraphSettings.model_validate_json(json.dumps(dict(value)))
-    except ValidationError as error:
-        first = field_errors(error.errors(include_url=False, include_context=False))[0]
-        raise ValueError(f"{first['field']} = {first['value']!r}: {first['message']}") from None
 
 
 def graph_of(kinds: Mapping[str, str], settings: GraphSettings | None, skipped: Sequence[str] = ()) -> Graph:

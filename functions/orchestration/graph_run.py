@@ -16,7 +16,7 @@ from functions.graph.graph import Graph
 from functions.graph.nodes import MAX_MAP_ITEMS, GraphNode
 from functions.graph.progress import Ended, Outcome
 from functions.orchestration.answers import Answer, as_input, joined, of_items, variables
-from functions.orchestration.nodes import Node
+from functions.orchestration.nodes import Node, StageNode
 from functions.orchestration.steps import PlainSteps, Steps
 from functions.problems import ProblemError
 from functions.stage import RequestContext
@@ -81,7 +81,9 @@ class GraphRun:
         unfinished: list[StageTiming] = []
         events = node.stream(next_request(self._request, value, stream=True), self._context, unfinished)
         for name in behind:
-            events = self._nodes[name].through(events, self._request, self._context)
+            following = self._nodes[name]
+            assert isinstance(following, StageNode)
+            events = following.through(events, self._request, self._context)
         async with aclosing(events) as stream:
             async for event in stream:
                 if isinstance(event, Final):

@@ -66,10 +66,6 @@ class Node(Protocol):
         """
         ...
 
-    def through(self, events: Events, request: StageRequest, context: RequestContext) -> Events:
-        """The events of the node before, as they are behind this one."""
-        ...
-
     def wake(self, context: RequestContext) -> None:
         """Start in the background what it needs."""
         ...
@@ -118,7 +114,10 @@ class StageNode:
         return from_model(self.client, request, context, unfinished)
 
     def through(self, events: Events, request: StageRequest, context: RequestContext) -> Events:
-        """See `Node.through`: postprocess takes a stream segment by segment, another stage the whole text."""
+        """The events of the node before, as they are behind this one.
+
+        A stage of kind postprocess takes a stream segment by segment, another one the whole text at its end.
+        """
         if self.kind == "postprocess":
             return by_segments(self.client, events, request, context, pause=self._patience.segment_s)
         return at_the_end(self.client, events, request, context)

@@ -26,7 +26,7 @@ from functions.calls.streaming import Events
 from functions.chat_api.routes import chat_router
 from functions.contract import Final, StageReply, StageRequest
 from functions.graph.graph import Graph
-from functions.graph.settings import graph_of, parse_graph
+from functions.graph.settings import graph_of
 from functions.http.answer_format import ContractFormat
 from functions.http.invocation import Invocation
 from functions.idempotency import AnswerStore, parse_key
@@ -38,6 +38,7 @@ from functions.orchestration.nodes import Node, Patience, StageNode
 from functions.orchestration.runs.config import RunsConfig
 from functions.orchestration.runs.durable_runs import DurableRuns, database_url
 from functions.orchestration.runs.durable_steps import DurableSteps
+from functions.orchestration.settings import OrchestrationSettings, parse_settings
 from functions.orchestration.steps import Steps
 from functions.problems import ProblemError
 from functions.replica import ReplicaTracker
@@ -82,6 +83,7 @@ class Orchestrate:
         config: OrchestrateConfig,
         graph: Graph,
         *,
+        agents: OrchestrationSettings | None = None,
         runs_url: str | None = None,
     ) -> None:
         self.name = settings.stage_name or self.kind
@@ -89,6 +91,7 @@ class Orchestrate:
         self._config = config
         self._session: aiohttp.ClientSession | None = None
         self._graph = graph
+        self._agents = agents
         self._nodes: dict[str, Node] = {}
         self._answers = AnswerStore(
             settings.cache_dir / "answers" / (settings.service or self.name),
@@ -179,6 +182,13 @@ class Orchestrate:
                 stage_token=token,
             )
             nodes[address.name] = StageNode(client, patience)
+        if self._agents is not None and self._agents.agents:
+            # Most agents have no tools, and a start has no time for what they do not need.
+            from functions.orchestration.agent_loop.opening import open_agents  # noqa: PLC0415
+            from functions.orchestration.tools.http_calls import Caller  # noqa: PLC0415
+
+            caller = Caller(session, self._settings.gateway, policy, self._observe, token)
+            nodes |= open_agents(self._agents, nodes, caller)
         return nodes
 
     async def close(self) -> None:
@@ -275,8 +285,8 @@ def build(settings: FunctionSettings) -> Orchestrate:
     runs_url = None if config.runs is None else database_url(config.runs, settings)
     kinds = {stage.name: stage.kind for stage in settings.stages}
     try:
-        bound = None if settings.graph is None else parse_graph(settings.graph)
-        graph = graph_of(kinds, bound, skipped=(Orchestrate.kind,))
+        bound = None if settings.graph is None else parse_settings(settings.graph)
+        graph = graph_of(kinds if bound is None else bound.kinds(kinds), bound, skipped=(Orchestrate.kind,))
     except ValueError as error:
         raise SettingsError((f"{env_vars.GRAPH}: {error}",)) from None
-    return Orchestrate(settings, config, graph, runs_url=runs_url)
+    return Orchestrate(settings, config, graph, agents=bound, runs_url=runs_url)

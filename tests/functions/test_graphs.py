@@ -7,8 +7,9 @@ import re
 import pytest
 
 from functions.contract import Delta, Final, StageReply, Usage
-from functions.graph.settings import graph_of, parse_graph
+from functions.graph.settings import graph_of
 from functions.http.app import create_app
+from functions.orchestration.settings import parse_settings
 from functions.problems import ProblemError
 from functions.settings import FunctionSettings, SettingsError, StageAddress
 from functions.stages.orchestrate import build
@@ -370,7 +371,7 @@ BASE = {"a": "container", "b": "generate", "c": "container"}
 )
 def test_a_graph_that_cannot_work_is_refused_at_the_start(nodes, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        graph_of(BASE, parse_graph({"nodes": nodes}))
+        graph_of(BASE, parse_settings({"nodes": nodes}))
     settings = FunctionSettings(
         stages=tuple(StageAddress(name, kind, "http://x") for name, kind in BASE.items()),
         graph={"nodes": nodes},

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from functions.graph.settings import graph_of, parse_graph
+from functions.graph.settings import graph_of
+from functions.orchestration.settings import parse_settings
 from pilotlight.agent import AgentFileError
 from pilotlight.agent_reader import load_agent
 from pilotlight.compile import compile_agent
@@ -60,7 +61,7 @@ def test_orchestrate_is_told_the_graph_and_each_model_its_own_files(tmp_path):
     front = environment(objects, "front-router")
     stages = {stage["name"]: stage["kind"] for stage in json.loads(front["PILOTLIGHT_STAGES"])}
     assert list(stages) == ["ingest", "classify", "small", "large", "post", "spare", "embed"]
-    graph = graph_of(stages, parse_graph(json.loads(front["PILOTLIGHT_GRAPH"])))
+    graph = graph_of(stages, parse_settings(json.loads(front["PILOTLIGHT_GRAPH"])))
     assert [node.name for node in graph.nodes] == ["ingest", "classify", "small", "large", "post"]
     assert graph.by_name["post"].after == ("small", "large")
     assert graph.by_name["classify"].after == ("ingest",), "the one before it in the list"
