@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 
 import pytest
 
@@ -121,6 +122,25 @@ async def test_a_server_without_its_credentials_is_left_out(library, tmp_path):
             "lib": "tool server lib: the tool server refuses the agent's credentials (401)",
             "gone": "tool server gone: the tool server cannot be reached",
         }
+        # They are not asked again by each request, and what is there is offered again as it is.
+        asked_for = len(library.lines("seen"))
+        again = await box.toolbox.offer(context())
+        box.toolbox.prepare(context())
+        assert (again.missing, again.tools) == (offer.missing, offer.tools)
+        assert len(library.lines("seen")) == asked_for
+
+
+async def test_a_list_that_is_old_is_used_while_a_new_one_is_asked_for(library):
+    async with opened({"lib": mcp(library.url, refresh_seconds=1.0)}) as box:
+        first = await box.toolbox.offer(context())
+        assert await box.toolbox.offer(context()) is first
+        later = context()
+        later._clock = lambda: time.monotonic() + 60
+        library.kill()
+        assert await box.toolbox.offer(later) is first
+        await wait_until(lambda: ("lib", "failed") in box.outcomes)
+        assert await box.toolbox.offer(later) is first
+        library.start()
 
 
 async def test_a_server_that_talks_nonsense_is_no_matter_of_the_users():

@@ -7,6 +7,7 @@ Retried are connections that fail and answers that say that a retry can help, wi
 from __future__ import annotations
 
 import json
+import logging
 import time
 from typing import Any
 
@@ -22,6 +23,8 @@ from functions.problems import RETRYABLE_STATUSES, ProblemError, seconds_of
 from functions.stage import RequestContext
 from transport.propagation import RETRIES_USED, parse_retries
 from transport.retry_budget import RetryBudget
+
+log = logging.getLogger(__name__)
 
 _RETRIES_USED = RETRIES_USED.decode()
 _NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}}
@@ -42,13 +45,15 @@ class FunctionTool:
         self._caller = caller
         self._destination = Destination(name, config, caller)
         self._budget = RetryBudget(reserve=caller.policy.retry_reserve)
-        self._spec = FunctionSpec(
-            name=name, description=config.description, parameters=config.parameters or _NO_ARGUMENTS
+        self._specs = (
+            FunctionSpec(
+                name=name, description=config.description, parameters=config.parameters or _NO_ARGUMENTS
+            ),
         )
 
     async def specs(self, context: RequestContext) -> tuple[FunctionSpec, ...]:  # noqa: ARG002 - the port
         """The function."""
-        return (self._spec,)
+        return self._specs
 
     async def call(
         self,
@@ -107,6 +112,7 @@ class FunctionTool:
             headers = self._destination.headers(context, traceparent)
         except ProblemError as error:
             # What the operator has to mend is no matter of the model's.
+            log.warning("a tool cannot be called", extra={"target": self.name, "reason": str(error)})
             raise _RefusedError(error, failed(f"{self.name} cannot be called now")) from error
         return {
             "Accept": "application/json, text/*;q=0.5",

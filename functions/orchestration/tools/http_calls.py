@@ -123,13 +123,22 @@ class Destination:
             log.debug("wake failed", extra={"target": self._name, "reason": str(error)})
 
 
+class DeadlinePassedError(ProblemError):
+    """The deadline of the request itself, not the tool's own time."""
+
+    def __init__(self, tool: str) -> None:
+        super().__init__(
+            504, f"tool {tool} did not answer before the deadline", title="Deadline passed", stage=tool
+        )
+
+
 @contextlib.asynccontextmanager
 async def in_time(name: str, seconds: float, context: RequestContext) -> AsyncIterator[None]:
     """Ends a call with its own time, or shortly before its request's deadline.
 
     Raises:
         TimeoutError: its own time.
-        ProblemError: 504, the request's deadline.
+        DeadlinePassedError: the request's deadline.
     """
     left = context.remaining()
     left = None if left is None else max(0.0, left - ANSWER_SECONDS)
@@ -139,6 +148,4 @@ async def in_time(name: str, seconds: float, context: RequestContext) -> AsyncIt
     except TimeoutError:
         if left is None or seconds < left:
             raise
-        raise ProblemError(
-            504, f"tool {name} did not answer before the deadline", title="Deadline passed", stage=name
-        ) from None
+        raise DeadlinePassedError(name) from None

@@ -11,14 +11,18 @@ import asyncio
 import importlib
 import importlib.util
 import logging
-from collections.abc import Awaitable, Callable
+import math
+import sys
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import ValidationError
 
 from functions.calls.failures import outcome_of
 from functions.calls.retries import CallRetries
 from functions.dialogue import MAX_TOOLS, FunctionSpec
 from functions.orchestration.tools.config import McpConfig
-from functions.orchestration.tools.http_calls import Caller, Destination, in_time
+from functions.orchestration.tools.http_calls import Caller, DeadlinePassedError, Destination, in_time
 from functions.orchestration.tools.mcp_call_error import McpCallError, call_error
 from functions.orchestration.tools.mcp_messages import may_repeat, result_of, spec_of, visible_name
 from functions.orchestration.tools.results import ToolResult, failed
@@ -37,8 +41,12 @@ log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
+AGAIN_SECONDS = 10.0
+"""After which a server that could not be asked for its tools is asked again."""
 MAX_PAGES = 16
 """Of one list of tools."""
+_CONNECTIONS = "functions.orchestration.tools.mcp_connection"
+"""Imports the library."""
 KEY_META = "pilotlight/idempotency-key"
 """Member of a call's `_meta` with what the header `Idempotency-Key` has too."""
 
@@ -66,20 +74,25 @@ class McpServer:
         self._connection: Connection | None = None
         self._tools: dict[str, mcp_types.Tool] = {}
         """By the name that the model sees."""
+        self._specs: tuple[FunctionSpec, ...] = ()
         self._listed: float | None = None
+        self._failure: tuple[float, ProblemError | None] = (0.0, None)
+        """Of the last list: when, and why."""
         self._listing: asyncio.Task[None] | None = None
 
     async def specs(self, context: RequestContext) -> tuple[FunctionSpec, ...]:
-        """See `ToolServer.specs`; the last list stays while the server cannot be asked."""
-        if self._is_stale(context):
-            try:
-                # Shared by all who wait, so that it does not end with the first one's request.
-                await asyncio.shield(self._begin_listing(context))
-            except ProblemError as error:
-                if self._listed is None:
-                    raise
-                log.warning("tools cannot be listed", extra={"target": self.name, "reason": str(error)})
-        return tuple(spec_of(name, tool) for name, tool in self._tools.items())
+        """See `ToolServer.specs`. Only the first list is waited for; it is used until a new one is there."""
+        if self._listed is not None:
+            if self._is_to_be_asked(context):
+                self._begin_listing(context)
+            return self._specs
+        _, failure = self._failure
+        if failure is not None and not self._is_to_be_asked(context):
+            raise ProblemError.of(failure.problem)
+        async with in_time(self.name, math.inf, context):
+            # Shared by all who wait, so that it does not end with the first one's request.
+            await asyncio.shield(self._begin_listing(context))
+        return self._specs
 
     async def call(
         self, tool: str, arguments: dict[str, Any], context: RequestContext, *, idempotency_key: str
@@ -101,10 +114,16 @@ class McpServer:
             return failed(f"{tool} did not answer within {self._config.timeout_seconds:g} s")
         except McpCallError as error:
             return failed(f"{tool}: {error.said}")
+        except DeadlinePassedError:
+            raise
+        except ProblemError as error:
+            # What the operator has to mend, such as a missing Secret, is no matter of the model's.
+            self._warn("a tool cannot be called", str(error))
+            return failed(f"{tool} cannot be called now")
 
     def prepare(self, context: RequestContext) -> None:
         """See `ToolServer.prepare`: the model is shown the tools with its first turn."""
-        if self._is_stale(context):
+        if self._is_to_be_asked(context):
             self._begin_listing(context)
         elif self._config.wakes == "request":
             self._destination.wake(context)
@@ -123,7 +142,11 @@ class McpServer:
             await self._connection.close()
         await self._destination.close()
 
-    def _is_stale(self, context: RequestContext) -> bool:
+    def _is_to_be_asked(self, context: RequestContext) -> bool:
+        """Whether there is no list or an old one, and it has not just failed to give one."""
+        failed_at, failure = self._failure
+        if failure is not None and context.now() - failed_at < AGAIN_SECONDS:
+            return False
         return self._listed is None or context.now() - self._listed > self._config.refresh_seconds
 
     def _begin_listing(self, context: RequestContext) -> asyncio.Task[None]:
@@ -134,22 +157,47 @@ class McpServer:
         return self._listing
 
     async def _list(self, context: RequestContext) -> None:
+        """Ask for all tools.
+
+        Raises:
+            ProblemError: they cannot be had.
+        """
+        seconds = self._config.timeout_seconds
         try:
-            async with in_time(self.name, self._config.timeout_seconds, context):
+            async with asyncio.timeout(seconds):
                 found = await self._retried(self._all_pages, context, {}, repeats=True)
         except TimeoutError:
-            late = f"tool server {self.name} did not list its tools within {self._config.timeout_seconds:g} s"
-            raise ProblemError(504, late, stage=self.name) from None
+            late = f"tool server {self.name} did not list its tools within {seconds:g} s"
+            self._failure = (context.now(), ProblemError(504, late, stage=self.name))
+        except ProblemError as error:
+            self._failure = (context.now(), error)
+        else:
+            self._keep(found)
+            self._listed, self._failure = context.now(), (0.0, None)
+            return
+        self._warn("tools cannot be listed", str(self._failure[1]))
+        raise self._failure[1]
+
+    def _keep(self, found: Sequence[mcp_types.Tool]) -> None:
         tools: dict[str, mcp_types.Tool] = {}
+        specs: list[FunctionSpec] = []
         for tool in found:
             name = visible_name(self.name, tool.name)
-            if self._config.only is None or tool.name in self._config.only:
-                tools.setdefault(name, tool)
+            if name in tools or (self._config.only is not None and tool.name not in self._config.only):
+                continue
+            try:
+                specs.append(spec_of(name, tool))
+            except ValidationError as error:
+                self._warn("a tool cannot be shown", f"{name}: {error.errors()[0]['msg']}")
+                continue
+            tools[name] = tool
         absent = sorted(set(self._config.only or ()) - {tool.name for tool in tools.values()})
         if absent:
-            log.warning("tools are not listed", extra={"target": self.name, "reason": ", ".join(absent)})
-        self._tools = tools
-        self._listed = context.now()
+            self._warn("tools are not listed", ", ".join(absent))
+        self._tools, self._specs = tools, tuple(specs)
+
+    def _warn(self, message: str, reason: str) -> None:
+        log.warning(message, extra={"target": self.name, "reason": reason})
 
     async def _all_pages(self, client: Client) -> list[mcp_types.Tool]:
         found: list[mcp_types.Tool] = []
@@ -161,7 +209,7 @@ class McpServer:
             if cursor is None or len(found) >= MAX_TOOLS:
                 break
         if len(found) > MAX_TOOLS or cursor is not None:
-            log.warning("more tools than can be shown", extra={"target": self.name, "reason": str(MAX_TOOLS)})
+            self._warn("more tools than can be shown", str(MAX_TOOLS))
         return found[:MAX_TOOLS]
 
     async def _retried(
@@ -192,7 +240,8 @@ class McpServer:
     async def _once(
         self, do: Callable[[Client], Awaitable[R]], headers: dict[str, str], *, repeats: bool
     ) -> R:
-        await asyncio.to_thread(importlib.import_module, "functions.orchestration.tools.mcp_connection")
+        if _CONNECTIONS not in sys.modules:
+            await asyncio.to_thread(importlib.import_module, _CONNECTIONS)
         from functions.orchestration.tools import mcp_connection, mcp_transport  # noqa: PLC0415
 
         exchange = mcp_transport.Exchange(headers)

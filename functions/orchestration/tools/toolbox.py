@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import operator
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from functions.dialogue import MAX_TOOLS, FunctionSpec, Tool, ToolCall
 from functions.orchestration.tools.arguments import ArgumentsError, ArgumentsSchema
 from functions.orchestration.tools.config import FunctionToolConfig, ToolConfig
 from functions.orchestration.tools.function_tool import FunctionTool
-from functions.orchestration.tools.http_calls import Caller
+from functions.orchestration.tools.http_calls import Caller, DeadlinePassedError
 from functions.orchestration.tools.mcp_server import McpServer
 from functions.orchestration.tools.port import ToolServer
 from functions.orchestration.tools.results import ToolResult, failed
@@ -21,6 +22,9 @@ from functions.problems import ProblemError
 from functions.stage import RequestContext
 
 log = logging.getLogger(__name__)
+
+_LONG = 4_000
+"""Characters of a schema that is compiled in a thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,8 @@ class Toolbox:
     def __init__(self, servers: Sequence[ToolServer]) -> None:
         self._servers = tuple(servers)
         self._known: dict[str, _Known] = {}
+        self._found: list[tuple[FunctionSpec, ...] | ProblemError] = []
+        self._offer: Offer | None = None
         self._schemas: dict[str, ArgumentsSchema | ValueError] = {}
 
     async def offer(self, context: RequestContext) -> Offer:
@@ -62,22 +68,26 @@ class Toolbox:
             ProblemError: the request's deadline has passed.
         """
         found = await asyncio.gather(*(self._specs(server, context) for server in self._servers))
+        if self._offer is not None and all(map(operator.is_, found, self._found)):
+            return self._offer
         known: dict[str, _Known] = {}
         missing: dict[str, str] = {}
+        schemas: dict[str, ArgumentsSchema | ValueError] = {}
         for server, specs in zip(self._servers, found, strict=True):
             if isinstance(specs, ProblemError):
                 missing[server.name] = str(specs)
                 log.warning("tools are missing", extra={"target": server.name, "reason": str(specs)})
                 continue
             for spec in specs[: MAX_TOOLS - len(known)]:
-                schema = self._schema(spec)
+                key = json.dumps(spec.parameters, sort_keys=True)
+                schema = schemas[key] = self._schemas.get(key) or await _compiled(spec, key)
                 if isinstance(schema, ValueError):
                     missing[spec.name] = f"parameters: {schema}"
                 elif spec.name not in known:
                     known[spec.name] = _Known(server, spec, schema)
-        self._known = known
-        self._schemas = {key: self._schemas[key] for key in map(_key, (k.spec for k in known.values()))}
-        return Offer(tuple(Tool(function=entry.spec) for entry in known.values()), missing)
+        self._known, self._found, self._schemas = known, found, schemas
+        self._offer = Offer(tuple(Tool(function=entry.spec) for entry in known.values()), missing)
+        return self._offer
 
     async def call(
         self, call: ToolCall, context: RequestContext, *, idempotency_key: str | None = None
@@ -128,23 +138,20 @@ class Toolbox:
         try:
             return await server.specs(context)
         except ProblemError as error:
-            if context.remaining() == 0:
+            if isinstance(error, DeadlinePassedError):
                 raise
             return error
 
-    def _schema(self, spec: FunctionSpec) -> ArgumentsSchema | ValueError:
-        key = _key(spec)
-        if key not in self._schemas:
-            try:
-                self._schemas[key] = ArgumentsSchema(spec.parameters)
-            except ValueError as error:
-                log.warning("a tool's schema is none", extra={"target": spec.name, "reason": str(error)})
-                self._schemas[key] = error
-        return self._schemas[key]
 
-
-def _key(spec: FunctionSpec) -> str:
-    return json.dumps(spec.parameters, sort_keys=True)
+async def _compiled(spec: FunctionSpec, text: str) -> ArgumentsSchema | ValueError:
+    """The compiled schema, or what is wrong with it; a long one is checked in a thread."""
+    try:
+        if len(text) > _LONG:
+            return await asyncio.to_thread(ArgumentsSchema, spec.parameters)
+        return ArgumentsSchema(spec.parameters)
+    except ValueError as error:
+        log.warning("a tool's schema is none", extra={"target": spec.name, "reason": str(error)})
+        return error
 
 
 def open_toolbox(tools: Mapping[str, ToolConfig], caller: Caller) -> Toolbox:
