@@ -19,7 +19,7 @@ from pilotlight import deploy, stack, up
 from pilotlight.agent import Agent, AgentFileError
 from pilotlight.agent_reader import load_agent
 from pilotlight.compile import compile_agent
-from pilotlight.demo import s3, snapshot
+from pilotlight.demo import s3, snapshot, survival
 from pilotlight.demo.arms import ArmMeasurement, Prompt, Request, Runner
 from pilotlight.demo.errors import DemoError
 from pilotlight.demo.event import EventMeasurement, send_one
@@ -115,7 +115,8 @@ async def _run(config: DemoConfig, console: Console) -> DemoReport:
             # Every start of the model reads S3: what an earlier one cached would make the arms unequal.
             shutil.rmtree(config.build / "cache", ignore_errors=True)
             arms.append(await _arm(runner, console, name, prompts, pool=pool))
-        event = await _event(running, runner, agent, stack_config, prompts[0], console)
+        event = await _event(running, agent, stack_config, prompts[0], console)
+        survived = await _survived(running, agent, prompts[0], console)
         restored = await _restored(running, runner, agent, stack_config, prompts[0], console)
         report = DemoReport(engine, model.parameters, arms, price(), restored)
         with _step(console, "a month of such traffic, priced with what was measured") as done:
@@ -123,6 +124,7 @@ async def _run(config: DemoConfig, console: Console) -> DemoReport:
             done("simulated" if month else "nothing was measured to go by")
         content = report.to_json() | {
             "event": event and event.to_json(),
+            "survived": survived and survived.to_json(),
             "month": month and month.to_json(),
         }
         (config.build / "report.json").write_text(json.dumps(content, indent=2) + "\n")
@@ -247,6 +249,8 @@ async def _restored(  # noqa: PLR0917 - of one demo
         if (missing := snapshot.why_not(config.env)) is not None:
             done(f"left out: {missing}")
             return None
+        done.progress("back to zero")
+        await runner.until(runner.services, hot=False, timeout_s=300)
         done.progress("the snapshot is written")
         if not await snapshot.write_snapshot(running, runner, agent, Path(config.env[CACHE_DIR_VARIABLE])):
             done("left out: no snapshot was written; the log of the model's stage says why")
@@ -257,13 +261,25 @@ async def _restored(  # noqa: PLR0917 - of one demo
     return request
 
 
-async def _event(  # noqa: PLR0917 - of one demo
-    running: stack.Stack,
-    runner: Runner,
-    agent: Agent,
-    config: stack.StackConfig,
-    prompt: Prompt,
-    console: Console,
+async def _survived(
+    running: stack.Stack, agent: Agent, prompt: Prompt, console: Console
+) -> survival.Survival | None:
+    """A durable run whose replica is killed; None where its store's library is not installed."""
+    with _step(console, "a durable run whose replica is killed (SIGKILL) in the middle") as done:
+        if (missing := survival.why_not()) is not None:
+            done(f"left out: {missing}")
+            return None
+        made = await survival.survive(running.cluster, running.gateway_url, agent, prompt, done.progress)
+        steps = ", ".join(made.steps)
+        done(
+            f"killed after {made.killed_after}; the next replica went on, "
+            f"and the run ended once, after {made.seconds:.1f} s: {steps}"
+        )
+        return made
+
+
+async def _event(
+    running: stack.Stack, agent: Agent, config: stack.StackConfig, prompt: Prompt, console: Console
 ) -> EventMeasurement | None:
     """One question through the agent's queue, from zero; None where the agent has no queue with replies."""
     with _step(console, "an event from a queue, from zero") as done:
@@ -272,9 +288,6 @@ async def _event(  # noqa: PLR0917 - of one demo
         if made is None:
             done("left out: the agent has no trigger with a reply")
             return None
-        if snapshot.why_not(config.env) is None:  # the step that follows begins at zero
-            done.progress("back to zero")
-            await runner.until(runner.services, hot=False, timeout_s=300)
         done(
             f"message in, {made.warmth} start, answer out after {made.answered_s:.1f} s, "
             f"acknowledged after {made.acknowledged_s:.1f} s"

@@ -51,6 +51,10 @@ def test_demo_answers_every_prompt_and_the_pool_spares_the_cold_start(cli, tmp_p
     assert month["always on"]["cost"] > month["the agent file's windows"]["cost"] > month["pool off"]["cost"]
     assert month["pool off"]["cold_starts"] > month["the agent file's windows"]["cold_starts"]
     assert (build / "month" / "report.html").stat().st_size > 10_000
+    survived = report["survived"]
+    assert (survived["killed_after"], survived["ends"]) == ("ingest", 1)
+    assert survived["attempts"] >= 2
+    assert survived["steps"] == {"ingest": 1, "generate": 1, "postprocess": 1}
     event = report["event"]
     assert event["trigger"] == "questions-support"
     assert event["warmth"] == "cold"
