@@ -15,7 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from functions import termination_message
-from functions.settings import KINDS, FunctionSettings, SettingsError, read_settings
+from functions.settings import (
+    KINDS,
+    MODULE_KINDS,
+    MODULE_REFERENCE,
+    FunctionSettings,
+    SettingsError,
+    read_settings,
+)
 
 EXIT_USAGE = 2
 """Exit code for bad arguments or environment, which a restart does not help."""
@@ -32,10 +39,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Run one stage of an agent behind HTTP. FunctionSettings come from the environment.",
         epilog="The variables are listed in docs/functions.md.",
     )
-    parser.add_argument("stage", metavar="STAGE", help=f"one of {', '.join(KINDS)}")
-    kind = parser.parse_args(arguments).stage
-    if kind not in KINDS:
-        return _complain(f"STAGE = {kind!r}, must be one of {', '.join(KINDS)}", EXIT_USAGE)
+    kinds = (*KINDS, *MODULE_KINDS)
+    parser.add_argument("stage", metavar="STAGE", help=f"one of {', '.join(kinds)}")
+    parser.add_argument(
+        "module", metavar="MODULE:NAME", nargs="?", help=f"for {' and '.join(MODULE_KINDS)}: what to serve"
+    )
+    given = parser.parse_args(arguments)
+    kind, module = given.stage, given.module
+    if kind not in kinds:
+        return _complain(f"STAGE = {kind!r}, must be one of {', '.join(kinds)}", EXIT_USAGE)
+    if (problem := _module_problem(kind, module)) is not None:
+        return _complain(problem, EXIT_USAGE)
     try:
         settings = read_settings()
     except SettingsError as error:
@@ -48,10 +62,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Until the server has handlers of its own there is nothing to drain, and SIGTERM is not a failure.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with listening:
-        return _serve(kind, settings, listening, began)
+        return _serve(kind, module, settings, listening, began)
 
 
-def _serve(kind: str, settings: FunctionSettings, listening: socket.socket, began: float) -> int:
+def _module_problem(kind: str, module: str | None) -> str | None:
+    """Why a kind and a module do not fit together; None if they do."""
+    if kind in MODULE_KINDS:
+        if module is None or not MODULE_REFERENCE.fullmatch(module):
+            return f"MODULE:NAME = {module!r}, must be such as kb:search for {kind}"
+    elif module is not None:
+        return f"MODULE:NAME = {module!r}, must be left out for {kind}"
+    return None
+
+
+def _serve(
+    kind: str, module: str | None, settings: FunctionSettings, listening: socket.socket, began: float
+) -> int:
     from functions import logs  # noqa: PLC0415 - after the port is open, see the module's docstring
     from functions.http.app import create_app  # noqa: PLC0415
     from functions.http.server import serve  # noqa: PLC0415
@@ -59,7 +85,10 @@ def _serve(kind: str, settings: FunctionSettings, listening: socket.socket, bega
 
     logs.configure(settings)
     try:
-        stage = importlib.import_module(f"functions.stages.{kind}").build(settings)
+        if module is None:
+            stage = importlib.import_module(f"functions.stages.{kind}").build(settings)
+        else:
+            stage = importlib.import_module("functions.sdk.host").build(settings, kind, module)
         app = create_app(stage, settings, replica=ReplicaTracker(process_started=began))
         return serve(app, listening)
     except SettingsError as error:

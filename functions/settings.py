@@ -7,6 +7,7 @@ name, its value and what would be right. `docs/architecture.md` lists the variab
 import json
 import math
 import os
+import re
 import urllib.parse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,10 @@ from knative import env_vars
 from weights.cache.location import CACHE_QUOTA_VARIABLE, default_cache_dir, parse_cache_quota
 
 KINDS = ("ingest", "generate", "postprocess", "orchestrate")
+MODULE_KINDS = ("stage", "tool")
+"""Kinds whose code is a Python module of the user's."""
+MODULE_REFERENCE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
+"""`MODULE:NAME`, such as `kb:search`."""
 ENGINES = ("vllm", "openai", "onnx")
 
 _VALUE_CHARS = 120
@@ -70,6 +75,8 @@ class FunctionSettings:
     """How these are bound together, as `functions.graph.settings`, which checks it; None: in order."""
     stage_config: Mapping[str, Any] = field(default_factory=dict)
     """The stage kind's own settings, checked by the stage."""
+    module_path: Path | None = None
+    """Folder in which a user's module is found before the installed ones."""
     gateway: str | None = None
     """URL that stage calls connect to, with the stage's host in `Host`; None to connect to the stages."""
     cache_dir: Path = field(default_factory=lambda: default_cache_dir({}))
@@ -143,6 +150,7 @@ class FunctionSettings:
             stages=reader.read(env_vars.STAGES, _stages, ()),
             graph=reader.read(env_vars.GRAPH, _json_object, None),
             stage_config=reader.read(env_vars.STAGE_CONFIG, _json_object, {}),
+            module_path=reader.read(env_vars.MODULE_PATH, Path, None),
             gateway=reader.read(env_vars.GATEWAY, _http_url, None),
             cache_dir=default_cache_dir(environ),
             runs_dir=reader.read(env_vars.RUNS_DIR, Path, None),

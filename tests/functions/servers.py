@@ -60,12 +60,14 @@ class StageProcess:
 
 
 @contextlib.contextmanager
-def stage_process(kind: str, folder: Path, **variables: str) -> Iterator[StageProcess]:
+def stage_process(
+    kind: str, folder: Path, module: str | None = None, **variables: str
+) -> Iterator[StageProcess]:
     port = free_port()
     log = folder / f"{kind}-{port}.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "functions", kind],
+            [sys.executable, "-m", "functions", kind, *([module] if module else [])],
             env=stage_environment(PORT=str(port), **variables),
             stdout=out,
             stderr=out,
