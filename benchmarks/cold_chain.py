@@ -49,7 +49,7 @@ class Arm:
     @property
     def names(self) -> list[str]:
         """The Services."""
-        return [self.agent.service_name(stage) for stage in self.agent.spec.stages]
+        return [self.agent.service_name(stage) for stage in self.agent.spec.services]
 
     async def deploy(self) -> None:
         """Apply the agent without pools and queues, and wait until it is ready."""
@@ -71,7 +71,7 @@ class Arm:
 
     async def first_token(self) -> float:
         """Seconds from a request to the first event with text."""
-        front = next(stage for stage in self.agent.spec.stages if stage.kind is Kind.ORCHESTRATE)
+        front = next(stage for stage in self.agent.spec.services if stage.kind is Kind.ORCHESTRATE)
         name, namespace = self.agent.service_name(front), self.agent.metadata.namespace
         url = f"{self.running.gateway_url}/{namespace}/{name}/invoke"
         body = {"input": "Where is my order?", "stream": True, "parameters": {"max_tokens": 16}}

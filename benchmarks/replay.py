@@ -73,7 +73,7 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> ReplayResults:
     """Replay the probe and both arms; one file."""
     model = make_model(folder / "model", name="support-llama")
     agent = load_agent(EXAMPLE / "agent.yaml").with_model(str(model.path))
-    generate = next(stage for stage in agent.spec.stages if stage.kind is Kind.GENERATE)
+    generate = next(stage for stage in agent.spec.services if stage.kind is Kind.GENERATE)
     service, namespace = agent.service_name(generate), agent.metadata.namespace
     config = stack.StackConfig(
         state_dir=folder / "state", gateway_port=0, api_port=0, gpus=1, env=stack.inherited_env()
@@ -82,7 +82,7 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> ReplayResults:
     async with stack.running(config) as running:
         cluster = running.cluster
         await deploy.apply(cluster, demo_objects(agent))
-        names = [agent.service_name(stage) for stage in agent.spec.stages]
+        names = [agent.service_name(stage) for stage in agent.spec.services]
         async for _ in deploy.watch_until_ready(cluster, names, namespace, timeout_s=600):
             pass
         *starts, alone, company = probe_arms(starts=arguments.starts, warm=18, company=3)

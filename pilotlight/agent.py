@@ -64,6 +64,11 @@ class AgentSpec(PodSettings):
     dispatcher: DispatcherSettings = Field(default_factory=DispatcherSettings)
     """The pods that post them, on a cluster."""
 
+    @property
+    def services(self) -> list[StageSpec]:
+        """The stages that become Knative Services."""
+        return [stage for stage in self.stages if stage.has_service]
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         names = [stage.name for stage in self.stages]
@@ -74,7 +79,9 @@ class AgentSpec(PodSettings):
             raise ValueError(f"stages: at most one stage of kind {Kind.ORCHESTRATE}")
         self._check_model()
         self._check_mounts()
-        self._check_triggers(names)
+        self._check_triggers([stage.name for stage in self.services])
+        if not self.services:
+            raise ValueError("stages: at least one must become a Service, such as kind orchestrate")
         if any(stage.kind is Kind.ORCHESTRATE for stage in self.stages) and len(self.stages) == 1:
             raise ValueError("stages: orchestrate needs at least one other stage to call")
         return self
@@ -148,7 +155,7 @@ class Agent(AgentModel):
 
     @model_validator(mode="after")
     def _service_names_fit(self) -> Self:
-        for stage in self.spec.stages:
+        for stage in self.spec.services:
             name = self.service_name(stage)
             if len(name) > LONGEST_NAME:
                 raise ValueError(
@@ -168,7 +175,7 @@ class Agent(AgentModel):
 
     def entry(self) -> StageSpec:
         """The stage that a user calls: orchestrate if there is one, else the first."""
-        return self.orchestrate or self.spec.stages[0]
+        return self.orchestrate or self.spec.services[0]
 
     def with_model(self, uri: str) -> "Agent":
         """The same agent with another model URI.

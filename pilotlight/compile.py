@@ -23,9 +23,9 @@ from pilotlight.stage_spec import EngineSpec, Kind, StageSpec
 def compile_agent(agent: Agent) -> list[dict[str, Any]]:
     """The agent's objects: a Knative Service for each stage, then its WarmPools and its Triggers."""
     namespace = agent.metadata.namespace
-    services = [_service(agent, stage) for stage in agent.spec.stages]
+    services = [_service(agent, stage) for stage in agent.spec.services]
     pools = []
-    for stage in agent.spec.stages:
+    for stage in agent.spec.services:
         if (pool := agent.pool(stage)) is not None:
             name = agent.service_name(stage)
             pools.append(pool.to_object(name=name, namespace=namespace, target=name))
@@ -39,7 +39,7 @@ def compile_for_cluster(agent: Agent) -> list[dict[str, Any]]:
 
 
 def _service(agent: Agent, stage: StageSpec) -> dict[str, Any]:
-    own = stage.kind is Kind.CONTAINER
+    own = stage.is_own_image
     pod = compile_pod(agent, stage)
     s3 = agent.spec.s3 if stage.reads_model else None
     container = render.Container(
@@ -103,7 +103,7 @@ def autoscaling(stage: StageSpec) -> render.Autoscaling:
 
 def _environment(agent: Agent, stage: StageSpec) -> dict[str, str]:
     env = dict(agent.spec.env)
-    if stage.kind is not Kind.CONTAINER:
+    if not stage.is_own_image:
         env |= access_environment(agent, stage)
         env[env_vars.AGENT] = agent.metadata.name
         model = agent.spec.model_of(stage)
@@ -133,10 +133,10 @@ def _graph_environment(agent: Agent, entry: StageSpec) -> dict[str, str]:
     """Which stages orchestrate calls, and how they are bound together."""
     stages = [
         {"name": stage.name, "kind": stage.kind.value, "url": _url(agent, stage)}
-        for stage in agent.spec.stages
-        if stage is not entry
+        for stage in agent.spec.services
+        if stage is not entry and stage.kind is not Kind.TOOL
     ]
-    graph = graph_settings(agent)
+    graph = graph_settings(agent, lambda stage: _url(agent, stage))
     bound = {} if graph is None else {env_vars.GRAPH: json.dumps(graph)}
     return {env_vars.STAGES: json.dumps(stages), **bound}
 

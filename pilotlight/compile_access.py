@@ -1,12 +1,12 @@
 """What an agent says about who may call, as environment, volumes and a NetworkPolicy (pure)."""
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
 from knative import env_vars
 from knative.labels import AGENT_LABEL, ALLOWED_ORIGINS_ANNOTATION
 from pilotlight.agent import Agent
+from pilotlight.secret_mount import SecretMount
 from pilotlight.stage_spec import Kind, StageSpec
 
 STAGE_TOKEN_VOLUME = "pilotlight-stage-token"  # noqa: S105  # a name
@@ -25,23 +25,6 @@ _MESH_PORTS = {"istio-ambient": (15008,), "linkerd": (4143,)}
 """At which a mesh's proxy takes connections of other proxies, in place of the port that was asked for."""
 
 
-@dataclass(frozen=True)
-class SecretMount:
-    """A Secret that a container sees as a folder."""
-
-    name: str
-    secret: str
-    path: str
-
-    def volume(self) -> dict[str, Any]:
-        """The volume. Optional: a Secret that is made later appears, and until then everyone is refused."""
-        return {"name": self.name, "secret": {"secretName": self.secret, "optional": True}}
-
-    def mount(self) -> dict[str, Any]:
-        """The mount."""
-        return {"name": self.name, "mountPath": self.path, "readOnly": True}
-
-
 def stage_token_secret(agent: str) -> str:
     """The Secret with the token of an agent's stages."""
     return f"{agent}-stage-token"
@@ -50,7 +33,7 @@ def stage_token_secret(agent: str) -> str:
 def secret_mounts(agent: Agent, stage: StageSpec) -> list[SecretMount]:
     """The Secrets by which a stage knows its callers, and shows who it is."""
     auth = agent.spec.auth
-    if auth is None or stage.kind is Kind.CONTAINER:
+    if auth is None or stage.is_own_image:
         return []
     mounts = []
     if auth.type == "keys":
@@ -84,7 +67,7 @@ def access_environment(agent: Agent, stage: StageSpec) -> dict[str, str]:
 
 def access_annotations(agent: Agent, stage: StageSpec) -> dict[str, str]:
     """The annotation by which an activator answers preflights for a stage."""
-    if stage.kind is Kind.CONTAINER or not agent.spec.allowed_origins:
+    if stage.is_own_image or not agent.spec.allowed_origins:
         return {}
     return {ALLOWED_ORIGINS_ANNOTATION: ",".join(agent.spec.allowed_origins)}
 
@@ -142,5 +125,5 @@ def _within(agent: Agent) -> dict[str, Any]:
 
 def _has_stage_token(agent: Agent) -> bool:
     """Whether there is a stage that calls another."""
-    own = [stage for stage in agent.spec.stages if stage.kind is not Kind.CONTAINER]
+    own = [stage for stage in agent.spec.services if not stage.is_own_image]
     return any(stage.kind is Kind.ORCHESTRATE for stage in own)

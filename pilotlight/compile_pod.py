@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pilotlight.agent import Agent
+from pilotlight.agent_graph import tool_mounts
 from pilotlight.agent_values import AgentModel
 from pilotlight.compile_access import secret_mounts
 from pilotlight.compile_gpu import compile_gpu, place
@@ -84,7 +85,7 @@ class Pod:
 def compile_pod(agent: Agent, stage: StageSpec) -> Pod:
     """The pod of a stage: its own settings, else the agent's, else safe defaults."""
     spec = agent.spec
-    own = stage.kind is Kind.CONTAINER
+    own = stage.is_own_image
     fields: dict[str, Any] = {}
     for name in _REPLACED:
         value = _chosen(stage, spec, name)
@@ -120,7 +121,7 @@ def compile_pod(agent: Agent, stage: StageSpec) -> Pod:
 
 
 def _default_security_context(stage: StageSpec) -> dict[str, Any]:
-    if stage.kind is Kind.CONTAINER:
+    if stage.is_own_image:
         return {}
     return SNAPSHOT_SECURITY_CONTEXT if stage.snapshot else SAFE_SECURITY_CONTEXT
 
@@ -145,7 +146,7 @@ def _volumes(
         volumes.append({"name": SHM_VOLUME, "emptyDir": memory})
         mounts.append({"name": SHM_VOLUME, "mountPath": "/dev/shm"})  # noqa: S108  # a mount point
     runs = runs_mount(stage)
-    secrets = [*secret_mounts(agent, stage), *([] if runs is None else [runs])]
+    secrets = [*secret_mounts(agent, stage), *([] if runs is None else [runs]), *tool_mounts(agent, stage)]
     volumes += [secret.volume() for secret in secrets]
     mounts += [secret.mount() for secret in secrets]
     return volumes, mounts

@@ -4,8 +4,8 @@ from typing import Any, Final
 
 from knative import env_vars
 from pilotlight.agent import Agent
-from pilotlight.compile_access import SecretMount
 from pilotlight.run_settings import RUNS, URL_SECRET, RunSettings, run_settings
+from pilotlight.secret_mount import SecretMount
 from pilotlight.stage_spec import Kind, StageSpec
 
 WAKER_COMPONENT: Final = "runs-waker"
@@ -56,7 +56,7 @@ def runs_environment(stage: StageSpec) -> dict[str, str]:
 
 def unfit_for_a_cluster(agent: Agent) -> str | None:
     """Why an agent's runs cannot work on a cluster; None if they can."""
-    for stage in agent.spec.stages:
+    for stage in agent.spec.services:
         runs = runs_of(stage)
         if runs is None or runs.config.store != "sqlite":
             continue

@@ -27,7 +27,7 @@ def waker_objects(agent: Agent) -> list[dict[str, Any]]:
 
     With SQLite the file is on the volume of the one replica, so nobody else can look into it.
     """
-    return [_deployment(agent, stage) for stage in agent.spec.stages if is_woken(stage)]
+    return [_deployment(agent, stage) for stage in agent.spec.services if is_woken(stage)]
 
 
 def _deployment(agent: Agent, stage: StageSpec) -> dict[str, Any]:

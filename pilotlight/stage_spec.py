@@ -5,23 +5,27 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from functions.orchestration.agent_loop.config import LoopConfig
 from pilotlight.agent_values import AgentModel, Duration, EngineOption, Label, Quantity, model_uri
 from pilotlight.gpu_settings import GPU
 from pilotlight.graph_fields import GraphFields
 from pilotlight.pod_settings import PodSettings
 from pilotlight.run_settings import run_settings
+from pilotlight.tool_settings import ToolSettings
 from warmpool.domain.pool import WarmPoolTemplate
 from warmpool.domain.rollout import Rollout
 
 
 class Kind(StrEnum):
-    """What a stage does; `container` is the user's own image."""
+    """What a stage does; `container` is the user's own image, an `agent` runs inside of orchestrate."""
 
     INGEST = "ingest"
     GENERATE = "generate"
     POSTPROCESS = "postprocess"
     ORCHESTRATE = "orchestrate"
     CONTAINER = "container"
+    TOOL = "tool"
+    AGENT = "agent"
 
 
 class ModelRef(AgentModel):
@@ -106,6 +110,10 @@ class StageSpec(PodSettings, GraphFields):
     config: dict[str, Any] = Field(default_factory=dict)
     model: ModelRef | None = None
     """What it serves or counts with, instead of the agent's."""
+    agent: LoopConfig | None = None
+    """The loop of a stage of kind agent."""
+    tool: ToolSettings | None = None
+    """Of a stage of kind tool."""
     engine: EngineSpec | None = None
     resources: Resources = Field(default_factory=Resources)
     scaling: Scaling = Field(default_factory=Scaling)
@@ -130,11 +138,12 @@ class StageSpec(PodSettings, GraphFields):
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Self:
-        own = self.kind is Kind.CONTAINER
+        self._check_kind()
+        own = self.is_own_image
         if own and not self.image:
-            raise ValueError("a stage of kind container needs an image")
+            raise ValueError(f"a stage of kind {self.kind} needs an image")
         if not own and (self.command or self.args):
-            raise ValueError(f"command and args are for kind container, not {self.kind}")
+            raise ValueError(f"command and args are for kinds container and tool, not {self.kind}")
         if self.engine is not None and self.kind is not Kind.GENERATE:
             raise ValueError(f"engine is for kind generate, not {self.kind}")
         if self.model is not None and not self.reads_model:
@@ -161,6 +170,37 @@ class StageSpec(PodSettings, GraphFields):
         return self
 
     @property
+    def has_service(self) -> bool:
+        """Whether it becomes a Knative Service: not an agent, and no tool that is somewhere else already."""
+        return self.kind is not Kind.AGENT and (self.tool is None or self.tool.url is None)
+
+    @property
+    def is_own_image(self) -> bool:
+        """Whether its Service runs the user's own image."""
+        return self.kind in {Kind.CONTAINER, Kind.TOOL} and self.has_service
+
+    def _check_kind(self) -> None:
+        """Fields that a kind must have, and those that make no sense with it."""
+        for kind, value in ((Kind.AGENT, self.agent), (Kind.TOOL, self.tool)):
+            if (self.kind is kind) != (value is not None):
+                raise ValueError(f"{kind} must be given with kind {kind}, and with no other")
+        if self.kind is Kind.TOOL and self.graph_fields:
+            raise ValueError(f"{self.graph_fields[0]} is for stages of the graph; a tool is called by agents")
+        if self.tool is not None and self.tool.mcp is None and self.tool.description is None:
+            raise ValueError("tool.description is missing, must say what the tool does and when to use it")
+        if not self.has_service:
+            allowed = {"name", "kind", "agent", "tool", *GraphFields.model_fields}
+            extra = next((name for name in self.model_fields_set if name not in allowed), None)
+            if extra is not None:
+                why = (
+                    "an agent runs inside of orchestrate"
+                    if self.kind is Kind.AGENT
+                    else "the tool is at its url already"
+                )
+                shown = StageSpec.model_fields[extra].alias or extra
+                raise ValueError(f"{shown} is for stages that become a Service; {why}")
+
+    @property
     def engine_type(self) -> str | None:
         """The engine of a stage of kind generate; None for other kinds."""
         if self.kind is not Kind.GENERATE:
@@ -182,7 +222,7 @@ class StageSpec(PodSettings, GraphFields):
         return workers
 
     def _check_readiness(self) -> None:
-        if self.readiness == "port" and self.kind is Kind.CONTAINER:
+        if self.readiness == "port" and self.is_own_image:
             raise ValueError("readiness port is for the project's own stages: a container has its own probe")
         if self.readiness == "port" and not self.scaling.container_concurrency:
             raise ValueError(

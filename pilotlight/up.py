@@ -22,21 +22,20 @@ from pilotlight.agent_triggers import AgentTrigger
 from pilotlight.compile import compile_agent
 from pilotlight.compile_triggers import trigger_object
 from pilotlight.gateway import PROCESS_FILE
-from pilotlight.stage_spec import Kind
 
 PROMPT = "How do I reset my password?"
 
 
 def url_of(gateway: str, agent: Agent) -> str:
     """The function URL of an agent's entry, by path (works without any name resolution)."""
-    path = "/" if agent.entry().kind is Kind.CONTAINER else "/invoke"
+    path = "/" if agent.entry().is_own_image else "/invoke"
     return f"{gateway}/{agent.metadata.namespace}/{agent.service_name(agent.entry())}{path}"
 
 
 def curl_line(gateway: str, agent: Agent, prompt: str) -> str:
     """A command that calls the agent and shows the tokens as they come."""
     url = url_of(gateway, agent).replace("127.0.0.1", "localhost")
-    if agent.entry().kind is Kind.CONTAINER:
+    if agent.entry().is_own_image:
         return f"curl -N {url}"  # what the user's own container takes, only the user knows
     key = (
         ""
@@ -51,8 +50,10 @@ def send_line(agent: Agent, trigger: AgentTrigger) -> str:
     """A command that sends a message to one of the agent's queues."""
     name = trigger_object(agent, trigger)["metadata"]["name"]
     space = "" if agent.metadata.namespace == "default" else f"{agent.metadata.namespace}/"
-    target = next(stage for stage in agent.spec.stages if stage.name == (trigger.stage or agent.entry().name))
-    body = "{}" if target.kind is Kind.CONTAINER else json.dumps({"input": PROMPT})
+    target = next(
+        stage for stage in agent.spec.services if stage.name == (trigger.stage or agent.entry().name)
+    )
+    body = "{}" if target.is_own_image else json.dumps({"input": PROMPT})
     return f"pilotlight trigger send {space}{name} {shlex.quote(body)}"
 
 
@@ -106,7 +107,7 @@ async def _deploy(running: stack.Stack, agents: Sequence[Agent], console: Consol
             continue
         applied.append(agent)
     for agent in applied:
-        names = [agent.service_name(stage) for stage in agent.spec.stages]
+        names = [agent.service_name(stage) for stage in agent.spec.services]
         try:
             async for now in deploy.watch_until_ready(
                 running.cluster, names, agent.metadata.namespace, timeout_s=900

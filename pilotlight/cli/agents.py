@@ -30,7 +30,6 @@ from pilotlight.kubeconfig import connect
 from pilotlight.mesh.objects import mesh_notes
 from pilotlight.mesh_settings import MESH_TYPES
 from pilotlight.service_urls import reachable_url
-from pilotlight.stage_spec import Kind
 from weights.sources.address import absolute_uri
 
 app = typer.Typer()
@@ -217,7 +216,7 @@ async def _refuse_what_cannot_work(cluster: Cluster, checked: Agents, *, force: 
 
 async def _wait(cluster: Cluster, agents: list[Agent], timeout_s: float) -> None:
     for agent in agents:
-        names = [agent.service_name(stage) for stage in agent.spec.stages]
+        names = [agent.service_name(stage) for stage in agent.spec.services]
         namespace = agent.metadata.namespace
         async for now in deploying.watch_until_ready(cluster, names, namespace, timeout_s=timeout_s):
             if now.failed:
@@ -226,7 +225,7 @@ async def _wait(cluster: Cluster, agents: list[Agent], timeout_s: float) -> None
             typer.echo(f"  {now.name}: {'ready' if now.status == 'True' else 'waiting'}{detail}", err=True)
         entry = await cluster.get(SERVICE, agent.service_name(agent.entry()), namespace)
         if url := reachable_url(entry):
-            path = "" if agent.entry().kind is Kind.CONTAINER else "invoke"
+            path = "" if agent.entry().is_own_image else "invoke"
             typer.echo(f"{agent.metadata.name} answers at {url.rstrip('/')}/{path}")
 
 

@@ -121,14 +121,14 @@ class Runner:
         self._metrics = metrics_url
         self._agent = agent
         self._namespace = agent.metadata.namespace
-        model = next(stage for stage in agent.spec.stages if stage.kind is Kind.GENERATE)
+        model = next(stage for stage in agent.spec.services if stage.kind is Kind.GENERATE)
         self.model_service = agent.service_name(model)
         self.gpus_per_replica = int(model.resources.limits.get(GPU, "0"))
 
     @property
     def services(self) -> list[str]:
         """The agent's Services, in the order of the chain."""
-        return [self._agent.service_name(stage) for stage in self._agent.spec.stages]
+        return [self._agent.service_name(stage) for stage in self._agent.spec.services]
 
     async def run(
         self, name: str, prompts: Sequence[Prompt], *, pool: bool, on_progress: Callable[[str, int], None]
@@ -220,7 +220,7 @@ class Runner:
         )
 
     def _model_timing(self, reply: dict[str, Any]) -> dict[str, Any]:
-        model = next(stage.name for stage in self._agent.spec.stages if stage.kind is Kind.GENERATE)
+        model = next(stage.name for stage in self._agent.spec.services if stage.kind is Kind.GENERATE)
         for timing in reply.get("timings", ()):
             if timing["stage"] == model:
                 return dict(timing)

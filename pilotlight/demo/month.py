@@ -189,7 +189,7 @@ def _row(arm: ArmResult, share: float) -> MonthRow:
 
 
 def _experiment(price: Price, agent: Agent, cold_start_s: float, service_s: float) -> Experiment:
-    model = next(stage for stage in agent.spec.stages if stage.kind is Kind.GENERATE)
+    model = next(stage for stage in agent.spec.services if stage.kind is Kind.GENERATE)
     pool = agent.pool(model)
     arms: list[dict[str, Any]] = [
         {"name": "pool off", "autoscalerOnly": True},

@@ -203,7 +203,7 @@ def _is_free(port: int) -> bool:
 
 
 async def _deploy(running: stack.Stack, agent: Agent, console: Console) -> None:
-    names = [agent.service_name(stage) for stage in agent.spec.stages]
+    names = [agent.service_name(stage) for stage in agent.spec.services]
     with _step(
         console, f"deploy agent {agent.metadata.name} (each stage starts once, to prove that it can)"
     ) as done:

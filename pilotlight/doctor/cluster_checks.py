@@ -51,4 +51,4 @@ def check(
 
 def has_pools(agent: Agent) -> bool:
     """Whether an agent has warm pools."""
-    return any(agent.pool(stage) is not None for stage in agent.spec.stages)
+    return any(agent.pool(stage) is not None for stage in agent.spec.services)

@@ -38,7 +38,7 @@ async def read_models(
     wanted = dict.fromkeys(
         uri
         for agent in agents
-        for stage in agent.spec.stages
+        for stage in agent.spec.services
         if (uri := agent.spec.model_uri(stage)) and _is_wanted(agent, stage, uri, gpus=gpus, remote=remote)
     )
     found = await asyncio.gather(*map(_read, wanted))

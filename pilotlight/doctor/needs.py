@@ -95,7 +95,9 @@ class StageNeeds:
     def knows_callers(self) -> bool:
         """Whether it says whose requests it answers, or is the user's own container."""
         env = self.spec["containers"][0].get("env") or ()
-        return self.kind is Kind.CONTAINER or any(entry["name"] == env_vars.AUTH for entry in env)
+        return self.kind in {Kind.CONTAINER, Kind.TOOL} or any(
+            entry["name"] == env_vars.AUTH for entry in env
+        )
 
     @property
     def claims(self) -> dict[str, bool]:
@@ -119,7 +121,8 @@ def stages(agents: Iterable[Agent]) -> list[StageNeeds]:
 
 def _of(position: int, agent: Agent) -> Iterator[StageNeeds]:
     services = [obj for obj in compile_agent(agent) if obj["kind"] == "Service"]
-    for index, (stage, obj) in enumerate(zip(agent.spec.stages, services, strict=True)):
+    for stage, obj in zip(agent.spec.services, services, strict=True):
+        index = agent.spec.stages.index(stage)
         template = obj["spec"]["template"]
         deadline = (template["metadata"].get("annotations") or {}).get(PROGRESS_DEADLINE_ANNOTATION)
         seconds = None if deadline is None else parse_duration(deadline)
@@ -175,7 +178,7 @@ def rights(agents: Sequence[Agent]) -> list[Right]:
     kinds |= {
         (SECRET, agent.metadata.namespace)
         for agent in agents
-        if any(secret_mounts(agent, stage) for stage in agent.spec.stages)
+        if any(secret_mounts(agent, stage) for stage in agent.spec.services)
     }
     kinds = kinds or {(SERVICE, "default"), (WARM_POOL, "default")}
     found = [

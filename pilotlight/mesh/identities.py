@@ -35,10 +35,10 @@ def accounts(agent: Agent) -> list[dict[str, Any]]:
     """The ServiceAccounts that the file does not name. They have no rights: an identity is all they are."""
     names = [
         account_of(agent, stage)
-        for stage in agent.spec.stages
+        for stage in agent.spec.services
         if not (stage.service_account_name or agent.spec.service_account_name)
     ]
-    if any(is_woken(stage) for stage in agent.spec.stages):
+    if any(is_woken(stage) for stage in agent.spec.services):
         names.append(waker_name(agent))
     return [
         {
@@ -65,7 +65,7 @@ def callers_of(agent: Agent, stage: StageSpec) -> Callers:
     namespace = agent.metadata.namespace
     found = [
         (namespace, account_of(agent, other))
-        for other in agent.spec.stages
+        for other in agent.spec.services
         if other.kind is Kind.ORCHESTRATE and other is not stage
     ]
     if any(trigger.delivery == "dispatcher" for trigger in agent.spec.triggers):
@@ -85,6 +85,6 @@ def callers_of(agent: Agent, stage: StageSpec) -> Callers:
 def shared_accounts(agent: Agent) -> dict[str, list[str]]:
     """Accounts that several stages have, and these stages: the mesh cannot tell these apart."""
     stages: dict[str, list[str]] = {}
-    for stage in agent.spec.stages:
+    for stage in agent.spec.services:
         stages.setdefault(account_of(agent, stage), []).append(stage.name)
     return {account: names for account, names in stages.items() if len(names) > 1}

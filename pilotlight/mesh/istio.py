@@ -29,7 +29,7 @@ def istio_objects(agent: Agent) -> list[Object]:
     """Everything but the accounts."""
     sidecars = agent.spec.mesh.type == "istio"
     objects = [_peer_authentication(agent, sidecars=sidecars)]
-    objects += [_authorization(agent, stage, sidecars=sidecars) for stage in agent.spec.stages]
+    objects += [_authorization(agent, stage, sidecars=sidecars) for stage in agent.spec.services]
     if sidecars:
         if (guard := _activator_guard(agent)) is not None:
             objects.append(guard)
@@ -122,7 +122,7 @@ def _activator_guard(agent: Agent) -> Object | None:
     A stage at zero is reached through the activator, whose identity its pods accept. So the check is made
     there too: by the host, and by the headers with which the activator is told a Revision.
     """
-    inner = [stage for stage in agent.spec.stages if not agent.is_public(stage)]
+    inner = [stage for stage in agent.spec.services if not agent.is_public(stage)]
     if not inner:
         return None
     namespace = agent.metadata.namespace

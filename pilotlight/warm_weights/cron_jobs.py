@@ -23,7 +23,7 @@ def pool_of(agent: Agent, target: WarmTarget) -> WarmPoolTemplate:
     Raises:
         WarmError: it has none.
     """
-    for stage in agent.spec.stages:
+    for stage in agent.spec.services:
         if agent.service_name(stage) == target.name and (pool := agent.pool(stage)) is not None:
             return pool
     raise WarmError(f"{target.name} has no warmPool, so there are no windows to be ahead of")

@@ -122,7 +122,9 @@ def warm_target(agent: Agent, stage_name: str | None = None) -> WarmTarget:
 def loading_stages(agent: Agent) -> list[StageSpec]:
     """The stages that load weights."""
     return [
-        stage for stage in agent.spec.stages if stage.kind is Kind.GENERATE and stage.engine_type != "openai"
+        stage
+        for stage in agent.spec.services
+        if stage.kind is Kind.GENERATE and stage.engine_type != "openai"
     ]
 
 

@@ -178,3 +178,138 @@ def test_a_bad_graph_is_refused_with_its_line(tmp_path, old, new, message):
         load_agent(path)
     assert message in str(raised.value)
     assert str(path) in str(raised.value)
+
+
+HELPER = """
+apiVersion: pilotlight.dev/v1alpha1
+kind: Agent
+metadata: {name: helper}
+spec:
+  image: registry.example/functions:1
+  auth: {type: none}
+  model: {uri: s3://models/small}
+  stages:
+    - {name: front, kind: orchestrate}
+    - {name: ingest, kind: ingest}
+    - name: assistant
+      kind: agent
+      agent:
+        model: generate
+        tools: [calculator, weather, github]
+        system: You are brief.
+        bounds: {steps: 5, seconds: 60, dollars: 0.01, prices: {prompt: 0.2, completion: 0.6}}
+    - {name: generate, kind: generate, engine: {args: {enable-auto-tool-choice: true, tool-call-parser: hermes}}}
+    - {name: post, kind: postprocess}
+    - name: calculator
+      kind: tool
+      image: registry.example/calculator:1
+      warmPool: {windows: [{name: day, cron: 0 8 * * *, duration: 8h, replicas: 1}]}
+      tool:
+        description: Evaluates arithmetic.
+        parameters: {type: object, properties: {expression: {type: string}}, required: [expression]}
+        timeoutSeconds: 20
+    - name: weather
+      kind: tool
+      tool:
+        url: https://weather.example/v1/now
+        description: The weather of a town.
+        headers: {Authorization: {secret: weather, key: token, prefix: "Bearer "}}
+    - name: github
+      kind: tool
+      tool: {url: "https://mcp.example/mcp", mcp: {only: [search_issues]}}
+"""
+
+
+def test_orchestrate_is_told_its_agents_and_their_tools(tmp_path):
+    agent = load_agent(write(tmp_path, HELPER))
+    objects = compile_agent(agent)
+    names = [obj["metadata"]["name"] for obj in objects if obj["kind"] == "Service"]
+    assert names == ["front-helper", "ingest-helper", "generate-helper", "post-helper", "calculator-helper"]
+    front = environment(objects, "front-helper")
+    stages = {stage["name"]: stage["kind"] for stage in json.loads(front["PILOTLIGHT_STAGES"])}
+    assert list(stages) == ["ingest", "generate", "post"]
+    settings = parse_settings(json.loads(front["PILOTLIGHT_GRAPH"]))
+    graph = graph_of(settings.kinds(stages), settings)
+    assert [(node.name, node.kind) for node in graph.nodes] == [
+        ("ingest", "ingest"),
+        ("assistant", "agent"),
+        ("post", "postprocess"),
+    ]
+    assert settings.agents["assistant"].bounds.steps == 5
+    tools = settings.tools
+    assert tools["calculator"].url == "http://calculator-helper.default.svc.cluster.local/"
+    assert (tools["calculator"].service, tools["calculator"].timeout_seconds) == (True, 20)
+    header = tools["weather"].headers["Authorization"]
+    assert (header.file, header.prefix) == ("/var/run/pilotlight/tools/weather/token", "Bearer ")
+    assert (tools["github"].type, tools["github"].only) == ("mcp", ("search_issues",))
+    pod = next(obj for obj in objects if obj["metadata"]["name"] == "front-helper")["spec"]["template"][
+        "spec"
+    ]
+    volume = next(volume for volume in pod["volumes"] if "tool" in volume["name"])
+    assert volume["secret"]["secretName"] == "weather"
+    assert [obj["metadata"]["name"] for obj in objects if obj["kind"] == "WarmPool"] == ["calculator-helper"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "enable-auto-tool-choice: true, tool-call-parser: hermes",
+            "max-model-len: 512",
+            "spec.stages.3.engine.args: must have enable-auto-tool-choice: true and tool-call-parser: NAME",
+        ),
+        (
+            "model: generate\n",
+            "model: ingest\n",
+            "15: spec.stages.2.agent.model = 'ingest': must be a stage of kind",
+        ),
+        (
+            "tools: [calculator,",
+            "tools: [calculater,",
+            "16: spec.stages.2.agent.tools: 'calculater' must be a stage",
+        ),
+        ("steps: 5", "steps: 0", "spec.stages.2.agent.bounds.steps = 0: "),
+        (", prices: {prompt: 0.2, completion: 0.6}", "", "prices must be given with dollars"),
+        (
+            "kind: agent\n",
+            "kind: agent\n      scaling: {max: 2}\n",
+            "scaling is for stages that become a Service",
+        ),
+        (
+            "kind: postprocess}",
+            "kind: postprocess, tool: {url: 'http://x', description: y}}",
+            "tool must be given with",
+        ),
+        ("        description: Evaluates arithmetic.\n", "", "tool.description is missing"),
+        (
+            "type: object, properties: {expression",
+            "type: array, properties: {expression",
+            "type = 'array', must be object",
+        ),
+        ("{type: string}}, required", "{type: strng}}, required", "parameters: "),
+        ("      image: registry.example/calculator:1\n", "", "a stage of kind tool needs an image"),
+        ("mcp: {only", "description: x, mcp: {only", "description comes from the MCP server"),
+        (
+            "url: https://weather",
+            "path: /x\n        url: https://weather",
+            "path is for the stage's own Service",
+        ),
+        (
+            "{name: front, kind: orchestrate}",
+            "{name: front, kind: ingest}",
+            "an agent runs in a stage of kind orchestrate",
+        ),
+        ("{secret: weather, key: token,", "{secret: Weather, key: token,", "headers.Authorization.secret"),
+        (
+            "kind: tool\n      image",
+            "kind: tool\n      after: [post]\n      image",
+            "after is for stages of the graph",
+        ),
+    ],
+)
+def test_a_bad_agent_or_tool_is_refused_with_its_line(tmp_path, old, new, message):
+    assert old in HELPER
+    path = write(tmp_path, HELPER.replace(old, new, 1))
+    with pytest.raises(AgentFileError) as raised:
+        load_agent(path)
+    assert message in str(raised.value)
