@@ -12,6 +12,7 @@ from functions.auth.stage_token import StageToken
 from functions.orchestration.tools.arguments import ArgumentsError, ArgumentsSchema
 from functions.orchestration.tools.config import FunctionToolConfig, McpConfig, SecretHeader
 from functions.orchestration.tools.results import ToolResult
+from functions.orchestration.tools.strictness import strictness
 from functions.problems import ProblemError
 from tests.functions.servers import wait_until
 from tests.functions.tool_servers import asked, context, functions, opened
@@ -209,6 +210,27 @@ async def test_a_schema_of_another_party_is_bounded():
     endless = ArgumentsSchema({"allOf": [{"$ref": "#"}]})
     with pytest.raises(ArgumentsError, match="without end"):
         await endless.parse("{}")
+
+
+def test_a_tool_whose_schema_leaves_nothing_open_is_strict():
+    item = {"type": "object", "properties": {"n": {"type": ["integer", "null"]}}, "required": ["n"]}
+    closed = {**item, "additionalProperties": False}
+    listed = {**closed, "properties": {"n": {"type": "array", "items": closed}}}
+    assert strictness(None, closed)
+    assert strictness(None, listed)
+    for open_schema in (
+        item,
+        {"type": "object"},
+        {**closed, "required": []},
+        {**closed, "required": [{}]},
+        {**closed, "properties": {"n": item}},
+        {**closed, "properties": {"n": {"type": "string", "pattern": "x"}}},
+        {**closed, "properties": {"n": {"type": "array"}}},
+        {**closed, "properties": []},
+    ):
+        assert strictness(None, open_schema) is None
+        assert strictness(True, open_schema) is True
+    assert strictness(False, closed) is False
 
 
 async def test_the_agents_own_service_is_reached_through_the_gateway_and_knows_who_calls(tmp_path):

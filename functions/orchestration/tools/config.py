@@ -46,6 +46,9 @@ class CommonToolConfig(StageConfig):
     """Of one call, its retries and a cold start included; a request's deadline may be earlier."""
     answer_bytes: Annotated[int, Field(ge=256, le=MAX_ANSWER_BYTES)] = 65_536
     """Of one answer; what is longer is cut, and the model is told so."""
+    strict: bool | None = None
+    """Whether the engine holds the model's arguments to the schema while it writes them. None: if the schema
+    leaves nothing open, see `functions.orchestration.tools.strictness`."""
     wake: Wake | None = None
     """None: `call` for a Service of the agent, `never` for what runs elsewhere."""
 

@@ -19,6 +19,7 @@ from functions.dialogue import FunctionSpec
 from functions.orchestration.tools.config import FunctionToolConfig
 from functions.orchestration.tools.http_calls import Caller, Destination, in_time
 from functions.orchestration.tools.results import ToolResult, failed, read_answer
+from functions.orchestration.tools.strictness import strictness
 from functions.problems import RETRYABLE_STATUSES, ProblemError, seconds_of
 from functions.stage import RequestContext
 from transport.propagation import RETRIES_USED, parse_retries
@@ -27,7 +28,12 @@ from transport.retry_budget import RetryBudget
 log = logging.getLogger(__name__)
 
 _RETRIES_USED = RETRIES_USED.decode()
-_NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}}
+_NO_ARGUMENTS: dict[str, Any] = {
+    "type": "object",
+    "properties": {},
+    "required": [],
+    "additionalProperties": False,
+}
 
 
 class FunctionTool:
@@ -45,10 +51,10 @@ class FunctionTool:
         self._caller = caller
         self._destination = Destination(name, config, caller)
         self._budget = RetryBudget(reserve=caller.policy.retry_reserve)
+        parameters = config.parameters or _NO_ARGUMENTS
+        strict = strictness(config.strict, parameters)
         self._specs = (
-            FunctionSpec(
-                name=name, description=config.description, parameters=config.parameters or _NO_ARGUMENTS
-            ),
+            FunctionSpec(name=name, description=config.description, parameters=parameters, strict=strict),
         )
 
     async def specs(self, context: RequestContext) -> tuple[FunctionSpec, ...]:  # noqa: ARG002 - the port

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from functions.dialogue import FunctionSpec
 from functions.orchestration.tools.results import EMPTY, ToolResult, failed, shortened
+from functions.orchestration.tools.strictness import strictness
 
 if TYPE_CHECKING:
     import mcp_types
@@ -29,16 +30,21 @@ def visible_name(server: str, tool: str) -> str:
     return f"{name[: _NAME_CHARS - 9]}_{digest}"
 
 
-def spec_of(name: str, tool: mcp_types.Tool) -> FunctionSpec:
+def spec_of(name: str, tool: mcp_types.Tool, strict: bool | None = None) -> FunctionSpec:  # noqa: FBT001
     """A listed tool as OpenAI's API describes one.
 
     Args:
         name: for the model.
         tool: as listed.
+        strict: as the agent file has it.
     """
     description = tool.description or tool.title or tool.name
+    parameters = dict(tool.input_schema)
     return FunctionSpec(
-        name=name, description=description[:_DESCRIPTION_CHARS], parameters=dict(tool.input_schema)
+        name=name,
+        description=description[:_DESCRIPTION_CHARS],
+        parameters=parameters,
+        strict=strictness(strict, parameters),
     )
 
 

@@ -186,7 +186,7 @@ class McpServer:
             if name in tools or (self._config.only is not None and tool.name not in self._config.only):
                 continue
             try:
-                specs.append(spec_of(name, tool))
+                specs.append(spec_of(name, tool, self._config.strict))
             except ValidationError as error:
                 self._warn("a tool cannot be shown", f"{name}: {error.errors()[0]['msg']}")
                 continue
