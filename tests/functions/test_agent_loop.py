@@ -216,7 +216,15 @@ async def missing_tool(model, url):
             graph={
                 "nodes": [{"name": "assistant"}],
                 "agents": {"assistant": {"model": "model", "tools": ["add"]}},
-                "tools": {"add": {"type": "function", "url": url, "description": "x", "timeoutSeconds": 1}},
+                "tools": {
+                    "add": {
+                        "type": "function",
+                        "url": url,
+                        "description": "x",
+                        "parameters": ADD,
+                        "timeoutSeconds": 1,
+                    }
+                },
             },
             stage_config={"wait_initial": 0.01, "wait_max": 0.02, "attempts": 2},
         )
