@@ -1,14 +1,21 @@
 """Fixtures of the stages' tests."""
 
 import os
-from collections.abc import AsyncIterator
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import aiohttp
 import psutil
 import pytest
 import pytest_asyncio
+import sqlalchemy as sa
 
 from functions.engines.vllm.template_process import TemplateProcess
+from functions.orchestration.runs.run_ids import new_run_id
+from tests.functions.postgres_server import Place, Postgres, postgres_programs
+from tests.functions.run_servers import runs_config
 from tests.weights.s3 import S3Server
 
 
@@ -48,3 +55,38 @@ async def template(s3: S3Server) -> AsyncIterator[TemplateProcess]:
 
 # Imported here so that all test modules share one replica per session.
 from tests.functions.vllm_replica import warm_replica  # noqa: E402, F401
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A server of its own, where the machine has one."""
+    if postgres_programs() is None:
+        pytest.skip("there is no Postgres server on this machine")
+    # Not below pytest's folder, which no other user may enter.
+    folder = Path(tempfile.mkdtemp(prefix="pilotlight-postgres-"))
+    server = Postgres(folder)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    """A fresh database of each kind: configuration, variables, address, and its server, if it has one."""
+    if request.param == "sqlite":
+        path = tmp_path / "runs.sqlite"
+        yield Place(runs_config(path), {}, f"sqlite:///{path}", None)
+        return
+    server = request.getfixturevalue("postgres")
+    name = f"test_{new_run_id()}"
+    engine = sa.create_engine(
+        server.url.replace("postgresql", "postgresql+psycopg"), isolation_level="AUTOCOMMIT"
+    )
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    engine.dispose()
+    url = server.url.replace("/postgres", f"/{name}")
+    yield Place(runs_config(None), {"PILOTLIGHT_RUNS_URL": url}, url, server)

@@ -1,8 +1,12 @@
 """The database of the runs: connections, transactions that several writers share, and errors in plain words.
 
-A transaction costs a wait for the disk, so all writes that are asked for while one is under way go into the
-next one together. SQLite has one writer in any case; Postgres gets as many as the pool has. The event loop
-never waits for the database: writing and reading have threads of their own.
+All writes that are asked for while a transaction is under way go into the next one together. SQLite has one
+writer in any case; Postgres gets as many as the pool has. The event loop never waits for the database:
+writing and reading have threads of their own.
+
+On SQLite a commit is in the file's journal (WAL, synchronous=NORMAL), which survives every process but not a
+loss of power; `sync` waits until all that was committed before survives that too. Moving the journal's pages
+into the file has a thread of its own, because that waits for the disk as well.
 """
 
 from __future__ import annotations
@@ -13,7 +17,6 @@ import logging
 import queue
 import sqlite3
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +25,9 @@ from typing import Any, Final, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.pool import QueuePool
 
-from functions.orchestration.runs.errors import Cause, DatabaseError, SchemaVersionError
+from functions.orchestration.runs import sqlite_file
+from functions.orchestration.runs.database_errors import explained
+from functions.orchestration.runs.errors import DatabaseError, SchemaVersionError
 from functions.orchestration.runs.schema import migrate
 
 log = logging.getLogger(__name__)
@@ -32,14 +37,15 @@ Work = Callable[[sa.Connection], T]
 
 _BATCH: Final = 64
 """Writes in one transaction at most."""
-_BUSY_MS: Final = 2000
-"""Milliseconds for which SQLite waits for another process's transaction by itself."""
+_BUSY_S: Final = 2.0
+"""For so long SQLite waits for another process's transaction by itself."""
+_CHECKPOINT: Final = 256
+"""Transactions of this process after which the journal's pages are moved into the file."""
 
 
 @dataclass(slots=True)
 class _Write:
     work: Work[Any]
-    synced: bool
     answer: asyncio.Future[Any]
     loop: asyncio.AbstractEventLoop
 
@@ -72,6 +78,7 @@ class Database:
         if not self.is_sqlite:
             self._url = self._url.set(drivername="postgresql+psycopg")
         self._engine = self._make_engine(1 if self.is_sqlite else pool, pool)
+        self._driver_error: type[Exception] = self._engine.dialect.loaded_dbapi.Error
         self._local = threading.local()
         self._writes: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._writers = [
@@ -79,6 +86,10 @@ class Database:
             for number in range(1 if self.is_sqlite else pool)
         ]
         self._readers = concurrent.futures.ThreadPoolExecutor(pool, "runs-reader")
+        self._syncer = concurrent.futures.ThreadPoolExecutor(1, "runs-syncer")
+        self._committed = 0
+        self._synced = 0
+        self._syncing = asyncio.Lock()
         self._open = False
         self._opening = asyncio.Lock()
 
@@ -103,24 +114,42 @@ class Database:
                 writer.start()
             self._open = True
 
-    async def write(self, work: Work[T], *, synced: bool = False) -> T:
-        """Do `work` in a transaction; it is committed when this returns.
+    async def write(self, work: Work[T]) -> T:
+        """Do `work` in a transaction; it is committed when this returns, and survives every process.
 
         `work` may run twice, the first time in a transaction that was taken back.
 
         Args:
             work: executes statements; what it raises is raised here, and then nothing of it is done.
-            synced: survives a loss of power too, not only of processes. (On Postgres everything does.)
 
         Raises:
             DatabaseError: see there.
         """
         await self.open()
         loop = asyncio.get_running_loop()
-        asked = _Write(work, synced, loop.create_future(), loop)
+        asked = _Write(work, loop.create_future(), loop)
         self._writes.put(asked)
         result: T = await asked.answer
         return result
+
+    async def sync(self) -> None:
+        """Return once all that was committed before survives a loss of power; on Postgres it does already.
+
+        Those who wait at the same time share the wait for the disk.
+
+        Raises:
+            DatabaseError: the disk has a fault.
+        """
+        if not self.is_sqlite:
+            return
+        wanted = self._committed
+        async with self._syncing:
+            if self._synced >= wanted:
+                return
+            reached = self._committed
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._syncer, self._guarded, self._sync_file)
+            self._synced = reached
 
     async def read(self, work: Work[T]) -> T:
         """What `work` reads; raises as `write`."""
@@ -130,7 +159,7 @@ class Database:
             connection = self._own_connection(autocommit=True)
             try:
                 return work(connection)
-            except (sa.exc.DBAPIError, sqlite3.Error, OSError):
+            except (sa.exc.DBAPIError, self._driver_error, OSError):
                 self._drop(connection)
                 raise
 
@@ -147,20 +176,21 @@ class Database:
             if writer.ident is not None:
                 writer.join(5)
         self._readers.shutdown(wait=False, cancel_futures=True)
+        self._syncer.shutdown(wait=True, cancel_futures=True)
         self._engine.dispose()
 
     def _make_engine(self, writers: int, readers: int) -> sa.Engine:
         pool: dict[str, Any] = {
             "poolclass": QueuePool,
-            "pool_size": writers + readers + 1,
+            "pool_size": writers + readers + 1,  # the last one migrates, and moves SQLite's journal
             "max_overflow": 0,
             "pool_timeout": 10,
         }
         if self.is_sqlite:
             engine = sa.create_engine(
-                self._url, connect_args={"check_same_thread": False, "timeout": _BUSY_MS / 1000}, **pool
+                self._url, connect_args={"check_same_thread": False, "timeout": _BUSY_S}, **pool
             )
-            sa.event.listen(engine, "connect", _prepare_sqlite)
+            sa.event.listen(engine, "connect", sqlite_file.prepare)
             return engine
         arguments = {"connect_timeout": 5, "application_name": "pilotlight-runs"}
         options = "-c idle_in_transaction_session_timeout=30000 -c statement_timeout=30000"
@@ -170,14 +200,13 @@ class Database:
 
     def _migrate(self) -> None:
         if self.is_sqlite and self._url.database:
-            path = Path(self._url.database)
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not path.exists():  # SQLite gives the files beside it the same permissions
-                path.touch(mode=0o600)
+            sqlite_file.make(Path(self._url.database))
         with self._engine.connect() as connection, connection.begin():
             if self.is_sqlite:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             migrate(connection)
+        if self.is_sqlite and self._url.database:
+            sqlite_file.sync_folder(Path(self._url.database).parent)
 
     def _write_all(self) -> None:
         """A writer's thread."""
@@ -214,20 +243,42 @@ class Database:
 
     def _transaction(self, batch: list[_Write]) -> list[Any]:
         connection = self._own_connection()
+        raw = driver_connection(connection)
         try:
-            # Begun even where `work` executes nothing, or it would not be ended.
-            transaction = connection.begin()
             if self.is_sqlite:
-                self._begin_sqlite(connection, synced=any(write.synced for write in batch))
+                raw.execute("BEGIN IMMEDIATE")
             results = [write.work(connection) for write in batch]
-            transaction.commit()
-        except (sa.exc.DBAPIError, sqlite3.Error, OSError):
+            self._finish(connection, raw, commit=True)
+        except (sa.exc.DBAPIError, self._driver_error, OSError):
             self._drop(connection)
             raise
         except BaseException:  # of `work`: the connection is well
-            transaction.rollback()
+            self._finish(connection, raw, commit=False)
             raise
+        self._committed += 1
+        if self.is_sqlite and self._committed % _CHECKPOINT == 0:
+            self._syncer.submit(self._checkpoint)
         return results
+
+    def _finish(self, connection: sa.Connection, raw: Any, *, commit: bool) -> None:
+        """End the transaction, of which SQLAlchemy knows only if a statement of its own was in it."""
+        ending = connection if connection.in_transaction() else raw
+        if commit:
+            ending.commit()
+        else:
+            ending.rollback()
+
+    def _sync_file(self) -> None:
+        sqlite_file.sync(str(self._url.database))
+
+    def _checkpoint(self) -> None:
+        """Move the journal's pages into the file, as far as no reader needs them."""
+        try:
+            with self._engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)").all()
+        except (sa.exc.SQLAlchemyError, sqlite3.Error) as error:
+            # The writer does it once the journal is long.
+            log.warning("the journal of the runs cannot be moved into the file", extra={"reason": str(error)})
 
     def _drop(self, connection: sa.Connection) -> None:
         """The next work of this thread gets a new connection, so nothing is left of what has failed."""
@@ -243,24 +294,15 @@ class Database:
             if autocommit and not self.is_sqlite:  # SQLite has no transaction unless one is begun
                 connection = connection.execution_options(isolation_level="AUTOCOMMIT")
             self._local.connection = connection
-            self._local.synced = None
         return connection
-
-    def _begin_sqlite(self, connection: sa.Connection, *, synced: bool) -> None:
-        raw = connection.connection.driver_connection
-        assert isinstance(raw, sqlite3.Connection)
-        if self._local.synced != synced:
-            raw.execute(f"PRAGMA synchronous={'FULL' if synced else 'NORMAL'}")
-            self._local.synced = synced
-        raw.execute("BEGIN IMMEDIATE")
 
     def _guarded(self, work: Callable[[], T]) -> T:
         try:
             return work()
         except sa.exc.DBAPIError as error:
-            raise _explained(error, self.name) from error
-        except sqlite3.Error as error:
-            raise _of_sqlite(error, self.name) from error
+            raise explained(error.orig, self.name, lost=error.connection_invalidated) from error
+        except self._driver_error as error:
+            raise explained(error, self.name) from error
         except sa.exc.TimeoutError as error:
             raise DatabaseError("busy", f"{self.name}: all connections are in use") from error
         except SchemaVersionError as error:
@@ -269,72 +311,6 @@ class Database:
             raise DatabaseError("away", f"{self.name}: {error.strerror or error}") from error
 
 
-def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    # Transactions are begun by this module, not by the driver.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    for attempt in range(50):
-        try:
-            cursor.execute("PRAGMA journal_mode=WAL")
-            break
-        except sqlite3.OperationalError as error:
-            # Changing the mode does not wait for others, as a transaction does; a read-only file keeps it.
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or attempt == 49:
-                if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_READONLY:
-                    break
-                raise
-            time.sleep(0.02)
-    cursor.execute("PRAGMA synchronous=NORMAL")
-    # What is erased is overwritten: content may be private.
-    cursor.execute("PRAGMA secure_delete=ON")
-    cursor.close()
-
-
-_SQLITE: Final[dict[int, tuple[Cause, str]]] = {
-    sqlite3.SQLITE_FULL: ("full", "the disk is full; make room"),
-    sqlite3.SQLITE_READONLY: ("read-only", "cannot be written; must be writable by the stage's user"),
-    sqlite3.SQLITE_CANTOPEN: ("away", "cannot be opened; its folder must exist and be writable"),
-    sqlite3.SQLITE_PERM: (
-        "read-only",
-        "may not be opened; must be readable and writable by the stage's user",
-    ),
-    sqlite3.SQLITE_IOERR: ("away", "reading or writing fails; the disk or the file system has a fault"),
-    sqlite3.SQLITE_BUSY: ("busy", "is locked by another process for too long"),
-    sqlite3.SQLITE_LOCKED: ("busy", "is locked by another process for too long"),
-    sqlite3.SQLITE_CORRUPT: ("damaged", "is damaged; restore it, or move it away"),
-    sqlite3.SQLITE_NOTADB: ("damaged", "is no SQLite database; move it away"),
-}
-
-
-def _of_sqlite(error: sqlite3.Error, name: str) -> DatabaseError:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    cause, words = _SQLITE.get(code, ("refused", f"refuses: {error}"))
-    return DatabaseError(cause, f"{name} {words}")
-
-
-def _explained(error: sa.exc.DBAPIError, name: str) -> DatabaseError:
-    """What is wrong with the database. Statements and values stay out of it: they may be private."""
-    original = error.orig
-    if isinstance(original, sqlite3.Error):
-        return _of_sqlite(original, name)
-    state = getattr(original, "sqlstate", None) or ""
-    short = (str(original).strip().splitlines() or [type(original).__name__])[0][:200]
-    cause, words = _POSTGRES.get(state, ("refused", "refuses the stage"))
-    if state not in _POSTGRES and (state[:2] in {"", "08", "57"} or error.connection_invalidated):
-        cause, words = "away", "cannot be reached"
-    return DatabaseError(cause, f"{name} {words}: {short}")
-
-
-_FULL: Final[tuple[Cause, str]] = ("full", "has no room left")
-_OVERLOADED: Final[tuple[Cause, str]] = ("busy", "is overloaded")
-_POSTGRES: Final[dict[str, tuple[Cause, str]]] = {
-    "53100": _FULL,
-    "53200": _FULL,
-    "25006": ("read-only", "is read-only (a standby?); must be the primary"),
-    "40001": _OVERLOADED,
-    "40P01": _OVERLOADED,
-    "53300": _OVERLOADED,
-    "55P03": _OVERLOADED,
-    "57014": _OVERLOADED,
-}
-"""By SQLSTATE (PostgreSQL's documentation, appendix A)."""
+def driver_connection(connection: sa.Connection) -> Any:
+    """The driver's own connection: a statement by it costs a tenth of one by SQLAlchemy."""
+    return connection.connection.dbapi_connection

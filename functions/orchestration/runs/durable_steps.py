@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from functions.contract import Problem
 from functions.orchestration.runs.config import RunsConfig
-from functions.orchestration.runs.errors import DatabaseError, LeaseLostError
+from functions.orchestration.runs.errors import LeaseLostError
+from functions.orchestration.runs.step_recorder import StepRecorder
 from functions.orchestration.runs.values import (
     APPROVAL,
     MAX_STEP_NAME,
@@ -28,13 +28,7 @@ from functions.problems import ProblemError
 if TYPE_CHECKING:
     from functions.orchestration.runs.store import RunStore
 
-log = logging.getLogger(__name__)
-
 R = TypeVar("R")
-AWAY_S: Final = 600.0
-"""For how long a replica that has a result waits for a database that is away."""
-_RETRY_S: Final = 0.25
-_LONGEST_RETRY_S: Final = 5.0
 
 
 class Codec(Protocol):
@@ -127,21 +121,21 @@ class DurableSteps:
         on_recorded: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._store = store
         self._grip = grip
+        self.recorder = StepRecorder(store, grip.hold, on_recorded)
         self._known = {step.name: step for step in known}
         self._config = config
         self._codec = codec
-        self._on_recorded = on_recorded
         self._clock = clock
         self._guarded = frozenset(config.approve)
+        self._done = sum(step.state is StepState.DONE for step in self._known.values())
         self._idle = asyncio.Event()
         self._idle.set()
         self.interruption: Interruption | None = None
         """Set before `RunInterruptedError` is raised."""
 
     async def run(self, name: str, call: Callable[[str], Awaitable[R]]) -> R:
-        """The recorded result of a step, or that of the call, which is recorded before this returns.
+        """The recorded result of a step, or that of the call, which is recorded before the next call is made.
 
         Args:
             name: unique in the run, and the same each time that the run is taken up.
@@ -158,12 +152,13 @@ class DurableSteps:
         if known is not None and known.state is StepState.DONE:
             again: R = self._again(known)
             return again
-        if sum(step.state is StepState.DONE for step in self._known.values()) >= self._config.max_steps:
+        if self._done >= self._config.max_steps:
             raise ProblemError(
                 409,
                 f"the run has made {self._config.max_steps} steps (runs.maxSteps)",
                 title="Too many steps",
             )
+        await self.recorder.flush()
         await self._hold_on()
         if waits_for_approval(name, self._guarded):
             await self._approved(name)
@@ -201,7 +196,8 @@ class DurableSteps:
                 stored = None if self._config.content == "metadata" else text
                 usage = json.dumps(self._codec.usage(result))
                 step = Step(name, StepState.DONE, attempt, began, self._clock(), stored, usage=usage)
-                await self._record(step)
+                self.recorder.keep(step)
+                self._done += 1
                 # Within this replica the result is known, stored or not.
                 self._known[name] = Step(name, StepState.DONE, attempt, began, step.finished, text)
         finally:
@@ -225,6 +221,10 @@ class DurableSteps:
         step = Step(name, StepState.FAILED, attempt, began, self._clock(), error=error)
         await self._record(step)
         self._known[name] = step
+
+    async def _record(self, step: Step) -> None:
+        self.recorder.keep(step)
+        await self.recorder.flush()
 
     async def _approved(self, name: str) -> None:
         """Return once a person has approved the step."""
@@ -277,23 +277,5 @@ class DurableSteps:
             self.interruption = Interruption(first.waiting_for, min(wakes, default=None))
         while self._grip.working_on:
             await self._idle.wait()
+        await self.recorder.flush()
         raise RunInterruptedError
-
-    async def _record(self, step: Step) -> None:
-        """Record a step; while the database is away, wait for it."""
-        began, pause = time.monotonic(), _RETRY_S
-        while True:
-            try:
-                await self._store.record_step(self._grip.hold, step)
-            except DatabaseError as error:
-                if not error.passing or time.monotonic() - began > AWAY_S:
-                    raise
-                log.warning(
-                    "a step cannot be recorded yet",
-                    extra={"run": self._grip.hold.run_id, "step": step.name, "reason": str(error)},
-                )
-                await asyncio.sleep(pause)
-                pause = min(_LONGEST_RETRY_S, 2 * pause)
-            else:
-                self._on_recorded()
-                return

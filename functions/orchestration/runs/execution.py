@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Final
 from functions.auth.caller import Caller
 from functions.contract import StageReply, StageRequest
 from functions.orchestration.runs.config import RunsConfig
-from functions.orchestration.runs.durable_steps import AWAY_S, Codec, DurableSteps, Grip, RunInterruptedError
+from functions.orchestration.runs.durable_steps import Codec, DurableSteps, Grip, RunInterruptedError
 from functions.orchestration.runs.errors import DatabaseError, LeaseLostError
+from functions.orchestration.runs.step_recorder import AWAY_S, StepRecorder
 from functions.orchestration.runs.values import Hold, Run, RunState, Step
 from functions.problems import ProblemError, problem_of
 from functions.stage import RequestContext
@@ -81,39 +82,38 @@ class RunExecution:
             DatabaseError: what has come of the run cannot be stored; it is taken up again.
             asyncio.CancelledError: the replica stops; the run was given back.
         """
-        hold = grip.hold
         recorded = DurableSteps(
             self._store, grip, steps, config=self._config, codec=self._codec, on_recorded=on_recorded
         )
         try:
             if run.cancel:
-                await self._end(hold, RunState.CANCELLED)
+                await self._end(grip.hold, recorded.recorder, RunState.CANCELLED)
                 return None
             reply = await self._answer(run, recorded, request)
             text = self._kept(run.id, reply.model_dump_json(exclude_none=True))
-            await self._end(hold, RunState.SUCCEEDED, reply=text)
+            await self._end(grip.hold, recorded.recorder, RunState.SUCCEEDED, reply=text)
             return replace(run, state=RunState.SUCCEEDED, reply=text)
         except LeaseLostError:
             log.info("a run went to another replica", extra={"run": run.id})
         except asyncio.CancelledError:
             if not grip.lost:
-                await self._cut_off(grip)
+                await self._cut_off(grip, recorded.recorder)
         except (RunInterruptedError, BaseExceptionGroup):  # a group: of branches that run side by side
             if recorded.interruption is None:
                 raise
-            await self._interrupted(hold, recorded)
+            await self._interrupted(grip.hold, recorded)
         except DatabaseError:
             raise
         except Exception as error:  # noqa: BLE001 - any bug of a stage ends the run, not the replica
-            await self._fail(run, hold, error)
+            await self._fail(run, grip.hold, recorded.recorder, error)
         return None
 
-    async def _cut_off(self, grip: Grip) -> None:
+    async def _cut_off(self, grip: Grip, recorder: StepRecorder) -> None:
         """The work was cancelled: by the run's caller, or because the replica stops."""
         if grip.cancelled:
-            await self._end(grip.hold, RunState.CANCELLED)
+            await self._end(grip.hold, recorder, RunState.CANCELLED)
         else:
-            await self._release(grip.hold)
+            await self._release(grip.hold, recorder)
 
     def _kept(self, run_id: str, reply: str) -> str | None:
         """What of a reply goes into the store."""
@@ -158,33 +158,41 @@ class RunExecution:
         context.caller = Caller(run.owner.name, _KINDS[run.owner.kind], run.owner.team)
         return context
 
-    async def _fail(self, run: Run, hold: Hold, error: Exception) -> None:
+    async def _fail(self, run: Run, hold: Hold, recorder: StepRecorder, error: Exception) -> None:
         problem = problem_of(error, stage=self._stage)
         if problem.status == 500 and not isinstance(error, ProblemError):
             log.error("unexpected error in a run", exc_info=error, extra={"run": run.id})
         with contextlib.suppress(LeaseLostError):
-            await self._end(hold, RunState.FAILED, error=problem.model_dump_json(exclude_none=True))
+            await self._end(hold, recorder, RunState.FAILED, error=problem.model_dump_json(exclude_none=True))
 
     async def _interrupted(self, hold: Hold, steps: DurableSteps) -> None:
         why = steps.interruption
         with contextlib.suppress(LeaseLostError):
             if why is None or why.waiting_for is None:
-                await self._release(hold)
+                await self._release(hold, steps.recorder)
             else:
                 waiting_for, wake_at = why.waiting_for, why.wake_at
                 await self._persist(lambda: self._store.wait(hold, waiting_for=waiting_for, wake_at=wake_at))
 
-    async def _release(self, hold: Hold) -> None:
+    async def _release(self, hold: Hold, recorder: StepRecorder) -> None:
         try:
-            await asyncio.wait_for(self._store.release(hold), 3.0)
+            async with asyncio.timeout(3.0):
+                await self._store.release(hold, ended=await recorder.settle())
         except (DatabaseError, LeaseLostError, TimeoutError) as error:
             # Its lease ends by itself.
             log.warning("a run cannot be given back", extra={"run": hold.run_id, "reason": str(error)})
 
     async def _end(
-        self, hold: Hold, state: RunState, *, reply: str | None = None, error: str | None = None
+        self,
+        hold: Hold,
+        recorder: StepRecorder,
+        state: RunState,
+        *,
+        reply: str | None = None,
+        error: str | None = None,
     ) -> None:
-        await self._persist(lambda: self._store.end(hold, state, reply=reply, error=error))
+        ended = await recorder.settle()
+        await self._persist(lambda: self._store.end(hold, state, reply=reply, error=error, ended=ended))
 
     async def _persist(self, work: Callable[[], Awaitable[None]]) -> None:
         """Write what the run has come to; while the database is away, wait for it."""

@@ -226,9 +226,10 @@ class RunRunner:
 
     def _finished(self, run_id: str, active: _Active, task: asyncio.Task[Run | None]) -> None:
         if self._active.get(run_id) is active:
+            if len(self._active) >= self.config.concurrency:
+                self.nudge()  # others are queued, perhaps
             del self._active[run_id]
         active.notify()
-        self._nudged.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             # Its lease ends, and the run is taken up again.
             log.error("a run was abandoned", exc_info=error, extra={"run": run_id})

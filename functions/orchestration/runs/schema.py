@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -43,15 +44,22 @@ runs = sa.Table(
     # NULL differs from NULL, so runs without a key never meet.
     sa.UniqueConstraint("owner_kind", "owner_name", "idempotency_key", name="pilotlight_runs_once"),
 )
-_UNFINISHED = "state IN ('queued', 'running', 'waiting')"
-# Few rows of many: what has ended is in neither index.
+UNFINISHED_ROWS: Final = "state IN ('queued', 'running', 'waiting')"
+"""Few rows of many: what has ended is in none of the indices with this condition."""
 sa.Index(
     "pilotlight_runs_due",
     runs.c.state,
     runs.c.wake_at,
     runs.c.lease_until,
-    sqlite_where=sa.text(_UNFINISHED),
-    postgresql_where=sa.text(_UNFINISHED),
+    sqlite_where=sa.text(UNFINISHED_ROWS),
+    postgresql_where=sa.text(UNFINISHED_ROWS),
+)
+_unfinished_of = sa.Index(
+    "pilotlight_runs_unfinished_of",
+    runs.c.owner_kind,
+    runs.c.owner_name,
+    sqlite_where=sa.text(UNFINISHED_ROWS),
+    postgresql_where=sa.text(UNFINISHED_ROWS),
 )
 sa.Index("pilotlight_runs_finished", runs.c.finished)
 sa.Index("pilotlight_runs_of", runs.c.owner_kind, runs.c.owner_name, runs.c.id)
@@ -85,7 +93,12 @@ def _first(connection: sa.Connection) -> None:
     metadata.create_all(connection)
 
 
-MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (_first,)
+def _count_unfinished(connection: sa.Connection) -> None:
+    """Before, each new run had all runs of its caller read, ended ones too."""
+    _unfinished_of.create(connection, checkfirst=True)
+
+
+MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (_first, _count_unfinished)
 """Each takes the database from the version of its position to the next one; never changed, only added to."""
 
 

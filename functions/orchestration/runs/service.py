@@ -36,7 +36,7 @@ class RunService:
     async def submit(
         self, request: StageRequest, context: RequestContext, *, key: str | None, fingerprint: str
     ) -> tuple[Run, bool]:
-        """Accept a request as a run; it is stored when this returns.
+        """Accept a request as a run; it is stored when this returns, and survives a loss of power.
 
         Returns:
             The run, or the one that this caller made with the same key before; and whether it is new.
@@ -77,6 +77,9 @@ class RunService:
             )
         if new and begin:
             self.runner.begin(run, [], request)
+        # Its first step is under way meanwhile. That the run is known to survive a loss of power matters once
+        # its caller hears of it.
+        await self.held(self.store.database.sync)
         return stored, new
 
     async def held(self, work: Callable[[], Awaitable[T]]) -> T:

@@ -1,4 +1,4 @@
-"""The statements of every step, compiled once: building one takes longer than SQLite takes to execute it."""
+"""The statements of every step, compiled once, and executed by the driver itself."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from functions.orchestration.runs.schema import events, runs, steps
-from functions.orchestration.runs.values import UNFINISHED, RunState, StepState
+from functions.orchestration.runs.database import driver_connection
+from functions.orchestration.runs.schema import UNFINISHED_ROWS, events, runs, steps
+from functions.orchestration.runs.values import RunState, StepState
 
 STEP_COLUMNS: Final = tuple(column.name for column in steps.c)
-_UNFINISHED: Final = tuple(state.value for state in UNFINISHED)
 
 
 class Prepared:
@@ -30,13 +30,28 @@ class Prepared:
         self._fixed: dict[str, Any] = {
             name: value for name, value in compiled.params.items() if value is not None
         }
+        self._columns = tuple(column.name for column in getattr(statement, "selected_columns", ()))
 
-    def run(self, connection: sa.Connection, values: Mapping[str, Any]) -> sa.CursorResult[Any]:
-        """Execute it."""
+    def run(self, connection: sa.Connection, values: Mapping[str, Any]) -> int:
+        """Execute it; how many rows it has changed."""
+        return int(self._execute(connection, values).rowcount)
+
+    def first(self, connection: sa.Connection, values: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Its first row, by the columns' names."""
+        row = self._execute(connection, values).fetchone()
+        return None if row is None else dict(zip(self._columns, row, strict=True))
+
+    def scalar(self, connection: sa.Connection, values: Mapping[str, Any]) -> Any:
+        """The first value of its first row; None: there is no row."""
+        row = self._execute(connection, values).fetchone()
+        return None if row is None else row[0]
+
+    def _execute(self, connection: sa.Connection, values: Mapping[str, Any]) -> Any:
         known = {**self._fixed, **values}
+        raw = driver_connection(connection)
         if self._order is None:
-            return connection.exec_driver_sql(self._sql, known)
-        return connection.exec_driver_sql(self._sql, tuple([known[name] for name in self._order]))
+            return raw.execute(self._sql, known)
+        return raw.execute(self._sql, tuple([known[name] for name in self._order]))
 
 
 class Statements:
@@ -56,9 +71,8 @@ class Statements:
         owned = sa.and_(
             runs.c.owner_kind == parameter("owner_kind"), runs.c.owner_name == parameter("owner_name")
         )
-        unfinished = sa.select(runs.c.id).where(
-            owned, sa.or_(*(runs.c.state == sa.literal_column(f"'{state}'") for state in _UNFINISHED))
-        )
+        # In the words of the index, or SQLite does not see that it fits.
+        unfinished = sa.select(runs.c.id).where(owned, sa.text(UNFINISHED_ROWS))
         self.count_unfinished = prepared(
             sa.select(sa.func.count()).select_from(unfinished.limit(parameter("at_most")).subquery())
         )

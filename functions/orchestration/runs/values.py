@@ -34,7 +34,6 @@ class RunState(StrEnum):
 
 
 ENDED: Final = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED})
-UNFINISHED: Final = tuple(state for state in RunState if state not in ENDED)
 
 
 class StepState(StrEnum):
