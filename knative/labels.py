@@ -58,3 +58,6 @@ ROLLOUT_STATE_ANNOTATION = f"{PILOTLIGHT}/rollout"
 """On a Route of the local platform: the gradual rollouts in progress, as JSON."""
 GPU_SLOTS_ANNOTATION = f"{PILOTLIGHT}/gpu-slots"
 """On a Pod: the numbers of the GPU slots that it holds, joined by commas."""
+
+MODULES_ANNOTATION = f"{PILOTLIGHT}/modules"
+"""On a Revision of one machine: digest of the Python files beside the agent file."""

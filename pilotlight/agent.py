@@ -4,9 +4,10 @@
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from pilotlight.access_settings import Auth, NetworkPolicySettings, Origin
 from pilotlight.agent_triggers import AgentTrigger
@@ -152,6 +153,18 @@ class Agent(AgentModel):
     kind: Literal["Agent"]
     metadata: AgentMetadata
     spec: AgentSpec
+    _folder: Path | None = PrivateAttr(default=None)
+
+    @property
+    def folder(self) -> Path | None:
+        """Of the agent file, in which its modules are on this machine; None: it comes from no file."""
+        return self._folder
+
+    def of_folder(self, folder: Path) -> "Agent":
+        """The same agent, read from a file in that folder."""
+        agent = self.model_copy()
+        agent._folder = folder  # noqa: SLF001 - of the same class
+        return agent
 
     @model_validator(mode="after")
     def _service_names_fit(self) -> Self:
@@ -163,6 +176,12 @@ class Agent(AgentModel):
                     "shorten the agent's or the stage's name"
                 )
         return self
+
+    @property
+    def modules_without_image(self) -> list[str]:
+        """Stages whose Python module is in no image that the file names."""
+        spec = self.spec
+        return [stage.name for stage in spec.stages if stage.module and not (stage.image or spec.image)]
 
     def service_name(self, stage: StageSpec) -> str:
         """The Knative Service's name of one stage."""

@@ -20,6 +20,7 @@ from pilotlight.compile import autoscaling
 from pilotlight.compile_gpu import gpu_of
 from pilotlight.gpu_problems import gpu_problems
 from pilotlight.quality_prompts import read_prompt_files
+from pilotlight.tool_modules import read_tool_modules
 from warmpool.adapters.price_file import read_prices
 from warmpool.domain.spec_errors import TEXT_NOT_BOOLEAN, SpecError, without_kinds
 from weights.cache.location import default_cache_dir
@@ -51,9 +52,11 @@ def load_agent(path: Path, *, tell: Callable[[str], None] = _on_stderr) -> Agent
         raise AgentFileError(str(error)) from error
     if not isinstance(document.value, dict):
         raise AgentFileError(f"{path}:1: must be a mapping with apiVersion, kind, metadata and spec")
+    folder = path.absolute().parent
     unread = [
         f"{path}:{document.line(where)}: {'.'.join(map(str, where))}: {text}"
-        for where, text in read_prompt_files(document.value, path.absolute().parent)
+        for read in (read_prompt_files, read_tool_modules)
+        for where, text in read(document.value, folder)
     ]
     if unread:
         raise AgentFileError("\n".join(unread))
@@ -77,8 +80,7 @@ def load_agent(path: Path, *, tell: Callable[[str], None] = _on_stderr) -> Agent
     if problems:
         raise AgentFileError("\n".join(problems))
     # Replicas run in other folders than this command, and may be started much later.
-    folder = path.absolute().parent
-    return agent.with_absolute_models(lambda uri: absolute_uri(uri, folder))
+    return agent.with_absolute_models(lambda uri: absolute_uri(uri, folder)).of_folder(folder)
 
 
 def _gpu_problems(path: Path, document: yaml_locations.Located, agent: Agent) -> list[str]:

@@ -45,7 +45,7 @@ def _service(agent: Agent, stage: StageSpec) -> dict[str, Any]:
     container = render.Container(
         image=stage.image or agent.spec.image or NO_IMAGE,
         command=stage.command if own else ["python", "-m", "functions"],
-        args=stage.args if own else [stage.kind.value],
+        args=stage.args if own else [stage.kind.value, *([stage.module] if stage.module else [])],
         env={**pod.cache} | (s3.env() if s3 else {}) | _environment(agent, stage),
         env_from=[*(s3.env_from() if s3 else ()), *agent.spec.env_from, *stage.env_from],
         requests=stage.resources.requests,

@@ -71,6 +71,7 @@ _STAGES = Preimported(
     (
         *("functions.logs", "functions.http.app", "functions.http.server", "functions.replica"),
         *(f"functions.stages.{kind}" for kind in KINDS),
+        "functions.sdk.host",
     ),
 )
 
@@ -206,7 +207,9 @@ async def running(config: StackConfig) -> AsyncIterator[Stack]:
 
 def _is_a_stage_of_ours(pod: Mapping[str, Any]) -> bool:
     """Whether a pod runs one of the project's own stages: containers of users speak plain HTTP."""
-    return (pod["metadata"].get("labels") or {}).get(STAGE_LABEL) in KINDS
+    commands = [container.get("command") or [] for container in pod["spec"]["containers"]]
+    labels = pod["metadata"].get("labels") or {}
+    return labels.get(STAGE_LABEL) in KINDS or ["python", "-m", "functions"] in commands
 
 
 def _rollout_key() -> str | None:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from functions.orchestration.agent_loop.config import LoopConfig
+from functions.settings import MODULE_REFERENCE
 from pilotlight.agent_values import AgentModel, Duration, EngineOption, Label, Quantity, model_uri
 from pilotlight.gpu_settings import GPU
 from pilotlight.graph_fields import GraphFields
@@ -17,13 +18,17 @@ from warmpool.domain.rollout import Rollout
 
 
 class Kind(StrEnum):
-    """What a stage does; `container` is the user's own image, an `agent` runs inside of orchestrate."""
+    """What a stage does; `container` is the user's own image, `stage` the user's own Python.
+
+    An `agent` runs inside of orchestrate.
+    """
 
     INGEST = "ingest"
     GENERATE = "generate"
     POSTPROCESS = "postprocess"
     ORCHESTRATE = "orchestrate"
     CONTAINER = "container"
+    STAGE = "stage"
     TOOL = "tool"
     AGENT = "agent"
 
@@ -114,6 +119,8 @@ class StageSpec(PodSettings, GraphFields):
     """The loop of a stage of kind agent."""
     tool: ToolSettings | None = None
     """Of a stage of kind tool."""
+    module: Annotated[str, Field(max_length=200)] | None = None
+    """`MODULE:NAME` of a function with `@stage` or `@tool`; beside the agent file, or in the image."""
     engine: EngineSpec | None = None
     resources: Resources = Field(default_factory=Resources)
     scaling: Scaling = Field(default_factory=Scaling)
@@ -141,7 +148,10 @@ class StageSpec(PodSettings, GraphFields):
         self._check_kind()
         own = self.is_own_image
         if own and not self.image:
-            raise ValueError(f"a stage of kind {self.kind} needs an image")
+            raise ValueError(
+                f"a stage of kind {self.kind} needs an image"
+                + (" or a module" if self.kind is Kind.TOOL else "")
+            )
         if not own and (self.command or self.args):
             raise ValueError(f"command and args are for kinds container and tool, not {self.kind}")
         if self.engine is not None and self.kind is not Kind.GENERATE:
@@ -177,10 +187,11 @@ class StageSpec(PodSettings, GraphFields):
     @property
     def is_own_image(self) -> bool:
         """Whether its Service runs the user's own image."""
-        return self.kind in {Kind.CONTAINER, Kind.TOOL} and self.has_service
+        return self.kind in {Kind.CONTAINER, Kind.TOOL} and self.has_service and self.module is None
 
     def _check_kind(self) -> None:
         """Fields that a kind must have, and those that make no sense with it."""
+        self._check_module()
         for kind, value in ((Kind.AGENT, self.agent), (Kind.TOOL, self.tool)):
             if (self.kind is kind) != (value is not None):
                 raise ValueError(f"{kind} must be given with kind {kind}, and with no other")
@@ -199,6 +210,17 @@ class StageSpec(PodSettings, GraphFields):
                 )
                 shown = StageSpec.model_fields[extra].alias or extra
                 raise ValueError(f"{shown} is for stages that become a Service; {why}")
+
+    def _check_module(self) -> None:
+        """Whose code is a function of the user's, and how that is named."""
+        if self.module is not None and self.kind not in {Kind.STAGE, Kind.TOOL}:
+            raise ValueError(f"module is for kinds stage and tool, not {self.kind}")
+        if self.module is None and self.kind is Kind.STAGE:
+            raise ValueError("a stage of kind stage needs a module, such as clean:clean")
+        if self.module is not None and not MODULE_REFERENCE.fullmatch(self.module):
+            raise ValueError(f"module = {self.module!r}: must be MODULE:NAME, such as clean:clean")
+        if self.module is not None and self.tool is not None and (self.tool.mcp or self.tool.path):
+            raise ValueError("tool.mcp and tool.path are not for a tool with a module, which answers at /")
 
     @property
     def engine_type(self) -> str | None:

@@ -22,6 +22,7 @@ from pilotlight.agent_triggers import AgentTrigger
 from pilotlight.compile import compile_agent
 from pilotlight.compile_triggers import trigger_object
 from pilotlight.gateway import PROCESS_FILE
+from pilotlight.local_modules import on_this_machine
 
 PROMPT = "How do I reset my password?"
 
@@ -99,7 +100,7 @@ async def _deploy(running: stack.Stack, agents: Sequence[Agent], console: Consol
     applied = []
     for agent in agents:
         try:
-            for done in await deploy.apply(running.cluster, compile_agent(agent)):
+            for done in await deploy.apply(running.cluster, on_this_machine(compile_agent(agent), [agent])):
                 console.print(f"  {done.kind.lower()}/{done.name} {done.outcome}")
         except (deploy.DeployError, ClusterError) as error:
             # The platform goes on: a flag or limit that is missing can only be set while it runs.

@@ -27,6 +27,7 @@ from pilotlight.doctor.report import has_errors
 from pilotlight.doctor.run import Agents, check_cluster, check_models_here
 from pilotlight.gateway import default_gateway
 from pilotlight.kubeconfig import connect
+from pilotlight.local_modules import on_this_machine
 from pilotlight.mesh.objects import mesh_notes
 from pilotlight.mesh_settings import MESH_TYPES
 from pilotlight.service_urls import reachable_url
@@ -98,6 +99,8 @@ def render(
     _refuse_models_that_cannot_work(Agents(agents, file))
     objects = _compile_dispatchers(agents) if dispatchers else compile_all(agents)
     _note_what_the_mesh_leaves(agents)
+    if not dispatchers:
+        _refuse_modules_without_image(agents)
     if not dispatchers and any(map(deploying.names_no_image, objects)):
         typer.echo("note: spec.image is not set, so these objects run on the local platform only", err=True)
     if any(map(deploying.says_not_who_may_call, objects)):
@@ -148,6 +151,15 @@ def _compile_dispatchers(agents: list[Agent]) -> list[dict[str, Any]]:
     return objects
 
 
+def _refuse_modules_without_image(agents: list[Agent]) -> None:
+    """A cluster finds a module in the image alone, so these objects could run nowhere."""
+    if without := [name for agent in agents for name in agent.modules_without_image]:
+        raise AgentFileError(
+            f"image is not set for {', '.join(without)}: a stage with a module needs an image that has it "
+            "(spec.image, or image of the stage): docker build with the Dockerfile of `pilotlight init`"
+        )
+
+
 def _local_only(agents: list[Agent]) -> list[str]:
     """What of the agents works on one machine alone."""
     return [reason for agent in agents if (reason := unfit_for_a_cluster(agent)) is not None]
@@ -185,14 +197,16 @@ def deploy(
 
     async def run() -> None:
         async with connect(kubeconfig) as cluster:
-            if (reasons := _local_only(agents)) and not await deploying.is_local_platform(cluster):
+            local = await deploying.is_local_platform(cluster)
+            if (reasons := _local_only(agents)) and not local:
                 raise deploying.DeployError("\n".join(reasons))
+            applied = on_this_machine(objects, agents) if local else objects
             await _refuse_what_cannot_work(cluster, Agents(agents, file), force=force)
             if dry_run:
-                await deploying.check(cluster, objects)
+                await deploying.check(cluster, applied)
                 typer.echo(f"ok: {len(objects)} objects would be accepted")
                 return
-            for done in await deploying.apply(cluster, objects):
+            for done in await deploying.apply(cluster, applied):
                 typer.echo(f"{done.kind.lower()}/{done.name} {done.outcome}")
             if wait:
                 await _wait(cluster, agents, timeout)
