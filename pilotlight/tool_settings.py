@@ -2,9 +2,9 @@
 
 from typing import Any, Final, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from functions.orchestration.tools.config import MAX_ANSWER_BYTES, Wake
+from functions.orchestration.tools.config import MAX_ANSWER_BYTES, Wake, check_header_names, checked_url
 from functions.text.json_schema import compile_schema
 from pilotlight.agent_values import AgentModel
 from pilotlight.secret_mount import SecretMount
@@ -57,8 +57,21 @@ class ToolSettings(AgentModel):
     """Of one call, its retries and a cold start included."""
     answer_bytes: int = Field(default=65_536, ge=256, le=MAX_ANSWER_BYTES)
     """Of one answer; what is longer is cut, and the model is told so."""
+    strict: bool | None = None
+    """Whether the engine holds arguments to the schema; by default if the schema leaves nothing open."""
     wake: Wake | None = None
     """When a tool that may be at zero is started; by default as soon as the model begins to call it."""
+
+    @field_validator("url")
+    @classmethod
+    def _url_is_one(cls, value: str | None) -> str | None:
+        return None if value is None else checked_url(value)
+
+    @field_validator("headers")
+    @classmethod
+    def _headers_are_free(cls, value: dict[str, HeaderSecret]) -> dict[str, HeaderSecret]:
+        check_header_names(value)
+        return value
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -96,8 +109,8 @@ class ToolSettings(AgentModel):
                 name: {"file": f"{header.folder}/{header.key}", "prefix": header.prefix}
                 for name, header in self.headers.items()
             }
-        if self.wake is not None:
-            config["wake"] = self.wake
+        given = {"wake": self.wake, "strict": self.strict}
+        config |= {name: value for name, value in given.items() if value is not None}
         if self.mcp is not None:
             config |= self.mcp.model_dump(by_alias=True, exclude_none=True)
             return config

@@ -289,6 +289,9 @@ def test_orchestrate_is_told_its_agents_and_their_tools(tmp_path):
         ("{type: string}}, required", "{type: strng}}, required", "parameters: "),
         ("      image: registry.example/calculator:1\n", "", "a stage of kind tool needs an image"),
         ("mcp: {only", "description: x, mcp: {only", "description comes from the MCP server"),
+        ("url: https://weather", "url: ftp://weather", "tool.url"),
+        ("url: https://weather", "url: https://user:word@weather", "headers takes credentials from a Secret"),
+        ("headers: {Authorization:", "headers: {Idempotency-Key:", "is set by the call itself"),
         (
             "url: https://weather",
             "path: /x\n        url: https://weather",

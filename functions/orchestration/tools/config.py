@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import urllib.parse
+from collections.abc import Iterable
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
@@ -23,6 +24,36 @@ _OWN_HEADERS: Final = frozenset(
 Wake = Literal["request", "call", "never"]
 """When a tool that may be at zero is started: with the request, as soon as the model begins to call it, or by
 the call itself."""
+
+
+def checked_url(value: str) -> str:
+    """The URL of a tool.
+
+    Raises:
+        ValueError: it is none, or holds a credential.
+    """
+    parts = urllib.parse.urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("must be a URL such as https://host/path")
+    parts.port  # noqa: B018 - raises ValueError for a port that is none
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("must have no user and password (headers takes credentials from a Secret)")
+    if parts.fragment:
+        raise ValueError("must have no fragment")
+    return value
+
+
+def check_header_names(names: Iterable[str]) -> None:
+    """Whether an agent file may set these fields.
+
+    Raises:
+        ValueError: one is no field's name, or is set by the call itself.
+    """
+    for name in names:
+        if not _HEADER_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} must be the name of a header field")
+        if name.lower() in _OWN_HEADERS or name.lower().startswith("x-pilotlight-"):
+            raise ValueError(f"{name!r} is set by the call itself, must be another")
 
 
 class SecretHeader(StageConfig):
@@ -55,23 +86,12 @@ class CommonToolConfig(StageConfig):
     @field_validator("url")
     @classmethod
     def _url_is_one(cls, value: str) -> str:
-        parts = urllib.parse.urlsplit(value)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise ValueError("must be a URL such as https://host/path")
-        if parts.username is not None or parts.password is not None:
-            raise ValueError("must have no user and password (headers takes credentials from a Secret)")
-        if parts.fragment:
-            raise ValueError("must have no fragment")
-        return value
+        return checked_url(value)
 
     @field_validator("headers")
     @classmethod
     def _headers_are_free(cls, value: dict[str, SecretHeader]) -> dict[str, SecretHeader]:
-        for name in value:
-            if not _HEADER_NAME.fullmatch(name):
-                raise ValueError(f"{name!r} must be the name of a header field")
-            if name.lower() in _OWN_HEADERS or name.lower().startswith("x-pilotlight-"):
-                raise ValueError(f"{name!r} is set by the call itself, must be another")
+        check_header_names(value)
         return value
 
     @property
