@@ -33,6 +33,11 @@ _IN_KUBERNETES = "KUBERNETES_SERVICE_HOST"
 _SECRET_HINTS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 
 
+COLOCATED_KINDS = ("ingest", "postprocess")
+"""Stages that can run in orchestrate's process."""
+_COLOCATED = {"name", "kind", "colocated"}
+
+
 class SettingsError(ValueError):
     """Bad variables, one line each in `problems`."""
 
@@ -42,12 +47,23 @@ class SettingsError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Colocated:
+    """What a stage is told that runs in orchestrate's process."""
+
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """As `PILOTLIGHT_STAGE_CONFIG` of a stage of its own."""
+    model_uri: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class StageAddress:
     """Where orchestrate finds one stage of the chain."""
 
     name: str
     kind: str
     url: str
+    """Empty for one in orchestrate's own process."""
+    colocated: Colocated | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,26 +354,54 @@ def _engine_args(raw: str) -> dict[str, Any]:
 
 
 def _stages(raw: str) -> tuple[StageAddress, ...]:
-    shape = 'a JSON list of {"name", "kind", "url"}'
+    shape = 'a JSON list of {"name", "kind", "url"} or {"name", "kind", "colocated"}'
     value = _json(raw, shape)
     if not isinstance(value, list) or not value:
         raise ValueError(f"must be {shape}, not empty")
     stages: list[StageAddress] = []
     for position, item in enumerate(value):
         where = f"[{position}]"
-        if not isinstance(item, dict) or set(item) != {"name", "kind", "url"}:
-            raise ValueError(f"{where} must be an object of name, kind and url")
-        for key, text in item.items():
-            if not isinstance(text, str) or not text:
-                raise ValueError(f"{where}.{key} = {text!r}, must be a text")
-        try:
-            url = _http_url(item["url"])
-        except ValueError as error:
-            raise ValueError(f"{where}.url = {item['url']!r}: {error}") from None
+        if not isinstance(item, dict) or set(item) not in ({"name", "kind", "url"}, _COLOCATED):
+            raise ValueError(
+                f"{where} must be an object of name, kind and url, or of name, kind and colocated"
+            )
+        for key in ("name", "kind"):
+            if not isinstance(item[key], str) or not item[key]:
+                raise ValueError(f"{where}.{key} = {item[key]!r}, must be a text")
         if item["name"] in {stage.name for stage in stages}:
             raise ValueError(f"{where}.name = {item['name']!r} is there twice; names must differ")
-        stages.append(StageAddress(item["name"], item["kind"], url))
+        stages.append(_colocated(where, item) if "colocated" in item else _address(where, item))
     return tuple(stages)
+
+
+def _address(where: str, item: Mapping[str, Any]) -> StageAddress:
+    url = item["url"]
+    if not isinstance(url, str) or not url:
+        raise ValueError(f"{where}.url = {url!r}, must be a text")
+    try:
+        return StageAddress(item["name"], item["kind"], _http_url(url))
+    except ValueError as error:
+        raise ValueError(f"{where}.url = {url!r}: {error}") from None
+
+
+def _colocated(where: str, item: Mapping[str, Any]) -> StageAddress:
+    if item["kind"] not in COLOCATED_KINDS:
+        kinds = " or ".join(COLOCATED_KINDS)
+        raise ValueError(f"{where}.kind = {item['kind']!r}, must be {kinds} for a stage in this process")
+    given = item["colocated"]
+    if not isinstance(given, dict) or not set(given) <= {"config", "modelUri"}:
+        raise ValueError(f"{where}.colocated must be an object of config and modelUri")
+    config, uri = given.get("config", {}), given.get("modelUri")
+    if not isinstance(config, dict):
+        raise ValueError(f"{where}.colocated.config = {config!r}, must be a JSON object")  # noqa: TRY004 - bad text
+    if uri is not None:
+        if not isinstance(uri, str):
+            raise ValueError(f"{where}.colocated.modelUri = {uri!r}, must be a text")
+        try:
+            uri = _model_uri(uri)
+        except ValueError as error:
+            raise ValueError(f"{where}.colocated.modelUri = {uri!r}: {error}") from None
+    return StageAddress(item["name"], item["kind"], "", Colocated(config, uri))
 
 
 def _http_url(raw: str) -> str:

@@ -8,9 +8,8 @@ in `functions.calls.retries`. The deadline bounds it all, so a cold stage is wai
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import TypeAlias
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -22,11 +21,11 @@ from functions.auth.caller import encode_origin
 from functions.auth.stage_token import StageToken
 from functions.calls.failures import (
     CircuitOpenError,
-    Outcome,
     StageUnreachableError,
     is_no_failure_of_the_stage,
     outcome_of,
 )
+from functions.calls.port import ANSWER_SECONDS, ObserveCall
 from functions.calls.replies import StageAnswer, read_events, read_problem, read_reply, with_timing
 from functions.calls.retries import CallPolicy, CallRetries
 from functions.contract import StageEvent, StageReply, StageRequest
@@ -40,11 +39,6 @@ log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 10.0
 """For the connection alone; a stage that starts is waited for behind its activator, after it is connected."""
-ANSWER_SECONDS = 0.05
-"""A call ends so long before its request's deadline, which leaves time to say which stage was late."""
-
-ObserveCall: TypeAlias = Callable[[str, Outcome, float], None]
-"""Called after each attempt: the stage's name, how it ended, and the seconds up to the response's head."""
 
 _RETRIES_USED = RETRIES_USED.decode()
 
@@ -93,16 +87,7 @@ class StageClient:
     async def call(
         self, request: StageRequest, context: RequestContext, *, idempotency_key: str | None = None
     ) -> StageAnswer:
-        """The stage's whole reply.
-
-        Args:
-            request: what is asked.
-            context: on whose behalf, and until when.
-            idempotency_key: the same for each attempt of one step; a stage that honours it acts once.
-
-        Raises:
-            ProblemError: the stage's own problem, or one about it; `stage` names it.
-        """
+        """See `CalledStage.call`."""
         began = context.now()
         attempts = 0
         retries = CallRetries(self._policy, context, self._budget)
@@ -125,13 +110,7 @@ class StageClient:
     async def stream(
         self, request: StageRequest, context: RequestContext
     ) -> AsyncIterator[AsyncGenerator[StageEvent, None]]:
-        """The stage's events, ending in `Final` (with the caller's timing added) or `Failure`.
-
-        Leaving the block closes the connection, which makes the stage stop.
-
-        Raises:
-            ProblemError: on entering, as `call`; after that a failure is an event.
-        """
+        """See `CalledStage.stream`. Leaving the block closes the connection."""
         began = context.now()
         attempts = 0
         retries = CallRetries(self._policy, context, self._budget)

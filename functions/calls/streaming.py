@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from pydantic import JsonValue
 
-from functions.calls.client import StageClient
+from functions.calls.port import CalledStage
 from functions.calls.replies import cut_off
 from functions.contract import (
     Delta,
@@ -43,7 +43,7 @@ def next_request(
 
 
 async def from_model(
-    client: StageClient, request: StageRequest, context: RequestContext, unfinished: list[StageTiming]
+    client: CalledStage, request: StageRequest, context: RequestContext, unfinished: list[StageTiming]
 ) -> Events:
     """The model's events.
 
@@ -74,7 +74,7 @@ async def from_model(
 
 
 async def at_the_end(
-    client: StageClient, events: Events, request: StageRequest, context: RequestContext
+    client: CalledStage, events: Events, request: StageRequest, context: RequestContext
 ) -> Events:
     """The events behind a stage that needs the whole text, of which nothing comes before it is complete."""
     async with aclosing(events) as stream:
@@ -92,7 +92,7 @@ async def at_the_end(
 
 
 async def by_segments(
-    client: StageClient,
+    client: CalledStage,
     events: Events,
     request: StageRequest,
     context: RequestContext,
@@ -223,12 +223,12 @@ def _with_calls(text: str, reply: StageReply) -> Input:
     return (Message(role=Role.ASSISTANT, content=text or None, tool_calls=reply.tool_calls),)
 
 
-def _named(client: StageClient, reply: StageReply, before: JsonValue) -> dict[str, JsonValue]:
+def _named(client: CalledStage, reply: StageReply, before: JsonValue) -> dict[str, JsonValue]:
     known = before if isinstance(before, dict) else {}
     return known if reply.data is None else {**known, client.name: reply.data}
 
 
-def _merged(client: StageClient, before: StageReply, reply: StageReply, timing: StageTiming) -> StageReply:
+def _merged(client: CalledStage, before: StageReply, reply: StageReply, timing: StageTiming) -> StageReply:
     """The reply of the stages before, combined with that of the stage behind them."""
     return reply.model_copy(
         update={

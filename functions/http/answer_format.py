@@ -73,6 +73,18 @@ def parse_request(body: bytes, *, request_id: str, accepts_empty_input: bool = T
         request = StageRequest.model_validate_json(body)
     except ValidationError as error:
         raise unreadable(error) from None
+    check_input(request, accepts_empty_input=accepts_empty_input)
+    if "id" not in request.model_fields_set:
+        return request.model_copy(update={"id": request_id})
+    return request
+
+
+def check_input(request: StageRequest, *, accepts_empty_input: bool) -> None:
+    """Refuse what the contract allows some stages only.
+
+    Raises:
+        ProblemError: 422 for an empty text.
+    """
     if request.input == "" and not accepts_empty_input:
         raise ProblemError(
             422,
@@ -80,9 +92,6 @@ def parse_request(body: bytes, *, request_id: str, accepts_empty_input: bool = T
             title="Empty input",
             errors=[{"field": "input", "message": "must be a text of at least one character", "value": ""}],
         )
-    if "id" not in request.model_fields_set:
-        return request.model_copy(update={"id": request_id})
-    return request
 
 
 def unreadable(error: ValidationError) -> ProblemError:

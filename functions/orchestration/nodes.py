@@ -1,11 +1,11 @@
-"""What stands at a place in a graph: a stage behind HTTP, or something else that answers like one."""
+"""What stands at a place in a graph: a stage, or something else that answers like one."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Protocol
 
-from functions.calls.client import StageClient
+from functions.calls.port import CalledStage
 from functions.calls.streaming import Events, at_the_end, by_segments, from_model
 from functions.contract import StageReply, StageRequest, StageTiming
 from functions.orchestration.steps import Steps
@@ -83,7 +83,7 @@ class StageNode:
         patience: how it is waited for.
     """
 
-    def __init__(self, client: StageClient, patience: Patience) -> None:
+    def __init__(self, client: CalledStage, patience: Patience) -> None:
         self.client = client
         self._patience = patience
 

@@ -19,8 +19,10 @@ from prometheus_client import Counter, Histogram
 from pydantic import Field
 
 from functions.auth.authenticator import stage_token_of
-from functions.calls.client import ObserveCall, StageClient, open_session
+from functions.calls.client import StageClient, open_session
+from functions.calls.colocated import ColocatedStage
 from functions.calls.failures import Outcome
+from functions.calls.port import ObserveCall
 from functions.calls.retries import CallPolicy
 from functions.calls.streaming import Events
 from functions.chat_api.routes import chat_router
@@ -33,6 +35,7 @@ from functions.idempotency import AnswerStore, parse_key
 from functions.lifecycle import Lifecycle, State
 from functions.metrics import REQUEST_BUCKETS
 from functions.orchestration.answers import Answer
+from functions.orchestration.colocation import ColocatedStages
 from functions.orchestration.graph_run import GraphRun
 from functions.orchestration.nodes import Node, Patience, StageNode
 from functions.orchestration.runs.config import RunsConfig
@@ -102,10 +105,15 @@ class Orchestrate:
         if config.runs is not None and runs_url is not None:
             self._runs = DurableRuns(config.runs, runs_url, self._durable, ReplyCodec(), stage=self.name)
         self._observe: ObserveCall = lambda _target, _outcome, _seconds: None
+        self._colocated = ColocatedStages(settings)
+        self._here: dict[str, ColocatedStage] = {}
 
     async def start(self, replica: ReplicaTracker) -> None:
-        """Open the session. No stage is called, so a cold one may stay cold."""
+        """Open the session, start the stages of this process. Others may stay cold: none is called."""
         replica.record(Phase.IMPORT, replica.age)
+        if self._colocated:
+            replica.to(State.LOADING)
+            await self._colocated.start(replica)
         self._session = open_session()
         self._nodes = self._open_nodes(self._session)
         if self._runs is not None:
@@ -171,6 +179,9 @@ class Orchestrate:
         for address in self._settings.stages:
             if address.kind == self.kind:
                 continue
+            if address.colocated is not None:
+                nodes[address.name] = StageNode(self._here[address.name], patience)
+                continue
             placed = self._graph.by_name.get(address.name)
             attempts = None if placed is None else placed.options.attempts
             client = StageClient(
@@ -222,6 +233,7 @@ class Orchestrate:
             seconds.labels(target=target).observe(took)
 
         self._observe = observe
+        self._here = self._colocated.callable(runtime, observe)
         metrics = runtime.metrics
         # A client may call the agent by its own name, or by that of the stage that it talks to.
         names = tuple(dict.fromkeys(filter(None, (self._settings.agent, self.name))))
@@ -279,7 +291,7 @@ def build(settings: FunctionSettings) -> Orchestrate:
         SettingsError: a bad stage config, a bad graph, or no stages to call.
     """
     if not any(stage.kind != Orchestrate.kind for stage in settings.stages):
-        shape = 'a JSON list of {"name", "kind", "url"} with a stage to call'
+        shape = 'a JSON list of {"name", "kind", "url" or "colocated"} with a stage to call'
         raise SettingsError((f"{env_vars.STAGES} = unset, must be {shape}",))
     config = parse_config(OrchestrateConfig, settings)
     runs_url = None if config.runs is None else database_url(config.runs, settings)

@@ -11,7 +11,7 @@ import pytest
 from functions.contract import Delta, Failure, Final, Problem, StageReply, Usage
 from functions.http.app import create_app
 from functions.problems import ProblemError
-from functions.settings import FunctionSettings, StageAddress
+from functions.settings import Colocated, FunctionSettings, StageAddress
 from functions.stages.orchestrate import build as build_orchestrate
 from functions.stages.postprocess import build as build_postprocess
 from tests.functions.servers import (
@@ -62,7 +62,7 @@ class Here(SimpleNamespace):
 async def orchestrate(stages, *, config=None, gateway=None):
     settings = FunctionSettings(
         service="front",
-        stages=tuple(StageAddress(*stage) for stage in stages),
+        stages=tuple(address(*stage) for stage in stages),
         stage_config={**QUICK, **(config or {})},
         gateway=gateway,
     )
@@ -70,15 +70,32 @@ async def orchestrate(stages, *, config=None, gateway=None):
         yield Here(url=url)
 
 
-@contextlib.asynccontextmanager
-async def postprocess(**config):
-    async with serving(
-        create_app(build_postprocess(FunctionSettings(stage_config=config)), FunctionSettings())
-    ) as url:
-        yield url
+class Config(dict):
+    """Stands for the URL of a stage in orchestrate's process."""
 
 
-async def test_a_whole_request_runs_through_every_stage_in_order(http):
+def address(name, kind, url):
+    if isinstance(url, Config):
+        return StageAddress(name, kind, "", Colocated(url))
+    return StageAddress(name, kind, url)
+
+
+@pytest.fixture(params=["of its own", "colocated"])
+def postprocess(request):
+    @contextlib.asynccontextmanager
+    async def started(**config):
+        if request.param == "colocated":
+            yield Config(config)
+            return
+        async with serving(
+            create_app(build_postprocess(FunctionSettings(stage_config=config)), FunctionSettings())
+        ) as url:
+            yield url
+
+    return started
+
+
+async def test_a_whole_request_runs_through_every_stage_in_order(http, postprocess):
     async with (
         scripted(echo("first"), name="first", kind="ingest") as (first, first_url),
         scripted(whole("write to a@b.com "), name="model") as (model, model_url),
@@ -121,7 +138,7 @@ async def test_a_whole_request_runs_through_every_stage_in_order(http):
             assert stage.seen[0].request.parameters.max_tokens == 4
 
 
-async def test_a_stream_reaches_the_client_redacted_while_the_model_still_generates(http):
+async def test_a_stream_reaches_the_client_redacted_while_the_model_still_generates(http, postprocess):
     text = [
         "Dear ",
         "reader, ",
@@ -168,7 +185,7 @@ async def test_a_stream_reaches_the_client_redacted_while_the_model_still_genera
     assert reply["timings"][0]["ttft"] > 0
 
 
-async def test_a_stop_sequence_of_postprocess_ends_the_generation(http):
+async def test_a_stop_sequence_of_postprocess_ends_the_generation(http, postprocess):
     async def endless(request, context):
         for number in range(10**9):
             yield Delta(f"{number} ")
@@ -512,7 +529,7 @@ async def test_a_response_outside_the_contract_is_a_502_that_says_so(http):
         assert "secret-internal" not in json.dumps(problem)
 
 
-async def test_a_failure_of_the_model_comes_after_the_text_before_it(http):
+async def test_a_failure_of_the_model_comes_after_the_text_before_it(http, postprocess):
     async def fails(request, context):
         yield Delta("some words ")
         yield Failure(Problem(title="Engine died", status=503, detail="gone", retryable=True))

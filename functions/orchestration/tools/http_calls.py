@@ -15,7 +15,7 @@ import aiohttp
 from functions.auth import stage_token
 from functions.auth.caller import encode_origin
 from functions.auth.stage_token import StageToken
-from functions.calls.client import ObserveCall
+from functions.calls.port import ObserveCall
 from functions.calls.retries import CallPolicy
 from functions.orchestration.tools.config import CommonToolConfig
 from functions.orchestration.tools.secret_headers import SecretHeaders
