@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from functions.engines.vllm import openmp
 from functions.engines.vllm.option_schema import installed_version
-from tests.functions.servers import stage_environment, wait_until
+from tests.functions.servers import read_events, stage_environment, wait_until
 from tests.functions.vllm_replica import NAME, PATIENCE, VllmReplica
 
 pytestmark = pytest.mark.vllm
@@ -403,3 +403,61 @@ async def test_the_tokens_are_those_of_plain_vllm(hot, http, made_model):
         ours.append([choice["token_ids"], choice["text"]])
     assert [len(ids) for ids, _ in ours] == [32] * len(PROMPTS)
     assert ours == await asyncio.to_thread(plain_vllm, made_model.path)
+
+
+async def test_calls_of_tools_come_back_as_the_contract_has_them(hot, http):
+    """What the scripted models of other tests send: a message with calls, whole, and their begin in a stream."""
+    towns = {"type": "object", "properties": {"town": {"enum": ["Ulm", "Bonn"]}}, "required": ["town"]}
+    tool = {
+        "type": "function",
+        # Only then vLLM holds the model to the schema.
+        "function": {
+            "name": "weather",
+            "parameters": {**towns, "additionalProperties": False},
+            "strict": True,
+        },
+    }
+    asked = {
+        "input": [
+            {"role": "developer", "content": [{"type": "text", "text": "Be brief."}]},
+            {"role": "user", "content": "How is the weather?"},
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [{"id": "c1", "function": {"name": "weather", "arguments": '{"town": "Ulm"}'}}],
+            },
+            {"role": "tool", "tool_call_id": "c1", "content": "rain"},
+            {"role": "user", "content": "And in Bonn?"},
+        ],
+        "parameters": {
+            "tools": [tool],
+            "tool_choice": {"type": "function", "function": {"name": "weather"}},
+            # Random weights like blanks, which a schema allows everywhere, so the most likely token never ends.
+            "max_tokens": 900,
+            "temperature": 2,
+            "seed": 1,
+        },
+    }
+    async with http.post(f"{hot.url}/invoke", json=asked) as response:
+        reply = await response.json()
+    assert response.status == 200, reply
+    (call,) = reply["output"][0]["tool_calls"]
+    assert (reply["finish_reason"], call["function"]["name"]) == ("tool_calls", "weather")
+    assert json.loads(call["function"]["arguments"])["town"] in {"Ulm", "Bonn"}
+    async with http.post(f"{hot.url}/invoke", json={**asked, "stream": True}) as response:
+        events = await read_events(response)
+    begun = [data for name, data in events if name == "tool"]
+    assert [(one["index"], one["name"]) for one in begun] == [(0, "weather")]
+    (streamed,) = events[-1][1]["output"][0]["tool_calls"]
+    assert streamed["id"] == begun[0]["id"]
+    assert streamed["function"] == call["function"]
+
+
+async def test_tools_for_a_text_are_refused(hot, http):
+    tool = {"type": "function", "function": {"name": "weather"}}
+    async with http.post(
+        f"{hot.url}/invoke", json={"input": "x", "parameters": {"tools": [tool]}}
+    ) as response:
+        problem = await response.json(content_type=None)
+    assert response.status == 422
+    assert "parameters.tools: must be left out" in problem["detail"]

@@ -156,7 +156,7 @@ DAILY = {"from": "08:00", "to": "09:00", "replicas": 1}
         ({"kind": "generat"}, 10, "'ingest', 'generate'"),
         ({"kind": "container"}, 9, "needs an image"),
         ({"name": "Generate"}, 9, "lower-case letters"),
-        ({"command": ["sh"]}, 9, "command and args are for kind container"),
+        ({"command": ["sh"]}, 9, "command and args are for kinds container and tool"),
         (
             {"timeoutSeconds": 60, "responseStartTimeoutSeconds": 61},
             9,
