@@ -22,6 +22,8 @@ from pilotlight.comparison.values import Task
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 """Data sets come from the cache of an earlier run, or from files that the task names."""
 
+_NO_SCORES = frozenset({"alias", "sample_count", "sample_len"})
+
 
 def check_tasks(tasks: Sequence[str]) -> None:
     """Refuse tasks that cannot be run, before anything starts.
@@ -98,7 +100,7 @@ def read_results(content: Mapping[str, Any]) -> tuple[Task, ...]:
     for task, values in (content.get("results") or {}).items():
         for key, value in values.items():
             metric, _, rest = key.partition(",")
-            if metric == "alias" or metric.endswith("_stderr") or not isinstance(value, int | float):
+            if metric in _NO_SCORES or metric.endswith("_stderr") or not isinstance(value, int | float):
                 continue
             error = values.get(f"{metric}_stderr,{rest}")
             found.append(

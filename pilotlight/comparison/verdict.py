@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from statistics import median
@@ -196,7 +196,7 @@ def _gains(reference: Measured, model: Measured, before: Economy, after: Economy
     if stored < (1 - _GAIN) * base:
         yield f"It has {stored / base:.0%} of the bytes, to be fetched, kept and loaded."
     rates = (reference.tokens_per_s, model.tokens_per_s)
-    if all(rates) and min(rates[1]) > max(rates[0]):
+    if _repeated(*rates) and min(rates[1]) > max(rates[0]):
         factor = median(rates[1]) / median(rates[0])
         if factor > 1 + _GAIN:
             yield f"It generates {factor:.2f} times the tokens per second here."
@@ -210,9 +210,14 @@ def _gains(reference: Measured, model: Measured, before: Economy, after: Economy
         )
 
 
+def _repeated(*rates: Sequence[float]) -> bool:
+    """Whether there are rounds enough to tell a difference from noise."""
+    return all(len(one) > 1 for one in rates)
+
+
 def _slower(reference: Measured, model: Measured) -> str | None:
     rates = (reference.tokens_per_s, model.tokens_per_s)
-    if not all(rates) or max(rates[1]) >= min(rates[0]):
+    if not _repeated(*rates) or max(rates[1]) >= min(rates[0]):
         return None
     factor = median(rates[1]) / median(rates[0])
     if factor >= 1 - _GAIN:

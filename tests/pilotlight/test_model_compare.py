@@ -214,7 +214,9 @@ def test_replicas_and_dollars():
 
 def test_scores_of_lm_eval_are_read():
     content = {
-        "results": {"t": {"alias": "t", "acc,none": 0.4, "acc_stderr,none": 0.1, "ppl,none": 3.0}},
+        "results": {
+            "t": {"alias": "t", "acc,none": 0.4, "acc_stderr,none": 0.1, "ppl,none": 3.0, "sample_len": 6}
+        },
         "higher_is_better": {"t": {"acc": True, "ppl": False}},
     }
     assert read_results(content) == (

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,6 +78,59 @@ def test_an_interrupted_run_leaves_no_destination_and_goes_on(source: Path, tmp_
     for path in whole.path.iterdir():
         assert path.read_bytes() == (made.path / path.name).read_bytes()
     assert {path.name for path in tmp_path.iterdir()} == {"made", "whole"}
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from weights.quantize.checkpoint import quantize_checkpoint
+
+def progress(done, total):
+    if done == total - 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+quantize_checkpoint(Path(sys.argv[1]), Path(sys.argv[2]), "w4a16", progress)
+"""
+
+
+def test_a_killed_run_leaves_no_destination_and_goes_on(source: Path, tmp_path: Path):
+    command = [sys.executable, "-c", _KILLED, str(source), str(tmp_path / "made")]
+    assert subprocess.run(command, check=False, timeout=120).returncode == -signal.SIGKILL
+    staging = tmp_path / ".made.quantizing"
+    assert {path.name for path in tmp_path.iterdir()} == {staging.name}
+    assert list(staging.glob("*.data"))  # half of a file, under no name that is loaded
+    made = quantize_checkpoint(source, tmp_path / "made", "w4a16", _ignore)
+    assert made.resumed_files == len(list(source.glob("*.safetensors"))) - 1
+    whole = quantize_checkpoint(source, tmp_path / "whole", "w4a16", _ignore)
+    for path in whole.path.iterdir():
+        assert path.read_bytes() == (made.path / path.name).read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"made", "whole"}
+
+
+_PEAK = """
+import sys
+from pathlib import Path
+from weights.quantize.checkpoint import quantize_checkpoint
+
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+quantize_checkpoint(Path(sys.argv[1]), Path(sys.argv[3]), "w8a8-int8", lambda *_: None)
+before = peak()
+quantize_checkpoint(Path(sys.argv[2]), Path(sys.argv[4]), "w8a8-int8", lambda *_: None)
+print(peak() - before)
+"""
+
+
+def test_a_model_larger_than_memory_passes_tensor_by_tensor(source: Path, tmp_path: Path):
+    size = 120_000_000
+    large = make_model(tmp_path / "large", size=size).path
+    places = [str(path) for path in (source, large, tmp_path / "a", tmp_path / "b")]
+    command = [sys.executable, "-c", _PEAK, *places]
+    done = subprocess.run(command, check=True, timeout=240, capture_output=True, text=True)
+    # Its largest matrix has 5.8 MB, and a million values of it are in 32 bits in some copies: 50 MB in all.
+    assert int(done.stdout) < 0.7 * size
 
 
 def test_bad_input_names_field_and_value(source: Path, tmp_path: Path):

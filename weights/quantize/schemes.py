@@ -16,6 +16,8 @@ SCHEMES = ("w8a8-int8", "w4a16", "fp8", "bf16")
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 GROUP_SIZES = (128, 64, 32)
 FP8_MAX = 448.0
+_BLOCK = 1 << 20
+"""Values that are rounded at a time."""
 
 _LINEAR = re.compile(r"\.layers\.\d+\..*\.(q|k|v|o|gate|up|down)_proj\.weight$")
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
@@ -50,6 +52,18 @@ def quantize(name: str, tensor: torch.Tensor, scheme: str, group_size: int) -> d
         return {name: tensor.to(torch.bfloat16) if tensor.dtype in _FLOATS else tensor}
     if not is_linear(name):
         return {name: tensor}
+    # Scales are of rows or parts of rows: blocks of rows give the same bytes, and few values are in 32 bits.
+    rows, columns = tensor.shape
+    step = max(1, _BLOCK // columns)
+    blocks = [_rows(name, tensor[at : at + step], scheme, group_size) for at in range(0, rows, step)]
+    found = {key: torch.cat([block[key] for block in blocks]) for key in blocks[0]}
+    if scheme == "w4a16":
+        found[f"{name}_shape"] = torch.tensor([rows, columns], dtype=torch.int64)
+    return found
+
+
+def _rows(name: str, tensor: torch.Tensor, scheme: str, group_size: int) -> dict[str, torch.Tensor]:
+    """Some rows of a matrix, [n, columns]."""
     weight = tensor.float()
     if not bool(torch.isfinite(weight).all()):
         raise ValueError(f"{name} has values that are not finite: it cannot be quantized")
@@ -57,8 +71,8 @@ def quantize(name: str, tensor: torch.Tensor, scheme: str, group_size: int) -> d
         return _packed(name, weight, tensor.dtype, group_size)
     limit = FP8_MAX if scheme == "fp8" else 127.0
     scale = (weight.abs().amax(dim=1, keepdim=True) / limit).clamp(min=1e-12)
-    scaled = (weight / scale).clamp(-limit, limit)
-    small = scaled.to(torch.float8_e4m3fn) if scheme == "fp8" else scaled.round().to(torch.int8)
+    scaled = (weight / scale).clamp_(-limit, limit)
+    small = scaled.to(torch.float8_e4m3fn) if scheme == "fp8" else scaled.round_().to(torch.int8)
     return {name: small, f"{name}_scale": scale}
 
 
@@ -71,11 +85,7 @@ def _packed(name: str, weight: torch.Tensor, dtype: torch.dtype, group: int) -> 
     packed = torch.zeros(rows, columns // 8, dtype=torch.int32)
     for place in range(8):
         packed |= values[:, place::8] << (4 * place)
-    return {
-        f"{name}_packed": packed,
-        f"{name}_scale": scale.squeeze(2),
-        f"{name}_shape": torch.tensor([rows, columns], dtype=torch.int64),
-    }
+    return {f"{name}_packed": packed, f"{name}_scale": scale.squeeze(2)}
 
 
 def quantization_config(scheme: str, group_size: int) -> dict[str, Any] | None:
