@@ -31,6 +31,7 @@ COMMANDS: dict[str, Lazy] = {
     "render": Lazy(
         "Print the Knative Services, WarmPools and Triggers that an agent file compiles to.", "agents"
     ),
+    "graph": Lazy("Draw the graph of an agent's stages: Mermaid text, SVG or PNG.", "graph"),
     "deploy": Lazy("Apply an agent file to a cluster, or to the platform on this machine.", "agents"),
     "doctor": Lazy("Check a cluster, or this machine, for what agents need.", "doctor"),
     "delete": Lazy("Delete an agent's Services, WarmPools and Triggers.", "agents"),

@@ -48,7 +48,11 @@ def write_files(folder: Path, contents: Mapping[str, bytes]) -> list[Path]:
     for name, content in contents.items():
         # A reader never sees half of a file, also when the disk is full.
         fresh = folder / f".{name}.new"
-        fresh.write_bytes(content)
-        fresh.replace(folder / name)
+        try:
+            fresh.write_bytes(content)
+            fresh.replace(folder / name)
+        except OSError:
+            fresh.unlink(missing_ok=True)
+            raise
         written.append(folder / name)
     return written

@@ -1,0 +1,1 @@
+"""Pictures of an agent's graph: Mermaid text, SVG and PNG."""
