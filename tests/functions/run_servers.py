@@ -153,7 +153,13 @@ async def post(
 
 
 async def until(
-    http: aiohttp.ClientSession, url: str, run_id: str, states: set[str] = ENDED, patience: float = 60.0
+    http: aiohttp.ClientSession,
+    url: str,
+    run_id: str,
+    states: set[str] = ENDED,
+    patience: float = 60.0,
+    *,
+    headers: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """The run once it is in one of the states."""
     last: dict[str, Any] = {}
@@ -161,7 +167,7 @@ async def until(
     async def there() -> bool:
         nonlocal last
         with contextlib.suppress(aiohttp.ClientError):
-            status, last = await get(http, url, f"runs/{run_id}")
+            status, last = await get(http, url, f"runs/{run_id}", **(headers or {}))
             return status == 200 and last["state"] in states
         return False
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import signal
 import sys
@@ -20,6 +21,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import aiohttp
+from pydantic import ValidationError
 
 from functions import logs
 from functions.auth import stage_token
@@ -29,7 +31,9 @@ from functions.orchestration.runs.database import Database
 from functions.orchestration.runs.durable_runs import database_url
 from functions.orchestration.runs.errors import DatabaseError
 from functions.orchestration.runs.store import RunStore
+from functions.problems import field_errors
 from functions.settings import FunctionSettings, SettingsError, read_settings
+from knative import env_vars
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +134,16 @@ def waker_of(settings: FunctionSettings) -> Waker:
         raise SettingsError(
             ("the waker needs runs in PILOTLIGHT_STAGE_CONFIG and orchestrate in PILOTLIGHT_STAGES",)
         )
-    config = RunsConfig.model_validate(runs)
+    try:
+        # Through JSON, where a strict model takes a list for a tuple.
+        config = RunsConfig.model_validate_json(json.dumps(runs))
+    except ValidationError as error:
+        raise SettingsError(
+            tuple(
+                f"{env_vars.STAGE_CONFIG}.runs.{entry['field']} = {entry['value']!r}: {entry['message']}"
+                for entry in field_errors(error.errors(include_url=False, include_context=False))
+            )
+        ) from None
     token = stage_token_of(settings)
     host = {} if settings.gateway is None else {"Host": urlsplit(address.url).netloc}
 
