@@ -22,6 +22,8 @@ from weights.quantize.checkpoint import quantize_checkpoint
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.weights.s3 import S3Server
+
 Q_PROJ = "model.layers.0.self_attn.q_proj.weight"
 
 
@@ -133,6 +135,21 @@ def test_a_model_larger_than_memory_passes_tensor_by_tensor(source: Path, tmp_pa
     assert int(done.stdout) < 0.7 * size
 
 
+def test_a_model_in_a_bucket_is_fetched_and_quantized(
+    source: Path, tmp_path: Path, aws: S3Server, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("PILOTLIGHT_CACHE_DIR", str(tmp_path / "cache"))
+    uri = aws.upload(source, "to-be-smaller", "m")
+    result = CliRunner().invoke(app, ["quantize", uri, str(tmp_path / "made"), "--scheme", "w8a8-int8"])
+    assert result.exit_code == 0, result.output
+    whole = quantize_checkpoint(source, tmp_path / "whole", "w8a8-int8", _ignore)
+    for path in whole.path.iterdir():
+        assert path.read_bytes() == (tmp_path / "made" / path.name).read_bytes()
+    result = CliRunner().invoke(app, ["quantize", f"{uri}/no", str(tmp_path / "new"), "--scheme", "fp8"])
+    assert "to-be-smaller" in str(result.exception)
+    assert not (tmp_path / "new").exists()
+
+
 def test_bad_input_names_field_and_value(source: Path, tmp_path: Path):
     pickled = tmp_path / "pickled"
     pickled.mkdir()
@@ -142,7 +159,8 @@ def test_bad_input_names_field_and_value(source: Path, tmp_path: Path):
         ([str(source), str(tmp_path / "new"), "--scheme", "int3"], "scheme = int3"),
         ([str(source), str(pickled), "--scheme", "fp8"], "must be absent"),
         ([str(pickled), str(tmp_path / "new"), "--scheme", "fp8"], "are not read"),
-        (["s3://models/a", str(tmp_path / "new"), "--scheme", "fp8"], "local folder"),
+        (["s3://models/a", str(pickled), "--scheme", "fp8"], "must be absent"),
+        ([str(source), "s3://models/a", "--scheme", "fp8"], "aws s3 sync FOLDER s3://models/a"),
     ]
     for arguments, words in cases:
         result = CliRunner().invoke(app, ["quantize", *arguments], env={"COLUMNS": "400"})

@@ -57,11 +57,8 @@ def quantize_checkpoint(
         ValueError: the source, the destination or the scheme cannot be used.
         OSError: reading or writing failed; the same call goes on after the last whole file.
     """
-    if scheme not in schemes.SCHEMES:
-        raise ValueError(f"scheme = {scheme}, must be one of {', '.join(schemes.SCHEMES)}")
-    source, destination = source.expanduser().resolve(), destination.expanduser().absolute()
-    if destination.exists():
-        raise ValueError(f"DST = {destination}, must be absent")
+    destination = check_request(destination, scheme)
+    source = source.expanduser().resolve()
     config = _config(source)
     files = sorted(source.glob("*.safetensors"))
     if not files:
@@ -103,6 +100,20 @@ def quantize_checkpoint(
         os.close(handle)
     size = sum(path.stat().st_size for path in destination.glob("*.safetensors"))
     return Quantized(destination, sum(path.stat().st_size for path in files), size, resumed)
+
+
+def check_request(destination: Path, scheme: str) -> Path:
+    """The destination's absolute path; what can be refused before the source is there.
+
+    Raises:
+        ValueError: the destination exists, or there is no such scheme.
+    """
+    if scheme not in schemes.SCHEMES:
+        raise ValueError(f"scheme = {scheme}, must be one of {', '.join(schemes.SCHEMES)}")
+    destination = destination.expanduser().absolute()
+    if destination.exists():
+        raise ValueError(f"DST = {destination}, must be absent")
+    return destination
 
 
 def _config(source: Path) -> dict[str, Any]:
