@@ -10,14 +10,15 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 
-from functions.contract import StageRequest
+from functions.contract import StageReply, StageRequest
 from functions.orchestration.runs.database import Database
 from functions.orchestration.runs.errors import DatabaseError, LeaseLostError
 from functions.orchestration.runs.run_ids import new_run_id
-from functions.orchestration.runs.schema import version
+from functions.orchestration.runs.schema import runs, version
 from functions.orchestration.runs.step_recorder import StepRecorder
 from functions.orchestration.runs.store import RunStore
 from functions.orchestration.runs.values import Hold, Owner, Run, RunState, Step, StepState
+from functions.orchestration.runs.waker import Waker
 from tests.functions.run_servers import counting_tool, orchestrate_here, runs_config, submit, until
 from tests.functions.servers import free_port, wait_until
 
@@ -252,3 +253,46 @@ async def test_a_server_that_is_killed_under_a_replica_holds_its_runs_and_its_re
             assert (await until(http, url, run["id"]))["reply"]["output"] == "hello one two three four five"
             assert (await held)[1]["output"] == "held one two three four five"
     assert set(tool.effects().values()) == {1}
+
+
+async def test_a_thousand_runs_that_wait_are_all_resumed_by_one_replica(http, tmp_path):
+    path = tmp_path / "runs.sqlite"
+    store = RunStore(Database(f"sqlite:///{path}"))
+    request = StageRequest(input="old").model_dump_json(exclude_none=True)
+    origin = json.dumps({"request_id": "r", "traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-01"})
+    result = StageReply(id="1", stage="one", output="old one").model_dump_json(exclude_none=True)
+    owner, due = Owner("anyone", ""), time.time() + 1.0
+
+    async def wait_for_the_timer():
+        run = Run(new_run_id(), owner, RunState.RUNNING, 1.0, 1.0, 1, lease_owner="a", request=request)
+        await store.create(replace(run, origin=origin), max_unfinished=10_000, lease_s=30)
+        hold = Hold(run.id, "a", 1)
+        await store.record_steps(hold, [Step("one", StepState.DONE, 1, 1.0, 2.0, result=result)])
+        await store.wait(hold, waiting_for="timer two", wake_at=due)
+
+    async def count(state):
+        found = await store.database.read(
+            lambda connection: connection.scalar(
+                sa.select(sa.func.count()).where(runs.c.state == state.value)
+            )
+        )
+        return found or 0
+
+    await asyncio.gather(*(wait_for_the_timer() for _ in range(1000)))
+    assert await count(RunState.WAITING) == 1000
+    with counting_tool(tmp_path / "tool") as tool:
+        port = free_port()
+        waking = asyncio.create_task(Waker(store, f"http://127.0.0.1:{port}", look_s=0.1).run())
+        try:
+            # The step before the timer is recorded, so nothing is called.
+            async with orchestrate_here(tool, runs_config(path), ("one",), port=port):
+
+                async def all_resumed():
+                    return await count(RunState.SUCCEEDED) == 1000
+
+                await wait_until(all_resumed, 120)
+        finally:
+            waking.cancel()
+            await asyncio.gather(waking, return_exceptions=True)
+            await store.database.close()
+        assert tool.calls() == {}
