@@ -11,6 +11,10 @@ recording costs is seen; SQLite.
 one run at a time or sixteen, whichever ratio is less. DBOS has this project's settings of SQLite here;
 `steps` has it as it comes, too.
 
+`wake_ahead_tools`: seconds to the first answer of a tool-using agent, model and tool at zero, the tool woken
+once the model has named it (the default), over the tool woken by its call. Both start in some seconds, and
+the model writes the arguments for some; `wake` says how many. Local platform.
+
 `lost`, `twice`: of `--kills` runs of five steps that were under way when their orchestrate replica, their
 tool or their database (Postgres) was killed (SIGKILL) at a random moment: runs that did not end with the
 right answer, and steps whose effect the tool counted more than once.
@@ -37,15 +41,17 @@ sys.path[0] = str(Path(__file__).parents[1])
 from benchmarks.agents_killed import killed  # noqa: E402 - see above
 from benchmarks.agents_speed import durable_vs_plain, steps_vs_dbos  # noqa: E402
 from benchmarks.agents_waiting import waiting  # noqa: E402
+from benchmarks.agents_wake import wake_ahead  # noqa: E402
 from benchmarks.arguments import at_least  # noqa: E402
 
 KEYS = {
     "durable_vs_plain_p50": "at most 1.3",
     "steps_per_s_vs_dbos": "at least 0.7",
+    "wake_ahead_tools": "at most 0.7",
     "lost": "0",
     "twice": "0",
 }
-ARMS = ("speed", "steps", "kills", "waiting")
+ARMS = ("speed", "steps", "wake", "kills", "waiting")
 
 
 async def measure(options: argparse.Namespace, folder: Path, tell: Callable[[str], None]) -> dict[str, Any]:
@@ -64,6 +70,10 @@ async def measure(options: argparse.Namespace, folder: Path, tell: Callable[[str
         steps = await asyncio.to_thread(steps_vs_dbos, folder / "steps", options.runs, tell)
         found["steps_per_s_vs_dbos"] = steps.pop("ratio", None)
         found["steps"] = steps
+    if "wake" in options.arms:
+        woken = await wake_ahead(options.rounds, tell)
+        found["wake_ahead_tools"] = woken.pop("ratio")
+        found["wake"] = woken
     if "kills" in options.arms:
         survived = await killed(folder / "kills", options.kills, options.seed, tell)
         found |= {"lost": survived.pop("lost"), "twice": survived.pop("twice"), "kills": survived}
@@ -83,6 +93,7 @@ def main() -> None:
     )
     parser.add_argument("--requests", type=at_least(25), default=500, help="of each kind")
     parser.add_argument("--runs", type=at_least(10), default=200, help="of five no-op steps, each round")
+    parser.add_argument("--rounds", type=at_least(1), default=3, help="of starts from zero")
     parser.add_argument("--kills", type=at_least(1), default=100, help="runs that were under way at a kill")
     parser.add_argument("--waiting", type=at_least(1), default=1000, help="runs that wait at zero replicas")
     parser.add_argument("--seed", type=at_least(0), default=1, help="of the moments of the kills")

@@ -88,7 +88,9 @@ async def waiting(count: int, tell: Callable[[str], None]) -> dict[str, Any]:
                             "not at zero replicas before the runs went on; the machine is slow"
                         )
                     await asyncio.sleep(0.1)
-                size = sum(path.stat().st_size for path in database.parent.glob("front.sqlite*"))
+                size = database.stat().st_size
+                journal = database.with_name(f"{database.name}-wal")
+                journal_size = journal.stat().st_size if journal.exists() else 0
                 left = when - time.time()
                 tell(
                     f"zero replicas, {count + 1} runs wait, {size / 1e6:.2f} MB; {left:.1f} s to the instant"
@@ -100,6 +102,7 @@ async def waiting(count: int, tell: Callable[[str], None]) -> dict[str, Any]:
         "runs": count,
         "resumed_s": round(seconds, 1),
         "database_bytes": size,
+        "journal_bytes": journal_size,
         "bytes_per_run": round(size / count),
     }
 
