@@ -1,10 +1,12 @@
 """Cost of a chain of stages over the model's stage alone: time to first token, total time, posts per token.
 
-    python benchmarks/chain.py [--json] [--requests N] [--tokens N]
+    python benchmarks/chain.py [--json] [--requests N] [--tokens N] [--prefill-ms N]
 
-Every stage is a process of its own on this machine. The model's stage is scripted: it sends a word every
-`GAP` seconds through the same HTTP application as every stage, so that the chain is measured and not a model.
-Requests go to the chain and to the model's stage in turns, so that both see the same load on the machine.
+Three arms: the model's stage alone; a chain of four stages, each a process of its own on this machine; the
+same chain with ingest and postprocess in orchestrate's process (keys that begin with `colocated_`). The
+model's stage is scripted: after `--prefill-ms` it sends a word every `GAP` seconds through the same HTTP
+application as every stage, so that the chain is measured and not a model. Requests go to the arms in turns,
+so that all see the same load on the machine.
 """
 
 import argparse
@@ -39,6 +41,9 @@ from functions.stage import RequestContext, StageRoutes, StageRuntime  # noqa: E
 GAP = 0.005
 WORDS = "the ship that left the harbour at dawn carried letters for jo.doe@example.org and tea "
 READY_SECONDS = 60.0
+PREFILL_MS = 20
+"""About what vLLM takes for a short prompt with the smallest model that the tests run on a processor."""
+PREFILL_VARIABLE = "CHAIN_PREFILL_MS"
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class Answer:
 
 def scripted_model() -> None:
     """Serve the model's stage in this process."""
+    prefill = int(os.environ[PREFILL_VARIABLE]) / 1000
 
     class Model:
         name, kind = "generate", "generate"
@@ -64,6 +70,7 @@ def scripted_model() -> None:
 
         async def say(self, request: StageRequest) -> AsyncIterator[StageEvent]:
             tokens = request.parameters.max_tokens or 64
+            await asyncio.sleep(prefill)
             words = (WORDS * tokens).split(" ")[:tokens]
             for word in words:
                 yield Delta(word + " ")
@@ -145,48 +152,68 @@ async def posts(session: aiohttp.ClientSession, url: str) -> float:
     )
 
 
-async def measure(requests: int, tokens: int, streams: int) -> dict[str, float]:
+async def measure(requests: int, tokens: int, streams: int, prefill_ms: int) -> dict[str, float]:
     with (
-        stage(__file__, "--model") as model,
+        stage(__file__, "--model", **{PREFILL_VARIABLE: str(prefill_ms)}) as model,
         stage("-m", "functions", "ingest") as ingest,
         stage("-m", "functions", "postprocess") as postprocess,
+        stage(*_ORCHESTRATE, PILOTLIGHT_STAGES=_chain(model, ingest, postprocess)) as front,
+        stage(*_ORCHESTRATE, PILOTLIGHT_STAGES=_chain(model, None, None)) as colocated,
     ):
-        chain = [
-            {"name": "ingest", "kind": "ingest", "url": ingest},
-            {"name": "generate", "kind": "generate", "url": model},
-            {"name": "postprocess", "kind": "postprocess", "url": postprocess},
-        ]
-        with stage("-m", "functions", "orchestrate", PILOTLIGHT_STAGES=json.dumps(chain)) as front:
-            connector = aiohttp.TCPConnector(limit=0)
-            timeout = aiohttp.ClientTimeout(total=120)
-            async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-                for url in (model, ingest, postprocess, front):
-                    await ready(session, url)
-                await asyncio.gather(
-                    *(stream(session, url, tokens) for url in (model, front) for _ in range(4))
-                )
-                before = await posts(session, postprocess)
-                alone: list[Answer] = []
-                through: list[Answer] = []
-                for _ in range(requests):
-                    for url, answers in ((model, alone), (front, through)):
-                        batch = await asyncio.gather(*(stream(session, url, tokens) for _ in range(streams)))
-                        answers.extend(batch)
-                segments = await posts(session, postprocess) - before
-
-    def p50(answers: list[Answer], field: str) -> float:
-        return statistics.median(getattr(answer, field) for answer in answers)
-
-    def p99(answers: list[Answer], field: str) -> float:
-        return sorted(getattr(answer, field) for answer in answers)[int(0.99 * len(answers))]
-
+        connector = aiohttp.TCPConnector(limit=0)
+        timeout = aiohttp.ClientTimeout(total=120)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+            for url in (model, ingest, postprocess, front, colocated):
+                await ready(session, url)
+            urls = (model, front, colocated)
+            await asyncio.gather(*(stream(session, url, tokens) for url in urls for _ in range(4)))
+            before = await posts(session, postprocess)
+            answers: dict[str, list[Answer]] = {url: [] for url in urls}
+            for _ in range(requests):
+                for url in urls:
+                    batch = await asyncio.gather(*(stream(session, url, tokens) for _ in range(streams)))
+                    answers[url].extend(batch)
+            segments = await posts(session, postprocess) - before
+    alone = answers[model]
     return {
-        f"added_ttft_p50_ms_{streams}": (p50(through, "ttft") - p50(alone, "ttft")) * 1000,
-        f"added_ttft_p99_ms_{streams}": (p99(through, "ttft") - p99(alone, "ttft")) * 1000,
-        f"added_total_p50_ms_{streams}": (p50(through, "total") - p50(alone, "total")) * 1000,
-        f"total_ratio_{streams}": p50(through, "total") / p50(alone, "total"),
-        f"posts_per_token_{streams}": segments / (len(through) * tokens),
+        f"alone_ttft_p50_ms_{streams}": p50(alone, "ttft") * 1000,
+        f"alone_total_p50_ms_{streams}": p50(alone, "total") * 1000,
+        **_over("", answers[front], alone, streams),
+        f"posts_per_token_{streams}": segments / (len(answers[front]) * tokens),
+        **_over("colocated_", answers[colocated], alone, streams),
     }
+
+
+_ORCHESTRATE = ("-m", "functions", "orchestrate")
+
+
+def _chain(model: str, ingest: str | None, postprocess: str | None) -> str:
+    """The stages of a chain; those without a URL are in orchestrate's process."""
+    return json.dumps(
+        [
+            {"name": kind, "kind": kind, **({"colocated": {}} if url is None else {"url": url})}
+            for kind, url in (("ingest", ingest), ("generate", model), ("postprocess", postprocess))
+        ]
+    )
+
+
+def _over(arm: str, through: list[Answer], alone: list[Answer], streams: int) -> dict[str, float]:
+    """A chain over the model's stage alone."""
+    return {
+        f"{arm}added_ttft_p50_ms_{streams}": (p50(through, "ttft") - p50(alone, "ttft")) * 1000,
+        f"{arm}added_ttft_p99_ms_{streams}": (p99(through, "ttft") - p99(alone, "ttft")) * 1000,
+        f"{arm}added_total_p50_ms_{streams}": (p50(through, "total") - p50(alone, "total")) * 1000,
+        f"{arm}chain_ttft_ratio_{streams}": p50(through, "ttft") / p50(alone, "ttft"),
+        f"{arm}chain_total_ratio_{streams}": p50(through, "total") / p50(alone, "total"),
+    }
+
+
+def p50(answers: list[Answer], field: str) -> float:
+    return statistics.median(getattr(answer, field) for answer in answers)
+
+
+def p99(answers: list[Answer], field: str) -> float:
+    return sorted(getattr(answer, field) for answer in answers)[int(0.99 * len(answers))]
 
 
 def main() -> None:
@@ -197,22 +224,29 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--requests", type=at_least(1), default=20, help="rounds for each number of streams")
     parser.add_argument("--tokens", type=at_least(1), default=64)
+    parser.add_argument(
+        "--prefill-ms",
+        type=at_least(0),
+        default=PREFILL_MS,
+        help="of the scripted model",
+    )
     parser.add_argument("--model", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.model:
         scripted_model()
     result: dict[str, Any] = {
         "gap_ms": GAP * 1000,
+        "prefill_ms": options.prefill_ms,
         "tokens": options.tokens,
         "peer": "the model's stage alone",
     }
     for streams, rounds in ((1, options.requests), (32, max(3, options.requests // 4))):
-        result |= asyncio.run(measure(rounds, options.tokens, streams))
+        result |= asyncio.run(measure(rounds, options.tokens, streams, options.prefill_ms))
     if options.json:
         print(json.dumps({key: round(v, 4) if isinstance(v, float) else v for key, v in result.items()}))
     else:
         for key, value in result.items():
-            print(f"{key:28} {value:.3f}" if isinstance(value, float) else f"{key:28} {value}")
+            print(f"{key:34} {value:.3f}" if isinstance(value, float) else f"{key:34} {value}")
 
 
 if __name__ == "__main__":

@@ -70,6 +70,12 @@ class AgentSpec(PodSettings):
         """The stages that become Knative Services."""
         return [stage for stage in self.stages if stage.has_service]
 
+    def reads_model(self, stage: StageSpec) -> bool:
+        """Whether a Service reads files of a model: its own stage does, or one in its process."""
+        if stage.kind is not Kind.ORCHESTRATE:
+            return stage.reads_model
+        return any(other.colocate and self.model_uri(other) is not None for other in self.stages)
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         names = [stage.name for stage in self.stages]

@@ -57,6 +57,8 @@ def _misplaced(agent: Agent, index: int) -> list[Problem]:
     stage = agent.spec.stages[index]
     if stage.kind is Kind.AGENT and agent.orchestrate is None:
         return [(("spec", "stages", index, "kind"), ": an agent runs in a stage of kind orchestrate, add it")]
+    if stage.colocate and agent.orchestrate is None:
+        return [(("spec", "stages", index, "colocate"), ": there is no stage of kind orchestrate to run it")]
     given = stage.graph_fields
     if not given:
         return []
@@ -142,7 +144,7 @@ def graph_settings(agent: Agent, url_of: Callable[[StageSpec], str]) -> dict[str
     """
     nodes = graph_stages(agent)
     entry = agent.orchestrate
-    called = [stage for stage in agent.spec.services if stage is not entry and stage.kind is not Kind.TOOL]
+    called = [stage for stage in agent.spec.stages if stage.is_called]
     results = () if entry is None else entry.after or ()
     if not results and nodes == called and not any(stage.graph_fields for stage in nodes):
         return None

@@ -41,7 +41,7 @@ def compile_for_cluster(agent: Agent) -> list[dict[str, Any]]:
 def _service(agent: Agent, stage: StageSpec) -> dict[str, Any]:
     own = stage.is_own_image
     pod = compile_pod(agent, stage)
-    s3 = agent.spec.s3 if stage.reads_model else None
+    s3 = agent.spec.s3 if agent.spec.reads_model(stage) else None
     container = render.Container(
         image=stage.image or agent.spec.image or NO_IMAGE,
         command=stage.command if own else ["python", "-m", "functions"],
@@ -122,23 +122,31 @@ def _environment(agent: Agent, stage: StageSpec) -> dict[str, str]:
             if stage.snapshot:
                 env[env_vars.SNAPSHOT] = "true"
         if stage.kind is Kind.ORCHESTRATE:
-            env |= _graph_environment(agent, stage)
+            env |= _graph_environment(agent)
         env |= runs_environment(stage)
         if stage.config:
             env[env_vars.STAGE_CONFIG] = json.dumps(stage_config(stage))
     return env | stage.env
 
 
-def _graph_environment(agent: Agent, entry: StageSpec) -> dict[str, str]:
+def _graph_environment(agent: Agent) -> dict[str, str]:
     """Which stages orchestrate calls, and how they are bound together."""
     stages = [
-        {"name": stage.name, "kind": stage.kind.value, "url": _url(agent, stage)}
-        for stage in agent.spec.services
-        if stage is not entry and stage.kind is not Kind.TOOL
+        {"name": stage.name, "kind": stage.kind.value, **_place(agent, stage)}
+        for stage in agent.spec.stages
+        if stage.is_called
     ]
     graph = graph_settings(agent, lambda stage: _url(agent, stage))
     bound = {} if graph is None else {env_vars.GRAPH: json.dumps(graph)}
     return {env_vars.STAGES: json.dumps(stages), **bound}
+
+
+def _place(agent: Agent, stage: StageSpec) -> dict[str, Any]:
+    """Where a stage is: at a URL, or in orchestrate's process, with what it would be told of its own."""
+    if not stage.colocate:
+        return {"url": _url(agent, stage)}
+    uri = agent.spec.model_uri(stage)
+    return {"colocated": {"config": stage.config} | ({} if uri is None else {"modelUri": uri})}
 
 
 def _url(agent: Agent, stage: StageSpec) -> str:

@@ -138,7 +138,7 @@ def _volumes(
     if cache is not None:
         volumes.append({"name": CACHE_VOLUME, **cache.volume()})
         mounts.append({"name": CACHE_VOLUME, "mountPath": cache.mount_path})
-    authorities = spec.s3.volume() if spec.s3 is not None and stage.reads_model else None
+    authorities = spec.s3.volume() if spec.s3 is not None and spec.reads_model(stage) else None
     if authorities is not None:
         volumes.append(authorities[0])
         mounts.append(authorities[1])
@@ -167,7 +167,7 @@ def _plain(value: Any) -> Any:
 
 
 def _cache(agent: Agent, stage: StageSpec) -> Cache | None:
-    if not stage.reads_model:
+    if not agent.spec.reads_model(stage):
         return None
     cache = stage.cache or agent.spec.cache
     return cache if cache is not None and cache.enabled else None

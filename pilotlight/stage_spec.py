@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from functions.orchestration.agent_loop.config import LoopConfig
-from functions.settings import MODULE_REFERENCE
+from functions.settings import COLOCATED_KINDS, MODULE_REFERENCE
 from pilotlight.agent_values import AgentModel, Duration, EngineOption, Label, Quantity, model_uri
 from pilotlight.gpu_settings import GPU
 from pilotlight.graph_fields import GraphFields
@@ -110,6 +110,8 @@ class StageSpec(PodSettings, GraphFields):
 
     name: Label
     kind: Kind
+    colocate: bool = False
+    """It runs in the process of the agent's orchestrate stage, and has no Service of its own."""
     public: bool = False
     """Reachable from outside the cluster; the agent's entry always is."""
     config: dict[str, Any] = Field(default_factory=dict)
@@ -181,8 +183,14 @@ class StageSpec(PodSettings, GraphFields):
 
     @property
     def has_service(self) -> bool:
-        """Whether it becomes a Knative Service: not an agent, and no tool that is somewhere else already."""
-        return self.kind is not Kind.AGENT and (self.tool is None or self.tool.url is None)
+        """Whether it becomes a Knative Service: it is not in orchestrate's process, nor a tool elsewhere."""
+        elsewhere = self.tool is not None and self.tool.url is not None
+        return self.kind is not Kind.AGENT and not self.colocate and not elsewhere
+
+    @property
+    def is_called(self) -> bool:
+        """Whether orchestrate calls it as a stage, in its own process or behind a Service."""
+        return self.kind not in {Kind.ORCHESTRATE, Kind.AGENT, Kind.TOOL}
 
     @property
     def is_own_image(self) -> bool:
@@ -199,7 +207,9 @@ class StageSpec(PodSettings, GraphFields):
             raise ValueError(f"{self.graph_fields[0]} is for stages of the graph; a tool is called by agents")
         if self.tool is not None and self.tool.mcp is None and self.tool.description is None:
             raise ValueError("tool.description is missing, must say what the tool does and when to use it")
-        if not self.has_service:
+        if self.colocate:
+            self._check_colocated()
+        elif not self.has_service:
             allowed = {"name", "kind", "agent", "tool", *GraphFields.model_fields}
             extra = next((name for name in self.model_fields_set if name not in allowed), None)
             if extra is not None:
@@ -210,6 +220,25 @@ class StageSpec(PodSettings, GraphFields):
                 )
                 shown = StageSpec.model_fields[extra].alias or extra
                 raise ValueError(f"{shown} is for stages that become a Service; {why}")
+
+    def _check_colocated(self) -> None:
+        """What a stage may say that is nobody's pod."""
+        if self.kind.value not in COLOCATED_KINDS:
+            raise ValueError(
+                f"colocate: true is for kinds {' and '.join(COLOCATED_KINDS)}, which need no more than "
+                f"orchestrate's own pod, not {self.kind}"
+            )
+        allowed = {"name", "kind", "colocate", "config", "model", *GraphFields.model_fields} - {"attempts"}
+        extra = next(
+            (name for name in type(self).model_fields if name in self.model_fields_set - allowed), None
+        )
+        if extra is not None:
+            shown = type(self).model_fields[extra].alias or extra
+            why = "repeats a call over HTTP" if extra == "attempts" else "is for stages that become a Service"
+            raise ValueError(
+                f"{shown} {why}; with colocate: true the stage is a part of orchestrate's process: "
+                f"leave out {shown} or colocate"
+            )
 
     def _check_module(self) -> None:
         """Whose code is a function of the user's, and how that is named."""

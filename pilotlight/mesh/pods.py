@@ -29,7 +29,7 @@ def pod_annotations(agent: Agent, stage: StageSpec) -> dict[str, str]:
     """Annotations for the pods of a stage."""
     mesh = agent.spec.mesh.type
     found = mesh_annotations(agent)
-    if stage.reads_model and mesh in _BYPASS:
+    if agent.spec.reads_model(stage) and mesh in _BYPASS:
         found[_BYPASS[mesh]] = _HTTPS
     if mesh == "istio" and stage.kind is not Kind.CONTAINER:
         # A request to a pod's address leaves a sidecar unencrypted, so the warm-pool controller asks at the
