@@ -84,7 +84,10 @@ def of_items(name: str, request_id: str, replies: Sequence[StageReply], *, secon
     usage: Usage | None = None
     for reply in replies:
         usage = added(usage, reply.usage)
-    attempts = sum(timing.attempts for reply in replies for timing in reply.timings)
+    timings = [timing for reply in replies for timing in reply.timings]
+    slowest = max(timings, key=lambda timing: timing.seconds, default=None)
+    timing = StageTiming(stage=name, seconds=seconds) if slowest is None else slowest
+    attempts = max(1, sum(timing.attempts for timing in timings))
     datas: list[JsonValue] = [reply.data for reply in replies]
     data: dict[str, JsonValue] = {"items": [reply.text for reply in replies], "data": datas}
     return StageReply(
@@ -93,7 +96,8 @@ def of_items(name: str, request_id: str, replies: Sequence[StageReply], *, secon
         output=_BETWEEN.join(reply.text for reply in replies),
         data=data,
         usage=usage or Usage(),
-        timings=(StageTiming(stage=name, seconds=seconds, attempts=max(1, attempts)),),
+        # What all waited for is what the slowest did: a cold start is told.
+        timings=(timing.model_copy(update={"stage": name, "seconds": seconds, "attempts": attempts}),),
     )
 
 

@@ -18,6 +18,7 @@ from functions.graph.progress import Ended, Outcome
 from functions.orchestration.answers import Answer, as_input, joined, of_items, variables
 from functions.orchestration.nodes import Node, StageNode
 from functions.orchestration.steps import PlainSteps, Steps
+from functions.orchestration.time_limit import too_slow, within
 from functions.problems import ProblemError
 from functions.stage import RequestContext
 
@@ -80,6 +81,8 @@ class GraphRun:
         value = await self._input(self._graph.by_name[source])
         unfinished: list[StageTiming] = []
         events = node.stream(next_request(self._request, value, stream=True), self._context, unfinished)
+        if (seconds := self._graph.by_name[source].options.call_seconds) is not None:
+            events = within(events, source, seconds)
         for name in behind:
             following = self._nodes[name]
             assert isinstance(following, StageNode)
@@ -177,12 +180,7 @@ class GraphRun:
         except TimeoutError:
             if not limit.expired():
                 raise
-            problem = ProblemError(
-                504,
-                f"stage {node.name} did not answer within {options.call_seconds:g} s (callSeconds)",
-                title="Stage too slow",
-                stage=node.name,
-            )
+            problem = too_slow(node.name, options.call_seconds or 0.0)
             return await self._instead(node, request, step, problem)
         except ProblemError as error:
             return await self._instead(node, request, step, error)

@@ -294,6 +294,24 @@ async def test_the_chosen_model_streams_through_what_is_behind_the_join(http, st
     assert stages.called("small") == []
 
 
+async def test_a_stream_that_takes_longer_than_call_seconds_ends_with_the_stages_error(http, stages):
+    async def behave(request, context):
+        yield Delta("begun")
+        await asyncio.sleep(60)
+
+    stage, url = await stages.open.enter_async_context(scripted(behave, kind="generate"))
+    stages.addresses.append(StageAddress("model", "generate", url))
+    url = await stages.agent([{"name": "model", "callSeconds": 0.5}])
+    async with http.post(f"{url}/invoke", json={"input": "x", "stream": True}) as response:
+        told = await read_events(response)
+    assert [name for name, _ in told] == ["delta", "error"]
+    assert (told[-1][1]["stage"], told[-1][1]["status"]) == ("model", 504)
+    assert "within 0.5 s (callSeconds)" in told[-1][1]["detail"]
+    async with asyncio.timeout(10):
+        while not stage.seen[0].cancelled:
+            await asyncio.sleep(0.01)
+
+
 async def test_only_stages_that_are_certain_to_run_are_woken_ahead(http, stages):
     gate = asyncio.Event()
 
