@@ -28,6 +28,7 @@ class Lazy:
 
 
 COMMANDS: dict[str, Lazy] = {
+    "init": Lazy("Make a folder with an agent, its stage, tools and tests, which run at once.", "init"),
     "render": Lazy(
         "Print the Knative Services, WarmPools and Triggers that an agent file compiles to.", "agents"
     ),
@@ -59,7 +60,9 @@ COMMANDS: dict[str, Lazy] = {
         "Experiments: what warm pools would cost on a trace, and what users would feel.", "experiment"
     ),
     "model": Lazy("Models: quantize a checkpoint, compare what it changes and saves.", "model"),
-    "weights": Lazy("Model weights: pull, warm, ls, plan, verify, prune, rm, make-model.", "weights"),
+    "weights": Lazy(
+        "Model weights: pull, warm, ls, plan, verify, prune, rm, make-model, teach-model.", "weights"
+    ),
 }
 
 

@@ -44,7 +44,7 @@ app = typer.Typer(
     cls=_Group,
     no_args_is_help=True,
     add_completion=False,
-    help="Model weights: pull, warm, ls, plan, verify, prune, rm, make-model.",
+    help="Model weights: pull, warm, ls, plan, verify, prune, rm, make-model, teach-model.",
 )
 
 URI = Annotated[str, typer.Argument(help="s3://BUCKET/PREFIX, file:///FOLDER or a path.")]
@@ -311,3 +311,35 @@ def make_model(
         typer.echo(json.dumps(dataclasses.asdict(made), default=str, indent=2))
         return
     typer.echo(f"{made.path}: {made.parameters:,} parameters, {format_size(made.weight_bytes)}")
+
+
+@app.command("teach-model")
+def teach_model(
+    folder: Annotated[Path, typer.Argument(help="Absent or empty.")],
+    dialogues: Annotated[
+        Path, typer.Option("--dialogues", help='On each line {"messages": [...]} as OpenAI has them.')
+    ],
+) -> None:
+    """Make a small Llama that knows dialogues by heart, calls of tools included: for examples and tests.
+
+    It answers their questions word for word, and nothing else.
+    """
+    from weights import teach_model as teaching  # noqa: PLC0415
+
+    console = Console(stderr=True)
+    try:
+        known = teaching.read_dialogues(dialogues)
+        with console.status("teaching ...") as status:
+            taught = teaching.teach_model(
+                folder,
+                known,
+                tell=lambda step, sure: status.update(f"step {step}: the least sure token has {sure:.0%}"),
+            )
+    except OSError as error:
+        raise typer.BadParameter(f"{error.filename or dialogues}: {error.strerror or error}") from None
+    except teaching.TeachingError as error:
+        raise typer.BadParameter(str(error)) from None
+    typer.echo(
+        f"{taught.path}: knows {taught.dialogues} dialogues with {taught.answers} answers by heart "
+        f"({taught.steps} steps)"
+    )
