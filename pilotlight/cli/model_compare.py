@@ -15,7 +15,7 @@ from rich.table import Table
 from pilotlight import terminal
 from pilotlight.agent_reader import load_agent
 from pilotlight.comparison import summary
-from pilotlight.comparison.errors import CompareInputError
+from pilotlight.comparison.errors import CompareError, CompareInputError
 from pilotlight.comparison.run import Request
 from pilotlight.comparison.run import compare as run_comparison
 from pilotlight.comparison.values import Comparison
@@ -24,6 +24,7 @@ from pilotlight.compile_gpu import gpu_types
 from pilotlight.gpu_settings import packaged_types
 from pilotlight.stage_spec import Kind
 from warmpool.adapters.price_file import read_prices
+from warmpool.domain.cost import PriceList
 
 
 def compare(
@@ -106,7 +107,7 @@ def compare(
     request = Request(
         models=models,
         prompts=prompts,
-        prices=read_prices(prices),
+        prices=_prices(prices),
         types=types,
         gpu=gpu,
         hourly=_decimal(hourly),
@@ -122,17 +123,17 @@ def compare(
     found, vocabulary = asyncio.run(_run(request))
     limits = Limits(max_rise / 100, min_agreement / 100)
     said = verdicts(found, limits, vocabulary)
+    # Figures first: a page that cannot be written must not cost the measurement.
+    if as_json:
+        typer.echo(json.dumps(summary.to_json(found, said), indent=2))
+    else:
+        _show(found, said)
     if page is not None and report is not None:
         try:
             page.write(report, found, said, limits)
         except OSError as error:
-            raise CompareInputError(f"--report {report}: {error.strerror}") from None
-    if as_json:
-        typer.echo(json.dumps(summary.to_json(found, said), indent=2))
-        return
-    _show(found, said)
-    if report is not None:
-        typer.echo(f"report: {report}")
+            raise CompareError(f"--report {report}: {error.strerror}") from None
+        typer.echo(f"report: {report}", err=as_json)
 
 
 async def _run(request: Request) -> tuple[Comparison, int]:
@@ -175,6 +176,13 @@ def _engine(agent: Path | None, text: str) -> tuple[dict[str, Any], Any]:
     if stage is None or stage.engine_type != "vllm":
         raise typer.BadParameter(f"{agent} has no stage of kind generate with vLLM", param_hint="--agent")
     return {**(stage.engine.args if stage.engine else {}), **given}, gpu_types(read)
+
+
+def _prices(file: Path | None) -> PriceList:
+    try:
+        return read_prices(file)
+    except (OSError, UnicodeDecodeError) as error:
+        raise CompareInputError(f"--prices {file}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _decimal(text: str | None) -> Decimal | None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pilotlight.comparison.economy import workers
 from pilotlight.comparison.errors import CompareInputError
 from pilotlight.comparison.values import Checkpoint
 from pilotlight.doctor.gather_model import read_model
@@ -151,10 +152,8 @@ def check_memory(
     Raises:
         CompareInputError: with the sum.
     """
-    workers = args.get("tensor-parallel-size", 1)
-    workers = workers if isinstance(workers, int) and workers > 0 else 1
     if gpu_bytes is not None:
-        found = estimate(checkpoint.facts, args, device_bytes=gpu_bytes, workers=workers)
+        found = estimate(checkpoint.facts, args, device_bytes=gpu_bytes, workers=workers(args))
         if not found.fits:
             raise CompareInputError(f"{checkpoint.path}: does not fit the GPU: {found.text}")
         return

@@ -26,8 +26,9 @@ def gpus(environ: Mapping[str, str]) -> list[GpuReading]:
         nvml = importlib.import_module("pynvml")
     except ImportError:
         return []
+    named = "CUDA_VISIBLE_DEVICES" in environ or "NVIDIA_VISIBLE_DEVICES" in environ
     # Outside a cluster a process without either variable sees every device.
-    return read_gpus(nvml, held_devices(environ) or None)
+    return read_gpus(nvml, held_devices(environ) if named else None)
 
 
 def device(readings: Iterable[GpuReading]) -> Device:

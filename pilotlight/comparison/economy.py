@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from math import prod
 from statistics import median
 from typing import Any
 
@@ -33,14 +34,22 @@ def economy(
         sequences: that a replica answers at a time.
         hourly: price of the device that the model ran on; None: no price is named.
     """
+    devices = workers(args)
     found = estimate(
         model.checkpoint.facts, {**args, "max-model-len": context}, device_bytes=gpu_bytes or 0, workers=1
     )
     replicas = None
-    if gpu_bytes is not None and found.kv_per_token is not None:
+    # A replica over several GPUs takes each of them whole.
+    if gpu_bytes is not None and found.kv_per_token is not None and devices == 1:
         needed = RUNTIME_BYTES + found.weights + found.kv_per_token * context * sequences
         replicas = found.budget // needed
     return Economy(found.weights, replicas, dollars_per_million(model.tokens_per_s, hourly))
+
+
+def workers(args: Mapping[str, Any]) -> int:
+    """Devices that the engine's options spread a replica over."""
+    sizes = [args.get(name, 1) for name in ("tensor-parallel-size", "pipeline-parallel-size")]
+    return prod(size for size in sizes if isinstance(size, int) and size > 0)
 
 
 def dollars_per_million(tokens_per_s: Sequence[float], hourly: Decimal | None) -> float | None:

@@ -18,7 +18,7 @@ from functions.engines.vllm.option_schema import installed_release
 from functions.engines.vllm.options import reserved_options
 from pilotlight.comparison import device as devices
 from pilotlight.comparison.checkpoints import check_memory, longest, read_checkpoints, vocabulary
-from pilotlight.comparison.economy import economy
+from pilotlight.comparison.economy import economy, workers
 from pilotlight.comparison.errors import CompareInputError
 from pilotlight.comparison.intervals import quality
 from pilotlight.comparison.measure import Measurement, Plan, Progress
@@ -112,7 +112,7 @@ async def compare(request: Request, progress: Progress) -> tuple[Comparison, int
         args=args,
         tasks=request.tasks,
     )
-    hourly, note = _price(request, gpu=gpu, here=here, on=device.name)
+    hourly, note = price_of(request, gpu=gpu, here=here, on=device.name)
     # No proxy of the environment is between this process and its replicas.
     async with aiohttp.ClientSession(trust_env=False) as session:
         measurement = Measurement(plan, session, progress)
@@ -182,10 +182,17 @@ def _args(request: Request, context: int, *, gpu: bool) -> dict[str, Any]:
     return {**own, **given, "max-logprobs": own["max-logprobs"]}
 
 
-def _price(
+def price_of(
     request: Request, *, gpu: str | None, here: str | None, on: str
 ) -> tuple[Decimal | None, str | None]:
-    """The price of what the models run on, and why there is none."""
+    """The price of what the models run on, and a note: where it is from, or why there is none.
+
+    Args:
+        request: what is asked for.
+        gpu: type that replicas are counted on.
+        here: type of this machine's GPU; None without one that is known.
+        on: name of the device.
+    """
     if request.hourly is not None:
         return request.hourly, None
     if here is None:
@@ -202,7 +209,11 @@ def _price(
     price = request.prices.of(here)
     if price is None:
         return None, f"The price list has no {here}."
-    return price.hourly, f"{here}: {price.hourly} an hour ({price.source}, {price.date})."
+    count = workers(request.args)
+    return (
+        price.hourly * count,
+        f"{count} x {here}: {price.hourly} an hour each ({price.source}, {price.date}).",
+    )
 
 
 def _notes(prompts: int, price: str | None) -> list[str]:

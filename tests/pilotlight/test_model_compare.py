@@ -23,15 +23,19 @@ from typer.testing import CliRunner
 from pilotlight.cli.model import app
 from pilotlight.comparison import page, summary
 from pilotlight.comparison.checkpoints import check_memory, read_checkpoints
+from pilotlight.comparison.device import type_of
 from pilotlight.comparison.economy import dollars_per_million, economy
 from pilotlight.comparison.errors import CompareInputError
 from pilotlight.comparison.intervals import quality
 from pilotlight.comparison.prompts import MOST_PROMPTS, read_prompts
+from pilotlight.comparison.run import Request, price_of
 from pilotlight.comparison.scores import Place, PromptScore, common_prefix, divergence, score
 from pilotlight.comparison.tasks import read_results
 from pilotlight.comparison.values import Checkpoint, Comparison, Device, Measured, Settings, Start, Task
 from pilotlight.comparison.verdict import Answer, Limits, verdicts
 from pilotlight.doctor.model_memory import ModelFacts
+from pilotlight.gpu_settings import packaged_types
+from warmpool.adapters.price_file import packaged_prices
 from weights.make_model import make_model
 from weights.quantize.checkpoint import quantize_checkpoint
 
@@ -208,8 +212,32 @@ def test_replicas_and_dollars():
     }
     assert economy(whole, {}, **options).replicas_per_gpu == 3
     assert economy(half, {}, **options).replicas_per_gpu == 5
+    assert economy(whole, {"tensor-parallel-size": 2}, **options).replicas_per_gpu is None
     assert dollars_per_million([1000.0], Decimal("3.6")) == pytest.approx(1.0)
     assert dollars_per_million([1000.0], None) is None
+
+
+def test_a_price_is_taken_only_for_the_device_that_was_measured():
+    def price(**given: Any) -> tuple[Decimal | None, str | None]:
+        hourly = given.pop("hourly", None)
+        request = Request(
+            [], Path("p"), packaged_prices(), packaged_types(), hourly=hourly, **given.pop("more", {})
+        )
+        return price_of(request, **given)
+
+    known = packaged_prices().of("nvidia-l4")
+    assert known is not None
+    assert price(gpu="nvidia-l4", here="nvidia-l4", on="NVIDIA L4")[0] == known.hourly
+    two = {"args": {"tensor-parallel-size": 2}}
+    assert price(gpu="nvidia-l4", here="nvidia-l4", on="NVIDIA L4", more=two)[0] == 2 * known.hourly
+    for here in (None, "nvidia-t4"):
+        found, why = price(gpu="nvidia-l4", here=here, on="CPU")
+        assert found is None
+        assert why is not None
+        assert "not on nvidia-l4" in why
+    assert price(gpu=None, here=None, on="CPU", hourly=Decimal(2)) == (Decimal(2), None)
+    assert type_of("NVIDIA H200", packaged_types()) == "nvidia-h200"
+    assert type_of("NVIDIA GTX", packaged_types()) is None
 
 
 def test_scores_of_lm_eval_are_read():
@@ -283,6 +311,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_starts(models: tuple
         ((source, int8, "--engine-args", '{"port": 1}'), "port: is set by the replica"),
         ((source, int8, "--engine-args", "[]"), "must be a JSON object"),
         ((source, int8, "--hourly", "much"), "must be a price"),
+        ((source, int8, "--prices", tmp_path / "absent"), "No such file"),
         ((source, int8, "--report", tmp_path / "absent/x.html"), "must be a file in a folder"),
         ((source, int8, "--tasks", "hellaswag"), "pip install 'lm-eval[api]'"),
     ]
