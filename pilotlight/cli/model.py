@@ -18,7 +18,11 @@ from weights.errors import WeightsError
 from weights.quantize.checkpoint import check_request, quantize_checkpoint
 from weights.sizes import format_size
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Models: quantize a checkpoint, compare what it changes and saves.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Models: quantize a checkpoint, compare what it changes and saves.",
+)
 
 
 @app.callback()
