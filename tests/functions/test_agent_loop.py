@@ -105,7 +105,7 @@ def tools():
 
 
 @contextlib.asynccontextmanager
-async def agent(model, tools, *, bounds=None, names=("add",), nodes=None, **more):
+async def agent(model, tools, *, bounds=None, names=("add",), nodes=None, wake=None, **more):
     async with scripted(model, kind="generate") as (_, model_url), served(tools) as url:
         settings = FunctionSettings(
             service="front",
@@ -123,6 +123,7 @@ async def agent(model, tools, *, bounds=None, names=("add",), nodes=None, **more
                         "description": f"The tool {name}.",
                         "parameters": ADD,
                         "timeoutSeconds": 2,
+                        **({} if wake is None else {"wake": wake}),
                     }
                     for name in names
                 },
@@ -158,6 +159,18 @@ async def test_the_model_calls_a_tool_and_answers_with_its_result(http, tools):
     ((name, body, key),) = tools.calls
     assert (name, body) == ("add", {"a": 2, "b": 3})
     assert key
+
+
+@pytest.mark.parametrize("wake", ["request", "call"])
+async def test_a_tool_is_woken_before_it_is_called(http, tools, wake):
+    model = Model((None, [call("add", a=2, b=3)]) if wake == "call" else "no tool was needed")
+    model.waits.clear()
+    async with agent(model, tools, wake=wake) as url:
+        asking = asyncio.create_task(ask(http, url))
+        await wait_until(lambda: len(tools.probed) == 1)
+        assert tools.calls == []
+        model.waits.set()
+        assert (await asking)[0] == 200
 
 
 async def test_calls_of_one_turn_are_made_side_by_side(http, tools):

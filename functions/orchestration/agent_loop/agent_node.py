@@ -126,6 +126,8 @@ class AgentNode:
     async def _loop(self, work: _Work) -> _Pieces:
         """Pieces of the answer while it is made, and last the reply."""
         bounds = self._config.bounds
+        # The first node of a graph is not woken ahead, but asked at once.
+        self._toolbox.prepare(work.context)
         offer = await self._toolbox.offer(work.context)
         work.missing = offer.missing
         own = {tool.function.name for tool in offer.tools}
