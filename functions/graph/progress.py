@@ -147,15 +147,22 @@ def _outputs(graph: Graph, progress: Progress, names: list[str]) -> tuple[str, .
 def certain(graph: Graph, progress: Progress) -> tuple[str, ...]:
     """The nodes still to come that run whatever the replies will be."""
     sure: list[str] = []
+    leading: set[str] = set()  # nodes that the request comes to for sure, and goes on from
     for node in graph.nodes:
-        ways = [before for before in node.after if _is_sure_way(graph, progress, sure, before, node.name)]
-        conditional = node.options.when is not None or node.options.map is not None
-        if node.name not in progress and not conditional and (not node.after or ways):
+        if node.name in progress:
+            continue
+        ways = [before for before in node.after if _is_sure_way(graph, progress, leading, before, node.name)]
+        if node.after and not ways:
+            continue
+        options = node.options
+        if options.when is None or options.otherwise == "pass":
+            leading.add(node.name)
+        if options.when is None and options.map is None:
             sure.append(node.name)
     return tuple(sure)
 
 
-def _is_sure_way(graph: Graph, progress: Progress, sure: list[str], before: str, name: str) -> bool:
+def _is_sure_way(graph: Graph, progress: Progress, leading: set[str], before: str, name: str) -> bool:
     if before in progress:
         return _leads(progress, before, name)
-    return before in sure and graph.by_name[before].options.switch is None
+    return before in leading and graph.by_name[before].options.switch is None

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from functions.contract import Delta, Final, StageReply, Usage
+from functions.graph.progress import Ended, Outcome, certain
 from functions.graph.settings import graph_of
 from functions.http.app import create_app
 from functions.orchestration.settings import parse_settings
@@ -396,3 +397,36 @@ def test_a_graph_that_cannot_work_is_refused_at_the_start(nodes, message):
     )
     with pytest.raises(SettingsError, match="PILOTLIGHT_GRAPH"):
         build(settings)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "progress", "expected"),
+    [
+        ([{"name": "a"}, {"name": "b"}, {"name": "c"}], {}, "abc"),
+        ([{"name": "a"}, {"name": "b", "when": "request.text == ''"}, {"name": "c"}], {}, "ac"),
+        (
+            [{"name": "a"}, {"name": "b", "when": "request.text == ''", "otherwise": "skip"}, {"name": "c"}],
+            {},
+            "a",
+        ),
+        ([{"name": "a"}, {"name": "b", "map": {"items": "[1]"}}, {"name": "c"}], {}, "ac"),
+        (
+            [{"name": "a", "switch": {"weights": {"b": 1}}}, {"name": "b"}, {"name": "c", "after": []}],
+            {},
+            "ac",
+        ),
+        (
+            [{"name": "a", "switch": {"weights": {"b": 1}}}, {"name": "b"}, {"name": "c"}],
+            {"a": Ended(Outcome.RAN, frozenset("b"))},
+            "bc",
+        ),
+        (
+            [{"name": "a", "switch": {"key": "'x'", "cases": {"x": ["b"]}}}, {"name": "b"}, {"name": "c"}],
+            {"a": Ended(Outcome.RAN, frozenset())},
+            "",
+        ),
+    ],
+)
+def test_what_is_certain_to_run(nodes, progress, expected):
+    graph = graph_of(BASE, parse_settings({"nodes": nodes}))
+    assert "".join(sorted(certain(graph, progress))) == expected
