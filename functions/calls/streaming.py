@@ -32,6 +32,11 @@ from functions.contract import (
 from functions.dialogue import Message, Role
 from functions.stage import RequestContext
 
+BUSY_SHARE = 4
+"""A stream that is busy with its segments for so long pauses this many times as long."""
+BUSY_SECONDS = 0.2
+"""From one segment to the next at most, however busy."""
+
 Events: TypeAlias = AsyncGenerator[StageEvent, None]
 
 
@@ -101,8 +106,10 @@ async def by_segments(
 ) -> Events:
     """The events behind a stage that takes the stream segment by segment.
 
-    While one segment is under way, the text of the next one collects. A stage that ends the text early
-    (finish reason `stop`) stops the model.
+    While one segment is under way, the text of the next one collects. Where segments take long, because the
+    stage or this process has much to do, they become fewer and longer (`BUSY_SHARE`), so that many streams
+    at once do not spend their time on each other's segments. A stage that ends the text early (finish reason
+    `stop`) stops the model.
 
     Args:
         client: the stage.
@@ -115,7 +122,7 @@ async def by_segments(
     reader = asyncio.create_task(inbox.fill(events))
     out: list[str] = []
     carry: dict[str, JsonValue] | None = None
-    seconds, attempts = 0.0, 0
+    seconds, attempts, late = 0.0, 0, 0.0
     try:
         while True:
             text, end = await inbox.take()
@@ -152,7 +159,10 @@ async def by_segments(
                 )
                 inbox.end = Final(reply)
                 continue
-            await inbox.wait_for_end(posted + pause - context.now())
+            busy = BUSY_SHARE * (called.timing.seconds + late)
+            due = posted + max(pause, min(busy, BUSY_SECONDS))
+            await inbox.wait_for_end(due - context.now())
+            late = max(0.0, context.now() - due)
     finally:
         reader.cancel()
         await asyncio.wait({reader})

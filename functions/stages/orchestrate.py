@@ -62,7 +62,8 @@ class OrchestrateConfig(CallPolicy):
     deadline_seconds: Annotated[float, Field(gt=0)] = 300.0
     """Deadline of a request that brings none: how long a cold chain is waited for."""
     segment_seconds: Annotated[float, Field(ge=0)] = 0.02
-    """Least seconds from one segment of a stream to the next: fewer posts, and text that much later."""
+    """Least seconds from one segment of a stream to the next: fewer posts, and text that much later. A busy
+    stage or replica makes it more (`functions.calls.streaming.BUSY_SECONDS`)."""
     wake: bool = True
     """Wake all later stages when a request arrives."""
     idempotency_seconds: Annotated[float, Field(ge=0, le=7 * 86_400)] = 3600.0
