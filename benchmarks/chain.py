@@ -1,4 +1,4 @@
-"""Cost of a chain of stages over the model's stage alone: time to first token, total time, posts per token.
+"""Cost of a chain of stages over the model's stage alone: time to first token, total time, processor time.
 
     python benchmarks/chain.py [--json] [--requests N] [--tokens N] [--prefill-ms N]
 
@@ -6,7 +6,8 @@ Three arms: the model's stage alone; a chain of four stages, each a process of i
 same chain with ingest and postprocess in orchestrate's process (keys that begin with `colocated_`). The
 model's stage is scripted: after `--prefill-ms` it sends a word every `GAP` seconds through the same HTTP
 application as every stage, so that the chain is measured and not a model. Requests go to the arms in turns,
-so that all see the same load on the machine.
+so that all see the same load on the machine. Processor time is that of the chain's own processes, without
+the model's; unlike the others it is nearly the same on a busy machine.
 """
 
 import argparse
@@ -20,12 +21,13 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psutil
 
 # Started by its path, Python looks for modules beside it first, where `weights` is a benchmark.
 sys.path[0] = str(Path(__file__).parents[1])
@@ -89,6 +91,16 @@ def scripted_model() -> None:
         sys.exit(serve(create_app(Model(), settings), listening))
 
 
+_PROCESSES: dict[str, psutil.Process] = {}
+"""Of the stages, by URL."""
+
+
+def processor_seconds(urls: Iterable[str]) -> float:
+    """That the processes behind these URLs have used so far."""
+    times = [_PROCESSES[url].cpu_times() for url in urls]
+    return sum(time.user + time.system for time in times)
+
+
 @contextlib.contextmanager
 def stage(*command: str, **variables: str) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -104,8 +116,10 @@ def stage(*command: str, **variables: str) -> Iterator[str]:
         },
         stderr=subprocess.DEVNULL,
     )
+    url = f"http://127.0.0.1:{port}"
+    _PROCESSES[url] = psutil.Process(process.pid)
     try:
-        yield f"http://127.0.0.1:{port}"
+        yield url
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(20)
@@ -168,19 +182,27 @@ async def measure(requests: int, tokens: int, streams: int, prefill_ms: int) -> 
             urls = (model, front, colocated)
             await asyncio.gather(*(stream(session, url, tokens) for url in urls for _ in range(4)))
             before = await posts(session, postprocess)
+            apart, together = (front, ingest, postprocess), (colocated,)
+            used = [processor_seconds(chain) for chain in (apart, together)]
             answers: dict[str, list[Answer]] = {url: [] for url in urls}
             for _ in range(requests):
                 for url in urls:
                     batch = await asyncio.gather(*(stream(session, url, tokens) for _ in range(streams)))
                     answers[url].extend(batch)
             segments = await posts(session, postprocess) - before
-    alone = answers[model]
+            spent = [
+                processor_seconds(chain) - before
+                for chain, before in zip((apart, together), used, strict=True)
+            ]
+    alone, all_tokens = answers[model], requests * streams * tokens
     return {
         f"alone_ttft_p50_ms_{streams}": p50(alone, "ttft") * 1000,
         f"alone_total_p50_ms_{streams}": p50(alone, "total") * 1000,
         **_over("", answers[front], alone, streams),
-        f"posts_per_token_{streams}": segments / (len(answers[front]) * tokens),
+        f"posts_per_token_{streams}": segments / all_tokens,
+        f"processor_us_per_token_{streams}": spent[0] / all_tokens * 1e6,
         **_over("colocated_", answers[colocated], alone, streams),
+        f"colocated_processor_us_per_token_{streams}": spent[1] / all_tokens * 1e6,
     }
 
 
