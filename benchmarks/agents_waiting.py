@@ -110,7 +110,8 @@ async def waiting(count: int, tell: Callable[[str], None]) -> dict[str, Any]:
 async def _deploy(cluster: Cluster, instant: Path) -> None:
     stages = [{"name": "tool", "kind": "container", "url": "http://tool.default.svc.cluster.local"}]
     runs = {"store": "sqlite", "maxUnfinished": 1_000_000, "stepAttempts": 10}
-    config = {"wake": False, "attempts": 1, "runs": runs}
+    # A breaker would answer for the tool, with an instant of its own.
+    config = {"wake": False, "attempts": 1, "breakerFailures": 1_000_000, "runs": runs}
     front = {"PILOTLIGHT_STAGES": json.dumps(stages), "PILOTLIGHT_STAGE_CONFIG": json.dumps(config)}
     for name, command, env in (
         ("tool", ["python", "-c", _TOOL], {"INSTANT": str(instant)}),

@@ -40,7 +40,7 @@ _BATCH: Final = 64
 _BUSY_S: Final = 2.0
 """For so long SQLite waits for another process's transaction by itself."""
 _CHECKPOINT: Final = 256
-"""Transactions of this process after which the journal's pages are moved into the file."""
+"""Writes of this process after which the journal's pages are moved into the file."""
 
 
 @dataclass(slots=True)
@@ -88,6 +88,7 @@ class Database:
         self._readers = concurrent.futures.ThreadPoolExecutor(pool, "runs-reader")
         self._syncer = concurrent.futures.ThreadPoolExecutor(1, "runs-syncer")
         self._committed = 0
+        self._in_journal = 0
         self._synced = 0
         self._syncing = asyncio.Lock()
         self._open = False
@@ -176,6 +177,8 @@ class Database:
             if writer.ident is not None:
                 writer.join(5)
         self._readers.shutdown(wait=False, cancel_futures=True)
+        if self.is_sqlite and self._in_journal:
+            self._checkpoint()
         self._syncer.shutdown(wait=True, cancel_futures=True)
         self._engine.dispose()
 
@@ -256,7 +259,9 @@ class Database:
             self._finish(connection, raw, commit=False)
             raise
         self._committed += 1
-        if self.is_sqlite and self._committed % _CHECKPOINT == 0:
+        self._in_journal += len(batch)
+        if self.is_sqlite and self._in_journal >= _CHECKPOINT:
+            self._in_journal = 0
             self._syncer.submit(self._checkpoint)
         return results
 

@@ -11,6 +11,9 @@ from typing import Any, Final
 _LONGEST_JOURNAL: Final = 16_384
 """Pages of the journal at which a writer itself moves them: the thread that should does not keep up."""
 
+_KEPT_JOURNAL: Final = 4_000_000
+"""Bytes of the journal that stay on the disk once its pages are in the file."""
+
 
 def make(path: Path) -> None:
     """An empty file for its user alone; SQLite gives the files beside it the same permissions."""
@@ -61,6 +64,7 @@ def prepare(connection: sqlite3.Connection, _record: Any) -> None:
             time.sleep(0.02)
     cursor.execute("PRAGMA synchronous=NORMAL")
     cursor.execute(f"PRAGMA wal_autocheckpoint={_LONGEST_JOURNAL}")
+    cursor.execute(f"PRAGMA journal_size_limit={_KEPT_JOURNAL}")
     # What is erased is overwritten: content may be private.
     cursor.execute("PRAGMA secure_delete=ON")
     cursor.close()
