@@ -33,7 +33,7 @@ from pilotlight.mesh_settings import MESH_TYPES
 from pilotlight.service_urls import reachable_url
 from weights.sources.address import absolute_uri
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 AgentFile = Annotated[
     list[Path],

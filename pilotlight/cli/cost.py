@@ -15,7 +15,7 @@ from pilotlight.cli.options import Kubeconfig
 from pilotlight.cost_account import CallerUse, CostShare, ServiceCost, service_costs, shares
 from warmpool.adapters.prometheus_api import PrometheusServer
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

@@ -10,7 +10,7 @@ from pilotlight.dashboard.server import serve
 from pilotlight.dashboard.tokens import SHORTEST, read_token
 from pilotlight.kubeconfig import connect
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

@@ -18,7 +18,7 @@ except ModuleNotFoundError as error:
         f"{error.name} is not installed; the demo needs: pip install 'pilotlight[demo]'"
     ) from error
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 _EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "support"
 

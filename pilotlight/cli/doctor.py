@@ -16,7 +16,7 @@ from pilotlight.cli.platform import StateDir
 from pilotlight.doctor import report, run
 from pilotlight.up import is_running
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

@@ -13,7 +13,7 @@ from pilotlight.graph_picture.of_agent import picture_of
 from pilotlight.graph_picture.values import Picture
 from warmpool.experiments.html_page import write_files
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 _FORMATS = ("mermaid", "svg", "png")
 _SUFFIXES = {".mmd": "mermaid", ".mermaid": "mermaid", ".svg": "svg", ".png": "png"}

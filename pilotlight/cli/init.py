@@ -7,7 +7,7 @@ import typer
 
 from pilotlight.init import new_agent as making
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

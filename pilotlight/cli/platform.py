@@ -15,7 +15,7 @@ from pilotlight.cli import agents
 from pilotlight.cli.options import Kubeconfig
 from pilotlight.stack import StackConfig, inherited_env
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 StateDir = Annotated[
     Path | None,

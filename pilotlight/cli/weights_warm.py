@@ -25,7 +25,7 @@ from pilotlight.warm_weights.jobs import WarmError, WarmTarget, warm_target
 from warmpool.domain.duration import parse_duration
 from weights.sizes import format_size
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 def _duration(text: str | timedelta) -> timedelta:
