@@ -21,8 +21,8 @@ _SUFFIXES = {".mmd": "mermaid", ".mermaid": "mermaid", ".svg": "svg", ".png": "p
 
 @app.command()
 def graph(
-    file: Annotated[Path, typer.Argument(metavar="AGENT_FILE", show_default=False)],
     *,
+    file: Annotated[Path, typer.Option("--file", "-f", help="Agent file.", show_default=False)],
     form: Annotated[
         str | None,
         typer.Option(

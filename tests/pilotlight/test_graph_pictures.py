@@ -118,10 +118,10 @@ def test_pictures_are_files_of_their_kind_and_the_same_each_time(agent_file):
 
 def test_the_command_writes_what_the_files_name_says(agent_file, tmp_path, capfdbinary):
     for name, head in (("g.svg", b"<?xml"), ("deep/g.PNG", b"\x89PNG"), ("g.mmd", b"---\ntitle")):
-        graph(agent_file, output=tmp_path / name)
+        graph(file=agent_file, output=tmp_path / name)
         assert (tmp_path / name).read_bytes().startswith(head)
     assert b"12 boxes, 14 arrows" in capfdbinary.readouterr().err
-    graph(agent_file)
+    graph(file=agent_file)
     assert capfdbinary.readouterr().out == (tmp_path / "g.mmd").read_bytes()
     (tmp_path / "file").touch()
     for given, message in (
@@ -131,7 +131,7 @@ def test_the_command_writes_what_the_files_name_says(agent_file, tmp_path, capfd
         ({"output": tmp_path / "file" / "g.svg"}, "cannot be written"),
     ):
         with pytest.raises(typer.BadParameter, match=re.escape(message)):
-            graph(agent_file, **given)
+            graph(file=agent_file, **given)
 
 
 def test_boxes_never_overlap_and_arrows_go_down_between_their_borders():
