@@ -11,6 +11,7 @@ from time import monotonic
 from typing import Any, TypeVar
 
 import aiohttp
+import psutil
 
 from pilotlight.comparison import device
 from pilotlight.comparison.checkpoints import vocabulary
@@ -70,6 +71,31 @@ class _Text:
         return self.prompt + self.answer
 
 
+@dataclass(frozen=True, slots=True)
+class ProcessorTimes:
+    """Seconds of all processors until an instant: busy, idle, and busy with this comparison."""
+
+    busy: float
+    idle: float
+    own: float
+
+
+def _processor_times(running: Replica) -> ProcessorTimes:
+    times = psutil.cpu_times()
+    idle = times.idle + getattr(times, "iowait", 0.0)
+    # `guest` is part of `user`, and `guest_nice` of `nice`.
+    busy = sum(times) - idle - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
+    mine = psutil.Process().cpu_times()
+    return ProcessorTimes(busy, idle, running.processor_s() + mine.user + mine.system)
+
+
+def disturbance(before: ProcessorTimes, after: ProcessorTimes) -> float:
+    """Share of the processors' time between two instants that other processes took, 0 to 1."""
+    busy, idle = after.busy - before.busy, after.idle - before.idle
+    others = busy - (after.own - before.own)
+    return min(1.0, max(0.0, others / (busy + idle))) if busy + idle > 0 else 0.0
+
+
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, and how much of how much is done."""
 
@@ -119,7 +145,9 @@ class Measurement:
             scores = self.reference
         else:
             scores = await self._scores(checkpoint, engine)
+        before = _processor_times(running)
         rates = await self._rates(checkpoint, engine)
+        after = _processor_times(running)
         processes = running.processes()
         tasks: Sequence[Task] = ()
         if self._plan.tasks:
@@ -132,6 +160,7 @@ class Measurement:
             quality=quality(self.reference, scores),
             starts=starts,
             tokens_per_s=rates,
+            disturbance=disturbance(before, after),
             memory_bytes=running.resident_bytes(),
             gpu_bytes=device.used_bytes(process.pid for process in processes),
             tasks=tasks,

@@ -64,8 +64,8 @@ def to_html(comparison: Comparison, verdicts: Sequence[Verdict], limits: Limits)
 _TRADE_OFF: Final = "What it changes against what it saves"
 _DESCRIPTION: Final = (
     "Left: share of the reference's tokens that are the model's first choice too, against the bytes of its "
-    "weights. Right: rise of the perplexity against tokens per second. Bars are 95 % intervals, dotted lines "
-    "what was asked for"
+    "weights. Right: rise of the perplexity against tokens per second. Bars are 95 % intervals, of tokens "
+    "per second the range of the rounds; dotted lines are what was asked for"
 )
 _STARTS: Final = "Median seconds of each phase, from the process to the first answer; phases may overlap"
 
@@ -73,7 +73,7 @@ _STARTS: Final = "Median seconds of each phase, from the process to the first an
 def _table(comparison: Comparison) -> str:
     heads = "".join(
         f'<th scope="col">{html.escape(model.checkpoint.name)}<br>'
-        f"<small>{html.escape(model.checkpoint.scheme)}</small></th>"
+        f"<small>{html.escape(model.checkpoint.scheme).replace(' ', '<br>', 1)}</small></th>"
         for model in comparison.models
     )
     body = "".join(

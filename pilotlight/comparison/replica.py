@@ -48,6 +48,15 @@ class Replica:
             return [root, *root.children(recursive=True)]
         return []
 
+    def processor_s(self) -> float:
+        """Processor time that its processes have taken, in seconds."""
+        total = 0.0
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                times = process.cpu_times()
+                total += times.user + times.system
+        return total
+
     def resident_bytes(self) -> int:
         """Memory that would become free if it ended (unique set size, all its processes)."""
         total = 0

@@ -9,7 +9,7 @@ from typing import Any
 
 from pilotlight.comparison.intervals import Estimate, Quality
 from pilotlight.comparison.values import Comparison, Economy, Measured
-from pilotlight.comparison.verdict import Verdict
+from pilotlight.comparison.verdict import MOST_DISTURBANCE, Verdict
 
 UNKNOWN = "-"
 
@@ -50,6 +50,7 @@ def _model(model: Measured, economy: Economy, verdict: Verdict | None) -> dict[s
         **_quality(model.quality),
         "cold_starts": [{"seconds": start.seconds, "phases": dict(start.phases)} for start in model.starts],
         "tokens_per_s": list(model.tokens_per_s),
+        "disturbance": model.disturbance,
         "memory_bytes": model.memory_bytes,
         "gpu_memory_bytes": model.gpu_bytes,
         "replicas_per_gpu": economy.replicas_per_gpu,
@@ -204,5 +205,12 @@ def explanations(comparison: Comparison) -> list[str]:
         texts.append(
             f"Replicas on one {settings.gpu}: an estimate from weights, a KV cache for "
             f"{settings.concurrency} sequences of {settings.context:,} tokens, and 1 GiB for the rest."
+        )
+    most = max(model.disturbance for model in comparison.models)
+    if most >= MOST_DISTURBANCE:
+        texts.append(
+            f"Other processes took up to {most:.0%} of the processors while tokens/s were measured, and "
+            "models are measured one after the other: their rates and starts cannot be compared. Take an "
+            "idle machine."
         )
     return [*texts, *settings.notes]

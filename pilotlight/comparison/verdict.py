@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from statistics import median
@@ -18,6 +18,8 @@ _CHANCE = 0.25
 _GAIN = 0.05
 """A difference in bytes, rate or start below this share is none."""
 _SURE = 1.96
+MOST_DISTURBANCE = 0.1
+"""Share of the processors that others may take while rates are measured, one model after the other."""
 _MOST_TIMES = 100
 """So many times the prompts are not worth asking for."""
 _NO_DISTANCE = 1e-9
@@ -196,7 +198,7 @@ def _gains(reference: Measured, model: Measured, before: Economy, after: Economy
     if stored < (1 - _GAIN) * base:
         yield f"It has {stored / base:.0%} of the bytes, to be fetched, kept and loaded."
     rates = (reference.tokens_per_s, model.tokens_per_s)
-    if _repeated(*rates) and min(rates[1]) > max(rates[0]):
+    if _comparable(reference, model) and min(rates[1]) > max(rates[0]):
         factor = median(rates[1]) / median(rates[0])
         if factor > 1 + _GAIN:
             yield f"It generates {factor:.2f} times the tokens per second here."
@@ -210,14 +212,14 @@ def _gains(reference: Measured, model: Measured, before: Economy, after: Economy
         )
 
 
-def _repeated(*rates: Sequence[float]) -> bool:
-    """Whether there are rounds enough to tell a difference from noise."""
-    return all(len(one) > 1 for one in rates)
+def _comparable(*models: Measured) -> bool:
+    """Whether there are rounds enough to tell a difference from noise, on a machine that did nothing else."""
+    return all(len(one.tokens_per_s) > 1 and one.disturbance < MOST_DISTURBANCE for one in models)
 
 
 def _slower(reference: Measured, model: Measured) -> str | None:
     rates = (reference.tokens_per_s, model.tokens_per_s)
-    if not _repeated(*rates) or max(rates[1]) >= min(rates[0]):
+    if not _comparable(reference, model) or max(rates[1]) >= min(rates[0]):
         return None
     factor = median(rates[1]) / median(rates[0])
     if factor >= 1 - _GAIN:

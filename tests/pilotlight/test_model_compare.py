@@ -27,6 +27,7 @@ from pilotlight.comparison.device import type_of
 from pilotlight.comparison.economy import dollars_per_million, economy
 from pilotlight.comparison.errors import CompareInputError
 from pilotlight.comparison.intervals import quality
+from pilotlight.comparison.measure import ProcessorTimes, disturbance
 from pilotlight.comparison.prompts import MOST_PROMPTS, read_prompts
 from pilotlight.comparison.run import Request, price_of
 from pilotlight.comparison.scores import Place, PromptScore, common_prefix, divergence, score
@@ -187,6 +188,17 @@ def test_the_verdict_says_what_the_figures_permit(comparison: Comparison, answer
         json.loads(json.dumps(summary.to_json(comparison, [found])))["models"][1]["verdict"]["answer"]
         == answer
     )
+
+
+def test_nothing_is_said_of_rates_on_a_busy_machine():
+    busy = _comparison(_scores(40, 20), stored=500, tokens_per_s=[50.0, 51.0], disturbance=0.4)
+    (found,) = verdicts(busy, LIMITS, 1024)
+    assert found.answer is Answer.WORTH_IT
+    assert "tokens per second" not in " ".join(found.reasons)
+    assert "up to 40% of the processors" in " ".join(summary.explanations(busy))
+    times = [ProcessorTimes(100, 100, 10), ProcessorTimes(108, 102, 14)]
+    assert disturbance(*times) == pytest.approx(0.4)
+    assert disturbance(times[0], times[0]) == 0
 
 
 def test_replicas_and_dollars():
