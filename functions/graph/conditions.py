@@ -60,6 +60,11 @@ class Condition:
         indexed = [double or single for double, single, _ in _BY_INDEX.findall(self.source)]
         return frozenset(named + indexed)
 
+    @property
+    def goes_over_lists(self) -> bool:
+        """Whether it has a macro over a list, whose time the list's length decides."""
+        return _BOUND.search(_without_texts(self.source)) is not None
+
     def value(self, variables: Mapping[str, Any]) -> Any:
         """The value for a request.
 
@@ -83,16 +88,16 @@ class Condition:
         except Exception as error:  # noqa: BLE001 - the library raises several kinds, by what is wrong
             raise ExpressionError(f"{self.source!r}: {_first_line(error)}") from None
 
-    def holds(self, variables: Mapping[str, Any]) -> bool:
-        """Whether it is true.
 
-        Raises:
-            ExpressionError: it has no value, or another than true and false.
-        """
-        value = self.value(variables)
-        if not isinstance(value, bool):
-            raise ExpressionError(f"{self.source!r} is {value!r:.80}, must be true or false")
-        return value
+def truth(source: str, value: Any) -> bool:
+    """The value of an expression that is to be true or false.
+
+    Raises:
+        ExpressionError: it is another.
+    """
+    if not isinstance(value, bool):
+        raise ExpressionError(f"{source!r} is {value!r:.80}, must be true or false")
+    return value
 
 
 def _check_names(source: str, program: cel.Program) -> None:

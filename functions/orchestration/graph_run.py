@@ -6,24 +6,23 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from functions.calls.streaming import Events, next_request
 from functions.contract import Delta, Final, Input, StageReply, StageRequest, StageTiming
 from functions.graph import progress
-from functions.graph.conditions import Condition, ExpressionError
+from functions.graph.conditions import Condition, ExpressionError, truth
 from functions.graph.graph import Graph
 from functions.graph.nodes import MAX_MAP_ITEMS, GraphNode
 from functions.graph.progress import Ended, Outcome
 from functions.orchestration.answers import Answer, as_input, joined, of_items, variables
+from functions.orchestration.expressions import Expressions
 from functions.orchestration.nodes import Node, StageNode
 from functions.orchestration.steps import PlainSteps, Steps
 from functions.orchestration.time_limit import too_slow, within
 from functions.problems import ProblemError
 from functions.stage import RequestContext
-
-_THREAD_CHARS = 50_000
-"""Expressions over longer requests are worked out in a thread, so that the event loop keeps answering."""
 
 
 class GraphRun:
@@ -36,6 +35,7 @@ class GraphRun:
         context: of the request.
         steps: records the calls.
         wake: whether nodes are woken ahead.
+        expressions: works them out; of the replica.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class GraphRun:
         steps: Steps | None = None,
         *,
         wake: bool = True,
+        expressions: Expressions,
     ) -> None:
         self._graph = graph
         self._nodes = nodes
@@ -54,6 +55,7 @@ class GraphRun:
         self._context = context
         self._steps = steps or PlainSteps()
         self._wakes = wake
+        self._expressions = expressions
         self._progress: dict[str, Ended] = {}
         self._replies: dict[str, StageReply] = {}
         self._mapped = frozenset(node.name for node in graph.nodes if node.options.map is not None)
@@ -230,17 +232,19 @@ class GraphRun:
         """
         condition = self._graph.conditions[name][field]
         given = variables(self._request, self._replies, self._graph.by_name, self._mapped)
-        work = condition.holds if field == "when" else condition.value
         try:
-            if self._characters(condition) > _THREAD_CHARS:
-                return await asyncio.to_thread(work, given)
-            return work(given)
+            value = await self._expressions.value(condition, given, characters=self._characters(condition))
+            return truth(condition.source, value) if field == "when" else value
         except ExpressionError as error:
             raise _failed(name, f"{field}: {error}") from None
 
     def _characters(self, condition: Condition) -> int:
-        read = (self._replies[name].text for name in condition.stages if name in self._replies)
-        return len(self._request.text) + sum(map(len, read))
+        read = (self._replies[name] for name in condition.stages if name in self._replies)
+        return self._request_characters + sum(len(reply.model_dump_json()) for reply in read)
+
+    @cached_property
+    def _request_characters(self) -> int:
+        return len(self._request.model_dump_json())
 
     def _wake_ahead(self, begun: frozenset[str]) -> None:
         if self._wakes:

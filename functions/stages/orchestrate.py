@@ -36,6 +36,7 @@ from functions.lifecycle import Lifecycle, State
 from functions.metrics import REQUEST_BUCKETS
 from functions.orchestration.answers import Answer
 from functions.orchestration.colocation import ColocatedStages
+from functions.orchestration.expressions import Expressions
 from functions.orchestration.graph_run import GraphRun
 from functions.orchestration.nodes import Node, Patience, StageNode
 from functions.orchestration.runs.config import RunsConfig
@@ -97,6 +98,7 @@ class Orchestrate:
         self._graph = graph
         self._agents = agents
         self._nodes: dict[str, Node] = {}
+        self._expressions = Expressions()
         self._answers = AnswerStore(
             settings.cache_dir / "answers" / (settings.service or self.name),
             keep_s=config.idempotency_seconds,
@@ -168,7 +170,15 @@ class Orchestrate:
             self._runs.drain()
 
     def _run(self, request: StageRequest, context: RequestContext, steps: Steps | None = None) -> GraphRun:
-        return GraphRun(self._graph, self._nodes, request, context, steps, wake=self._config.wake)
+        return GraphRun(
+            self._graph,
+            self._nodes,
+            request,
+            context,
+            steps,
+            wake=self._config.wake,
+            expressions=self._expressions,
+        )
 
     def _open_nodes(self, session: "aiohttp.ClientSession") -> dict[str, Node]:
         """The node of each stage."""
@@ -209,6 +219,7 @@ class Orchestrate:
             await self._runs.close()
         for node in self._nodes.values():
             await node.close()
+        await self._expressions.close()
         if self._session is not None:
             await self._session.close()
 

@@ -7,9 +7,11 @@ import re
 import pytest
 
 from functions.contract import Delta, Final, StageReply, Usage
+from functions.graph.conditions import Condition, ExpressionError
 from functions.graph.progress import Ended, Outcome, certain
 from functions.graph.settings import graph_of
 from functions.http.app import create_app
+from functions.orchestration.expressions import Expressions
 from functions.orchestration.settings import parse_settings
 from functions.problems import ProblemError
 from functions.settings import FunctionSettings, SettingsError, StageAddress
@@ -430,3 +432,29 @@ def test_a_graph_that_cannot_work_is_refused_at_the_start(nodes, message):
 def test_what_is_certain_to_run(nodes, progress, expected):
     graph = graph_of(BASE, parse_settings({"nodes": nodes}))
     assert "".join(sorted(certain(graph, progress))) == expected
+
+
+async def test_an_expression_over_a_long_list_keeps_nobody_waiting_and_is_ended():
+    expressions = Expressions(limit_s=2.0)
+    slow = Condition('request.text.split(" ").filter(x, x != "a").size()')
+    quick = Condition("[1, 2].map(x, x * 2)")
+    given = {"request": {"text": "b " * 200_000}, "stages": {}}
+    try:
+        assert await expressions.value(quick, {}, characters=0) == [2, 4]
+        asked = asyncio.create_task(expressions.value(slow, given, characters=400_000))
+        turns = 0
+        while not asked.done():
+            await asyncio.sleep(0.01)
+            turns += 1
+        with pytest.raises(ExpressionError, match="takes longer than 2 s"):
+            await asked
+        assert turns > 3, "the event loop went on"
+        cancelled = asyncio.create_task(expressions.value(slow, given, characters=400_000))
+        await asyncio.sleep(0.1)
+        cancelled.cancel()
+        assert await expressions.value(quick, {}, characters=0) == [2, 4], "no answer of another"
+        with pytest.raises(ExpressionError, match="there is no member"):
+            await expressions.value(Condition("[1].map(x, request.nothing)".replace("nothing", "metadata.x")),
+                                    {"request": {"metadata": {}}}, characters=0)  # fmt: skip
+    finally:
+        await expressions.close()

@@ -24,7 +24,7 @@ def blocks(language: str) -> list[str]:
 @pytest.fixture
 def agent_file(tmp_path: Path) -> Path:
     path = tmp_path / "agent.yaml"
-    text = blocks("yaml")[0].removeprefix("# agent.yaml\n")
+    text = blocks("yaml")[0]
     # vLLM's options are read from vLLM, which takes half a minute; a comment keeps the lines' numbers.
     path.write_text(re.sub(r"^ *engine: .*$", "#", text, flags=re.MULTILINE))
     (tmp_path / "triage.py").write_text(blocks("python")[0])
@@ -73,7 +73,7 @@ def test_every_field_is_described_and_every_expression_is_one():
     split = {"ran": True, "text": "a\n\nb", "output": "", "data": {}, "finish_reason": "", "items": []}
     given = {"request": request, "stages": {"split": split, "draft": split}}
     when, switch, items, more = blocks("yaml")[3].splitlines()
-    assert Condition(yaml.safe_load(when)["when"]).holds(given)
+    assert Condition(yaml.safe_load(when)["when"]).value(given) is True
     assert Condition(yaml.safe_load(switch)["switch"]["key"]).value(given) == "short"
     assert Condition(yaml.safe_load(items)["map"]["items"]).value(given) == ["a", "b"]
     assert Condition(yaml.safe_load(more)["input"]).value(given).endswith("b\n\nMake it shorter.")
