@@ -6,10 +6,10 @@ READY  := $(VENV)/.ready
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check format lock clean
+.PHONY: help setup demo test test-fast check format lock prove-image sbom clean
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 setup: $(READY)  ## make .venv with vLLM for CPUs and everything else (one to two minutes, once)
 
@@ -38,6 +38,12 @@ format: $(READY)  ## format and fix what can be fixed
 
 lock: $(READY)  ## write constraints.txt from what is installed now
 	@sh scripts/lock.sh "$(VENV)"
+
+prove-image:  ## build the images without a container engine and run them (root; ARGS="--targets controller")
+	@sh scripts/prove_image.sh $(ARGS)
+
+sbom: $(READY)  ## write each image's software bill of materials into build/sbom
+	@sh scripts/sbom.sh "$(VENV)"
 
 clean:  ## remove the environment and everything built
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

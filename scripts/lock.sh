@@ -11,30 +11,52 @@ venv=$1
 mv constraints.new constraints.txt
 echo "constraints.txt: $(grep -c == constraints.txt) packages"
 
-# The images are Linux on x86-64 with the Python version of the Dockerfile.
-python=$(sed -n 's/^ARG BASE=python:\([0-9.]*\)-slim.*$/\1/p' Dockerfile)
+# The images are Linux on x86-64 with the Python of a Debian release: 3.11 (Debian 12) to 3.13 (Debian 13). A lock is
+# resolved for the oldest; what the newest needs must be in it, at the same version.
+oldest=3.11
+newest=3.13
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-lock() { # NAME [OPTION...]
+compile() { # PYTHON [OPTION...]
+  python=$1
+  shift
+  "$venv/bin/uv" pip compile -q --python-version "$python" --python-platform x86_64-manylinux_2_28 \
+    --no-annotate --no-header --no-emit-index-url --no-emit-find-links "$@"
+}
+names() { grep -oE '^[A-Za-z0-9._-]+==[^ ]+' "$1"; }
+lock() { # NAME SOURCE... [OPTION...]
   name=$1
   shift
   {
     echo "# What the image installs, with the hash of every file; made by 'make lock'."
-    "$venv/bin/uv" pip compile -q pyproject.toml "$work/build.txt" --generate-hashes \
-      --python-version "$python" --python-platform x86_64-manylinux_2_28 \
-      --no-annotate --no-header --no-emit-index-url --no-emit-find-links "$@"
-  } >"$work/$name.txt"
-  mv "$work/$name.txt" "locks/$name.txt"
-  echo "locks/$name.txt: $(grep -c '^[A-Za-z0-9].*==' "locks/$name.txt") packages"
+    compile "$oldest" --generate-hashes "$@"
+  } >"$work/$name.lock"
+  names "$work/$name.lock" >"$work/pinned.txt"
+  compile "$newest" "$@" -c "$work/pinned.txt" >"$work/newest.txt"
+  if names "$work/newest.txt" | grep -vxFf "$work/pinned.txt"; then
+    echo "locks/$name.txt: Python $newest needs these as well" >&2
+    exit 1
+  fi
+  mv "$work/$name.lock" "locks/$name.txt"
+  echo "locks/$name.txt: $(names "locks/$name.txt" | wc -l) packages"
 }
 mkdir -p locks
-echo 'setuptools>=77' >"$work/build.txt" # builds the project itself, without downloading anything else
-lock controller -c constraints.txt
-lock triggers --extra triggers --extra otel -c constraints.txt
-# vLLM pins a setuptools of its own.
-grep -oE '^[A-Za-z0-9._-]+==[^ ]+' locks/controller.txt | grep -v '^setuptools==' >"$work/common.txt"
-lock functions-gpu --extra gpu --extra onnx --extra otel --extra runs --extra mcp -c "$work/common.txt"
-# torch for CPUs has an index of its own, from which uv installs it; its companions are not needed.
-echo uv >>"$work/build.txt"
+# Builds the project itself; no image has it from here.
+echo 'setuptools>=77' >"$work/build.txt"
+lock build "$work/build.txt"
+lock controller pyproject.toml -c constraints.txt
+lock triggers pyproject.toml --extra triggers --extra otel -c constraints.txt
+# vLLM takes no newer setuptools from Python 3.12 on; cuda-python 12 has no build for Python 3.13.
+{ names locks/controller.txt && printf '%s\n' 'setuptools<81' 'cuda-python>=13'; } >"$work/common.txt"
+lock functions-gpu pyproject.toml --extra gpu --extra onnx --extra otel --extra runs --extra mcp -c "$work/common.txt"
+# torch for CPUs has an index of its own; its companions are not needed.
 printf '%s\n' torch torchvision torchaudio torchcodec triton >"$work/excluded.txt"
-lock functions-cpu --extra cpu --extra onnx --extra otel --extra runs --extra mcp -c constraints.txt --excludes "$work/excluded.txt"
+lock functions-cpu pyproject.toml --extra cpu --extra onnx --extra otel --extra runs --extra mcp -c constraints.txt \
+  --excludes "$work/excluded.txt"
+torch=$(sed -n 's/^\(torch==.*\)$/\1/p' constraints.txt)
+if grep -qxF "$torch \\" locks/torch-cpu.txt; then
+  echo "locks/torch-cpu.txt: $torch, as before"
+else
+  echo "$torch" >"$work/torch.txt"
+  lock torch-cpu "$work/torch.txt" --no-deps --index https://download.pytorch.org/whl/cpu
+fi
