@@ -49,9 +49,10 @@ lock triggers pyproject.toml --extra triggers --extra otel -c constraints.txt
 # vLLM takes no newer setuptools from Python 3.12 on; cuda-python 12 has no build for Python 3.13.
 { names locks/controller.txt && printf '%s\n' 'setuptools<81' 'cuda-python>=13'; } >"$work/common.txt"
 lock functions-gpu pyproject.toml --extra gpu --extra onnx --extra otel --extra runs --extra mcp -c "$work/common.txt"
-# torch for CPUs has an index of its own; its companions are not needed.
+# torch for CPUs has an index of its own; its companions are not needed, what it imports is.
 printf '%s\n' torch torchvision torchaudio torchcodec triton >"$work/excluded.txt"
-lock functions-cpu pyproject.toml --extra cpu --extra onnx --extra otel --extra runs --extra mcp -c constraints.txt \
+printf '%s\n' filelock fsspec jinja2 networkx 'setuptools<81' sympy typing-extensions >"$work/torch-needs.txt"
+lock functions-cpu pyproject.toml "$work/torch-needs.txt" --extra cpu --extra onnx --extra otel --extra runs --extra mcp -c constraints.txt \
   --excludes "$work/excluded.txt"
 torch=$(sed -n 's/^\(torch==.*\)$/\1/p' constraints.txt)
 if grep -qxF "$torch \\" locks/torch-cpu.txt; then

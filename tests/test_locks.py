@@ -1,5 +1,6 @@
 """The images' locks: every package with its hashes, and all that the project itself needs."""
 
+import importlib.metadata
 import re
 import tomllib
 from pathlib import Path
@@ -84,3 +85,9 @@ def test_the_image_installs_from_the_locks_alone():
 def test_the_cpu_image_takes_the_torch_that_the_tests_run_with():
     (torch,) = re.findall(r"^torch==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     assert locked("torch-cpu") == {"torch": torch}
+    versions = locked("functions-cpu")
+    for requirement in map(Requirement, importlib.metadata.requires("torch") or ()):
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            assert canonicalize_name(requirement.name) in versions, (
+                "--no-deps brings nothing that is not locked"
+            )
