@@ -65,3 +65,13 @@ def test_every_option_of_create_and_field_of_jwt_is_described():
 def test_the_namespaces_are_those_of_the_code():
     for name in (*INGRESS_NAMESPACES, *OBSERVER_NAMESPACES):
         assert f"`{name}`" in DOCUMENT
+
+
+def test_each_row_of_the_threat_model_names_tests_that_exist():
+    table = DOCUMENT[DOCUMENT.index("## Threat model") :]
+    rows = [line for line in table.splitlines() if line.startswith("| ") and not line.startswith("| from")]
+    shown = [re.findall(r"`([\w/]+\.py)`", row.rpartition("shown by")[2].rsplit("|", 2)[1]) for row in rows]
+    assert len(rows) > 15
+    assert [row for row, names in zip(rows, shown, strict=True) if not names] == []
+    tests = Path(__file__).parents[1]
+    assert [name for names in shown for name in names if not (tests / name).exists()] == []
