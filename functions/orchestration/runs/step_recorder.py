@@ -26,6 +26,8 @@ AWAY_S: Final = 600.0
 """For how long a replica that has a result waits for a database that is away."""
 _RETRY_S: Final = 0.25
 _LONGEST_RETRY_S: Final = 5.0
+_TURNS: Final = 8
+"""Of the event loop: what a graph takes from the end of its last node to its reply, and some."""
 
 
 class StepRecorder:
@@ -49,8 +51,8 @@ class StepRecorder:
     def keep(self, step: Step) -> None:
         """Record a step with what follows it: the next `flush`, the run's end, or else in a moment."""
         if not self._kept:
-            # Called once the run's body awaits something else than its next step.
-            asyncio.get_running_loop().call_soon(self._flush_in_background)
+            # Called unless the run's next step or its end comes first.
+            asyncio.get_running_loop().call_soon(self._flush_in_background, _TURNS)
         self._kept.append(step)
 
     async def flush(self) -> None:
@@ -71,8 +73,10 @@ class StepRecorder:
             kept, self._kept = self._kept, []
             return kept
 
-    def _flush_in_background(self) -> None:
-        if self._kept and self._background is None:
+    def _flush_in_background(self, turns: int) -> None:
+        if self._kept and turns:
+            asyncio.get_running_loop().call_soon(self._flush_in_background, turns - 1)
+        elif self._kept and self._background is None:
             self._background = asyncio.create_task(self._write_in_background())
 
     async def _write_in_background(self) -> None:
