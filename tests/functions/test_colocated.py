@@ -136,7 +136,7 @@ async def test_a_client_that_leaves_ends_the_model_and_a_deadline_is_kept(http):
         async with http.post(f"{colocated}/invoke", json={"input": "x", "stream": True}) as response:
             await response.content.readuntil(b"\n\n")
         await wait_until(lambda: stage.seen[0].cancelled)
-        late = {"X-Pilotlight-Deadline": "1"}
+        late = {"X-Pilotlight-Deadline": "3"}
         async with http.post(
             f"{colocated}/invoke", json={"input": "x", "stream": True}, headers=late
         ) as response:
