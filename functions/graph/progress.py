@@ -56,15 +56,24 @@ def is_taken(graph: Graph, progress: Progress, name: str) -> bool:
 
 def sources(graph: Graph, progress: Progress, name: str) -> tuple[str, ...]:
     """The nodes whose outputs are a node's input; empty: it gets the request's own."""
-    before = [other for other in graph.by_name[name].after if _leads(progress, other, name)]
-    return _outputs(graph, progress, before)
+    return _sources(graph, progress, name, {})
+
+
+def _sources(
+    graph: Graph, progress: Progress, name: str, known: dict[str, tuple[str, ...]]
+) -> tuple[str, ...]:
+    """The sources; `known` has those of nodes that were looked at, for many ways may lead to one."""
+    if name not in known:
+        before = [other for other in graph.by_name[name].after if _leads(progress, other, name)]
+        known[name] = _outputs(graph, progress, before, known)
+    return known[name]
 
 
 def results(graph: Graph, progress: Progress) -> tuple[str, ...]:
     """The nodes whose outputs are the answer; empty: none has run, and the answer is the request's input."""
     if graph.results:
         taken = [name for name in graph.results if progress[name].outcome is not Outcome.SKIPPED]
-        return _outputs(graph, progress, taken)
+        return _outputs(graph, progress, taken, {})
     ran = [node.name for node in graph.nodes if progress[node.name].outcome is Outcome.RAN]
     followed: set[str] = set()
     for name in reversed([node.name for node in graph.nodes]):
@@ -135,12 +144,14 @@ def _leads(progress: Progress, before: str, name: str) -> bool:
     return ended.outcome is not Outcome.SKIPPED and (ended.chosen is None or name in ended.chosen)
 
 
-def _outputs(graph: Graph, progress: Progress, names: list[str]) -> tuple[str, ...]:
+def _outputs(
+    graph: Graph, progress: Progress, names: list[str], known: dict[str, tuple[str, ...]]
+) -> tuple[str, ...]:
     """Of these nodes those that ran; where none did, what they would have got."""
     ran = tuple(name for name in names if progress[name].outcome is Outcome.RAN)
     if ran:
         return ran
-    found = [other for name in names for other in sources(graph, progress, name)]
+    found = [other for name in names for other in _sources(graph, progress, name, known)]
     return tuple(dict.fromkeys(found))
 
 

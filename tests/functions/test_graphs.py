@@ -8,7 +8,7 @@ import pytest
 
 from functions.contract import Delta, Final, StageReply, Usage
 from functions.graph.conditions import Condition, ExpressionError
-from functions.graph.progress import Ended, Outcome, certain
+from functions.graph.progress import Ended, Outcome, certain, results, sources
 from functions.graph.settings import graph_of
 from functions.http.app import create_app
 from functions.orchestration.expressions import Expressions
@@ -432,6 +432,17 @@ def test_a_graph_that_cannot_work_is_refused_at_the_start(nodes, message):
 def test_what_is_certain_to_run(nodes, progress, expected):
     graph = graph_of(BASE, parse_settings({"nodes": nodes}))
     assert "".join(sorted(certain(graph, progress))) == expected
+
+
+def test_many_ways_through_stages_that_are_passed_over_lead_to_one_input():
+    layers = [[f"n{layer}-{at}" for at in range(8)] for layer in range(12)]
+    nodes = [{"name": "begin"}]
+    for before, layer in zip([["begin"], *layers], layers, strict=False):
+        nodes += [{"name": name, "after": before, "when": "request.text == ''"} for name in layer]
+    graph = graph_of({node["name"]: "container" for node in nodes}, parse_settings({"nodes": nodes}))
+    done = {node.name: Ended(Outcome.PASSED) for node in graph.nodes} | {"begin": Ended(Outcome.RAN)}
+    assert sources(graph, done, "n11-7") == ("begin",)
+    assert results(graph, done) == ("begin",)
 
 
 async def test_an_expression_over_a_long_list_keeps_nobody_waiting_and_is_ended():
