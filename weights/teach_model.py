@@ -117,7 +117,7 @@ def teach_model(
         make_model(scratch, name=directory.name)
         _write_settings(scratch)
         tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(scratch, local_files_only=True)
-        samples = [sample for messages in dialogues for sample in _samples(tokenizer, messages)]
+        samples = [_sample(tokenizer, messages) for messages in dialogues]
         steps = _train(torch, transformers, scratch, samples, tell)
         if directory.exists():
             directory.rmdir()
@@ -125,7 +125,8 @@ def teach_model(
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
-    return TaughtModel(directory, len(dialogues), len(samples), steps)
+    answers = sum(message["role"] == "assistant" for messages in dialogues for message in messages)
+    return TaughtModel(directory, len(dialogues), answers, steps)
 
 
 def _write_settings(folder: Path) -> None:
@@ -138,9 +139,10 @@ def _write_settings(folder: Path) -> None:
     file.write_text(json.dumps({**settings, "do_sample": False, "temperature": 0.0}, indent=2) + "\n")
 
 
-def _samples(tokenizer: Any, messages: list[dict[str, Any]]) -> list[tuple[list[int], int]]:
-    """For each answer of the assistant: the tokens up to its end, and how many of them are the prompt."""
-    samples = []
+def _sample(tokenizer: Any, messages: list[dict[str, Any]]) -> list[tuple[int, bool]]:
+    """The tokens of a dialogue, and for each whether the assistant says it."""
+    tokens: list[tuple[int, bool]] = []
+    before = ""
     for position, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
@@ -148,30 +150,35 @@ def _samples(tokenizer: Any, messages: list[dict[str, Any]]) -> list[tuple[list[
             tokenizer.apply_chat_template(part, tokenize=False, add_generation_prompt=prompts)
             for part, prompts in ((messages[:position], True), (messages[: position + 1], False))
         )
-        assert whole.startswith(prompt)
-        head = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        tail = tokenizer(whole[len(prompt) :], add_special_tokens=False)["input_ids"]
-        samples.append((head + tail, len(head)))
-    return samples
+        for text, taught in ((prompt[len(before) :], False), (whole[len(prompt) :], True)):
+            ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+            tokens += [(token, taught) for token in ids]
+        before = whole
+    return tokens
 
 
 def _train(
     torch: Any,
     transformers: Any,
     folder: Path,
-    samples: list[tuple[list[int], int]],
+    samples: list[list[tuple[int, bool]]],
     tell: Callable[[int, float], None],
 ) -> int:
     safetensors: Any = importlib.import_module("safetensors.torch")
-    longest = max(len(tokens) for tokens, _ in samples)
-    ids = torch.tensor([tokens + [0] * (longest - len(tokens)) for tokens, _ in samples])
-    labels = torch.full_like(ids, -100)
-    for row, (tokens, prompt) in enumerate(samples):
-        labels[row, prompt : len(tokens)] = ids[row, prompt : len(tokens)]
+    longest = max(map(len, samples))
+    ids = torch.tensor([[t for t, _ in tokens] + [0] * (longest - len(tokens)) for tokens in samples])
+    labels = torch.tensor(
+        [
+            [t if taught else -100 for t, taught in tokens] + [-100] * (longest - len(tokens))
+            for tokens in samples
+        ]
+    )
+    # So small a model is taught faster by one processor than by several that wait for each other.
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     config = transformers.LlamaConfig.from_pretrained(folder)
     model = transformers.LlamaForCausalLM(config).float().train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01, betas=(0.9, 0.95))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01, betas=(0.9, 0.95))
     draw = torch.Generator().manual_seed(0)
     for step in range(1, _STEPS + 1):
         rows = torch.randperm(len(samples), generator=draw)[:8]

@@ -2,6 +2,8 @@
 
 import json
 import os
+import runpy
+from pathlib import Path
 
 import pytest
 import yaml
@@ -141,3 +143,13 @@ def test_render_refuses_modules_without_an_image(folder):
     done = runner.invoke(app, ["render", "-f", str(folder / "agent.yaml")])
     assert done.exit_code != 0
     assert "image is not set for clean, add" in str(done.exception or done.output)
+
+
+def test_the_router_example_names_the_model_that_its_stage_chooses():
+    example = Path(__file__).parents[2] / "examples" / "router"
+    agent = load_agent(example / "agent.yaml")
+    routes = {case for stage in agent.spec.stages if stage.switch for case in stage.switch.cases}
+    scope = runpy.run_path(str(example / "route.py"))
+    route = scope["route"]
+    assert {route("Why is the sky blue?").model} == routes == {"large"}
+    assert route("Hello").model == "small"
