@@ -9,7 +9,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
+from functions.problems import ProblemError
+
 R = TypeVar("R")
+
+
+class StepRefusedError(ProblemError):
+    """A person has refused the step; whoever asked for it may go on without."""
 
 
 class Steps(Protocol):

@@ -38,7 +38,7 @@ class Model:
             )
             for order in orders
         )
-        said = [json.loads(result)["output"] for result in results]
+        said = [json.loads(result)["output"] if result[:1] == "{" else result for result in results]
         output = (Message(role=Role.ASSISTANT, tool_calls=calls),) if calls else ", ".join(said)
         return StageReply(
             id=request.id,
@@ -49,28 +49,54 @@ class Model:
         )
 
 
+def variables_of(tool, model_url, config):
+    graph = {
+        "nodes": [{"name": "assistant"}],
+        "agents": {"assistant": {"model": "model", "tools": ["charge"]}},
+        "tools": {
+            "charge": {
+                "type": "function",
+                "url": f"{tool.url}/charge",
+                "description": "Charges an order.",
+                "parameters": CHARGE,
+            }
+        },
+    }
+    return {
+        "PILOTLIGHT_STAGES": json.dumps([{"name": "model", "kind": "generate", "url": model_url}]),
+        "PILOTLIGHT_STAGE_CONFIG": json.dumps(config),
+        "PILOTLIGHT_GRAPH": json.dumps(graph),
+    }
+
+
+async def test_the_model_is_told_which_call_a_person_has_refused(http, tmp_path):
+    config = runs_config(tmp_path / "runs.sqlite", approve=["charge"])
+    with counting_tool(tmp_path / "tool") as tool, ExitStack() as processes:
+        async with scripted(Model()) as (_, model_url):
+            variables = variables_of(tool, model_url, config)
+            process = processes.enter_context(stage_process("orchestrate", tmp_path, **variables))
+            await wait_ready(http, process.url)
+            _, run, _ = await submit(http, process.url)
+            for approved in (True, False, True):
+                waiting = await until(http, process.url, run["id"], {"waiting"})
+                answer = {"approved": approved, "step": waiting["waiting_for"]["step"]}
+                if not approved:
+                    answer["comment"] = "too dear"
+                url = f"{process.url}/runs/{run['id']}/approve"
+                async with http.post(url, json=answer) as response:
+                    assert response.status == 202, await response.text()
+            ended = await until(http, process.url, run["id"])
+    assert ended["state"] == "succeeded", ended
+    refused = "step assistant/1/charge/1 was refused by its caller: too dear"
+    assert ended["reply"]["output"] == f"a charge, {refused}, c charge"
+    assert len(tool.effects()) == 2
+
+
 async def test_a_killed_replicas_loop_goes_on_behind_its_last_step_and_no_tool_acts_twice(http, tmp_path):
     model = Model()
     with counting_tool(tmp_path / "tool") as tool, ExitStack() as processes:
         async with scripted(model) as (_, model_url):
-            variables = {
-                "PILOTLIGHT_STAGES": json.dumps([{"name": "model", "kind": "generate", "url": model_url}]),
-                "PILOTLIGHT_STAGE_CONFIG": json.dumps(runs_config(tmp_path / "runs.sqlite")),
-                "PILOTLIGHT_GRAPH": json.dumps(
-                    {
-                        "nodes": [{"name": "assistant"}],
-                        "agents": {"assistant": {"model": "model", "tools": ["charge"]}},
-                        "tools": {
-                            "charge": {
-                                "type": "function",
-                                "url": f"{tool.url}/charge",
-                                "description": "Charges an order.",
-                                "parameters": CHARGE,
-                            }
-                        },
-                    }
-                ),
-            }
+            variables = variables_of(tool, model_url, runs_config(tmp_path / "runs.sqlite"))
 
             async def start():
                 process = processes.enter_context(stage_process("orchestrate", tmp_path, **variables))

@@ -37,8 +37,8 @@ from functions.orchestration.agent_loop.loop import (
     turn_parameters,
 )
 from functions.orchestration.nodes import Node
-from functions.orchestration.steps import PlainSteps, Steps
-from functions.orchestration.tools.results import ToolResult
+from functions.orchestration.steps import PlainSteps, StepRefusedError, Steps
+from functions.orchestration.tools.results import ToolResult, failed
 from functions.orchestration.tools.toolbox import Toolbox
 from functions.problems import ProblemError
 from functions.stage import RequestContext
@@ -220,9 +220,13 @@ class AgentNode:
                     result = await self._toolbox.call(call, work.context, idempotency_key=key or None)
                 return result.reply(work.request.id, call.function.name)
 
-            async with slots, self._in_time(work):
-                reply = await work.steps.run(f"{work.step}/{turn}/{call.function.name}/{at}", make)
-            result = ToolResult.of(reply)
+            try:
+                async with slots, self._in_time(work):
+                    reply = await work.steps.run(f"{work.step}/{turn}/{call.function.name}/{at}", make)
+                result = ToolResult.of(reply)
+            except StepRefusedError as error:
+                # The model may have another way, or a word for the user.
+                result = failed(error.problem.detail)
             seconds = work.context.now() - began
             work.timings.append(StageTiming(stage=call.function.name, seconds=seconds))
             work.calls.append({"tool": call.function.name, "turn": turn, "error": result.error})

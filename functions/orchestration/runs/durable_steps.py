@@ -23,6 +23,7 @@ from functions.orchestration.runs.values import (
     step_key,
     waits_for_approval,
 )
+from functions.orchestration.steps import StepRefusedError
 from functions.problems import ProblemError
 
 if TYPE_CHECKING:
@@ -239,7 +240,7 @@ class DurableSteps:
             if decision.get("approved"):
                 return
             by, why = decision.get("by") or "its caller", decision.get("comment")
-            raise ProblemError(
+            raise StepRefusedError(
                 403,
                 f"step {name} was refused by {by}" + (f": {why}" if why else ""),
                 title="Not approved",
