@@ -5,6 +5,7 @@ import contextlib
 import json
 
 import pytest
+from tokenizers import Tokenizer
 
 from functions.contract import Delta, Final, StageReply, Usage
 from functions.http.app import create_app
@@ -13,7 +14,7 @@ from functions.stages.ingest import build as build_ingest
 from functions.stages.orchestrate import build
 from functions.stages.postprocess import build as build_postprocess
 from tests.functions.run_servers import get, runs_config, submit
-from tests.functions.servers import read_events, scripted, serving, wait_until
+from tests.functions.servers import read_events, scripted, serving, wait_ready, wait_until
 from tests.functions.test_keys import bearer, make_key
 
 INGEST = {"maxCharacters": 60}
@@ -143,6 +144,23 @@ async def test_a_client_that_leaves_ends_the_model_and_a_deadline_is_kept(http):
             name, problem = (await read_events(response))[-1]
         assert (name, problem["status"]) == ("error", 504)
         await wait_until(lambda: stage.seen[1].cancelled)
+
+
+async def test_the_tokenizer_of_a_colocated_ingest_is_loaded_with_the_replica(http, made_model):
+    told = [
+        StageAddress("ingest", "ingest", "", Colocated({"maxModelLen": 64}, str(made_model.path))),
+        StageAddress("post", "postprocess", "", Colocated()),
+    ]
+    async with front(told) as url:
+        await wait_ready(http, url)
+        status, reply = await asked(http, url, {"input": "Where is\nmy order?"})
+        assert (status, reply["output"]) == (200, "Where is\nmy order?")
+        tokens = len(Tokenizer.from_file(str(made_model.path / "tokenizer.json")).encode(reply["output"]).ids)
+        assert reply["usage"]["prompt_tokens"] == tokens
+        async with http.get(f"{url}/healthz/ready") as response:
+            assert "weights" in (await response.json())["phases"]
+        status, problem = await asked(http, url, {"input": "a b c d e f g h " * 20})
+        assert (status, problem["stage"], problem["unit"]) == (413, "ingest", "tokens")
 
 
 async def test_runs_record_colocated_stages_and_keys_guard_the_one_door(http, tmp_path):
