@@ -43,7 +43,12 @@ def new_agent(folder: Path, template: str = DEFAULT) -> list[str]:
         try:
             files = _write(TEMPLATES / template, scratch, name)
             scratch.chmod(0o755)
-            scratch.rename(folder)  # takes the place of an empty folder
+            if folder.exists():  # perhaps the one that the command runs in, so it stays
+                for name_of_file in files:
+                    (scratch / name_of_file).rename(folder / name_of_file)
+                scratch.rmdir()
+            else:
+                scratch.rename(folder)
         except BaseException:
             shutil.rmtree(scratch, ignore_errors=True)
             raise
