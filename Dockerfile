@@ -56,11 +56,14 @@ RUN if [ "${ENGINE}" = cpu ]; then \
 FROM python AS functions
 ARG ENGINE=gpu
 ENV HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1
-# gcc, Python's headers: on a GPU vLLM's Triton kernels are compiled on the machine they run on.
+# gcc, Python's headers: on a GPU vLLM's Triton kernels are compiled on the machine they run on. On CPUs vLLM's own
+# operators want libnuma.
 # criu: restores the template process from a snapshot; it may do so as any user that the pod gives these capabilities.
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends criu libcap2-bin && \
-    if [ "${ENGINE}" = gpu ]; then \
+    if [ "${ENGINE}" = cpu ]; then \
+      apt-get install -y --no-install-recommends libnuma1; \
+    else \
       apt-get install -y --no-install-recommends gcc libc6-dev libpython3-dev && \
       rm -f /usr/lib/python3*/config-*/*.a /usr/lib/x86_64-linux-gnu/libpython3*.a; \
     fi && \

@@ -12,7 +12,8 @@
 #
 # The base image comes from no registry: mmdebstrap makes it of Debian's packages. buildah builds, each RUN in a chroot,
 # with pip set up as on this machine. The image's own entry point is started as user 10001 and as one that no passwd
-# file knows, without capabilities, with a read-only root, /tmp alone writable, and a network that has nothing but loopback. A `generate` stage has to serve a small model made by the image itself; the others have to answer.
+# file knows, without capabilities, with a read-only root, /tmp alone writable, and a network that has nothing but
+# loopback. A `generate` stage has to serve a small model that the image itself has made; the others have to become ready.
 # Needs root, buildah, mmdebstrap, jq (installed by apt-get where they are missing), a Debian mirror and a package
 # index for pip. Everything is removed at the end; no daemon runs, no port of this machine is used.
 set -eu
@@ -147,7 +148,7 @@ make_base() { # RELEASE: what debian:RELEASE-slim holds, made of the same packag
   buildah commit -q --signature-policy "$work/policy.json" --rm "$base" "$name" >/dev/null
 }
 inside() { # USER MODEL_MODE ARGUMENTS...: runs in the image that is mounted at $root, in namespaces of its own
-  env -i ROOT="$root" PROOF="$work/pip" MODEL="$work/model" MODE="$2" IDS="$1" NETWORK=none PATH="$PATH" \
+  env -i ROOT="$root" PROOF="$work/pip" MODEL="$work/model" MODE="$2" IDS="$1" PATH="$PATH" \
     VARIABLES="$(jq -r '(.Env // [])[]' "$work/image.json")" unshare --mount --pid --fork --kill-child --net --ipc --uts \
     sh -c '
       set -eu
