@@ -56,17 +56,17 @@ RUN if [ "${ENGINE}" = cpu ]; then \
 FROM python AS functions
 ARG ENGINE=gpu
 ENV HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1
-# gcc, Python's headers: on a GPU vLLM's Triton kernels are compiled on the machine they run on. On CPUs vLLM's own
-# operators want libnuma.
+# A compiler, Python's headers: vLLM's kernels are compiled on the machine they run on, by Triton (gcc) or for CPUs by
+# torch's Inductor (g++). On CPUs vLLM's own operators want libnuma.
 # criu: restores the template process from a snapshot; it may do so as any user that the pod gives these capabilities.
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends criu libcap2-bin && \
     if [ "${ENGINE}" = cpu ]; then \
-      apt-get install -y --no-install-recommends libnuma1; \
+      apt-get install -y --no-install-recommends g++ libnuma1 libpython3-dev; \
     else \
-      apt-get install -y --no-install-recommends gcc libc6-dev libpython3-dev && \
-      rm -f /usr/lib/python3*/config-*/*.a /usr/lib/x86_64-linux-gnu/libpython3*.a; \
+      apt-get install -y --no-install-recommends gcc libc6-dev libpython3-dev; \
     fi && \
+    rm -f /usr/lib/python3*/config-*/*.a /usr/lib/x86_64-linux-gnu/libpython3*.a && \
     setcap cap_checkpoint_restore,cap_setpcap+eip "$(command -v criu)" && rm -rf /var/lib/apt/lists/*
 COPY --from=functions-packages /opt/pilotlight /opt/pilotlight
 COPY --from=project /opt/pilotlight/lib /opt/pilotlight/lib

@@ -205,7 +205,7 @@ for target in $targets; do
   root=$(buildah mount "$container")
   # What is left of a build has no place in an image.
   for leftover in pip gcc; do
-    if [ "$target-$engine-$leftover" != functions-gpu-gcc ] && chroot "$root" sh -c "command -v $leftover" >/dev/null; then
+    if [ "$target-$leftover" != functions-gcc ] && chroot "$root" sh -c "command -v $leftover" >/dev/null; then
       die "$target: has $leftover"
     fi
   done
@@ -231,7 +231,8 @@ for target in $targets; do
     done
   fi
   chroot "$root" dpkg-query -W -f '${Package}\t${Version}\t${Architecture}\n' >"$work/$target-debian.tsv"
-  cp "$work/$target-debian.tsv" "$(dirname "$report")/$target-debian.tsv"
+  cat "$work/$target-debian.tsv" >"$(dirname "$report")/$target-packages.new"
+  mv "$(dirname "$report")/$target-packages.new" "$(dirname "$report")/$target-debian.tsv"
   jq --arg target "$target" --arg base "debian:$chosen-slim" --arg engine "$engine" --argjson total "$total" \
     --argjson packages "$packages" --argjson seconds "$took" --argjson runs "$results" \
     '.[$target] = {base: $base, engine: $engine, megabytes: $total, python_megabytes: $packages,
