@@ -182,6 +182,22 @@ async def test_a_step_waits_for_a_person_and_a_failing_one_for_a_timer_and_nobod
         assert tool.calls()["five"] == 2 + 3, "stepAttempts"
 
 
+async def test_a_call_that_an_open_circuit_refuses_is_no_attempt(http, tmp_path, tool):
+    config = runs_config(tmp_path / "r.sqlite", retrySeconds=0.2, stepAttempts=2)
+    tool.fail("three", status=503, detail="busy", retryable=True)
+    async with orchestrate_here(
+        tool, {**config, "attempts": 1, "breakerFailures": 1, "breakerSeconds": 2}
+    ) as url:
+        _, run, _ = await submit(http, url, "text")
+        await wait_until(lambda: tool.calls()["three"] == 1)
+        tool.mend("three")
+        # The next ones come while the circuit is still open.
+        ended = await until(http, url, run["id"], {"succeeded", "failed"})
+    assert ended["state"] == "succeeded", ended
+    assert next(step for step in ended["steps"] if step["name"] == "three")["attempts"] == 2
+    assert tool.calls()["three"] == 2
+
+
 async def test_content_that_is_not_stored_is_nowhere_in_the_database(http, tmp_path, tool):
     database = tmp_path / "r.sqlite"
     config = runs_config(database, content="metadata")

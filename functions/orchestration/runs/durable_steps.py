@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from functions.calls.failures import CircuitOpenError
 from functions.contract import Problem
 from functions.orchestration.runs.config import RunsConfig
 from functions.orchestration.runs.errors import LeaseLostError
@@ -187,6 +188,8 @@ class DurableSteps:
             try:
                 result = await call(step_key(self._grip.hold.run_id, name))
             except ProblemError as error:
+                if isinstance(error, CircuitOpenError):
+                    attempt -= 1  # the stage was not called, because it has failed for others
                 await self._failed(name, attempt, began, error.problem)
                 if not self._may_pass(error.problem, attempt):
                     raise

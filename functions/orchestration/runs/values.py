@@ -170,7 +170,7 @@ def retry_delay(failures: int, first_s: float, asked_s: float | None) -> float:
     """Seconds until a failed step is tried again: doubled each time, or more where the stage asks for it.
 
     Args:
-        failures: how often it has failed, at least 1.
+        failures: how often it has failed; 0 for one that was not begun.
         first_s: after the first failure.
         asked_s: the stage's `Retry-After`.
     """
