@@ -1,11 +1,11 @@
-"""The nodes of a graph as the agent file and `PILOTLIGHT_STAGES` have them (pure)."""
+"""The nodes of a graph as the agent file and `PILOTLIGHT_GRAPH` have them (pure)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from functions.graph.conditions import MAX_EXPRESSION_CHARS
 from functions.stage_config import StageConfig
@@ -74,8 +74,11 @@ class Fallback(StageConfig):
         return self
 
 
-class NodeOptions(StageConfig):
-    """How a stage is bound into the graph; without any it runs behind the one before it in the list."""
+class NodeFields(BaseModel):
+    """How a stage is bound into the graph; without any it runs behind the one before it in the list.
+
+    The agent file's stages have these fields beside their own.
+    """
 
     after: Names | None = None
     """The stages that it waits for; empty for one that begins. None: the one before it in the list."""
@@ -92,6 +95,10 @@ class NodeOptions(StageConfig):
     call_seconds: Annotated[float, Field(gt=0, le=86_400)] | None = None
     """How long one call of the stage may take; at most the request's deadline."""
     fallback: Fallback | None = None
+
+
+class NodeOptions(NodeFields, StageConfig):
+    """The fields as the orchestrate stage gets them."""
 
     @property
     def is_plain(self) -> bool:

@@ -1,8 +1,6 @@
 """Fixtures of the stages' tests."""
 
 import os
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import sqlalchemy as sa
 
 from functions.engines.vllm.template_process import TemplateProcess
 from functions.orchestration.runs.run_ids import new_run_id
-from tests.functions.postgres_server import Place, Postgres, postgres_programs
+from tests.functions.postgres_server import Place, Postgres, postgres_server
 from tests.functions.run_servers import runs_config
 from tests.weights.s3 import S3Server
 
@@ -59,18 +57,9 @@ from tests.functions.vllm_replica import warm_replica  # noqa: E402, F401
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    """A server of its own, where the machine has one."""
-    if postgres_programs() is None:
-        pytest.skip("there is no Postgres server on this machine")
-    # Not below pytest's folder, which no other user may enter.
-    folder = Path(tempfile.mkdtemp(prefix="pilotlight-postgres-"))
-    server = Postgres(folder)
-    server.start()
-    try:
+    """See `postgres_server`."""
+    with postgres_server() as server:
         yield server
-    finally:
-        server.kill()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

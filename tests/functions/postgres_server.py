@@ -5,9 +5,13 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import pytest
 
 from tests.functions.servers import free_port
 
@@ -16,6 +20,22 @@ def postgres_programs() -> Path | None:
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
     on_path = shutil.which("postgres")
     return found[-1].parent if found else Path(on_path).parent if on_path else None
+
+
+@contextlib.contextmanager
+def postgres_server() -> Iterator["Postgres"]:
+    """A server of its own, where the machine has one."""
+    if postgres_programs() is None:
+        pytest.skip("there is no Postgres server on this machine")
+    # Not below pytest's folder, which no other user may enter.
+    folder = Path(tempfile.mkdtemp(prefix="pilotlight-postgres-"))
+    server = Postgres(folder)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Postgres:

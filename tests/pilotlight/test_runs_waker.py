@@ -1,11 +1,8 @@
 """The rendered waker, as a cluster runs it: its own command, variables and Secrets, against runs in Postgres."""
 
 import base64
-import shutil
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 import aiohttp
 import pytest
@@ -16,7 +13,7 @@ from functions.orchestration.runs.values import RunState
 from knative.client.resources import NAMESPACE, POD, SECRET
 from pilotlight import deploy, keys, stack
 from pilotlight.compile import compile_agent, compile_for_cluster
-from tests.functions.postgres_server import Postgres, postgres_programs
+from tests.functions.postgres_server import postgres_server
 from tests.functions.run_servers import submit, until
 from tests.functions.servers import wait_until
 from tests.functions.test_keys import bearer
@@ -33,16 +30,8 @@ RUNS = {
 
 @pytest.fixture
 def server():
-    if postgres_programs() is None:
-        pytest.skip("there is no Postgres server on this machine")
-    folder = Path(tempfile.mkdtemp(prefix="pilotlight-postgres-"))
-    server = Postgres(folder)
-    server.start()
-    try:
+    with postgres_server() as server:
         yield server
-    finally:
-        server.kill()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 async def files_of(cluster, pod, root):
